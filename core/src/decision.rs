@@ -1,0 +1,385 @@
+//! The decision vocabulary: who asks for what, and what was answered.
+//!
+//! `proxy` fills in an [`AccessRequest`] from what it verified itself, `authz` answers with a [`Decision`], `audit`
+//! records both. A denial is a [`Decision`], not an error.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Namespace, PolicyId, ServiceName, SpiffeId, UnixTime, model::ServiceState};
+
+/// A question to the policies: may `principal` (acting for `user`) do `action` on `resource`?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessRequest {
+    /// The peer, as its certificate proved it.
+    pub principal: Principal,
+    /// The end user, as a verified JWT says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
+    /// What it wants to do.
+    pub action: Action,
+    /// What it wants to do it to.
+    pub resource: ResourceRef,
+    /// The circumstances.
+    pub context: RequestContext,
+}
+
+/// The verified identity of a peer, as policy sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Principal {
+    /// A workload that proved its SPIFFE ID by mTLS.
+    Workload(SpiffeId),
+    /// Nobody we know: plaintext, or TLS without a mesh certificate.
+    Unauthenticated,
+}
+
+impl Principal {
+    /// The SPIFFE ID, if there is one.
+    pub fn spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Workload(id) => Some(id),
+            Self::Unauthenticated => None,
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(id) => id.fmt(f),
+            Self::Unauthenticated => f.write_str("unauthenticated"),
+        }
+    }
+}
+
+/// The claims of one verified JWT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`, empty if the token has none.
+    pub subject: String,
+    /// Claim name → every value it has, as text; nested claims are joined with dots (`realm.roles`).
+    pub claims: BTreeMap<String, BTreeSet<String>>,
+    /// `exp`; a stream that this token opened ends then.
+    pub expires_at: Option<UnixTime>,
+}
+
+/// What a peer wants to do. HTTP methods that are not listed are `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Action {
+    /// `GET`
+    Get,
+    /// `HEAD`
+    Head,
+    /// `OPTIONS`
+    Options,
+    /// `TRACE`
+    Trace,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `PATCH`
+    Patch,
+    /// `DELETE`
+    Delete,
+    /// Any other HTTP method, `CONNECT` among them.
+    Other,
+    /// A TCP connection.
+    Connect,
+}
+
+impl Action {
+    /// Every action, in the schema's order.
+    pub const ALL: [Self; 10] = [
+        Self::Get,
+        Self::Head,
+        Self::Options,
+        Self::Trace,
+        Self::Post,
+        Self::Put,
+        Self::Patch,
+        Self::Delete,
+        Self::Other,
+        Self::Connect,
+    ];
+
+    /// The action of an HTTP method (case-sensitive, RFC 9110 section 9.1).
+    pub fn from_method(method: &str) -> Self {
+        match Self::from_str(method) {
+            Ok(action) if !matches!(action, Self::Connect | Self::Other) => action,
+            _ => Self::Other,
+        }
+    }
+
+    /// The action's id in the Cedar schema.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Trace => "TRACE",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Other => "other",
+            Self::Connect => "connect",
+        }
+    }
+}
+
+/// The text is not an action of the schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown action {0:?}; use an HTTP method, other or connect")]
+pub struct UnknownAction(pub String);
+
+impl FromStr for Action {
+    type Err = UnknownAction;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|a| a.as_str() == text);
+        found.ok_or_else(|| UnknownAction(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Action {
+    type Error = UnknownAction;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Action> for String {
+    fn from(action: Action) -> Self {
+        action.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is asked for: inbound, the workload behind the listener; outbound to an endpoint that is not in the mesh,
+/// the service alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceRef {
+    /// The workload's identity; absent when the endpoint has none, and then `services` holds exactly one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<SpiffeId>,
+    /// Its namespace: the only one whose namespaced policies apply.
+    pub namespace: Namespace,
+    /// The services that select it.
+    pub services: Vec<ServiceName>,
+}
+
+/// The circumstances of a request or connection. For `connect`, the HTTP parts are absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestContext {
+    /// The caller's address.
+    pub source_ip: IpAddr,
+    /// The port asked for, as the caller addressed it.
+    pub port: u16,
+    /// Whether the connection is mesh mTLS.
+    pub mtls: bool,
+    /// When it was asked.
+    pub time: UnixTime,
+    /// What HTTP adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpContext>,
+}
+
+/// The HTTP part of the circumstances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpContext {
+    /// Method as sent.
+    pub method: String,
+    /// Authority in lower case, without port.
+    pub host: String,
+    /// Normalised path, without query.
+    pub path: String,
+    /// gRPC service and method, when the content type says gRPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcMethod>,
+    /// Header name (lower case) → every value; only those that policies or the record name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, BTreeSet<String>>,
+    /// Query parameter → every value, percent-decoded; only those that policies name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// A gRPC method (`/pkg.Service/Method`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrpcMethod {
+    /// `pkg.Service`
+    pub service: String,
+    /// `Method`
+    pub method: String,
+}
+
+/// Allowed or denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// It may go on.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// An answer to an [`AccessRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Allowed or denied.
+    pub effect: Effect,
+    /// Why, in one word.
+    pub reason: Reason,
+    /// The policies that determined it, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyId>,
+    /// Policies that failed to evaluate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<PolicyError>,
+    /// What would have been answered with shadow policies in force, or, for a service in state `shadow`, if it were
+    /// enforced – when that differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Box<Self>>,
+}
+
+impl Decision {
+    /// An answer that rests on no policy.
+    pub fn without_policy(effect: Effect, reason: Reason) -> Self {
+        Self {
+            effect,
+            reason,
+            policies: Vec::new(),
+            errors: Vec::new(),
+            shadow: None,
+        }
+    }
+
+    /// Whether it allows.
+    pub fn is_allow(&self) -> bool {
+        self.effect == Effect::Allow
+    }
+}
+
+/// Why a decision came out as it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A `permit` applied and no `forbid` did.
+    Permitted,
+    /// The service is in state `open`.
+    ServiceOpen,
+    /// The service is in state `shadow`: recorded, not enforced.
+    ServiceShadow,
+    /// No `permit` applied.
+    NoPermit,
+    /// A `forbid` applied.
+    Forbidden,
+    /// A `forbid` failed to evaluate; closed, since it might have applied.
+    ForbidError,
+    /// There is no policy set yet, or it is older than its limit.
+    NoPolicySet,
+    /// A JWT was there but did not verify.
+    InvalidToken,
+    /// STRICT, and the peer spoke plaintext.
+    PlaintextRefused,
+    /// The path cannot be normalised safely.
+    AmbiguousPath,
+    /// A request to an identity or log interface that the caller may not make.
+    NotEntitled,
+}
+
+impl Reason {
+    /// The word used in records, metrics and answers for operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::ServiceOpen => "service_open",
+            Self::ServiceShadow => "service_shadow",
+            Self::NoPermit => "no_permit",
+            Self::Forbidden => "forbidden",
+            Self::ForbidError => "forbid_error",
+            Self::NoPolicySet => "no_policy_set",
+            Self::InvalidToken => "invalid_token",
+            Self::PlaintextRefused => "plaintext_refused",
+            Self::AmbiguousPath => "ambiguous_path",
+            Self::NotEntitled => "not_entitled",
+        }
+    }
+}
+
+/// A policy that could not be evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyError {
+    /// Which one.
+    pub policy: PolicyId,
+    /// Cedar's message.
+    pub message: String,
+}
+
+/// Applies a service's state to what its policies said.
+pub fn apply_state(state: ServiceState, judged: Decision) -> Decision {
+    match state {
+        ServiceState::Enforced => judged,
+        ServiceState::Open => Decision::without_policy(Effect::Allow, Reason::ServiceOpen),
+        ServiceState::Shadow => {
+            let shadow = (!judged.is_allow()).then(|| Box::new(judged));
+            Decision {
+                shadow,
+                ..Decision::without_policy(Effect::Allow, Reason::ServiceShadow)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_and_methods_agree() {
+        assert_eq!(Action::from_method("GET"), Action::Get);
+        assert_eq!(
+            Action::from_method("get"),
+            Action::Other,
+            "methods are case-sensitive"
+        );
+        assert_eq!(Action::from_method("CONNECT"), Action::Other);
+        assert_eq!(
+            Action::from_method("connect"),
+            Action::Other,
+            "not the TCP action"
+        );
+        for action in Action::ALL {
+            assert_eq!(action.as_str().parse::<Action>().unwrap(), action);
+        }
+        assert!("get".parse::<Action>().is_err());
+    }
+
+    #[test]
+    fn states_bind_or_not() {
+        let deny = Decision::without_policy(Effect::Deny, Reason::NoPermit);
+        assert_eq!(apply_state(ServiceState::Enforced, deny.clone()), deny);
+        let shadow = apply_state(ServiceState::Shadow, deny.clone());
+        assert!(shadow.is_allow());
+        assert_eq!(shadow.shadow.as_deref(), Some(&deny));
+        let open = apply_state(ServiceState::Open, deny);
+        assert_eq!((open.is_allow(), open.shadow), (true, None));
+    }
+}

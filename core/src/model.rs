@@ -1,0 +1,46 @@
+//! The mesh model: what a proxy is told. It is the only thing that `control` and `proxy` share.
+//!
+//! `control` makes one immutable [`ProxyConfig`] per proxy and *generation*. On the way to the proxy it is a set
+//! of named [`Resource`]s, of which only the changed ones travel; [`ProxyConfig::resources`] and
+//! [`ProxyConfig::from_resources`] are inverses (property-tested). A proxy switches to a generation as a whole.
+
+mod policy;
+mod resource;
+mod route;
+mod service;
+mod workload;
+
+pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
+pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
+pub use route::{
+    Destination, HeaderMatch, HeaderOps, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
+    RouteTableName, StringMatch, VirtualHost,
+};
+pub use service::{
+    ClientTls, Endpoint, EndpointSet, LoadBalancer, ServiceConfig, ServicePort, Subset,
+    TrafficPolicy,
+};
+pub use workload::{
+    InboundListener, MtlsMode, OutboundListener, PathNormalization, Protocol, ProxyRole,
+    ServiceState, TracingConfig, WorkloadConfig,
+};
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A numbered configuration of the whole mesh; every accepted change makes the next one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Policies and token rules as a proxy receives them: sources, compiled on arrival by `authz`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Namespace, PolicyId};
+
+/// The policies that can concern one proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicySlice {
+    /// Hash of the whole mesh's policy set, hex SHA-256; the same on every proxy of a generation.
+    pub mesh_hash: String,
+    /// The slice, ordered by id.
+    pub policies: Vec<PolicySource>,
+}
+
+/// One Cedar policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicySource {
+    /// Unique in the mesh.
+    pub id: PolicyId,
+    /// `None` = the mesh (an `AccessPolicy` in the root namespace); else it decides only resources of this namespace.
+    pub scope: Option<Namespace>,
+    /// Whether it binds.
+    pub mode: PolicyMode,
+    /// Cedar text of exactly one static policy.
+    pub text: String,
+}
+
+/// Whether a policy binds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyMode {
+    /// It decides.
+    #[default]
+    Enforce,
+    /// It is judged and recorded only (`@mode("shadow")`).
+    Shadow,
+}
+
+/// One `jwtRules` entry of a `RequestAuthentication`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JwtRule {
+    /// Names the rule: `<namespace>/<RequestAuthentication>/<index>`.
+    pub name: String,
+    /// Required `iss`.
+    pub issuer: String,
+    /// Accepted `aud`; empty = any.
+    pub audiences: Vec<String>,
+    /// Headers to look in, with the prefix to strip; the default is `Authorization: Bearer `.
+    pub from_headers: Vec<JwtHeader>,
+    /// Query parameters to look in.
+    pub from_params: Vec<String>,
+    /// Whether the token goes on to the application.
+    pub forward_original_token: bool,
+    /// (header, claim): claims copied to request headers; a caller's own header of that name is always removed.
+    pub claims_to_headers: Vec<(String, String)>,
+    /// Bound on clock difference with the issuer.
+    pub leeway: Duration,
+    /// The keys, as `control` last fetched them; `None` = never yet, and every token of this issuer is refused.
+    pub jwks: Option<JwksDocument>,
+}
+
+/// Where a token may stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JwtHeader {
+    /// Header name in lower case.
+    pub name: String,
+    /// Prefix before the token, such as `Bearer `.
+    pub prefix: String,
+}
+
+/// A JSON Web Key Set (RFC 7517).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JwksDocument {
+    /// Changes whenever the keys do; part of the token cache's key.
+    pub generation: u64,
+    /// The document.
+    pub json: String,
+}

@@ -1,0 +1,185 @@
+//! HTTP routes, with `VirtualService`'s meaning: the first route whose match holds is taken.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ServiceName;
+
+/// Names a route table: the outbound port (`9080`) or a gateway's server (`gateway/ingress:8080`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RouteTableName(pub String);
+
+impl fmt::Display for RouteTableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The virtual hosts that requests on one listener are matched against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: RouteTableName,
+    /// Virtual hosts; domains are unique across them.
+    pub virtual_hosts: Vec<VirtualHost>,
+}
+
+/// Routes for a set of authorities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualHost {
+    /// For people: the service and port, or the `VirtualService` with its namespace.
+    pub name: String,
+    /// Authorities in lower case: `host`, `host:port`, `*.suffix` or `*`. Exact beats suffix (longest first) beats `*`.
+    pub domains: Vec<String>,
+    /// In order; the first that matches wins. None matching is 404.
+    pub routes: Vec<Route>,
+}
+
+/// One rule of a virtual host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// From `http[].name`, for logs and explanations.
+    pub name: Option<String>,
+    /// Alternatives, one of which must hold; none means "always".
+    pub matches: Vec<RouteMatch>,
+    /// What to do.
+    pub action: RouteAction,
+    /// Bound on the whole exchange, retries included; none = unbounded, as in Istio.
+    pub timeout: Option<Duration>,
+    /// When and how often to try again.
+    pub retries: RetryPolicy,
+    /// Changes to the request's headers.
+    pub request_headers: HeaderOps,
+    /// Changes to the response's headers.
+    pub response_headers: HeaderOps,
+}
+
+/// What happens to a request that matched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteAction {
+    /// Forward to one of these, by weight.
+    Forward {
+        /// Where to, with weights.
+        destinations: Vec<Destination>,
+        /// Replaces the matched prefix (or the whole path, for other matches).
+        rewrite_uri: Option<String>,
+        /// Replaces the authority.
+        rewrite_authority: Option<String>,
+    },
+    /// Answer with a redirect.
+    Redirect {
+        /// New path, if it changes.
+        uri: Option<String>,
+        /// New authority, if it changes.
+        authority: Option<String>,
+        /// Status, 301 by default.
+        code: u16,
+    },
+    /// Answer at once.
+    Respond {
+        /// Status.
+        status: u16,
+        /// Body, at most 1 MiB.
+        body: String,
+    },
+}
+
+/// A weighted destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// The service.
+    pub service: ServiceName,
+    /// One of its subsets.
+    pub subset: Option<String>,
+    /// The service's port.
+    pub port: u16,
+    /// Share, relative to the sum of all.
+    pub weight: u32,
+}
+
+/// All conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouteMatch {
+    /// On the normalised path.
+    pub uri: Option<StringMatch>,
+    /// Ignore case in `uri` (exact and prefix).
+    pub ignore_uri_case: bool,
+    /// On the scheme.
+    pub scheme: Option<StringMatch>,
+    /// On the method.
+    pub method: Option<StringMatch>,
+    /// On the authority.
+    pub authority: Option<StringMatch>,
+    /// Headers (lower-case names) that must match.
+    pub headers: BTreeMap<String, HeaderMatch>,
+    /// Headers that must not match.
+    pub without_headers: BTreeMap<String, HeaderMatch>,
+    /// Query parameters that must match.
+    pub query_params: BTreeMap<String, HeaderMatch>,
+}
+
+/// A condition on a header or query parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeaderMatch {
+    /// It is there.
+    Present,
+    /// It has such a value.
+    Value(StringMatch),
+}
+
+/// Istio's `StringMatch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StringMatch {
+    /// Equal.
+    Exact(String),
+    /// Starts with.
+    Prefix(String),
+    /// The whole value matches this RE2 expression; `control` has checked that it compiles.
+    Regex(String),
+}
+
+/// When a failed try is repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Tries after the first; 0 = none.
+    pub attempts: u32,
+    /// Bound on one try.
+    pub per_try_timeout: Option<Duration>,
+    /// Envoy's `retry_on` words, such as `connect-failure`, `refused-stream`, `503`.
+    pub on: Vec<String>,
+}
+
+impl Default for RetryPolicy {
+    /// Istio's default: 2 retries on failures that reached no application.
+    fn default() -> Self {
+        let on = [
+            "connect-failure",
+            "refused-stream",
+            "unavailable",
+            "cancelled",
+        ];
+        Self {
+            attempts: 2,
+            per_try_timeout: None,
+            on: on.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// Header changes: set, then add, then remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeaderOps {
+    /// Overwrites.
+    pub set: BTreeMap<String, String>,
+    /// Appends.
+    pub add: BTreeMap<String, String>,
+    /// Removes.
+    pub remove: Vec<String>,
+}

@@ -1,0 +1,118 @@
+//! Services as a client's proxy sees them: ports, subsets, endpoints and how to reach them.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{InstanceName, Namespace, ServiceName, SpiffeId, model::Protocol};
+
+/// A service and how its clients talk to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceConfig {
+    /// Full host name.
+    pub name: ServiceName,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The SPIFFE IDs a server of this service may present; any other is refused in the handshake.
+    pub identities: Vec<SpiffeId>,
+    /// Settings for all subsets.
+    pub traffic: TrafficPolicy,
+    /// `DestinationRule` subsets, in their order.
+    pub subsets: Vec<Subset>,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The port clients use.
+    pub port: u16,
+    /// Its name, such as `http`.
+    pub name: String,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// A named part of a service's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subset {
+    /// Name that routes refer to.
+    pub name: String,
+    /// Labels an endpoint must have.
+    pub labels: BTreeMap<String, String>,
+    /// Settings for this subset, already merged over the service's.
+    pub traffic: TrafficPolicy,
+}
+
+/// `DestinationRule` traffic policy, with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficPolicy {
+    /// How an endpoint is chosen.
+    pub load_balancer: LoadBalancer,
+    /// Bound on making a connection.
+    pub connect_timeout: Duration,
+    /// Whether the client speaks mesh mTLS.
+    pub tls: ClientTls,
+}
+
+impl Default for TrafficPolicy {
+    /// Istio's defaults: least request, 10 s to connect, mTLS where both ends are in the mesh.
+    fn default() -> Self {
+        Self {
+            load_balancer: LoadBalancer::default(),
+            connect_timeout: Duration::from_secs(10),
+            tls: ClientTls::default(),
+        }
+    }
+}
+
+/// How one of several endpoints is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LoadBalancer {
+    /// Each in turn.
+    RoundRobin,
+    /// The less busy of two picked at random (Istio's default).
+    #[default]
+    LeastRequest,
+    /// Any, at random.
+    Random,
+}
+
+/// Whether a client's proxy speaks mesh mTLS to a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ClientTls {
+    /// mTLS to endpoints that are in the mesh, plaintext to others. Never a fall-back from one to the other.
+    #[default]
+    Auto,
+    /// Always mTLS (`ISTIO_MUTUAL`); an endpoint outside the mesh cannot be reached.
+    Mutual,
+    /// Never TLS (`DISABLE`).
+    Disable,
+}
+
+/// The running endpoints of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSet {
+    /// The service they belong to.
+    pub service: ServiceName,
+    /// The endpoints; those that are not healthy are left out by `control`.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One place where a service runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The instance that runs there.
+    pub instance: InstanceName,
+    /// Its address.
+    pub address: IpAddr,
+    /// Service port → port at this address.
+    pub ports: BTreeMap<u16, u16>,
+    /// Labels that subsets select by.
+    pub labels: BTreeMap<String, String>,
+    /// The identity behind it, if it is in the mesh; a mesh endpoint takes mTLS.
+    pub identity: Option<SpiffeId>,
+}

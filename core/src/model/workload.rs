@@ -1,0 +1,162 @@
+//! What a proxy knows of the workload it stands beside.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
+    model::{JwtRule, RouteTableName},
+};
+
+/// The proxy's own workload: identity, listeners and the rules at its door.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadConfig {
+    /// The running copy, such as `reviews-v1-0`.
+    pub instance: InstanceName,
+    /// The workload, such as `reviews-v1`.
+    pub workload: WorkloadName,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its service account.
+    pub service_account: ServiceAccount,
+    /// Its SPIFFE ID.
+    pub identity: SpiffeId,
+    /// Kubernetes-style labels; `app` and `version` become Istio's canonical service and revision.
+    pub labels: BTreeMap<String, String>,
+    /// Sidecar or gateway.
+    pub role: ProxyRole,
+    /// The address that mesh ports (15020, …) bind.
+    pub address: IpAddr,
+    /// Where others' traffic comes in.
+    pub inbound: Vec<InboundListener>,
+    /// Where the workload's own traffic (or, for a gateway, outside traffic) comes in.
+    pub outbound: Vec<OutboundListener>,
+    /// The services that select this workload, parents of the resource in every decision.
+    pub services: Vec<ServiceName>,
+    /// How paths are normalised before they are judged.
+    pub path_normalization: PathNormalization,
+    /// JWT rules from `RequestAuthentication`.
+    pub jwt_rules: Vec<JwtRule>,
+    /// Where spans go, if anywhere.
+    pub tracing: Option<TracingConfig>,
+    /// Request headers (lower case) whose values the audit record keeps.
+    pub recorded_headers: Vec<String>,
+}
+
+/// What a proxy does for its workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyRole {
+    /// Stands beside one workload, both directions.
+    Sidecar,
+    /// Takes traffic from outside the mesh and routes it in.
+    Gateway,
+}
+
+/// A port of the workload as others reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboundListener {
+    /// Where the proxy listens.
+    pub bind: SocketAddr,
+    /// Where the application listens.
+    pub app: SocketAddr,
+    /// What the application speaks.
+    pub protocol: Protocol,
+    /// Whether plaintext is served.
+    pub mtls: MtlsMode,
+    /// Whether authorization binds here.
+    pub state: ServiceState,
+    /// The services that expose this port.
+    pub services: Vec<ServiceName>,
+}
+
+/// A place where the proxy takes traffic to route it onward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboundListener {
+    /// Where the proxy listens (in the local form: a loopback address that stands for the service).
+    pub bind: SocketAddr,
+    /// What is spoken here; `Tcp` needs `service`.
+    pub protocol: Protocol,
+    /// The route table that HTTP requests are matched in.
+    pub routes: RouteTableName,
+    /// The service and service port this address stands for; HTTP to an unknown authority goes there, and TCP always.
+    pub service: Option<(ServiceName, u16)>,
+}
+
+/// What a port speaks, from the service port's name or `appProtocol` (Istio's protocol selection).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1, or HTTP/2 by prior knowledge.
+    Http,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+    /// TLS of the application's own, passed through.
+    Tls,
+}
+
+impl Protocol {
+    /// Whether requests are visible to the proxy.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+    }
+}
+
+/// `PeerAuthentication`'s mode, resolved for one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MtlsMode {
+    /// Plaintext only.
+    Disable,
+    /// Mesh mTLS or plaintext.
+    Permissive,
+    /// Mesh mTLS only.
+    Strict,
+}
+
+/// Whether a service's policies bind. Set by configuration, never derived from which policies exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// Everything is allowed; policies are not judged.
+    Open,
+    /// Policies are judged and recorded, and everything is allowed.
+    Shadow,
+    /// Policies decide; without a permit there is no access.
+    #[default]
+    Enforced,
+}
+
+/// How a request path is normalised before routing and policy see it (Istio's `pathNormalization`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PathNormalization {
+    /// As it came.
+    None,
+    /// Dot segments and back-slashes resolved (RFC 3986).
+    Base,
+    /// `BASE`, and repeated slashes merged.
+    MergeSlashes,
+    /// `MERGE_SLASHES` after decoding `%2F` and `%5C`.
+    DecodeAndMergeSlashes,
+    /// Reeve's default: `BASE`, and a path whose structure differs under `DECODE_AND_MERGE_SLASHES` is refused with 400.
+    #[default]
+    RefuseAmbiguous,
+}
+
+/// Where and how often spans are exported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracingConfig {
+    /// OTLP/gRPC endpoint, such as `http://127.0.0.1:4317`.
+    pub otlp_endpoint: String,
+    /// Sampled traces per 10,000, for requests that carry no decision of their caller.
+    pub sampling_per_10k: u16,
+}
