@@ -1,0 +1,32 @@
+# Three commands are all anyone needs: `make demo`, `make test`, `make check`.
+CARGO ?= cargo
+TOOLS := target/tools
+DENY_VERSION := 0.19
+
+.PHONY: demo test check build prerequisites clean
+
+demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
+	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
+	target/release/reeve demo
+
+build: prerequisites ## The binaries that the end-to-end tests run.
+	$(CARGO) build --workspace --bins
+
+test: build ## Every test, the end-to-end ones on the real binaries included.
+	tests/tools/install.sh
+	$(CARGO) test --workspace
+
+check: build ## What a reviewer would ask for: format, lints, docs, licences.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	@test -x $(TOOLS)/bin/cargo-deny || $(CARGO) install --locked --root $(TOOLS) --version '^$(DENY_VERSION)' cargo-deny
+	$(TOOLS)/bin/cargo-deny check bans licenses sources
+
+prerequisites:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.95 or later from https://rustup.rs"; exit 1; }
+	@for tool in cc cmake python3; do command -v $$tool >/dev/null || { \
+	  echo "$$tool is missing: apt-get install -y build-essential cmake python3 python3-venv"; exit 1; }; done
+
+clean:
+	$(CARGO) clean
