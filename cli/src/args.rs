@@ -1,0 +1,86 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+
+use crate::{mesh, verb};
+
+/// What every help text ends with.
+pub(crate) const EXIT_CODES: &str = "Exit codes: 0 = fine, 1 = the answer is no (invalid, denied, tampered), \
+2 = it could not be answered.";
+
+const FIRST_STEPS: &str = "\
+Examples:
+  reeve demo                                   a whole mesh of Bookinfo, with traffic
+  reeve up -f deploy/bookinfo/mesh             your own mesh from a folder of YAML
+  reeve config check -f deploy/bookinfo/mesh   what is wrong with that folder
+  reeve audit tail -f                          every decision as it is taken
+  reeve audit verify                           prove that none was altered or left out
+
+Exit codes: 0 = fine, 1 = the answer is no (invalid, denied, tampered), 2 = it could not be answered.";
+
+/// A service mesh for people who must answer: who may reach what, who did, and can you prove it?
+#[derive(Debug, Parser)]
+#[command(name = "reeve", version, after_help = FIRST_STEPS, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run the Bookinfo mesh with traffic and a live table
+    Demo(verb::demo::DemoArgs),
+    /// Run the mesh that a folder of YAML describes
+    Up(verb::up::UpArgs),
+    /// Show which configuration is in force on which proxy
+    Status(verb::status::StatusArgs),
+    /// Show application output and access log lines together
+    Logs(verb::logs::LogsArgs),
+    /// Check a folder of configuration
+    Config(verb::config::ConfigArgs),
+    /// Explain where a request goes
+    Route(verb::route::RouteArgs),
+    /// Evaluate, check and explain Cedar policies
+    Policy(verb::policy::PolicyArgs),
+    /// Verify JSON Web Tokens
+    Jwt(verb::jwt::JwtArgs),
+    /// Read and prove the audit log
+    Audit(verb::audit::AuditArgs),
+    /// Parse, verify, fetch and show identities
+    Identity(verb::identity::IdentityArgs),
+    /// Look at the certificate authority and let new members join
+    Ca(verb::ca::CaArgs),
+    /// Run a sidecar, or ask one how it is
+    Proxy(verb::proxy::ProxyArgs),
+    /// Run the mesh process: CA, control plane, audit log and HTTP API
+    #[command(hide = true)]
+    Mesh(MeshCommand),
+    /// Replace this process by a command that dies with its parent
+    #[command(hide = true)]
+    Run(verb::run::RunArgs),
+    /// End a mesh's processes when its supervisor is gone
+    #[command(hide = true)]
+    Guard(verb::guard::GuardArgs),
+    /// Print a completion script for a shell
+    Completion(verb::completion::CompletionArgs),
+}
+
+/// `reeve mesh`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MeshCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: MeshVerb,
+}
+
+/// The verbs of `reeve mesh`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MeshVerb {
+    /// Run the mesh process in the foreground
+    Run(mesh::MeshArgs),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Runs a mesh of local processes and keeps them running.

@@ -1,0 +1,94 @@
+//! The verbs, one module each.
+
+pub(crate) mod audit;
+pub(crate) mod ca;
+pub(crate) mod completion;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod guard;
+pub(crate) mod identity;
+pub(crate) mod jwt;
+pub(crate) mod logs;
+pub(crate) mod policy;
+pub(crate) mod proxy;
+pub(crate) mod route;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod up;
+
+use std::{future::Future, time::Duration};
+
+use crate::{
+    args::{MeshVerb, Verb},
+    mesh,
+    problem::{Answer, Problem, Verdict},
+};
+
+/// Does what the command line says.
+pub(crate) fn run(verb: Verb) -> Verdict {
+    match verb {
+        Verb::Demo(args) => demo::run(args),
+        Verb::Up(args) => up::run(args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Logs(args) => logs::run(&args),
+        Verb::Config(args) => config::run(&args),
+        Verb::Route(args) => route::run(&args),
+        Verb::Policy(args) => policy::run(&args),
+        Verb::Jwt(args) => jwt::run(&args),
+        Verb::Audit(args) => audit::run(&args),
+        Verb::Identity(args) => identity::run(&args),
+        Verb::Ca(args) => ca::run(&args),
+        Verb::Proxy(args) => proxy::run(args),
+        Verb::Mesh(command) => match command.verb {
+            MeshVerb::Run(args) => daemon(mesh::run(args)),
+        },
+        Verb::Run(args) => run::run(args),
+        Verb::Guard(args) => guard::run(&args),
+        Verb::Completion(args) => completion::run(&args),
+    }
+}
+
+/// Runs a long-lived process's main future on all cores.
+pub(crate) fn daemon(main: impl Future<Output = anyhow::Result<()>>) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::because("the runtime could not start", &error))?;
+    match runtime.block_on(main) {
+        Ok(()) => Ok(Answer::Yes),
+        Err(error) => Err(Problem::new(format!("{error:#}"))),
+    }
+}
+
+/// Runs a short verb's future on this thread.
+pub(crate) fn block_on<T>(main: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::because("the runtime could not start", &error))?;
+    runtime.block_on(main)
+}
+
+/// Parses `250ms`, `30s`, `5m`, `2h`, `1d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| wrong_duration(text))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
+        _ => None,
+    };
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| wrong_duration(text))
+}
+
+fn wrong_duration(text: &str) -> String {
+    format!("{text:?} is not a time; write a number and ms, s, m, h or d, such as 30s")
+}

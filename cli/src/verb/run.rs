@@ -1,0 +1,60 @@
+//! `reeve run` (hidden): becomes another program that dies with its parent.
+
+use std::{ffi::OsString, io::ErrorKind, os::unix::process::CommandExt, process::Command};
+
+use clap::{Args, ValueEnum};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+
+use crate::problem::{Problem, Verdict};
+
+/// `reeve run`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The process that must still be the parent.
+    #[arg(long, value_name = "PID")]
+    parent: i32,
+    /// What to be sent when the parent dies.
+    #[arg(long, value_enum, default_value_t = DeathSignal::Kill)]
+    signal: DeathSignal,
+    /// The command and its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// The signal a parent's death sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeathSignal {
+    /// SIGTERM: drain, then end.
+    Term,
+    /// SIGKILL: end at once.
+    Kill,
+}
+
+/// Becomes the command.
+pub(crate) fn run(args: RunArgs) -> Verdict {
+    let signal = match args.signal {
+        DeathSignal::Term => Signal::TERM,
+        DeathSignal::Kill => Signal::KILL,
+    };
+    set_parent_process_death_signal(Some(signal))
+        .map_err(|error| Problem::because("the kernel refused a parent-death signal", &error))?;
+    // The parent may have died before the call above: then no signal ever comes.
+    if getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(args.parent) {
+        return Err(Problem::new("the process that started this one is gone"));
+    }
+    let mut command = args.command.into_iter();
+    let program = command
+        .next()
+        .ok_or_else(|| Problem::new("there is no command to run"))?;
+    let error = Command::new(&program).args(command).exec();
+    let fix = match error.kind() {
+        ErrorKind::NotFound => "install it, or write its full path in the workload's command",
+        ErrorKind::PermissionDenied => "make it executable",
+        _ => "try to run it by hand",
+    };
+    Err(Problem::because(
+        format!("{} could not be started", program.display()),
+        &error,
+    )
+    .fix(fix))
+}
