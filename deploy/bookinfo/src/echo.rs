@@ -1,0 +1,137 @@
+//! `echo`: answers each request with a description of it, for end-to-end tests.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/status/CODE` | that status |
+//! | `/delay/MS` | after so many milliseconds |
+//! | `/stream/MS` | a line every so many milliseconds, for ever |
+//! | `/body` | the request's body, streamed back |
+//! | `/grpc/*` | the body, and the trailer `grpc-status: 0` |
+//! | any other | 200 |
+//!
+//! Where `ECHO_LOG` names a file, the `x-request-id` of each request is appended to it before it is answered.
+
+use std::{
+    collections::BTreeMap, convert::Infallible, env, fs, io::Write as _, net::SocketAddr,
+    sync::Arc, time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use serde_json::json;
+
+use crate::server::{self, Call, Reply, bytes_reply, json_reply};
+
+const MAX_DELAY_MS: u64 = 60_000;
+
+/// Who answers, and where it notes what it saw.
+struct Echo {
+    instance: String,
+    version: String,
+    log: Option<fs::File>,
+}
+
+/// Serves the echo.
+pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
+    let log = match env::var("ECHO_LOG") {
+        Ok(path) => {
+            let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+            Some(file.with_context(|| format!("cannot open ECHO_LOG {path:?}"))?)
+        }
+        Err(_) => None,
+    };
+    let echo = Arc::new(Echo {
+        instance: env::var("REEVE_INSTANCE").unwrap_or_default(),
+        version: env::var("VERSION").unwrap_or_default(),
+        log,
+    });
+    server::serve("echo", address, move |call| {
+        let echo = Arc::clone(&echo);
+        async move { answer(&echo, call).await }
+    })
+    .await
+}
+
+async fn answer(echo: &Echo, call: Call) -> Reply {
+    note(echo, call.headers());
+    let path = call.uri().path().to_owned();
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let described = describe(echo, &call);
+    match parts.as_slice() {
+        ["status", code] => json_reply(code.parse().unwrap_or(StatusCode::BAD_REQUEST), &described),
+        ["delay", ms] => {
+            let ms = ms.parse().unwrap_or(0).min(MAX_DELAY_MS);
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            json_reply(StatusCode::OK, &described)
+        }
+        ["stream", ms] => ticking(ms.parse().unwrap_or(100).clamp(1, MAX_DELAY_MS)),
+        ["body"] => body_back(call.into_body(), None),
+        ["grpc", ..] => {
+            let status = HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static("0"),
+            )]);
+            body_back(call.into_body(), Some(status))
+        }
+        _ => json_reply(StatusCode::OK, &described),
+    }
+}
+
+/// One write call per line, so that lines of a killed process are whole.
+fn note(echo: &Echo, headers: &HeaderMap) {
+    let id = headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    if let (Some(mut log), Some(id)) = (echo.log.as_ref(), id)
+        && let Err(error) = log.write_all(format!("{id}\n").as_bytes())
+    {
+        server::log(&json!({"app": "echo", "error": format!("ECHO_LOG: {error}")}));
+    }
+}
+
+fn describe(echo: &Echo, call: &Call) -> serde_json::Value {
+    let mut headers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, value) in call.headers() {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        headers.entry(name.as_str()).or_default().push(value);
+    }
+    json!({
+        "instance": echo.instance,
+        "version": echo.version,
+        "method": call.method().as_str(),
+        "authority": call.uri().authority().map(http::uri::Authority::as_str),
+        "path": call.uri().path(),
+        "query": call.uri().query(),
+        "protocol": format!("{:?}", call.version()),
+        "headers": headers,
+    })
+}
+
+fn ticking(ms: u64) -> Reply {
+    let ticks = stream::unfold(0_u64, move |tick| async move {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        let frame = Frame::data(Bytes::from(format!("tick {tick}\n")));
+        Some((Ok::<_, Infallible>(frame), tick.saturating_add(1)))
+    });
+    let mut reply = bytes_reply(StatusCode::OK, Bytes::new());
+    *reply.body_mut() = StreamBody::new(ticks).boxed_unsync();
+    reply
+}
+
+fn body_back(body: Incoming, trailers: Option<HeaderMap>) -> Reply {
+    let data = body.into_data_stream().take_while(|part| {
+        let whole = part.is_ok();
+        async move { whole }
+    });
+    let frames = data
+        .filter_map(|part| async move { part.ok() })
+        .map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
+    let end = stream::iter(trailers.map(|t| Ok(Frame::trailers(t))));
+    let mut reply = bytes_reply(StatusCode::OK, Bytes::new());
+    *reply.body_mut() = StreamBody::new(frames.chain(end)).boxed_unsync();
+    let grpc = HeaderValue::from_static("application/grpc");
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+    reply
+}
