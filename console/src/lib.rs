@@ -1,1 +1,1 @@
-//! Placeholder.
+//! The HTTP API of the mesh process.
