@@ -1,1 +1,31 @@
-//! Placeholder.
+//! Access decisions: Cedar policies against one schema, and JWT verification from given keys.
+//!
+//! Flow: `control` splits each `AccessPolicy` with [`parse_access_policy`] and validates it; a proxy compiles the
+//! slice that concerns it into an [`Engine`] and asks [`Engine::decide`] once per request or connection. End users
+//! come from [`JwtVerifier`].
+//!
+//! Invariants:
+//! - Closed by default: no permit, no policy set, or a `forbid` that fails to evaluate is a denial with its reason.
+//! - A policy enters an engine only when it passes strict validation against the built-in [`schema`].
+//! - A namespaced policy is never even evaluated for another namespace's resources.
+//! - Decisions never depend on the order of policies, and nothing a peer sends can panic or outgrow a named bound.
+//!
+//! Deliberately absent: I/O, key fetching (that is `control`'s), wire formats, TLS.
+
+mod annotations;
+mod document;
+mod engine;
+mod entities;
+pub mod eval;
+mod explain;
+mod fault;
+pub mod jwt;
+mod lint;
+mod mesh_schema;
+
+pub use document::{mesh_hash, parse_access_policy};
+pub use engine::{Engine, Needs};
+pub use explain::{Explanation, PolicyVerdict, Verdict};
+pub use fault::PolicyFault;
+pub use jwt::{JwtVerifier, TokenError, TokenLookup, Verified};
+pub use mesh_schema::schema;
