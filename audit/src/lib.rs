@@ -1,1 +1,36 @@
-//! Placeholder.
+//! The audit trail: decision records, the write-ahead log beside each proxy, shipping, and the transparency log.
+//!
+//! Flow: the proxy calls [`Wal::append`] with an [`Entry`] and forwards only when that returned; [`ship()`] sends what was
+//! appended as signed [`batch`]es to the mesh process, whose [`AuditLog`] puts each batch's header into a Merkle tree
+//! (C2SP tlog-tiles) under a signed checkpoint and only then acknowledges it; [`verify`] proves a folder whole, and
+//! [`query`] reads it.
+//!
+//! Invariants:
+//! - No record id without a durable record at the configured [`Level`]; no room is an error, never a silent drop.
+//! - Sequences are gapless per worker and epoch, and each epoch names the last record of the one before.
+//! - A torn tail (an unfinished last write) is cut; anything else that does not check is damage and is reported as such.
+//! - An acknowledged batch is in the tree under a checkpoint on disk.
+
+pub mod batch;
+pub mod canonical;
+mod decision_id;
+pub mod ingest;
+pub mod log;
+pub mod query;
+pub mod record;
+pub mod seal;
+pub mod ship;
+pub mod verify;
+pub mod wal;
+
+pub use batch::{BatchKey, BatchSigner, BatchVerifier, SigningIdentity};
+pub use decision_id::{DecisionIdError, decision_id, parse_record_id};
+pub use ingest::IngestService;
+pub use log::{AuditLog, LogOptions};
+pub use query::Reader;
+pub use record::{
+    AggregateRecord, AuthenticatedBy, DecisionRecord, Direction, Entry, EventKind, EventRecord,
+    OutcomeRecord, Record,
+};
+pub use ship::{ShipOptions, ship, ship_local};
+pub use wal::{AppendError, Level, Wal, WalError, WalOptions, WalStatus};

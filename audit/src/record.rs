@@ -1,0 +1,282 @@
+//! What is recorded: one JSON object per decision, outcome, event or aggregate. `docs/audit-record.md` documents it.
+
+use std::collections::BTreeMap;
+
+use reeve_core::{
+    Clock, RecordId, SpiffeId, UnixTime,
+    decision::{AccessRequest, Decision},
+    model::{Generation, MtlsMode, PathNormalization},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::canonical::{self, CanonicalError};
+
+/// The version of the record format, the `schema` member of every record.
+pub const RECORD_SCHEMA: &str = "reeve.audit/v1";
+
+/// The longest record in bytes of canonical JSON; a longer one is refused, and so is the request it is about.
+pub const MAX_RECORD_BYTES: usize = 64 * 1024;
+
+/// One record as it is stored, shipped and shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_SCHEMA`].
+    pub schema: String,
+    /// Its place: proxy, epoch, worker, gapless sequence.
+    pub id: RecordId,
+    /// When it was written.
+    pub time: UnixTime,
+    /// What it says.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+impl Record {
+    /// A record of `entry` made now.
+    pub fn new(id: RecordId, entry: Entry, clock: &dyn Clock) -> Self {
+        Self {
+            schema: RECORD_SCHEMA.to_owned(),
+            id,
+            time: clock.now(),
+            entry,
+        }
+    }
+
+    /// The bytes that are stored and hashed.
+    pub fn to_canonical(&self) -> Result<Vec<u8>, CanonicalError> {
+        canonical::to_vec(self)
+    }
+
+    /// Reads a stored record; any JSON form is accepted here, `verify` demands the canonical one.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Entry {
+    /// A request or connection was judged.
+    Decision(Box<DecisionRecord>),
+    /// What came of an allowed one.
+    Outcome(OutcomeRecord),
+    /// Something else that an auditor wants to know.
+    Event(EventRecord),
+    /// Many like events of strangers, counted.
+    Aggregate(AggregateRecord),
+}
+
+impl Entry {
+    /// The kind as it stands in the record.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Decision(_) => "decision",
+            Self::Outcome(_) => "outcome",
+            Self::Event(_) => "event",
+            Self::Aggregate(_) => "aggregate",
+        }
+    }
+
+    /// The decision, if it is one.
+    pub fn as_decision(&self) -> Option<&DecisionRecord> {
+        match self {
+            Self::Decision(decision) => Some(decision),
+            Self::Outcome(_) | Self::Event(_) | Self::Aggregate(_) => None,
+        }
+    }
+}
+
+impl From<DecisionRecord> for Entry {
+    fn from(record: DecisionRecord) -> Self {
+        Self::Decision(Box::new(record))
+    }
+}
+
+impl From<OutcomeRecord> for Entry {
+    fn from(record: OutcomeRecord) -> Self {
+        Self::Outcome(record)
+    }
+}
+
+impl From<EventRecord> for Entry {
+    fn from(record: EventRecord) -> Self {
+        Self::Event(record)
+    }
+}
+
+impl From<AggregateRecord> for Entry {
+    fn from(record: AggregateRecord) -> Self {
+        Self::Aggregate(record)
+    }
+}
+
+/// A decision and everything that it rested on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// The question.
+    pub request: AccessRequest,
+    /// The answer.
+    pub decision: Decision,
+    /// How the principal was established.
+    pub authenticated_by: AuthenticatedBy,
+    /// Whose proxy decided: the one in front of the resource, or the one beside the caller.
+    pub direction: Direction,
+    /// The configuration generation in force; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// Hash of the mesh's policy set (`PolicySlice::mesh_hash`); empty before the first.
+    pub policy_hash: String,
+    /// SHA-256 in hex of the slice of it that this proxy holds; empty before the first.
+    pub projection_hash: String,
+    /// The mTLS mode of the listener.
+    pub mtls_mode: MtlsMode,
+    /// Whether STRICT would have refused this peer.
+    pub strict_would_refuse: bool,
+    /// How the path was normalised.
+    pub path_normalization: PathNormalization,
+    /// Trace id (W3C or B3), when the request carries or was given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// `x-request-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What deciding cost, in microseconds.
+    pub cost_us: u64,
+}
+
+/// How a principal was established.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthenticatedBy {
+    /// A mesh certificate, in mutual TLS.
+    Mtls,
+    /// TLS of the application's own, passed through unread.
+    TlsPassthrough,
+    /// Nothing: plaintext.
+    Nothing,
+}
+
+/// Which side of the proxy traffic came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// To the workload.
+    Inbound,
+    /// From the workload, or from outside through a gateway.
+    Outbound,
+}
+
+/// What came of an allowed request or connection. Nothing waits for this record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeRecord {
+    /// The decision that let it pass.
+    pub decision: RecordId,
+    /// HTTP status sent to the caller; absent for TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// gRPC status, when there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u16>,
+    /// Body bytes from the caller.
+    pub bytes_in: u64,
+    /// Body bytes to the caller.
+    pub bytes_out: u64,
+    /// From the first byte of the request to the last of the response, in microseconds.
+    pub duration_us: u64,
+    /// The endpoint that served it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Envoy's response flags (`UH`, `UF`, `UT`, …); empty when nothing was amiss.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub flags: String,
+}
+
+/// Something that happened beside requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// What happened.
+    pub event: EventKind,
+    /// Whom or what it concerns, when that has an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<SpiffeId>,
+    /// Particulars, by name; the names of each kind are in `docs/audit-record.md`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+impl EventRecord {
+    /// An event without particulars.
+    pub fn new(event: EventKind) -> Self {
+        Self {
+            event,
+            subject: None,
+            detail: BTreeMap::new(),
+        }
+    }
+
+    /// Names whom it concerns.
+    #[must_use]
+    pub fn about(mut self, subject: SpiffeId) -> Self {
+        self.subject = Some(subject);
+        self
+    }
+
+    /// Adds a particular, shortened to 4 KiB.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        let mut value = value.into();
+        if let Some((end, _)) = value.char_indices().find(|(at, _)| *at >= 4096) {
+            value.truncate(end);
+        }
+        self.detail.insert(name.to_owned(), value);
+        self
+    }
+}
+
+/// The kinds of [`EventRecord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A configuration generation came into force.
+    ConfigApplied,
+    /// A configuration was refused; the last good one stays.
+    ConfigRefused,
+    /// A certificate was issued.
+    IdentityIssued,
+    /// A certificate or a secret was asked for and refused.
+    IdentityRefused,
+    /// A join token was made.
+    JoinTokenCreated,
+    /// STRICT, and a peer spoke plaintext.
+    PlaintextRefused,
+    /// A TLS handshake failed or the peer's certificate did not verify.
+    HandshakeRefused,
+    /// An open connection or stream lost its permit and was ended.
+    ConnectionClosed,
+    /// A proxy or the mesh process started.
+    Started,
+    /// It stopped in good order.
+    Stopped,
+    /// A batch of records was refused by the log.
+    BatchRefused,
+}
+
+/// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AggregateRecord {
+    /// What was counted.
+    pub event: EventKind,
+    /// How often.
+    pub count: u64,
+    /// Start of the span counted.
+    pub since: UnixTime,
+    /// Its end.
+    pub until: UnixTime,
+    /// Particulars they share.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests;
