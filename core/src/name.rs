@@ -166,6 +166,13 @@ names! {
     };
 }
 
+impl From<&Namespace> for PolicyId {
+    /// Every namespace is a legal policy id: it names what no single policy can be blamed for.
+    fn from(namespace: &Namespace) -> Self {
+        Self(namespace.0.clone())
+    }
+}
+
 /// Identifies one audit record: which proxy, which run of it (epoch), which worker, and the worker's gapless count.
 ///
 /// Its text form is `proxy/epoch/worker/sequence`.
