@@ -1,18 +1,30 @@
 //! The engine: a compiled policy slice that answers access requests.
+//!
+//! Cedar skips a policy that fails to evaluate, a `forbid` included; the engine closes instead. Tenancy is not left
+//! to what policies say about their resource: a namespaced policy is in no set that judges another namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use cedar_policy::{AuthorizationError, Authorizer, Effect as CedarEffect, PolicySet};
 use reeve_core::{
-    decision::{AccessRequest, Decision, Effect, Reason},
-    model::PolicySlice,
+    Namespace, PolicyId,
+    decision::{AccessRequest, Decision, Effect, PolicyError, Reason},
+    model::{PolicyMode, PolicySlice},
 };
 
-use crate::{Explanation, PolicyFault};
+use crate::{
+    Explanation, PolicyFault,
+    compile::{self, Compiled},
+    entities::Question,
+    explain,
+    mesh_schema::MeshSchema,
+    uses::Uses,
+};
 
 /// A compiled policy slice. Immutable and `Send + Sync`; share it as an `Arc`.
 #[derive(Debug)]
 pub struct Engine {
-    closed: Reason,
+    state: State,
     needs: Needs,
     mesh_hash: String,
 }
@@ -26,12 +38,69 @@ pub struct Needs {
     pub query: BTreeSet<String>,
 }
 
+#[derive(Debug)]
+enum State {
+    /// Everything is denied for this reason.
+    Closed(Reason),
+    /// Policies decide.
+    Open(Box<Policies>),
+}
+
+#[derive(Debug)]
+struct Policies {
+    mesh: &'static MeshSchema,
+    authorizer: Authorizer,
+    uses: Uses,
+    all: BTreeMap<PolicyId, Compiled>,
+    /// By namespace of the resource: mesh-wide policies and the namespace's own.
+    scoped: BTreeMap<Namespace, Candidates>,
+    /// For resources of every other namespace: mesh-wide policies only.
+    mesh_wide: Candidates,
+}
+
+/// The policies that can concern a resource.
+#[derive(Debug)]
+struct Candidates {
+    ids: Vec<PolicyId>,
+    /// Those that bind.
+    enforced: PolicySet,
+    /// Those and the shadow ones; absent when there are no shadow ones.
+    with_shadow: Option<PolicySet>,
+}
+
 impl Engine {
     /// Compiles a slice; every policy is validated in strict mode, and all faults are reported.
     pub fn compile(slice: &PolicySlice) -> Result<Self, Vec<PolicyFault>> {
+        let (mesh, all) = compile::compile(&slice.policies)?;
+        let mut uses = Uses::default();
+        for policy in all.values() {
+            uses.merge(policy.checked.uses.clone());
+        }
+        let namespaces: BTreeSet<_> = slice
+            .policies
+            .iter()
+            .filter_map(|p| p.scope.clone())
+            .collect();
+        let mut scoped = BTreeMap::new();
+        for namespace in namespaces {
+            let candidates = Candidates::select(&all, Some(&namespace))?;
+            scoped.insert(namespace, candidates);
+        }
+        let needs = Needs {
+            headers: uses.headers.clone(),
+            query: uses.query.clone(),
+        };
+        let policies = Policies {
+            mesh,
+            authorizer: Authorizer::new(),
+            uses,
+            scoped,
+            mesh_wide: Candidates::select(&all, None)?,
+            all,
+        };
         Ok(Self {
-            closed: Reason::NoPermit,
-            needs: Needs::default(),
+            state: State::Open(Box::new(policies)),
+            needs,
             mesh_hash: slice.mesh_hash.clone(),
         })
     }
@@ -39,15 +108,30 @@ impl Engine {
     /// An engine that denies everything for `reason`, such as [`Reason::NoPolicySet`] before any set is here.
     pub fn deny_all(reason: Reason) -> Self {
         Self {
-            closed: reason,
+            state: State::Closed(reason),
             needs: Needs::default(),
             mesh_hash: String::new(),
         }
     }
 
     /// Answers one request.
-    pub fn decide(&self, _request: &AccessRequest) -> Decision {
-        Decision::without_policy(Effect::Deny, self.closed)
+    pub fn decide(&self, request: &AccessRequest) -> Decision {
+        match &self.state {
+            State::Closed(reason) => Decision::without_policy(Effect::Deny, *reason),
+            State::Open(policies) => policies.decide(request),
+        }
+    }
+
+    /// Answers one request and says, policy by policy, why.
+    pub fn explain(&self, request: &AccessRequest) -> Explanation {
+        let policies = match &self.state {
+            State::Closed(_) => Vec::new(),
+            State::Open(policies) => policies.explain(request),
+        };
+        Explanation {
+            decision: self.decide(request),
+            policies,
+        }
     }
 
     /// Headers and query parameters that the policies name.
@@ -59,12 +143,139 @@ impl Engine {
     pub fn mesh_hash(&self) -> &str {
         &self.mesh_hash
     }
+}
 
-    /// Answers one request and says, policy by policy, why.
-    pub fn explain(&self, request: &AccessRequest) -> Explanation {
-        Explanation {
-            decision: self.decide(request),
-            policies: Vec::new(),
+impl Policies {
+    fn decide(&self, request: &AccessRequest) -> Decision {
+        let Ok(question) = Question::new(self.mesh, &self.uses, request) else {
+            // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
+            return Decision::without_policy(Effect::Deny, Reason::ForbidError);
+        };
+        let candidates = self.candidates(request);
+        let mut decision = self.judge(&candidates.enforced, &question);
+        if let Some(with_shadow) = &candidates.with_shadow {
+            let other = self.judge(with_shadow, &question);
+            if other.effect != decision.effect {
+                decision.shadow = Some(Box::new(other));
+            }
+        }
+        decision
+    }
+
+    fn candidates(&self, request: &AccessRequest) -> &Candidates {
+        let own = self.scoped.get(&request.resource.namespace);
+        own.unwrap_or(&self.mesh_wide)
+    }
+
+    fn judge(&self, policies: &PolicySet, question: &Question) -> Decision {
+        let response =
+            self.authorizer
+                .is_authorized(&question.request, policies, &question.entities);
+        let mut unknown_error = false;
+        let mut forbid_errors = Vec::new();
+        let mut errors = Vec::new();
+        for AuthorizationError::PolicyEvaluationError(error) in response.diagnostics().errors() {
+            let Some(policy) = self.known(error.policy_id()) else {
+                unknown_error = true;
+                continue;
+            };
+            if policy.effect() == Effect::Deny {
+                forbid_errors.push(policy.source.id.clone());
+            }
+            errors.push(PolicyError {
+                policy: policy.source.id.clone(),
+                message: error.inner().to_string(),
+            });
+        }
+        errors.sort_by(|a, b| a.policy.cmp(&b.policy));
+        forbid_errors.sort();
+        let mut determining: Vec<_> = response
+            .diagnostics()
+            .reason()
+            .filter_map(|id| Some(self.known(id)?.source.id.clone()))
+            .collect();
+        determining.sort();
+        let allowed = response.decision() == cedar_policy::Decision::Allow;
+        // INVARIANT: allow needs a satisfied permit, no satisfied forbid, and no forbid that failed.
+        let (effect, reason, policies) = match (allowed, forbid_errors.is_empty() && !unknown_error)
+        {
+            (true, true) => (Effect::Allow, Reason::Permitted, determining),
+            (false, _) if !determining.is_empty() => (Effect::Deny, Reason::Forbidden, determining),
+            (_, false) => (Effect::Deny, Reason::ForbidError, forbid_errors),
+            (false, true) => (Effect::Deny, Reason::NoPermit, Vec::new()),
+        };
+        Decision {
+            effect,
+            reason,
+            policies,
+            errors,
+            shadow: None,
+        }
+    }
+
+    fn known(&self, id: &cedar_policy::PolicyId) -> Option<&Compiled> {
+        let text: &str = id.as_ref();
+        self.all.get(&PolicyId::parse(text).ok()?)
+    }
+
+    fn explain(&self, request: &AccessRequest) -> Vec<explain::PolicyVerdict> {
+        // Everything is built here: a part of a policy may be asked on its own.
+        let everything = Uses {
+            whole_context: true,
+            hierarchy: true,
+            ..self.uses.clone()
+        };
+        let Ok(question) = Question::new(self.mesh, &everything, request) else {
+            return Vec::new();
+        };
+        let candidates = self.candidates(request).ids.iter();
+        let mut verdicts: Vec<_> = candidates
+            .filter_map(|id| self.all.get(id))
+            .map(|policy| explain::verdict(&self.authorizer, policy, &question))
+            .collect();
+        explain::nearest_first(&mut verdicts);
+        verdicts
+    }
+}
+
+impl Candidates {
+    fn select(
+        all: &BTreeMap<PolicyId, Compiled>,
+        namespace: Option<&Namespace>,
+    ) -> Result<Self, Vec<PolicyFault>> {
+        let mut this = Self {
+            ids: Vec::new(),
+            enforced: PolicySet::new(),
+            with_shadow: None,
+        };
+        let mut every = PolicySet::new();
+        let mut shadows = false;
+        let concerned = all.values().filter(|p| match &p.source.scope {
+            None => true,
+            own => own.as_ref() == namespace,
+        });
+        for policy in concerned {
+            this.ids.push(policy.source.id.clone());
+            compile::add(&mut every, policy)?;
+            match policy.source.mode {
+                PolicyMode::Enforce => compile::add(&mut this.enforced, policy)?,
+                PolicyMode::Shadow => shadows = true,
+            }
+        }
+        this.with_shadow = shadows.then_some(every);
+        Ok(this)
+    }
+}
+
+impl Compiled {
+    /// What the policy does when it applies.
+    pub(crate) fn effect(&self) -> Effect {
+        match self.policy.effect() {
+            CedarEffect::Permit => Effect::Allow,
+            CedarEffect::Forbid => Effect::Deny,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

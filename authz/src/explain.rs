@@ -1,5 +1,17 @@
 //! Why a request was answered as it was, for operators.
+//!
+//! A policy is taken apart – principal, action, resource, then each condition, top-level `&&` split – and its parts
+//! are asked in order until one does not hold.
 
+use std::fmt;
+
+use cedar_policy::{
+    Authorizer, Policy, PolicySet,
+    pst::{
+        self, ActionConstraint, BinaryOp, Clause, Effect as PstEffect, Expr, PrincipalConstraint,
+        ResourceConstraint, StaticPolicy, Template,
+    },
+};
 use reeve_core::{
     PolicyId,
     decision::{Decision, Effect},
@@ -7,12 +19,14 @@ use reeve_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{compile::Compiled, entities::Question};
+
 /// A decision and what each candidate policy said. Policies scoped to other namespaces are not candidates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The decision itself.
     pub decision: Decision,
-    /// Every candidate policy, those nearest to applying first.
+    /// Every candidate policy: those that applied or failed to evaluate, then those nearest to applying.
     pub policies: Vec<PolicyVerdict>,
 }
 
@@ -27,7 +41,7 @@ pub struct PolicyVerdict {
     pub mode: PolicyMode,
     /// Whether it applied.
     pub verdict: Verdict,
-    /// Parts that held, of `parts`.
+    /// Parts that held, of `parts`; counting stops at the first that does not.
     pub matched: usize,
     /// Parts of the policy: three of its scope, and each condition.
     pub parts: usize,
@@ -42,13 +56,201 @@ pub struct PolicyVerdict {
 }
 
 /// Whether a policy applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It applied.
     Satisfied,
-    /// It did not.
-    Unsatisfied,
     /// It failed to evaluate.
     Error,
+    /// It did not apply.
+    Unsatisfied,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.decision.effect {
+            Effect::Allow => "allowed",
+            Effect::Deny => "denied",
+        };
+        write!(f, "{word}: {}", self.decision.reason.as_str())?;
+        for id in &self.decision.policies {
+            write!(f, " {id}")?;
+        }
+        if let Some(shadow) = &self.decision.shadow {
+            let effect = if shadow.is_allow() { "allow" } else { "deny" };
+            let reason = shadow.reason.as_str();
+            write!(f, "\nshadow policies in force would {effect}: {reason}")?;
+        }
+        for policy in &self.policies {
+            write!(f, "\n{policy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PolicyVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let effect = match self.effect {
+            Effect::Allow => "permit",
+            Effect::Deny => "forbid",
+        };
+        let shadow = match self.mode {
+            PolicyMode::Enforce => "",
+            PolicyMode::Shadow => " (shadow)",
+        };
+        write!(f, "  {effect} {}{shadow}: ", self.id)?;
+        match (self.verdict, &self.failed, &self.error) {
+            (Verdict::Satisfied, _, _) => f.write_str("applies"),
+            (_, _, Some(error)) => write!(f, "failed to evaluate: {error}"),
+            (_, Some(part), None) => {
+                write!(
+                    f,
+                    "{} of {} parts hold, not: {part}",
+                    self.matched, self.parts
+                )
+            }
+            (_, None, None) => f.write_str("does not apply"),
+        }
+    }
+}
+
+/// Orders verdicts: applied, failed, then by how little is missing.
+pub(crate) fn nearest_first(verdicts: &mut [PolicyVerdict]) {
+    verdicts.sort_by(|a, b| {
+        let missing = |v: &PolicyVerdict| v.parts - v.matched.min(v.parts);
+        (a.verdict, missing(a), &a.id).cmp(&(b.verdict, missing(b), &b.id))
+    });
+}
+
+/// Asks one policy.
+pub(crate) fn verdict(
+    authorizer: &Authorizer,
+    policy: &Compiled,
+    question: &Question,
+) -> PolicyVerdict {
+    let tree = match policy.policy.to_pst() {
+        Ok(tree) => tree.body().clone(),
+        Err(_) => policy.checked.tree.clone(),
+    };
+    let parts = parts(&tree);
+    let mut found = PolicyVerdict {
+        id: policy.source.id.clone(),
+        effect: policy.effect(),
+        mode: policy.source.mode,
+        verdict: Verdict::Satisfied,
+        matched: 0,
+        parts: parts.len(),
+        failed: None,
+        error: None,
+        text: policy.source.text.clone(),
+    };
+    let mut so_far = anything();
+    for part in parts {
+        // Each part is asked with those before it: a guard such as `context has user` shields what follows.
+        let answer = part
+            .restrict(&mut so_far)
+            .and_then(|()| ask(authorizer, &so_far, question));
+        match answer {
+            Ok(true) => found.matched += 1,
+            Ok(false) => {
+                found.verdict = Verdict::Unsatisfied;
+                found.failed = Some(part.to_string());
+                break;
+            }
+            Err(error) => {
+                found.verdict = Verdict::Error;
+                found.failed = Some(part.to_string());
+                found.error = Some(error);
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// One thing that must hold for a policy to apply.
+#[derive(Clone, Debug)]
+enum Part {
+    Principal(PrincipalConstraint),
+    Action(ActionConstraint),
+    Resource(ResourceConstraint),
+    Condition(Clause),
+}
+
+impl Part {
+    fn restrict(&self, tree: &mut Template) -> Result<(), String> {
+        match self {
+            Self::Principal(constraint) => tree.principal = constraint.clone(),
+            Self::Action(constraint) => tree.action = constraint.clone(),
+            Self::Resource(constraint) => tree.resource = constraint.clone(),
+            Self::Condition(clause) => {
+                return tree
+                    .try_add_clause(clause.clone())
+                    .map_err(|e| e.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Principal(constraint) => write!(f, "principal {constraint}"),
+            Self::Action(constraint) => write!(f, "action {constraint}"),
+            Self::Resource(constraint) => write!(f, "resource {constraint}"),
+            Self::Condition(clause) => clause.fmt(f),
+        }
+    }
+}
+
+fn anything() -> Template {
+    Template::new(
+        pst::PolicyID("part".into()),
+        PstEffect::Permit,
+        PrincipalConstraint::Any,
+        ActionConstraint::Any,
+        ResourceConstraint::Any,
+    )
+}
+
+fn parts(tree: &Template) -> Vec<Part> {
+    let mut parts = vec![
+        Part::Principal(tree.principal.clone()),
+        Part::Action(tree.action.clone()),
+        Part::Resource(tree.resource.clone()),
+    ];
+    for clause in tree.clauses() {
+        match clause {
+            Clause::When(body) => conjuncts(body, &mut parts),
+            Clause::Unless(_) => parts.push(Part::Condition(clause.clone())),
+        }
+    }
+    parts
+}
+
+fn conjuncts(body: &Expr, parts: &mut Vec<Part>) {
+    match body {
+        Expr::BinaryOp {
+            op: BinaryOp::And,
+            left,
+            right,
+        } => {
+            conjuncts(left, parts);
+            conjuncts(right, parts);
+        }
+        other => parts.push(Part::Condition(Clause::When(other.clone().into()))),
+    }
+}
+
+fn ask(authorizer: &Authorizer, tree: &Template, question: &Question) -> Result<bool, String> {
+    let policy = StaticPolicy::try_from(tree.clone()).map_err(|e| e.to_string())?;
+    let policy = Policy::from_pst(pst::Policy::Static(policy)).map_err(|e| e.to_string())?;
+    let set = PolicySet::from_policies([policy]).map_err(|e| e.to_string())?;
+    let response = authorizer.is_authorized(&question.request, &set, &question.entities);
+    match response.diagnostics().errors().next() {
+        Some(error) => Err(error.to_string()),
+        None => Ok(response.decision() == cedar_policy::Decision::Allow),
+    }
 }

@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use cedar_policy::ffi::DetailedError;
 use reeve_core::PolicyId;
 use serde::{Deserialize, Serialize};
+
+/// Longest snippet in characters.
+const MAX_SNIPPET_CHARS: usize = 160;
 
 /// One fault of one policy. Lines and columns count from 1, in the text that was handed in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,14 +28,100 @@ pub struct PolicyFault {
     pub help: Option<String>,
 }
 
+impl PolicyFault {
+    /// A fault at byte `offset` of `text`.
+    pub(crate) fn at(policy: &PolicyId, text: &str, offset: usize, message: String) -> Self {
+        let offset = floor_char_boundary(text, offset);
+        let before = text.get(..offset).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = text.get(line_start..).unwrap_or_default();
+        let snippet: String = line
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(MAX_SNIPPET_CHARS)
+            .collect();
+        Self {
+            policy: policy.clone(),
+            message,
+            line: before.matches('\n').count() + 1,
+            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+            snippet: (!snippet.trim().is_empty()).then_some(snippet),
+            help: None,
+        }
+    }
+
+    /// Adds advice.
+    pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// A diagnostic of Cedar's whose source is `text`.
+    pub(crate) fn of_cedar(policy: &PolicyId, text: &str, diagnostic: &DetailedError) -> Self {
+        let label = diagnostic.source_locations.first();
+        let fault = Self::at(
+            policy,
+            text,
+            label.map_or(0, |l| l.loc.start),
+            plain_message(policy, diagnostic),
+        );
+        let help = diagnostic
+            .help
+            .clone()
+            .or_else(|| label.and_then(|l| l.label.clone()));
+        Self { help, ..fault }
+    }
+}
+
+/// Cedar's message without the prefix that repeats the policy's id, which a fault states on its own.
+fn plain_message(policy: &PolicyId, diagnostic: &DetailedError) -> String {
+    let prefix = format!("for policy `{policy}`, ");
+    let message = &diagnostic.message;
+    message.strip_prefix(&prefix).unwrap_or(message).to_owned()
+}
+
+fn floor_char_boundary(text: &str, offset: usize) -> usize {
+    let mut at = offset.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
 impl fmt::Display for PolicyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "{}:{}:{}: {}",
             self.policy, self.line, self.column, self.message
-        )
+        )?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
     }
 }
 
 impl std::error::Error for PolicyFault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_count_lines_and_characters() {
+        let id = PolicyId::parse("default/a").unwrap();
+        let text = "permit (\n  // é\n  é nope);";
+        let at = text.find("nope").unwrap();
+        let fault = PolicyFault::at(&id, text, at, "unknown".into()).with_help("remove it");
+        assert_eq!((fault.line, fault.column), (3, 5));
+        assert_eq!(fault.snippet.as_deref(), Some("  é nope);"));
+        assert_eq!(fault.to_string(), "default/a:3:5: unknown (remove it)");
+        let inside = PolicyFault::at(&id, "é", 1, String::new());
+        assert_eq!((inside.line, inside.column), (1, 1));
+        let beyond = PolicyFault::at(&id, "a\n", 99, String::new());
+        assert_eq!((beyond.line, beyond.column, beyond.snippet), (2, 1, None));
+    }
+}

@@ -12,16 +12,18 @@
 //!
 //! Deliberately absent: I/O, key fetching (that is `control`'s), wire formats, TLS.
 
-mod annotations;
+mod check;
+mod compile;
 mod document;
 mod engine;
 mod entities;
 pub mod eval;
 mod explain;
 mod fault;
+mod ids;
 pub mod jwt;
-mod lint;
 mod mesh_schema;
+mod uses;
 
 pub use document::{mesh_hash, parse_access_policy};
 pub use engine::{Engine, Needs};

@@ -1,6 +1,125 @@
 //! The one schema that every policy is validated against.
 
+use std::sync::OnceLock;
+
+use cedar_policy::{
+    Entity, EntityTypeName, EntityUid, PolicySet, Schema, ValidationMode, Validator,
+};
+use cedar_policy::{EntityId, ffi::DetailedError};
+use reeve_core::decision::Action;
+
 /// The mesh's Cedar schema in its human-readable form (`policies/mesh.cedarschema`).
 pub fn schema() -> &'static str {
     include_str!("../../policies/mesh.cedarschema")
+}
+
+/// The built-in schema is broken: a fault of this build, found by its tests.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the built-in policy schema cannot be used: {0}")]
+pub(crate) struct SchemaFault(String);
+
+/// The compiled schema and the names that requests are built with.
+#[derive(Debug)]
+pub(crate) struct MeshSchema {
+    validator: Validator,
+    actions: Vec<(Action, EntityUid, Entity)>,
+    pub(crate) types: EntityTypes,
+}
+
+/// The schema's entity types.
+#[derive(Debug)]
+pub(crate) struct EntityTypes {
+    pub(crate) trust_domain: EntityTypeName,
+    pub(crate) namespace: EntityTypeName,
+    pub(crate) service_account: EntityTypeName,
+    pub(crate) service: EntityTypeName,
+    pub(crate) workload: EntityTypeName,
+    pub(crate) unauthenticated: EntityTypeName,
+    pub(crate) headers: EntityTypeName,
+    pub(crate) query: EntityTypeName,
+    pub(crate) user: EntityTypeName,
+}
+
+impl MeshSchema {
+    /// The schema, compiled once per process.
+    pub(crate) fn get() -> Result<&'static Self, SchemaFault> {
+        static SCHEMA: OnceLock<Result<MeshSchema, SchemaFault>> = OnceLock::new();
+        let built = SCHEMA.get_or_init(|| Self::build().map_err(SchemaFault));
+        built.as_ref().map_err(Clone::clone)
+    }
+
+    fn build() -> Result<Self, String> {
+        let (schema, warnings) =
+            Schema::from_cedarschema_str(schema()).map_err(|e| e.to_string())?;
+        let warnings: Vec<_> = warnings.map(|w| w.to_string()).collect();
+        if !warnings.is_empty() {
+            return Err(warnings.join("; "));
+        }
+        let entities = schema.action_entities().map_err(|e| e.to_string())?;
+        let action_type: EntityTypeName = "Action".parse().map_err(|_| "no Action type")?;
+        let mut actions = Vec::new();
+        for action in Action::ALL {
+            let id = EntityId::new(action.as_str());
+            let uid = EntityUid::from_type_name_and_id(action_type.clone(), id);
+            let entity = entities
+                .get(&uid)
+                .ok_or_else(|| format!("no action {action}"))?;
+            actions.push((action, uid, entity.clone()));
+        }
+        let named = |name: &str| {
+            let found = schema.entity_types().find(|t| t.basename() == name);
+            found
+                .cloned()
+                .ok_or_else(|| format!("no entity type {name}"))
+        };
+        Ok(Self {
+            types: EntityTypes {
+                trust_domain: named("TrustDomain")?,
+                namespace: named("Namespace")?,
+                service_account: named("ServiceAccount")?,
+                service: named("Service")?,
+                workload: named("Workload")?,
+                unauthenticated: named("Unauthenticated")?,
+                headers: named("Headers")?,
+                query: named("Query")?,
+                user: named("User")?,
+            },
+            actions,
+            validator: Validator::new(schema.clone()),
+        })
+    }
+
+    /// The action's entity, with its groups as parents.
+    pub(crate) fn action(&self, action: Action) -> Option<(&EntityUid, &Entity)> {
+        let found = self.actions.iter().find(|(a, _, _)| *a == action);
+        found.map(|(_, uid, entity)| (uid, entity))
+    }
+
+    /// Strict validation: Cedar's id of each faulty policy, and the diagnostic.
+    ///
+    /// Warnings count as faults: a policy that can never apply is a mistake (a `forbid` that never applies leaves a
+    /// door open), and look-alike or bidirectional characters hide what a policy says.
+    pub(crate) fn validate(&self, policies: &PolicySet) -> Vec<(String, DetailedError)> {
+        let result = self.validator.validate(policies, ValidationMode::Strict);
+        let errors = result
+            .validation_errors()
+            .map(|e| (e.policy_id().to_string(), DetailedError::from(e)));
+        let warnings = result
+            .validation_warnings()
+            .map(|w| (w.policy_id().to_string(), DetailedError::from(w)));
+        errors.chain(warnings).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_schema_compiles_without_warnings() {
+        let mesh = MeshSchema::get().unwrap();
+        for action in Action::ALL {
+            assert!(mesh.action(action).is_some(), "{action}");
+        }
+    }
 }

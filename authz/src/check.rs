@@ -1,0 +1,151 @@
+//! What a policy must satisfy beyond Cedar's grammar and types before it may decide anything.
+
+use cedar_policy::{
+    Policy,
+    pst::{EntityOrSlot, PrincipalConstraint, Template},
+};
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use reeve_core::{PolicyId, model::PolicyMode};
+
+use crate::{PolicyFault, ids, uses::Uses};
+
+/// The annotations that mean something.
+const ANNOTATIONS: &str = "@id, @description, @owner, @mode(\"shadow\") and @until(\"2030-12-31\")";
+
+/// A policy's text within the text that faults are placed in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// The policy at fault.
+    pub(crate) id: &'a PolicyId,
+    /// What was handed in.
+    pub(crate) document: &'a str,
+    /// Where the policy starts in it.
+    pub(crate) offset: usize,
+}
+
+impl Place<'_> {
+    /// A fault at the first place where the policy says `needle`, else where the policy starts.
+    fn fault(&self, needle: &str, message: String) -> PolicyFault {
+        let rest = self.document.get(self.offset..).unwrap_or_default();
+        let at = rest.find(needle).unwrap_or_default();
+        PolicyFault::at(self.id, self.document, self.offset + at, message)
+    }
+}
+
+/// A policy that passed, and what was learnt on the way.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// Its syntax tree.
+    pub(crate) tree: Template,
+    /// What it looks at.
+    pub(crate) uses: Uses,
+    /// `@mode`.
+    pub(crate) mode: PolicyMode,
+    /// `@until`.
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// Checks annotations, entity ids and tag names.
+pub(crate) fn check(policy: &Policy, place: Place<'_>) -> Result<Checked, Vec<PolicyFault>> {
+    let tree = match policy.to_pst() {
+        Ok(tree) => tree.body().clone(),
+        Err(e) => return Err(vec![place.fault("", e.to_string())]),
+    };
+    let mut faults = Vec::new();
+    let mut mode = PolicyMode::Enforce;
+    let mut until = None;
+    for (name, value) in policy.annotations() {
+        match (name, value) {
+            ("id" | "description" | "owner", "") => {
+                faults.push(place.fault(&format!("@{name}"), format!("@{name} needs a value")));
+            }
+            ("id" | "description" | "owner", _) => {}
+            ("mode", "shadow") => mode = PolicyMode::Shadow,
+            ("mode", _) => faults.push(
+                place
+                    .fault("@mode", format!("unknown mode {value:?}"))
+                    .with_help("@mode(\"shadow\") is the only one; a policy without it binds"),
+            ),
+            ("until", _) => match parse_until(value) {
+                Some(time) => until = Some(time),
+                None => faults.push(
+                    place
+                        .fault("@until", format!("{value:?} is not a date"))
+                        .with_help("write a date such as 2030-12-31, or a time such as 2030-12-31T18:00:00Z"),
+                ),
+            },
+            _ => faults.push(
+                place
+                    .fault(&format!("@{name}"), format!("unknown annotation @{name}"))
+                    .with_help(format!("known are {ANNOTATIONS}")),
+            ),
+        }
+    }
+    check_ids(policy, &tree, place, &mut faults);
+    let uses = Uses::of(&tree);
+    check_tags(&uses, place, &mut faults);
+    if faults.is_empty() {
+        Ok(Checked {
+            tree,
+            uses,
+            mode,
+            until,
+        })
+    } else {
+        Err(faults)
+    }
+}
+
+fn check_ids(policy: &Policy, tree: &Template, place: Place<'_>, faults: &mut Vec<PolicyFault>) {
+    for uid in policy.entity_literals() {
+        if let Some((message, help)) = ids::misspelt(&uid) {
+            faults.push(place.fault(&uid.to_string(), message).with_help(help));
+        }
+    }
+    let (PrincipalConstraint::In(parent) | PrincipalConstraint::IsIn(_, parent)) = &tree.principal
+    else {
+        return;
+    };
+    if let EntityOrSlot::Entity(uid) = parent
+        && uid.ty.to_string() == "Service"
+    {
+        let message = format!("no principal is known to be in {uid}");
+        faults.push(place.fault(&uid.to_string(), message).with_help(
+            "callers are known by identity: name a ServiceAccount, Namespace or Workload",
+        ));
+    }
+}
+
+fn check_tags(uses: &Uses, place: Place<'_>, faults: &mut Vec<PolicyFault>) {
+    for expr in &uses.indirect {
+        faults.push(
+            place
+                .fault(expr, format!("{expr} does not spell out what is looked up"))
+                .with_help("write the name itself: context.headers.hasTag(\"end-user\"), and the like for context.query and context.user"),
+        );
+    }
+    for name in &uses.headers {
+        if name.bytes().any(|b| b.is_ascii_uppercase()) {
+            faults.push(
+                place
+                    .fault(
+                        &format!("{name:?}"),
+                        format!("header {name:?} can never be met"),
+                    )
+                    .with_help("header names are in lower case here"),
+            );
+        }
+    }
+}
+
+/// `@until`: the first instant at which the policy no longer applies. A bare date means the end of that day, UTC.
+fn parse_until(value: &str) -> Option<Timestamp> {
+    if let Ok(time) = value.parse::<Timestamp>() {
+        return Some(time);
+    }
+    let next_day = value.parse::<Date>().ok()?.tomorrow().ok()?;
+    Some(next_day.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
+#[cfg(test)]
+mod tests;

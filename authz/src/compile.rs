@@ -1,0 +1,164 @@
+//! From policy sources to policies that may decide.
+
+use std::collections::BTreeMap;
+
+use cedar_policy::{
+    Policy, PolicySet, Template,
+    ffi::DetailedError,
+    pst::{self, BinaryOp, Clause, Expr, Literal, StaticPolicy, UnaryOp, Var},
+};
+use jiff::Timestamp;
+use reeve_core::{PolicyId, UnixTime, model::PolicySource};
+
+use crate::{
+    PolicyFault,
+    check::{self, Checked, Place},
+    entities,
+    mesh_schema::MeshSchema,
+};
+
+/// Most policies in one slice.
+pub(crate) const MAX_POLICIES: usize = 20_000;
+/// Longest text of one policy.
+pub(crate) const MAX_POLICY_BYTES: usize = 64 * 1024;
+
+/// A policy that may decide.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) source: PolicySource,
+    pub(crate) checked: Checked,
+    /// What is evaluated: the source, and its `@until` as a condition.
+    pub(crate) policy: Policy,
+}
+
+type Compilation = (&'static MeshSchema, BTreeMap<PolicyId, Compiled>);
+
+/// Parses, checks and validates `sources`; reports all faults.
+pub(crate) fn compile(sources: &[PolicySource]) -> Result<Compilation, Vec<PolicyFault>> {
+    let mesh = match (MeshSchema::get(), sources.first()) {
+        (Ok(mesh), _) => mesh,
+        (Err(e), Some(first)) => return Err(vec![fault(first, e.to_string())]),
+        (Err(_), None) => return Err(Vec::new()),
+    };
+    let mut all = BTreeMap::new();
+    let mut faults = Vec::new();
+    let mut set = PolicySet::new();
+    for source in sources.iter().take(MAX_POLICIES) {
+        match compile_one(source) {
+            Ok(compiled) => {
+                if let Err(e) = set.add(compiled.0) {
+                    faults.push(fault(source, e.to_string()));
+                }
+                all.insert(source.id.clone(), compiled.1);
+            }
+            Err(found) => faults.extend(found),
+        }
+    }
+    if let Some(beyond) = sources.get(MAX_POLICIES) {
+        faults.push(fault(beyond, format!("more than {MAX_POLICIES} policies")));
+    }
+    for (id, diagnostic) in mesh.validate(&set) {
+        let compiled = PolicyId::parse(&id).ok().and_then(|id| all.get(&id));
+        if let Some(Compiled { source, .. }) = compiled {
+            faults.push(PolicyFault::of_cedar(&source.id, &source.text, &diagnostic));
+        }
+    }
+    if faults.is_empty() {
+        Ok((mesh, all))
+    } else {
+        Err(faults)
+    }
+}
+
+/// The policy as it was written (whose places validation reports), and as it is evaluated.
+fn compile_one(source: &PolicySource) -> Result<(Policy, Compiled), Vec<PolicyFault>> {
+    if source.text.len() > MAX_POLICY_BYTES {
+        let message = format!("a policy is at most {MAX_POLICY_BYTES} bytes long");
+        return Err(vec![fault(source, message)]);
+    }
+    let id = cedar_policy::PolicyId::new(source.id.as_str());
+    let written = Policy::parse(Some(id.clone()), &source.text).map_err(|errors| {
+        if Template::parse(Some(id.clone()), &source.text).is_ok() {
+            return vec![template_fault(&source.id, &source.text, 0)];
+        }
+        parse_faults(&source.id, &source.text, &errors)
+    })?;
+    let place = Place {
+        id: &source.id,
+        document: &source.text,
+        offset: 0,
+    };
+    let checked = check::check(&written, place)?;
+    let policy = match checked.until {
+        None => written.clone(),
+        Some(until) => limited(&checked.tree, until)
+            .map(|policy| policy.new_id(id))
+            .map_err(|e| vec![fault(source, e.to_string())])?,
+    };
+    let compiled = Compiled {
+        source: source.clone(),
+        checked,
+        policy,
+    };
+    Ok((written, compiled))
+}
+
+/// Adds a compiled policy to a set.
+pub(crate) fn add(set: &mut PolicySet, policy: &Compiled) -> Result<(), Vec<PolicyFault>> {
+    set.add(policy.policy.clone())
+        .map_err(|e| vec![fault(&policy.source, e.to_string())])
+}
+
+/// Every diagnostic of a text that does not parse.
+pub(crate) fn parse_faults(
+    id: &PolicyId,
+    text: &str,
+    errors: &cedar_policy::ParseErrors,
+) -> Vec<PolicyFault> {
+    errors
+        .iter()
+        .map(|e| PolicyFault::of_cedar(id, text, &DetailedError::from(e)))
+        .collect()
+}
+
+/// Templates are refused by name.
+pub(crate) fn template_fault(id: &PolicyId, text: &str, offset: usize) -> PolicyFault {
+    let rest = text.get(offset..).unwrap_or_default();
+    let slots = ["?principal", "?resource"];
+    let at = slots.into_iter().filter_map(|slot| rest.find(slot)).min();
+    PolicyFault::at(
+        id,
+        text,
+        offset + at.unwrap_or_default(),
+        "policy templates are not supported".to_owned(),
+    )
+    .with_help("write the policy once for each principal or resource that it concerns")
+}
+
+/// The policy with `@until` as a condition: Cedar decides, and the clock is the request's.
+fn limited(tree: &pst::Template, until: Timestamp) -> Result<Policy, pst::PstConstructionError> {
+    let millis = u64::try_from(until.as_millisecond()).unwrap_or_default();
+    let until = entities::datetime(UnixTime::from_millis(millis));
+    let now = Expr::GetAttr {
+        expr: Expr::Var(Var::Context).into(),
+        attr: "time".into(),
+    };
+    let limit = Expr::UnaryOp {
+        op: UnaryOp::Datetime,
+        expr: Expr::Literal(Literal::String(until.into())).into(),
+    };
+    let mut tree = tree.clone();
+    tree.try_add_clause(Clause::When(
+        Expr::BinaryOp {
+            op: BinaryOp::Less,
+            left: now.into(),
+            right: limit.into(),
+        }
+        .into(),
+    ))?;
+    Policy::from_pst(pst::Policy::Static(StaticPolicy::try_from(tree)?))
+}
+
+fn fault(source: &PolicySource, message: String) -> PolicyFault {
+    PolicyFault::at(&source.id, &source.text, 0, message)
+}

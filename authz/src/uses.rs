@@ -1,0 +1,191 @@
+//! What a policy looks at: which parts of a request have to be built, and which names it spells out.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, Template, Var};
+
+/// The parts of a request that some policies look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Uses {
+    /// Attributes of `context`.
+    pub(crate) attributes: BTreeSet<String>,
+    /// `context` stands alone somewhere, so all of it counts.
+    pub(crate) whole_context: bool,
+    /// `in` is asked of something other than the request's own principal, action or resource.
+    pub(crate) hierarchy: bool,
+    /// Header names.
+    pub(crate) headers: BTreeSet<String>,
+    /// Query parameter names.
+    pub(crate) query: BTreeSet<String>,
+    /// Claim names.
+    pub(crate) claims: BTreeSet<String>,
+    /// Tag look-ups that do not spell their name out, or look into anything but `context.<headers, query, user>`.
+    pub(crate) indirect: Vec<String>,
+}
+
+impl Uses {
+    /// What one policy looks at.
+    pub(crate) fn of(policy: &Template) -> Self {
+        let mut uses = Self::default();
+        for clause in policy.clauses() {
+            let (Clause::When(body) | Clause::Unless(body)) = clause;
+            uses.visit(body);
+        }
+        uses
+    }
+
+    /// Adds what another policy looks at.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.attributes.extend(other.attributes);
+        self.whole_context |= other.whole_context;
+        self.hierarchy |= other.hierarchy;
+        self.headers.extend(other.headers);
+        self.query.extend(other.query);
+        self.claims.extend(other.claims);
+        self.indirect.extend(other.indirect);
+    }
+
+    /// Whether `context.<attribute>` has to be there.
+    pub(crate) fn attribute(&self, attribute: &str) -> bool {
+        self.whole_context || self.attributes.contains(attribute)
+    }
+
+    // Cedar bounds the depth of an expression when it parses it.
+    fn visit(&mut self, expr: &Expr) {
+        match expr {
+            Expr::Var(Var::Context) => self.whole_context = true,
+            Expr::GetAttr { expr, attr } if is_context(expr) => {
+                self.attributes.insert(attr.to_string());
+            }
+            Expr::HasAttr { expr, attrs } if is_context(expr) => {
+                self.attributes.insert(attrs.first().to_string());
+            }
+            Expr::BinaryOp {
+                op: BinaryOp::GetTag | BinaryOp::HasTag,
+                left,
+                right,
+            } => self.visit_tag(left, right),
+            Expr::BinaryOp { op, left, right } => {
+                if matches!(op, BinaryOp::In) && !matches!(**left, Expr::Var(_)) {
+                    self.hierarchy = true;
+                }
+                self.visit(left);
+                self.visit(right);
+            }
+            Expr::Is { expr, in_expr, .. } => {
+                if let Some(parent) = in_expr {
+                    self.hierarchy |= !matches!(**expr, Expr::Var(_));
+                    self.visit(parent);
+                }
+                self.visit(expr);
+            }
+            Expr::UnaryOp { expr, .. }
+            | Expr::GetAttr { expr, .. }
+            | Expr::HasAttr { expr, .. }
+            | Expr::Like { expr, .. } => self.visit(expr),
+            Expr::IfThenElse {
+                cond,
+                then_expr,
+                else_expr,
+            } => {
+                self.visit(cond);
+                self.visit(then_expr);
+                self.visit(else_expr);
+            }
+            Expr::Set(items) => items.iter().for_each(|e| self.visit(e)),
+            Expr::Record(pairs) => pairs.values().for_each(|e| self.visit(e)),
+            Expr::Literal(_) | Expr::Var(_) | Expr::Slot(_) => {}
+            // A construct of a later Cedar: build everything for it.
+            _ => {
+                self.whole_context = true;
+                self.hierarchy = true;
+            }
+        }
+    }
+
+    fn visit_tag(&mut self, holder: &Expr, key: &Expr) {
+        let names = match tag_holder(holder) {
+            Some("headers") => &mut self.headers,
+            Some("query") => &mut self.query,
+            Some("user") => &mut self.claims,
+            _ => {
+                self.indirect.push(holder.to_string());
+                return;
+            }
+        };
+        match key {
+            Expr::Literal(Literal::String(name)) => {
+                names.insert(name.to_string());
+            }
+            _ => self.indirect.push(key.to_string()),
+        }
+        self.visit(holder);
+    }
+}
+
+fn is_context(expr: &Expr) -> bool {
+    matches!(expr, Expr::Var(Var::Context))
+}
+
+/// The `x` of an expression `context.x`.
+fn tag_holder(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::GetAttr { expr, attr } if is_context(expr) => Some(attr.as_str()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uses(condition: &str) -> Uses {
+        let text = format!("permit (principal, action, resource) when {{ {condition} }};");
+        let policy = cedar_policy::Policy::parse(None, text).unwrap();
+        Uses::of(policy.to_pst().unwrap().body())
+    }
+
+    #[test]
+    fn attributes_and_tags_are_found_wherever_they_stand() {
+        let found = uses(
+            r#"if context has user then context.user.hasTag("groups") && [context.port].contains(1)
+               else !(context.headers.getTag("a").contains("b")) || context.query.hasTag("q")"#,
+        );
+        let attributes: Vec<_> = found.attributes.iter().map(String::as_str).collect();
+        assert_eq!(attributes, ["headers", "port", "query", "user"]);
+        assert!(found.claims.contains("groups"));
+        assert!(found.headers.contains("a"));
+        assert!(found.query.contains("q"));
+        assert!(!found.whole_context && !found.hierarchy && found.indirect.is_empty());
+    }
+
+    #[test]
+    fn a_bare_context_counts_as_all_of_it() {
+        assert!(uses("context == context").whole_context);
+        assert!(!uses("context.port == 1").whole_context);
+        assert!(uses("{a: context}.a.port == 1").whole_context);
+    }
+
+    #[test]
+    fn names_that_are_not_spelled_out_are_reported() {
+        assert_eq!(
+            uses("context.headers.hasTag(context.host)").indirect.len(),
+            1
+        );
+        assert_eq!(
+            uses(r#"(if context.mtls then context.headers else context.headers).hasTag("a")"#)
+                .indirect
+                .len(),
+            1
+        );
+        assert!(uses(r#"context.headers.hasTag("a")"#).indirect.is_empty());
+    }
+
+    #[test]
+    fn membership_of_something_else_needs_the_hierarchy() {
+        assert!(!uses(r#"principal in Namespace::"a""#).hierarchy);
+        assert!(uses(r#"Namespace::"a" in TrustDomain::"b""#).hierarchy);
+        assert!(!uses(r#"resource is Workload in Service::"a""#).hierarchy);
+        assert!(uses(r#"context.user is User in User::"a""#).hierarchy);
+    }
+}
