@@ -30,6 +30,16 @@ pub(crate) enum DeathSignal {
     Kill,
 }
 
+impl DeathSignal {
+    /// As it stands on the command line.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Term => "term",
+            Self::Kill => "kill",
+        }
+    }
+}
+
 /// Becomes the command.
 pub(crate) fn run(args: RunArgs) -> Verdict {
     let signal = match args.signal {

@@ -1,12 +1,16 @@
 //! `reeve up`: runs the mesh that a folder describes.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    problem::{Problem, Verdict},
+    output,
+    problem::{Answer, Verdict},
     state::StateArgs,
+    supervisor::{BaseClaim, Notices, Options, Roster, Supervisor, load, obey_signals},
+    verb::block_on,
 };
 
 const EXAMPLES: &str = "\
@@ -32,15 +36,78 @@ pub(crate) struct UpArgs {
     /// Use addresses 127.X.*.
     #[arg(long, value_name = "X", default_value_t = 77, value_parser = clap::value_parser!(u8).range(1..=254))]
     pub(crate) base: u8,
-    /// Also serve the mesh's HTTP API here, such as 0.0.0.0:8014.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) bind: Option<SocketAddr>,
     /// Keep the key of sealed files here instead of <state>/seal.key.
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_key: Option<PathBuf>,
 }
 
 /// Runs the mesh until it is told to stop.
-pub(crate) fn run(_args: UpArgs) -> Verdict {
-    Err(Problem::new("this verb is not part of this build"))
+pub(crate) fn run(args: UpArgs) -> Verdict {
+    // The supervisor needs one thread that lives as long as itself (see `supervisor::process::start`).
+    block_on(supervise(args))
+}
+
+async fn supervise(args: UpArgs) -> Verdict {
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    obey_signals(stop.clone(), abort.clone())?;
+    let (notices, mut told) = Notices::new();
+    let printing = tokio::spawn(async move {
+        while let Some(text) = told.recv().await {
+            output::note(&text);
+        }
+    });
+    // The configuration first: its faults are what people most likely came for.
+    load(&args.folder)?;
+    let options = Options {
+        folder: args.folder,
+        state: args.state.dir().claim()?,
+        base: BaseClaim::take(args.base)?,
+        seal_key: args.seal_key,
+        temporary: false,
+        notices,
+        stop,
+        abort,
+    };
+    let supervisor = Supervisor::start(options).await?;
+    greet(&supervisor);
+    let health = tokio::spawn(tell_health(supervisor.roster()));
+    supervisor.run().await;
+    health.abort();
+    printing.abort();
+    Ok(Answer::Yes)
+}
+
+fn greet(supervisor: &Supervisor) {
+    let instances = supervisor.roster().instances();
+    output::note(&format!(
+        "{} instances at 127.{}.*; the mesh's HTTP API is at http://{}\n\
+         Processes are not isolated from each other in this form. Ctrl-C ends everything.",
+        instances.instances.len(),
+        instances.mesh.base,
+        instances.mesh.api,
+    ));
+}
+
+/// Tells each instance's change of health.
+async fn tell_health(roster: Arc<Roster>) {
+    let mut changed = roster.subscribe();
+    let mut before = BTreeMap::new();
+    loop {
+        let now: BTreeMap<_, _> = roster
+            .instances()
+            .instances
+            .into_iter()
+            .map(|i| (i.instance, (i.healthy, i.address)))
+            .collect();
+        for (name, (healthy, address)) in &now {
+            if before.get(name).map(|(was, _)| was) != Some(healthy) {
+                let word = if *healthy { "healthy" } else { "not healthy" };
+                output::note(&format!("{name:<24} {address:<14} {word}"));
+            }
+        }
+        before = now;
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
 }

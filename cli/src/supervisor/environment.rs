@@ -1,0 +1,156 @@
+//! What an application is told: its command, its environment.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use reeve_control::{
+    LocalWorkload, Mesh, Service,
+    instances::{Instance, Instances},
+};
+use reeve_core::ServiceName;
+
+use crate::{state::StateDir, verb::guard::MARKER};
+
+/// Variables of the supervisor's own environment that applications get; everything else stays with it.
+const INHERITED: [&str; 12] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "PYENV_ROOT",
+];
+
+/// Programs that a command may name.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    /// `${reeve}`
+    pub(crate) reeve: PathBuf,
+    /// `${bookinfo}`: next to it.
+    pub(crate) bookinfo: PathBuf,
+    /// `${folder}`
+    pub(crate) folder: PathBuf,
+}
+
+impl Programs {
+    /// Replaces `${reeve}`, `${bookinfo}` and `${folder}`; anything else stays as it is.
+    pub(crate) fn fill_in(&self, word: &str) -> OsString {
+        let replacements = [
+            ("${reeve}", &self.reeve),
+            ("${bookinfo}", &self.bookinfo),
+            ("${folder}", &self.folder),
+        ];
+        let mut word = word.to_owned();
+        for (name, path) in replacements {
+            word = word.replace(name, &path.to_string_lossy());
+        }
+        word.into()
+    }
+}
+
+/// What is the same for every process that the supervisor starts.
+pub(crate) fn inherited() -> Vec<(OsString, OsString)> {
+    INHERITED
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
+        .collect()
+}
+
+/// An application's environment.
+pub(crate) fn of_application(
+    mesh: &Mesh,
+    workload: &LocalWorkload,
+    instance: &Instance,
+    instances: &Instances,
+    state: &StateDir,
+    marker: &str,
+) -> Vec<(OsString, OsString)> {
+    let mut env: BTreeMap<OsString, OsString> = inherited().into_iter().collect();
+    for service in mesh.services.values() {
+        let Some(address) = instances.outbound_address(instance.slot, &service.host) else {
+            continue;
+        };
+        let port = first_port(service);
+        for name in variable_names(&service.host, workload) {
+            env.insert(
+                format!("{name}_SERVICE_HOST").into(),
+                address.to_string().into(),
+            );
+            if let Some(port) = port {
+                env.insert(
+                    format!("{name}_SERVICE_PORT").into(),
+                    port.to_string().into(),
+                );
+            }
+        }
+    }
+    let mut set = |key: &str, value: String| env.insert(key.into(), value.into());
+    set("HOST", instance.app_address.to_string());
+    if let Some(port) = workload.ports.first() {
+        set("PORT", port.app_port.to_string());
+    }
+    set("REEVE_INSTANCE", instance.instance.to_string());
+    if workload.identity.is_some() {
+        let socket = state.agent_socket(&instance.instance);
+        set(
+            "SPIFFE_ENDPOINT_SOCKET",
+            format!("unix:{}", socket.display()),
+        );
+    }
+    for (key, value) in &workload.env {
+        set(key, value.clone());
+    }
+    set(MARKER, marker.to_owned());
+    env.into_iter().collect()
+}
+
+/// `reviews.default.svc.cluster.local` is `REVIEWS` and `REVIEWS_DEFAULT` to a neighbour, and only the latter to a
+/// workload of another namespace.
+fn variable_names(service: &ServiceName, workload: &LocalWorkload) -> Vec<String> {
+    let mut parts = service.as_str().split('.');
+    let (Some(name), Some(namespace)) = (parts.next(), parts.next()) else {
+        return Vec::new();
+    };
+    let upper = |text: &str| text.replace('-', "_").to_ascii_uppercase();
+    let long = format!("{}_{}", upper(name), upper(namespace));
+    if namespace == workload.namespace.as_str() {
+        vec![upper(name), long]
+    } else {
+        vec![long]
+    }
+}
+
+fn first_port(_service: &Service) -> Option<u16> {
+    None
+}
+
+/// Where an application runs.
+pub(crate) fn working_dir(workload: &LocalWorkload, folder: &Path) -> PathBuf {
+    match &workload.working_dir {
+        Some(dir) => folder.join(dir),
+        None => folder.to_owned(),
+    }
+}
+
+/// The directory in which `program` is found, as `execvp` would.
+pub(crate) fn is_found(program: &Path, path: &[PathBuf], dir: &Path) -> bool {
+    if program.components().count() > 1 {
+        return dir.join(program).is_file();
+    }
+    path.iter().any(|folder| folder.join(program).is_file())
+}
+
+/// The mesh-facing address of slot `slot`.
+pub(crate) fn mesh_address(base: u8, slot: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, base, slot, 1)
+}

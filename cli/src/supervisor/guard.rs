@@ -1,0 +1,86 @@
+//! The supervisor's end of `reeve guard`: a process that outlives it just long enough to end what it started.
+
+use std::{
+    io::Write,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::Mutex,
+};
+
+use crate::problem::Problem;
+
+/// Names process groups to the guard.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pipe: Mutex<Option<ChildStdin>>,
+    child: Mutex<Option<Child>>,
+}
+
+impl Guard {
+    /// Starts the guard; `remove` is a directory that must not be left behind.
+    pub(crate) fn start(
+        reeve: &Path,
+        marker: &str,
+        remove: Option<&Path>,
+    ) -> Result<Self, Problem> {
+        let mut command = Command::new(reeve);
+        command.arg("guard").arg("--marker").arg(marker);
+        if let Some(dir) = remove {
+            command.arg("--remove").arg(dir);
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| {
+                Problem::because("the guard process could not be started", &error)
+                    .at(reeve.display())
+            })?;
+        Ok(Self {
+            pipe: Mutex::new(child.stdin.take()),
+            child: Mutex::new(Some(child)),
+        })
+    }
+
+    /// A process group was started.
+    pub(crate) fn watch_group(&self, group: u32) {
+        self.say(&format!("+{group}\n"));
+    }
+
+    /// A process group has ended.
+    pub(crate) fn forget_group(&self, group: u32) {
+        self.say(&format!("-{group}\n"));
+    }
+
+    fn say(&self, line: &str) {
+        let mut pipe = self
+            .pipe
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(pipe) = pipe.as_mut() {
+            // A guard that was killed can guard nothing; the parent-death signals remain.
+            drop(pipe.write_all(line.as_bytes()));
+        }
+    }
+
+    /// Everything has ended in order: the guard ends whatever escaped its group, and then itself.
+    pub(crate) fn dismiss(&self) {
+        drop(
+            self.pipe
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .take(),
+        );
+        let child = self
+            .child
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        if let Some(mut child) = child {
+            drop(child.wait());
+        }
+    }
+}
