@@ -1,1 +1,29 @@
-//! Placeholder.
+//! What the end-to-end tests in `it/` are made of: a whole mesh of real processes ([`Mesh`]), a folder of
+//! configuration for it ([`Folder`]), an HTTP client and a load generator that play the applications' part.
+//!
+//! A test starts a mesh on addresses and in directories of its own, waits by polling what the mesh says of itself,
+//! and always ends what it started. Meshes are heavy, so only one runs at a time, whatever `--test-threads` says.
+
+mod audit;
+mod binaries;
+mod command;
+mod config;
+mod folder;
+mod http_client;
+mod jwt;
+mod load;
+mod mesh;
+mod poll;
+mod tools;
+
+pub use audit::{decisions, request_ids};
+pub use binaries::binary;
+pub use command::{Outcome, run};
+pub use config::{echo, local_mesh, mesh_config, permit, service, sidecar, strict};
+pub use folder::Folder;
+pub use http_client::{Answer, Call, Connection, Protocol, Streaming};
+pub use jwt::{Signer, Token};
+pub use load::{Failure, Load, Report, Target};
+pub use mesh::{Instance, Mesh, Start, alive, turn};
+pub use poll::eventually;
+pub use tools::{test_tool, test_tools};

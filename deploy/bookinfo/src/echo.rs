@@ -9,7 +9,8 @@
 //! | `/grpc/*` | the body, and the trailer `grpc-status: 0` |
 //! | any other | 200 |
 //!
-//! Where `ECHO_LOG` names a file, the `x-request-id` of each request is appended to it before it is answered.
+//! Where `ECHO_LOG` names a file, a line with the `x-request-id` of each request and the instance is appended to it
+//! before the request is answered.
 
 use std::{
     collections::BTreeMap, convert::Infallible, env, fs, io::Write as _, net::SocketAddr,
@@ -85,7 +86,7 @@ async fn answer(echo: &Echo, call: Call) -> Reply {
 fn note(echo: &Echo, headers: &HeaderMap) {
     let id = headers.get("x-request-id").and_then(|v| v.to_str().ok());
     if let (Some(mut log), Some(id)) = (echo.log.as_ref(), id)
-        && let Err(error) = log.write_all(format!("{id}\n").as_bytes())
+        && let Err(error) = log.write_all(format!("{id} {}\n", echo.instance).as_bytes())
     {
         server::log(&json!({"app": "echo", "error": format!("ECHO_LOG: {error}")}));
     }

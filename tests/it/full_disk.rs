@@ -1,0 +1,122 @@
+//! A full disk under the write-ahead log: requests are denied, none is forwarded, and with room again they pass.
+//!
+//! Needs `unshare` to mount a small file system of its own: as root, or where user namespaces are allowed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reeve_tests::{
+    Folder, Mesh, Start, echo, eventually, local_mesh, permit, service, sidecar, strict,
+};
+use serde_json::json;
+
+use crate::fixture::{CLIENT_TO_ECHO, get, settings, to_echo};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// `reeve up` with a tmpfs of 8 MB where its write-ahead logs are.
+const SMALL_DISK: &str = r#"
+for word; do case "$previous" in --state) state=$word;; esac; previous=$word; done
+mkdir -m 700 "$state/wal" && mount -t tmpfs -o size=8m,mode=700 none "$state/wal" && exec "$@"
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_under_the_write_ahead_log_denies_and_forwards_nothing() {
+    let seen = std::env::temp_dir().join(format!("rv-{}-full", std::process::id()));
+    drop(fs::remove_file(&seen));
+    let folder = folder(&seen);
+    let wrapper = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        SMALL_DISK,
+        "sh",
+    ];
+    let how = Start {
+        wrapper: wrapper.map(str::to_owned).to_vec(),
+        ..Start::default()
+    };
+    let mesh = Mesh::start_with(folder, &how).await;
+    let address = to_echo(&mesh);
+    assert_eq!(get("/").status(address).await, Ok(200));
+
+    // Nothing can be shipped, so nothing makes room; then the disk is filled.
+    let held = crate::mesh_outage::hold_down(&mesh).await;
+    let inside = PathBuf::from(format!("/proc/{}/root", mesh.supervisor_pid()));
+    let wal = inside
+        .join(mesh.state.strip_prefix("/").expect("an absolute path"))
+        .join("wal");
+    fill(&wal.join("filler"));
+
+    let mut number = 0;
+    let denied = eventually("requests are denied", LIMIT, async || {
+        number += 1;
+        let id = format!("full-{number}");
+        let answer = get("/")
+            .header("x-request-id", &id)
+            .send(address)
+            .await
+            .map_err(|e| format!("{e:#}"))?;
+        if answer.status == 200 {
+            Err("still served".to_owned())
+        } else {
+            Ok((id, answer))
+        }
+    })
+    .await;
+    assert!(matches!(denied.1.status.as_u16(), 403 | 503), "{denied:?}");
+    for extra in 0..50 {
+        let call = get("/").header("x-request-id", &format!("denied-{extra}"));
+        assert_ne!(call.status(address).await, Ok(200));
+    }
+    let reached = fs::read_to_string(&seen).expect("what the application saw");
+    assert!(
+        !reached.contains("denied-"),
+        "a request passed without a record"
+    );
+    assert!(
+        !reached.contains(&format!("{} ", denied.0)),
+        "a denied request was forwarded"
+    );
+
+    fs::remove_file(wal.join("filler")).expect("room again");
+    drop(held);
+    eventually("requests pass again", LIMIT, async || {
+        match get("/").status(address).await {
+            Ok(200) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    drop(fs::remove_file(&seen));
+}
+
+fn folder(seen: &Path) -> Folder {
+    let mut backend = echo("echo-v1", "echo", "v1");
+    backend["env"]["ECHO_LOG"] = json!(seen.display().to_string());
+    Folder::new()
+        .with(
+            "mesh.yaml",
+            settings(json!({"audit": {"recordedHeaders": [], "walMaxBytes": 4_194_304}})),
+        )
+        .with("strict.yaml", strict())
+        .with("workloads.yaml", local_mesh(&[sidecar("client"), backend]))
+        .with("services.yaml", service("echo", 9080, "http"))
+        .with("access.yaml", permit("echo", CLIENT_TO_ECHO))
+}
+
+/// Writes until the file system is full.
+fn fill(path: &Path) {
+    use std::io::Write as _;
+    let mut file = fs::File::create(path).expect("the filler");
+    for block in [65_536, 4096, 512, 1] {
+        let block = vec![1_u8; block];
+        while file.write_all(&block).is_ok() {}
+    }
+}

@@ -1,0 +1,17 @@
+//! End-to-end tests: the mesh must prove itself. See `README.md` for how to run them.
+
+mod bad_input;
+mod demo;
+mod fixture;
+mod full_disk;
+mod interop;
+mod jwt;
+mod mesh_outage;
+mod mtls;
+mod policy;
+mod refused_identity;
+mod rotation;
+mod sidecar_crash;
+mod tamper;
+mod traffic;
+mod up;
