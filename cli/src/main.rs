@@ -8,6 +8,7 @@
 
 mod args;
 mod http;
+mod input;
 mod mesh;
 mod output;
 mod problem;

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
+use comfy_table::Table;
 use serde::Serialize;
 
 use crate::problem::Problem;
@@ -53,6 +54,14 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Problem> {
 
 fn encode(encoded: serde_json::Result<String>) -> Result<String, Problem> {
     encoded.map_err(|error| Problem::because("the answer could not be encoded as JSON", &error))
+}
+
+/// An empty table without borders.
+pub(crate) fn plain_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header);
+    table
 }
 
 /// Tells a problem on standard error.

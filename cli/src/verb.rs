@@ -9,6 +9,7 @@ pub(crate) mod guard;
 pub(crate) mod identity;
 pub(crate) mod jwt;
 pub(crate) mod logs;
+pub(crate) mod mesh_api;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod route;

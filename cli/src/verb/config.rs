@@ -4,15 +4,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use reeve_control::{CheckReport, Verdict as DocumentVerdict};
+
 use crate::{
-    output::OutputArgs,
-    problem::{Problem, Verdict},
+    output::{self, Format, OutputArgs},
+    problem::{Answer, Problem, Verdict},
 };
 
 const EXAMPLES: &str = "\
 Examples:
   reeve config check -f deploy/bookinfo/mesh
-  reeve config check -f mesh -o json | jq '.[] | select(.result == \"refused\")'
+  reeve config check -f mesh -o json | jq '.documents[] | select(.verdict == \"refused\")'
 
 Exit codes: 0 = every document is accepted (warnings or not), 1 = one is refused, 2 = the folder could not be read.";
 
@@ -41,6 +43,74 @@ struct CheckArgs {
 }
 
 /// Checks the folder.
-pub(crate) fn run(_args: &ConfigArgs) -> Verdict {
-    Err(Problem::new("this verb is not part of this build"))
+pub(crate) fn run(args: &ConfigArgs) -> Verdict {
+    match &args.verb {
+        ConfigVerb::Check(args) => check(args),
+    }
+}
+
+fn check(args: &CheckArgs) -> Verdict {
+    if let Err(error) = std::fs::metadata(&args.folder) {
+        return Err(Problem::because("the folder cannot be read", &error)
+            .at(args.folder.display())
+            .fix("name a folder of YAML files with -f"));
+    }
+    let report = reeve_control::check(&args.folder);
+    match args.output.output {
+        Format::Json => output::json(&report)?,
+        Format::Human => output::line(&describe(&report))?,
+    }
+    Ok(Answer::from_fine(report.ok))
+}
+
+fn describe(report: &CheckReport) -> String {
+    let mut lines = Vec::new();
+    for document in &report.documents {
+        let word = match document.verdict {
+            DocumentVerdict::Accepted => "accepted",
+            DocumentVerdict::Warning => "accepted, with a warning",
+            DocumentVerdict::Refused => "REFUSED",
+        };
+        let kind = document.kind.as_deref().unwrap_or("document");
+        let name = document.name.as_deref().unwrap_or("without a name");
+        let namespace = document
+            .namespace
+            .as_ref()
+            .map(|ns| format!("{ns}/"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "{}:{}: {kind} {namespace}{name}: {word}",
+            document.file, document.line
+        ));
+        lines.extend(
+            document
+                .findings
+                .iter()
+                .map(|fault| indent(&fault.to_string())),
+        );
+    }
+    lines.extend(report.faults.iter().map(ToString::to_string));
+    let faults = report
+        .documents
+        .iter()
+        .flat_map(|d| &d.findings)
+        .chain(&report.faults);
+    let (errors, warnings): (Vec<_>, Vec<_>) = faults.partition(|fault| fault.is_error());
+    let verdict = if report.ok {
+        "the folder is accepted"
+    } else {
+        "the folder is refused"
+    };
+    lines.push(format!(
+        "{verdict}: {} documents, {} errors, {} warnings",
+        report.documents.len(),
+        errors.len(),
+        warnings.len()
+    ));
+    lines.join("\n")
+}
+
+fn indent(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(|line| format!("  {line}")).collect();
+    lines.join("\n")
 }

@@ -1,14 +1,49 @@
-//! `reeve policy`: evaluates, checks and explains Cedar policies.
+//! `reeve policy`: evaluates, checks and explains Cedar policies with the data path's own code.
 
-use clap::Args;
+mod check;
+mod eval;
+mod explain;
 
-use crate::problem::{Problem, Verdict};
+pub(crate) use explain::full_name;
+
+use clap::{Args, Subcommand};
+
+use crate::{
+    output,
+    problem::{Answer, Verdict},
+};
 
 /// `reeve policy`.
 #[derive(Args, Debug)]
-pub(crate) struct PolicyArgs {}
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    verb: PolicyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyVerb {
+    /// Evaluate {policies, schema, entities, request} in Cedar's JSON
+    #[command(after_help = eval::EXAMPLES)]
+    Eval(eval::EvalArgs),
+    /// Check Cedar policies against the mesh's schema
+    #[command(after_help = check::EXAMPLES)]
+    Check(check::CheckArgs),
+    /// Print the mesh's Cedar schema
+    Schema,
+    /// Say what the policies of a folder answer to a request, and why
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(Box<explain::ExplainArgs>),
+}
 
 /// Does it.
-pub(crate) fn run(_args: &PolicyArgs) -> Verdict {
-    Err(Problem::new("this verb is not part of this build"))
+pub(crate) fn run(args: &PolicyArgs) -> Verdict {
+    match &args.verb {
+        PolicyVerb::Eval(args) => eval::run(args),
+        PolicyVerb::Check(args) => check::run(args),
+        PolicyVerb::Schema => {
+            output::line(reeve_authz::schema().trim_end())?;
+            Ok(Answer::Yes)
+        }
+        PolicyVerb::Explain(args) => explain::run(args),
+    }
 }

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use clap::Args;
+use reeve_core::model::Generation;
+use tokio::time::Instant;
 
 use crate::{
-    output::OutputArgs,
-    problem::{Problem, Verdict},
-    state::StateArgs,
-    verb::duration,
+    output::{self, Format, OutputArgs, plain_table},
+    problem::{Answer, Problem, Verdict},
+    state::{StateArgs, StateDir},
+    verb::{
+        block_on, duration,
+        mesh_api::{MeshApi, Status},
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -36,7 +41,248 @@ pub(crate) struct StatusArgs {
     pub(crate) output: OutputArgs,
 }
 
+/// How often the mesh process is asked while waiting.
+const ASK: Duration = Duration::from_millis(100);
+
 /// Asks the mesh process.
-pub(crate) fn run(_args: &StatusArgs) -> Verdict {
-    Err(Problem::new("this verb is not part of this build"))
+pub(crate) fn run(args: &StatusArgs) -> Verdict {
+    block_on(answer(args))
+}
+
+async fn answer(args: &StatusArgs) -> Verdict {
+    let state = args.state.existing()?;
+    let api = MeshApi::of(&state)?;
+    let mut fine = true;
+    if let Some(wanted) = &args.wait {
+        let wanted = Wanted::parse(wanted)?;
+        fine = wait(&api, wanted, args.timeout).await?;
+    }
+    let value = api.status_value().await?;
+    match args.output.output {
+        Format::Json => output::json(&value)?,
+        Format::Human => output::line(&describe(&api.status().await?, &state))?,
+    }
+    Ok(Answer::from_fine(fine))
+}
+
+/// Which generation is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Latest,
+    Number(Generation),
+}
+
+impl Wanted {
+    fn parse(text: &str) -> Result<Self, Problem> {
+        match (text, text.parse()) {
+            ("latest", _) => Ok(Self::Latest),
+            (_, Ok(number)) => Ok(Self::Number(Generation(number))),
+            (_, Err(_)) => {
+                Err(Problem::new(format!("{text:?} is no generation"))
+                    .fix("write a number, or latest"))
+            }
+        }
+    }
+}
+
+/// Waits until the generation is in force everywhere; false if a proxy refused it or time ran out.
+async fn wait(api: &MeshApi, wanted: Wanted, limit: Duration) -> Result<bool, Problem> {
+    let deadline = Instant::now() + limit;
+    loop {
+        // A mesh process that is being restarted is waited for like a slow proxy.
+        let status = match api.status().await {
+            Ok(status) => Some(status),
+            Err(problem) if Instant::now() >= deadline => return Err(problem),
+            Err(_) => None,
+        };
+        match status.as_ref().map(|status| progress(status, wanted)) {
+            Some(Progress::Everywhere) => return Ok(true),
+            Some(Progress::Refused(why)) => {
+                output::note(&why);
+                return Ok(false);
+            }
+            Some(Progress::Pending(who)) if Instant::now() >= deadline => {
+                output::note(&format!(
+                    "not in force within {} s on: {}",
+                    limit.as_secs(),
+                    who.join(", ")
+                ));
+                return Ok(false);
+            }
+            Some(Progress::Pending(_)) | None => tokio::time::sleep(ASK).await,
+        }
+    }
+}
+
+/// How far a generation has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Progress {
+    Everywhere,
+    Pending(Vec<String>),
+    Refused(String),
+}
+
+fn progress(status: &Status, wanted: Wanted) -> Progress {
+    let wanted = match wanted {
+        Wanted::Latest => status.generation.max(Generation(1)),
+        Wanted::Number(number) => number,
+    };
+    if status.generation < wanted {
+        return Progress::Pending(vec![format!(
+            "the mesh process (at generation {})",
+            status.generation
+        )]);
+    }
+    let refused = status
+        .proxies
+        .iter()
+        .find_map(|p| Some((&p.instance, p.nack.as_ref()?)));
+    if let Some((instance, why)) = refused {
+        return Progress::Refused(format!(
+            "{instance} refused generation {}: {why}",
+            status.generation
+        ));
+    }
+    let late: Vec<_> = status
+        .proxies
+        .iter()
+        .filter(|p| p.generation < wanted || !p.connected)
+        .map(|p| p.instance.to_string())
+        .collect();
+    if late.is_empty() {
+        Progress::Everywhere
+    } else {
+        Progress::Pending(late)
+    }
+}
+
+fn describe(status: &Status, state: &StateDir) -> String {
+    let mut text = format!(
+        "generation {}, policy set {}, state {}\n",
+        status.generation,
+        short(&status.policy_hash),
+        state.path().display()
+    );
+    let mut table = plain_table(["INSTANCE", "WORKLOAD", "IDENTITY", "GENERATION", "STATE"]);
+    for proxy in &status.proxies {
+        let state = match (&proxy.nack, proxy.connected) {
+            (Some(why), _) => format!("refused: {why}"),
+            (None, false) => "not connected".to_owned(),
+            (None, true) if proxy.generation < status.generation => "behind".to_owned(),
+            (None, true) => "in force".to_owned(),
+        };
+        table.add_row([
+            proxy.instance.to_string(),
+            proxy.workload.to_string(),
+            proxy.identity.to_string(),
+            proxy.generation.to_string(),
+            state,
+        ]);
+    }
+    text.push_str(&table.trim_fmt());
+    for (name, value) in [
+        ("mesh", &status.mesh),
+        ("ca", &status.ca),
+        ("audit", &status.audit),
+    ] {
+        text.push_str(&facts(name, value));
+    }
+    if !status.config.faults.is_empty() {
+        text.push_str("\nThe folder as it stands is refused; the generation above stays in force:");
+        for fault in &status.config.faults {
+            text.push_str(&format!("\n  {fault}"));
+        }
+    }
+    text.push_str("\nProcesses of a local mesh are not isolated from each other: anyone on this machine can go around a sidecar.");
+    text
+}
+
+/// One line of simple values: `ca: not_after 2026…, rotations 3`.
+fn facts(name: &str, value: &serde_json::Value) -> String {
+    let Some(object) = value.as_object() else {
+        return String::new();
+    };
+    let simple = object.iter().filter_map(|(key, value)| match value {
+        serde_json::Value::String(text) => Some(format!("{key} {}", first_line(text))),
+        serde_json::Value::Number(number) => Some(format!("{key} {number}")),
+        serde_json::Value::Bool(flag) => Some(format!("{key} {flag}")),
+        serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+            None
+        }
+    });
+    let simple: Vec<_> = simple.collect();
+    if simple.is_empty() {
+        String::new()
+    } else {
+        format!("\n{name}: {}", simple.join(", "))
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn short(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(generation: u64, proxies: &[(&str, u64, bool, Option<&str>)]) -> Status {
+        let proxies: Vec<_> = proxies
+            .iter()
+            .map(|(instance, generation, connected, nack)| {
+                serde_json::json!({
+                    "instance": instance, "workload": "w", "identity": "spiffe://td/ns/d/sa/w",
+                    "generation": generation, "policy_hash": "", "acked_at": null,
+                    "nack": nack, "connected": connected,
+                })
+            })
+            .collect();
+        let value =
+            serde_json::json!({"generation": generation, "policy_hash": "abc", "proxies": proxies});
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_generation_is_everywhere_when_every_proxy_has_it() {
+        let seven = Wanted::Number(Generation(7));
+        let all = status(7, &[("a", 7, true, None), ("b", 8, true, None)]);
+        assert_eq!(progress(&all, seven), Progress::Everywhere);
+        let late = status(
+            7,
+            &[
+                ("a", 7, true, None),
+                ("b", 6, true, None),
+                ("c", 7, false, None),
+            ],
+        );
+        assert_eq!(
+            progress(&late, seven),
+            Progress::Pending(vec!["b".into(), "c".into()])
+        );
+        assert!(matches!(
+            progress(&status(6, &[]), seven),
+            Progress::Pending(_)
+        ));
+    }
+
+    #[test]
+    fn a_refusal_ends_the_wait() {
+        let refused = status(7, &[("a", 6, true, Some("no room")), ("b", 7, true, None)]);
+        let Progress::Refused(why) = progress(&refused, Wanted::Latest) else {
+            panic!("not refused");
+        };
+        assert_eq!(why, "a refused generation 7: no room");
+    }
+
+    #[test]
+    fn nothing_is_in_force_before_the_first_generation() {
+        assert!(matches!(
+            progress(&status(0, &[]), Wanted::Latest),
+            Progress::Pending(_)
+        ));
+    }
 }

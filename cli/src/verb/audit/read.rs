@@ -1,0 +1,360 @@
+//! `reeve audit tail`, `show`, `query` and `explain`.
+
+use std::{path::PathBuf, thread, time::Duration};
+
+use clap::{Args, ValueEnum};
+use reeve_audit::{
+    Reader, parse_record_id,
+    query::{Filter, Found, MAX_RESULTS},
+};
+use reeve_core::{
+    Clock, RecordId, ServiceName, SpiffeId, SystemClock, UnixTime,
+    decision::{Effect, Reason},
+};
+use serde::Serialize;
+
+use super::describe;
+use crate::{
+    input,
+    output::{self, Format, OutputArgs},
+    problem::{Answer, Problem, Verdict, chain},
+    state::StateArgs,
+    verb::policy::full_name,
+};
+
+pub(super) const TAIL_EXAMPLES: &str = "\
+Examples:
+  reeve audit tail                 the last 20 decisions
+  reeve audit tail -f --denied     every denial as it happens
+  reeve audit tail -f -o json | jq .reason
+
+Exit codes: 0 = fine, 1 = there are none, 2 = the log could not be read.";
+
+pub(super) const SHOW_EXAMPLES: &str = "\
+Examples:
+  reeve audit show d-04005m…            by the id that a denied caller was given
+  reeve audit show reviews-v1-0/1/0/42  by the record's own id
+
+Exit codes: 0 = fine, 1 = there is no such record, 2 = the log could not be read.";
+
+pub(super) const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  reeve audit explain d-04005m…         why a request was denied
+  reeve audit explain reviews-v1-0/1/0/42 -o json
+
+Exit codes: 0 = fine, 1 = there is no such decision, 2 = the log could not be read.";
+
+pub(super) const QUERY_EXAMPLES: &str = "\
+Examples:
+  reeve audit query --denied --since 1h
+  reeve audit query --service ratings --from spiffe://mesh.local/ns/default/sa/bookinfo-reviews --limit 5
+  reeve audit query --trace 4bf92f3577b34da6a3ce929d0e0e4736
+  reeve audit query --kind event -o json | jq .event
+
+Exit codes: 0 = fine, 1 = nothing matched, 2 = the log could not be read.";
+
+/// How often a followed log is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where the log is.
+#[derive(Args, Debug)]
+pub(super) struct LogArgs {
+    /// The log's folder, if it is not that of the mesh in the state directory.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+impl LogArgs {
+    fn open(&self) -> Result<Reader, Problem> {
+        if let Some(dir) = &self.dir {
+            return Reader::open(dir).map_err(|error| unreadable(&error));
+        }
+        let state = self.state.existing()?;
+        let reader = Reader::open(&state.audit()).map_err(|error| unreadable(&error))?;
+        Ok(reader.with_wals(&state.wals()))
+    }
+}
+
+fn unreadable(error: &reeve_audit::query::ReadError) -> Problem {
+    Problem::because("the audit log cannot be read", error)
+        .fix("name the log's folder with --dir, or the mesh's state directory with --state")
+}
+
+/// `reeve audit tail`.
+#[derive(Args, Debug)]
+pub(super) struct TailArgs {
+    /// How many records.
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
+    lines: usize,
+    /// Go on as records come.
+    #[arg(short = 'f', long)]
+    follow: bool,
+    /// Only denials.
+    #[arg(long)]
+    denied: bool,
+    /// Also records of other kinds: outcomes, events, aggregates.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// `reeve audit show` and `reeve audit explain`.
+#[derive(Args, Debug)]
+pub(super) struct ShowArgs {
+    /// The record: its own id, or the opaque id that callers see.
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// `reeve audit query`.
+#[derive(Args, Debug)]
+pub(super) struct QueryArgs {
+    /// Not before this time: RFC 3339, seconds since 1970, or 5m for five minutes ago.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Before this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// The caller's SPIFFE ID.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    from: Option<SpiffeId>,
+    /// The SPIFFE ID of the workload asked.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    workload: Option<SpiffeId>,
+    /// The service asked (`reviews`, `reviews.shop`).
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+    /// Only allowed requests.
+    #[arg(long, conflicts_with = "denied")]
+    allowed: bool,
+    /// Only denied requests.
+    #[arg(long)]
+    denied: bool,
+    /// The reason, such as no_permit.
+    #[arg(long, value_name = "WORD")]
+    reason: Option<String>,
+    /// The trace id.
+    #[arg(long, value_name = "ID")]
+    trace: Option<String>,
+    /// How the path begins.
+    #[arg(long, value_name = "PREFIX")]
+    path: Option<String>,
+    /// The kind of record.
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// At most so many, the newest.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Decision,
+    Outcome,
+    Event,
+    Aggregate,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Decision => "decision",
+            Self::Outcome => "outcome",
+            Self::Event => "event",
+            Self::Aggregate => "aggregate",
+        }
+    }
+}
+
+pub(super) fn tail(args: &TailArgs) -> Verdict {
+    let reader = args.log.open()?;
+    let mut filter = Filter {
+        effect: args.denied.then_some(Effect::Deny),
+        kind: (!args.all).then(|| "decision".to_owned()),
+        limit: args.lines.clamp(1, MAX_RESULTS),
+        ..Filter::default()
+    };
+    let mut shown = Shown::default();
+    let mut any = false;
+    loop {
+        let found = reader.query(&filter).map_err(|error| unreadable(&error))?;
+        for found in shown.fresh(found) {
+            any = true;
+            print(&found, args.output.output)?;
+        }
+        if !args.follow {
+            return Ok(Answer::from_fine(any));
+        }
+        filter.limit = 0;
+        filter.since = shown.since();
+        thread::sleep(LOOK);
+    }
+}
+
+/// Which records a followed log has shown: those of the last moments, since proxies' records come in late.
+#[derive(Debug, Default)]
+struct Shown {
+    recent: std::collections::BTreeMap<RecordId, UnixTime>,
+    newest: UnixTime,
+}
+
+impl Shown {
+    /// How late a record may come in.
+    const LATE: Duration = Duration::from_secs(10);
+
+    fn fresh(&mut self, found: Vec<Found>) -> Vec<Found> {
+        let first = self.newest == UnixTime::default();
+        let mut fresh: Vec<_> = found
+            .into_iter()
+            .filter(|found| first || !self.recent.contains_key(&found.record.id))
+            .collect();
+        fresh.sort_by_key(|found| found.record.time);
+        for found in &fresh {
+            self.newest = self.newest.max(found.record.time);
+            self.recent
+                .insert(found.record.id.clone(), found.record.time);
+        }
+        let horizon = self.newest.minus(Self::LATE);
+        self.recent.retain(|_, time| *time >= horizon);
+        fresh
+    }
+
+    fn since(&self) -> Option<UnixTime> {
+        (self.newest != UnixTime::default()).then(|| self.newest.minus(Self::LATE))
+    }
+}
+
+pub(super) fn query(args: &QueryArgs) -> Verdict {
+    let now = SystemClock.now();
+    let time = |text: &Option<String>| {
+        let parsed = text.as_deref().map(|text| input::time(text, now));
+        parsed.transpose().map_err(Problem::new)
+    };
+    let reason = args.reason.as_deref().map(parse_reason).transpose()?;
+    let service = args.service.as_deref().map(full_name);
+    let service = service.map(|name| ServiceName::parse(&name)).transpose();
+    let effect = match (args.allowed, args.denied) {
+        (true, _) => Some(Effect::Allow),
+        (false, true) => Some(Effect::Deny),
+        (false, false) => None,
+    };
+    let filter = Filter {
+        since: time(&args.since)?,
+        until: time(&args.until)?,
+        principal: args.from.clone(),
+        workload: args.workload.clone(),
+        service: service.map_err(Problem::new)?,
+        effect,
+        reason,
+        trace: args.trace.clone(),
+        path: args.path.clone(),
+        kind: args.kind.map(|kind| kind.as_str().to_owned()),
+        limit: args.limit.clamp(1, MAX_RESULTS),
+    };
+    let found = args
+        .log
+        .open()?
+        .query(&filter)
+        .map_err(|error| unreadable(&error))?;
+    for found in &found {
+        print(found, args.output.output)?;
+    }
+    Ok(Answer::from_fine(!found.is_empty()))
+}
+
+fn parse_reason(text: &str) -> Result<Reason, Problem> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| {
+        Problem::new(format!("{text:?} is no reason"))
+            .fix("write one as records have it, such as permitted, no_permit, forbidden or invalid_token")
+    })
+}
+
+pub(super) fn show(args: &ShowArgs) -> Verdict {
+    let id = record_id(&args.id)?;
+    let found = args
+        .log
+        .open()?
+        .show(&id)
+        .map_err(|error| unreadable(&error))?;
+    let Some(found) = found else {
+        return no_record(&id);
+    };
+    match args.output.output {
+        Format::Json => output::json_line(&with_place(&found))?,
+        Format::Human => {
+            output::json(&found.record)?;
+            output::line(&describe::place(&found))?;
+        }
+    }
+    Ok(Answer::Yes)
+}
+
+pub(super) fn explain(args: &ShowArgs) -> Verdict {
+    let id = record_id(&args.id)?;
+    let explained = args
+        .log
+        .open()?
+        .explain(&id)
+        .map_err(|error| unreadable(&error))?;
+    let Some(explained) = explained else {
+        return no_record(&id);
+    };
+    match args.output.output {
+        Format::Json => output::json_line(&explained)?,
+        Format::Human => output::line(&describe::explained(&explained))?,
+    }
+    Ok(Answer::Yes)
+}
+
+fn record_id(text: &str) -> Result<RecordId, Problem> {
+    parse_record_id(text).map_err(|error| {
+        Problem::new(chain(&error))
+            .fix("take the id from x-reeve-decision-id, the body of a 403, or `reeve audit tail`")
+    })
+}
+
+fn no_record(id: &RecordId) -> Verdict {
+    output::note(&format!(
+        "there is no record {id} in this log (a record is here at most a second after its decision)"
+    ));
+    Ok(Answer::No)
+}
+
+/// A record as JSON with where it was found.
+#[derive(Serialize)]
+struct Placed<'a> {
+    #[serde(flatten)]
+    record: &'a reeve_audit::Record,
+    decision_id: &'a str,
+    logged: bool,
+    place: &'a str,
+}
+
+fn with_place(found: &Found) -> Placed<'_> {
+    Placed {
+        record: &found.record,
+        decision_id: &found.decision_id,
+        logged: found.logged,
+        place: &found.place,
+    }
+}
+
+fn print(found: &Found, format: Format) -> Result<(), Problem> {
+    match format {
+        Format::Json => output::json_line(&with_place(found)),
+        Format::Human => output::line(&describe::line(found)),
+    }
+}

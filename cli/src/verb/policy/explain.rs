@@ -1,0 +1,191 @@
+//! `reeve policy explain`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+use clap::Args;
+use reeve_authz::Engine;
+use reeve_control::Mesh;
+use reeve_core::{
+    Clock, Namespace, ServiceName, SpiffeId, SystemClock,
+    decision::{AccessRequest, Action, HttpContext, Principal, RequestContext, ResourceRef},
+    model::PolicySlice,
+};
+
+use crate::{
+    input,
+    output::{self, Format, OutputArgs},
+    problem::{Answer, Problem, Verdict},
+    supervisor::load,
+};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  reeve policy explain -f mesh --from spiffe://mesh.local/ns/default/sa/web --to reviews --path /reviews/0
+  reeve policy explain -f mesh --from unauthenticated --to ratings --action POST --header end-user=jason
+  reeve audit query -o json | jq -c .request | reeve policy explain -f mesh -o json --requests -
+
+The policies are judged as if every service were enforced; `reeve route explain` says what a service's state makes of it.
+
+Exit codes: 0 = every request is allowed, 1 = one is denied, or the configuration is invalid, 2 = it could not be said.";
+
+/// `reeve policy explain`.
+#[derive(Args, Debug)]
+pub(super) struct ExplainArgs {
+    /// The folder of YAML files.
+    #[arg(short = 'f', long = "folder", value_name = "DIR")]
+    folder: PathBuf,
+    /// A file of requests as the audit records hold them (JSON, one per line), or - for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
+    requests: Option<PathBuf>,
+    /// Who asks: a SPIFFE ID, or `unauthenticated`.
+    #[arg(long, value_name = "SPIFFE_ID", required_unless_present = "requests")]
+    from: Option<String>,
+    /// Whom: a service (`reviews`, `reviews.shop`), or a workload's SPIFFE ID.
+    #[arg(long, value_name = "SERVICE", required_unless_present = "requests")]
+    to: Option<String>,
+    /// What for: an HTTP method, `other` or `connect`.
+    #[arg(long, default_value = "GET")]
+    action: Action,
+    /// The path.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// The port.
+    #[arg(long, default_value_t = 80)]
+    port: u16,
+    /// A header, as NAME=VALUE; repeat for several.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    header: Vec<(String, String)>,
+    /// The caller's address.
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    source_ip: IpAddr,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Parses `NAME=VALUE`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    Ok((name.to_ascii_lowercase(), value.to_owned()))
+}
+
+/// The namespace of policies for the whole mesh, where no `MeshConfig` names another.
+pub(super) fn root_namespace() -> Result<Namespace, Problem> {
+    Namespace::parse("reeve-system").map_err(Problem::new)
+}
+
+pub(super) fn run(args: &ExplainArgs) -> Verdict {
+    let mesh = load(&args.folder)?;
+    let slice = PolicySlice {
+        mesh_hash: mesh.policy_hash.clone(),
+        policies: mesh.policies.clone(),
+    };
+    let engine = Engine::compile(&slice).map_err(|faults| {
+        let faults: Vec<_> = faults
+            .iter()
+            .map(|f| format!("{}: {}", f.policy, f.message))
+            .collect();
+        Problem::new(faults.join("\n"))
+            .at(args.folder.display())
+            .as_answer()
+    })?;
+    let requests = match &args.requests {
+        Some(file) => input::json_values(file)?,
+        None => vec![from_flags(args, &mesh)?],
+    };
+    let mut all_allowed = true;
+    for request in &requests {
+        let explanation = engine.explain(request);
+        all_allowed &= explanation.decision.is_allow();
+        match args.output.output {
+            Format::Json => output::json_line(&explanation)?,
+            Format::Human => output::line(&explanation.to_string())?,
+        }
+    }
+    Ok(Answer::from_fine(all_allowed))
+}
+
+fn from_flags(args: &ExplainArgs, mesh: &Mesh) -> Result<AccessRequest, Problem> {
+    let principal = match args.from.as_deref() {
+        None | Some("unauthenticated") => Principal::Unauthenticated,
+        Some(id) => Principal::Workload(SpiffeId::parse(id).map_err(|error| {
+            Problem::because(format!("--from {id} is no SPIFFE ID"), &error)
+                .fix("write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT, or unauthenticated")
+        })?),
+    };
+    let resource = resource(args.to.as_deref().unwrap_or_default(), mesh)?;
+    let host = resource.services.first().map(ToString::to_string);
+    let mut headers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, value) in &args.header {
+        headers
+            .entry(name.clone())
+            .or_default()
+            .insert(value.clone());
+    }
+    let http = (args.action != Action::Connect).then(|| HttpContext {
+        method: args.action.as_str().to_owned(),
+        host: host.unwrap_or_default(),
+        path: args.path.clone(),
+        grpc: None,
+        headers,
+        query: BTreeMap::new(),
+    });
+    Ok(AccessRequest {
+        context: RequestContext {
+            source_ip: args.source_ip,
+            port: args.port,
+            mtls: principal.spiffe_id().is_some(),
+            time: SystemClock.now(),
+            http,
+        },
+        principal,
+        user: None,
+        action: args.action,
+        resource,
+    })
+}
+
+/// The workload that `text` names, with its services; by service, the first one behind it.
+fn resource(text: &str, mesh: &Mesh) -> Result<ResourceRef, Problem> {
+    if let Ok(id) = SpiffeId::parse(text) {
+        let namespace = id.namespace_and_account().map(|(namespace, _)| namespace);
+        let namespace = namespace.ok_or_else(|| {
+            Problem::new(format!("{text} has no namespace"))
+                .fix("write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT")
+        })?;
+        return Ok(ResourceRef {
+            workload: Some(id),
+            namespace,
+            services: Vec::new(),
+        });
+    }
+    let host = full_name(text);
+    let service = mesh
+        .services
+        .values()
+        .find(|service| service.host.as_str() == host);
+    let service = service.ok_or_else(|| {
+        let known: Vec<_> = mesh.services.keys().map(ServiceName::as_str).collect();
+        Problem::new(format!("there is no service {text}"))
+            .fix(format!("name one of: {}", known.join(", ")))
+    })?;
+    Ok(ResourceRef {
+        workload: None,
+        namespace: service.namespace.clone(),
+        services: vec![service.host.clone()],
+    })
+}
+
+/// `reviews` and `reviews.shop` in full.
+pub(crate) fn full_name(service: &str) -> String {
+    match service.split('.').count() {
+        1 => format!("{service}.default.svc.cluster.local"),
+        2 => format!("{service}.svc.cluster.local"),
+        _ => service.to_owned(),
+    }
+}
