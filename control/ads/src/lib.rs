@@ -26,3 +26,6 @@ pub use wire::{WireError, type_url};
 
 /// Largest message either side takes.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! The server side: one stream per proxy.
 
-use std::{fmt, sync::Arc};
+pub(crate) mod session;
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -8,13 +10,20 @@ use envoy_types::pb::envoy::service::discovery::v3::{
         AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
     },
 };
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use reeve_core::{
     InstanceName, SpiffeId,
     model::{Generation, ProxyConfig},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Extensions, Request, Response, Status, Streaming};
+
+use session::Session;
+
+/// How long a new stream may be silent.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest request: subscriptions with the versions that a proxy holds.
+const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 
 /// Where configurations come from and acknowledgements go.
 pub trait ConfigSource: Send + Sync + 'static {
@@ -88,7 +97,7 @@ impl AdsService {
     /// The service for a tonic server.
     pub fn into_server(self) -> AggregatedDiscoveryServiceServer<Self> {
         AggregatedDiscoveryServiceServer::new(self)
-            .max_decoding_message_size(crate::MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(crate::MAX_MESSAGE_BYTES)
     }
 }
@@ -108,8 +117,114 @@ impl AggregatedDiscoveryService for AdsService {
 
     async fn delta_aggregated_resources(
         &self,
-        _request: Request<Streaming<DeltaDiscoveryRequest>>,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let Some(id) = (self.authenticate)(request.extensions()) else {
+            return Err(Status::unauthenticated("show a certificate of this mesh"));
+        };
+        let opening = Opening {
+            source: Arc::clone(&self.source),
+            id,
+            requests: request.into_inner(),
+        };
+        let stream = stream::once(opening.open()).try_flatten();
+        Ok(Response::new(stream.boxed()))
+    }
+}
+
+/// A stream that has not named its instance yet.
+struct Opening {
+    source: Arc<dyn ConfigSource>,
+    id: SpiffeId,
+    requests: Streaming<DeltaDiscoveryRequest>,
+}
+
+impl Opening {
+    async fn open(mut self) -> Result<BoxStream<'static, Feed>, Status> {
+        let first = timeout(FIRST_REQUEST_TIMEOUT, self.requests.next()).await;
+        let first = match first {
+            Ok(Some(first)) => first?,
+            Ok(None) => return Err(Status::cancelled("no request")),
+            Err(_) => return Err(Status::deadline_exceeded("no request in time")),
+        };
+        let node = first.node.as_ref().map(|node| node.id.as_str());
+        let instance = InstanceName::parse(node.unwrap_or_default())
+            .map_err(|e| Status::invalid_argument(format!("node id: {e}")))?;
+        let configs = self.source.watch(&instance, &self.id).map_err(|refused| {
+            tracing::warn!(%instance, id = %self.id, %refused, "a proxy is refused its configuration");
+            Status::permission_denied(refused.to_string())
+        })?;
+        tracing::info!(%instance, id = %self.id, "a proxy is connected");
+        let mut stream = ProxyStream {
+            source: self.source,
+            instance,
+            requests: self.requests,
+            configs,
+            session: Session::default(),
+            queue: VecDeque::new(),
+        };
+        stream.configs.mark_changed();
+        stream.receive(first)?;
+        Ok(stream::try_unfold(stream, ProxyStream::next).boxed())
+    }
+}
+
+/// An element of the stream to a proxy.
+type Feed = Result<DeltaDiscoveryResponse, Status>;
+
+/// The stream of one proxy.
+struct ProxyStream {
+    source: Arc<dyn ConfigSource>,
+    instance: InstanceName,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    configs: watch::Receiver<Option<Arc<ProxyConfig>>>,
+    session: Session,
+    /// At most one generation's responses.
+    queue: VecDeque<DeltaDiscoveryResponse>,
+}
+
+impl ProxyStream {
+    async fn next(mut self) -> Result<Option<(DeltaDiscoveryResponse, Self)>, Status> {
+        loop {
+            if let Some(response) = self.queue.pop_front() {
+                return Ok(Some((response, self)));
+            }
+            let ready = self.session.is_ready();
+            // Cancel-safe: a stream's next element and a watch's change stay where they are until taken.
+            tokio::select! {
+                request = self.requests.next() => match request {
+                    Some(request) => self.receive(request?)?,
+                    None => return Ok(None),
+                },
+                changed = self.configs.changed(), if ready => {
+                    changed.map_err(|_| Status::unavailable("the mesh no longer has this instance"))?;
+                    self.send()?;
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let report = self
+            .session
+            .receive(request)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if let Some(report) = report {
+            self.source.report(&self.instance, report);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), Status> {
+        let config = self.configs.borrow_and_update().clone();
+        let Some(config) = config else {
+            return Ok(());
+        };
+        let responses = self.session.update(&config).map_err(|error| {
+            tracing::error!(instance = %self.instance, %error, "a configuration cannot be encoded");
+            Status::internal("the configuration cannot be encoded")
+        })?;
+        self.queue.extend(responses);
+        Ok(())
     }
 }
