@@ -82,7 +82,10 @@ pub(crate) fn check(policy: &Policy, place: Place<'_>) -> Result<Checked, Vec<Po
         }
     }
     check_ids(policy, &tree, place, &mut faults);
-    let uses = Uses::of(&tree);
+    let mut uses = Uses::of(&tree);
+    if until.is_some() {
+        uses.attributes.insert("time".to_owned());
+    }
     check_tags(&uses, place, &mut faults);
     if faults.is_empty() {
         Ok(Checked {

@@ -14,6 +14,7 @@ use crate::{
     PolicyFault,
     check::{self, Checked, Place},
     entities,
+    fault::merged,
     mesh_schema::MeshSchema,
 };
 
@@ -66,7 +67,7 @@ pub(crate) fn compile(sources: &[PolicySource]) -> Result<Compilation, Vec<Polic
     if faults.is_empty() {
         Ok((mesh, all))
     } else {
-        Err(faults)
+        Err(merged(faults))
     }
 }
 

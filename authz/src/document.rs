@@ -13,6 +13,7 @@ use crate::{
     PolicyFault,
     check::{self, Place},
     compile::{MAX_POLICY_BYTES, parse_faults, template_fault},
+    fault::merged,
     mesh_schema::MeshSchema,
 };
 
@@ -171,13 +172,14 @@ impl Document<'_> {
         Ok(id)
     }
 
-    fn finish(mut self) -> Result<Vec<PolicySource>, Vec<PolicyFault>> {
+    fn finish(self) -> Result<Vec<PolicySource>, Vec<PolicyFault>> {
         if self.faults.is_empty() {
             return Ok(self.sources);
         }
-        self.faults.sort_by_key(|f| (f.line, f.column));
-        self.faults.dedup();
-        Err(self.faults)
+        let mut faults = merged(self.faults);
+        faults.sort_by_key(|f| (f.line, f.column));
+        faults.dedup();
+        Err(faults)
     }
 }
 

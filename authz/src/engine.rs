@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::{AuthorizationError, Authorizer, Effect as CedarEffect, PolicySet};
+use cedar_policy::{Effect as CedarEffect, PolicySet};
 use reeve_core::{
     Namespace, PolicyId,
     decision::{AccessRequest, Decision, Effect, PolicyError, Reason},
@@ -17,6 +17,7 @@ use crate::{
     compile::{self, Compiled},
     entities::Question,
     explain,
+    judge::{OnForbidError, judge},
     mesh_schema::MeshSchema,
     uses::Uses,
 };
@@ -49,7 +50,6 @@ enum State {
 #[derive(Debug)]
 struct Policies {
     mesh: &'static MeshSchema,
-    authorizer: Authorizer,
     uses: Uses,
     all: BTreeMap<PolicyId, Compiled>,
     /// By namespace of the resource: mesh-wide policies and the namespace's own.
@@ -92,7 +92,6 @@ impl Engine {
         };
         let policies = Policies {
             mesh,
-            authorizer: Authorizer::new(),
             uses,
             scoped,
             mesh_wide: Candidates::select(&all, None)?,
@@ -168,54 +167,20 @@ impl Policies {
     }
 
     fn judge(&self, policies: &PolicySet, question: &Question) -> Decision {
-        let response =
-            self.authorizer
-                .is_authorized(&question.request, policies, &question.entities);
-        let mut unknown_error = false;
-        let mut forbid_errors = Vec::new();
-        let mut errors = Vec::new();
-        for AuthorizationError::PolicyEvaluationError(error) in response.diagnostics().errors() {
-            let Some(policy) = self.known(error.policy_id()) else {
-                unknown_error = true;
-                continue;
-            };
-            if policy.effect() == Effect::Deny {
-                forbid_errors.push(policy.source.id.clone());
-            }
-            errors.push(PolicyError {
-                policy: policy.source.id.clone(),
-                message: error.inner().to_string(),
-            });
-        }
-        errors.sort_by(|a, b| a.policy.cmp(&b.policy));
-        forbid_errors.sort();
-        let mut determining: Vec<_> = response
-            .diagnostics()
-            .reason()
-            .filter_map(|id| Some(self.known(id)?.source.id.clone()))
-            .collect();
-        determining.sort();
-        let allowed = response.decision() == cedar_policy::Decision::Allow;
-        // INVARIANT: allow needs a satisfied permit, no satisfied forbid, and no forbid that failed.
-        let (effect, reason, policies) = match (allowed, forbid_errors.is_empty() && !unknown_error)
-        {
-            (true, true) => (Effect::Allow, Reason::Permitted, determining),
-            (false, _) if !determining.is_empty() => (Effect::Deny, Reason::Forbidden, determining),
-            (_, false) => (Effect::Deny, Reason::ForbidError, forbid_errors),
-            (false, true) => (Effect::Deny, Reason::NoPermit, Vec::new()),
-        };
+        let Question { request, entities } = question;
+        let judgement = judge(request, policies, entities, OnForbidError::Deny);
+        let known = |id: cedar_policy::PolicyId| PolicyId::parse(id.as_ref()).ok();
+        let errors = judgement.errors.into_iter().filter_map(|(id, message)| {
+            let policy = known(id)?;
+            Some(PolicyError { policy, message })
+        });
         Decision {
-            effect,
-            reason,
-            policies,
-            errors,
+            effect: judgement.effect,
+            reason: judgement.reason,
+            policies: judgement.policies.into_iter().filter_map(known).collect(),
+            errors: errors.collect(),
             shadow: None,
         }
-    }
-
-    fn known(&self, id: &cedar_policy::PolicyId) -> Option<&Compiled> {
-        let text: &str = id.as_ref();
-        self.all.get(&PolicyId::parse(text).ok()?)
     }
 
     fn explain(&self, request: &AccessRequest) -> Vec<explain::PolicyVerdict> {
@@ -231,7 +196,7 @@ impl Policies {
         let candidates = self.candidates(request).ids.iter();
         let mut verdicts: Vec<_> = candidates
             .filter_map(|id| self.all.get(id))
-            .map(|policy| explain::verdict(&self.authorizer, policy, &question))
+            .map(|policy| explain::verdict(policy, &question))
             .collect();
         explain::nearest_first(&mut verdicts);
         verdicts

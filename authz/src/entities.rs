@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
 };
+use jiff::Timestamp;
 use reeve_core::{
     Namespace, SpiffeId, TrustDomain, UnixTime,
     decision::{AccessRequest, HttpContext, Principal, User},
@@ -20,8 +21,6 @@ use crate::{
 
 /// Path segments that policies can name; the schema lists them.
 pub(crate) const MAX_NAMED_SEGMENTS: usize = 16;
-/// 9999-12-31T23:59:59.999Z, the last time that Cedar's datetime can write.
-const MAX_MILLIS: u64 = 253_402_300_799_999;
 
 /// A question in Cedar's terms.
 #[derive(Debug)]
@@ -37,16 +36,14 @@ pub(crate) enum QuestionError {
     Action(reeve_core::decision::Action),
     #[error("a service alone was asked for, and it is not named")]
     NoResource,
-    #[error("a record cannot be built: {0}")]
-    Record(#[from] cedar_policy::ExpressionConstructionError),
-    #[error("the context cannot be built: {0}")]
-    Context(#[from] cedar_policy::ContextCreationError),
-    #[error("the request cannot be built: {0}")]
-    Request(#[from] cedar_policy::RequestValidationError),
-    #[error("an entity cannot be built: {0}")]
-    Entity(#[from] cedar_policy::EntityAttrEvaluationError),
-    #[error("the entities do not fit together: {0}")]
-    Entities(#[from] cedar_policy::entities_errors::EntitiesError),
+    #[error("Cedar refuses it: {0}")]
+    Cedar(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl QuestionError {
+    fn cedar(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Cedar(Box::new(error))
+    }
 }
 
 impl Question {
@@ -70,8 +67,9 @@ impl Question {
         entities.push(action_entity.clone());
         let context = builder.context(request, &mut entities)?;
         Ok(Self {
-            request: Request::new(principal, action.clone(), resource, context, None)?,
-            entities: Entities::from_entities(entities, None)?,
+            request: Request::new(principal, action.clone(), resource, context, None)
+                .map_err(QuestionError::cedar)?,
+            entities: Entities::from_entities(entities, None).map_err(QuestionError::cedar)?,
         })
     }
 }
@@ -212,11 +210,14 @@ impl Builder<'_> {
             if let Some(grpc) = http.grpc.as_ref().filter(|_| self.uses.attribute("grpc")) {
                 let parts = [("service", &grpc.service), ("method", &grpc.method)];
                 let parts = parts.map(|(name, value)| (name.to_owned(), text(value)));
-                pairs.push(("grpc".to_owned(), RestrictedExpression::new_record(parts)?));
+                pairs.push((
+                    "grpc".to_owned(),
+                    RestrictedExpression::new_record(parts).map_err(QuestionError::cedar)?,
+                ));
             }
             self.request_entities(http, request.user.as_ref(), &mut pairs, entities)?;
         }
-        Ok(Context::from_pairs(pairs)?)
+        Context::from_pairs(pairs).map_err(QuestionError::cedar)
     }
 
     fn request_entities(
@@ -228,7 +229,8 @@ impl Builder<'_> {
     ) -> Result<(), QuestionError> {
         let mut put = |name: &'static str, kind, attributes, tags| {
             let uid = uid(kind, name);
-            let entity = Entity::new_with_tags(uid.clone(), attributes, HashSet::new(), tags)?;
+            let entity = Entity::new_with_tags(uid.clone(), attributes, HashSet::new(), tags)
+                .map_err(QuestionError::cedar)?;
             entities.push(entity);
             pairs.push((name.to_owned(), RestrictedExpression::new_entity_uid(uid)));
             Ok::<_, QuestionError>(())
@@ -288,13 +290,13 @@ fn path_segments(path: &str) -> Result<RestrictedExpression, QuestionError> {
         .enumerate()
         .map(|(at, part)| (format!("s{}", at + 1), text(part)));
     let all = named.chain([("count".to_owned(), long(count))]);
-    Ok(RestrictedExpression::new_record(all)?)
+    RestrictedExpression::new_record(all).map_err(QuestionError::cedar)
 }
 
-/// Cedar's datetime form with milliseconds, UTC.
+/// Cedar's datetime form with milliseconds, UTC; times beyond the year 9999 are its last.
 pub(crate) fn datetime(time: UnixTime) -> String {
-    let millis = i64::try_from(time.as_millis().min(MAX_MILLIS)).unwrap_or_default();
-    let time = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
     time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 

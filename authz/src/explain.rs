@@ -6,7 +6,7 @@
 use std::fmt;
 
 use cedar_policy::{
-    Authorizer, Policy, PolicySet,
+    Policy, PolicySet,
     pst::{
         self, ActionConstraint, BinaryOp, Clause, Effect as PstEffect, Expr, PrincipalConstraint,
         ResourceConstraint, StaticPolicy, Template,
@@ -19,7 +19,11 @@ use reeve_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{compile::Compiled, entities::Question};
+use crate::{
+    compile::Compiled,
+    entities::Question,
+    judge::{OnForbidError, judge},
+};
 
 /// A decision and what each candidate policy said. Policies scoped to other namespaces are not candidates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,11 +128,7 @@ pub(crate) fn nearest_first(verdicts: &mut [PolicyVerdict]) {
 }
 
 /// Asks one policy.
-pub(crate) fn verdict(
-    authorizer: &Authorizer,
-    policy: &Compiled,
-    question: &Question,
-) -> PolicyVerdict {
+pub(crate) fn verdict(policy: &Compiled, question: &Question) -> PolicyVerdict {
     let tree = match policy.policy.to_pst() {
         Ok(tree) => tree.body().clone(),
         Err(_) => policy.checked.tree.clone(),
@@ -150,7 +150,7 @@ pub(crate) fn verdict(
         // Each part is asked with those before it: a guard such as `context has user` shields what follows.
         let answer = part
             .restrict(&mut so_far)
-            .and_then(|()| ask(authorizer, &so_far, question));
+            .and_then(|()| ask(&so_far, question));
         match answer {
             Ok(true) => found.matched += 1,
             Ok(false) => {
@@ -231,26 +231,30 @@ fn parts(tree: &Template) -> Vec<Part> {
 }
 
 fn conjuncts(body: &Expr, parts: &mut Vec<Part>) {
-    match body {
-        Expr::BinaryOp {
-            op: BinaryOp::And,
-            left,
-            right,
-        } => {
-            conjuncts(left, parts);
-            conjuncts(right, parts);
-        }
-        other => parts.push(Part::Condition(Clause::When(other.clone().into()))),
+    if let Expr::BinaryOp {
+        op: BinaryOp::And,
+        left,
+        right,
+    } = body
+    {
+        conjuncts(left, parts);
+        conjuncts(right, parts);
+    } else {
+        parts.push(Part::Condition(Clause::When(body.clone().into())));
     }
 }
 
-fn ask(authorizer: &Authorizer, tree: &Template, question: &Question) -> Result<bool, String> {
+fn ask(tree: &Template, question: &Question) -> Result<bool, String> {
     let policy = StaticPolicy::try_from(tree.clone()).map_err(|e| e.to_string())?;
     let policy = Policy::from_pst(pst::Policy::Static(policy)).map_err(|e| e.to_string())?;
     let set = PolicySet::from_policies([policy]).map_err(|e| e.to_string())?;
-    let response = authorizer.is_authorized(&question.request, &set, &question.entities);
-    match response.diagnostics().errors().next() {
-        Some(error) => Err(error.to_string()),
-        None => Ok(response.decision() == cedar_policy::Decision::Allow),
+    let Question { request, entities } = question;
+    let judgement = judge(request, &set, entities, OnForbidError::Deny);
+    match judgement.errors.into_iter().next() {
+        Some((_, message)) => Err(message),
+        None => Ok(judgement.effect == Effect::Allow),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! What is wrong with a policy, said the way Cedar says it: where, what, and what to do.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use cedar_policy::ffi::DetailedError;
-use reeve_core::PolicyId;
+use reeve_core::{PolicyId, decision::Action};
 use serde::{Deserialize, Serialize};
 
 /// Longest snippet in characters.
@@ -73,6 +73,44 @@ impl PolicyFault {
             .or_else(|| label.and_then(|l| l.label.clone()));
         Self { help, ..fault }
     }
+}
+
+/// Makes one fault of those that say the same for several actions: Cedar types a policy once for each action.
+pub(crate) fn merged(faults: Vec<PolicyFault>) -> Vec<PolicyFault> {
+    let mut all: Vec<(PolicyFault, BTreeSet<String>)> = Vec::new();
+    for mut fault in faults {
+        let action = take_action(&mut fault.message);
+        match all.iter_mut().find(|(known, _)| *known == fault) {
+            Some((_, actions)) => actions.extend(action),
+            None => all.push((fault, action.into_iter().collect())),
+        }
+    }
+    let every = Action::ALL.len();
+    all.into_iter()
+        .map(|(mut fault, actions)| {
+            if actions.is_empty() || actions.len() == every {
+                return fault;
+            }
+            let names: Vec<_> = actions.iter().map(|a| format!("Action::\"{a}\"")).collect();
+            fault.message = format!("{} for {}", fault.message, names.join(", "));
+            if actions.iter().eq([Action::Connect.as_str()]) {
+                return fault.with_help(
+                    "a connection has no HTTP parts; name HTTP in the scope: action in Action::\"http\"",
+                );
+            }
+            fault
+        })
+        .collect()
+}
+
+/// Takes ` for Action::"X"` out of a message.
+fn take_action(message: &mut String) -> Option<String> {
+    const START: &str = " for Action::\"";
+    let (before, rest) = message.split_once(START)?;
+    let (action, after) = rest.split_once('"')?;
+    let action = action.to_owned();
+    *message = format!("{before}{after}");
+    Some(action)
 }
 
 /// Cedar's message without the prefix that repeats the policy's id, which a fault states on its own.

@@ -20,7 +20,10 @@ mod entities;
 pub mod eval;
 mod explain;
 mod fault;
+#[cfg(test)]
+mod fixtures;
 mod ids;
+mod judge;
 pub mod jwt;
 mod mesh_schema;
 mod uses;

@@ -96,7 +96,7 @@ impl Uses {
             Expr::Record(pairs) => pairs.values().for_each(|e| self.visit(e)),
             Expr::Literal(_) | Expr::Var(_) | Expr::Slot(_) => {}
             // A construct of a later Cedar: build everything for it.
-            _ => {
+            Expr::Unknown { .. } | _ => {
                 self.whole_context = true;
                 self.hierarchy = true;
             }
@@ -113,11 +113,10 @@ impl Uses {
                 return;
             }
         };
-        match key {
-            Expr::Literal(Literal::String(name)) => {
-                names.insert(name.to_string());
-            }
-            _ => self.indirect.push(key.to_string()),
+        if let Expr::Literal(Literal::String(name)) = key {
+            names.insert(name.to_string());
+        } else {
+            self.indirect.push(key.to_string());
         }
         self.visit(holder);
     }
@@ -129,10 +128,12 @@ fn is_context(expr: &Expr) -> bool {
 
 /// The `x` of an expression `context.x`.
 fn tag_holder(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::GetAttr { expr, attr } if is_context(expr) => Some(attr.as_str()),
-        _ => None,
+    if let Expr::GetAttr { expr, attr } = expr
+        && is_context(expr)
+    {
+        return Some(attr.as_str());
     }
+    None
 }
 
 #[cfg(test)]

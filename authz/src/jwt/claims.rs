@@ -92,13 +92,14 @@ impl Claims {
     pub(super) fn into_user(self) -> Result<User, TokenError> {
         let mut flat = Flat::default();
         for (name, value) in &self.object {
-            match value {
-                Value::String(values) if SPACE_DELIMITED.contains(&name.as_str()) => {
-                    for value in values.split(' ').filter(|v| !v.is_empty()) {
-                        flat.add(&[name], value.to_owned())?;
-                    }
+            if let Value::String(values) = value
+                && SPACE_DELIMITED.contains(&name.as_str())
+            {
+                for value in values.split(' ').filter(|v| !v.is_empty()) {
+                    flat.add(&[name], value.to_owned())?;
                 }
-                other => flat.walk(&mut vec![name], other, 1)?,
+            } else {
+                flat.walk(&mut vec![name], value, 1)?;
             }
         }
         Ok(User {
