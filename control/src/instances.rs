@@ -1,0 +1,255 @@
+//! `instances.json`: what runs where in a local mesh. The supervisor writes it, the controller reads it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use reeve_core::{InstanceName, Namespace, ServiceName, WorkloadName};
+use serde::{Deserialize, Serialize};
+
+use crate::LocalWorkload;
+
+/// The file's name within the state folder.
+pub const FILE_NAME: &str = "instances.json";
+/// The file is refused above this size.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Slots 1 to 254: the third number of an instance's addresses.
+pub const MAX_INSTANCES: usize = 254;
+/// The last number of the first address that stands for a service; 1 and 2 are the proxy's and the application's.
+const FIRST_SERVICE: u8 = 10;
+/// Numbers 10 to 254.
+pub const MAX_SERVICES: usize = 245;
+/// The port of the mesh process' gRPC services.
+pub const GRPC_PORT: u16 = 15012;
+/// The port of the mesh process' HTTP API.
+pub const API_PORT: u16 = 15014;
+
+/// The content of `instances.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instances {
+    /// Where the mesh process listens.
+    pub mesh: MeshAddresses,
+    /// Service → the last number of the address that stands for it beside each instance.
+    pub services: BTreeMap<ServiceName, u8>,
+    /// What runs, or should.
+    pub instances: Vec<Instance>,
+}
+
+/// Where the mesh process of a local mesh listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshAddresses {
+    /// Second number of every address: `127.<base>.…`.
+    pub base: u8,
+    /// gRPC over TLS: issuing, configuration, audit.
+    pub grpc: SocketAddr,
+    /// The HTTP API.
+    pub api: SocketAddr,
+}
+
+/// One running copy of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its name, such as `reviews-v1-0`.
+    pub instance: InstanceName,
+    /// Its workload.
+    pub workload: WorkloadName,
+    /// The workload's namespace.
+    pub namespace: Namespace,
+    /// Its slot, 1 to 254.
+    pub slot: u8,
+    /// Its address as the mesh sees it (the sidecar's, or the application's own where there is none).
+    pub address: Ipv4Addr,
+    /// Its application's address.
+    pub app_address: Ipv4Addr,
+    /// Whether it takes traffic.
+    pub healthy: bool,
+    /// The application's process.
+    #[serde(default)]
+    pub app_pid: Option<u32>,
+    /// The sidecar's process.
+    #[serde(default)]
+    pub sidecar_pid: Option<u32>,
+}
+
+/// Why `instances.json` could not be read, written or extended.
+#[derive(Debug, thiserror::Error)]
+pub enum InstancesError {
+    /// The operating system said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not the JSON that was expected.
+    #[error("{path}: {source}")]
+    Json {
+        /// The file.
+        path: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Over the size limit.
+    #[error("{path}: {bytes} bytes is more than the limit of {MAX_BYTES}")]
+    TooLarge {
+        /// The file.
+        path: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// More instances than slots.
+    #[error(
+        "the mesh needs {0} instances, but a local mesh has room for {MAX_INSTANCES}; lower `replicas`"
+    )]
+    TooManyInstances(usize),
+    /// More services than addresses beside an instance.
+    #[error(
+        "the mesh needs {0} services, but a local mesh has room for {MAX_SERVICES}; remove some"
+    )]
+    TooManyServices(usize),
+}
+
+impl Instances {
+    /// A mesh at `127.<base>` in which nothing runs yet.
+    pub fn new(base: u8) -> Self {
+        let mesh = Ipv4Addr::new(127, base, 0, 1);
+        Self {
+            mesh: MeshAddresses {
+                base,
+                grpc: (mesh, GRPC_PORT).into(),
+                api: (mesh, API_PORT).into(),
+            },
+            services: BTreeMap::new(),
+            instances: Vec::new(),
+        }
+    }
+
+    /// Reads the file.
+    pub fn read(path: &Path) -> Result<Self, InstancesError> {
+        let shown = path.display().to_string();
+        let io = |source| InstancesError::Io {
+            path: path.display().to_string(),
+            source,
+        };
+        let bytes = fs::metadata(path).map_err(io)?.len();
+        if bytes > MAX_BYTES {
+            return Err(InstancesError::TooLarge { path: shown, bytes });
+        }
+        let text = fs::read(path).map_err(io)?;
+        serde_json::from_slice(&text).map_err(|source| InstancesError::Json {
+            path: shown,
+            source,
+        })
+    }
+
+    /// Writes the file so that a reader sees the old content or the new, never a part.
+    pub fn write(&self, path: &Path) -> Result<(), InstancesError> {
+        let io = |source| InstancesError::Io {
+            path: path.display().to_string(),
+            source,
+        };
+        let text = serde_json::to_vec_pretty(self).map_err(|source| InstancesError::Json {
+            path: path.display().to_string(),
+            source,
+        })?;
+        let temporary = path.with_extension("json.new");
+        fs::write(&temporary, text).map_err(io)?;
+        fs::rename(&temporary, path).map_err(io)
+    }
+
+    /// Makes this hold exactly the instances that `workloads` ask for and a number for each service. What was there
+    /// keeps its slot and number; what is new is not healthy yet.
+    pub fn plan<'a>(
+        &mut self,
+        workloads: &[LocalWorkload],
+        services: impl IntoIterator<Item = &'a ServiceName>,
+    ) -> Result<(), InstancesError> {
+        self.number_services(services)?;
+        let wanted: Vec<_> = workloads
+            .iter()
+            .flat_map(|w| w.instances.iter().map(move |name| (name.clone(), w)))
+            .collect();
+        if wanted.len() > MAX_INSTANCES {
+            return Err(InstancesError::TooManyInstances(wanted.len()));
+        }
+        let mut old: BTreeMap<_, _> = std::mem::take(&mut self.instances)
+            .into_iter()
+            .map(|i| (i.instance.clone(), i))
+            .collect();
+        let names: BTreeSet<_> = wanted.iter().map(|(name, _)| name.clone()).collect();
+        old.retain(|name, _| names.contains(name));
+        let taken: BTreeSet<u8> = old.values().map(|i| i.slot).collect();
+        let mut free = (1..=254).filter(|slot| !taken.contains(slot));
+        let base = self.mesh.base;
+        for (name, workload) in wanted {
+            let instance = match old.remove(&name) {
+                Some(known) => Instance {
+                    app_address: workload.app_address(base, known.slot),
+                    ..known
+                },
+                None => {
+                    let slot = free
+                        .next()
+                        .ok_or(InstancesError::TooManyInstances(MAX_INSTANCES + 1))?;
+                    Instance::planned(name, workload, base, slot)
+                }
+            };
+            self.instances.push(instance);
+        }
+        Ok(())
+    }
+
+    /// Gives each service a number of its own, in order of name; known ones keep theirs and gone ones free it.
+    fn number_services<'a>(
+        &mut self,
+        services: impl IntoIterator<Item = &'a ServiceName>,
+    ) -> Result<(), InstancesError> {
+        let wanted: BTreeSet<_> = services.into_iter().collect();
+        if wanted.len() > MAX_SERVICES {
+            return Err(InstancesError::TooManyServices(wanted.len()));
+        }
+        self.services.retain(|name, _| wanted.contains(name));
+        let taken: BTreeSet<u8> = self.services.values().copied().collect();
+        let mut free = (FIRST_SERVICE..=254).filter(|number| !taken.contains(number));
+        for service in wanted {
+            if !self.services.contains_key(service) {
+                let number = free
+                    .next()
+                    .ok_or(InstancesError::TooManyServices(MAX_SERVICES + 1))?;
+                self.services.insert(service.clone(), number);
+            }
+        }
+        Ok(())
+    }
+
+    /// The instance of that name.
+    pub fn get(&self, instance: &InstanceName) -> Option<&Instance> {
+        self.instances.iter().find(|i| i.instance == *instance)
+    }
+
+    /// The address beside the instance in `slot` that stands for `service`.
+    pub fn outbound_address(&self, slot: u8, service: &ServiceName) -> Option<Ipv4Addr> {
+        let number = *self.services.get(service)?;
+        Some(Ipv4Addr::new(127, self.mesh.base, slot, number))
+    }
+}
+
+impl Instance {
+    fn planned(name: InstanceName, workload: &LocalWorkload, base: u8, slot: u8) -> Self {
+        Self {
+            instance: name,
+            workload: workload.name.clone(),
+            namespace: workload.namespace.clone(),
+            slot,
+            address: Ipv4Addr::new(127, base, slot, 1),
+            app_address: workload.app_address(base, slot),
+            healthy: false,
+            app_pid: None,
+            sidecar_pid: None,
+        }
+    }
+}

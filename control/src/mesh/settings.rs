@@ -1,0 +1,63 @@
+//! Mesh-wide settings, from `MeshConfig`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use reeve_core::{
+    Namespace, ServiceName, TrustDomain,
+    model::{MtlsMode, PathNormalization, ServiceState, TracingConfig},
+};
+
+/// `MeshConfig`, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Objects in this namespace hold for the whole mesh.
+    pub root_namespace: Namespace,
+    /// Life of a workload's certificate.
+    pub certificate_ttl: Duration,
+    /// Life of a root.
+    pub root_ttl: Duration,
+    /// Life of an intermediate.
+    pub intermediate_ttl: Duration,
+    /// mTLS where no `PeerAuthentication` says otherwise.
+    pub mtls: MtlsMode,
+    /// Where policies bind.
+    pub authorization: AuthorizationSettings,
+    /// How paths are normalised.
+    pub path_normalization: PathNormalization,
+    /// Where spans go.
+    pub tracing: Option<TracingConfig>,
+    /// Request headers that audit records keep, in lower case.
+    pub recorded_headers: Vec<String>,
+    /// How durable a record is before its request goes on.
+    pub audit_level: AuditLevel,
+    /// Room of one proxy's write-ahead log.
+    pub wal_max_bytes: u64,
+    /// Whether JWKS may be fetched from loopback and private addresses.
+    pub danger_allow_internal_jwks: bool,
+}
+
+/// How durable an audit record is before its request goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditLevel {
+    /// Handed to the log's own buffer: lost if the process dies.
+    Buffered,
+    /// Handed to the operating system: lost only if the machine dies.
+    #[default]
+    Os,
+    /// On the disk.
+    Disk,
+}
+
+/// Which state each service is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthorizationSettings {
+    /// For what is not named below.
+    pub state: ServiceState,
+    /// By namespace.
+    pub namespaces: BTreeMap<Namespace, ServiceState>,
+    /// By service; wins over the namespace.
+    pub services: BTreeMap<ServiceName, ServiceState>,
+}
