@@ -12,6 +12,8 @@
 //!
 //! Deliberately absent: I/O, key fetching (that is `control`'s), wire formats, TLS.
 
+#[cfg(test)]
+mod cases;
 mod check;
 mod compile;
 mod document;
