@@ -150,3 +150,56 @@ fn the_library_answers_every_case() {
 fn every_library_policy_has_cases() {
     assert_eq!(names("library"), names("cases"));
 }
+
+/// What a fence of the guide shows: whole policies, or parts that are put into one.
+fn shown(fence: &str) -> Vec<String> {
+    if fence.starts_with("permit") || fence.starts_with("forbid") {
+        return vec![fence.to_owned()];
+    }
+    let mut all = Vec::new();
+    let mut when = String::new();
+    for line in fence.lines().filter(|line| !line.is_empty()) {
+        if let Some((part, _)) = line.split_once(|c: char| !c.is_alphabetic())
+            && when.is_empty()
+            && part != "when"
+        {
+            let line = line.split("  //").next().unwrap();
+            let scope =
+                ["principal", "action", "resource"].map(|p| if p == part { line } else { p });
+            all.push(format!("permit ({});", scope.join(", ")));
+            continue;
+        }
+        if line.starts_with("when") && !when.is_empty() {
+            all.push(std::mem::take(&mut when));
+        }
+        if when.is_empty() {
+            when = "permit (principal, action in Action::\"http\", resource)".to_owned();
+        }
+        when = format!("{when}\n{line}");
+    }
+    if !when.is_empty() {
+        all.push(when);
+    }
+    let close = |policy: String| {
+        if policy.ends_with(';') {
+            policy
+        } else {
+            format!("{policy}\n;")
+        }
+    };
+    all.into_iter().map(close).collect()
+}
+
+#[test]
+fn every_example_of_the_guide_is_valid() {
+    let guide = fs::read_to_string(folder("README.md")).unwrap();
+    let fences = guide.split("```cedar\n").skip(1);
+    let mut count = 0;
+    for policy in fences.flat_map(|rest| shown(rest.split("```").next().unwrap())) {
+        count += 1;
+        let home = Namespace::parse("default").unwrap();
+        let parsed = parse_access_policy(None, &home, "guide", &policy);
+        assert!(parsed.is_ok(), "{policy}\n{parsed:#?}");
+    }
+    assert!(count > 12, "{count}");
+}

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use reeve_core::{PolicyId, UnixTime, model::PolicySource};
 
 use crate::{
-    PolicyFault,
+    PolicyFault, bounds,
     check::{self, Checked, Place},
     entities,
     fault::merged,
@@ -77,6 +77,10 @@ fn compile_one(source: &PolicySource) -> Result<(Policy, Compiled), Vec<PolicyFa
         let message = format!("a policy is at most {MAX_POLICY_BYTES} bytes long");
         return Err(vec![fault(source, message)]);
     }
+    bounds::check(&source.text).map_err(|e| {
+        let at = e.offset;
+        vec![PolicyFault::at(&source.id, &source.text, at, e.to_string())]
+    })?;
     let id = cedar_policy::PolicyId::new(source.id.as_str());
     let written = Policy::parse(Some(id.clone()), &source.text).map_err(|errors| {
         if Template::parse(Some(id.clone()), &source.text).is_ok() {

@@ -10,7 +10,7 @@ use reeve_core::{
 };
 
 use crate::{
-    PolicyFault,
+    PolicyFault, bounds,
     check::{self, Place},
     compile::{MAX_POLICY_BYTES, parse_faults, template_fault},
     fault::merged,
@@ -44,6 +44,7 @@ pub fn parse_access_policy(
             "an AccessPolicy is at most {MAX_DOCUMENT_BYTES} bytes long"
         )));
     }
+    bounds::check(text).map_err(|e| vec![PolicyFault::at(&id, text, e.offset, e.to_string())])?;
     let set: PolicySet = text.parse().map_err(|e| parse_faults(&id, text, &e))?;
     if set.num_of_policies() > MAX_DOCUMENT_POLICIES {
         return Err(whole(format!(

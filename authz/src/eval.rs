@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use crate::judge::OnForbidError;
-use crate::judge::judge;
+use crate::{bounds, judge::judge};
 
 /// What to evaluate.
 #[derive(Clone, Debug, Deserialize)]
@@ -125,6 +125,7 @@ fn fault(part: &'static str) -> impl FnOnce(Box<dyn Display>) -> EvalFault {
 }
 
 fn parse_schema(schema: &Value) -> Result<Schema, EvalFault> {
+    check_texts(schema, "schema")?;
     let parsed = match schema {
         Value::String(text) if !text.trim_start().starts_with('{') => {
             Schema::from_cedarschema_str(text)
@@ -153,7 +154,18 @@ where
     })
 }
 
+/// Bounds every text within, however it is wrapped; JSON itself was bounded when it was read.
+fn check_texts(value: &Value, part: &'static str) -> Result<(), EvalFault> {
+    match value {
+        Value::String(text) => bounds::check(text).map_err(|e| fault(part)(Box::new(e))),
+        Value::Array(items) => items.iter().try_for_each(|v| check_texts(v, part)),
+        Value::Object(members) => members.values().try_for_each(|v| check_texts(v, part)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+}
+
 fn parse_policies(policies: &Value) -> Result<PolicySet, EvalFault> {
+    check_texts(policies, "policies")?;
     if let Value::String(text) = policies {
         // Templates are fine in text: without links they decide nothing.
         return text

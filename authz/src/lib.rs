@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: I/O, key fetching (that is `control`'s), wire formats, TLS.
 
+mod bounds;
 #[cfg(test)]
 mod cases;
 mod check;

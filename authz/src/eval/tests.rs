@@ -191,6 +191,14 @@ fn broken_input_is_blamed_on_its_part() {
         broken(|i| i["request"]["resource"] = json!("User::\"bob\"")),
         "request"
     );
+    let deep = |open: &str| json!(format!("{}1", open.repeat(5_000)));
+    for policies in [
+        deep("("),
+        json!([deep("[")]),
+        json!({"staticPolicies": {"a": deep("{")}}),
+    ] {
+        assert_eq!(run(ask(policies)).unwrap_err().part, "policies");
+    }
     let mut unchecked = fine();
     unchecked["request"]["resource"] = json!("User::\"bob\"");
     unchecked["request"]["validateRequest"] = json!(false);
