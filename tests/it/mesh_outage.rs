@@ -72,8 +72,7 @@ async fn traffic_and_its_record_survive_the_loss_of_the_mesh_process() {
     .await;
     crate::sidecar_crash::assert_gapless(&mesh.records(&[]).await);
     let shown = checkpoint.display().to_string();
-    mesh.reeve_ok(&["audit", "verify", "--checkpoint", &shown])
-        .await;
+    mesh.verify_audit_with(&["--checkpoint", &shown]).await;
 }
 
 /// Kills the mesh process, keeps it down, and asserts that requests are served and recorded all the while.

@@ -42,7 +42,7 @@ async fn what_an_application_saw_is_in_the_log_whenever_its_sidecar_is_killed() 
         call,
         bad_text: None,
     });
-    let load = Load::start("crash", targets, Duration::from_millis(1));
+    let load = Load::start("crash", targets, Duration::from_millis(15));
     let kills = kill_at_random(&mesh).await;
     mesh.wait_ready(Duration::from_secs(60)).await;
     let report = load.stop().await;

@@ -6,16 +6,15 @@ use serde_json::Value;
 
 use crate::{Mesh, eventually};
 
+/// The most that a query gives; a test that makes more cannot see them all.
+const MOST_RECORDS: usize = 100_000;
 const SHIP_LIMIT: Duration = Duration::from_secs(15);
 
 impl Mesh {
     /// The records that `reeve audit query` finds with these arguments.
     pub async fn records(&self, args: &[&str]) -> Vec<Value> {
-        let words = [
-            &["audit", "query", "--limit", "1000000", "-o", "json"],
-            args,
-        ]
-        .concat();
+        let limit = MOST_RECORDS.to_string();
+        let words = [&["audit", "query", "--limit", &limit, "-o", "json"], args].concat();
         let outcome = self.reeve(&words).await;
         // 1 = nothing matched.
         assert!(
@@ -23,7 +22,12 @@ impl Mesh {
             "{words:?}: {}",
             outcome.text()
         );
-        outcome.json_lines()
+        let records = outcome.json_lines();
+        assert!(
+            records.len() < MOST_RECORDS,
+            "more records than a query gives"
+        );
+        records
     }
 
     /// Waits until a record matches and returns it.
@@ -47,10 +51,23 @@ impl Mesh {
         .await
     }
 
-    /// `reeve audit verify`, which must find nothing amiss.
+    /// `reeve audit verify`, which must find nothing amiss, and every batch's signature good.
     pub async fn verify_audit(&self) {
-        let outcome = self.reeve(&["audit", "verify"]).await;
+        self.verify_audit_with(&[]).await;
+    }
+
+    /// The same, with arguments.
+    pub async fn verify_audit_with(&self, args: &[&str]) {
+        let words = [&["audit", "verify", "-o", "json"], args].concat();
+        let outcome = self.reeve(&words).await;
         assert_eq!(outcome.code, Some(0), "audit verify: {}", outcome.text());
+        let report = outcome.json();
+        assert_eq!(report["ok"], true, "{report}");
+        assert!(
+            report["records"].as_u64() > Some(0),
+            "nothing in the log: {report}"
+        );
+        assert_eq!(report["signatures_verified"], report["batches"], "{report}");
     }
 }
 
@@ -59,10 +76,11 @@ pub fn decisions(records: &[Value]) -> impl Iterator<Item = &Value> {
     records.iter().filter(|record| record["kind"] == "decision")
 }
 
-/// The request ids in the decisions that `instance`'s proxy made.
+/// The request ids in the decisions that `instance`'s proxy made and that are in the log's tree, not only in a
+/// write-ahead log.
 pub fn request_ids(records: &[Value], instance: &str) -> BTreeSet<String> {
     decisions(records)
-        .filter(|record| proxy_of(record) == instance)
+        .filter(|record| record["logged"] == true && proxy_of(record) == instance)
         .filter_map(|record| Some(record["request_id"].as_str()?.to_owned()))
         .collect()
 }
