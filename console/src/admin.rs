@@ -1,0 +1,115 @@
+//! What changes something; for the mesh's Unix socket.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request, State, rejection::JsonRejection},
+    http::{Extensions, StatusCode},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use futures_util::future::BoxFuture;
+use reeve_core::{SpiffeId, UnixTime};
+use serde::{Deserialize, Serialize};
+
+/// Largest request body.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What an operator may have done.
+pub trait AdminView: Send + Sync + 'static {
+    /// Whether the caller, known by what the server put into the request's extensions, is an operator; else why not.
+    fn admit<'a>(&'a self, caller: &'a Extensions) -> BoxFuture<'a, Result<(), TokenRefused>>;
+
+    /// Makes a join token.
+    fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused>;
+}
+
+/// Asks for a join token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// The identity that the token's bearer gets.
+    pub identity: SpiffeId,
+    /// How long it can be used; ten minutes by default.
+    #[serde(default = "ten_minutes")]
+    pub ttl_seconds: u64,
+}
+
+/// A join token. It is shown once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedToken {
+    /// The secret.
+    pub token: String,
+    /// The identity it stands for.
+    pub identity: SpiffeId,
+    /// When it ends.
+    pub expires_at: UnixTime,
+    /// The mesh's authorities in PEM, by which the bearer knows the mesh.
+    pub bundle: String,
+}
+
+impl std::fmt::Debug for CreatedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreatedToken")
+            .field("identity", &self.identity)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefused {
+    /// The caller may not.
+    #[error("{0}")]
+    Caller(String),
+    /// The request asks for something that cannot be.
+    #[error("{0}")]
+    Request(String),
+    /// It is our own fault.
+    #[error("the token could not be made: {0}")]
+    Ourselves(String),
+}
+
+impl IntoResponse for TokenRefused {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Caller(_) => StatusCode::FORBIDDEN,
+            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Ourselves(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, format!("{self}\n")).into_response()
+    }
+}
+
+/// The routes, each behind [`AdminView::admit`].
+pub fn admin(view: Arc<dyn AdminView>) -> Router {
+    Router::new()
+        .route("/admin/join-tokens", post(create_token))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::clone(&view), admit))
+        .with_state(view)
+}
+
+async fn admit(
+    State(view): State<Arc<dyn AdminView>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, TokenRefused> {
+    view.admit(request.extensions()).await?;
+    Ok(next.run(request).await)
+}
+
+async fn create_token(
+    State(view): State<Arc<dyn AdminView>>,
+    request: Result<Json<TokenRequest>, JsonRejection>,
+) -> Result<Json<CreatedToken>, TokenRefused> {
+    let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.create_token(&request).map(Json)
+}
+
+fn ten_minutes() -> u64 {
+    600
+}

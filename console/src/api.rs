@@ -1,0 +1,63 @@
+//! What is read over TCP.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use crate::{Graph, Status};
+
+/// The text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the mesh process knows about itself.
+pub trait MeshView: Send + Sync + 'static {
+    /// How everything stands.
+    fn status(&self) -> Status;
+
+    /// What runs where, as the supervisor said last; `None` when nothing does.
+    fn instances(&self) -> Option<Value>;
+
+    /// Who talks to whom.
+    fn graph(&self) -> BoxFuture<'_, Graph>;
+
+    /// The mesh process's own metrics in Prometheus' text format.
+    fn metrics(&self) -> String;
+}
+
+/// The API that is served over TCP: everything in it only reads.
+pub fn api(view: Arc<dyn MeshView>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/status", get(status))
+        .route("/instances", get(instances))
+        .route("/api/graph", get(graph))
+        .route("/metrics", get(metrics))
+        .with_state(view)
+}
+
+async fn status(State(view): State<Arc<dyn MeshView>>) -> Json<Status> {
+    Json(view.status())
+}
+
+async fn instances(State(view): State<Arc<dyn MeshView>>) -> Response {
+    match view.instances() {
+        Some(instances) => Json(instances).into_response(),
+        None => (StatusCode::NOT_FOUND, "nothing runs yet\n").into_response(),
+    }
+}
+
+async fn graph(State(view): State<Arc<dyn MeshView>>) -> Json<Graph> {
+    Json(view.graph().await)
+}
+
+async fn metrics(State(view): State<Arc<dyn MeshView>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, PROMETHEUS)], view.metrics())
+}

@@ -1,0 +1,80 @@
+//! `GET /status`.
+
+use reeve_core::{Namespace, TrustDomain, UnixTime, model::Generation};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Which configuration and policy set is in force on which proxy, and how the mesh process stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The newest generation; 0 until the first.
+    pub generation: Generation,
+    /// The hash of its policy set.
+    pub policy_hash: String,
+    /// The mesh.
+    pub mesh: MeshFacts,
+    /// Each instance that has a proxy: instance, workload, identity, generation, policy_hash, acked_at, nack, connected.
+    pub proxies: Vec<Value>,
+    /// The folder of configuration.
+    pub config: ConfigFacts,
+    /// The certificate authority.
+    pub ca: CaFacts,
+    /// The audit log.
+    pub audit: AuditFacts,
+}
+
+/// The mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshFacts {
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// Its root namespace.
+    pub root_namespace: Namespace,
+    /// When the mesh process started.
+    pub started_at: UnixTime,
+    /// Its version.
+    pub version: String,
+    /// Whether the mesh separates processes of this machine from each other; a local mesh without namespaces does not.
+    pub isolates_processes: bool,
+}
+
+/// The folder of configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigFacts {
+    /// When the generation in force was published.
+    pub applied_at: Option<UnixTime>,
+    /// Why the folder as it stands now is refused; empty if it is in force.
+    pub faults: Vec<Value>,
+    /// Since when.
+    pub refused_since: Option<UnixTime>,
+    /// Warnings of the generation in force.
+    pub warnings: Vec<Value>,
+}
+
+/// The certificate authority.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaFacts {
+    /// Authorities that members of the mesh trust.
+    pub authorities: usize,
+    /// The bundle's sequence number.
+    pub bundle_sequence: u64,
+    /// Certificates issued since the mesh process started.
+    pub issued: u64,
+    /// Requests refused since then.
+    pub refused: u64,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditFacts {
+    /// Records under the checkpoint.
+    pub records: u64,
+    /// Batches under the checkpoint: leaves of the tree.
+    pub tree_size: u64,
+    /// The last signed checkpoint.
+    pub checkpoint: String,
+    /// The key to verify it with.
+    pub verifier_key: String,
+    /// Proxies that have shipped records.
+    pub proxies: u64,
+}
