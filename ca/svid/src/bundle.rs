@@ -1,44 +1,58 @@
-//! Trust bundles: the authorities that certificates of one trust domain are checked against.
+//! Trust bundles: the authorities of one trust domain (SPIFFE Trust Domain and Bundle, X509-SVID section 5).
 
-use reeve_core::TrustDomain;
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use reeve_core::{TrustDomain, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
 
-/// Most authorities one bundle may hold: an active root, its predecessors and successors.
-pub const MAX_AUTHORITIES: usize = 32;
+use crate::{
+    SvidError, pem,
+    profile::{self, Validity},
+};
 
-/// The authorities of one trust domain, with a number that grows whenever they change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Most authorities in a bundle. A root rotation needs two.
+const MAX_AUTHORITIES: usize = 64;
+
+/// The authorities of one trust domain. Never empty; each authority is a CA that may sign.
+#[derive(Clone, Debug)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     authorities: Vec<CertificateDer<'static>>,
+    anchors: Vec<(Validity, TrustAnchor<'static>)>,
     sequence: u64,
 }
 
-/// Why a bundle cannot be made.
-#[derive(Debug, thiserror::Error)]
+/// Why a set of certificates is not a trust bundle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// No certificate at all: such a bundle would trust nobody.
-    #[error("the bundle holds no certificate")]
+    /// No authority at all: such a bundle would trust nobody.
+    #[error("a trust bundle has at least one authority")]
     Empty,
-    /// More than [`MAX_AUTHORITIES`].
-    #[error("the bundle holds {0} certificates; at most {MAX_AUTHORITIES} are allowed")]
+    /// More than 64 authorities.
+    #[error("a trust bundle has at most {MAX_AUTHORITIES} authorities, not {0}")]
     TooMany(usize),
-    /// An entry is no X.509 certificate.
-    #[error("certificate {index} of the bundle cannot be read")]
-    Malformed {
-        /// Which one, from 1.
-        index: usize,
-        /// What the parser said.
-        #[source]
-        source: webpki::Error,
-    },
     /// The text is not PEM.
-    #[error("the bundle is not PEM: {0}")]
-    Pem(String),
+    #[error("the text is not PEM")]
+    NotPem,
+    /// A certificate that cannot be an authority.
+    #[error("authority {position} cannot sign certificates")]
+    BadAuthority {
+        /// Which one, from 0.
+        position: usize,
+        /// What is wrong with it.
+        #[source]
+        source: SvidError,
+    },
+    /// An authority that names another trust domain.
+    #[error("authority {position} belongs to {found}")]
+    ForeignAuthority {
+        /// Which one, from 0.
+        position: usize,
+        /// Whose it is.
+        found: TrustDomain,
+    },
 }
 
 impl TrustBundle {
-    /// A bundle of DER certificates, each of which must parse.
+    /// A bundle of these authorities. `sequence` grows with each change that the issuer makes.
     pub fn new(
         trust_domain: TrustDomain,
         authorities: Vec<CertificateDer<'static>>,
@@ -50,53 +64,78 @@ impl TrustBundle {
         if authorities.len() > MAX_AUTHORITIES {
             return Err(BundleError::TooMany(authorities.len()));
         }
-        for (i, authority) in authorities.iter().enumerate() {
-            webpki::anchor_from_trusted_cert(authority).map_err(|source| {
-                BundleError::Malformed {
-                    index: i + 1,
-                    source,
-                }
-            })?;
-        }
+        let anchor = |(position, der)| anchor(&trust_domain, position, der);
+        let anchors = authorities.iter().enumerate().map(anchor);
         Ok(Self {
+            anchors: anchors.collect::<Result<_, _>>()?,
             trust_domain,
             authorities,
             sequence,
         })
     }
 
-    /// Reads the `CERTIFICATE` blocks of a PEM text.
+    /// Reads the authorities from PEM.
     pub fn from_pem(
         trust_domain: TrustDomain,
-        pem: &str,
+        text: &[u8],
         sequence: u64,
     ) -> Result<Self, BundleError> {
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-        let certificates = certificates.map_err(|e| BundleError::Pem(e.to_string()))?;
-        Self::new(trust_domain, certificates, sequence)
+        let authorities = pem::certificates_from_pem(text).map_err(|_| BundleError::NotPem)?;
+        Self::new(trust_domain, authorities, sequence)
     }
 
     /// The authorities as PEM.
     pub fn to_pem(&self) -> String {
-        self.authorities
-            .iter()
-            .map(|der| crate::svid::pem("CERTIFICATE", der))
-            .collect()
+        pem::encode_certificates(&self.authorities)
     }
 
-    /// Whose bundle it is.
+    /// Whose authorities these are.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The authorities, DER.
+    /// The authorities' certificates.
     pub fn authorities(&self) -> &[CertificateDer<'static>] {
         &self.authorities
     }
 
-    /// Grows with every change.
+    /// The issuer's count of changes.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
+
+    /// The authorities that are valid at `at`, as anchors, and whether some were left out.
+    pub(crate) fn anchors_at(&self, at: UnixTime) -> (Vec<TrustAnchor<'_>>, bool) {
+        let valid = self
+            .anchors
+            .iter()
+            .filter(|(validity, _)| validity.covers(at));
+        let valid: Vec<_> = valid.map(|(_, anchor)| anchor.clone()).collect();
+        let some_left_out = valid.len() < self.anchors.len();
+        (valid, some_left_out)
+    }
+
+    /// All authorities as anchors, valid or not: only to say why a chain is refused.
+    pub(crate) fn anchors_of_any_time(&self) -> Vec<TrustAnchor<'_>> {
+        self.anchors
+            .iter()
+            .map(|(_, anchor)| anchor.clone())
+            .collect()
+    }
+}
+
+fn anchor(
+    trust_domain: &TrustDomain,
+    position: usize,
+    der: &CertificateDer<'static>,
+) -> Result<(Validity, TrustAnchor<'static>), BundleError> {
+    let bad = |source| BundleError::BadAuthority { position, source };
+    let (validity, id) = profile::check_signing(position, der).map_err(bad)?;
+    if let Some(id) = id.filter(|id| !id.is_member_of(trust_domain)) {
+        let found = id.trust_domain();
+        return Err(BundleError::ForeignAuthority { position, found });
+    }
+    let anchor = webpki::anchor_from_trusted_cert(der);
+    let anchor = anchor.map_err(|_| bad(SvidError::Malformed { position }))?;
+    Ok((validity, anchor.to_owned()))
 }

@@ -1,21 +1,36 @@
-//! X.509-SVIDs, trust bundles and the TLS that rests on them.
+//! X.509-SVIDs: holding one, verifying a peer's, and mutual TLS between workloads that have them.
 //!
-//! Flow: the agent parses what the CA issued into an [`X509Svid`], pairs it with the [`TrustBundle`] as
-//! [`Credentials`], and publishes them. Each new version makes a new [`MeshTls`], whose configurations have session
-//! storage of their own, so that nothing resumes across a change. Both verifiers and `reeve identity verify` go
-//! through [`verify_svid`], and only it makes a [`VerifiedPeer`].
+//! Nothing here issues. Flow: the agent in `reeve-ca` puts [`Credentials`] into a [`CredentialsWatch`]; whoever speaks
+//! TLS makes one [`MeshTls`] of each version and takes its configurations; after a handshake [`peer_of`] says who the
+//! peer is. The rules are those of the SPIFFE X509-SVID standard, and each refusal has its own [`SvidError`].
 //!
-//! Nothing here issues certificates.
+//! Invariants: a [`VerifiedPeer`] comes only from [`verify_svid`]; a private key is zeroed when dropped and never
+//! printed; no session is resumed, so that every connection is judged by the credentials and the clock of its moment.
 
-pub mod alpn;
 mod bundle;
+mod credentials;
+mod pem;
 mod profile;
 mod svid;
 mod tls;
 mod verify;
 
-pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle};
-pub use profile::SvidProfile;
-pub use svid::{Credentials, CredentialsWatch, X509Svid};
-pub use tls::{MeshTls, TlsError, peer_of};
+pub use bundle::{BundleError, TrustBundle};
+pub use credentials::{Credentials, CredentialsWatch};
+pub use pem::certificates_from_pem;
+pub use svid::{SignError, X509Svid};
+pub use tls::{MeshTls, TlsError, anonymous_client_config, peer_of, refusal_of, server_name};
 pub use verify::{Purpose, SvidError, VerifiedPeer, verify_svid};
+
+/// What a mesh connection carries inside TLS, named by ALPN. A ClientHello with one of these, and only that, is mesh
+/// mTLS; an application's own TLS passes through.
+pub mod alpn {
+    /// HTTP/2.
+    pub const H2: &[u8] = b"reeve-h2";
+    /// HTTP/1.1.
+    pub const HTTP1: &[u8] = b"reeve-http/1.1";
+    /// Opaque TCP.
+    pub const TCP: &[u8] = b"reeve-tcp";
+    /// gRPC of the mesh's own services (ALPN `h2`, RFC 9113 section 3.2), which is not a hop between workloads.
+    pub const GRPC: &[u8] = b"h2";
+}

@@ -1,138 +1,203 @@
-//! What an X.509-SVID must look like (X509-SVID standard, sections 2 to 5), read from a leaf certificate.
+//! The X.509-SVID profile of single certificates (SPIFFE X509-SVID sections 2 to 5), apart from signatures.
 
-use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair};
 use reeve_core::{SpiffeId, UnixTime};
-use x509_parser::{
-    certificate::X509Certificate,
-    extensions::{GeneralName, ParsedExtension},
-    prelude::FromDer,
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{
+    FromDer, GeneralName, KeyUsage, ParsedExtension, X509Certificate, X509Version,
 };
 
-use crate::{Purpose, SvidError};
+use crate::SvidError;
 
-/// The facts of a leaf certificate that has the form of an X.509-SVID. Its signature is not checked here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SvidProfile {
-    /// The one URI SAN.
-    pub id: SpiffeId,
-    /// Start of validity.
-    pub not_before: UnixTime,
-    /// End of validity.
-    pub not_after: UnixTime,
-    /// Serial number, lower-case hex.
-    pub serial: String,
-    /// Extended key usage allows TLS clients.
-    pub client_auth: bool,
-    /// Extended key usage allows TLS servers.
-    pub server_auth: bool,
+/// Longest certificate we read. Ours are about 500 bytes; RSA-4096 chains of others stay below 4 KiB.
+pub(crate) const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
+/// Most octets of a serial number (RFC 5280 section 4.1.2.2).
+const MAX_SERIAL_BYTES: usize = 20;
+
+/// What the profile says about one certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf {
+    pub(crate) id: SpiffeId,
+    pub(crate) validity: Validity,
+    pub(crate) serial: String,
 }
 
-impl SvidProfile {
-    /// Reads a leaf certificate.
-    pub fn parse(der: &[u8]) -> Result<Self, SvidError> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| SvidError::Malformed)?;
-        if !rest.is_empty() {
-            return Err(SvidError::TrailingData);
+/// When a certificate is valid; both ends belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+impl Validity {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let at = |t: x509_parser::time::ASN1Time| {
+            UnixTime::from_secs(u64::try_from(t.timestamp()).unwrap_or_default())
+        };
+        Self {
+            not_before: at(certificate.validity().not_before),
+            not_after: at(certificate.validity().not_after),
         }
-        check_leaf(&certificate)?;
-        let (client_auth, server_auth) = extended_usage(&certificate)?;
-        let validity = certificate.validity();
-        Ok(Self {
-            id: uri_san(&certificate)?,
-            not_before: unix_time(validity.not_before.timestamp()),
-            not_after: unix_time(validity.not_after.timestamp()),
-            serial: certificate
-                .raw_serial()
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect(),
-            client_auth,
-            server_auth,
-        })
     }
 
-    /// Whether the certificate may be used for `purpose`.
-    pub fn allows(&self, purpose: Purpose) -> bool {
-        match purpose {
-            Purpose::Client => self.client_auth,
-            Purpose::Server => self.server_auth,
+    /// Whether `at` lies within, by whole seconds as X.509 counts.
+    pub(crate) fn covers(&self, at: UnixTime) -> bool {
+        (self.not_before.as_secs()..=self.not_after.as_secs()).contains(&at.as_secs())
+    }
+
+    pub(crate) fn check(&self, position: usize, at: UnixTime) -> Result<(), SvidError> {
+        if at.as_secs() < self.not_before.as_secs() {
+            let not_before = self.not_before;
+            return Err(SvidError::NotYetValid {
+                position,
+                not_before,
+            });
         }
+        if at.as_secs() > self.not_after.as_secs() {
+            let not_after = self.not_after;
+            return Err(SvidError::Expired {
+                position,
+                not_after,
+            });
+        }
+        Ok(())
     }
 }
 
-/// A leaf is no CA, may sign handshakes, and may sign neither certificates nor CRLs (sections 4.1 and 4.3).
-fn check_leaf(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    let constraints = certificate
-        .basic_constraints()
-        .map_err(|_| SvidError::Malformed)?;
-    if constraints.is_some_and(|c| c.value.ca) {
+/// Checks the leaf of a chain: its single SPIFFE ID, that it cannot sign certificates, and that it can sign handshakes.
+pub(crate) fn check_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
+    let certificate = parse(0, der)?;
+    let id = single_uri(&certificate)?;
+    if id.path().is_empty() {
+        return Err(SvidError::LeafWithoutPath(id));
+    }
+    if basic_constraints(0, &certificate)?.unwrap_or_default() {
         return Err(SvidError::LeafIsCa);
     }
-    let usage = certificate.key_usage().map_err(|_| SvidError::Malformed)?;
-    let usage = usage.ok_or(SvidError::NoKeyUsage)?.value;
-    if usage.key_cert_sign() || usage.crl_sign() {
-        return Err(SvidError::LeafMaySign);
+    let usage = key_usage(0, &certificate)?.ok_or(SvidError::NoKeyUsage)?;
+    if usage.key_cert_sign() {
+        return Err(SvidError::LeafMaySignCertificates);
+    }
+    if usage.crl_sign() {
+        return Err(SvidError::LeafMaySignCrls);
     }
     if !usage.digital_signature() {
         return Err(SvidError::NoDigitalSignature);
     }
-    Ok(())
-}
-
-/// Exactly one URI SAN; other kinds of names are allowed and mean nothing (section 2).
-fn uri_san(certificate: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
-    let mut uris = Vec::new();
-    for extension in certificate.extensions() {
-        if let ParsedExtension::ParseError { .. } = extension.parsed_extension() {
-            return Err(SvidError::Malformed);
-        }
-        let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
-            continue;
-        };
-        for name in &names.general_names {
-            if let GeneralName::Invalid(..) = name {
-                return Err(SvidError::Malformed);
-            }
-            if let GeneralName::URI(uri) = name {
-                uris.push(*uri);
-            }
-        }
-    }
-    match uris.as_slice() {
-        [] => Err(SvidError::NoUri),
-        [uri] => {
-            let id = SpiffeId::parse(uri).map_err(SvidError::BadId)?;
-            if id.path().is_empty() {
-                return Err(SvidError::NoPath);
-            }
-            Ok(id)
-        }
-        many => Err(SvidError::SeveralUris(many.len())),
-    }
-}
-
-/// Client and server use; a certificate without the extension is good for both (section 4.4).
-fn extended_usage(certificate: &X509Certificate<'_>) -> Result<(bool, bool), SvidError> {
-    let usage = certificate
-        .extended_key_usage()
-        .map_err(|_| SvidError::Malformed)?;
-    Ok(usage.map_or((true, true), |u| {
-        (
-            u.value.any || u.value.client_auth,
-            u.value.any || u.value.server_auth,
-        )
-    }))
-}
-
-/// Whether the certificate's public key is that of `signer`.
-pub(crate) fn public_key_is(der: &[u8], signer: &EcdsaKeyPair) -> bool {
-    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
-        certificate.public_key().subject_public_key.data.as_ref() == signer.public_key().as_ref()
+    Ok(Leaf {
+        id,
+        validity: Validity::of(&certificate),
+        serial: hex(certificate.raw_serial()),
     })
 }
 
-/// A time before 1970 becomes 1970: long past either way.
-fn unix_time(seconds: i64) -> UnixTime {
-    UnixTime::from_secs(u64::try_from(seconds).unwrap_or(0))
+/// Checks a signing certificate: a CA that may sign certificates; a SPIFFE ID, if it has one, is its trust domain's.
+pub(crate) fn check_signing(
+    position: usize,
+    der: &CertificateDer<'_>,
+) -> Result<(Validity, Option<SpiffeId>), SvidError> {
+    let certificate = parse(position, der)?;
+    if !basic_constraints(position, &certificate)?.unwrap_or_default() {
+        return Err(SvidError::IssuerIsNotCa { position });
+    }
+    let usage = key_usage(position, &certificate)?;
+    if !usage.is_some_and(|usage| usage.key_cert_sign()) {
+        return Err(SvidError::IssuerMayNotSign { position });
+    }
+    let id = match uris(position, &certificate)?.as_slice() {
+        [] => None,
+        [uri] => Some(SpiffeId::parse(uri).map_err(SvidError::BadSpiffeId)?),
+        many => return Err(SvidError::ManyUriNames { found: many.len() }),
+    };
+    match id {
+        Some(id) if !id.path().is_empty() => Err(SvidError::IssuerWithPath { position, id }),
+        id => Ok((Validity::of(&certificate), id)),
+    }
+}
+
+fn parse<'a>(
+    position: usize,
+    der: &'a CertificateDer<'_>,
+) -> Result<X509Certificate<'a>, SvidError> {
+    if der.len() > MAX_CERTIFICATE_BYTES {
+        return Err(SvidError::CertificateTooLarge { position });
+    }
+    let malformed = SvidError::Malformed { position };
+    let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
+        return Err(malformed);
+    };
+    if !rest.is_empty() {
+        return Err(SvidError::TrailingData { position });
+    }
+    if certificate.version() != X509Version::V3 {
+        return Err(SvidError::NotVersion3 { position });
+    }
+    if certificate.extensions_map().is_err() {
+        return Err(SvidError::DuplicateExtension { position });
+    }
+    let unreadable = |e: &ParsedExtension<'_>| matches!(e, ParsedExtension::ParseError { .. });
+    if certificate
+        .iter_extensions()
+        .any(|e| unreadable(e.parsed_extension()))
+    {
+        return Err(malformed);
+    }
+    let serial = certificate.raw_serial();
+    let negative = serial.first().is_none_or(|first| first & 0x80 != 0);
+    if negative || serial.len() > MAX_SERIAL_BYTES || serial.iter().all(|b| *b == 0) {
+        return Err(SvidError::BadSerial { position });
+    }
+    Ok(certificate)
+}
+
+/// `cA` of the basic constraints; none when the extension is absent.
+fn basic_constraints(
+    position: usize,
+    certificate: &X509Certificate<'_>,
+) -> Result<Option<bool>, SvidError> {
+    match certificate.basic_constraints() {
+        Ok(found) => Ok(found.map(|extension| extension.value.ca)),
+        Err(_) => Err(SvidError::Malformed { position }),
+    }
+}
+
+fn key_usage<'a>(
+    position: usize,
+    certificate: &'a X509Certificate<'_>,
+) -> Result<Option<&'a KeyUsage>, SvidError> {
+    match certificate.key_usage() {
+        Ok(found) => Ok(found.map(|extension| extension.value)),
+        Err(_) => Err(SvidError::Malformed { position }),
+    }
+}
+
+fn single_uri(certificate: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
+    match uris(0, certificate)?.as_slice() {
+        [] => Err(SvidError::NoUriName),
+        [uri] => SpiffeId::parse(uri).map_err(SvidError::BadSpiffeId),
+        many => Err(SvidError::ManyUriNames { found: many.len() }),
+    }
+}
+
+fn uris<'a>(
+    position: usize,
+    certificate: &'a X509Certificate<'_>,
+) -> Result<Vec<&'a str>, SvidError> {
+    let malformed = SvidError::Malformed { position };
+    let Ok(names) = certificate.subject_alternative_name() else {
+        return Err(malformed);
+    };
+    let names = names.map(|extension| extension.value.general_names.as_slice());
+    let mut found = Vec::new();
+    for name in names.unwrap_or_default() {
+        match name {
+            GeneralName::URI(uri) => found.push(*uri),
+            GeneralName::Invalid(..) => return Err(malformed),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

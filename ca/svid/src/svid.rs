@@ -1,136 +1,136 @@
-//! A workload's certificate with its key, held in memory.
+//! An X.509-SVID of our own: the chain and its private key.
 
 use std::{fmt, sync::Arc};
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
-};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reeve_core::{SpiffeId, UnixTime};
+use rustls::{
+    SignatureScheme,
+    crypto::aws_lc_rs,
+    sign::{CertifiedKey, SigningKey},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::{SvidError, SvidProfile, TrustBundle};
+use crate::{
+    SvidError, pem,
+    profile::Leaf,
+    verify,
+};
 
-/// A certificate chain and its private key.
+/// A certificate chain that proves a SPIFFE ID, with the key that belongs to it. The key stays in memory.
 pub struct X509Svid {
-    profile: SvidProfile,
-    chain: Vec<CertificateDer<'static>>,
-    key: Zeroizing<Vec<u8>>,
-    signer: EcdsaKeyPair,
+    leaf: Leaf,
+    certified: Arc<CertifiedKey>,
+    pkcs8: Zeroizing<Vec<u8>>,
 }
 
-/// An identity together with the bundle its peers are checked against: what one version of TLS configuration rests on.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// The workload's own certificate.
-    pub svid: Arc<X509Svid>,
-    /// The authorities of its trust domain.
-    pub bundle: Arc<TrustBundle>,
+/// The key cannot make the signature asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// The key is not an ECDSA P-256 key.
+    #[error("the key of this SVID is not an ECDSA P-256 key")]
+    NotP256,
+    /// The cryptographic library failed.
+    #[error("signing failed")]
+    Failed,
 }
-
-/// The credentials as they change; `None` until the first are here.
-pub type CredentialsWatch = watch::Receiver<Option<Arc<Credentials>>>;
 
 impl X509Svid {
-    /// Takes a chain, leaf first, and the leaf's PKCS#8 P-256 key; refuses a leaf that is no SVID or a key that is not its own.
+    /// Takes a chain (leaf first) and its PKCS#8 key: every certificate must fit the SPIFFE profile and the key must be
+    /// the leaf's. Whether somebody trusts the chain is for [`verify_svid`](crate::verify_svid).
     pub fn parse(
         chain: Vec<CertificateDer<'static>>,
-        key: PrivatePkcs8KeyDer<'static>,
+        key: PrivateKeyDer<'_>,
     ) -> Result<Self, SvidError> {
-        let leaf = chain.first().ok_or(SvidError::NoCertificate)?;
-        let profile = SvidProfile::parse(leaf)?;
-        let key = Zeroizing::new(key.secret_pkcs8_der().to_vec());
-        let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &key)
-            .map_err(|_| SvidError::BadKey)?;
-        if !crate::profile::public_key_is(leaf, &signer) {
-            return Err(SvidError::KeyMismatch);
-        }
+        let leaf = verify::check_profile(&chain)?;
+        let PrivateKeyDer::Pkcs8(key) = key else {
+            return Err(SvidError::KeyNotPkcs8);
+        };
+        let pkcs8 = Zeroizing::new(key.secret_pkcs8_der().to_vec());
+        let signing = signing_key(&pkcs8)?;
+        let certified = CertifiedKey::new(chain, signing);
+        certified.keys_match().map_err(|_| SvidError::KeyMismatch)?;
         Ok(Self {
-            profile,
-            chain,
-            key,
-            signer,
+            leaf,
+            certified: Arc::new(certified),
+            pkcs8,
         })
     }
 
-    /// Whose certificate it is.
+    /// Who this proves to be.
     pub fn id(&self) -> &SpiffeId {
-        &self.profile.id
+        &self.leaf.id
     }
 
-    /// Leaf and intermediates, DER.
+    /// Leaf first, then intermediates; never the root.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.chain
-    }
-
-    /// Start of validity.
-    pub fn not_before(&self) -> UnixTime {
-        self.profile.not_before
-    }
-
-    /// End of validity.
-    pub fn not_after(&self) -> UnixTime {
-        self.profile.not_after
-    }
-
-    /// Serial number, lower-case hex.
-    pub fn serial(&self) -> &str {
-        &self.profile.serial
-    }
-
-    /// Signs with ECDSA P-256 and SHA-256; the signature is ASN.1 DER.
-    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SvidError> {
-        let signature = self.signer.sign(&SystemRandom::new(), message);
-        signature
-            .map(|s| s.as_ref().to_vec())
-            .map_err(|_| SvidError::BadKey)
-    }
-
-    /// The private key, PKCS#8 DER. SECURITY: for the Workload API and SDS, which hand it to the attested workload, alone.
-    pub fn key_pkcs8_der(&self) -> &Zeroizing<Vec<u8>> {
-        &self.key
-    }
-
-    /// The private key as rustls takes it.
-    pub(crate) fn key_for_tls(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.to_vec()))
+        &self.certified.cert
     }
 
     /// The chain as PEM.
     pub fn chain_pem(&self) -> String {
-        self.chain
-            .iter()
-            .map(|der| pem("CERTIFICATE", der))
-            .collect()
+        pem::encode_certificates(self.chain())
     }
 
-    /// The private key as PEM. SECURITY: as [`Self::key_pkcs8_der`].
-    pub fn key_pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(pem("PRIVATE KEY", &self.key))
+    /// From when the leaf is valid.
+    pub fn not_before(&self) -> UnixTime {
+        self.leaf.validity.not_before
+    }
+
+    /// The last second at which the leaf is valid.
+    pub fn not_after(&self) -> UnixTime {
+        self.leaf.validity.not_after
+    }
+
+    /// The leaf's serial number in hexadecimal.
+    pub fn serial(&self) -> &str {
+        &self.leaf.serial
+    }
+
+    /// Signs with ECDSA P-256 and SHA-256; the signature is ASN.1 DER (RFC 3279 section 2.2.3).
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let scheme = [SignatureScheme::ECDSA_NISTP256_SHA256];
+        let signer = self
+            .certified
+            .key
+            .choose_scheme(&scheme)
+            .ok_or(SignError::NotP256)?;
+        signer.sign(message).map_err(|_| SignError::Failed)
+    }
+
+    // SECURITY: the two ways by which a private key leaves this type. Only the Workload API and SDS servers, which
+    // must hand it to the workload itself, may call them.
+
+    /// The private key in PKCS#8, for the Workload API's answer and nothing else.
+    pub fn key_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
+        self.pkcs8.clone()
+    }
+
+    /// The private key as PEM, for the SDS answer and nothing else.
+    pub fn key_pkcs8_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(pem::encode("PRIVATE KEY", &self.pkcs8))
+    }
+
+    pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.certified)
     }
 }
 
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Svid")
-            .field("profile", &self.profile)
+            .field("id", self.id())
+            .field("serial", &self.serial())
+            .field("not_before", &self.not_before())
+            .field("not_after", &self.not_after())
             .finish_non_exhaustive()
     }
 }
 
-/// One PEM block (RFC 7468).
-pub(crate) fn pem(label: &str, der: &[u8]) -> String {
-    let text = Zeroizing::new(STANDARD.encode(der));
-    let mut out = format!("-----BEGIN {label}-----\n");
-    for (i, c) in text.chars().enumerate() {
-        if i > 0 && i % 64 == 0 {
-            out.push('\n');
-        }
-        out.push(c);
-    }
-    out.push_str(&format!("\n-----END {label}-----\n"));
-    out
+fn signing_key(pkcs8: &[u8]) -> Result<Arc<dyn SigningKey>, SvidError> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8));
+    aws_lc_rs::sign::any_supported_type(&key).map_err(|_| SvidError::UnsupportedKey)
 }
+
+#[cfg(test)]
+mod tests;

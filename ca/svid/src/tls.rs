@@ -1,322 +1,206 @@
-//! rustls configurations for mesh connections: TLS 1.3, certificates of both sides verified as SVIDs.
+//! Mutual TLS 1.3 between workloads.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::Ipv4Addr, sync::Arc};
 
 use reeve_core::{Clock, SpiffeId, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, Error,
-    ServerConfig, SignatureScheme,
+    ClientConfig, CommonState, ConfigBuilder, ServerConfig, WantsVerifier,
     client::Resumption,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::NoServerSessionStorage,
     time_provider::TimeProvider,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime as PkiTime};
+use rustls_pki_types::ServerName;
 
 use crate::{Credentials, Purpose, SvidError, TrustBundle, VerifiedPeer, verify_svid};
 
-/// Why no configuration could be made.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// rustls refuses the certificate, the key or the protocol versions.
-    #[error("rustls refuses the credentials")]
-    Rustls(#[from] Error),
-}
+mod verifier;
 
-/// TLS for one version of the credentials. Make a new one for each: session storage is never shared between them.
-#[derive(Clone)]
+use verifier::{ClientVerifier, Presence, ServerVerifier};
+
+/// TLS configurations of one version of credentials. Make a new one whenever they change: nothing is carried over.
+#[derive(Debug)]
 pub struct MeshTls {
     credentials: Arc<Credentials>,
     clock: Arc<dyn Clock>,
-    provider: Arc<CryptoProvider>,
+    server: ConfigBuilder<ServerConfig, WantsVerifier>,
+    client: ConfigBuilder<ClientConfig, WantsVerifier>,
 }
 
+/// The TLS library refused our parameters: a fault of this build, not of a peer.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS 1.3 cannot be set up")]
+pub struct TlsError(#[source] rustls::Error);
+
 impl MeshTls {
-    /// For these credentials.
-    pub fn new(credentials: Arc<Credentials>, clock: Arc<dyn Clock>) -> Self {
-        Self {
+    /// Configurations that prove `credentials` and judge peers by them.
+    pub fn new(credentials: Arc<Credentials>, clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
+        let time = Arc::new(RustlsTime(Arc::clone(&clock)));
+        let server = ServerConfig::builder_with_details(provider(), time)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError)?;
+        Ok(Self {
+            client: client_builder(&clock)?,
+            server,
             credentials,
             clock,
-            provider: Arc::new(aws_lc_rs::default_provider()),
-        }
+        })
     }
 
-    /// The credentials it was made for.
+    /// The credentials these configurations are of.
     pub fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials
     }
 
-    /// A server that demands a client certificate of the mesh.
-    pub fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
-        self.server(alpn, ClientAuth::Required)
+    /// For a server that talks only to workloads of the mesh: a client certificate is required.
+    pub fn server_config(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        self.server(Presence::Required, alpn)
     }
 
-    /// A server that verifies a client certificate if there is one, for peers that come to get their first.
-    pub fn server_config_optional_client(
-        &self,
-        alpn: &[&[u8]],
-    ) -> Result<Arc<ServerConfig>, TlsError> {
-        self.server(alpn, ClientAuth::Optional)
+    /// For a server that also talks to those who come to get a certificate. A certificate that is there must verify.
+    pub fn server_config_optional_client(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        self.server(Presence::Optional, alpn)
     }
 
-    fn server(&self, alpn: &[&[u8]], auth: ClientAuth) -> Result<Arc<ServerConfig>, TlsError> {
-        let verifier = self.verifier(Expected::Anyone, auth);
-        let svid = &self.credentials.svid;
-        let mut config = ServerConfig::builder_with_details(
-            self.provider.clone(),
-            Arc::new(PkiClock(self.clock.clone())),
-        )
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(svid.chain().to_vec(), svid.key_for_tls())?;
-        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        // SECURITY: a resumed session is never verified again; no tickets, no session.
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        Ok(Arc::new(config))
-    }
-
-    /// A client that presents its certificate and accepts a server with one of the `expected` identities.
-    pub fn client_config(
-        &self,
-        expected: &[SpiffeId],
-        alpn: &[&[u8]],
-    ) -> Result<Arc<ClientConfig>, TlsError> {
-        let verifier = self.verifier(Expected::OneOf(expected.into()), ClientAuth::Required);
-        let svid = &self.credentials.svid;
-        let config = client_builder(&self.provider, &self.clock)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(svid.chain().to_vec(), svid.key_for_tls())?;
-        Ok(finish_client(config, alpn))
-    }
-
-    /// A client without a certificate, which comes to get its first, and knows the bundle from elsewhere.
-    pub fn joining_client_config(
-        bundle: Arc<TrustBundle>,
-        expected: &[SpiffeId],
-        clock: Arc<dyn Clock>,
-        alpn: &[&[u8]],
-    ) -> Result<Arc<ClientConfig>, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = SvidVerifier {
-            bundle,
-            expected: Expected::OneOf(expected.into()),
-            auth: ClientAuth::Required,
-            algorithms: provider.signature_verification_algorithms,
-        };
-        let config = client_builder(&provider, &clock)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        Ok(finish_client(config, alpn))
-    }
-
-    fn verifier(&self, expected: Expected, auth: ClientAuth) -> SvidVerifier {
-        SvidVerifier {
-            bundle: self.credentials.bundle.clone(),
+    /// For a client: the server must be one of `expected`. With none expected every server is refused.
+    pub fn client_config(&self, expected: &[SpiffeId], alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        let verifier = ServerVerifier::new(
+            Arc::clone(&self.credentials.bundle),
+            Arc::clone(&self.clock),
             expected,
-            auth,
-            algorithms: self.provider.signature_verification_algorithms,
-        }
+        );
+        let key = self.credentials.svid.certified_key();
+        let config = self
+            .client
+            .clone()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(SingleCertificate(key)));
+        Arc::new(finish_client(config, alpn))
+    }
+
+    fn server(&self, presence: Presence, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        let bundle = Arc::clone(&self.credentials.bundle);
+        let verifier = ClientVerifier::new(bundle, Arc::clone(&self.clock), presence);
+        let key = self.credentials.svid.certified_key();
+        let mut config = self
+            .server
+            .clone()
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(SingleCertificate(key)));
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        // SECURITY: a resumed session asks no verifier, so none is.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Arc::new(config)
     }
 }
 
-impl fmt::Debug for MeshTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MeshTls")
-            .field("credentials", &self.credentials)
-            .finish_non_exhaustive()
-    }
+/// For a client that has no certificate yet and goes to join: it judges the server by a bundle it was given.
+pub fn anonymous_client_config(
+    bundle: Arc<TrustBundle>,
+    expected: &[SpiffeId],
+    alpn: &[&[u8]],
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = ServerVerifier::new(bundle, Arc::clone(clock), expected);
+    let config = client_builder(clock)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(Arc::new(finish_client(config, alpn)))
 }
 
-/// Who is at the other end of a finished handshake. `at` and `bundle` are those of the handshake's configuration.
+/// The name that `rustls` asks for when connecting. It is neither sent nor checked: the SPIFFE ID is.
+pub fn server_name() -> ServerName<'static> {
+    ServerName::IpAddress(Ipv4Addr::LOCALHOST.into())
+}
+
+/// Who is at the other end of a finished handshake; none if it showed no certificate, or one that no longer verifies.
+/// The handshake has checked the certificate's purpose already.
 pub fn peer_of(
     connection: &CommonState,
     bundle: &TrustBundle,
     at: UnixTime,
-    purpose: Purpose,
-) -> Option<Result<VerifiedPeer, SvidError>> {
+) -> Option<VerifiedPeer> {
     let chain = connection.peer_certificates()?;
-    Some(verify_svid(chain, bundle, at, purpose))
+    let as_client = verify_svid(chain, bundle, at, Purpose::Client);
+    let peer = as_client.or_else(|_| verify_svid(chain, bundle, at, Purpose::Server));
+    peer.ok()
+}
+
+/// Our reason, if a handshake failed because we refused the peer's certificate.
+pub fn refusal_of(error: &rustls::Error) -> Option<&SvidError> {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
+            other.0.downcast_ref()
+        }
+        _ => None,
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 fn client_builder(
-    provider: &Arc<CryptoProvider>,
     clock: &Arc<dyn Clock>,
-) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, TlsError> {
-    let clock = Arc::new(PkiClock(clock.clone()));
-    Ok(ClientConfig::builder_with_details(provider.clone(), clock)
-        .with_protocol_versions(&[&rustls::version::TLS13])?)
+) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    let time = Arc::new(RustlsTime(Arc::clone(clock)));
+    ClientConfig::builder_with_details(provider(), time)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError)
 }
 
-fn finish_client(mut config: ClientConfig, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+fn finish_client(mut config: ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-    // SECURITY: as on the server's side, each connection is verified anew.
-    config.resumption = Resumption::disabled();
-    // The server is known by its SPIFFE ID; the name in the address means nothing.
     config.enable_sni = false;
-    Arc::new(config)
+    config.resumption = Resumption::disabled();
+    config
 }
 
+/// Our clock as `rustls` wants it.
 #[derive(Debug)]
-struct PkiClock(Arc<dyn Clock>);
+struct RustlsTime(Arc<dyn Clock>);
 
-impl TimeProvider for PkiClock {
-    fn current_time(&self) -> Option<PkiTime> {
+impl TimeProvider for RustlsTime {
+    fn current_time(&self) -> Option<rustls_pki_types::UnixTime> {
         let since_epoch = self.0.now().since(UnixTime::default());
-        Some(PkiTime::since_unix_epoch(since_epoch))
+        Some(rustls_pki_types::UnixTime::since_unix_epoch(since_epoch))
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ClientAuth {
-    Required,
-    Optional,
-}
+/// Always the one certificate that we have.
+struct SingleCertificate(Arc<rustls::sign::CertifiedKey>);
 
-#[derive(Debug)]
-enum Expected {
-    Anyone,
-    OneOf(Vec<SpiffeId>),
-}
-
-impl Expected {
-    fn allows(&self, id: &SpiffeId) -> bool {
-        match self {
-            Self::Anyone => true,
-            Self::OneOf(ids) => ids.contains(id),
-        }
+impl fmt::Debug for SingleCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SingleCertificate")
     }
 }
 
-/// Verifies the other end as an SVID of the bundle's trust domain.
-#[derive(Debug)]
-struct SvidVerifier {
-    bundle: Arc<TrustBundle>,
-    expected: Expected,
-    auth: ClientAuth,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl SvidVerifier {
-    fn verify(
+impl rustls::client::ResolvesClientCert for SingleCertificate {
+    fn resolve(
         &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: PkiTime,
-        purpose: Purpose,
-    ) -> Result<(), Error> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf)
-            .chain(intermediates)
-            .map(|c| CertificateDer::from(c.as_ref()))
-            .collect();
-        let at = UnixTime::from_secs(now.as_secs());
-        let peer = verify_svid(&chain, &self.bundle, at, purpose).map_err(tls_error)?;
-        if self.expected.allows(peer.id()) {
-            Ok(())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::NotValidForName))
-        }
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
-/// The alert the peer gets; the reason itself goes to our own log.
-fn tls_error(error: SvidError) -> Error {
-    use CertificateError as Alert;
-    let alert = if error == SvidError::Expired {
-        Alert::Expired
-    } else if error == SvidError::NotYetValid {
-        Alert::NotValidYet
-    } else if error == SvidError::BadSignature {
-        Alert::BadSignature
-    } else if error == SvidError::UnknownIssuer {
-        Alert::UnknownIssuer
-    } else {
-        Alert::Other(rustls::OtherError(Arc::new(error)))
-    };
-    Error::InvalidCertificate(alert)
-}
-
-impl ServerCertVerifier for SvidVerifier {
-    fn verify_server_cert(
+impl rustls::server::ResolvesServerCert for SingleCertificate {
+    fn resolve(
         &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: PkiTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.verify(end_entity, intermediates, now, Purpose::Server)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        _client_hello: rustls::server::ClientHello<'_>,
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
     }
 }
 
-impl ClientCertVerifier for SvidVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.auth == ClientAuth::Required
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: PkiTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.verify(end_entity, intermediates, now, Purpose::Client)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-fn tls12() -> Error {
-    Error::General("the mesh speaks TLS 1.3 only".to_owned())
-}
+#[cfg(test)]
+mod tests;

@@ -1,197 +1,351 @@
-//! The one verification of certificate chains: handshakes, commands and tests all use it.
+//! Verifying a chain against a trust bundle, with the exact reason when it is refused.
+
+use std::fmt;
 
 use reeve_core::{SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
-use rustls_pki_types::{CertificateDer, UnixTime as PkiTime};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::CertificateDer;
+use webpki::{EndEntityCert, Error as PathError, KeyUsage};
 
-use crate::{SvidProfile, TrustBundle};
+use crate::{
+    TrustBundle,
+    profile::{self, Leaf, Validity},
+};
 
-/// Longest chain accepted, leaf included.
+/// Most certificates in a chain. Ours have two.
 const MAX_CHAIN: usize = 8;
 
-/// What a certificate is to be used for.
+/// In which part of TLS the certificate is used (extended key usage, RFC 5280 section 4.2.1.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Its holder connects.
+    /// The peer is the TLS client.
     Client,
-    /// Its holder listens.
+    /// The peer is the TLS server.
     Server,
 }
 
-/// The one reason why a chain is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SvidError {
-    /// The chain is empty.
-    #[error("there is no certificate")]
-    NoCertificate,
-    /// More than eight certificates.
-    #[error("the chain has {0} certificates; at most 8 are allowed")]
-    ChainTooLong(usize),
-    /// The leaf, or an extension of it, cannot be parsed.
-    #[error("the certificate cannot be parsed")]
-    Malformed,
-    /// Bytes follow the certificate.
-    #[error("bytes follow the certificate")]
-    TrailingData,
-    /// The leaf is a CA certificate.
-    #[error("the certificate is a CA certificate, not a leaf")]
-    LeafIsCa,
-    /// The leaf has no key usage extension.
-    #[error("the certificate has no key usage")]
-    NoKeyUsage,
-    /// The leaf may sign certificates or CRLs.
-    #[error("the certificate may sign certificates or CRLs, which a leaf must not")]
-    LeafMaySign,
-    /// The leaf may not sign handshakes.
-    #[error("the certificate's key usage lacks digitalSignature")]
-    NoDigitalSignature,
-    /// No URI SAN.
-    #[error("the certificate has no URI name")]
-    NoUri,
-    /// More than one URI SAN.
-    #[error("the certificate has {0} URI names; an SVID has exactly one")]
-    SeveralUris(usize),
-    /// The URI SAN is no SPIFFE ID.
-    #[error("the certificate's URI is not a SPIFFE ID: {0}")]
-    BadId(SpiffeIdError),
-    /// The SPIFFE ID names the trust domain itself, which no leaf may.
-    #[error("the certificate's SPIFFE ID has no path")]
-    NoPath,
-    /// The identity belongs to another trust domain than the bundle.
-    #[error("{id} is not in trust domain {expected}")]
-    WrongTrustDomain {
-        /// The certificate's identity.
-        id: SpiffeId,
-        /// The bundle's trust domain.
-        expected: TrustDomain,
-    },
-    /// Extended key usage excludes the purpose.
-    #[error("the certificate may not be used as a TLS {}", match .0 { Purpose::Client => "client", Purpose::Server => "server" })]
-    WrongPurpose(Purpose),
-    /// Not valid yet.
-    #[error("the certificate is not valid yet")]
-    NotYetValid,
-    /// Expired.
-    #[error("the certificate has expired")]
-    Expired,
-    /// No authority of the bundle vouches for it.
-    #[error("no authority in the bundle issued the certificate")]
-    UnknownIssuer,
-    /// A signature in the chain is wrong.
-    #[error("a signature in the chain is wrong")]
-    BadSignature,
-    /// The private key is no P-256 key in PKCS#8.
-    #[error("the private key is not a P-256 key in PKCS#8")]
-    BadKey,
-    /// The private key belongs to another certificate.
-    #[error("the private key does not belong to the certificate")]
-    KeyMismatch,
-    /// Any other fault of the path (RFC 5280, section 6).
-    #[error("the chain is not valid: {0}")]
-    Path(String),
-}
-
-/// A peer whose certificate chain was verified.
+/// A peer whose chain was verified: the only proof of identity in the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedPeer {
-    profile: SvidProfile,
+    id: SpiffeId,
+    not_after: UnixTime,
+    serial: String,
 }
 
 impl VerifiedPeer {
-    /// Who it is.
+    /// Who the peer is.
     pub fn id(&self) -> &SpiffeId {
-        &self.profile.id
+        &self.id
     }
 
-    /// When its certificate ends; no connection outlives this.
+    /// The last second at which its chain is valid; no connection outlives it.
     pub fn not_after(&self) -> UnixTime {
-        self.profile.not_after
+        self.not_after
     }
 
-    /// The certificate's serial number, lower-case hex.
+    /// The leaf's serial number in hexadecimal.
     pub fn serial(&self) -> &str {
-        &self.profile.serial
+        &self.serial
     }
 }
 
-/// Verifies a chain, leaf first, against the authorities of its trust domain.
+/// Why a certificate, a chain or a key is refused. Positions count from the leaf, which is 0.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SvidError {
+    /// No certificate at all.
+    #[error("the chain is empty")]
+    EmptyChain,
+    /// More than 8 certificates.
+    #[error("a chain has at most {MAX_CHAIN} certificates, not {found}")]
+    ChainTooLong {
+        /// How many there were.
+        found: usize,
+    },
+    /// More than 16 KiB.
+    #[error("certificate {position} is larger than 16 KiB")]
+    CertificateTooLarge {
+        /// Which certificate.
+        position: usize,
+    },
+    /// Not a DER-encoded certificate, or an extension in it cannot be read.
+    #[error("certificate {position} is not well-formed")]
+    Malformed {
+        /// Which certificate.
+        position: usize,
+    },
+    /// Bytes after the certificate.
+    #[error("certificate {position} is followed by other bytes")]
+    TrailingData {
+        /// Which certificate.
+        position: usize,
+    },
+    /// X.509 version 1 or 2, which has no names or usages.
+    #[error("certificate {position} is not X.509 version 3")]
+    NotVersion3 {
+        /// Which certificate.
+        position: usize,
+    },
+    /// The same extension twice (RFC 5280 section 4.2).
+    #[error("certificate {position} has an extension twice")]
+    DuplicateExtension {
+        /// Which certificate.
+        position: usize,
+    },
+    /// A serial number that is zero, negative or longer than 20 octets (RFC 5280 section 4.1.2.2).
+    #[error("certificate {position} has an illegal serial number")]
+    BadSerial {
+        /// Which certificate.
+        position: usize,
+    },
+    /// No URI among the subject's alternative names.
+    #[error("the certificate has no URI name, hence no SPIFFE ID")]
+    NoUriName,
+    /// More than one URI among the subject's alternative names.
+    #[error("a certificate has exactly one URI name, not {found}")]
+    ManyUriNames {
+        /// How many there were.
+        found: usize,
+    },
+    /// The URI is not a SPIFFE ID.
+    #[error("the URI name is not a SPIFFE ID")]
+    BadSpiffeId(#[source] SpiffeIdError),
+    /// The leaf's SPIFFE ID names a trust domain, not a workload.
+    #[error("{0} names a trust domain, not a workload")]
+    LeafWithoutPath(SpiffeId),
+    /// The leaf is a CA.
+    #[error("the leaf is a CA certificate")]
+    LeafIsCa,
+    /// No key usage.
+    #[error("the leaf states no key usage")]
+    NoKeyUsage,
+    /// The leaf may sign certificates.
+    #[error("the leaf may sign certificates")]
+    LeafMaySignCertificates,
+    /// The leaf may sign revocation lists.
+    #[error("the leaf may sign revocation lists")]
+    LeafMaySignCrls,
+    /// The leaf may not sign handshakes.
+    #[error("the leaf's key usage lacks digitalSignature")]
+    NoDigitalSignature,
+    /// The extended key usage is for something else.
+    #[error("the certificate is not for use as TLS {0}")]
+    WrongPurpose(Purpose),
+    /// A certificate after the leaf that is not a CA.
+    #[error("certificate {position} is not a CA certificate")]
+    IssuerIsNotCa {
+        /// Which certificate.
+        position: usize,
+    },
+    /// A certificate after the leaf whose key usage lacks keyCertSign.
+    #[error("certificate {position} may not sign certificates")]
+    IssuerMayNotSign {
+        /// Which certificate.
+        position: usize,
+    },
+    /// A signing certificate whose SPIFFE ID names a workload.
+    #[error("certificate {position} may sign, but names the workload {id}")]
+    IssuerWithPath {
+        /// Which certificate.
+        position: usize,
+        /// What it names.
+        id: SpiffeId,
+    },
+    /// A signing certificate of another trust domain than the leaf's.
+    #[error("certificate {position} belongs to trust domain {found}")]
+    IssuerOfOtherDomain {
+        /// Which certificate.
+        position: usize,
+        /// Whose it is.
+        found: TrustDomain,
+    },
+    /// Not valid yet.
+    #[error("certificate {position} is not valid yet")]
+    NotYetValid {
+        /// Which certificate.
+        position: usize,
+        /// From when it is.
+        not_before: UnixTime,
+    },
+    /// Not valid any more.
+    #[error("certificate {position} has expired")]
+    Expired {
+        /// Which certificate.
+        position: usize,
+        /// Until when it was.
+        not_after: UnixTime,
+    },
+    /// The chain leads to an authority of the bundle that is itself not valid now.
+    #[error("the authority that the chain leads to is not valid at this time")]
+    AuthorityNotValid,
+    /// The bundle is of another trust domain than the leaf.
+    #[error("the certificate belongs to trust domain {found}, the bundle to {expected}")]
+    ForeignTrustDomain {
+        /// The bundle's.
+        expected: TrustDomain,
+        /// The leaf's.
+        found: TrustDomain,
+    },
+    /// No authority of the bundle issued it.
+    #[error("no authority of the trust bundle issued the chain")]
+    UnknownIssuer,
+    /// A signature in the chain does not verify.
+    #[error("a signature in the chain does not verify")]
+    BadSignature,
+    /// A signature or key algorithm that we do not accept.
+    #[error("the chain uses an algorithm that is not accepted")]
+    UnsupportedAlgorithm,
+    /// A critical extension that we do not know.
+    #[error("the chain has a critical extension that is not known")]
+    UnknownCriticalExtension,
+    /// The chain is longer than one of its issuers allows.
+    #[error("the chain is longer than one of its issuers allows")]
+    PathTooLong,
+    /// A name constraint of an issuer excludes the leaf.
+    #[error("a name constraint of an issuer excludes the certificate")]
+    NameConstraint,
+    /// Any other fault of the path, in webpki's words.
+    #[error("the chain does not verify: {0}")]
+    Path(PathError),
+    /// A valid identity, but not one of those expected here.
+    #[error("the peer is {found}, which is not expected here")]
+    UnexpectedId {
+        /// Who it is.
+        found: SpiffeId,
+    },
+    /// A private key in another form than PKCS#8.
+    #[error("the private key is not in PKCS#8 form")]
+    KeyNotPkcs8,
+    /// A private key that cannot be read, or of an algorithm that TLS does not use.
+    #[error("the private key cannot be used")]
+    UnsupportedKey,
+    /// The private key belongs to another certificate.
+    #[error("the private key is not that of the leaf certificate")]
+    KeyMismatch,
+}
+
+/// Verifies a chain (leaf first) for use at `at`: the SPIFFE profile of each certificate, validity, and the path to an
+/// authority of the bundle.
 pub fn verify_svid(
     chain: &[CertificateDer<'_>],
     bundle: &TrustBundle,
     at: UnixTime,
     purpose: Purpose,
 ) -> Result<VerifiedPeer, SvidError> {
-    let (leaf, intermediates) = chain.split_first().ok_or(SvidError::NoCertificate)?;
-    if chain.len() > MAX_CHAIN {
-        return Err(SvidError::ChainTooLong(chain.len()));
-    }
-    let profile = SvidProfile::parse(leaf)?;
-    if !profile.id.is_member_of(bundle.trust_domain()) {
-        return Err(SvidError::WrongTrustDomain {
-            id: profile.id,
+    let leaf = check_profile(chain)?;
+    if !leaf.id.is_member_of(bundle.trust_domain()) {
+        return Err(SvidError::ForeignTrustDomain {
             expected: bundle.trust_domain().clone(),
+            found: leaf.id.trust_domain(),
         });
     }
-    if !profile.allows(purpose) {
-        return Err(SvidError::WrongPurpose(purpose));
-    }
-    if at < profile.not_before {
-        return Err(SvidError::NotYetValid);
-    }
-    if at > profile.not_after {
-        return Err(SvidError::Expired);
-    }
-    verify_path(leaf, intermediates, bundle, at)?;
-    Ok(VerifiedPeer { profile })
+    leaf.validity.check(0, at)?;
+    let (anchors, some_left_out) = bundle.anchors_at(at);
+    let not_after = match check_path(chain, &anchors, at, purpose) {
+        Err(SvidError::UnknownIssuer) if some_left_out => {
+            check_path(chain, &bundle.anchors_of_any_time(), at, purpose)?;
+            return Err(SvidError::AuthorityNotValid);
+        }
+        result => result?,
+    };
+    Ok(VerifiedPeer {
+        not_after: not_after.min(leaf.validity.not_after),
+        id: leaf.id,
+        serial: leaf.serial,
+    })
 }
 
-/// RFC 5280 path validation from the leaf to one of the bundle's authorities.
-fn verify_path(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    bundle: &TrustBundle,
+/// The profile of every certificate of a chain.
+pub(crate) fn check_profile(chain: &[CertificateDer<'_>]) -> Result<Leaf, SvidError> {
+    if chain.len() > MAX_CHAIN {
+        return Err(SvidError::ChainTooLong { found: chain.len() });
+    }
+    let (first, issuers) = chain.split_first().ok_or(SvidError::EmptyChain)?;
+    let leaf = profile::check_leaf(first)?;
+    let domain = leaf.id.trust_domain();
+    for (position, issuer) in (1..).zip(issuers) {
+        let (_, id) = profile::check_signing(position, issuer)?;
+        if let Some(id) = id.filter(|id| !id.is_member_of(&domain)) {
+            let found = id.trust_domain();
+            return Err(SvidError::IssuerOfOtherDomain { position, found });
+        }
+    }
+    Ok(leaf)
+}
+
+/// Builds the path and returns the earliest end of the intermediates on it.
+fn check_path(
+    chain: &[CertificateDer<'_>],
+    anchors: &[rustls_pki_types::TrustAnchor<'_>],
     at: UnixTime,
-) -> Result<(), SvidError> {
-    let leaf = EndEntityCert::try_from(leaf).map_err(|_| SvidError::Malformed)?;
-    let anchors: Result<Vec<_>, _> = bundle
-        .authorities()
-        .iter()
-        .map(webpki::anchor_from_trusted_cert)
-        .collect();
-    let anchors = anchors.map_err(|e| SvidError::Path(e.to_string()))?;
-    let time = PkiTime::since_unix_epoch(at.since(UnixTime::default()));
-    leaf.verify_for_usage(
-        webpki::ALL_VERIFICATION_ALGS,
-        &anchors,
-        intermediates,
-        time,
-        AnyUsage,
-        None,
-        None,
-    )
-    .map(|_| ())
-    .map_err(path_error)
+    purpose: Purpose,
+) -> Result<UnixTime, SvidError> {
+    let (first, issuers) = chain.split_first().ok_or(SvidError::EmptyChain)?;
+    let malformed = |_| SvidError::Malformed { position: 0 };
+    let leaf = EndEntityCert::try_from(first).map_err(malformed)?;
+    let usage = match purpose {
+        Purpose::Client => KeyUsage::client_auth(),
+        Purpose::Server => KeyUsage::server_auth(),
+    };
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let time = rustls_pki_types::UnixTime::since_unix_epoch(at.since(UnixTime::default()));
+    let path = leaf
+        .verify_for_usage(algorithms.all, anchors, issuers, time, usage, None, None)
+        .map_err(|error| explain(error, issuers, at, purpose))?;
+    let mut earliest = UnixTime::from_millis(u64::MAX);
+    for issuer in path.intermediate_certificates() {
+        let (validity, _) = profile::check_signing(1, &issuer.der())?;
+        earliest = earliest.min(validity.not_after);
+    }
+    Ok(earliest)
 }
 
-fn path_error(error: webpki::Error) -> SvidError {
-    if let webpki::Error::CertExpired { .. } = error {
-        SvidError::Expired
-    } else if let webpki::Error::CertNotValidYet { .. } = error {
-        SvidError::NotYetValid
-    } else if error == webpki::Error::UnknownIssuer {
-        SvidError::UnknownIssuer
-    } else if error == webpki::Error::InvalidSignatureForPublicKey {
-        SvidError::BadSignature
-    } else {
-        SvidError::Path(error.to_string())
+/// Our reason for webpki's error.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "webpki's error is open-ended; what has no reason of its own keeps webpki's"
+)]
+fn explain(
+    error: PathError,
+    issuers: &[CertificateDer<'_>],
+    at: UnixTime,
+    purpose: Purpose,
+) -> SvidError {
+    match error {
+        PathError::CertExpired { .. } | PathError::CertNotValidYet { .. } => {
+            let out_of_time = |(position, der)| {
+                let (validity, _): (Validity, _) = profile::check_signing(position, der).ok()?;
+                validity.check(position, at).err()
+            };
+            let found = (1..).zip(issuers).find_map(out_of_time);
+            found.unwrap_or(SvidError::UnknownIssuer)
+        }
+        PathError::UnknownIssuer => SvidError::UnknownIssuer,
+        PathError::InvalidSignatureForPublicKey => SvidError::BadSignature,
+        PathError::RequiredEkuNotFoundContext(_) | PathError::EmptyEkuExtension => {
+            SvidError::WrongPurpose(purpose)
+        }
+        PathError::UnsupportedCriticalExtension => SvidError::UnknownCriticalExtension,
+        PathError::PathLenConstraintViolated | PathError::MaximumPathDepthExceeded => {
+            SvidError::PathTooLong
+        }
+        PathError::NameConstraintViolation => SvidError::NameConstraint,
+        PathError::SignatureAlgorithmMismatch
+        | PathError::UnsupportedSignatureAlgorithmContext(_)
+        | PathError::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            SvidError::UnsupportedAlgorithm
+        }
+        other => SvidError::Path(other),
     }
 }
 
-/// The leaf's extended key usage is checked by [`SvidProfile`]; authorities need none.
-struct AnyUsage;
-
-impl ExtendedKeyUsageValidator for AnyUsage {
-    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        Ok(())
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;
