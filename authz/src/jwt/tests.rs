@@ -350,5 +350,6 @@ fn claims_are_bounded() {
     }
 }
 
+mod arbitrary;
 mod attacks;
 mod requests;
