@@ -11,11 +11,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
-use crate::{
-    SvidError, pem,
-    profile::Leaf,
-    verify,
-};
+use crate::{SvidError, pem, profile::Leaf, verify};
 
 /// A certificate chain that proves a SPIFFE ID, with the key that belongs to it. The key stays in memory.
 pub struct X509Svid {

@@ -19,12 +19,10 @@ mod verifier;
 use verifier::{ClientVerifier, Presence, ServerVerifier};
 
 /// TLS configurations of one version of credentials. Make a new one whenever they change: nothing is carried over.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MeshTls {
     credentials: Arc<Credentials>,
     clock: Arc<dyn Clock>,
-    server: ConfigBuilder<ServerConfig, WantsVerifier>,
-    client: ConfigBuilder<ClientConfig, WantsVerifier>,
 }
 
 /// The TLS library refused our parameters: a fault of this build, not of a peer.
@@ -34,17 +32,8 @@ pub struct TlsError(#[source] rustls::Error);
 
 impl MeshTls {
     /// Configurations that prove `credentials` and judge peers by them.
-    pub fn new(credentials: Arc<Credentials>, clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
-        let time = Arc::new(RustlsTime(Arc::clone(&clock)));
-        let server = ServerConfig::builder_with_details(provider(), time)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(TlsError)?;
-        Ok(Self {
-            client: client_builder(&clock)?,
-            server,
-            credentials,
-            clock,
-        })
+    pub fn new(credentials: Arc<Credentials>, clock: Arc<dyn Clock>) -> Self {
+        Self { credentials, clock }
     }
 
     /// The credentials these configurations are of.
@@ -53,46 +42,52 @@ impl MeshTls {
     }
 
     /// For a server that talks only to workloads of the mesh: a client certificate is required.
-    pub fn server_config(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    pub fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
         self.server(Presence::Required, alpn)
     }
 
     /// For a server that also talks to those who come to get a certificate. A certificate that is there must verify.
-    pub fn server_config_optional_client(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    pub fn server_config_optional_client(
+        &self,
+        alpn: &[&[u8]],
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         self.server(Presence::Optional, alpn)
     }
 
     /// For a client: the server must be one of `expected`. With none expected every server is refused.
-    pub fn client_config(&self, expected: &[SpiffeId], alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    pub fn client_config(
+        &self,
+        expected: &[SpiffeId],
+        alpn: &[&[u8]],
+    ) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = ServerVerifier::new(
             Arc::clone(&self.credentials.bundle),
             Arc::clone(&self.clock),
             expected,
         );
         let key = self.credentials.svid.certified_key();
-        let config = self
-            .client
-            .clone()
+        let config = client_builder(&self.clock)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(SingleCertificate(key)));
-        Arc::new(finish_client(config, alpn))
+        Ok(Arc::new(finish_client(config, alpn)))
     }
 
-    fn server(&self, presence: Presence, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    fn server(&self, presence: Presence, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
         let bundle = Arc::clone(&self.credentials.bundle);
         let verifier = ClientVerifier::new(bundle, Arc::clone(&self.clock), presence);
         let key = self.credentials.svid.certified_key();
-        let mut config = self
-            .server
-            .clone()
+        let time = Arc::new(RustlsTime(Arc::clone(&self.clock)));
+        let mut config = ServerConfig::builder_with_details(provider(), time)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(SingleCertificate(key)));
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         // SECURITY: a resumed session asks no verifier, so none is.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Arc::new(config)
+        Ok(Arc::new(config))
     }
 }
 
