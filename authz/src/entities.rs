@@ -34,8 +34,10 @@ pub(crate) struct Question {
 pub(crate) enum QuestionError {
     #[error("the schema has no action {0}")]
     Action(reeve_core::decision::Action),
-    #[error("a service alone was asked for, and it is not named")]
-    NoResource,
+    #[error(
+        "exactly one service is named when it is asked for alone, and the asker has an identity"
+    )]
+    ServiceAlone,
     #[error("Cedar refuses it: {0}")]
     Cedar(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -151,31 +153,31 @@ impl Builder<'_> {
     ) -> Result<EntityUid, QuestionError> {
         let resource = &request.resource;
         // A service outside the mesh has no identity of its own to say its trust domain; only a proxy's own workload
-        // asks for such (outbound), so it is the asker's.
+        // asks for such (outbound), so it is the asker's. SECURITY: without one, a forbid on the namespace would miss.
         let identity = resource
             .workload
             .as_ref()
             .or_else(|| request.principal.spiffe_id());
-        let domain = identity.map(SpiffeId::trust_domain);
-        let mut above = Vec::new();
-        if let Some(domain) = &domain {
-            above.push(self.namespace(graph, domain, &resource.namespace));
-            above.push(uid(&self.types.trust_domain, domain.as_str()));
-        }
+        let domain = identity.ok_or(QuestionError::ServiceAlone)?.trust_domain();
+        let above = [
+            self.namespace(graph, &domain, &resource.namespace),
+            uid(&self.types.trust_domain, domain.as_str()),
+        ];
         let mut services = Vec::new();
         for name in &resource.services {
             let service = uid(&self.types.service, name.as_str());
             graph.add(&service, above.iter().cloned());
             services.push(service);
         }
-        match &resource.workload {
-            Some(id) => {
-                let workload = self.workload(graph, id);
-                graph.add(&workload, services);
-                graph.add(&workload, above);
-                Ok(workload)
-            }
-            None => services.into_iter().next().ok_or(QuestionError::NoResource),
+        if let Some(id) = &resource.workload {
+            let workload = self.workload(graph, id);
+            graph.add(&workload, services);
+            graph.add(&workload, above);
+            return Ok(workload);
+        }
+        match <[EntityUid; 1]>::try_from(services) {
+            Ok([service]) => Ok(service),
+            Err(_) => Err(QuestionError::ServiceAlone),
         }
     }
 

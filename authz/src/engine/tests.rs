@@ -307,11 +307,25 @@ fn a_service_outside_the_mesh_is_asked_for_by_name() {
             "{twin}"
         );
     }
-    asked.resource.services.clear();
+    let closed = |change: fn(&mut AccessRequest)| {
+        let mut asked = asked.clone();
+        change(&mut asked);
+        mesh_wide(ALL).decide(&asked).reason
+    };
+    assert_eq!(closed(|_| {}), Reason::Permitted);
+    let nameless = closed(|r| r.resource.services.clear());
     assert_eq!(
-        mesh_wide(ALL).decide(&asked).reason,
+        nameless,
         Reason::ForbidError,
         "what cannot be asked is closed"
+    );
+    assert_eq!(
+        closed(|r| r.resource.services.extend_from_within(..)),
+        Reason::ForbidError
+    );
+    assert_eq!(
+        closed(|r| r.principal = Principal::Unauthenticated),
+        Reason::ForbidError
     );
 }
 

@@ -145,6 +145,11 @@ prop_compose! {
         http in http(),
     ) -> AccessRequest {
         let http = (action != Action::Connect).then_some(http);
+        let mut resource = resource;
+        if resource.workload.is_none() {
+            resource.services.truncate(1);
+        }
+        let principal = principal.or_else(|| resource.workload.is_none().then(|| fixtures::id(fixtures::PRODUCTPAGE)));
         AccessRequest {
             principal: principal.map_or(Principal::Unauthenticated, Principal::Workload),
             user: user.filter(|_| http.is_some()),
