@@ -4,10 +4,6 @@ use clap::{Parser, Subcommand};
 
 use crate::{mesh, verb};
 
-/// What every help text ends with.
-pub(crate) const EXIT_CODES: &str = "Exit codes: 0 = fine, 1 = the answer is no (invalid, denied, tampered), \
-2 = it could not be answered.";
-
 const FIRST_STEPS: &str = "\
 Examples:
   reeve demo                                   a whole mesh of Bookinfo, with traffic

@@ -7,8 +7,10 @@
 //! Invariant: standard output carries answers only; everything else goes to standard error.
 
 mod args;
+mod demo;
 mod http;
 mod input;
+mod logs;
 mod mesh;
 mod output;
 mod problem;

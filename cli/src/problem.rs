@@ -68,7 +68,7 @@ impl Problem {
     }
 
     /// Makes it an answer of "no" (exit code 1): the input is at fault, not the run.
-    pub(crate) fn as_answer(mut self) -> Self {
+    pub(crate) fn into_answer(mut self) -> Self {
         self.code = 1;
         self
     }

@@ -11,6 +11,7 @@
 mod addresses;
 mod backoff;
 mod environment;
+pub(crate) mod escaped;
 mod folder;
 mod guard;
 mod health;
@@ -216,7 +217,7 @@ impl Supervisor {
     }
 
     /// Follows edits until told to stop, then stops sidecars (draining), applications and the mesh process, in order.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self) -> Stopped {
         let folder = self.context.programs.folder.clone();
         self.seen = relative_to(&folder, &self.seen);
         loop {
@@ -229,10 +230,10 @@ impl Supervisor {
             self.seen = now;
             self.reconciler.reload(&folder);
         }
-        self.shut_down().await;
+        self.shut_down().await
     }
 
-    async fn shut_down(self) {
+    async fn shut_down(self) -> Stopped {
         self.reconciler.retire_all().await;
         // After the sidecars: it takes their last records.
         self.mesh_stop.cancel();
@@ -242,6 +243,25 @@ impl Supervisor {
         }
         drop(std::fs::remove_file(self.context.state.supervisor_socket()));
         drop(std::fs::remove_file(self.context.state.supervisor_record()));
+        Stopped {
+            context: self.context,
+            _state: self._state,
+            _base: self._base,
+        }
+    }
+}
+
+/// A mesh that has ended; its state and addresses are still held.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    context: Arc<Context>,
+    _state: ClaimedState,
+    _base: BaseClaim,
+}
+
+impl Stopped {
+    /// Ends the guard, which removes a temporary state directory.
+    pub(crate) fn finish(self) {
         self.context.guard.dismiss();
     }
 }
@@ -264,7 +284,7 @@ pub(crate) fn load(folder: &Path) -> Result<Mesh, Problem> {
         Problem::new(format!("the configuration is invalid\n{}", text.join("\n")))
             .at(folder.display())
             .fix(format!("see `reeve config check -f {}`", folder.display()))
-            .as_answer()
+            .into_answer()
     })
 }
 
@@ -276,7 +296,11 @@ fn first_plan(options: &Options, mesh: &Mesh) -> Result<Instances, Problem> {
         .filter(|before| before.mesh.base == base)
         .unwrap_or_else(|| Instances::new(base));
     plan.plan(&mesh.workloads, mesh.services.keys())
-        .map_err(|error| Problem::new(error).at(options.folder.display()).as_answer())?;
+        .map_err(|error| {
+            Problem::new(error)
+                .at(options.folder.display())
+                .into_answer()
+        })?;
     addresses::check(&options.state, &plan)?;
     addresses::report_taken_ports(mesh, &plan, &options.notices);
     Ok(plan)

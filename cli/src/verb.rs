@@ -17,13 +17,21 @@ pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod up;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     args::{MeshVerb, Verb},
     mesh,
     problem::{Answer, Problem, Verdict},
 };
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Does what the command line says.
 pub(crate) fn run(verb: Verb) -> Verdict {
@@ -68,6 +76,25 @@ pub(crate) fn block_on<T>(main: impl Future<Output = Result<T, Problem>>) -> Res
         .build()
         .map_err(|error| Problem::because("the runtime could not start", &error))?;
     runtime.block_on(main)
+}
+
+/// A gRPC channel to a Unix socket.
+pub(crate) async fn unix_channel(path: &Path) -> Result<Channel, Problem> {
+    let socket = path.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The name is never looked up.
+    Endpoint::from_static("http://localhost")
+        .connect_timeout(CONNECT)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| {
+            Problem::because("the socket cannot be reached", &error)
+                .at(path.display())
+                .fix("is the mesh running? see `reeve status`")
+        })
 }
 
 /// Parses `250ms`, `30s`, `5m`, `2h`, `1d`.

@@ -30,11 +30,12 @@ impl BaseClaim {
     /// Takes the addresses.
     pub(crate) fn take(base: u8) -> Result<Self, Problem> {
         Self::try_take(base).map_err(|error| {
-            let problem = match error.kind() {
-                ErrorKind::AddrInUse => Problem::new(format!(
+            let problem = if error.kind() == ErrorKind::AddrInUse {
+                Problem::new(format!(
                     "the addresses 127.{base}.* are in use by another mesh"
-                )),
-                _ => Problem::because(format!("the addresses 127.{base}.* cannot be used"), &error),
+                ))
+            } else {
+                Problem::because(format!("the addresses 127.{base}.* cannot be used"), &error)
             };
             problem
                 .at(format!("127.{base}.0.1"))

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +12,8 @@ use reeve_control::{
 };
 use reeve_core::ServiceName;
 
-use crate::{state::StateDir, verb::guard::MARKER};
+use super::escaped::{INSTANCE_MARK, MESH_MARK};
+use crate::state::StateDir;
 
 /// Variables of the supervisor's own environment that applications get; everything else stays with it.
 const INHERITED: [&str; 12] = [
@@ -99,7 +99,6 @@ pub(crate) fn of_application(
     if let Some(port) = workload.ports.first() {
         set("PORT", port.app_port.to_string());
     }
-    set("REEVE_INSTANCE", instance.instance.to_string());
     if workload.identity.is_some() {
         let socket = state.agent_socket(&instance.instance);
         set(
@@ -110,7 +109,9 @@ pub(crate) fn of_application(
     for (key, value) in &workload.env {
         set(key, value.clone());
     }
-    set(MARKER, marker.to_owned());
+    // After the workload's own variables: these cannot be overridden.
+    set(INSTANCE_MARK, instance.instance.to_string());
+    set(MESH_MARK, marker.to_owned());
     env.into_iter().collect()
 }
 
@@ -140,17 +141,4 @@ pub(crate) fn working_dir(workload: &LocalWorkload, folder: &Path) -> PathBuf {
         Some(dir) => folder.join(dir),
         None => folder.to_owned(),
     }
-}
-
-/// The directory in which `program` is found, as `execvp` would.
-pub(crate) fn is_found(program: &Path, path: &[PathBuf], dir: &Path) -> bool {
-    if program.components().count() > 1 {
-        return dir.join(program).is_file();
-    }
-    path.iter().any(|folder| folder.join(program).is_file())
-}
-
-/// The mesh-facing address of slot `slot`.
-pub(crate) fn mesh_address(base: u8, slot: u8) -> Ipv4Addr {
-    Ipv4Addr::new(127, base, slot, 1)
 }

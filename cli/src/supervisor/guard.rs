@@ -2,7 +2,6 @@
 
 use std::{
     io::Write,
-    os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::Mutex,
@@ -33,7 +32,6 @@ impl Guard {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .process_group(0)
             .spawn()
             .map_err(|error| {
                 Problem::because("the guard process could not be started", &error)

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, environment,
+    escaped::Marks,
     health::{self, Check},
     keep::keep,
     process::{Output, Spec},
@@ -136,6 +137,7 @@ fn app_spec(
         death: DeathSignal::Kill,
         output: Output::Lines(context.state.logs().join(format!("{name}.app.log"))),
         grace: APP_GRACE,
+        marks: Some(Marks::of_instance(&context.marker, name.as_str())),
     })
 }
 
@@ -195,6 +197,7 @@ fn sidecar_spec(
         death: DeathSignal::Term,
         output: Output::File(state.logs().join(format!("{name}.sidecar.log"))),
         grace: DRAIN,
+        marks: None,
     };
     let ready = SocketAddr::new(instance.address.into(), READY_PORT);
     let check = Check {
@@ -221,7 +224,7 @@ pub(crate) async fn run(
             break;
         };
         let place = context.place(plan.instance.slot).await;
-        run_shape(&context, &name, &plan, &mut wanted, turn.take()).await;
+        Box::pin(run_shape(&context, &name, &plan, &mut wanted, turn.take())).await;
         drop(place);
         if wanted.borrow().is_some() {
             // One replacement at a time, so that a workload's other replicas go on serving.

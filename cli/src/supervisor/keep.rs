@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context,
     backoff::Backoff,
+    logfile,
     process::{self, Running, Spec},
 };
 
@@ -73,7 +74,9 @@ async fn attend(
     what.map(|what| format!("ended with {what}"))
 }
 
+/// What it last said, and where the rest is.
 fn hint(spec: &Spec) -> String {
     let (process::Output::File(path) | process::Output::Lines(path)) = &spec.output;
-    format!(" (its output: {})", path.display())
+    let said = logfile::last_line(path).map(|line| format!("; it said: {line}"));
+    format!("{} ({})", said.unwrap_or_default(), path.display())
 }

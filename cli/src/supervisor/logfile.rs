@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -21,6 +21,8 @@ use crate::supervisor::Notices;
 pub(crate) const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// A longer line is cut into pieces.
 const MAX_LINE: u64 = 16 * 1024;
+/// How much of a log's end is read.
+const LAST: u64 = 4096;
 /// Lines on their way to the file.
 const QUEUE: usize = 256;
 /// How often the files that processes write themselves are looked at.
@@ -110,6 +112,19 @@ async fn read(source: impl AsyncRead + Unpin, stream: Stream, lines: mpsc::Sende
             return;
         }
     }
+}
+
+/// The last line of a log, shortened.
+pub(crate) fn last_line(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(LAST)))
+        .ok()?;
+    let mut end = Vec::new();
+    file.take(LAST).read_to_end(&mut end).ok()?;
+    let text = String::from_utf8_lossy(&end);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(line.chars().take(300).collect())
 }
 
 /// A file that is set aside when it is full.

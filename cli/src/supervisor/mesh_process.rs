@@ -59,6 +59,7 @@ fn spec(context: &Context) -> Spec {
         death: DeathSignal::Term,
         output: Output::File(state.logs().join("mesh.log")),
         grace: GRACE,
+        marks: None,
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
+use super::escaped::{self, Marks};
 use crate::verb::run::DeathSignal;
 
 /// What to start.
@@ -31,6 +32,8 @@ pub(crate) struct Spec {
     pub(crate) output: Output,
     /// How long it may take to end after SIGTERM.
     pub(crate) grace: Duration,
+    /// What the processes that it starts carry in their environment, if they are to end with it.
+    pub(crate) marks: Option<Marks>,
 }
 
 /// How a process's output is kept.
@@ -48,6 +51,7 @@ pub(crate) struct Running {
     child: Child,
     pid: Pid,
     grace: Duration,
+    marks: Option<Marks>,
 }
 
 /// Starts a process through `reeve run`.
@@ -89,6 +93,7 @@ pub(crate) fn start(reeve: &Path, spec: &Spec) -> io::Result<Running> {
         child,
         pid,
         grace: spec.grace,
+        marks: spec.marks.clone(),
     })
 }
 
@@ -107,7 +112,7 @@ impl Running {
     pub(crate) async fn stop(mut self, abort: &CancellationToken) {
         if !abort.is_cancelled() {
             // ESRCH: it has ended by itself.
-            drop(kill_process(self.pid, Signal::TERM));
+            kill_process(self.pid, Signal::TERM).unwrap_or_default();
             // Cancel-safe: both may be polled again or dropped.
             tokio::select! {
                 _ = self.child.wait() => {}
@@ -119,9 +124,12 @@ impl Running {
         drop(self.child.wait().await);
     }
 
-    /// Ends everything that is still in its group.
+    /// Ends everything that is still in its group or carries its marks.
     pub(crate) fn sweep(&self) {
-        drop(kill_process_group(self.pid, Signal::KILL));
+        kill_process_group(self.pid, Signal::KILL).unwrap_or_default();
+        if let Some(marks) = &self.marks {
+            escaped::end(marks);
+        }
     }
 }
 

@@ -8,16 +8,19 @@
 use std::{
     collections::HashSet,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::BufRead,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
-use crate::problem::{Answer, Verdict};
+use crate::{
+    problem::{Answer, Verdict},
+    supervisor::escaped::{self, Marks},
+};
 
 /// No more groups than a mesh can have: an application and a sidecar for each instance, and the mesh process.
 const MAX_GROUPS: usize = 1024;
@@ -25,11 +28,6 @@ const MAX_GROUPS: usize = 1024;
 const GRACE: Duration = Duration::from_secs(5);
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// An environment is not read beyond this.
-const MAX_ENVIRON: u64 = 1024 * 1024;
-
-/// The variable that carries the marker.
-pub(crate) const MARKER: &str = "REEVE_MESH_ID";
 
 /// `reeve guard`.
 #[derive(Args, Debug)]
@@ -45,18 +43,19 @@ pub(crate) struct GuardArgs {
 /// Waits for the supervisor's end, then ends what it left.
 pub(crate) fn run(args: &GuardArgs) -> Verdict {
     // A session of its own: a closed terminal or Ctrl-C must not end the guard before its work.
-    drop(rustix::process::setsid());
+    rustix::process::setsid().ok();
     let groups = read_groups(std::io::stdin().lock());
-    end_marked(&args.marker);
+    let marks = Marks::of_mesh(&args.marker);
+    escaped::end(&marks);
     let mut waited = Duration::ZERO;
     while waited < GRACE && groups.iter().any(|group| is_alive(*group)) {
         thread::sleep(LOOK);
         waited += LOOK;
     }
     for group in groups {
-        drop(kill_process_group(group, Signal::KILL));
+        kill_process_group(group, Signal::KILL).unwrap_or_default();
     }
-    end_marked(&args.marker);
+    escaped::end(&marks);
     if let Some(dir) = &args.remove {
         remove(dir);
     }
@@ -85,37 +84,6 @@ fn read_groups(source: impl BufRead) -> HashSet<Pid> {
 
 fn is_alive(group: Pid) -> bool {
     test_kill_process_group(group).is_ok()
-}
-
-/// Ends every process of ours that carries the marker.
-fn end_marked(marker: &str) {
-    let wanted = format!("{MARKER}={marker}");
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|n| n.parse().ok())
-            .and_then(Pid::from_raw);
-        let Some(pid) = pid else { continue };
-        if Some(pid) != Some(rustix::process::getpid()) && carries(&entry.path(), wanted.as_bytes())
-        {
-            drop(kill_process(pid, Signal::KILL));
-        }
-    }
-}
-
-fn carries(process: &Path, wanted: &[u8]) -> bool {
-    let Ok(file) = fs::File::open(process.join("environ")) else {
-        return false;
-    };
-    let mut environ = Vec::new();
-    let read = BufReader::new(file)
-        .take(MAX_ENVIRON)
-        .read_to_end(&mut environ);
-    read.is_ok() && environ.split(|byte| *byte == 0).any(|pair| pair == wanted)
 }
 
 /// Removes a directory that the supervisor made for this run alone.

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
 use reeve_control::{Fault, ProxyStatus, instances::Instances};
 use reeve_core::model::Generation;
 use serde::Deserialize;
@@ -64,11 +63,6 @@ impl MeshApi {
         })
     }
 
-    /// The API at `address`.
-    pub(crate) fn at(address: SocketAddr) -> Self {
-        Self { address }
-    }
-
     /// `/status` as it came.
     pub(crate) async fn status_value(&self) -> Result<Value, Problem> {
         self.get_value("/status").await
@@ -83,20 +77,6 @@ impl MeshApi {
     pub(crate) async fn get_value(&self, path: &str) -> Result<Value, Problem> {
         let reply = http::get(&Target::Tcp(self.address), path, PATIENCE).await;
         self.value(path, reply)
-    }
-
-    /// Posts JSON and gets JSON.
-    pub(crate) async fn post_value(&self, path: &str, body: &Value) -> Result<Value, Problem> {
-        let body = Bytes::from(body.to_string());
-        let reply = http::post(&Target::Tcp(self.address), path, body, PATIENCE).await;
-        self.value(path, reply)
-    }
-
-    /// Gets text.
-    pub(crate) async fn get_text(&self, path: &str) -> Result<String, Problem> {
-        let reply = http::get(&Target::Tcp(self.address), path, PATIENCE).await;
-        let reply = self.succeeded(path, reply)?;
-        Ok(String::from_utf8_lossy(&reply.body).into_owned())
     }
 
     fn value(&self, path: &str, reply: Result<Reply, FetchError>) -> Result<Value, Problem> {

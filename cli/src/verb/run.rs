@@ -57,10 +57,12 @@ pub(crate) fn run(args: RunArgs) -> Verdict {
         .next()
         .ok_or_else(|| Problem::new("there is no command to run"))?;
     let error = Command::new(&program).args(command).exec();
-    let fix = match error.kind() {
-        ErrorKind::NotFound => "install it, or write its full path in the workload's command",
-        ErrorKind::PermissionDenied => "make it executable",
-        _ => "try to run it by hand",
+    let fix = if error.kind() == ErrorKind::NotFound {
+        "install it, or write its full path in the workload's command"
+    } else if error.kind() == ErrorKind::PermissionDenied {
+        "make it executable"
+    } else {
+        "try to run it by hand"
     };
     Err(Problem::because(
         format!("{} could not be started", program.display()),

@@ -71,7 +71,7 @@ async fn supervise(args: UpArgs) -> Verdict {
     let supervisor = Supervisor::start(options).await?;
     greet(&supervisor);
     let health = tokio::spawn(tell_health(supervisor.roster()));
-    supervisor.run().await;
+    supervisor.run().await.finish();
     health.abort();
     printing.abort();
     Ok(Answer::Yes)

@@ -92,7 +92,7 @@ pub(super) fn run(args: &ExplainArgs) -> Verdict {
             .collect();
         Problem::new(faults.join("\n"))
             .at(args.folder.display())
-            .as_answer()
+            .into_answer()
     })?;
     let requests = match &args.requests {
         Some(file) => input::json_values(file)?,
