@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{Effect as CedarEffect, PolicySet};
 use reeve_core::{
-    Namespace, PolicyId,
+    Namespace, PolicyId, TrustDomain,
     decision::{AccessRequest, Decision, Effect, PolicyError, Reason},
     model::{PolicyMode, PolicySlice},
 };
@@ -50,6 +50,8 @@ enum State {
 #[derive(Debug)]
 struct Policies {
     mesh: &'static MeshSchema,
+    /// The mesh's trust domain.
+    home: Option<TrustDomain>,
     uses: Uses,
     all: BTreeMap<PolicyId, Compiled>,
     /// By namespace of the resource: mesh-wide policies and the namespace's own.
@@ -92,6 +94,7 @@ impl Engine {
         };
         let policies = Policies {
             mesh,
+            home: None,
             uses,
             scoped,
             mesh_wide: Candidates::select(&all, None)?,
@@ -111,6 +114,15 @@ impl Engine {
             needs: Needs::default(),
             mesh_hash: String::new(),
         }
+    }
+
+    /// Tells the engine the mesh's trust domain, to which services without an identity belong.
+    #[must_use]
+    pub fn in_trust_domain(mut self, domain: TrustDomain) -> Self {
+        if let State::Open(policies) = &mut self.state {
+            policies.home = Some(domain);
+        }
+        self
     }
 
     /// Answers one request.
@@ -146,7 +158,7 @@ impl Engine {
 
 impl Policies {
     fn decide(&self, request: &AccessRequest) -> Decision {
-        let Ok(question) = Question::new(self.mesh, &self.uses, request) else {
+        let Ok(question) = Question::new(self.mesh, &self.uses, self.home.as_ref(), request) else {
             // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
             return Decision::without_policy(Effect::Deny, Reason::ForbidError);
         };
@@ -190,7 +202,8 @@ impl Policies {
             hierarchy: true,
             ..self.uses.clone()
         };
-        let Ok(question) = Question::new(self.mesh, &everything, request) else {
+        let Ok(question) = Question::new(self.mesh, &everything, self.home.as_ref(), request)
+        else {
             return Vec::new();
         };
         let candidates = self.candidates(request).ids.iter();

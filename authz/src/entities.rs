@@ -35,7 +35,7 @@ pub(crate) enum QuestionError {
     #[error("the schema has no action {0}")]
     Action(reeve_core::decision::Action),
     #[error(
-        "exactly one service is named when it is asked for alone, and the asker has an identity"
+        "exactly one service is named when it is asked for alone, and its trust domain is known"
     )]
     ServiceAlone,
     #[error("Cedar refuses it: {0}")]
@@ -49,15 +49,17 @@ impl QuestionError {
 }
 
 impl Question {
-    /// Puts `request` in Cedar's terms, with those parts that `uses` names.
+    /// Puts `request` in Cedar's terms, with those parts that `uses` names. `home` is the mesh's trust domain.
     pub(crate) fn new(
         mesh: &MeshSchema,
         uses: &Uses,
+        home: Option<&TrustDomain>,
         request: &AccessRequest,
     ) -> Result<Self, QuestionError> {
         let builder = Builder {
             types: &mesh.types,
             uses,
+            home,
         };
         let (action, action_entity) = mesh
             .action(request.action)
@@ -100,6 +102,7 @@ impl Graph {
 struct Builder<'a> {
     types: &'a EntityTypes,
     uses: &'a Uses,
+    home: Option<&'a TrustDomain>,
 }
 
 impl Builder<'_> {
@@ -152,13 +155,13 @@ impl Builder<'_> {
         request: &AccessRequest,
     ) -> Result<EntityUid, QuestionError> {
         let resource = &request.resource;
-        // A service outside the mesh has no identity of its own to say its trust domain; only a proxy's own workload
-        // asks for such (outbound), so it is the asker's. SECURITY: without one, a forbid on the namespace would miss.
-        let identity = resource
-            .workload
-            .as_ref()
-            .or_else(|| request.principal.spiffe_id());
-        let domain = identity.ok_or(QuestionError::ServiceAlone)?.trust_domain();
+        // A service outside the mesh has no identity of its own to say its trust domain. It is the mesh's; where that
+        // was not told, it is the asker's, since a proxy's own workload asks. SECURITY: without any, a forbid on the
+        // service's namespace would miss.
+        let own = resource.workload.as_ref().map(SpiffeId::trust_domain);
+        let asker = || request.principal.spiffe_id().map(SpiffeId::trust_domain);
+        let domain = own.or_else(|| self.home.cloned()).or_else(asker);
+        let domain = domain.ok_or(QuestionError::ServiceAlone)?;
         let above = [
             self.namespace(graph, &domain, &resource.namespace),
             uid(&self.types.trust_domain, domain.as_str()),

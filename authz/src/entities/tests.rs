@@ -204,7 +204,7 @@ proptest! {
     fn every_request_fits_the_schema(request in any_request()) {
         let schema = schema();
         let mesh = MeshSchema::get().unwrap();
-        let question = Question::new(mesh, &everything(), &request).unwrap();
+        let question = Question::new(mesh, &everything(), None, &request).unwrap();
         let Question { request: built, entities } = &question;
         let context = built.context().unwrap();
         let checked = Request::new(
@@ -240,7 +240,7 @@ proptest! {
             }
         }
         let mesh = MeshSchema::get().unwrap();
-        let full = Question::new(mesh, &everything(), &request).unwrap();
+        let full = Question::new(mesh, &everything(), None, &request).unwrap();
         let plain = judge(&full.request, &set, &full.entities, OnForbidError::Deny);
         prop_assert_eq!(decision.effect, plain.effect);
         prop_assert_eq!(decision.reason, plain.reason);
