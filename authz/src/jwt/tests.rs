@@ -32,7 +32,7 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
 type Sign = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
 
 /// A signing key and its JWK.
-struct Signer {
+pub(super) struct Signer {
     jwk: Value,
     sign: Box<Sign>,
     alg: &'static str,
@@ -79,13 +79,13 @@ fn ed25519() -> Signer {
 }
 
 /// The issuer's key in most tests.
-static KEY: LazyLock<Signer> =
+pub(super) static KEY: LazyLock<Signer> =
     LazyLock::new(|| ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", "ES256"));
-static RSA_KEY: LazyLock<Signer> =
+pub(super) static RSA_KEY: LazyLock<Signer> =
     LazyLock::new(|| rsa(&RSA_PKCS1_SHA256, "RS256", KeySize::Rsa2048));
 
 impl Signer {
-    fn jwks(&self) -> String {
+    pub(super) fn jwks(&self) -> String {
         json!({"keys": [self.jwk]}).to_string()
     }
 
@@ -96,18 +96,18 @@ impl Signer {
         format!("{signed}.{}", b64(signature))
     }
 
-    fn token(&self, claims: &Value) -> String {
+    pub(super) fn token(&self, claims: &Value) -> String {
         let header = json!({"alg": self.alg, "kid": self.jwk["kid"]});
         self.raw(&header.to_string(), &claims.to_string())
     }
 }
 
-fn claims() -> Value {
+pub(super) fn claims() -> Value {
     json!({"iss": ISSUER, "sub": "alice", "aud": "shop", "exp": NOW + 60, "iat": NOW - 60, "nbf": NOW - 60})
 }
 
 /// [`claims`] with these members changed; null takes one away.
-fn with(changes: Value) -> Value {
+pub(super) fn with(changes: Value) -> Value {
     let mut all = claims();
     for (name, value) in changes.as_object().unwrap() {
         if value.is_null() {

@@ -355,3 +355,17 @@ fn bare_signatures_leave_the_payload_alone() {
     let refused = check_token(&KEY.token(&claims()), &KEY.jwks(), &elsewhere, now());
     assert_eq!(refused, Err(TokenError::UnknownIssuer));
 }
+
+#[test]
+fn a_remembered_token_still_expires() {
+    let verifier = verifier(|_| {});
+    let request = bearer(&KEY.token(&claims()));
+    assert!(verifier.verify(&request, now()).is_ok());
+    assert!(
+        verifier
+            .verify(&request, UnixTime::from_secs(NOW + 59))
+            .is_ok()
+    );
+    let late = verifier.verify(&request, UnixTime::from_secs(NOW + 60));
+    assert_eq!(late, Err(TokenError::Expired));
+}
