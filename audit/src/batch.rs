@@ -1,8 +1,34 @@
 //! Batches: what a proxy ships, what the log's tree is made of.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use reeve_core::{SpiffeId, UnixTime};
+use aws_lc_rs::digest;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use reeve_core::{InstanceName, SpiffeId, UnixTime};
+use serde::{Deserialize, Serialize};
+use tlog_tiles::{Hash, record_hash};
+
+use crate::{
+    canonical::{self, CanonicalError},
+    hexes,
+    log::tree,
+    wal::Chunk,
+};
+
+/// The version of the batch format, the `schema` member of every header.
+pub const BATCH_SCHEMA: &str = "reeve.batch/v1";
+
+/// What a batch's signature covers begins with this line.
+const SIGNATURE_CONTEXT: &[u8] = b"reeve.batch/v1 signature\n";
+
+/// The most records in a batch.
+pub const MAX_BATCH_RECORDS: usize = 8192;
+
+/// The most bytes of records in a batch.
+pub const MAX_BATCH_BYTES: usize = 3 << 20;
+
+/// The longest header: an entry of the tree has a two-byte length.
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// A failure of something handed in from outside (a key, a verifier, a channel).
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -38,4 +64,228 @@ pub trait BatchVerifier: fmt::Debug + Send + Sync {
         signature: &[u8],
         at: UnixTime,
     ) -> Result<SpiffeId, BoxError>;
+}
+
+/// The last record of a proxy before an epoch, named by the first record's batch of that epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochLink {
+    /// Its epoch: the last that has any record.
+    pub epoch: u64,
+    /// Its sequence.
+    pub sequence: u64,
+    /// The hash chain after it.
+    #[serde(with = "hexes")]
+    pub chain: [u8; 32],
+}
+
+/// A batch's header: a leaf of the log's tree, as canonical JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchHeader {
+    /// [`BATCH_SCHEMA`].
+    pub schema: String,
+    /// Whose records.
+    pub proxy: InstanceName,
+    /// Of which epoch.
+    pub epoch: u64,
+    /// Counted from 1 within the epoch.
+    pub batch: u64,
+    /// Worker → first and last sequence.
+    pub sequences: BTreeMap<u16, (u64, u64)>,
+    /// How many records.
+    pub count: u64,
+    /// RFC 6962 root over the records.
+    #[serde(with = "hexes")]
+    pub root: [u8; 32],
+    /// The write-ahead log's hash chain after the last record.
+    #[serde(with = "hexes")]
+    pub chain: [u8; 32],
+    /// The last record of the epochs before this one.
+    pub link: Option<EpochLink>,
+    /// RFC 6962 leaf hash of the proxy's batch before this one; zeros for its first.
+    #[serde(with = "hexes")]
+    pub previous: [u8; 32],
+    /// SHA-256 over the SHA-256 of each certificate in the signer's chain.
+    #[serde(with = "hexes")]
+    pub signer: [u8; 32],
+    /// When it was signed.
+    pub time: UnixTime,
+    /// The signature over everything else, base64; empty only while it is made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signature: String,
+}
+
+impl BatchHeader {
+    /// The first and last sequence of worker 0, the only one there is.
+    pub fn span(&self) -> Option<(u64, u64)> {
+        self.sequences.get(&0).copied()
+    }
+
+    /// What the signature covers.
+    pub fn signed_bytes(&self) -> Result<Vec<u8>, CanonicalError> {
+        let unsigned = Self {
+            signature: String::new(),
+            ..self.clone()
+        };
+        let mut bytes = SIGNATURE_CONTEXT.to_vec();
+        bytes.extend_from_slice(&canonical::to_vec(&unsigned)?);
+        Ok(bytes)
+    }
+
+    /// The signature's bytes; empty when it is not base64.
+    pub fn signature_bytes(&self) -> Vec<u8> {
+        BASE64_STANDARD.decode(&self.signature).unwrap_or_default()
+    }
+}
+
+/// A batch as it is sent and kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Canonical JSON of the header.
+    pub header: Vec<u8>,
+    /// The signer's certificates in DER, the leaf first.
+    pub chain_der: Vec<Vec<u8>>,
+    /// Canonical JSON of each record.
+    pub records: Vec<Vec<u8>>,
+}
+
+/// A batch does not hold together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BatchFault(pub String);
+
+/// The second line of a batch object.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChainLine {
+    certificates: Vec<String>,
+}
+
+impl Batch {
+    /// Makes and signs the batch of `chunk`.
+    pub(crate) fn sign(
+        chunk: Chunk,
+        proxy: &InstanceName,
+        batch: u64,
+        previous: [u8; 32],
+        identity: &SigningIdentity,
+        now: UnixTime,
+    ) -> Result<Self, BoxError> {
+        let mut header = BatchHeader {
+            schema: BATCH_SCHEMA.to_owned(),
+            proxy: proxy.clone(),
+            epoch: chunk.epoch,
+            batch,
+            sequences: BTreeMap::from([(0, (chunk.first_sequence, chunk.last_sequence))]),
+            count: u64::try_from(chunk.records.len())?,
+            root: records_root(&chunk.records),
+            chain: chunk.chain,
+            link: chunk.previous,
+            previous,
+            signer: signer_hash(&identity.chain_der),
+            time: now,
+            signature: String::new(),
+        };
+        let signature = identity.key.sign(&header.signed_bytes()?)?;
+        header.signature = BASE64_STANDARD.encode(signature);
+        Ok(Self {
+            header: canonical::to_vec(&header)?,
+            chain_der: identity.chain_der.clone(),
+            records: chunk.records,
+        })
+    }
+
+    /// The leaf hash of its header: its name and place in the tree.
+    pub fn hash(&self) -> [u8; 32] {
+        record_hash(&self.header).0
+    }
+
+    /// Reads the header and checks it against the rest: bounds, canonical form, count, root, signer.
+    pub fn check(&self) -> Result<BatchHeader, BatchFault> {
+        let fault = |what: &str| Err(BatchFault(what.to_owned()));
+        if self.header.len() > MAX_HEADER_BYTES || !canonical::is_canonical(&self.header) {
+            return fault("the header is not canonical JSON of legal length");
+        }
+        let header: BatchHeader = serde_json::from_slice(&self.header)
+            .map_err(|e| BatchFault(format!("the header: {e}")))?;
+        if header.schema != BATCH_SCHEMA || header.epoch == 0 || header.batch == 0 {
+            return fault("the header is of an unknown form");
+        }
+        let bytes: usize = self.records.iter().map(Vec::len).sum();
+        if self.records.len() > MAX_BATCH_RECORDS || bytes > MAX_BATCH_BYTES {
+            return fault("the batch is too large");
+        }
+        let span = header.span().filter(|_| header.sequences.len() == 1);
+        let counted = span.and_then(|(first, last)| last.checked_sub(first)?.checked_add(1));
+        let count = u64::try_from(self.records.len()).unwrap_or(u64::MAX);
+        if count == 0 || header.count != count || counted != Some(count) {
+            return fault("the header's count and sequences do not fit its records");
+        }
+        if records_root(&self.records) != header.root {
+            return fault("the records do not hash to the header's root");
+        }
+        if signer_hash(&self.chain_der) != header.signer {
+            return fault("the certificates are not those that the header names");
+        }
+        Ok(header)
+    }
+
+    /// The batch object: the header, the certificates, then each record, one a line.
+    pub fn to_object(&self) -> Result<Vec<u8>, CanonicalError> {
+        let chain = ChainLine {
+            certificates: (self.chain_der.iter())
+                .map(|der| BASE64_STANDARD.encode(der))
+                .collect(),
+        };
+        let mut out = self.header.clone();
+        out.push(b'\n');
+        out.extend_from_slice(&canonical::to_vec(&chain)?);
+        out.push(b'\n');
+        for record in &self.records {
+            out.extend_from_slice(record);
+            out.push(b'\n');
+        }
+        Ok(out)
+    }
+
+    /// Reads a batch object; anything but what [`Batch::to_object`] writes is refused.
+    pub fn from_object(bytes: &[u8]) -> Result<Self, BatchFault> {
+        let fault = |what: &str| BatchFault(what.to_owned());
+        let mut lines = bytes
+            .strip_suffix(b"\n")
+            .ok_or_else(|| fault("does not end with a line"))?
+            .split(|b| *b == b'\n');
+        let header = lines.next().unwrap_or_default().to_vec();
+        let chain: ChainLine = serde_json::from_slice(lines.next().unwrap_or_default())
+            .map_err(|e| BatchFault(format!("line 2, the certificates: {e}")))?;
+        let chain_der: Result<Vec<_>, _> = (chain.certificates.iter())
+            .map(|c| BASE64_STANDARD.decode(c))
+            .collect();
+        let batch = Self {
+            header,
+            chain_der: chain_der.map_err(|_bad| fault("line 2: a certificate is not base64"))?,
+            records: lines.map(<[u8]>::to_vec).collect(),
+        };
+        match batch.to_object() {
+            Ok(again) if again == bytes => Ok(batch),
+            _ => Err(fault("line 2 is not in its canonical form")),
+        }
+    }
+}
+
+/// RFC 6962 root over records.
+pub fn records_root(records: &[Vec<u8>]) -> [u8; 32] {
+    let leaves: Vec<Hash> = records.iter().map(|r| record_hash(r)).collect();
+    tree::root(&leaves).0
+}
+
+fn signer_hash(chain_der: &[Vec<u8>]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for der in chain_der {
+        context.update(digest::digest(&digest::SHA256, der).as_ref());
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
 }

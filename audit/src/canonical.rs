@@ -32,7 +32,8 @@ pub fn is_canonical(bytes: &[u8]) -> bool {
         .is_some_and(|again| again == bytes)
 }
 
-fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+/// Writes `value` in canonical form to the end of `out`.
+pub(crate) fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
     match value {
         Value::Number(number) if number.is_f64() => {
             Err(CanonicalError::Float(number.as_f64().unwrap_or(f64::NAN)))

@@ -1,16 +1,42 @@
 //! The gRPC service that takes batches from proxies.
 
+/// The messages of `proto/audit.proto`.
+pub(crate) mod proto {
+    #![expect(
+        unreachable_pub,
+        unused_qualifications,
+        clippy::wildcard_enum_match_arm,
+        reason = "generated from proto/audit.proto, which documents it"
+    )]
+    tonic::include_proto!("reeve.audit.v1");
+}
+
 use std::{fmt, sync::Arc};
 
-use reeve_core::{InstanceName, SpiffeId};
+use reeve_core::{Clock, InstanceName, SpiffeId};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::{AuditLog, BatchVerifier};
+use self::proto::{
+    ShipRequest, ShipResponse,
+    ingest_server::{Ingest, IngestServer},
+    ship_request, ship_response,
+};
+use crate::{
+    AuditLog, BatchVerifier,
+    batch::{Batch, MAX_BATCH_BYTES, MAX_HEADER_BYTES},
+    log::{LogError, Position},
+};
 
 /// Says who the peer of a connection is, from what the server put in the request's extensions.
 pub type Authenticate = Arc<dyn Fn(&tonic::Extensions) -> Option<SpiffeId> + Send + Sync>;
 
 /// Says whether an identity may ship the records of an instance.
 pub type MayShip = Arc<dyn Fn(&SpiffeId, &InstanceName) -> bool + Send + Sync>;
+
+/// The largest message: a batch, its header, its certificates, and what protobuf adds to each record.
+const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES + MAX_HEADER_BYTES + (1 << 18);
 
 /// `reeve.audit.v1.Ingest`; make a tonic server of it with [`IngestService::into_server`].
 #[derive(Clone)]
@@ -19,6 +45,7 @@ pub struct IngestService {
     authenticate: Authenticate,
     may_ship: MayShip,
     verifier: Arc<dyn BatchVerifier>,
+    clock: Arc<dyn Clock>,
 }
 
 impl IngestService {
@@ -28,19 +55,176 @@ impl IngestService {
         authenticate: Authenticate,
         may_ship: MayShip,
         verifier: Arc<dyn BatchVerifier>,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             log,
             authenticate,
             may_ship,
             verifier,
+            clock,
+        }
+    }
+
+    /// The tonic service to add to a server.
+    pub fn into_server(self) -> IngestServer<impl Ingest> {
+        IngestServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Serves one stream until it ends or a batch is refused.
+    async fn serve(
+        self,
+        peer: SpiffeId,
+        mut requests: Streaming<ShipRequest>,
+        answers: mpsc::Sender<Result<ShipResponse, Status>>,
+    ) {
+        let mut proxy: Option<InstanceName> = None;
+        while let Ok(Some(request)) = requests.message().await {
+            let answer = match (request.kind, &proxy) {
+                (Some(ship_request::Kind::Hello(hello)), None) => {
+                    match self.greet(&peer, &hello.proxy) {
+                        Ok(name) => {
+                            let position = self.log.position(&name);
+                            proxy = Some(name);
+                            Ok(position_answer(position))
+                        }
+                        Err(status) => Err(status),
+                    }
+                }
+                (Some(ship_request::Kind::Batch(batch)), Some(proxy)) => {
+                    self.take(&peer, proxy, batch).await
+                }
+                _ => Err(Status::invalid_argument(
+                    "a stream is one hello, then batches",
+                )),
+            };
+            let last = answer.is_err();
+            if answers.send(answer).await.is_err() || last {
+                return;
+            }
+        }
+    }
+
+    fn greet(&self, peer: &SpiffeId, proxy: &str) -> Result<InstanceName, Status> {
+        let name = InstanceName::parse(proxy)
+            .map_err(|e| Status::invalid_argument(format!("proxy: {e}")))?;
+        if !(self.may_ship)(peer, &name) {
+            tracing::warn!(%peer, proxy, "may not ship the records of that proxy");
+            return Err(Status::permission_denied(
+                "not entitled to ship the records of that proxy",
+            ));
+        }
+        Ok(name)
+    }
+
+    async fn take(
+        &self,
+        peer: &SpiffeId,
+        proxy: &InstanceName,
+        batch: proto::Batch,
+    ) -> Result<ShipResponse, Status> {
+        let batch = Batch {
+            header: batch.header,
+            chain_der: batch.chain_der,
+            records: batch.records,
+        };
+        match self.check(peer, proxy, &batch) {
+            Ok(()) => match self.log.submit(batch).await {
+                Ok(position) => Ok(position_answer(position)),
+                Err(LogError::Batch(fault)) => Ok(refused(peer, proxy, &fault.to_string())),
+                Err(error) => {
+                    tracing::error!(%error, "cannot take a batch");
+                    Err(Status::unavailable("the audit log cannot take it now"))
+                }
+            },
+            Err(reason) => Ok(refused(peer, proxy, &reason)),
+        }
+    }
+
+    /// SECURITY: nothing enters the log that is not signed by the identity on the connection, for its own proxy.
+    fn check(&self, peer: &SpiffeId, proxy: &InstanceName, batch: &Batch) -> Result<(), String> {
+        let header = batch.check().map_err(|fault| fault.to_string())?;
+        if header.proxy != *proxy {
+            return Err(format!("the batch is of {}", header.proxy));
+        }
+        let message = header.signed_bytes().map_err(|e| e.to_string())?;
+        let signer = self
+            .verifier
+            .verify(
+                &batch.chain_der,
+                &message,
+                &header.signature_bytes(),
+                self.clock.now(),
+            )
+            .map_err(|e| format!("the signature: {e}"))?;
+        if signer != *peer {
+            return Err(format!("signed by {signer}, sent by {peer}"));
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Ingest for IngestService {
+    type ShipStream = ReceiverStream<Result<ShipResponse, Status>>;
+
+    async fn ship(
+        &self,
+        request: Request<Streaming<ShipRequest>>,
+    ) -> Result<Response<Self::ShipStream>, Status> {
+        let Some(peer) = (self.authenticate)(request.extensions()) else {
+            return Err(Status::unauthenticated("a mesh certificate is required"));
+        };
+        let (answers, outgoing) = mpsc::channel(1);
+        let service = self.clone();
+        // Owned by the stream: it ends when the peer does, or when the answers have no reader any more.
+        tokio::spawn(service.serve(peer, request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+fn refused(peer: &SpiffeId, proxy: &InstanceName, reason: &str) -> ShipResponse {
+    tracing::warn!(%peer, %proxy, reason, "refused a batch");
+    ShipResponse {
+        kind: Some(ship_response::Kind::Refused(proto::Refused {
+            reason: reason.to_owned(),
+        })),
+    }
+}
+
+fn position_answer(position: Position) -> ShipResponse {
+    ShipResponse {
+        kind: Some(ship_response::Kind::Position(position.into())),
+    }
+}
+
+impl From<Position> for proto::Position {
+    fn from(position: Position) -> Self {
+        Self {
+            epoch: position.epoch,
+            batch: position.batch,
+            sequence: position.sequence,
+            header_hash: match position.epoch {
+                0 => Vec::new(),
+                _ => position.header_hash.to_vec(),
+            },
+        }
+    }
+}
+
+impl From<proto::Position> for Position {
+    fn from(position: proto::Position) -> Self {
+        Self {
+            epoch: position.epoch,
+            batch: position.batch,
+            sequence: position.sequence,
+            header_hash: position.header_hash.try_into().unwrap_or_default(),
         }
     }
 }
 
 impl fmt::Debug for IngestService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = (&self.authenticate, &self.may_ship);
         f.debug_struct("IngestService")
             .field("log", &self.log)
             .field("verifier", &self.verifier)

@@ -14,6 +14,8 @@
 pub mod batch;
 pub mod canonical;
 mod decision_id;
+mod disk;
+mod hexes;
 pub mod ingest;
 pub mod log;
 pub mod query;
@@ -23,10 +25,10 @@ pub mod ship;
 pub mod verify;
 pub mod wal;
 
-pub use batch::{BatchKey, BatchSigner, BatchVerifier, SigningIdentity};
+pub use batch::{Batch, BatchHeader, BatchKey, BatchSigner, BatchVerifier, SigningIdentity};
 pub use decision_id::{DecisionIdError, decision_id, parse_record_id};
 pub use ingest::IngestService;
-pub use log::{AuditLog, LogOptions};
+pub use log::{AuditLog, LogError, LogOptions, LogStatus};
 pub use query::Reader;
 pub use record::{
     AggregateRecord, AuthenticatedBy, DecisionRecord, Direction, Entry, EventKind, EventRecord,

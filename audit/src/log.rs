@@ -1,11 +1,40 @@
-//! The transparency log on disk.
+//! The transparency log on disk: batch headers as leaves of a C2SP tlog-tiles tree under signed checkpoints.
+//!
+//! What is sequenced goes to the disk in this order: batch objects, entry bundle and tiles (each under a name of its own,
+//! so that nothing a checkpoint covers is ever overwritten), then the checkpoint by rename. Only then is a batch
+//! acknowledged; what a crash leaves beyond the checkpoint is swept when the log is opened, and proxies send it again.
 
-use std::{path::Path, sync::Arc, time::Duration};
+pub(crate) mod key;
+pub(crate) mod layout;
+mod recover;
+mod sequence;
+pub(crate) mod store;
+pub(crate) mod tree;
 
-use reeve_core::Clock;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::digest;
+use reeve_core::InstanceName;
 use serde::Serialize;
+use tokio::sync::oneshot;
 
-use crate::seal::SealKey;
+use self::{key::LogKey, sequence::Pending, tree::Frontier};
+use crate::{
+    batch::{Batch, BatchFault, BatchHeader},
+    disk,
+    seal::{SealError, SealKey},
+};
+
+/// Batches that may wait for the sequencer.
+const MAX_PENDING: usize = 1024;
 
 /// How a log is opened.
 #[derive(Clone, Debug)]
@@ -32,9 +61,81 @@ impl LogOptions {
 /// The log cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Not built yet.
-    #[error("not built yet")]
-    Unbuilt,
+    /// Another process has it open.
+    #[error("the audit log {path} is in use by another process")]
+    InUse {
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// A file cannot be used.
+    #[error("cannot use {path}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What is on the disk does not check; nothing is appended to it.
+    #[error("{path} is damaged: {what}; `reeve audit verify` tells more")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// There is a log, and its key is gone.
+    #[error("the log's key {path} is missing")]
+    KeyLost {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The key cannot be opened.
+    #[error("cannot open the log's key")]
+    Seal(#[from] SealError),
+    /// The key cannot be used.
+    #[error("the log's key does not sign")]
+    Key,
+    /// The origin cannot name a log (C2SP signed-note: no spaces, no plus).
+    #[error("{origin:?} cannot be the name of a log; leave out spaces and plus signs")]
+    Origin {
+        /// The name given.
+        origin: String,
+    },
+    /// Too many batches wait.
+    #[error("{MAX_PENDING} batches wait for the sequencer")]
+    Busy,
+    /// The batch does not hold together.
+    #[error("the batch is not sound")]
+    Batch(#[from] BatchFault),
+    /// The sequencer gave up on a batch because of the batches or files beside it.
+    #[error("the batch was not sequenced: {what}")]
+    NotSequenced {
+        /// Why.
+        what: String,
+    },
+}
+
+impl LogError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// The last batch of a proxy that a log holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its number.
+    pub batch: u64,
+    /// Its last record.
+    pub sequence: u64,
+    /// Its leaf hash.
+    pub header_hash: [u8; 32],
 }
 
 /// How a log stands.
@@ -53,36 +154,153 @@ pub struct LogStatus {
 }
 
 /// The audit log of a mesh: a folder, its key, and the one writer of both.
-#[derive(Debug)]
 pub struct AuditLog {
-    _private: (),
+    dir: PathBuf,
+    options: LogOptions,
+    key: LogKey,
+    state: Mutex<State>,
+    pending: Mutex<Vec<Pending>>,
+    /// Held by the caller that sequences for all who wait.
+    turn: tokio::sync::Mutex<()>,
+    _lock: File,
+}
+
+/// What the checkpoint on disk covers.
+#[derive(Clone, Debug, Default)]
+struct State {
+    frontier: Frontier,
+    /// Entries of the unfinished bundle.
+    tail: Vec<Vec<u8>>,
+    positions: BTreeMap<InstanceName, Position>,
+    records: u64,
+    checkpoint: Vec<u8>,
 }
 
 impl AuditLog {
-    /// Opens the log in `dir`, makes it the first time, and rolls back what a crash left unfinished. Blocks on disk.
-    pub fn open(
-        dir: &Path,
-        options: LogOptions,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Arc<Self>, LogError> {
-        let _ = (dir, options, clock);
-        Err(LogError::Unbuilt)
+    /// Opens the log in `dir`, makes it the first time, and sweeps what a crash left unfinished. Blocks on disk.
+    pub fn open(dir: &Path, options: LogOptions) -> Result<Arc<Self>, LogError> {
+        disk::make_dir(dir).map_err(|e| LogError::io(dir, e))?;
+        let lock = disk::lock(dir).map_err(|e| LogError::io(dir, e))?;
+        let Some(lock) = lock else {
+            return Err(LogError::InUse {
+                path: dir.to_owned(),
+            });
+        };
+        let key = LogKey::open(dir, &options.origin, &options.seal_key)?;
+        let state = recover::recover(dir, &options.origin, &key)?;
+        Ok(Arc::new(Self {
+            dir: dir.to_owned(),
+            options,
+            key,
+            state: Mutex::new(state),
+            pending: Mutex::new(Vec::new()),
+            turn: tokio::sync::Mutex::new(()),
+            _lock: lock,
+        }))
     }
 
     /// Keeps `bytes` under their SHA-256 (hex, returned): policy sets, schemas, bundles. Blocks on disk.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<String, LogError> {
-        let _ = bytes;
-        Err(LogError::Unbuilt)
+        let hash = hex::encode(digest::digest(&digest::SHA256, bytes));
+        let path = layout::blob_path(&self.dir, &hash);
+        if std::fs::read(&path).ok().as_deref() != Some(bytes) {
+            store::put_all(&self.dir, [(path, bytes.to_vec())])?;
+        }
+        Ok(hash)
+    }
+
+    /// What is held of that proxy; all zero when nothing is.
+    pub fn position(&self, proxy: &InstanceName) -> Position {
+        self.state()
+            .positions
+            .get(proxy)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Puts a batch into the tree; when this returns, a checkpoint on the disk covers it, and the answer is the
+    /// position reached. A batch that is there already changes nothing. The signature is the caller's to verify.
+    pub async fn submit(self: &Arc<Self>, batch: Batch) -> Result<Position, LogError> {
+        let header = batch.check()?;
+        let (answer, mut answered) = oneshot::channel();
+        {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            if pending.len() >= MAX_PENDING {
+                return Err(LogError::Busy);
+            }
+            pending.push(Pending {
+                batch,
+                header,
+                answer,
+            });
+        }
+        // Whoever gets the turn sequences for everybody who waits. Cancel-safe: a batch left in `pending` is taken by
+        // the next turn, and nobody is told of it.
+        let _turn = self.turn.lock().await;
+        if let Ok(done) = answered.try_recv() {
+            return done;
+        }
+        tokio::time::sleep(self.options.gather).await;
+        let log = self.clone();
+        let ran = tokio::task::spawn_blocking(move || log.sequence_pending()).await;
+        ran.map_err(|panic| LogError::NotSequenced {
+            what: panic.to_string(),
+        })?;
+        answered.try_recv().unwrap_or_else(|_gone| {
+            Err(LogError::NotSequenced {
+                what: "the sequencer gave no answer".to_owned(),
+            })
+        })
     }
 
     /// How the log stands.
     pub fn status(&self) -> LogStatus {
+        let state = self.state();
         LogStatus {
-            tree_size: 0,
-            records: 0,
-            checkpoint: String::new(),
-            verifier_key: String::new(),
-            proxies: 0,
+            tree_size: state.frontier.size(),
+            records: state.records,
+            checkpoint: String::from_utf8_lossy(&state.checkpoint).into_owned(),
+            verifier_key: self.key.verifier_key().to_owned(),
+            proxies: u64::try_from(state.positions.len()).unwrap_or(u64::MAX),
         }
     }
+
+    /// The state is replaced as a whole, so a panic while the lock was held leaves it sound.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+impl State {
+    /// Adds an entry; `full` gets each hash tile completed, the answer is the bundle if that is complete.
+    fn push(
+        &mut self,
+        entry: Vec<u8>,
+        header: &BatchHeader,
+        full: &mut dyn FnMut(tree::Tile),
+    ) -> Option<Vec<Vec<u8>>> {
+        let leaf = tlog_tiles::record_hash(&entry);
+        self.frontier.push(leaf, full);
+        self.records += header.count;
+        let position = Position {
+            epoch: header.epoch,
+            batch: header.batch,
+            sequence: header.span().map_or(0, |(_, last)| last),
+            header_hash: leaf.0,
+        };
+        self.positions.insert(header.proxy.clone(), position);
+        self.tail.push(entry);
+        (self.tail.len() == tree::TILE_WIDTH).then(|| std::mem::take(&mut self.tail))
+    }
+}
+
+impl fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditLog")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,69 @@ impl Record {
     }
 }
 
+/// A record that lacks only its id and time, so that little is left to do while the log is locked.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Members before `id`, between `id` and `time`, and after `time`; each ends with a comma unless empty, `after`
+    /// begins with one.
+    before: Vec<u8>,
+    between: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Prepared {
+    pub(crate) fn new(entry: &Entry) -> Result<Self, CanonicalError> {
+        let mut members = match serde_json::to_value(entry).map_err(CanonicalError::Json)? {
+            serde_json::Value::Object(members) => members,
+            _ => serde_json::Map::new(),
+        };
+        members.insert("schema".to_owned(), RECORD_SCHEMA.into());
+        let mut sorted: Vec<_> = members.iter().collect();
+        sorted.sort_unstable_by_key(|(key, _)| key.as_str());
+        let (mut before, mut between, mut after) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, value) in sorted {
+            let (out, last) = match key.as_str() {
+                key if key < "id" => (&mut before, false),
+                key if key < "time" => (&mut between, false),
+                _ => (&mut after, true),
+            };
+            if last {
+                out.push(b',');
+            }
+            serde_json::to_writer(&mut *out, key).map_err(CanonicalError::Json)?;
+            out.push(b':');
+            canonical::write(value, out)?;
+            if !last {
+                out.push(b',');
+            }
+        }
+        Ok(Self {
+            before,
+            between,
+            after,
+        })
+    }
+
+    /// Bytes of the finished record, at most.
+    pub(crate) fn max_len(&self) -> usize {
+        self.before.len() + self.between.len() + self.after.len() + 400
+    }
+
+    /// The record's canonical JSON.
+    pub(crate) fn finish(&self, id: &RecordId, time: UnixTime) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.max_len());
+        out.push(b'{');
+        out.extend_from_slice(&self.before);
+        // Record ids hold letters, digits, dashes, dots and slashes: nothing that JSON escapes.
+        out.extend_from_slice(format!("\"id\":\"{id}\",").as_bytes());
+        out.extend_from_slice(&self.between);
+        out.extend_from_slice(format!("\"time\":{}", time.as_millis()).as_bytes());
+        out.extend_from_slice(&self.after);
+        out.push(b'}');
+        out
+    }
+}
+
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

@@ -1,10 +1,16 @@
 //! Shipping: from the write-ahead log to the audit log, in order, at least once, for ever.
 
+mod grpc;
+
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tonic::transport::Channel;
 
-use crate::{AuditLog, BatchSigner, Wal, batch::BoxError};
+use crate::{
+    AuditLog, BatchSigner, Wal, WalError,
+    batch::{Batch, BoxError, MAX_BATCH_BYTES, MAX_BATCH_RECORDS},
+    log::{LogError, Position},
+};
 
 /// Makes a fresh channel to the mesh process; called for every (re)connection, so that each uses current credentials.
 pub type ChannelFactory =
@@ -23,6 +29,8 @@ pub struct ShipOptions {
     pub min_backoff: Duration,
     /// Longest wait between attempts.
     pub max_backoff: Duration,
+    /// Longest wait for an answer before the connection counts as dead.
+    pub answer_timeout: Duration,
 }
 
 impl Default for ShipOptions {
@@ -33,8 +41,39 @@ impl Default for ShipOptions {
             max_bytes: 2 << 20,
             min_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(3),
+            answer_timeout: Duration::from_secs(10),
         }
     }
+}
+
+/// Why shipping stopped for now.
+#[derive(Debug, thiserror::Error)]
+enum ShipError {
+    #[error("cannot reach the audit log")]
+    Connect(#[source] BoxError),
+    #[error("the connection to the audit log broke")]
+    Rpc(#[source] Box<tonic::Status>),
+    #[error("the audit log ended the connection or did not answer in time")]
+    Gone,
+    #[error("the audit log refused: {0}")]
+    Refused(String),
+    #[error("the audit log failed")]
+    Log(#[source] LogError),
+    #[error("cannot read the write-ahead log")]
+    Wal(#[source] WalError),
+    #[error("there is no identity to sign with yet")]
+    NoIdentity,
+    #[error("cannot sign a batch")]
+    Sign(#[source] BoxError),
+    #[error(
+        "the audit log holds record {0}/{1} of this proxy, and this write-ahead log does not reach that far: was it replaced?"
+    )]
+    Ahead(u64, u64),
+}
+
+/// Where batches go.
+trait Uplink: Send {
+    fn send(&mut self, batch: Batch) -> impl Future<Output = Result<Position, ShipError>> + Send;
 }
 
 /// Ships `wal` for ever; drop the future to stop. Nothing is lost by that: the log says where to go on.
@@ -44,8 +83,15 @@ pub async fn ship(
     signer: Arc<dyn BatchSigner>,
     options: ShipOptions,
 ) {
-    let _ = (wal, connect, signer, options);
-    std::future::pending().await
+    let mut backoff = options.min_backoff;
+    loop {
+        let before = wal.status().backlog;
+        let failed = match grpc::connect(&connect, wal.proxy(), options.answer_timeout).await {
+            Ok((position, uplink)) => pump(&wal, position, uplink, signer.as_ref(), &options).await,
+            Err(error) => error,
+        };
+        backoff = wait(&wal, &failed, before, backoff, &options).await;
+    }
 }
 
 /// The same within the mesh process, whose own events go to the log directly.
@@ -55,6 +101,126 @@ pub async fn ship_local(
     signer: Arc<dyn BatchSigner>,
     options: ShipOptions,
 ) {
-    let _ = (wal, log, signer, options);
-    std::future::pending().await
+    let mut backoff = options.min_backoff;
+    loop {
+        let before = wal.status().backlog;
+        let position = log.position(wal.proxy());
+        let uplink = Local(log.clone());
+        let failed = pump(&wal, position, uplink, signer.as_ref(), &options).await;
+        backoff = wait(&wal, &failed, before, backoff, &options).await;
+    }
 }
+
+/// Waits after a failure, and says for how long after the next one.
+async fn wait(
+    wal: &Wal,
+    failed: &ShipError,
+    before: u64,
+    backoff: Duration,
+    options: &ShipOptions,
+) -> Duration {
+    let source = std::error::Error::source(failed).map(ToString::to_string);
+    tracing::warn!(error = %failed, source, backlog = before, "shipping of audit records waits");
+    let progressed = wal.status().backlog < before;
+    let now = if progressed {
+        options.min_backoff
+    } else {
+        backoff
+    };
+    tokio::time::sleep(now).await;
+    (now * 2).min(options.max_backoff)
+}
+
+/// Sends batch after batch until something fails.
+async fn pump(
+    wal: &Wal,
+    mut position: Position,
+    mut uplink: impl Uplink,
+    signer: &dyn BatchSigner,
+    options: &ShipOptions,
+) -> ShipError {
+    if let Err(error) = accept(wal, &position) {
+        return error;
+    }
+    let mut cursor = None;
+    loop {
+        let chunk = match next(wal, &mut cursor, &position, options) {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => {
+                tokio::time::sleep(options.interval).await;
+                continue;
+            }
+            Err(error) => return ShipError::Wal(error),
+        };
+        let full = chunk.records.len() >= options.max_records.min(MAX_BATCH_RECORDS) / 2;
+        let number = if chunk.epoch == position.epoch {
+            position.batch + 1
+        } else {
+            1
+        };
+        let Some(identity) = signer.identity() else {
+            return ShipError::NoIdentity;
+        };
+        let signed = Batch::sign(
+            chunk,
+            wal.proxy(),
+            number,
+            position.header_hash,
+            &identity,
+            wal.now(),
+        );
+        let sent = match signed {
+            Ok(batch) => uplink.send(batch).await,
+            Err(error) => return ShipError::Sign(error),
+        };
+        match sent {
+            Ok(reached) => {
+                wal.acknowledge(reached.epoch, reached.sequence);
+                position = reached;
+            }
+            Err(error) => return error,
+        }
+        if !full {
+            tokio::time::sleep(options.interval).await;
+        }
+    }
+}
+
+/// Takes the position that the log states as acknowledgement, unless it cannot be of this write-ahead log.
+fn accept(wal: &Wal, position: &Position) -> Result<(), ShipError> {
+    let status = wal.status();
+    if (position.epoch, position.sequence) >= (status.epoch, status.next_sequence) {
+        return Err(ShipError::Ahead(position.epoch, position.sequence));
+    }
+    wal.acknowledge(position.epoch, position.sequence);
+    Ok(())
+}
+
+fn next(
+    wal: &Wal,
+    cursor: &mut Option<crate::wal::Cursor>,
+    position: &Position,
+    options: &ShipOptions,
+) -> Result<Option<crate::wal::Chunk>, WalError> {
+    if cursor.is_none() {
+        *cursor = wal.cursor_after(position.epoch, position.sequence)?;
+    }
+    // A record is at most 64 KiB, so that one beyond the mark still fits the log's bound.
+    let bytes = options.max_bytes.min(MAX_BATCH_BYTES - (1 << 17));
+    match cursor {
+        Some(cursor) => wal.read(cursor, options.max_records.min(MAX_BATCH_RECORDS), bytes),
+        None => Ok(None),
+    }
+}
+
+#[derive(Debug)]
+struct Local(Arc<AuditLog>);
+
+impl Uplink for Local {
+    async fn send(&mut self, batch: Batch) -> Result<Position, ShipError> {
+        self.0.submit(batch).await.map_err(ShipError::Log)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,36 @@
-//! The write-ahead log beside a proxy.
+//! The write-ahead log beside a proxy: segments of framed records in one folder, used by one process.
+//!
+//! A record is written before the request it is about goes on. Opening a log begins a new epoch whose header names the
+//! last record before it. A torn tail is cut; damage is an error, never repaired in silence.
 
-use std::{path::Path, sync::Arc};
+mod cursor;
+mod frame;
+mod rate;
+mod recover;
+pub(crate) mod segment;
+mod writer;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use reeve_core::{Clock, InstanceName, RecordId};
 use serde::{Deserialize, Serialize};
 
-use crate::Entry;
+use self::writer::{Opener, Writer};
+pub(crate) use self::{
+    cursor::{Chunk, Cursor},
+    frame::{CHAIN_START, Chain, advance},
+};
+use crate::{
+    Entry,
+    canonical::CanonicalError,
+    disk,
+    record::{MAX_RECORD_BYTES, Prepared},
+};
 
 /// When an append counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,12 +66,53 @@ impl Default for WalOptions {
     }
 }
 
-/// The log cannot be opened.
+/// The log cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
-    /// Not built yet.
-    #[error("not built yet")]
-    Unbuilt,
+    /// Another process has it open.
+    #[error("the write-ahead log {path} is in use by another process")]
+    InUse {
+        /// Which log.
+        path: PathBuf,
+    },
+    /// A file cannot be used.
+    #[error("cannot use {path}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Bytes that no unfinished write leaves behind: the log was altered, or the disk failed.
+    #[error(
+        "{path} is damaged at byte {offset}: {what}; move the folder away to keep it as evidence, and start again"
+    )]
+    Damaged {
+        /// Which segment.
+        path: PathBuf,
+        /// Where in it.
+        offset: usize,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl WalError {
+    fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    fn damaged(path: &Path, offset: usize, what: &str) -> Self {
+        Self::Damaged {
+            path: path.to_owned(),
+            offset,
+            what: what.to_owned(),
+        }
+    }
 }
 
 /// A record could not be made durable; what it was about must not go on.
@@ -58,6 +124,21 @@ pub enum AppendError {
         /// The bound.
         max_bytes: u64,
     },
+    /// The record is longer than [`MAX_RECORD_BYTES`].
+    #[error("the record is {length} bytes long, more than {MAX_RECORD_BYTES}")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// The entry has no canonical form.
+    #[error("the record cannot be written as JSON")]
+    Canonical(#[source] CanonicalError),
+    /// The file system refused (no space, no such device, …).
+    #[error("cannot write the write-ahead log")]
+    Io(#[source] io::Error),
+    /// An earlier write failed and could not be taken back; only opening the log again helps.
+    #[error("the write-ahead log is unusable since an earlier write failed")]
+    Broken,
 }
 
 /// How a log stands.
@@ -79,10 +160,14 @@ pub struct WalStatus {
     pub minutes_left: Option<u64>,
 }
 
-/// A proxy's write-ahead log. Cheap to share; appends are serialised.
+/// A proxy's write-ahead log. Appends are serialised; share it in an `Arc`.
 #[derive(Debug)]
 pub struct Wal {
-    _private: (),
+    dir: PathBuf,
+    proxy: InstanceName,
+    clock: Arc<dyn Clock>,
+    writer: Mutex<Writer>,
+    _lock: File,
 }
 
 impl Wal {
@@ -93,26 +178,83 @@ impl Wal {
         options: WalOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, WalError> {
-        let _ = (dir, proxy, options, clock);
-        Err(WalError::Unbuilt)
+        Self::open_with(dir, proxy, options, clock, Arc::new(writer::open_file))
+    }
+
+    fn open_with(
+        dir: &Path,
+        proxy: InstanceName,
+        options: WalOptions,
+        clock: Arc<dyn Clock>,
+        opener: Opener,
+    ) -> Result<Self, WalError> {
+        disk::make_dir(dir).map_err(|e| WalError::io(dir, e))?;
+        let lock = disk::lock(dir).map_err(|e| WalError::io(dir, e))?;
+        let Some(lock) = lock else {
+            return Err(WalError::InUse {
+                path: dir.to_owned(),
+            });
+        };
+        let start = recover::recover(dir, &proxy)?;
+        let writer = Writer::begin(dir, proxy.clone(), options, clock.clone(), opener, start)
+            .map_err(|e| WalError::io(dir, e))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            proxy,
+            clock,
+            writer: Mutex::new(writer),
+            _lock: lock,
+        })
+    }
+
+    /// Whose log it is.
+    pub fn proxy(&self) -> &InstanceName {
+        &self.proxy
     }
 
     /// Appends a record; when this returns, it is durable at the log's level.
     pub fn append(&self, entry: impl Into<Entry>) -> Result<RecordId, AppendError> {
-        let _ = entry.into();
-        Err(AppendError::Full { max_bytes: 0 })
+        let prepared = Prepared::new(&entry.into()).map_err(AppendError::Canonical)?;
+        if prepared.max_len() > MAX_RECORD_BYTES {
+            return Err(AppendError::TooLong {
+                length: prepared.max_len(),
+            });
+        }
+        self.writer().append(&prepared)
     }
 
     /// How the log stands.
     pub fn status(&self) -> WalStatus {
+        let writer = self.writer();
+        let bytes = writer.bytes();
+        let max_bytes = writer.options().max_bytes;
+        let room = max_bytes.saturating_sub(bytes);
+        let (epoch, sequence) = writer.acknowledged;
         WalStatus {
-            epoch: 0,
-            next_sequence: 0,
-            shipped: 0,
-            backlog: 0,
-            bytes: 0,
-            max_bytes: 0,
-            minutes_left: None,
+            epoch: writer.epoch,
+            next_sequence: writer.sequence + 1,
+            shipped: if epoch == writer.epoch { sequence } else { 0 },
+            backlog: writer.backlog(),
+            bytes,
+            max_bytes,
+            minutes_left: writer.rate.minutes_for(room, self.clock.now()),
         }
     }
+
+    /// Notes that the audit log holds everything up to that record.
+    pub(crate) fn acknowledge(&self, epoch: u64, sequence: u64) {
+        self.writer().acknowledge(epoch, sequence);
+    }
+
+    pub(crate) fn now(&self) -> reeve_core::UnixTime {
+        self.clock.now()
+    }
+
+    /// A panic while the lock was held leaves the writer as it was after its last whole step.
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+#[cfg(test)]
+mod tests;

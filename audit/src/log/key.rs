@@ -1,0 +1,102 @@
+//! The log's Ed25519 key and the notes that it signs (C2SP signed-note, tlog-checkpoint).
+
+use std::{fs, path::Path};
+
+use aws_lc_rs::{
+    rand,
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use signed_note::{Note, StandardSigner, StandardVerifier, VerifierList};
+use tlog_tiles::{Checkpoint, Hash};
+use zeroize::Zeroizing;
+
+use super::{LogError, layout};
+use crate::{disk, seal::SealKey};
+
+const ED25519: u8 = 1;
+
+/// The log's signing key.
+pub(crate) struct LogKey {
+    signer: StandardSigner,
+    verifier_key: String,
+}
+
+impl LogKey {
+    /// Opens the sealed key in `dir`, or makes one when the folder has neither key nor checkpoint.
+    pub(crate) fn open(dir: &Path, origin: &str, seal: &SealKey) -> Result<Self, LogError> {
+        let path = dir.join(layout::SEALED_KEY);
+        let purpose = format!("audit log key {origin}");
+        if !path.exists() {
+            if dir.join(layout::CHECKPOINT).exists() {
+                return Err(LogError::KeyLost { path });
+            }
+            let mut seed = Zeroizing::new([0u8; 32]);
+            rand::fill(&mut *seed).map_err(|_unspecified| LogError::Key)?;
+            seal.seal(&path, &purpose, &*seed)?;
+        }
+        let key = Self::from_seed(origin, &seal.open(&path, &purpose)?)?;
+        let public = dir.join(layout::VERIFIER_KEY);
+        let text = format!("{}\n", key.verifier_key);
+        if fs::read(&public).ok().as_deref() != Some(text.as_bytes()) {
+            disk::put(&public, text.as_bytes()).map_err(|e| LogError::io(&public, e))?;
+        }
+        Ok(key)
+    }
+
+    fn from_seed(origin: &str, seed: &[u8]) -> Result<Self, LogError> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_rejected| LogError::Key)?;
+        let public = [&[ED25519], pair.public_key().as_ref()].concat();
+        let id = signed_note::key_id(origin, &public);
+        let secret = Zeroizing::new([&[ED25519], seed].concat());
+        let text = Zeroizing::new(format!(
+            "PRIVATE+KEY+{origin}+{id:08x}+{}",
+            BASE64_STANDARD.encode(&*secret)
+        ));
+        Ok(Self {
+            signer: StandardSigner::new(&text).map_err(|_malformed| LogError::Origin {
+                origin: origin.to_owned(),
+            })?,
+            verifier_key: format!("{origin}+{id:08x}+{}", BASE64_STANDARD.encode(public)),
+        })
+    }
+
+    pub(crate) fn verifier_key(&self) -> &str {
+        &self.verifier_key
+    }
+
+    /// A checkpoint as a signed note.
+    pub(crate) fn checkpoint(
+        &self,
+        origin: &str,
+        size: u64,
+        root: Hash,
+    ) -> Result<Vec<u8>, LogError> {
+        let text = Checkpoint::new(origin, size, root, "").map_err(|_malformed| LogError::Key)?;
+        let mut note = Note::new(&text.to_bytes(), &[]).map_err(|_malformed| LogError::Key)?;
+        note.add_sigs(&[&self.signer])
+            .map_err(|_failed| LogError::Key)?;
+        Ok(note.to_bytes())
+    }
+}
+
+/// Reads a checkpoint and verifies its signature with `verifier_key`.
+pub(crate) fn open_checkpoint(bytes: &[u8], verifier_key: &str) -> Result<Checkpoint, String> {
+    let verifier = StandardVerifier::new(verifier_key.trim())
+        .map_err(|e| format!("the log's public key: {e}"))?;
+    let origin = verifier_key.split('+').next().unwrap_or_default();
+    let note = Note::from_bytes(bytes).map_err(|e| e.to_string())?;
+    note.verify(&VerifierList::new(vec![Box::new(verifier)]))
+        .map_err(|e| e.to_string())?;
+    let checkpoint = Checkpoint::from_bytes(note.text()).map_err(|e| e.to_string())?;
+    if checkpoint.origin() != origin {
+        return Err(format!(
+            "is of log {:?}, not {origin:?}",
+            checkpoint.origin()
+        ));
+    }
+    if note.to_bytes() != bytes {
+        return Err("is not in its canonical form".to_owned());
+    }
+    Ok(checkpoint)
+}

@@ -1,0 +1,163 @@
+//! The sequencer: takes what waits, in order, and brings it under a new checkpoint.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::PoisonError};
+
+use tlog_tiles::record_hash;
+use tokio::sync::oneshot;
+
+use super::{AuditLog, LogError, Position, State, layout, store, tree::Tile};
+use crate::batch::{Batch, BatchFault, BatchHeader};
+
+/// A batch that waits.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) batch: Batch,
+    pub(crate) header: BatchHeader,
+    pub(crate) answer: oneshot::Sender<Result<Position, LogError>>,
+}
+
+impl AuditLog {
+    /// Sequences everything that waits. Blocks on disk.
+    pub(crate) fn sequence_pending(&self) {
+        let waiting = {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *pending)
+        };
+        let mut state = self.state();
+        let mut next = state.clone();
+        let mut tiles = Vec::new();
+        let mut bundles = Vec::new();
+        let mut objects = BTreeMap::new();
+        let mut answers = Vec::new();
+        for Pending {
+            batch,
+            header,
+            answer,
+        } in waiting
+        {
+            let held = next.positions.get(&header.proxy);
+            let taken = place(held, &header, &batch).and_then(|new| {
+                if new {
+                    objects.insert(
+                        layout::batch_path(&self.dir, &batch.hash()),
+                        batch.to_object().map_err(|e| BatchFault(e.to_string()))?,
+                    );
+                    let bundle = next.push(batch.header, &header, &mut |tile| tiles.push(tile));
+                    if let Some(entries) = bundle {
+                        bundles.push((next.frontier.size() / 256 - 1, entries));
+                    }
+                }
+                Ok(header.proxy)
+            });
+            answers.push((answer, taken));
+        }
+        let written = if objects.is_empty() {
+            Ok(())
+        } else {
+            self.commit(&state, &mut next, objects, tiles, bundles)
+        };
+        if written.is_ok() {
+            *state = next;
+        } else if let Err(error) = &written {
+            tracing::error!(%error, "cannot write the audit log");
+        }
+        for (answer, taken) in answers {
+            let result = match (taken, &written) {
+                (Err(fault), _) => Err(LogError::Batch(fault)),
+                (Ok(proxy), Ok(())) => Ok(state.positions.get(&proxy).cloned().unwrap_or_default()),
+                (Ok(_), Err(error)) => Err(LogError::NotSequenced {
+                    what: error.to_string(),
+                }),
+            };
+            // Nobody listens any more when the caller gave up; the batch is in the log all the same.
+            drop(answer.send(result));
+        }
+    }
+
+    /// Writes objects, bundles and tiles, then the checkpoint that covers them.
+    fn commit(
+        &self,
+        old: &State,
+        next: &mut State,
+        objects: BTreeMap<PathBuf, Vec<u8>>,
+        mut tiles: Vec<Tile>,
+        mut bundles: Vec<(u64, Vec<Vec<u8>>)>,
+    ) -> Result<(), LogError> {
+        store::put_all(&self.dir, objects)?;
+        tiles.extend(next.frontier.partial());
+        if !next.tail.is_empty() {
+            bundles.push((next.frontier.size() / 256, next.tail.clone()));
+        }
+        let path = |level, index, width| layout::tile_path(&self.dir, level, index, width);
+        let files = bundles
+            .iter()
+            .map(|(index, entries)| (path(None, *index, entries.len()), layout::bundle(entries)))
+            .chain(
+                (tiles.iter()).map(|t| (path(Some(t.level), t.index, t.hashes.len()), t.bytes())),
+            );
+        store::put_all(&self.dir, files.collect::<Vec<_>>())?;
+        let size = next.frontier.size();
+        let root = next.frontier.root();
+        next.checkpoint = self.key.checkpoint(&self.options.origin, size, root)?;
+        let place = self.dir.join(layout::CHECKPOINT);
+        store::put_all(&self.dir, [(place, next.checkpoint.clone())])?;
+        self.drop_narrower(old, next);
+        Ok(())
+    }
+
+    /// Deletes the partial tiles of the tree before, where wider ones are there now.
+    fn drop_narrower(&self, old: &State, next: &State) {
+        let mut paths = Vec::new();
+        if !old.tail.is_empty() {
+            paths.push(layout::tile_path(
+                &self.dir,
+                None,
+                old.frontier.size() / 256,
+                old.tail.len(),
+            ));
+        }
+        let kept: Vec<Tile> = next.frontier.partial().collect();
+        for tile in old.frontier.partial() {
+            if !kept.contains(&tile) {
+                let (level, index) = (Some(tile.level), tile.index);
+                paths.push(layout::tile_path(
+                    &self.dir,
+                    level,
+                    index,
+                    tile.hashes.len(),
+                ));
+            }
+        }
+        for path in paths {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::debug!(path = %path.display(), %error, "a partial tile stays");
+            }
+        }
+    }
+}
+
+/// Whether the batch is new (and not one we hold already), given what is held of its proxy.
+///
+/// A gap forward is taken: refusing it would stop a proxy whose records this log has lost. `verify` reports it.
+fn place(held: Option<&Position>, header: &BatchHeader, batch: &Batch) -> Result<bool, BatchFault> {
+    let Some(held) = held else {
+        return Ok(true);
+    };
+    let first = header.span().map_or(0, |(first, _)| first);
+    match (header.epoch, header.batch).cmp(&(held.epoch, held.batch)) {
+        std::cmp::Ordering::Equal if record_hash(&batch.header).0 != held.header_hash => Err(
+            BatchFault("another batch of that number is in the log".to_owned()),
+        ),
+        std::cmp::Ordering::Less | std::cmp::Ordering::Equal => Ok(false),
+        std::cmp::Ordering::Greater if (header.epoch, first) <= (held.epoch, held.sequence) => Err(
+            BatchFault("holds records that are in the log already".to_owned()),
+        ),
+        std::cmp::Ordering::Greater => {
+            if header.previous != held.header_hash {
+                tracing::warn!(proxy = %header.proxy, epoch = header.epoch, batch = header.batch,
+                    "the batch does not continue the last one here");
+            }
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The reading end, for shipping: from any record onward, in order, a part at a time.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+};
+
+use super::{
+    Wal, WalError,
+    frame::{self, Chain, Step},
+    segment::{self, Ending},
+    writer::SegmentInfo,
+};
+use crate::batch::EpochLink;
+
+/// A place between two records of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    epoch: u64,
+    /// First sequence of the segment it is in.
+    segment: u64,
+    offset: u64,
+    /// The record that comes next.
+    next_sequence: u64,
+    chain: Chain,
+    previous: Option<EpochLink>,
+}
+
+/// Consecutive records of one epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) epoch: u64,
+    pub(crate) first_sequence: u64,
+    pub(crate) last_sequence: u64,
+    /// Canonical JSON of each.
+    pub(crate) records: Vec<Vec<u8>>,
+    /// The chain after the last.
+    pub(crate) chain: Chain,
+    /// The last record of the epochs before.
+    pub(crate) previous: Option<EpochLink>,
+}
+
+impl Wal {
+    /// A place right after the record `(epoch, sequence)`, or at the oldest record here when that is gone.
+    pub(crate) fn cursor_after(
+        &self,
+        epoch: u64,
+        sequence: u64,
+    ) -> Result<Option<Cursor>, WalError> {
+        let segments = self.committed()?;
+        let wanted = segments
+            .iter()
+            .filter(|s| s.records > 0)
+            .find(|s| (s.epoch, s.last_sequence()) > (epoch, sequence));
+        let Some(segment) = wanted else {
+            return Ok(None);
+        };
+        let mut cursor = begin(segment)?;
+        if segment.epoch == epoch {
+            let skip = sequence.saturating_sub(segment.first_sequence - 1);
+            let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+            read_segment(&mut cursor, segment, skip, usize::MAX, &mut Vec::new())?;
+        }
+        Ok(Some(cursor))
+    }
+
+    /// The next records, and the cursor moved behind them; `None` when there is none yet.
+    pub(crate) fn read(
+        &self,
+        cursor: &mut Cursor,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Option<Chunk>, WalError> {
+        let segments = self.committed()?;
+        let mut at = cursor.clone();
+        let mut records = Vec::new();
+        let mut first = at.next_sequence;
+        for segment in &segments {
+            let key = (segment.epoch, segment.first_sequence);
+            if key < (at.epoch, at.segment) {
+                continue;
+            }
+            if key > (at.epoch, at.segment) {
+                if segment.records == 0 {
+                    continue;
+                }
+                if !records.is_empty() && segment.epoch != at.epoch {
+                    break;
+                }
+                at = begin(segment)?;
+                if records.is_empty() {
+                    first = at.next_sequence;
+                }
+            }
+            let held: usize = records.iter().map(Vec::len).sum();
+            let room = max_records.saturating_sub(records.len());
+            if room == 0 || held >= max_bytes {
+                break;
+            }
+            read_segment(&mut at, segment, room, max_bytes - held, &mut records)?;
+        }
+        *cursor = at.clone();
+        if records.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Chunk {
+            epoch: at.epoch,
+            first_sequence: first,
+            last_sequence: at.next_sequence - 1,
+            records,
+            chain: at.chain,
+            previous: at.previous,
+        }))
+    }
+
+    /// The segments, with the lengths that are in the files by now.
+    fn committed(&self) -> Result<Vec<SegmentInfo>, WalError> {
+        let mut writer = self.writer();
+        writer.flush().map_err(|e| WalError::io(&self.dir, e))?;
+        Ok(writer.segments.iter().cloned().collect())
+    }
+}
+
+/// A cursor before the first record of `segment`.
+fn begin(segment: &SegmentInfo) -> Result<Cursor, WalError> {
+    let io = |e| WalError::io(&segment.path, e);
+    let mut head = vec![0; 4096.min(usize::try_from(segment.bytes).unwrap_or(4096))];
+    let mut file = File::open(&segment.path).map_err(io)?;
+    file.read_exact(&mut head).map_err(io)?;
+    let length = match frame::read(&head) {
+        Step::Frame { length, .. } => length,
+        Step::End | Step::Torn | Step::Damaged(_) => 0,
+    };
+    let name = segment
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let scan = segment::scan(head.get(..length).unwrap_or_default(), &name);
+    let Some(header) = scan.header else {
+        let what = match scan.ending {
+            Ending::Damaged(what) => what,
+            Ending::Whole | Ending::Torn => "no header".to_owned(),
+        };
+        return Err(WalError::damaged(&segment.path, 0, &what));
+    };
+    Ok(Cursor {
+        epoch: header.epoch,
+        segment: header.first_sequence,
+        offset: u64::try_from(length).unwrap_or(u64::MAX),
+        next_sequence: header.first_sequence,
+        chain: header.chain,
+        previous: header.previous,
+    })
+}
+
+/// Reads up to `max_records` from the cursor to the end of its segment as it was committed.
+fn read_segment(
+    at: &mut Cursor,
+    segment: &SegmentInfo,
+    max_records: usize,
+    max_bytes: usize,
+    out: &mut Vec<Vec<u8>>,
+) -> Result<(), WalError> {
+    let left = segment.bytes.saturating_sub(at.offset);
+    // One record more than asked for may be needed to fill `max_bytes`.
+    let budget = u64::try_from(max_bytes)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1 << 17);
+    let bytes = read_range(segment, at.offset, left.min(budget))
+        .map_err(|e| WalError::io(&segment.path, e))?;
+    let (mut offset, mut taken, mut count) = (0usize, 0usize, 0usize);
+    while count < max_records && taken < max_bytes {
+        let place = usize::try_from(at.offset).unwrap_or(usize::MAX);
+        let damaged = |what| Err(WalError::damaged(&segment.path, place, what));
+        let (payload, check, length) = match frame::read(bytes.get(offset..).unwrap_or_default()) {
+            Step::Frame {
+                payload,
+                check,
+                length,
+            } => (payload, check, length),
+            Step::End | Step::Torn => break,
+            Step::Damaged(what) => return damaged(what),
+        };
+        let chain = frame::advance(&at.chain, payload);
+        if chain != check {
+            return damaged("the record does not match its checksum");
+        }
+        at.chain = chain;
+        at.next_sequence += 1;
+        at.offset += u64::try_from(length).unwrap_or(u64::MAX);
+        offset += length;
+        taken += payload.len();
+        count += 1;
+        out.push(payload.to_vec());
+    }
+    Ok(())
+}
+
+fn read_range(segment: &SegmentInfo, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(&segment.path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
