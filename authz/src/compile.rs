@@ -167,3 +167,6 @@ fn limited(tree: &pst::Template, until: Timestamp) -> Result<Policy, pst::PstCon
 fn fault(source: &PolicySource, message: String) -> PolicyFault {
     PolicyFault::at(&source.id, &source.text, 0, message)
 }
+
+#[cfg(test)]
+mod tests;
