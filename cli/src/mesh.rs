@@ -1,6 +1,23 @@
 //! The mesh process: certificate authority, control plane, audit log and HTTP API.
+//!
+//! Flow: the controller reads the folder; with the settings it found (or those of the last run) the authority and the
+//! log are opened; then everything is served: issuing to local sidecars on `mesh.sock`, issuing to joiners,
+//! configuration and audit over TLS, and the HTTP API. The death of one part is the death of the process, which the
+//! supervisor starts again; sidecars go on meanwhile.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod attest;
+mod events;
+mod graph;
+mod identity;
+mod serve;
+mod settings;
+mod start;
+mod view;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -33,10 +50,28 @@ pub(crate) struct MeshArgs {
     pub(crate) supervisor_socket: Option<PathBuf>,
 }
 
+impl MeshArgs {
+    fn seal_key_file(&self) -> PathBuf {
+        let given = self.seal_key.clone();
+        given.unwrap_or_else(|| self.state.join("seal.key"))
+    }
+
+    fn supervisor(&self) -> PathBuf {
+        let given = self.supervisor_socket.clone();
+        given.unwrap_or_else(|| self.state.join("supervisor.sock"))
+    }
+
+    fn within(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.state.join(name)
+    }
+}
+
 /// Runs the mesh process until it is told to stop (SIGTERM or SIGINT).
 pub(crate) async fn run(args: MeshArgs) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "the mesh process of {} is not built yet",
-        args.state.display()
-    )
+    reeve_sidecar::logging::start();
+    reeve_sidecar::hardening::forbid_core_dumps()?;
+    if args.supervisor().exists() {
+        reeve_sidecar::hardening::end_with_parent()?;
+    }
+    start::MeshProcess::open(&args).await?.serve().await
 }

@@ -1,0 +1,180 @@
+//! The mesh process's own records: what happened to configurations and identities.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
+use reeve_ca::{IdentityEvents, RefusedIdentity};
+use reeve_control::{AppliedConfig, ConfigEvents, Fault, Mesh};
+use reeve_core::{
+    InstanceName, SpiffeId,
+    model::{Generation, PolicySlice},
+};
+use tokio::sync::watch;
+
+/// Faults beyond these are counted, not told.
+const MAX_FAULTS: usize = 20;
+/// Configurations that may wait for the log to be opened.
+const MAX_WAITING: usize = 64;
+
+/// Writes events to the mesh process's write-ahead log.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    wal: Arc<Wal>,
+    applied: Mutex<Applied>,
+    issued: prometheus::IntCounter,
+    refused: prometheus::IntCounter,
+    lost: prometheus::IntCounter,
+}
+
+/// Configurations are recorded once their policy set is kept, for which the audit log must be open.
+#[derive(Debug)]
+enum Applied {
+    Waiting(Vec<AppliedConfig>),
+    Attached {
+        log: Arc<AuditLog>,
+        mesh: watch::Receiver<Option<Arc<Mesh>>>,
+    },
+}
+
+impl Recorder {
+    /// A recorder into `wal`, with its counters in `registry`.
+    pub(super) fn new(wal: Arc<Wal>, registry: &prometheus::Registry) -> anyhow::Result<Self> {
+        let counter = |name: &str, help: &str| {
+            let counter = prometheus::IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            anyhow::Ok(counter)
+        };
+        Ok(Self {
+            wal,
+            applied: Mutex::new(Applied::Waiting(Vec::new())),
+            issued: counter("reeve_ca_issued_total", "Certificates issued.")?,
+            refused: counter("reeve_ca_refused_total", "Requests for identities refused.")?,
+            lost: counter(
+                "reeve_mesh_events_lost_total",
+                "Events that could not be recorded.",
+            )?,
+        })
+    }
+
+    /// Certificates issued and requests refused since the start.
+    pub(super) fn identities(&self) -> (u64, u64) {
+        (self.issued.get(), self.refused.get())
+    }
+
+    /// Records an event.
+    pub(super) fn record(&self, event: EventRecord) {
+        if let Err(error) = self.wal.append(event) {
+            self.lost.inc();
+            tracing::error!(%error, "an event of the mesh process could not be recorded");
+        }
+    }
+
+    /// Tells where policy sets are kept and come from; what waited for that is recorded now.
+    pub(super) fn attach(&self, log: Arc<AuditLog>, mesh: watch::Receiver<Option<Arc<Mesh>>>) {
+        let attached = Applied::Attached { log, mesh };
+        let before = {
+            let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *applied, attached)
+        };
+        if let Applied::Waiting(waiting) = before {
+            for applied in &waiting {
+                ConfigEvents::applied(self, applied);
+            }
+        }
+    }
+
+    /// Keeps the policy set in force; its content hash.
+    fn keep_policies(log: &AuditLog, mesh: &Mesh) -> Option<String> {
+        let slice = PolicySlice {
+            mesh_hash: mesh.policy_hash.clone(),
+            policies: mesh.policies.clone(),
+        };
+        let kept = reeve_audit::canonical::to_vec(&slice)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| Ok(log.put_blob(&bytes)?));
+        match kept {
+            Ok(hash) => Some(hash),
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "a policy set could not be kept"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl ConfigEvents for Recorder {
+    fn applied(&self, config: &AppliedConfig) {
+        let mut event = EventRecord::new(EventKind::ConfigApplied)
+            .with("generation", config.generation.to_string())
+            .with("policy_hash", &config.policy_hash)
+            .with("proxies", config.proxies.to_string());
+        {
+            let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut *applied {
+                Applied::Waiting(waiting) => {
+                    if waiting.len() < MAX_WAITING {
+                        waiting.push(config.clone());
+                    }
+                    return;
+                }
+                Applied::Attached { log, mesh } => {
+                    let mesh = mesh.borrow().clone();
+                    let mesh = mesh.filter(|mesh| mesh.policy_hash == config.policy_hash);
+                    if let Some(hash) = mesh.and_then(|mesh| Self::keep_policies(log, &mesh)) {
+                        event = event.with("policy_set", hash);
+                    }
+                }
+            }
+        }
+        tracing::info!(generation = %config.generation, policy_hash = config.policy_hash, "a configuration is in force");
+        self.record(event);
+    }
+
+    fn refused(&self, faults: &[Fault]) {
+        let shown: Vec<String> = faults
+            .iter()
+            .take(MAX_FAULTS)
+            .map(ToString::to_string)
+            .collect();
+        tracing::warn!(count = faults.len(), faults = ?shown, "the configuration folder is refused");
+        let event = EventRecord::new(EventKind::ConfigRefused)
+            .with("faults", faults.len().to_string())
+            .with("text", shown.join("\n"));
+        self.record(event);
+    }
+
+    fn nacked(&self, instance: &InstanceName, generation: Generation, error: &str) {
+        tracing::warn!(%instance, %generation, error, "a proxy refused a configuration");
+        let event = EventRecord::new(EventKind::ConfigRefused)
+            .with("proxy", instance.as_str())
+            .with("generation", generation.to_string())
+            .with("text", error);
+        self.record(event);
+    }
+}
+
+impl IdentityEvents for Recorder {
+    fn issued(&self, caller: &str, id: &SpiffeId, serial: &str) {
+        self.issued.inc();
+        let event = EventRecord::new(EventKind::IdentityIssued)
+            .about(id.clone())
+            .with("caller", caller)
+            .with("serial", serial);
+        self.record(event);
+    }
+
+    fn refused(&self, refused: RefusedIdentity) {
+        self.refused.inc();
+        let mut event = EventRecord::new(EventKind::IdentityRefused)
+            .with("caller", refused.caller)
+            .with("requested", &refused.requested)
+            .with("reason", refused.reason);
+        if let Ok(id) = SpiffeId::parse(&refused.requested) {
+            event = event.about(id);
+        }
+        self.record(event);
+    }
+}

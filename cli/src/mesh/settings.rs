@@ -1,0 +1,102 @@
+//! The settings that the authority and the log rest on, kept so that a restart does not need a valid folder.
+
+use std::{fs, io::ErrorKind, path::Path, time::Duration};
+
+use anyhow::Context;
+use reeve_control::{Mesh, MeshSettings};
+use reeve_core::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
+use serde::{Deserialize, Serialize};
+
+/// The file's name within the state directory.
+const FILE_NAME: &str = "mesh-settings.json";
+
+/// What outlives a bad edit of the folder, even across a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) root_namespace: Namespace,
+    pub(super) certificate_ttl: Duration,
+    pub(super) root_ttl: Duration,
+    pub(super) intermediate_ttl: Duration,
+}
+
+impl Kept {
+    /// From a valid folder.
+    pub(super) fn of(mesh: &Mesh) -> Self {
+        let MeshSettings {
+            trust_domain,
+            root_namespace,
+            certificate_ttl,
+            root_ttl,
+            intermediate_ttl,
+            ..
+        } = &mesh.settings;
+        Self {
+            trust_domain: trust_domain.clone(),
+            root_namespace: root_namespace.clone(),
+            certificate_ttl: *certificate_ttl,
+            root_ttl: *root_ttl,
+            intermediate_ttl: *intermediate_ttl,
+        }
+    }
+
+    /// Those of the last run in this state directory.
+    pub(super) fn read(state: &Path) -> anyhow::Result<Option<Self>> {
+        let path = state.join(FILE_NAME);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        let kept = serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "{} is damaged; it is written anew from a valid configuration once it is removed",
+                path.display()
+            )
+        })?;
+        Ok(Some(kept))
+    }
+
+    /// Keeps them; a reader sees the old file or the new one.
+    pub(super) fn write(&self, state: &Path) -> anyhow::Result<()> {
+        let path = state.join(FILE_NAME);
+        let new = path.with_extension("json.new");
+        fs::write(&new, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(&new, &path))
+            .with_context(|| path.display().to_string())
+    }
+
+    /// The mesh process's own identity.
+    pub(super) fn mesh_identity(&self) -> anyhow::Result<SpiffeId> {
+        let account = ServiceAccount::parse("control")?;
+        Ok(self.trust_domain.workload(&self.root_namespace, &account))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Kept::read(folder.path()).unwrap(), None);
+        let kept = Kept {
+            trust_domain: "mesh.local".parse().unwrap(),
+            root_namespace: "reeve-system".parse().unwrap(),
+            certificate_ttl: Duration::from_secs(10),
+            root_ttl: Duration::from_secs(30),
+            intermediate_ttl: Duration::from_secs(20),
+        };
+        kept.write(folder.path()).unwrap();
+        assert_eq!(Kept::read(folder.path()).unwrap(), Some(kept.clone()));
+        let id = kept.mesh_identity().unwrap();
+        assert_eq!(
+            id.as_str(),
+            "spiffe://mesh.local/ns/reeve-system/sa/control"
+        );
+        fs::write(folder.path().join(FILE_NAME), "{").unwrap();
+        let error = Kept::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("damaged"), "{error}");
+    }
+}

@@ -1,0 +1,289 @@
+//! Start order: listeners, own records, folder, authority, log, identity; then all at once.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use axum::Router;
+use reeve_ads::AdsService;
+use reeve_audit::{
+    AuditLog, EventKind, EventRecord, IngestService, LogOptions, ShipOptions, Wal, WalOptions,
+    ship_local,
+};
+use reeve_ca::{CaOptions, CertificateAuthority, IdentityEvents, IssuerService, JoinTokens, Store};
+use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
+use reeve_core::{Clock, InstanceName, SpiffeId, SystemClock};
+use reeve_sidecar::{SvidBatchVerifier, SvidSigner, socket, whois::WhoIs};
+use reeve_svid::VerifiedPeer;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+};
+use tonic::service::Routes;
+
+use super::{
+    MeshArgs,
+    attest::MeshAttestor,
+    events::Recorder,
+    identity::OwnIdentity,
+    serve::{TlsServer, serve_socket},
+    settings::Kept,
+    view::View,
+};
+
+/// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
+const OWN_NAME: &str = "reeve.mesh";
+/// How long the last records may take to reach the log at the end.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
+
+/// Everything, open and bound, but not serving yet.
+pub(super) struct MeshProcess {
+    grpc: TcpListener,
+    api: TcpListener,
+    socket: UnixListener,
+    wal: Arc<Wal>,
+    view: Arc<View>,
+    identity: OwnIdentity,
+    attestor: Arc<MeshAttestor>,
+}
+
+impl MeshProcess {
+    /// Opens everything; an error says what is in the way.
+    pub(super) async fn open(args: &MeshArgs) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let grpc = listen(args.grpc, "the mesh's gRPC port").await?;
+        let api = listen(args.api, "the mesh's HTTP API").await?;
+        let socket = socket::bind(&args.within("mesh.sock"), "the mesh's socket")?;
+        let registry = prometheus::Registry::new();
+        let wal = Arc::new(open_wal(args, &clock)?);
+        let events = Arc::new(Recorder::new(Arc::clone(&wal), &registry)?);
+        let controller = Controller::start(ControllerOptions {
+            folder: args.folder.clone(),
+            state: args.state.clone(),
+            clock: Arc::clone(&clock),
+            events: Arc::clone(&events) as Arc<dyn ConfigEvents>,
+        })?;
+        let settings = settings(args, &controller).await?;
+        let ca = open_ca(args, &settings, &clock)?;
+        let log = open_log(args, &settings)?;
+        keep_bundle(args, &ca)?;
+        events.attach(Arc::clone(&log), controller.mesh());
+        events.record(
+            EventRecord::new(EventKind::Started).with("version", env!("CARGO_PKG_VERSION")),
+        );
+        let whois = WhoIs::new(&args.supervisor());
+        let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));
+        let attestor = MeshAttestor::new(
+            settings.trust_domain.clone(),
+            whois.clone(),
+            Arc::clone(&tokens),
+        );
+        let identity = OwnIdentity::start(
+            Arc::clone(&ca),
+            settings.mesh_identity()?,
+            Arc::clone(&clock),
+        )?;
+        let view = View {
+            settings,
+            started_at: clock.now(),
+            controller,
+            ca,
+            tokens,
+            whois,
+            log,
+            events,
+            registry,
+            instances: args.within(instances::FILE_NAME),
+            clock,
+        };
+        Ok(Self {
+            grpc,
+            api,
+            socket,
+            wal,
+            view: Arc::new(view),
+            identity,
+            attestor: Arc::new(attestor),
+        })
+    }
+
+    /// Serves until a signal says stop, or a part fails.
+    pub(super) async fn serve(self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let view = Arc::clone(&self.view);
+        let tls = TlsServer {
+            listener: self.grpc,
+            credentials: self.identity.credentials(),
+            clock: Arc::clone(&view.clock),
+            router: tls_routes(&view, &self.attestor),
+        };
+        let socket = serve_socket(self.socket, socket_routes(&view, &self.attestor));
+        let api = axum::serve(self.api, reeve_console::api(Arc::clone(&view) as _));
+        let signer = Arc::new(SvidSigner::new(self.identity.credentials()));
+        let ship = tokio::spawn(ship_local(
+            Arc::clone(&self.wal),
+            Arc::clone(&view.log),
+            signer,
+            ShipOptions::default(),
+        ));
+        let controller = tokio::spawn(Arc::clone(&view.controller).run());
+        tracing::info!(
+            trust_domain = view.settings.trust_domain.as_str(),
+            "the mesh process serves"
+        );
+        // Cancel-safe: whichever branch ends first, the process ends.
+        let outcome = tokio::select! {
+            failed = tokio::spawn(tls.run()) => failed?.context("the gRPC port"),
+            failed = tokio::spawn(socket) => failed?.context("the mesh's socket"),
+            failed = tokio::spawn(self.identity.run()) => failed?.context("the mesh process's own identity"),
+            failed = api => failed.context("the HTTP API"),
+            _ = ship => bail!("the mesh process's own records are shipped no longer"),
+            _ = controller => bail!("the control plane has ended"),
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        };
+        view.events.record(EventRecord::new(EventKind::Stopped));
+        settle(&self.wal).await;
+        tracing::info!("the mesh process ends");
+        outcome
+    }
+}
+
+/// Gives the last records time to reach the log; what does not is shipped after the next start.
+async fn settle(wal: &Wal) {
+    let shipped = async {
+        while wal.status().backlog > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(LAST_RECORDS, shipped).await.is_err() {
+        tracing::info!("records of the mesh process wait for its next start");
+    }
+}
+
+async fn listen(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{what} cannot be served at {address}; is another mesh running there? use another --base")
+    })
+}
+
+fn open_wal(args: &MeshArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Wal> {
+    let dir = args.within("wal").join(OWN_NAME);
+    let name = InstanceName::parse(OWN_NAME)?;
+    Wal::open(&dir, name, WalOptions::default(), Arc::clone(clock))
+        .with_context(|| format!("the write-ahead log {}", dir.display()))
+}
+
+/// The settings of the folder, or of the last run while the folder is not valid; without either, waits.
+async fn settings(args: &MeshArgs, controller: &Arc<Controller>) -> anyhow::Result<Kept> {
+    let mut mesh = controller.mesh();
+    let now = mesh.borrow().as_ref().map(|mesh| Kept::of(mesh));
+    if let Some(kept) = now {
+        kept.write(&args.state)?;
+        return Ok(kept);
+    }
+    for fault in controller.status().faults {
+        tracing::error!(%fault, "the configuration folder is not valid");
+    }
+    if let Some(kept) = Kept::read(&args.state)? {
+        tracing::warn!("going on with the settings of the last run");
+        return Ok(kept);
+    }
+    let watching = tokio::spawn(Arc::clone(controller).run());
+    let kept = {
+        let valid = mesh.wait_for(Option::is_some).await;
+        let valid = valid.context("the control plane has ended")?;
+        let valid = valid.as_ref().map(|mesh| Kept::of(mesh));
+        valid.context("there is no configuration")?
+    };
+    watching.abort();
+    kept.write(&args.state)?;
+    Ok(kept)
+}
+
+fn open_ca(
+    args: &MeshArgs,
+    settings: &Kept,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<CertificateAuthority>> {
+    let file = args.seal_key_file();
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("the seal key {} cannot be read", file.display()))?;
+    let key = reeve_ca::SealKey::from_hex(&text)
+        .with_context(|| format!("the seal key {}", file.display()))?;
+    let dir = args.within("ca");
+    let options = CaOptions {
+        trust_domain: settings.trust_domain.clone(),
+        root_ttl: settings.root_ttl,
+        intermediate_ttl: settings.intermediate_ttl,
+        svid_ttl: settings.certificate_ttl,
+        store: Store::Sealed {
+            dir: dir.clone(),
+            key,
+        },
+    };
+    CertificateAuthority::open(options, Arc::clone(clock))
+        .with_context(|| format!("the certificate authority in {}", dir.display()))
+}
+
+fn open_log(args: &MeshArgs, settings: &Kept) -> anyhow::Result<Arc<AuditLog>> {
+    let file = args.seal_key_file();
+    let key = reeve_audit::seal::SealKey::from_file(&file)?;
+    let origin = format!("{}/audit", settings.trust_domain.as_str());
+    let dir = args.within("audit");
+    AuditLog::open(&dir, LogOptions::new(origin, key))
+        .with_context(|| format!("the audit log in {}", dir.display()))
+}
+
+/// Puts the mesh's authorities where joiners and verifiers of the log find them.
+fn keep_bundle(args: &MeshArgs, ca: &CertificateAuthority) -> anyhow::Result<()> {
+    let path = args.within("bundle.pem");
+    let new = path.with_extension("pem.new");
+    let pem = ca.bundle().borrow().to_pem();
+    std::fs::write(&new, pem)
+        .and_then(|()| std::fs::rename(&new, &path))
+        .with_context(|| path.display().to_string())
+}
+
+fn caller(extensions: &tonic::Extensions) -> Option<SpiffeId> {
+    let peer = extensions.get::<VerifiedPeer>()?;
+    Some(peer.id().clone())
+}
+
+/// What the gRPC port serves: issuing to joiners and members, configuration and audit to members.
+fn tls_routes(view: &Arc<View>, attestor: &Arc<MeshAttestor>) -> Router {
+    let issuer = IssuerService::new(
+        Arc::clone(&view.ca),
+        Arc::clone(attestor) as _,
+        Arc::clone(&view.events) as Arc<dyn IdentityEvents>,
+    );
+    let ads = AdsService::new(Arc::clone(&view.controller) as _, caller);
+    let controller = Arc::clone(&view.controller);
+    let may_ship = move |id: &SpiffeId, instance: &InstanceName| {
+        let mesh = controller.mesh().borrow().clone();
+        let workload = mesh.as_ref().and_then(|mesh| mesh.workload_of(instance));
+        workload.is_some_and(|workload| workload.identity.as_ref() == Some(id))
+    };
+    let ingest = IngestService::new(
+        Arc::clone(&view.log),
+        Arc::new(caller),
+        Arc::new(may_ship),
+        Arc::new(SvidBatchVerifier::new(view.ca.bundle())),
+        Arc::clone(&view.clock),
+    );
+    Routes::new(issuer)
+        .add_service(ads.into_server())
+        .add_service(ingest.into_server())
+        .into_axum_router()
+}
+
+/// What the Unix socket serves: issuing to local sidecars, and administration.
+fn socket_routes(view: &Arc<View>, attestor: &Arc<MeshAttestor>) -> Router {
+    let issuer = IssuerService::new(
+        Arc::clone(&view.ca),
+        Arc::clone(attestor) as _,
+        Arc::clone(&view.events) as Arc<dyn IdentityEvents>,
+    );
+    let admin = reeve_console::admin(Arc::clone(view) as _);
+    Routes::new(issuer).into_axum_router().merge(admin)
+}

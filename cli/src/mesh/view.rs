@@ -1,0 +1,204 @@
+//! What the HTTP API shows, and what an operator may do over the mesh socket.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use http::Extensions;
+use reeve_audit::{AuditLog, EventKind, EventRecord};
+use reeve_ca::{CertificateAuthority, JoinTokens, UnixPeer};
+use reeve_console::{
+    AdminView, AuditFacts, CaFacts, ConfigFacts, CreatedToken, Graph, MeshFacts, MeshView, Status,
+    TokenRefused, TokenRequest,
+};
+use reeve_control::{Controller, instances::Instances};
+use reeve_core::{Clock, UnixTime};
+use reeve_sidecar::whois::WhoIs;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{attest::own_user, events::Recorder, graph, settings::Kept};
+
+/// The mesh process as its interfaces see it.
+pub(super) struct View {
+    pub(super) settings: Kept,
+    pub(super) started_at: UnixTime,
+    pub(super) controller: Arc<Controller>,
+    pub(super) ca: Arc<CertificateAuthority>,
+    pub(super) tokens: Arc<JoinTokens>,
+    pub(super) whois: WhoIs,
+    pub(super) log: Arc<AuditLog>,
+    pub(super) events: Arc<Recorder>,
+    pub(super) registry: prometheus::Registry,
+    pub(super) instances: PathBuf,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl MeshView for View {
+    fn status(&self) -> Status {
+        let control = self.controller.status();
+        let log = self.log.status();
+        let bundle = self.ca.bundle().borrow().clone();
+        let (issued, refused) = self.events.identities();
+        Status {
+            generation: control.generation,
+            policy_hash: control.policy_hash,
+            mesh: MeshFacts {
+                trust_domain: self.settings.trust_domain.clone(),
+                root_namespace: self.settings.root_namespace.clone(),
+                started_at: self.started_at,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                isolates_processes: false,
+            },
+            proxies: values(&control.proxies),
+            config: ConfigFacts {
+                applied_at: control.applied_at,
+                faults: values(&control.faults),
+                refused_since: control.refused_since,
+                warnings: values(&control.warnings),
+            },
+            ca: CaFacts {
+                authorities: bundle.authorities().len(),
+                bundle_sequence: bundle.sequence(),
+                issued,
+                refused,
+            },
+            audit: AuditFacts {
+                records: log.records,
+                tree_size: log.tree_size,
+                checkpoint: log.checkpoint,
+                verifier_key: log.verifier_key,
+                proxies: log.proxies,
+            },
+        }
+    }
+
+    fn instances(&self) -> Option<Value> {
+        let instances = Instances::read(&self.instances).ok()?;
+        serde_json::to_value(instances).ok()
+    }
+
+    fn graph(&self) -> BoxFuture<'_, Graph> {
+        async {
+            let mesh = self.controller.mesh().borrow().clone();
+            let instances = Instances::read(&self.instances).ok();
+            match (mesh, instances) {
+                (Some(mesh), Some(instances)) => graph::read(&mesh, &instances).await,
+                (None, _) | (_, None) => Graph::default(),
+            }
+        }
+        .boxed()
+    }
+
+    fn metrics(&self) -> String {
+        let encoder = prometheus::TextEncoder::new();
+        let mut text = encoder
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_default();
+        let status = self.status();
+        let connected = status
+            .proxies
+            .iter()
+            .filter(|proxy| proxy.get("connected") == Some(&Value::Bool(true)))
+            .count();
+        for (name, help, value) in [
+            (
+                "reeve_config_generation",
+                "The newest configuration generation.",
+                status.generation.0,
+            ),
+            (
+                "reeve_config_faults",
+                "Faults that keep the folder from being applied.",
+                count(status.config.faults.len()),
+            ),
+            (
+                "reeve_proxies",
+                "Instances that have a proxy.",
+                count(status.proxies.len()),
+            ),
+            (
+                "reeve_proxies_connected",
+                "Proxies with an open configuration stream.",
+                count(connected),
+            ),
+            (
+                "reeve_audit_records",
+                "Records under the audit log's checkpoint.",
+                status.audit.records,
+            ),
+            (
+                "reeve_audit_tree_size",
+                "Batches under the audit log's checkpoint.",
+                status.audit.tree_size,
+            ),
+        ] {
+            text.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
+            ));
+        }
+        text
+    }
+}
+
+impl AdminView for View {
+    /// SECURITY: applications run as the same user as the operator. Whoever the supervisor knows as part of a workload
+    /// is not the operator, and a token would give it any identity.
+    fn admit<'a>(&'a self, caller: &'a Extensions) -> BoxFuture<'a, Result<(), TokenRefused>> {
+        async {
+            let Some(peer) = caller.get::<UnixPeer>() else {
+                return Err(TokenRefused::Caller("not a local process".to_owned()));
+            };
+            own_user(peer).map_err(|e| TokenRefused::Caller(e.to_string()))?;
+            let Ok(known) = self.whois.ask(peer.pid()).await else {
+                return Ok(());
+            };
+            let reason = format!("{peer} belongs to {}", known.instance);
+            self.events.record(
+                EventRecord::new(EventKind::IdentityRefused)
+                    .with("caller", peer.to_string())
+                    .with("requested", "a join token")
+                    .with("reason", &reason),
+            );
+            Err(TokenRefused::Caller(format!(
+                "{reason}; only the operator makes join tokens"
+            )))
+        }
+        .boxed()
+    }
+
+    fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused> {
+        if !request.identity.is_member_of(&self.settings.trust_domain) {
+            return Err(TokenRefused::Request(format!(
+                "{} is not of trust domain {}",
+                request.identity,
+                self.settings.trust_domain.as_str()
+            )));
+        }
+        let ttl = Duration::from_secs(request.ttl_seconds);
+        let token = self
+            .tokens
+            .create(request.identity.clone(), ttl)
+            .map_err(|e| TokenRefused::Request(e.to_string()))?;
+        let expires_at = self.clock.now().plus(ttl);
+        self.events.record(
+            EventRecord::new(EventKind::JoinTokenCreated)
+                .about(request.identity.clone())
+                .with("expires_at_ms", expires_at.as_millis().to_string()),
+        );
+        Ok(CreatedToken {
+            token: token.to_string(),
+            identity: request.identity.clone(),
+            expires_at,
+            bundle: self.ca.bundle().borrow().to_pem(),
+        })
+    }
+}
+
+fn values(list: &[impl Serialize]) -> Vec<Value> {
+    let values = list.iter().map(serde_json::to_value);
+    values.filter_map(Result::ok).collect()
+}
+
+fn count(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
