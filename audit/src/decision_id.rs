@@ -39,7 +39,7 @@ pub fn parse_record_id(text: &str) -> Result<RecordId, DecisionIdError> {
 }
 
 fn parse_opaque(text: &str) -> Option<RecordId> {
-    let bytes = decode(&text.to_ascii_lowercase().strip_prefix(PREFIX)?.to_owned())?;
+    let bytes = decode(text.to_ascii_lowercase().strip_prefix(PREFIX)?)?;
     let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECK_BYTES)?)?;
     if check(body) != checksum {
         return None;

@@ -5,7 +5,8 @@ pub(crate) mod proto {
     #![expect(
         unreachable_pub,
         unused_qualifications,
-        clippy::wildcard_enum_match_arm,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
         reason = "generated from proto/audit.proto, which documents it"
     )]
     tonic::include_proto!("reeve.audit.v1");

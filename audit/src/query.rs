@@ -1,14 +1,27 @@
-//! Reading the trail.
+//! Reading the trail: the log's batches, and for the freshest records the write-ahead logs of proxies.
+//!
+//! Reading proves nothing; `verify` does.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use reeve_core::{
-    RecordId, ServiceName, SpiffeId, UnixTime,
+    InstanceName, RecordId, ServiceName, SpiffeId, UnixTime,
     decision::{Effect, Reason},
 };
 use serde::Serialize;
+use tlog_tiles::record_hash;
 
-use crate::Record;
+use crate::{
+    DecisionRecord, Entry, EventKind, Record,
+    batch::{Batch, BatchHeader},
+    decision_id,
+    log::{layout, store},
+    wal::segment,
+};
 
 /// Which records are wanted; what is not set does not matter.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +61,7 @@ pub struct ReadError {
     pub path: String,
     /// Why.
     #[source]
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// A record and where it was found.
@@ -82,9 +95,17 @@ pub struct Reader {
     wals: Vec<PathBuf>,
 }
 
+/// A batch under the checkpoint.
+#[derive(Debug)]
+struct Leaf {
+    header: BatchHeader,
+    object: PathBuf,
+}
+
 impl Reader {
     /// A reader of the log in `dir`.
     pub fn open(dir: &Path) -> Result<Self, ReadError> {
+        fs::read_dir(dir).map_err(|e| unreadable(dir, e))?;
         Ok(Self {
             dir: dir.to_owned(),
             wals: Vec::new(),
@@ -100,19 +121,267 @@ impl Reader {
 
     /// The record with that id.
     pub fn show(&self, id: &RecordId) -> Result<Option<Found>, ReadError> {
-        let _ = (id, &self.dir);
-        Ok(None)
+        let mut found = None;
+        // The write-ahead logs first: a record that is shipped meanwhile is then seen twice, not never.
+        self.fresh(Some(&id.proxy), &mut |candidate| {
+            if candidate.record.id == *id {
+                found = Some(candidate);
+            }
+        })?;
+        let holds = |leaf: &Leaf| {
+            let span = leaf.header.sequences.get(&id.worker);
+            leaf.header.proxy == id.proxy
+                && leaf.header.epoch == id.epoch
+                && span.is_some_and(|(first, last)| (*first..=*last).contains(&id.sequence))
+        };
+        for leaf in self.leaves()?.into_iter().filter(holds) {
+            read_batch(&leaf, &mut |candidate| {
+                if candidate.record.id == *id {
+                    found = Some(candidate);
+                }
+            })?;
+        }
+        Ok(found)
     }
 
     /// Records that match, oldest first.
     pub fn query(&self, filter: &Filter) -> Result<Vec<Found>, ReadError> {
-        let _ = filter;
-        Ok(Vec::new())
+        let limit = match filter.limit {
+            0 => MAX_RESULTS,
+            limit => limit.min(MAX_RESULTS),
+        };
+        let mut matching = BTreeMap::new();
+        let mut keep = |found: Found| {
+            if filter.matches(&found.record) {
+                matching.insert((found.record.time, found.record.id.clone()), found);
+                if matching.len() > limit {
+                    matching.pop_first();
+                }
+            }
+        };
+        self.fresh(None, &mut keep)?;
+        // A batch is signed after its records are written, so one signed before `since` has nothing later.
+        let since = filter.since.unwrap_or_default();
+        for leaf in self.leaves()?.iter().filter(|l| l.header.time >= since) {
+            read_batch(leaf, &mut keep)?;
+        }
+        Ok(matching.into_values().collect())
     }
 
     /// The decision with that id, its outcome and its policy set.
     pub fn explain(&self, id: &RecordId) -> Result<Option<Explained>, ReadError> {
-        let _ = id;
-        Ok(None)
+        let Some(found) = self.show(id)? else {
+            return Ok(None);
+        };
+        let outcome = self.outcome_of(&found.record)?;
+        let policies = match found.record.entry.as_decision() {
+            Some(decision) => self.policies_of(decision)?,
+            None => None,
+        };
+        Ok(Some(Explained {
+            found,
+            outcome,
+            policies,
+        }))
+    }
+
+    /// How many records there are of each kind; decisions by effect and reason.
+    pub fn aggregate(&self, filter: &Filter) -> Result<BTreeMap<String, u64>, ReadError> {
+        let mut counts = BTreeMap::new();
+        for found in self.query(filter)? {
+            let name = match &found.record.entry {
+                Entry::Decision(d) => {
+                    let effect = if d.decision.is_allow() {
+                        "allow"
+                    } else {
+                        "deny"
+                    };
+                    format!("decision {effect} {}", d.decision.reason.as_str())
+                }
+                Entry::Outcome(_) | Entry::Event(_) | Entry::Aggregate(_) => {
+                    found.record.entry.kind().to_owned()
+                }
+            };
+            *counts.entry(name).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
+    fn outcome_of(&self, decision: &Record) -> Result<Option<Found>, ReadError> {
+        let mut outcome = None;
+        let mut keep = |found: Found| {
+            if matches!(&found.record.entry, Entry::Outcome(o) if o.decision == decision.id) {
+                outcome = Some(found);
+            }
+        };
+        let proxy = &decision.id.proxy;
+        self.fresh(Some(proxy), &mut keep)?;
+        let after = |l: &&Leaf| l.header.proxy == *proxy && l.header.time >= decision.time;
+        for leaf in self.leaves()?.iter().filter(after) {
+            read_batch(leaf, &mut keep)?;
+        }
+        Ok(outcome)
+    }
+
+    /// The policy set that a decision rested on: an event of the mesh process names the blob that keeps it.
+    fn policies_of(&self, decision: &DecisionRecord) -> Result<Option<String>, ReadError> {
+        let filter = Filter {
+            kind: Some("event".to_owned()),
+            ..Filter::default()
+        };
+        let blob = self.query(&filter)?.into_iter().rev().find_map(|found| {
+            let Entry::Event(event) = found.record.entry else {
+                return None;
+            };
+            let same = event.event == EventKind::ConfigApplied
+                && event.detail.get("policy_hash") == Some(&decision.policy_hash);
+            event.detail.get("policy_set").filter(|_| same).cloned()
+        });
+        Ok(blob.and_then(|hash| self.blob(&hash)))
+    }
+
+    /// A blob's text, by the SHA-256 of it in hex.
+    pub fn blob(&self, hash: &str) -> Option<String> {
+        crate::hexes::parse(hash)?;
+        fs::read_to_string(layout::blob_path(&self.dir, hash)).ok()
+    }
+
+    /// Every batch under the checkpoint, in the order of the tree.
+    fn leaves(&self) -> Result<Vec<Leaf>, ReadError> {
+        let path = self.dir.join(layout::CHECKPOINT);
+        let checkpoint = fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?;
+        let size = checkpoint.lines().nth(1).and_then(|n| n.parse().ok());
+        let Some(size) = size else {
+            return Err(unreadable(&path, io::ErrorKind::InvalidData.into()));
+        };
+        let mut leaves = Vec::new();
+        let mut fault = None;
+        store::read_entries(&self.dir, size, &mut |_, path, entry| {
+            let parsed = entry.and_then(|entry| {
+                let header = serde_json::from_slice(&entry).map_err(|e| e.to_string())?;
+                let object = layout::batch_path(&self.dir, &record_hash(&entry).0);
+                Ok(Leaf { header, object })
+            });
+            match parsed {
+                Ok(leaf) => leaves.push(leaf),
+                Err(what) => {
+                    fault.get_or_insert(unreadable(path, io::Error::other(what)));
+                }
+            }
+        });
+        fault.map_or(Ok(leaves), Err)
+    }
+
+    /// Hands out the records in the write-ahead logs.
+    fn fresh(
+        &self,
+        proxy: Option<&InstanceName>,
+        each: &mut dyn FnMut(Found),
+    ) -> Result<(), ReadError> {
+        for dir in &self.wals {
+            let logs = match fs::read_dir(dir) {
+                Ok(logs) => logs,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(unreadable(dir, error)),
+            };
+            for log in logs.flatten().map(|entry| entry.path()) {
+                let name = log.file_name().map(|n| n.to_string_lossy().into_owned());
+                if !log.is_dir() || proxy.is_some_and(|p| name.as_deref() != Some(p.as_str())) {
+                    continue;
+                }
+                let (segments, _) = segment::list(&log).map_err(|e| unreadable(&log, e))?;
+                let mut segments = VecDeque::from(segments);
+                while let Some(path) = segments.pop_front() {
+                    // Shipped and deleted meanwhile, perhaps.
+                    if let Ok(bytes) = fs::read(&path) {
+                        read_segment(&path, &bytes, each);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
+
+impl Filter {
+    /// Whether a record is wanted.
+    pub fn matches(&self, record: &Record) -> bool {
+        let time = self.since.is_none_or(|t| record.time >= t)
+            && self.until.is_none_or(|t| record.time < t);
+        let kind = self
+            .kind
+            .as_deref()
+            .is_none_or(|k| record.entry.kind() == k);
+        time && kind && (!self.asks_of_decisions() || self.matches_decision(record))
+    }
+
+    fn asks_of_decisions(&self) -> bool {
+        self.principal.is_some()
+            || self.workload.is_some()
+            || self.service.is_some()
+            || self.effect.is_some()
+            || self.reason.is_some()
+            || self.trace.is_some()
+            || self.path.is_some()
+    }
+
+    fn matches_decision(&self, record: &Record) -> bool {
+        let Some(d) = record.entry.as_decision() else {
+            return false;
+        };
+        let request = &d.request;
+        let path = request.context.http.as_ref().map(|h| h.path.as_str());
+        let is = |wanted: &Option<SpiffeId>, found: Option<&SpiffeId>| {
+            wanted.is_none() || wanted.as_ref() == found
+        };
+        is(&self.principal, request.principal.spiffe_id())
+            && is(&self.workload, request.resource.workload.as_ref())
+            && (self.service.as_ref()).is_none_or(|s| request.resource.services.contains(s))
+            && self.effect.is_none_or(|e| d.decision.effect == e)
+            && self.reason.is_none_or(|r| d.decision.reason == r)
+            && (self.trace.as_deref()).is_none_or(|t| d.trace_id.as_deref() == Some(t))
+            && (self.path.as_deref()).is_none_or(|p| path.is_some_and(|path| path.starts_with(p)))
+    }
+}
+
+fn read_batch(leaf: &Leaf, each: &mut dyn FnMut(Found)) -> Result<(), ReadError> {
+    let bytes = fs::read(&leaf.object).map_err(|e| unreadable(&leaf.object, e))?;
+    let batch =
+        Batch::from_object(&bytes).map_err(|e| unreadable(&leaf.object, io::Error::other(e)))?;
+    for record in &batch.records {
+        let record = Record::from_slice(record)
+            .map_err(|e| unreadable(&leaf.object, io::Error::other(e)))?;
+        each(found(record, true, &leaf.object));
+    }
+    Ok(())
+}
+
+/// The records of a segment up to the first that does not check.
+fn read_segment(path: &Path, bytes: &[u8], each: &mut dyn FnMut(Found)) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for range in segment::scan(bytes, &name).records {
+        let payload = bytes.get(range).unwrap_or_default();
+        if let Ok(record) = Record::from_slice(payload) {
+            each(found(record, false, path));
+        }
+    }
+}
+
+fn found(record: Record, logged: bool, place: &Path) -> Found {
+    Found {
+        decision_id: decision_id(&record.id),
+        logged,
+        place: place.display().to_string(),
+        record,
+    }
+}
+
+fn unreadable(path: &Path, source: io::Error) -> ReadError {
+    ReadError {
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

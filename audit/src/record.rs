@@ -67,7 +67,11 @@ impl Prepared {
     pub(crate) fn new(entry: &Entry) -> Result<Self, CanonicalError> {
         let mut members = match serde_json::to_value(entry).map_err(CanonicalError::Json)? {
             serde_json::Value::Object(members) => members,
-            _ => serde_json::Map::new(),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::String(_)
+            | serde_json::Value::Array(_) => serde_json::Map::new(),
         };
         members.insert("schema".to_owned(), RECORD_SCHEMA.into());
         let mut sorted: Vec<_> = members.iter().collect();

@@ -63,12 +63,11 @@ pub(crate) fn read_tile(
     ))
 }
 
+/// Gets an entry's index, the file it was read from, and the entry or what is wrong with its bundle.
+pub(crate) type EachEntry<'a> = &'a mut dyn FnMut(u64, &Path, Result<Vec<u8>, String>);
+
 /// The first `size` entries of the tree, in bundles; each with the file that holds it.
-pub(crate) fn read_entries(
-    dir: &Path,
-    size: u64,
-    each: &mut dyn FnMut(u64, &Path, Result<Vec<u8>, String>),
-) {
+pub(crate) fn read_entries(dir: &Path, size: u64, each: EachEntry<'_>) {
     let mut from = 0u64;
     while from < size {
         let wide = (size - from).min(256);

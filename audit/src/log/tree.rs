@@ -69,15 +69,13 @@ impl Frontier {
 
     /// The unfinished tiles.
     pub(crate) fn partial(&self) -> impl Iterator<Item = Tile> + '_ {
-        self.levels
-            .iter()
-            .zip(0u8..)
-            .filter_map(|((done, hashes), level)| {
-                (!hashes.is_empty()).then(|| Tile {
-                    level,
-                    index: *done,
-                    hashes: hashes.clone(),
-                })
+        let levels = self.levels.iter().zip(0u8..);
+        levels
+            .filter(|((_, hashes), _)| !hashes.is_empty())
+            .map(|((done, hashes), level)| Tile {
+                level,
+                index: *done,
+                hashes: hashes.clone(),
             })
     }
 

@@ -1,0 +1,224 @@
+//! Batches: each one whole and signed, and each proxy's one unbroken chain.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+};
+
+use reeve_core::{InstanceName, RecordId};
+use tlog_tiles::record_hash;
+
+use super::{Check, leaves::Leaves};
+use crate::{
+    BatchVerifier, Entry, Record,
+    batch::{Batch, BatchHeader, EpochLink},
+    canonical,
+    log::layout,
+    record::RECORD_SCHEMA,
+    wal::{CHAIN_START, Chain, advance},
+};
+
+/// Particulars of events that name a blob.
+const BLOB_DETAILS: [&str; 3] = ["policy_set", "schema", "bundle"];
+
+/// What the log says of its proxies.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    pub(super) proxies: BTreeMap<InstanceName, Reached>,
+    /// Blob → a record that refers to it.
+    pub(super) blobs: BTreeMap<String, RecordId>,
+}
+
+/// How far the log goes for a proxy.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    last: Option<(BatchHeader, [u8; 32])>,
+    /// (epoch, sequence) of each batch's last record → the chain there.
+    pub(super) chains: HashMap<(u64, u64), Chain>,
+}
+
+impl Reached {
+    /// Epoch and sequence of the last record.
+    pub(super) fn end(&self) -> (u64, u64) {
+        let end = |(h, _): &(BatchHeader, _)| (h.epoch, h.span().map_or(0, |(_, last)| last));
+        self.last.as_ref().map_or((0, 0), end)
+    }
+
+    fn chain(&self) -> Chain {
+        self.last.as_ref().map_or(CHAIN_START, |(h, _)| h.chain)
+    }
+
+    /// Whether `header` continues what is here.
+    fn continues(&self, header: &BatchHeader) -> Result<(), String> {
+        let first = header.span().map_or(0, |(first, _)| first);
+        let (end_epoch, end) = self.end();
+        let Some((last, hash)) = &self.last else {
+            return match (header.batch, first, &header.link) {
+                (1, 1, None) if header.previous == [0; 32] => Ok(()),
+                _ => Err(format!(
+                    "begins with record {}/{first}; what came before is not in this log",
+                    header.epoch
+                )),
+            };
+        };
+        if header.epoch == last.epoch {
+            if header.batch != last.batch + 1 || first != end + 1 {
+                return Err(format!(
+                    "batch {} from record {first} follows batch {} up to record {end}: not gapless",
+                    header.batch, last.batch
+                ));
+            }
+        } else {
+            let link = EpochLink {
+                epoch: end_epoch,
+                sequence: end,
+                chain: last.chain,
+            };
+            if (header.epoch < last.epoch) || (header.batch, first) != (1, 1) {
+                return Err(format!(
+                    "epoch {} does not begin with its first record",
+                    header.epoch
+                ));
+            }
+            if header.link.as_ref() != Some(&link) {
+                return Err(format!(
+                    "epoch {} does not link to record {end_epoch}/{end}, the last before it",
+                    header.epoch
+                ));
+            }
+        }
+        if header.previous != *hash {
+            return Err("does not name the batch before it".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Check<'_> {
+    pub(super) fn batches(
+        &mut self,
+        leaves: &Leaves,
+        verifier: Option<&dyn BatchVerifier>,
+    ) -> Trail {
+        let mut trail = Trail::default();
+        for (at, path, entry) in &leaves.entries {
+            let leaf = record_hash(entry);
+            let known = usize::try_from(*at)
+                .ok()
+                .and_then(|at| leaves.hashes.get(at));
+            let header = match serde_json::from_slice::<BatchHeader>(entry) {
+                Ok(header) if known == Some(&leaf) => header,
+                // Not the leaf of the tree: that is a finding already, and what it says counts for nothing.
+                Ok(_) => continue,
+                Err(_) if known != Some(&leaf) => continue,
+                Err(error) => {
+                    let name = self.name(path);
+                    self.find(
+                        format!("{name} entry {at}"),
+                        format!("is no batch header: {error}"),
+                    );
+                    continue;
+                }
+            };
+            let object = layout::batch_path(self.dir, &leaf.0);
+            let name = self.name(&object);
+            let read = fs::read(&object).map_err(|error| error.to_string());
+            let batch = read.and_then(|b| Batch::from_object(&b).map_err(|e| e.to_string()));
+            let reached = trail.proxies.entry(header.proxy.clone()).or_default();
+            if let Err(what) = reached.continues(&header) {
+                self.find(format!("{name} ({})", header.proxy), what);
+            }
+            let chain = reached.chain();
+            let end = (header.epoch, header.span().map_or(0, |(_, last)| last));
+            reached.chains.insert(end, header.chain);
+            reached.last = Some((header.clone(), leaf.0));
+            self.report.batches += 1;
+            match batch {
+                Ok(batch) => {
+                    if batch.header != *entry {
+                        self.find(&name, "line 1, the header, is not the entry of the tree");
+                    }
+                    self.batch(&name, &header, &batch, chain, verifier);
+                    self.records(&name, &header, &batch, &mut trail);
+                }
+                Err(what) => self.find(name, what),
+            }
+        }
+        self.report.proxies = u64::try_from(trail.proxies.len()).unwrap_or(u64::MAX);
+        if verifier.is_none() && self.report.batches > 0 {
+            self.report.notes.push(
+                "the batches' signatures were not checked: the mesh's authorities were not given"
+                    .to_owned(),
+            );
+        }
+        trail
+    }
+
+    fn batch(
+        &mut self,
+        name: &str,
+        header: &BatchHeader,
+        batch: &Batch,
+        before: Chain,
+        verifier: Option<&dyn BatchVerifier>,
+    ) {
+        if let Err(fault) = batch.check() {
+            self.find(name, fault.to_string());
+        }
+        let chain = (batch.records.iter()).fold(before, |chain, record| advance(&chain, record));
+        if chain != header.chain {
+            self.find(
+                name,
+                "the hash chain through its records does not end as its header says",
+            );
+        }
+        if let Some(verifier) = verifier {
+            let verified = header
+                .signed_bytes()
+                .map_err(Into::into)
+                .and_then(|message| {
+                    let signature = header.signature_bytes();
+                    verifier.verify(&batch.chain_der, &message, &signature, header.time)
+                });
+            match verified {
+                Ok(_signer) => self.report.signatures_verified += 1,
+                Err(error) => self.find(name, format!("the signature: {error}")),
+            }
+        }
+    }
+
+    fn records(&mut self, name: &str, header: &BatchHeader, batch: &Batch, trail: &mut Trail) {
+        let first = header.span().map_or(1, |(first, _)| first);
+        for ((sequence, bytes), line) in (first..).zip(&batch.records).zip(3u64..) {
+            self.report.records += 1;
+            let place = format!("{name} line {line}");
+            let record = match Record::from_slice(bytes) {
+                Ok(record) => record,
+                Err(error) => {
+                    self.find(place, format!("is no record: {error}"));
+                    continue;
+                }
+            };
+            let id = RecordId {
+                proxy: header.proxy.clone(),
+                epoch: header.epoch,
+                worker: 0,
+                sequence,
+            };
+            if record.id != id {
+                self.find(&place, format!("is record {}, not {id}", record.id));
+            }
+            if record.schema != RECORD_SCHEMA || !canonical::is_canonical(bytes) {
+                self.find(&place, "is not in the canonical form of its schema");
+            }
+            if let Entry::Event(event) = &record.entry {
+                for blob in BLOB_DETAILS.iter().filter_map(|d| event.detail.get(*d)) {
+                    trail
+                        .blobs
+                        .entry(blob.clone())
+                        .or_insert_with(|| id.clone());
+                }
+            }
+        }
+    }
+}

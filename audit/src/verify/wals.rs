@@ -1,0 +1,141 @@
+//! Write-ahead logs: whole, chained, and in agreement with the log.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use reeve_core::InstanceName;
+
+use super::{Check, batches::Trail};
+use crate::{
+    Record,
+    wal::{
+        Chain, advance,
+        segment::{self, Ending, Scan},
+    },
+};
+
+/// What a write-ahead log holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    dir: PathBuf,
+    proxy: InstanceName,
+    /// The record before the oldest one here.
+    before: (u64, u64),
+    /// Each record's epoch and sequence, and the chain after it.
+    records: Vec<((u64, u64), Chain)>,
+}
+
+impl Check<'_> {
+    pub(super) fn wals(&mut self, dirs: &[PathBuf]) -> Vec<Held> {
+        dirs.iter().filter_map(|dir| self.wal(dir)).collect()
+    }
+
+    fn wal(&mut self, dir: &Path) -> Option<Held> {
+        let (paths, strange) = match segment::list(dir) {
+            Ok(found) => found,
+            Err(error) => {
+                self.find(dir.display(), error.to_string());
+                return None;
+            }
+        };
+        for path in strange {
+            self.find(path.display(), "is not the name of a segment");
+        }
+        let mut held: Option<Held> = None;
+        let mut before: Option<Scan> = None;
+        let count = paths.len();
+        for (at, path) in paths.iter().enumerate() {
+            let bytes = match fs::read(path) {
+                Ok(bytes) => bytes,
+                // Shipped and deleted while we looked.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    self.find(path.display(), error.to_string());
+                    return held;
+                }
+            };
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let scan = segment::scan(&bytes, &name);
+            self.ending(path, &scan, at + 1 == count, bytes.len());
+            let Some(header) = &scan.header else { break };
+            if let Some(before) = &before
+                && let Err(what) = segment::follows(header, before)
+            {
+                self.find(path.display(), what);
+            }
+            let held = held.get_or_insert_with(|| Held {
+                dir: dir.to_owned(),
+                proxy: header.proxy.clone(),
+                before: match (header.first_sequence, &header.previous) {
+                    (1, Some(link)) => (link.epoch, link.sequence),
+                    (1, None) => (0, 0),
+                    (first, _) => (header.epoch, first - 1),
+                },
+                records: Vec::new(),
+            });
+            self.segment(path, &bytes, &scan, held);
+            before = Some(scan);
+        }
+        held
+    }
+
+    fn ending(&mut self, path: &Path, scan: &Scan, last: bool, length: usize) {
+        let place = format!("{} byte {}", path.display(), scan.good);
+        match &scan.ending {
+            Ending::Whole => {}
+            Ending::Torn if last => self.report.notes.push(format!(
+                "{place}: the last write is unfinished ({} bytes); opening the log cuts it",
+                length.saturating_sub(scan.good)
+            )),
+            Ending::Torn => self.find(place, "ends within a record"),
+            Ending::Damaged(what) => self.find(place, what.clone()),
+        }
+    }
+
+    fn segment(&mut self, path: &Path, bytes: &[u8], scan: &Scan, held: &mut Held) {
+        let Some(header) = &scan.header else { return };
+        let mut chain = header.chain;
+        for (sequence, range) in (header.first_sequence..).zip(&scan.records) {
+            let payload = bytes.get(range.clone()).unwrap_or_default();
+            chain = advance(&chain, payload);
+            self.report.wal_records += 1;
+            let right = Record::from_slice(payload).is_ok_and(|r| {
+                r.id.proxy == header.proxy
+                    && r.id.epoch == header.epoch
+                    && r.id.sequence == sequence
+            });
+            if !right {
+                let place = format!("{} byte {}", path.display(), range.start);
+                self.find(place, format!("is not record {}/{sequence}", header.epoch));
+            }
+            held.records.push(((header.epoch, sequence), chain));
+        }
+    }
+
+    /// What a proxy still holds must continue, and agree with, what the log has of it.
+    pub(super) fn compare(&mut self, wals: &[Held], trail: &Trail) {
+        for held in wals {
+            let reached = trail.proxies.get(&held.proxy);
+            let end = reached.map_or((0, 0), super::batches::Reached::end);
+            if held.before > end {
+                self.find(
+                    held.dir.display(),
+                    format!(
+                        "begins after record {}/{}, but the log of {} ends with {}/{}",
+                        held.before.0, held.before.1, held.proxy, end.0, end.1
+                    ),
+                );
+            }
+            let Some(reached) = reached else { continue };
+            for (at, chain) in &held.records {
+                if reached.chains.get(at).is_some_and(|logged| logged != chain) {
+                    let place = format!("{} record {}/{}", held.dir.display(), at.0, at.1);
+                    self.find(place, "is not what the log has");
+                    break;
+                }
+            }
+        }
+    }
+}
