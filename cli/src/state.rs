@@ -100,6 +100,11 @@ impl StateDir {
         self.0.join("mesh.sock")
     }
 
+    /// The mesh's authorities, as the mesh process wrote them down.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.0.join("bundle.pem")
+    }
+
     /// The audit log.
     pub(crate) fn audit(&self) -> PathBuf {
         self.0.join("audit")

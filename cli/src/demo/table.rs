@@ -141,7 +141,7 @@ mod tests {
         "#]];
         let text: String = table(&rows)
             .lines()
-            .map(|line| format!("{}\n", line.trim_end()))
+            .map(|line| format!("{}\n", line.trim()))
             .collect();
         expected.assert_eq(&text);
     }

@@ -7,7 +7,7 @@ use std::{
     sync::Mutex,
 };
 
-use crate::problem::Problem;
+use crate::{problem::Problem, verb::run::DeathSignal};
 
 /// Names process groups to the guard.
 #[derive(Debug)]
@@ -43,9 +43,13 @@ impl Guard {
         })
     }
 
-    /// A process group was started.
-    pub(crate) fn watch_group(&self, group: u32) {
-        self.say(&format!("+{group}\n"));
+    /// A process group was started; with it, the supervisor's death sends its leader `death`.
+    pub(crate) fn watch_group(&self, group: u32, death: DeathSignal) {
+        let sign = match death {
+            DeathSignal::Kill => '+',
+            DeathSignal::Term => '~',
+        };
+        self.say(&format!("{sign}{group}\n"));
     }
 
     /// A process group has ended.

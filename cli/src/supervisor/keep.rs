@@ -23,7 +23,7 @@ pub(crate) async fn keep(
     while !stop.is_cancelled() {
         let started = Instant::now();
         let what = match process::start(&context.reeve, spec) {
-            Ok(running) => match attend(context, running, pid, stop).await {
+            Ok(running) => match attend(context, spec, running, pid, stop).await {
                 Some(end) => end,
                 None => return,
             },
@@ -47,12 +47,13 @@ pub(crate) async fn keep(
 /// Waits for the process's end; `None` if it ended because it was told to.
 async fn attend(
     context: &Context,
+    spec: &Spec,
     mut running: Running,
     pid: &watch::Sender<Option<u32>>,
     stop: &CancellationToken,
 ) -> Option<String> {
     let id = running.pid();
-    context.guard.watch_group(id);
+    context.guard.watch_group(id, spec.death);
     pid.send_replace(Some(id));
     // Cancel-safe: `wait` may be dropped and called again.
     let ended = tokio::select! {

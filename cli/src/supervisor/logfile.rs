@@ -114,7 +114,7 @@ async fn read(source: impl AsyncRead + Unpin, stream: Stream, lines: mpsc::Sende
     }
 }
 
-/// The last line of a log, shortened.
+/// What a log last said of an error, else its last line; shortened.
 pub(crate) fn last_line(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -123,8 +123,23 @@ pub(crate) fn last_line(path: &Path) -> Option<String> {
     let mut end = Vec::new();
     file.take(LAST).read_to_end(&mut end).ok()?;
     let text = String::from_utf8_lossy(&end);
-    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    let mut lines = text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .take(10);
+    let last = lines.next()?;
+    let line = if is_error(last) {
+        last
+    } else {
+        lines.find(|line| is_error(line)).unwrap_or(last)
+    };
     Some(line.chars().take(300).collect())
+}
+
+fn is_error(line: &str) -> bool {
+    line.to_ascii_lowercase().contains("error")
 }
 
 /// A file that is set aside when it is full.
@@ -222,6 +237,17 @@ mod tests {
         held.write_all(b"next").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "next");
         assert_eq!(fs::read_to_string(older(&path)).unwrap(), "0123456789");
+    }
+
+    #[test]
+    fn an_error_is_more_telling_than_the_last_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        fs::write(&path, "start\nerror: no such file\n  fix: install it\n\n").unwrap();
+        assert_eq!(last_line(&path).unwrap(), "error: no such file");
+        fs::write(&path, "start\nend\n").unwrap();
+        assert_eq!(last_line(&path).unwrap(), "end");
+        assert_eq!(last_line(&folder.path().join("none")), None);
     }
 
     #[test]

@@ -1,22 +1,19 @@
 //! `reeve ca`: looks at the certificate authority and lets new members join.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use reeve_ca::proto::issuer::{WatchBundleRequest, issuer_client::IssuerClient};
 use reeve_console::{CreatedToken, TokenRequest};
-use reeve_core::{SpiffeId, TrustDomain};
-use reeve_svid::TrustBundle;
-use rustls::pki_types::CertificateDer;
+use reeve_core::SpiffeId;
 
 use crate::{
     http::{self, Target},
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::{StateArgs, StateDir},
+    state::StateArgs,
     supervisor::logfile::timestamp,
-    verb::{block_on, duration, mesh_api::MeshApi, unix_channel},
+    verb::{block_on, duration, mesh_api::MeshApi},
 };
 
 const STATUS_EXAMPLES: &str = "\
@@ -31,7 +28,7 @@ Examples:
   reeve ca bundle > bundle.pem
   reeve identity verify --bundle bundle.pem --chain svid.pem
 
-Exit codes: 0 = fine, 2 = the mesh could not be asked.";
+Exit codes: 0 = fine, 2 = there is no mesh.";
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:
@@ -103,7 +100,7 @@ struct CreateArgs {
 pub(crate) fn run(args: &CaArgs) -> Verdict {
     match &args.verb {
         CaVerb::Status(args) => block_on(status(args)),
-        CaVerb::Bundle(args) => block_on(bundle(args)),
+        CaVerb::Bundle(args) => bundle(args),
         CaVerb::Token(args) => match &args.verb {
             TokenVerb::Create(args) => block_on(create(args)),
         },
@@ -125,60 +122,18 @@ async fn status(args: &LookArgs) -> Verdict {
     Ok(Answer::Yes)
 }
 
-async fn bundle(args: &LookArgs) -> Verdict {
-    let state = args.state.existing()?;
-    let bundle = fetch_bundle(&state).await?;
-    let pem = bundle.to_pem();
+fn bundle(args: &LookArgs) -> Verdict {
+    let path = args.state.existing()?.bundle();
+    let pem = fs::read_to_string(&path).map_err(|error| {
+        Problem::because("the mesh's authorities cannot be read", &error)
+            .at(path.display())
+            .fix("is the mesh running? the mesh process writes them down when it starts")
+    })?;
     match args.output.output {
         Format::Human => output::line(pem.trim_end())?,
-        Format::Json => output::json(&serde_json::json!({
-            "trust_domain": bundle.trust_domain(),
-            "sequence": bundle.sequence(),
-            "pem": pem,
-        }))?,
+        Format::Json => output::json(&serde_json::json!({"pem": pem}))?,
     }
     Ok(Answer::Yes)
-}
-
-/// The authorities, as local sidecars are told them.
-async fn fetch_bundle(state: &StateDir) -> Result<TrustBundle, Problem> {
-    let socket = state.mesh_socket();
-    let channel = unix_channel(&socket).await?;
-    let mut client = IssuerClient::new(channel);
-    let first = tokio::time::timeout(PATIENCE, async {
-        let mut stream = client
-            .watch_bundle(WatchBundleRequest {})
-            .await?
-            .into_inner();
-        stream.message().await
-    });
-    let failed = |what: String| Problem::new(what).at(socket.display());
-    let bundle = match first.await {
-        Ok(Ok(Some(bundle))) => bundle,
-        Ok(Ok(None)) | Err(_) => {
-            return Err(failed("the mesh process told no authorities".to_owned()));
-        }
-        Ok(Err(status)) => {
-            return Err(failed(format!(
-                "the mesh process answered {}: {}",
-                status.code(),
-                status.message()
-            )));
-        }
-    };
-    let domain = TrustDomain::parse(&bundle.trust_domain);
-    let domain = domain
-        .map_err(|error| failed(format!("the mesh process told no trust domain: {error}")))?;
-    let authorities = bundle
-        .authorities
-        .into_iter()
-        .map(CertificateDer::from)
-        .collect();
-    TrustBundle::new(domain, authorities, bundle.sequence).map_err(|error| {
-        failed(format!(
-            "the mesh process told no usable authorities: {error}"
-        ))
-    })
 }
 
 async fn create(args: &CreateArgs) -> Verdict {

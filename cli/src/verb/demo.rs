@@ -21,7 +21,7 @@ use crate::{
     },
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::StateDir,
+    state::{StateArgs, StateDir},
     supervisor::{BaseClaim, Notices, Options, Roster, Supervisor, load, obey_signals},
     verb::{audit::verify_state, block_on, duration},
 };
@@ -49,7 +49,7 @@ pub(crate) struct DemoArgs {
     /// Requests per second through the gateway; 0 sends none.
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub(crate) rps: u32,
-    /// Keep the mesh's state in DIR instead of a temporary directory.
+    /// Keep the mesh's state in DIR instead of a directory that is removed at the end.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// Use addresses 127.X.*; the next free X is taken otherwise.
@@ -83,7 +83,11 @@ async fn demo(args: DemoArgs) -> Verdict {
         None => BaseClaim::take_next_free(FIRST_BASE)?,
     };
     let temporary = args.state.is_none();
-    let state = StateDir::new(args.state.clone().unwrap_or_else(temporary_dir)).claim()?;
+    let state = args
+        .state
+        .clone()
+        .map_or_else(own_dir, StateDir::new)
+        .claim()?;
     let state_dir = (*state).clone();
     let folder = folder::write(state.path()).map_err(|error| {
         Problem::because("Bookinfo's configuration cannot be written", &error)
@@ -196,13 +200,14 @@ fn gateway(roster: &Roster) -> Option<SocketAddr> {
     gateway.map(|instance| SocketAddr::new(IpAddr::V4(instance.address), GATEWAY_PORT))
 }
 
-fn temporary_dir() -> PathBuf {
-    let base = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    let base = base.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-    base.join(format!(
-        "reeve-demo-{}",
-        hex::encode(rand::random::<[u8; 4]>())
-    ))
+/// A directory for this run alone: the one that other verbs look in by themselves, if nothing is there.
+fn own_dir() -> StateDir {
+    let usual = StateArgs::default().dir();
+    if !usual.path().exists() {
+        return usual;
+    }
+    let name = format!("reeve-demo-{}", hex::encode(rand::random::<[u8; 4]>()));
+    StateDir::new(usual.path().with_file_name(name))
 }
 
 /// The applications are a program of their own, built beside this one.
@@ -312,9 +317,13 @@ impl Show {
 fn next_steps(state: &StateDir) -> String {
     let reeve = shown_program();
     let dir = state.path().display();
+    let export = if *state == StateArgs::default().dir() {
+        String::new()
+    } else {
+        format!("  export REEVE_STATE={dir}\n")
+    };
     format!(
-        "\ntry in another terminal:\n\
-         \x20 export REEVE_STATE={dir}\n\
+        "\ntry in another terminal:\n{export}\
          \x20 {reeve} audit tail -f --denied          every denial as it happens; explain one with `audit explain ID`\n\
          \x20 {reeve} logs reviews-v2 -f               application output and access log, joined by trace\n\
          \x20 {reeve} status                           which configuration is in force on which proxy\n\

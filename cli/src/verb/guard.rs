@@ -1,12 +1,13 @@
 //! `reeve guard` (hidden): ends a mesh's processes once its supervisor is gone, however it went.
 //!
-//! The supervisor holds the other end of standard input and names each process group it starts (`+PID`) and each that
-//! has ended (`-PID`). When the pipe closes, every group still named is ended: sidecars and the mesh process have had
-//! SIGTERM from the kernel by then and get a moment to drain, applications are dead already, and what they started is
-//! not. Processes that left their group are found by the marker in their environment.
+//! The supervisor holds the other end of standard input and names each process group it starts (`+PID` an application,
+//! `~PID` one of ours) and each that has ended (`-PID`). When the pipe closes, every group still named is ended. Those
+//! of applications at once: their leader is dead already, by the parent-death signal, and what it started is not.
+//! Sidecars and the mesh process have had SIGTERM from the kernel by then and get a moment to drain. Processes that left
+//! their group are found by the marker in their environment.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs,
     io::BufRead,
     path::{Path, PathBuf},
@@ -46,13 +47,19 @@ pub(crate) fn run(args: &GuardArgs) -> Verdict {
     rustix::process::setsid().ok();
     let groups = read_groups(std::io::stdin().lock());
     let marks = Marks::of_mesh(&args.marker);
+    let (ours, apps): (Vec<_>, Vec<_>) = groups
+        .into_iter()
+        .partition(|(_, end)| *end == End::Drained);
+    for (group, _) in apps {
+        kill_process_group(group, Signal::KILL).unwrap_or_default();
+    }
     escaped::end(&marks);
     let mut waited = Duration::ZERO;
-    while waited < GRACE && groups.iter().any(|group| is_alive(*group)) {
+    while waited < GRACE && ours.iter().any(|(group, _)| is_alive(*group)) {
         thread::sleep(LOOK);
         waited += LOOK;
     }
-    for group in groups {
+    for (group, _) in ours {
         kill_process_group(group, Signal::KILL).unwrap_or_default();
     }
     escaped::end(&marks);
@@ -62,21 +69,37 @@ pub(crate) fn run(args: &GuardArgs) -> Verdict {
     Ok(Answer::Yes)
 }
 
-fn read_groups(source: impl BufRead) -> HashSet<Pid> {
-    let mut groups = HashSet::new();
+/// How a group is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// At once.
+    Killed,
+    /// By itself, for as long as [`GRACE`] lasts.
+    Drained,
+}
+
+fn read_groups(source: impl BufRead) -> HashMap<Pid, End> {
+    let mut groups = HashMap::new();
     for line in source.lines() {
         let Ok(line) = line else { break };
+        let mut chars = line.chars();
+        let sign = chars.next();
         // SECURITY: group 1 would be "every process there is" (kill(2)).
-        let group = |text: &str| {
-            let number = text.parse().ok().filter(|number| *number > 1);
-            number.and_then(Pid::from_raw)
+        let number = chars.as_str().parse().ok().filter(|number| *number > 1);
+        let Some(group) = number.and_then(Pid::from_raw) else {
+            continue;
         };
-        if let Some(added) = line.strip_prefix('+').and_then(group) {
-            if groups.len() < MAX_GROUPS {
-                groups.insert(added);
+        match sign {
+            Some('+') if groups.len() < MAX_GROUPS => {
+                groups.insert(group, End::Killed);
             }
-        } else if let Some(ended) = line.strip_prefix('-').and_then(group) {
-            groups.remove(&ended);
+            Some('~') if groups.len() < MAX_GROUPS => {
+                groups.insert(group, End::Drained);
+            }
+            Some('-') => {
+                groups.remove(&group);
+            }
+            Some(_) | None => {}
         }
     }
     groups
@@ -102,9 +125,13 @@ mod tests {
 
     #[test]
     fn only_groups_that_have_not_ended_remain() {
-        let text = "+12\n+13\n-12\nnonsense\n+x\n+0\n+1\n+-5\n";
-        let groups: Vec<_> = read_groups(text.as_bytes()).into_iter().collect();
-        assert_eq!(groups, [Pid::from_raw(13).unwrap()]);
+        let text = "+12\n+13\n~14\n-12\nnonsense\n+x\n+0\n+1\n+-5\n\n";
+        let groups = read_groups(text.as_bytes());
+        let pid = |raw| Pid::from_raw(raw).unwrap();
+        assert_eq!(
+            groups,
+            HashMap::from([(pid(13), End::Killed), (pid(14), End::Drained)])
+        );
     }
 
     #[test]

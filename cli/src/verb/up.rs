@@ -15,11 +15,11 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  reeve up -f deploy/bookinfo/mesh           run it; edits to the folder apply live
+  reeve up -f deploy/bookinfo/mesh               run it; edits to the folder apply live
   reeve up -f mesh --state /tmp/one --base 78    a second mesh beside the first
 
-Every instance gets loopback addresses of its own (127.BASE.SLOT.*); no root is needed. Processes are not isolated
-from each other in this form: anyone on this machine can reach an application around its sidecar.
+Every instance gets loopback addresses of its own (127.BASE.SLOT.*); no root is needed. Processes are not
+isolated from each other in this form: anyone on this machine can reach an application around its sidecar.
 Ctrl-C drains and ends everything; a second Ctrl-C ends it at once.
 
 Exit codes: 0 = stopped as asked, 1 = the configuration is invalid, 2 = the mesh could not run.";

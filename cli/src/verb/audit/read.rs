@@ -46,7 +46,7 @@ Exit codes: 0 = fine, 1 = there is no such decision, 2 = the log could not be re
 
 pub(super) const QUERY_EXAMPLES: &str = "\
 Examples:
-  reeve audit query --denied --since 1h
+  reeve audit query --effect deny --since 1h
   reeve audit query --service ratings --from spiffe://mesh.local/ns/default/sa/bookinfo-reviews --limit 5
   reeve audit query --trace 4bf92f3577b34da6a3ce929d0e0e4736
   reeve audit query --kind event -o json | jq .event
@@ -133,11 +133,11 @@ pub(super) struct QueryArgs {
     /// The service asked (`reviews`, `reviews.shop`).
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
-    /// Only allowed requests.
-    #[arg(long, conflicts_with = "denied")]
-    allowed: bool,
-    /// Only denied requests.
-    #[arg(long)]
+    /// Only decisions that came out so.
+    #[arg(long, value_enum)]
+    effect: Option<Outcome>,
+    /// The same as --effect deny.
+    #[arg(long, conflicts_with = "effect")]
     denied: bool,
     /// The reason, such as no_permit.
     #[arg(long, value_name = "WORD")]
@@ -158,6 +158,12 @@ pub(super) struct QueryArgs {
     log: LogArgs,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Outcome {
+    Allow,
+    Deny,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -246,10 +252,10 @@ pub(super) fn query(args: &QueryArgs) -> Verdict {
     let reason = args.reason.as_deref().map(parse_reason).transpose()?;
     let service = args.service.as_deref().map(full_name);
     let service = service.map(|name| ServiceName::parse(&name)).transpose();
-    let effect = match (args.allowed, args.denied) {
-        (true, _) => Some(Effect::Allow),
-        (false, true) => Some(Effect::Deny),
-        (false, false) => None,
+    let effect = match (args.effect, args.denied) {
+        (Some(Outcome::Allow), _) => Some(Effect::Allow),
+        (Some(Outcome::Deny), _) | (None, true) => Some(Effect::Deny),
+        (None, false) => None,
     };
     let filter = Filter {
         since: time(&args.since)?,

@@ -12,6 +12,10 @@ use reeve_audit::{
     verify::{Report, VerifyOptions, verify},
 };
 
+use reeve_core::TrustDomain;
+use reeve_sidecar::SvidBatchVerifier;
+use reeve_svid::TrustBundle;
+
 use crate::{
     input,
     output::{self, Format, OutputArgs},
@@ -43,6 +47,9 @@ pub(super) struct VerifyArgs {
     /// A checkpoint kept from before: the log must be an extension of it.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
+    /// The mesh's authorities, PEM, to check the batches' signatures; else the bundle.pem beside the log.
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
     /// The log's public key, known from elsewhere (`name+hash+key`); else the one beside the log is believed.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
@@ -54,19 +61,20 @@ pub(super) struct VerifyArgs {
 
 pub(super) fn run(args: &VerifyArgs) -> Verdict {
     let earlier = args.checkpoint.as_deref().map(input::bytes).transpose()?;
-    let (dir, mut wals) = match &args.dir {
-        Some(dir) => (dir.clone(), Vec::new()),
+    let (dir, mut wals, bundle) = match &args.dir {
+        Some(dir) => (dir.clone(), Vec::new(), dir.with_file_name("bundle.pem")),
         None => {
             let state = args.state.existing()?;
-            (state.audit(), wals_of(&state))
+            (state.audit(), wals_of(&state), state.bundle())
         }
     };
+    let bundle = args.bundle.clone().unwrap_or(bundle);
     wals.extend(args.wal.iter().cloned());
     let options = VerifyOptions {
         wals,
         earlier,
         verifier_key: args.key.clone(),
-        batches: batch_verifier(&dir),
+        batches: batch_verifier(&dir, &bundle)?,
     };
     let report = check(&dir, &options)?;
     match args.output.output {
@@ -80,7 +88,7 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
 pub(crate) fn verify_state(state: &StateDir) -> Result<Report, Problem> {
     let options = VerifyOptions {
         wals: wals_of(state),
-        batches: batch_verifier(&state.audit()),
+        batches: batch_verifier(&state.audit(), &state.bundle())?,
         ..VerifyOptions::default()
     };
     check(&state.audit(), &options)
@@ -103,9 +111,30 @@ fn wals_of(state: &StateDir) -> Vec<PathBuf> {
     wals
 }
 
-/// Who verifies the batches' signatures: needs the mesh's authorities.
-fn batch_verifier(_dir: &Path) -> Option<Arc<dyn BatchVerifier>> {
-    None
+/// Who verifies the batches' signatures: the mesh's authorities, as the mesh process wrote them down. Without them,
+/// signatures are counted as not checked.
+fn batch_verifier(dir: &Path, bundle: &Path) -> Result<Option<Arc<dyn BatchVerifier>>, Problem> {
+    let Ok(pem) = fs::read(bundle) else {
+        return Ok(None);
+    };
+    let Some(domain) = trust_domain_of(dir) else {
+        return Ok(None);
+    };
+    let bundle = TrustBundle::from_pem(domain, &pem, 0).map_err(|error| {
+        Problem::because("the mesh's authorities cannot be used", &error)
+            .at(bundle.display())
+            .fix("give the authorities' certificates in PEM, such as `reeve ca bundle` prints, with --bundle")
+    })?;
+    Ok(Some(Arc::new(SvidBatchVerifier::with_bundle(Arc::new(
+        bundle,
+    )))))
+}
+
+/// The trust domain that a log is of: its checkpoint's origin is `<trust domain>/audit`.
+fn trust_domain_of(dir: &Path) -> Option<TrustDomain> {
+    let checkpoint = fs::read_to_string(dir.join("checkpoint")).ok()?;
+    let origin = checkpoint.lines().next()?;
+    TrustDomain::parse(origin.strip_suffix("/audit")?).ok()
 }
 
 fn describe(report: &Report) -> String {
@@ -120,6 +149,12 @@ fn describe(report: &Report) -> String {
     } else {
         "NOT VERIFIED"
     };
+    if report.signatures_verified < report.batches {
+        lines.push(format!(
+            "note: {} batches' signatures are not checked; give the mesh's authorities with --bundle",
+            report.batches - report.signatures_verified
+        ));
+    }
     lines.push(format!(
         "{verdict}: {} records in {} batches of {} proxies, {} signatures, {} blobs, tree size {}, {} records in \
          write-ahead logs",
