@@ -198,7 +198,9 @@ impl Supervisor {
                 context.state.logs().join("mesh.log").display()
             ));
         }
-        reconciler.apply(&mesh);
+        if !context.stop.is_cancelled() {
+            reconciler.apply(&mesh);
+        }
         Ok(Self {
             context,
             reconciler,

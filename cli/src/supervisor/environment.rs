@@ -10,7 +10,7 @@ use reeve_control::{
     LocalWorkload, Mesh, Service,
     instances::{Instance, Instances},
 };
-use reeve_core::ServiceName;
+use reeve_core::{Namespace, ServiceName};
 
 use super::escaped::{INSTANCE_MARK, MESH_MARK};
 use crate::state::StateDir;
@@ -81,7 +81,7 @@ pub(crate) fn of_application(
             continue;
         };
         let port = first_port(service);
-        for name in variable_names(&service.host, workload) {
+        for name in variable_names(&service.host, &workload.namespace) {
             env.insert(
                 format!("{name}_SERVICE_HOST").into(),
                 address.to_string().into(),
@@ -117,14 +117,14 @@ pub(crate) fn of_application(
 
 /// `reviews.default.svc.cluster.local` is `REVIEWS` and `REVIEWS_DEFAULT` to a neighbour, and only the latter to a
 /// workload of another namespace.
-fn variable_names(service: &ServiceName, workload: &LocalWorkload) -> Vec<String> {
+fn variable_names(service: &ServiceName, home: &Namespace) -> Vec<String> {
     let mut parts = service.as_str().split('.');
     let (Some(name), Some(namespace)) = (parts.next(), parts.next()) else {
         return Vec::new();
     };
     let upper = |text: &str| text.replace('-', "_").to_ascii_uppercase();
     let long = format!("{}_{}", upper(name), upper(namespace));
-    if namespace == workload.namespace.as_str() {
+    if namespace == home.as_str() {
         vec![upper(name), long]
     } else {
         vec![long]
@@ -140,5 +140,40 @@ pub(crate) fn working_dir(workload: &LocalWorkload, folder: &Path) -> PathBuf {
     match &workload.working_dir {
         Some(dir) => folder.join(dir),
         None => folder.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_have_short_names_and_everybody_has_long_ones() {
+        let service = "my-reviews.shop.svc.cluster.local".parse().unwrap();
+        let names = |home: &str| variable_names(&service, &home.parse().unwrap());
+        assert_eq!(names("shop"), ["MY_REVIEWS", "MY_REVIEWS_SHOP"]);
+        assert_eq!(names("default"), ["MY_REVIEWS_SHOP"]);
+    }
+
+    #[test]
+    fn only_known_placeholders_are_filled_in() {
+        let programs = Programs {
+            reeve: "/bin/reeve".into(),
+            bookinfo: "/bin/reeve-bookinfo".into(),
+            folder: "/mesh".into(),
+        };
+        assert_eq!(programs.fill_in("${folder}/app.py"), "/mesh/app.py");
+        assert_eq!(programs.fill_in("${bookinfo}"), "/bin/reeve-bookinfo");
+        assert_eq!(programs.fill_in("${HOME}/x"), "${HOME}/x");
+    }
+
+    #[test]
+    fn the_supervisors_own_secrets_stay_with_it() {
+        let inherited = inherited();
+        assert!(
+            inherited
+                .iter()
+                .all(|(name, _)| INHERITED.iter().any(|known| name == known))
+        );
     }
 }
