@@ -1,8 +1,8 @@
-//! Compiles the protocol definitions, without a system `protoc`.
+//! Compiles our issuing protocol and the SPIFFE Workload API, without a system `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["proto/issuer.proto", "proto/workload.proto"], ["proto"])?;
+    let files = protox::compile(["issuer.proto", "workload.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

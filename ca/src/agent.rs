@@ -1,266 +1,276 @@
-//! The agent: makes a workload's key, gets its certificate, renews it in time.
+//! The agent: holds a workload's SVID in memory and renews it in time.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use reeve_core::{Clock, SpiffeId, TrustDomain, UnixTime};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use reeve_core::{Clock, SpiffeId, UnixTime};
 use reeve_svid::{
-    BundleError, Credentials, CredentialsWatch, Purpose, SvidError, TrustBundle, X509Svid,
-    verify_svid,
+    Credentials, CredentialsWatch, Purpose, SvidError, TrustBundle, X509Svid, verify_svid,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use tokio::{sync::watch, task::JoinHandle};
-use tonic::{Status, transport::Channel};
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::proto::issuer::{
-    Bundle, IssueRequest, IssueResponse, WatchBundleRequest, issuer_client::IssuerClient,
-};
+mod channel;
+mod client;
+mod schedule;
 
-/// First wait after a failed renewal; doubled up to [`MAX_BACKOFF`].
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// Bound on one request to the CA.
-const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Shortest time between two renewals that succeeded.
-const MIN_RENEWAL: Duration = Duration::from_millis(500);
+pub use channel::{ChannelError, IssuerChannel};
+pub use client::{BundleStream, GrpcIssuer, Issued, IssuerClient, LocalIssuer};
 
-/// What the agent asks for.
-#[derive(Clone, Debug)]
+use schedule::Backoff;
+
+/// What an agent is to hold.
+#[derive(Clone)]
 pub struct AgentOptions {
-    /// The identity.
+    /// The identity to ask for.
     pub id: SpiffeId,
-    /// Sent with the first request, by an agent that has nothing else to show.
-    pub join_token: Option<String>,
+    /// The join token for the first issuance, if the issuer does not know this process otherwise.
+    pub join_token: Option<Zeroizing<String>>,
 }
 
-/// Makes the channel for one request to the CA, given the credentials there are by then.
-pub type ChannelFactory = Arc<dyn Fn(Option<Arc<Credentials>>) -> Channel + Send + Sync>;
+/// Gets an SVID and keeps it fresh.
+pub struct Agent {
+    options: AgentOptions,
+    issuer: Arc<dyn IssuerClient>,
+    clock: Arc<dyn Clock>,
+    credentials: watch::Sender<Option<Arc<Credentials>>>,
+    status: watch::Sender<AgentStatus>,
+}
 
-/// How the agent is doing.
+/// The running agent. It stops when this is dropped.
+#[derive(Debug)]
+pub struct AgentHandle {
+    status: watch::Receiver<AgentStatus>,
+    task: JoinHandle<()>,
+}
+
+/// How an agent is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentStatus {
-    /// Certificates taken since the start; the first is 1.
-    pub issued: u64,
-    /// Renewals that failed since the last success.
-    pub failures: u64,
-    /// When the certificate in use ends.
+    /// How often a certificate was replaced by its successor; the first one does not count.
+    pub rotations: u64,
+    /// When the present certificate was issued.
+    pub issued_at: Option<UnixTime>,
+    /// Until when it is valid.
     pub not_after: Option<UnixTime>,
-    /// The last failure, in words.
+    /// Failures since the last success.
+    pub failures: u32,
+    /// What the last attempt failed of, if it did.
     pub last_error: Option<String>,
 }
 
-/// The running agent; dropped, it stops.
-#[derive(Debug)]
-pub struct AgentHandle {
-    status: Arc<Mutex<AgentStatus>>,
-    tasks: [JoinHandle<()>; 2],
+/// Why an attempt to get a certificate failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// No connection to the issuer.
+    #[error("the issuer cannot be reached")]
+    Unreachable(#[source] ChannelError),
+    /// The issuer refused.
+    #[error("the issuer refused: {0}")]
+    Refused(String),
+    /// The issuer's answer cannot be used.
+    #[error("the issuer's answer cannot be used: {0}")]
+    BadAnswer(&'static str),
+    /// The certificate issued does not verify, or is not what was asked for.
+    #[error("the certificate issued is not acceptable")]
+    BadCertificate(#[from] SvidError),
+    /// A key or a request cannot be made.
+    #[error("no key or request can be made")]
+    Key(#[source] rcgen::Error),
+}
+
+impl Agent {
+    /// Starts an agent. The watch shows nothing until the first certificate is there, and keeps the old one until
+    /// there is a new one.
+    pub fn start(
+        options: AgentOptions,
+        issuer: Arc<dyn IssuerClient>,
+        clock: Arc<dyn Clock>,
+    ) -> (CredentialsWatch, AgentHandle) {
+        let (credentials, watched) = watch::channel(None);
+        let (status, status_watched) = watch::channel(AgentStatus::default());
+        let agent = Self {
+            options,
+            issuer,
+            clock,
+            credentials,
+            status,
+        };
+        let handle = AgentHandle {
+            status: status_watched,
+            task: tokio::spawn(agent.run()),
+        };
+        (watched, handle)
+    }
+
+    async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let pause = match self.renew().await {
+                Ok(svid) => {
+                    backoff.reset();
+                    schedule::until_renewal(svid.not_after().since(self.clock.now()))
+                }
+                Err(error) => {
+                    let left = self.not_after().map(|end| end.since(self.clock.now()));
+                    self.note_failure(&error);
+                    backoff.next(left)
+                }
+            };
+            self.follow_bundle(pause).await;
+        }
+    }
+
+    /// One attempt: new key, request, certificate, check, publish.
+    async fn renew(&mut self) -> Result<Arc<X509Svid>, AgentError> {
+        let (pkcs8, csr) = new_request()?;
+        let held = self.credentials.borrow().clone();
+        let token = self.options.join_token.as_deref().map(String::as_str);
+        let issued = self
+            .issuer
+            .issue(&self.options.id, &csr, token, held)
+            .await?;
+        let key = PrivatePkcs8KeyDer::from(pkcs8.as_slice()).into();
+        let svid = Arc::new(self.accept(issued.chain, key, &issued.bundle)?);
+        // A token is good once; from now on the certificate speaks for us.
+        self.options.join_token = None;
+        self.publish(&svid, issued.bundle);
+        Ok(svid)
+    }
+
+    fn accept(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: rustls_pki_types::PrivateKeyDer<'_>,
+        bundle: &TrustBundle,
+    ) -> Result<X509Svid, AgentError> {
+        let svid = X509Svid::parse(chain, key)?;
+        if *svid.id() != self.options.id {
+            let found = svid.id().clone();
+            return Err(SvidError::UnexpectedId { found }.into());
+        }
+        let now = self.clock.now();
+        verify_svid(svid.chain(), bundle, now, Purpose::Client)?;
+        verify_svid(svid.chain(), bundle, now, Purpose::Server)?;
+        Ok(svid)
+    }
+
+    fn publish(&self, svid: &Arc<X509Svid>, bundle: Arc<TrustBundle>) {
+        let now = self.clock.now();
+        self.status.send_modify(|status| {
+            let renewed = u64::from(status.issued_at.is_some());
+            *status = AgentStatus {
+                rotations: status.rotations.saturating_add(renewed),
+                issued_at: Some(now),
+                not_after: Some(svid.not_after()),
+                failures: 0,
+                last_error: None,
+            };
+        });
+        tracing::info!(id = %svid.id(), serial = svid.serial(), "certificate installed");
+        let svid = Arc::clone(svid);
+        self.credentials
+            .send_replace(Some(Arc::new(Credentials { svid, bundle })));
+    }
+
+    fn note_failure(&self, error: &AgentError) {
+        let text = chain_of(error);
+        tracing::warn!(id = %self.options.id, error = text, "no certificate; trying again");
+        self.status.send_modify(|status| {
+            status.failures = status.failures.saturating_add(1);
+            status.last_error = Some(text);
+        });
+    }
+
+    fn not_after(&self) -> Option<UnixTime> {
+        self.status.borrow().not_after
+    }
+
+    /// Takes bundles that are pushed, until `pause` is over.
+    async fn follow_bundle(&self, pause: Duration) {
+        let over = sleep(pause);
+        tokio::pin!(over);
+        let held = self.credentials.borrow().clone();
+        if held.is_none() {
+            return over.await;
+        }
+        let mut backoff = Backoff::default();
+        loop {
+            let follow = self.take_bundles(&mut backoff);
+            // Cancel safety: a bundle is either taken as a whole or will be pushed again.
+            tokio::select! {
+                () = &mut over => return,
+                () = follow => {}
+            }
+            // Cancel safety: nothing is held.
+            tokio::select! {
+                () = &mut over => return,
+                () = sleep(backoff.next(None)) => {}
+            }
+        }
+    }
+
+    /// Takes bundles until the stream breaks.
+    async fn take_bundles(&self, backoff: &mut Backoff) {
+        let held = self.credentials.borrow().clone();
+        let mut bundles = match self.issuer.watch_bundle(held).await {
+            Ok(bundles) => bundles,
+            Err(error) => return tracing::debug!(%error, "bundles cannot be followed"),
+        };
+        while let Some(bundle) = bundles.next().await {
+            match bundle {
+                Ok(bundle) => {
+                    backoff.reset();
+                    self.take_bundle(bundle);
+                }
+                Err(error) => return tracing::debug!(%error, "bundles cannot be followed"),
+            }
+        }
+    }
+
+    fn take_bundle(&self, bundle: TrustBundle) {
+        self.credentials.send_if_modified(|held| {
+            let Some(now) = held else {
+                return false;
+            };
+            let ours = bundle.trust_domain() == now.bundle.trust_domain();
+            if !ours || bundle.sequence() <= now.bundle.sequence() {
+                return false;
+            }
+            tracing::info!(sequence = bundle.sequence(), "trust bundle installed");
+            let svid = Arc::clone(&now.svid);
+            let bundle = Arc::new(bundle);
+            *held = Some(Arc::new(Credentials { svid, bundle }));
+            true
+        });
+    }
 }
 
 impl AgentHandle {
-    /// How it is doing.
+    /// How the agent is doing.
     pub fn status(&self) -> AgentStatus {
-        self.status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.status.borrow().clone()
+    }
+
+    /// How the agent is doing, as it changes.
+    pub fn watch_status(&self) -> watch::Receiver<AgentStatus> {
+        self.status.clone()
     }
 }
 
 impl Drop for AgentHandle {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 
-/// Keeps one identity's credentials fresh.
-pub struct Agent {
-    options: AgentOptions,
-    channels: ChannelFactory,
-    clock: Arc<dyn Clock>,
-    status: Arc<Mutex<AgentStatus>>,
-    credentials: watch::Sender<Option<Arc<Credentials>>>,
-}
-
-/// Why a renewal failed.
-#[derive(Debug, thiserror::Error)]
-enum RenewError {
-    #[error("the key or signing request could not be made")]
-    Key(#[from] rcgen::Error),
-    #[error("the CA answered: {}", .0.message())]
-    Refused(Box<Status>),
-    #[error("the CA did not answer within 10 s")]
-    Timeout,
-    #[error("the CA's answer holds no bundle")]
-    NoBundle,
-    #[error("the CA's bundle")]
-    Bundle(#[from] BundleError),
-    #[error("the CA's bundle names another trust domain: {0:?}")]
-    WrongTrustDomain(String),
-    #[error("the CA's certificate: {0}")]
-    Svid(#[from] SvidError),
-    #[error("the CA issued {0} instead")]
-    WrongId(SpiffeId),
-}
-
-impl Agent {
-    /// Starts the agent. The watch holds `None` until the first certificate is here.
-    pub fn start(
-        options: AgentOptions,
-        channels: ChannelFactory,
-        clock: Arc<dyn Clock>,
-    ) -> (CredentialsWatch, AgentHandle) {
-        let credentials = watch::Sender::new(None);
-        let watch = credentials.subscribe();
-        let status = Arc::<Mutex<AgentStatus>>::default();
-        let agent = Arc::new(Self {
-            options,
-            channels,
-            clock,
-            status: status.clone(),
-            credentials,
-        });
-        let renewing = tokio::spawn(agent.clone().renew_forever());
-        let following = tokio::spawn(agent.follow_bundle());
-        let tasks = [renewing, following];
-        (watch, AgentHandle { status, tasks })
-    }
-
-    async fn renew_forever(self: Arc<Self>) {
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let wait = match self.renew().await {
-                Ok(not_after) => {
-                    backoff = FIRST_BACKOFF;
-                    self.note_success(not_after);
-                    renewal_wait(not_after.since(self.clock.now()))
-                }
-                Err(error) => {
-                    self.note_failure(&error);
-                    let wait = jittered(backoff);
-                    backoff = (backoff * 2).min(MAX_BACKOFF);
-                    wait
-                }
-            };
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    async fn renew(&self) -> Result<UnixTime, RenewError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let csr = CertificateParams::default().serialize_request(&key)?;
-        let current = self.credentials.borrow().clone();
-        let join_token = match current {
-            None => self.options.join_token.clone().unwrap_or_default(),
-            Some(_) => String::new(),
-        };
-        let request = IssueRequest {
-            csr: csr.der().to_vec(),
-            spiffe_id: self.options.id.to_string(),
-            join_token,
-        };
-        let mut client = IssuerClient::new((self.channels)(current));
-        let response = tokio::time::timeout(ISSUE_TIMEOUT, client.issue(request))
-            .await
-            .map_err(|_| RenewError::Timeout)?
-            .map_err(|status| RenewError::Refused(Box::new(status)))?;
-        let credentials = self.accept(response.into_inner(), &key)?;
-        let not_after = credentials.svid.not_after();
-        self.credentials.send_replace(Some(Arc::new(credentials)));
-        Ok(not_after)
-    }
-
-    /// Nothing is used before it was verified as a peer will.
-    fn accept(&self, response: IssueResponse, key: &KeyPair) -> Result<Credentials, RenewError> {
-        let bundle = self.parse_bundle(response.bundle.ok_or(RenewError::NoBundle)?)?;
-        let chain: Vec<_> = response
-            .chain
-            .into_iter()
-            .map(CertificateDer::from)
-            .collect();
-        verify_svid(&chain, &bundle, self.clock.now(), Purpose::Client)?;
-        let svid = X509Svid::parse(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
-        if *svid.id() != self.options.id {
-            return Err(RenewError::WrongId(svid.id().clone()));
-        }
-        Ok(Credentials {
-            svid: Arc::new(svid),
-            bundle: Arc::new(bundle),
-        })
-    }
-
-    fn parse_bundle(&self, bundle: Bundle) -> Result<TrustBundle, RenewError> {
-        let domain = TrustDomain::parse(&bundle.trust_domain)
-            .map_err(|_| RenewError::WrongTrustDomain(bundle.trust_domain.clone()))?;
-        if !self.options.id.is_member_of(&domain) {
-            return Err(RenewError::WrongTrustDomain(bundle.trust_domain));
-        }
-        let authorities = bundle
-            .authorities
-            .into_iter()
-            .map(CertificateDer::from)
-            .collect();
-        Ok(TrustBundle::new(domain, authorities, bundle.sequence)?)
-    }
-
-    /// Takes new bundles as the CA pushes them, between renewals.
-    async fn follow_bundle(self: Arc<Self>) {
-        let mut first = self.credentials.subscribe();
-        if first.wait_for(Option::is_some).await.is_err() {
-            return;
-        }
-        loop {
-            let current = self.credentials.borrow().clone();
-            let mut client = IssuerClient::new((self.channels)(current));
-            if let Ok(stream) = client.watch_bundle(WatchBundleRequest {}).await {
-                let mut stream = stream.into_inner();
-                while let Some(Ok(bundle)) = stream.next().await {
-                    self.take_bundle(bundle);
-                }
-            }
-            tokio::time::sleep(jittered(Duration::from_secs(2))).await;
-        }
-    }
-
-    fn take_bundle(&self, bundle: Bundle) {
-        let bundle = match self.parse_bundle(bundle) {
-            Ok(bundle) => Arc::new(bundle),
-            Err(error) => return self.note_failure(&error),
-        };
-        self.credentials.send_if_modified(|current| match current {
-            Some(credentials) if bundle.sequence() > credentials.bundle.sequence() => {
-                let svid = credentials.svid.clone();
-                *current = Some(Arc::new(Credentials { svid, bundle }));
-                true
-            }
-            _ => false,
-        });
-    }
-
-    fn note_success(&self, not_after: UnixTime) {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.issued += 1;
-        status.failures = 0;
-        status.not_after = Some(not_after);
-        status.last_error = None;
-        tracing::info!(id = %self.options.id, issued = status.issued, "took a certificate");
-    }
-
-    fn note_failure(&self, error: &RenewError) {
-        tracing::warn!(
-            id = %self.options.id,
-            error = error as &dyn std::error::Error,
-            "no new certificate; will try again"
-        );
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.failures += 1;
-        status.last_error = Some(error.to_string());
+impl fmt::Debug for AgentOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentOptions")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -272,15 +282,26 @@ impl fmt::Debug for Agent {
     }
 }
 
-/// Half of what is left, less up to a tenth of it, so that agents started together do not renew together.
-fn renewal_wait(left: Duration) -> Duration {
-    (left / 2)
-        .mul_f64(rand::random_range(0.9..=1.0))
-        .max(MIN_RENEWAL)
+/// A fresh P-256 key (PKCS#8) and a request signed with it, which says nothing but the key.
+fn new_request() -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), AgentError> {
+    let mut key = KeyPair::generate().map_err(AgentError::Key)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key).map_err(AgentError::Key)?;
+    let pkcs8 = Zeroizing::new(key.serialize_der());
+    key.zeroize();
+    Ok((pkcs8, request.der().to_vec()))
 }
 
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(rand::random_range(0.5..=1.0))
+/// An error with its causes on one line.
+fn chain_of(error: &AgentError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,71 +1,86 @@
-//! Who may have which identity: the questions that attestors answer, and the events of refusals.
+//! Who is at the other end of a Unix socket, and who may say which workload that is.
 
-use std::fmt;
+use std::{fmt, io, os::fd::OwnedFd, sync::Arc};
 
-use futures_util::future::BoxFuture;
 use reeve_core::SpiffeId;
-use reeve_svid::VerifiedPeer;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::net::UnixStream;
 
-use crate::UnixPeer;
-
-/// What is known of a caller that asks for a certificate.
+/// A process at the other end of a Unix socket, as the kernel says (`SO_PEERCRED`, unix(7)), held by a pidfd so that
+/// its process id cannot come to mean another process unnoticed.
 #[derive(Clone, Debug)]
-pub enum CallerEvidence {
-    /// A process of this machine, at the other end of a Unix socket.
-    Process(UnixPeer),
-    /// Somebody with a join token.
-    JoinToken(String),
-    /// A peer that proved an identity by mTLS; it may renew that one.
-    Svid(VerifiedPeer),
+pub struct UnixPeer {
+    /// Process id.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    process: Option<Arc<OwnedFd>>,
 }
 
-/// For records and logs; says nothing of a token's value.
-impl fmt::Display for CallerEvidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Process(peer) => peer.fmt(f),
-            Self::JoinToken(_) => f.write_str("bearer of a join token"),
-            Self::Svid(peer) => peer.id().fmt(f),
+/// Why a process was not attested.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttestError {
+    /// The process is none that may have an identity here.
+    #[error("{0}")]
+    Refused(String),
+    /// Whoever knows the processes did not answer.
+    #[error("the attestor did not answer: {0}")]
+    Unavailable(String),
+    /// The process is gone, so that its process id proves nothing.
+    #[error("the process has ended")]
+    Gone,
+}
+
+/// Says which identities a local process is entitled to.
+#[tonic::async_trait]
+pub trait Attestor: fmt::Debug + Send + Sync {
+    /// Every identity that the process may have; never one of another node.
+    async fn attest(&self, peer: &UnixPeer) -> Result<Vec<SpiffeId>, AttestError>;
+}
+
+/// Says whether a local process may have the identity of the agent it called.
+#[tonic::async_trait]
+pub trait PeerAttestor: fmt::Debug + Send + Sync {
+    /// `Ok` if it may.
+    async fn attest(&self, peer: &UnixPeer) -> Result<(), AttestError>;
+}
+
+impl UnixPeer {
+    /// The process that connected `stream`.
+    pub fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let pid = credentials.pid().unwrap_or_default();
+        Ok(Self {
+            pid: u32::try_from(pid).unwrap_or_default(),
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            process: process_of(stream, pid).map(Arc::new),
+        })
+    }
+
+    /// Refuses a process that ended meanwhile: its process id may be another's by now. Call it after asking about
+    /// [`pid`](Self::pid). Without a pidfd it cannot be told, and the process is refused too.
+    pub fn check_alive(&self) -> Result<(), AttestError> {
+        let process = self.process.as_ref().ok_or(AttestError::Gone)?;
+        // A pidfd becomes readable when its process ends (pidfd_open(2)).
+        let mut fds = [PollFd::new(process.as_ref(), PollFlags::IN)];
+        match poll(&mut fds, Some(&Timespec::default())) {
+            Ok(0) => Ok(()),
+            Ok(_) | Err(_) => Err(AttestError::Gone),
         }
     }
 }
 
-/// Why an attestor entitles a caller to nothing. The text is for the operator's record.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct AttestError(pub String);
-
-/// Says which identities a caller is entitled to.
-pub trait Attestor: fmt::Debug + Send + Sync {
-    /// The identities, or why there are none. For a join token, `requested` is what the token is redeemed for.
-    fn attest<'a>(
-        &'a self,
-        evidence: &'a CallerEvidence,
-        requested: &'a SpiffeId,
-    ) -> BoxFuture<'a, Result<Vec<SpiffeId>, AttestError>>;
-}
-
-/// Says whether a local process belongs to the workload whose agent it asks.
-pub trait PeerAttestor: fmt::Debug + Send + Sync {
-    /// `Ok` if it does.
-    fn attest<'a>(&'a self, peer: &'a UnixPeer) -> BoxFuture<'a, Result<(), AttestError>>;
-}
-
-/// A request for an identity that was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedIdentity {
-    /// The caller, in words.
-    pub caller: String,
-    /// What it asked for.
-    pub requested: String,
-    /// Why not.
-    pub reason: String,
-}
-
-/// Takes note of what identities were given and refused.
-pub trait IdentityEvents: fmt::Debug + Send + Sync {
-    /// A certificate was issued.
-    fn issued(&self, caller: &str, id: &SpiffeId, serial: &str);
-    /// A request was refused.
-    fn refused(&self, event: RefusedIdentity);
+/// `SO_PEERPIDFD` (Linux 6.5); before it, the pidfd of the process id, which is as good unless the process ended before
+/// we accepted.
+fn process_of(stream: &UnixStream, pid: i32) -> Option<OwnedFd> {
+    let exact = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd);
+    exact
+        .ok()
+        .or_else(|| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok())
 }

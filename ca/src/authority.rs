@@ -1,404 +1,326 @@
-//! The certificate authority: one root, one intermediate, and the certificates it signs.
+//! The certificate authority: root → intermediate → X.509-SVID.
 
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use rcgen::{CertificateParams, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rcgen::{KeyPair, PublicKeyData};
 use reeve_core::{Clock, SpiffeId, TrustDomain, UnixTime};
-use reeve_svid::{BundleError, Purpose, SvidError, TrustBundle, X509Svid, verify_svid};
+use reeve_svid::{BundleError, SvidError, TrustBundle, X509Svid};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::{
-    CsrError, SealError, SealKey, csr,
-    store::{SealedFolder, StoredAuthorities, StoredAuthority},
-    template::{self, Validity},
-};
+use crate::{CsrError, SealError, SealKey, csr};
 
-/// How the CA issues and where it keeps its keys.
+mod journal;
+mod recheck;
+mod slots;
+mod template;
+
+use journal::Journal;
+use slots::Slots;
+
+/// How a [`CertificateAuthority`] is set up.
 #[derive(Clone, Debug)]
 pub struct CaOptions {
-    /// The trust domain it is the authority of.
+    /// Whose identities it issues.
     pub trust_domain: TrustDomain,
     /// Life of a root.
     pub root_ttl: Duration,
     /// Life of an intermediate.
     pub intermediate_ttl: Duration,
-    /// Life of an X.509-SVID; at least 2 s.
+    /// Life of an X.509-SVID.
     pub svid_ttl: Duration,
-    /// Where keys are kept.
+    /// Where its keys are kept.
     pub store: Store,
 }
 
-/// Where the CA's keys are kept.
+/// Where the keys of the authorities are kept.
 #[derive(Clone, Debug)]
 pub enum Store {
-    /// In a folder, in a file sealed with `key`.
+    /// In a sealed file in this folder.
     Sealed {
-        /// The folder.
+        /// The folder; made if it is not there.
         dir: PathBuf,
-        /// The sealing key.
+        /// The key that seals the file.
         key: SealKey,
     },
-    /// In memory only: a restart makes a new CA, and every certificate issued before is worth nothing.
+    /// In memory only: all identities end with the process.
     DangerMemory,
 }
 
-/// Why the CA cannot be opened or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum CaError {
-    /// The sealed file.
-    #[error("the CA's sealed file")]
-    Seal(#[from] SealError),
-    /// The sealed file opened, but its content makes no sense.
-    #[error("the CA's sealed file holds {0} that cannot be read")]
-    Damaged(&'static str),
-    /// The sealed file belongs to another trust domain.
-    #[error(
-        "the CA's folder belongs to trust domain {found}, but the configuration says {expected}: use another state folder"
-    )]
-    WrongTrustDomain {
-        /// The stored one.
-        found: TrustDomain,
-        /// The configured one.
-        expected: TrustDomain,
-    },
-    /// A life that makes no sense.
-    #[error("{0}")]
-    BadTtl(&'static str),
-    /// The root is about to end; no certificate can be issued under it.
-    #[error("the root certificate has expired: rotate the root")]
-    RootExpired,
-    /// Signing failed.
-    #[error("signing failed")]
-    Sign(#[from] rcgen::Error),
-    /// The bundle cannot be made.
-    #[error("the trust bundle")]
-    Bundle(#[from] BundleError),
-}
-
-/// Why no certificate was issued.
-#[derive(Debug, thiserror::Error)]
-pub enum IssueError {
-    /// The signing request.
-    #[error("the signing request is refused: {0}")]
-    Csr(#[from] CsrError),
-    /// The identity belongs to another trust domain.
-    #[error("{0} is not of this trust domain")]
-    WrongTrustDomain(SpiffeId),
-    /// The CA itself.
-    #[error("the CA cannot issue")]
-    Ca(#[from] CaError),
-    /// What was signed is not what was meant; nothing was released.
-    #[error("the signed certificate failed its check before release: {0}")]
-    Recheck(SvidError),
-}
-
-impl From<rcgen::Error> for IssueError {
-    fn from(error: rcgen::Error) -> Self {
-        Self::Ca(CaError::Sign(error))
-    }
-}
-
-/// A certificate that passed the check before release.
-#[derive(Clone, Debug)]
-pub struct IssuedSvid {
-    /// Leaf first, then the intermediate.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Whose it is.
-    pub id: SpiffeId,
-    /// Serial number, lower-case hex.
-    pub serial: String,
-    /// When it ends.
-    pub not_after: UnixTime,
-}
-
-/// The authority of a trust domain.
+/// Signs X.509-SVIDs for one trust domain.
 pub struct CertificateAuthority {
     options: CaOptions,
     clock: Arc<dyn Clock>,
-    folder: Option<SealedFolder>,
-    authorities: Mutex<Authorities>,
+    state: Mutex<State>,
     bundle: watch::Sender<Arc<TrustBundle>>,
 }
 
-struct Authorities {
-    root: Authority,
-    intermediate: Authority,
-    sequence: u64,
+struct State {
+    slots: Slots,
+    journal: Journal,
+    issued: u64,
 }
 
-/// A CA certificate with its key.
-struct Authority {
-    certificate: CertificateDer<'static>,
-    not_after: UnixTime,
-    issuer: Issuer<'static, KeyPair>,
+/// A caller that was attested: what it is entitled to. Making one asserts that the check was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// The identity to issue.
+    pub id: SpiffeId,
+}
+
+/// An X.509-SVID, ready to be handed to whoever has its key.
+#[derive(Clone, Debug)]
+pub struct IssuedSvid {
+    /// Leaf first, then the intermediate.
+    pub chain_der: Vec<CertificateDer<'static>>,
+    /// The last second at which it is valid.
+    pub not_after: UnixTime,
+    /// The leaf's serial number in hexadecimal.
+    pub serial: String,
+}
+
+/// What an operator may know of the authority.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct AuthorityStatus {
+    /// Whose identities it issues.
+    pub trust_domain: TrustDomain,
+    /// Sequence of the trust bundle.
+    pub bundle_sequence: u64,
+    /// How many roots the bundle holds.
+    pub roots: usize,
+    /// End of the root that signs.
+    pub root_not_after: UnixTime,
+    /// End of the intermediate that signs.
+    pub intermediate_not_after: UnixTime,
+    /// Certificates issued since the start of this process.
+    pub issued: u64,
+}
+
+/// The certificate authority cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// A life that is shorter than that of what it signs, or shorter than a second.
+    #[error("lives must satisfy 1 s <= certificate <= intermediate <= root <= 100 years")]
+    Lives,
+    /// The sealed file cannot be used.
+    #[error("the keys of the certificate authority cannot be read or written")]
+    Seal(#[from] SealError),
+    /// The sealed file opens, but what it holds is not ours.
+    #[error("the sealed file does not hold the keys of a certificate authority")]
+    Content,
+    /// The sealed file belongs to another trust domain.
+    #[error("the sealed file belongs to trust domain {found}, not {expected}")]
+    OtherTrustDomain {
+        /// Configured.
+        expected: TrustDomain,
+        /// Found.
+        found: TrustDomain,
+    },
+    /// Signing failed.
+    #[error("an authority cannot be made")]
+    Sign(#[source] rcgen::Error),
+    /// Random numbers or keys cannot be made.
+    #[error("no random numbers")]
+    NoRandom,
+    /// The roots do not form a trust bundle.
+    #[error("the roots do not form a trust bundle")]
+    Bundle(#[from] BundleError),
+}
+
+/// A certificate was not issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The request's fault.
+    #[error("the certificate request is refused")]
+    Request(#[from] CsrError),
+    /// The identity is of another trust domain, or names no workload.
+    #[error("{0} is not an identity of a workload of this trust domain")]
+    NotOurs(SpiffeId),
+    /// Our fault: no authority is able to sign.
+    #[error("no authority can sign")]
+    Authority(#[from] CaError),
+    /// Our fault: what was signed is not what may leave.
+    #[error("the certificate failed the check before release")]
+    Recheck(#[source] Recheck),
+}
+
+/// What the check before release found.
+#[derive(Debug, thiserror::Error)]
+pub enum Recheck {
+    /// It does not verify against our own bundle.
+    #[error("it does not verify")]
+    Verify(#[from] SvidError),
+    /// It departs from the template.
+    #[error("its {0} is not the template's")]
+    Departs(&'static str),
 }
 
 impl CertificateAuthority {
-    /// Opens the CA, with the authorities it had before if there are any.
+    /// Opens the authority: from its sealed file if there is one, else with a new root and intermediate.
     pub fn open(options: CaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>, CaError> {
-        check_ttls(&options)?;
-        let folder = match &options.store {
-            Store::Sealed { dir, key } => Some(SealedFolder::open(dir.clone(), key.clone())?),
-            Store::DangerMemory => None,
+        check_lives(&options)?;
+        let journal = Journal::open(&options.store)?;
+        let mut slots = match journal.load(&options.trust_domain)? {
+            Some(slots) => slots,
+            None => Slots::default(),
         };
-        let stored = folder
-            .as_ref()
-            .map(SealedFolder::load)
-            .transpose()?
-            .flatten();
-        let authorities = match stored {
-            Some(stored) => Authorities::restore(&stored, &options.trust_domain)?,
-            None => {
-                let made = Authorities::generate(&options, clock.now())?;
-                save(folder.as_ref(), &options.trust_domain, &made)?;
-                made
-            }
+        if slots.advance(&options, clock.now())? {
+            journal.save(&options.trust_domain, &slots)?;
+        }
+        let bundle = Arc::new(slots.bundle(&options.trust_domain)?);
+        let state = State {
+            slots,
+            journal,
+            issued: 0,
         };
-        let bundle = Arc::new(authorities.bundle(&options.trust_domain)?);
         Ok(Arc::new(Self {
             options,
             clock,
-            folder,
-            authorities: Mutex::new(authorities),
+            state: Mutex::new(state),
             bundle: watch::Sender::new(bundle),
         }))
     }
 
-    /// The trust domain.
-    pub fn trust_domain(&self) -> &TrustDomain {
-        &self.options.trust_domain
-    }
-
-    /// The trust bundle, as it changes.
+    /// The trust bundle, now and as it changes.
     pub fn bundle(&self) -> watch::Receiver<Arc<TrustBundle>> {
         self.bundle.subscribe()
     }
 
-    /// When the root and the intermediate end.
-    pub fn ends(&self) -> (UnixTime, UnixTime) {
-        let authorities = self
-            .authorities
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        (
-            authorities.root.not_after,
-            authorities.intermediate.not_after,
-        )
+    /// Whose identities are issued here.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.options.trust_domain
     }
 
-    /// Issues an SVID for `id` to the key of a signing request. The caller must be entitled to `id`.
-    pub fn issue(&self, id: &SpiffeId, csr: &[u8]) -> Result<IssuedSvid, IssueError> {
-        let key = csr::proven_key(csr)?;
-        self.sign(id, &key)
+    /// Issues to an attested caller. Of the request only the proven public key counts.
+    pub fn issue(&self, caller: &Attested, csr_der: &[u8]) -> Result<IssuedSvid, IssueError> {
+        let proven = csr::proven_key(csr_der)?;
+        self.sign(&caller.id, &proven.key, &proven.spki_der)
     }
 
-    /// Issues an SVID whose key is made here, for the mesh process's own servers.
+    /// Issues to this process itself; the key is made here and stays in memory.
     pub fn issue_self(&self, id: &SpiffeId) -> Result<X509Svid, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let issued = self.sign(id, &key)?;
-        let der = PrivatePkcs8KeyDer::from(key.serialize_der());
-        X509Svid::parse(issued.chain, der.into()).map_err(IssueError::Recheck)
+        let key = KeyPair::generate().map_err(CaError::Sign)?;
+        let issued = self.sign(id, &key, &key.subject_public_key_info())?;
+        let pkcs8 = Zeroizing::new(key.serialize_der());
+        let svid = X509Svid::parse(
+            issued.chain_der,
+            PrivatePkcs8KeyDer::from(pkcs8.as_slice()).into(),
+        );
+        svid.map_err(|error| IssueError::Recheck(error.into()))
     }
 
-    fn sign(&self, id: &SpiffeId, key: &impl PublicKeyData) -> Result<IssuedSvid, IssueError> {
-        if !id.is_member_of(&self.options.trust_domain) {
-            return Err(IssueError::WrongTrustDomain(id.clone()));
+    /// Replaces authorities whose time has come. Issuing does it too; a timer should for a CA that nobody asks.
+    pub fn maintain(&self) -> Result<(), CaError> {
+        self.advance(&mut self.lock())
+    }
+
+    /// What an operator may know.
+    pub fn status(&self) -> AuthorityStatus {
+        let state = self.lock();
+        let end = |a: Option<&slots::Authority>| a.map(|a| a.not_after).unwrap_or_default();
+        AuthorityStatus {
+            trust_domain: self.options.trust_domain.clone(),
+            bundle_sequence: state.slots.sequence,
+            roots: state.slots.roots.len(),
+            root_not_after: end(state.slots.signing_root()),
+            intermediate_not_after: end(state.slots.intermediate.as_ref()),
+            issued: state.issued,
         }
-        let now = self.clock.now();
-        let mut authorities = self
-            .authorities
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.renew_intermediate(&mut authorities, now)?;
-        let issuer = &authorities.intermediate;
-        let not_after = now.plus(self.options.svid_ttl).min(issuer.not_after);
-        let params = template::svid(id, Validity { now, not_after })?;
-        let leaf = params.signed_by(key, &issuer.issuer)?;
-        let chain = vec![leaf.der().clone(), issuer.certificate.clone()];
-        self.release(id, chain, now)
     }
 
-    /// Nothing leaves before it was verified as a peer would.
-    fn release(
+    fn sign(
         &self,
         id: &SpiffeId,
-        chain: Vec<CertificateDer<'static>>,
-        now: UnixTime,
+        key: &impl PublicKeyData,
+        spki_der: &[u8],
     ) -> Result<IssuedSvid, IssueError> {
-        let bundle = self.bundle.borrow().clone();
-        let peer = [Purpose::Client, Purpose::Server]
-            .map(|purpose| verify_svid(&chain, &bundle, now, purpose).map_err(IssueError::Recheck));
-        let [client, server] = peer;
-        let (peer, _) = (client?, server?);
-        if peer.id() != id {
-            return Err(IssueError::Recheck(SvidError::Malformed { position: 0 }));
+        if !id.is_member_of(&self.options.trust_domain) || id.path().is_empty() {
+            return Err(IssueError::NotOurs(id.clone()));
         }
+        let mut state = self.lock();
+        self.advance(&mut state)?;
+        let now = self.clock.now();
+        let bundle = Arc::clone(&self.bundle.borrow());
+        let issuer = state.slots.intermediate.as_ref().ok_or(CaError::Content)?;
+        let life = template::life(now, self.options.svid_ttl, issuer.not_after);
+        let leaf = template::leaf(id, life)?
+            .signed_by(key, &issuer.issuer)
+            .map_err(CaError::Sign)?;
+        let chain_der = vec![leaf.der().clone(), issuer.certificate.clone()];
+        let serial = recheck::before_release(&chain_der, &bundle, id, spki_der, life, now)
+            .map_err(IssueError::Recheck)?;
+        state.issued = state.issued.saturating_add(1);
         Ok(IssuedSvid {
-            id: id.clone(),
-            serial: peer.serial().to_owned(),
-            not_after: peer.not_after(),
-            chain,
+            chain_der,
+            not_after: life.not_after,
+            serial,
         })
     }
 
-    /// A new intermediate takes over when the present one could not cover a whole SVID's life any more.
-    fn renew_intermediate(
-        &self,
-        authorities: &mut Authorities,
-        now: UnixTime,
-    ) -> Result<(), CaError> {
-        if authorities.intermediate.not_after >= now.plus(self.options.svid_ttl) {
+    /// Moves the slots on, keeps them, then shows them: in this order, so that a crash forgets nothing that was seen.
+    fn advance(&self, state: &mut State) -> Result<(), CaError> {
+        let now = self.clock.now();
+        if !state.slots.is_due(&self.options, now) {
             return Ok(());
         }
-        if authorities.root.not_after <= now {
-            return Err(CaError::RootExpired);
+        match self.replace(state, now) {
+            Err(error) if state.slots.can_sign(now) => {
+                tracing::error!(%error, "authorities are due for replacement; the present ones go on");
+                Ok(())
+            }
+            result => result,
         }
-        let root_end = authorities.root.not_after;
-        if authorities.intermediate.not_after == root_end && now < root_end {
-            return Ok(());
-        }
-        let not_after = now.plus(self.options.intermediate_ttl).min(root_end);
-        let params =
-            template::intermediate(&self.options.trust_domain, Validity { now, not_after })?;
-        authorities.intermediate = Authority::signed(params, &authorities.root, not_after)?;
-        save(
-            self.folder.as_ref(),
-            &self.options.trust_domain,
-            authorities,
-        )
+    }
+
+    fn replace(&self, state: &mut State, now: UnixTime) -> Result<(), CaError> {
+        let mut next = state.slots.reopened()?;
+        next.advance(&self.options, now)?;
+        let bundle = Arc::new(next.bundle(&self.options.trust_domain)?);
+        state.journal.save(&self.options.trust_domain, &next)?;
+        state.slots = next;
+        self.bundle.send_if_modified(|shown| {
+            let newer = bundle.sequence() > shown.sequence();
+            if newer {
+                *shown = bundle;
+            }
+            newer
+        });
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificateAuthority")
-            .field("options", &self.options)
+            .field("trust_domain", &self.options.trust_domain)
             .finish_non_exhaustive()
     }
 }
 
-fn check_ttls(options: &CaOptions) -> Result<(), CaError> {
-    if options.svid_ttl < Duration::from_secs(2) {
-        return Err(CaError::BadTtl("certificateTtl is at least 2s"));
+fn check_lives(options: &CaOptions) -> Result<(), CaError> {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+    let lives = [
+        SHORTEST,
+        options.svid_ttl,
+        options.intermediate_ttl,
+        options.root_ttl,
+        LONGEST,
+    ];
+    match lives.is_sorted() {
+        true => Ok(()),
+        false => Err(CaError::Lives),
     }
-    if options.intermediate_ttl < options.svid_ttl {
-        return Err(CaError::BadTtl(
-            "intermediateTtl is at least certificateTtl",
-        ));
-    }
-    if options.root_ttl < options.intermediate_ttl {
-        return Err(CaError::BadTtl("rootTtl is at least intermediateTtl"));
-    }
-    Ok(())
-}
-
-fn save(
-    folder: Option<&SealedFolder>,
-    domain: &TrustDomain,
-    authorities: &Authorities,
-) -> Result<(), CaError> {
-    match folder {
-        Some(folder) => folder.save(&authorities.stored(domain)),
-        None => Ok(()),
-    }
-}
-
-impl Authorities {
-    fn generate(options: &CaOptions, now: UnixTime) -> Result<Self, CaError> {
-        let domain = &options.trust_domain;
-        let not_after = now.plus(options.root_ttl);
-        let root = Authority::self_signed(
-            template::root(domain, Validity { now, not_after })?,
-            not_after,
-        )?;
-        let not_after = now.plus(options.intermediate_ttl).min(not_after);
-        let params = template::intermediate(domain, Validity { now, not_after })?;
-        let intermediate = Authority::signed(params, &root, not_after)?;
-        Ok(Self {
-            root,
-            intermediate,
-            sequence: 1,
-        })
-    }
-
-    fn restore(stored: &StoredAuthorities, expected: &TrustDomain) -> Result<Self, CaError> {
-        if stored.trust_domain != *expected {
-            return Err(CaError::WrongTrustDomain {
-                found: stored.trust_domain.clone(),
-                expected: expected.clone(),
-            });
-        }
-        Ok(Self {
-            root: Authority::restore(&stored.root)?,
-            intermediate: Authority::restore(&stored.intermediate)?,
-            sequence: stored.sequence,
-        })
-    }
-
-    fn stored(&self, domain: &TrustDomain) -> StoredAuthorities {
-        let (root, intermediate) = (self.root.stored(), self.intermediate.stored());
-        StoredAuthorities::new(domain.clone(), self.sequence, root, intermediate)
-    }
-
-    fn bundle(&self, domain: &TrustDomain) -> Result<TrustBundle, BundleError> {
-        let roots = vec![self.root.certificate.clone()];
-        TrustBundle::new(domain.clone(), roots, self.sequence)
-    }
-}
-
-impl Authority {
-    fn self_signed(params: CertificateParams, not_after: UnixTime) -> Result<Self, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.self_signed(&key)?.der().clone();
-        Self::new(certificate, key, not_after)
-    }
-
-    fn signed(params: CertificateParams, by: &Self, not_after: UnixTime) -> Result<Self, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.signed_by(&key, &by.issuer)?.der().clone();
-        Self::new(certificate, key, not_after)
-    }
-
-    fn new(
-        certificate: CertificateDer<'static>,
-        key: KeyPair,
-        not_after: UnixTime,
-    ) -> Result<Self, CaError> {
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self {
-            certificate,
-            not_after,
-            issuer,
-        })
-    }
-
-    fn restore(stored: &StoredAuthority) -> Result<Self, CaError> {
-        let der = stored.key()?;
-        let der = PrivatePkcs8KeyDer::from(der.as_slice());
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)?;
-        let certificate = CertificateDer::from(stored.certificate()?);
-        let not_after = end_of(&certificate).ok_or(CaError::Damaged("a certificate"))?;
-        Self::new(certificate, key, not_after)
-    }
-
-    fn stored(&self) -> StoredAuthority {
-        let key = Zeroizing::new(self.issuer.key().serialize_der());
-        StoredAuthority::new(&self.certificate, &key)
-    }
-}
-
-/// `notAfter` of a certificate.
-fn end_of(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-    Some(UnixTime::from_secs(seconds))
 }
 
 #[cfg(test)]

@@ -1,50 +1,65 @@
-//! Certificate signing requests (PKCS #10, RFC 2986): the public key, proved to be the sender's, and nothing else.
+//! Reading certificate requests (PKCS#10, RFC 2986). Of all that one says, only the proven public key counts.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::SubjectPublicKeyInfo;
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
+use x509_parser::{
+    certification_request::X509CertificationRequest,
+    oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256},
+    prelude::FromDer,
+};
 
-/// Largest request that is read.
-const MAX_BYTES: usize = 16 * 1024;
+/// Longest request that is read; ours has about 250 bytes.
+const MAX_BYTES: usize = 8 * 1024;
 
-/// Why a request is refused.
+/// A public key whose owner signed the request.
+pub(crate) struct ProvenKey {
+    pub(crate) key: SubjectPublicKeyInfo,
+    pub(crate) spki_der: Vec<u8>,
+}
+
+/// Why a certificate request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CsrError {
-    /// More than 16 KiB.
-    #[error("the signing request is larger than 16 KiB")]
+    /// More than 8 KiB.
+    #[error("the request is larger than 8 KiB")]
     TooLarge,
-    /// Not PKCS #10 in DER.
-    #[error("the signing request is not PKCS #10 in DER")]
+    /// Not DER-encoded PKCS#10, or followed by other bytes.
+    #[error("the request is not well-formed")]
     Malformed,
-    /// The key is not ECDSA P-256, signed with SHA-256.
-    #[error("the signing request's key is not ECDSA P-256")]
+    /// Another key or signature than ECDSA P-256 with SHA-256.
+    #[error("only ECDSA P-256 keys, signing with SHA-256, are certified")]
     UnsupportedKey,
-    /// The signature does not match the key: the sender does not hold it.
-    #[error("the signing request is not signed by its own key")]
+    /// The signature is not by the key in the request.
+    #[error("the request is not signed by the key it holds")]
     BadSignature,
 }
 
-/// The public key of a request whose signature proves that the sender holds the private one.
-pub(crate) fn proven_key(der: &[u8]) -> Result<SubjectPublicKeyInfo, CsrError> {
+/// Reads a request and checks that its sender has the private key.
+pub(crate) fn proven_key(der: &[u8]) -> Result<ProvenKey, CsrError> {
     if der.len() > MAX_BYTES {
         return Err(CsrError::TooLarge);
     }
-    let (rest, request) =
-        X509CertificationRequest::from_der(der).map_err(|_| CsrError::Malformed)?;
+    let parsed = X509CertificationRequest::from_der(der);
+    let (rest, request) = parsed.map_err(|_| CsrError::Malformed)?;
     if !rest.is_empty() {
         return Err(CsrError::Malformed);
     }
-    let key = &request.certification_request_info.subject_pki;
-    let spki = SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| CsrError::UnsupportedKey)?;
-    if rcgen::PublicKeyData::algorithm(&spki) != &rcgen::PKCS_ECDSA_P256_SHA256 {
+    let info = &request.certification_request_info;
+    let algorithm = &info.subject_pki.algorithm;
+    let curve = algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+    let is_p256 =
+        algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == Some(OID_EC_P256.clone());
+    if !is_p256 || request.signature_algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 {
         return Err(CsrError::UnsupportedKey);
     }
-    let point = key.subject_public_key.data.as_ref();
+    let point = &info.subject_pki.subject_public_key.data;
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
-        .verify(
-            request.certification_request_info.raw,
-            request.signature_value.data.as_ref(),
-        )
+        .verify(info.raw, &request.signature_value.data)
         .map_err(|_| CsrError::BadSignature)?;
-    Ok(spki)
+    let spki_der = info.subject_pki.raw.to_vec();
+    let key = SubjectPublicKeyInfo::from_der(&spki_der).map_err(|_| CsrError::UnsupportedKey)?;
+    Ok(ProvenKey { key, spki_der })
 }
+
+#[cfg(test)]
+mod tests;

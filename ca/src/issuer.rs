@@ -1,70 +1,93 @@
-//! The gRPC service that agents ask for certificates.
+//! The gRPC service `reeve.ca.v1.Issuer`.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
-use futures_util::{StreamExt, stream::BoxStream};
-use reeve_core::SpiffeId;
-use reeve_svid::{TrustBundle, VerifiedPeer};
+use futures_util::{Stream, StreamExt};
+use reeve_core::{Clock, SpiffeId};
+use reeve_svid::TrustBundle;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Extensions, Request, Response, Status};
 
 use crate::{
-    Attestor, CallerEvidence, CertificateAuthority, IdentityEvents, IssueError, RefusedIdentity,
-    UnixPeer,
+    Attested, Attestor, Caller, CertificateAuthority, IdentityEvents, IssueError, IssuedIdentity,
+    JoinTokens, RefusalReason, RefusedIdentity, TlsPeer, UnixPeer, csr,
     proto::issuer::{
         Bundle, IssueRequest, IssueResponse, WatchBundleRequest,
         issuer_server::{Issuer, IssuerServer},
     },
 };
 
-/// Issues to callers whom the attestor entitles. Who the caller is comes from the connection: its server puts a
-/// [`UnixPeer`] or a [`VerifiedPeer`] into each request's extensions; a join token comes in the request.
+/// Largest request that is decoded.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// Issues to those who are known: by their process on a Unix socket, by a join token, or by the SVID they renew.
 #[derive(Debug)]
 pub struct IssuerService {
     ca: Arc<CertificateAuthority>,
     attestor: Arc<dyn Attestor>,
+    tokens: Arc<JoinTokens>,
     events: Arc<dyn IdentityEvents>,
+    clock: Arc<dyn Clock>,
 }
 
 impl IssuerService {
-    /// The service, ready to be added to a tonic server.
-    pub fn new(
+    /// The service as `tonic` wants it. Serve it with [`unix_incoming`](crate::unix_incoming) or
+    /// [`tls_incoming`](crate::tls_incoming): from other connections nobody is known and everybody is refused.
+    pub fn server(
         ca: Arc<CertificateAuthority>,
         attestor: Arc<dyn Attestor>,
+        tokens: Arc<JoinTokens>,
         events: Arc<dyn IdentityEvents>,
+        clock: Arc<dyn Clock>,
     ) -> IssuerServer<Self> {
-        IssuerServer::new(Self {
+        let service = Self {
             ca,
             attestor,
+            tokens,
             events,
-        })
-        .max_decoding_message_size(64 * 1024)
+            clock,
+        };
+        IssuerServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
-    /// The caller learns that it is refused; the reason is for the record.
-    fn refuse(&self, caller: &str, requested: &str, reason: String) -> Status {
-        tracing::warn!(caller, requested, reason, "refused an identity");
-        self.events.refused(RefusedIdentity {
-            caller: caller.to_owned(),
-            requested: requested.to_owned(),
-            reason,
-        });
-        Status::permission_denied("this caller is not entitled to the identity it asked for")
-    }
-
-    async fn entitle(&self, evidence: &CallerEvidence, id: &SpiffeId) -> Result<(), Status> {
-        let caller = evidence.to_string();
-        let entitled = self
-            .attestor
-            .attest(evidence, id)
-            .await
-            .map_err(|e| self.refuse(&caller, id.as_str(), e.to_string()))?;
-        if !entitled.contains(id) {
-            let names: Vec<_> = entitled.iter().map(SpiffeId::as_str).collect();
-            let reason = format!("the caller is entitled to [{}] only", names.join(", "));
-            return Err(self.refuse(&caller, id.as_str(), reason));
+    async fn judge(
+        &self,
+        extensions: &Extensions,
+        request: &IssueRequest,
+    ) -> Result<Attested, RefusalReason> {
+        let id = SpiffeId::parse(&request.requested_id);
+        let id = id.map_err(|_| RefusalReason::NotASpiffeId)?;
+        if !request.join_token.is_empty() {
+            // A token is not spent on a request that cannot be granted.
+            csr::proven_key(&request.csr_der).map_err(RefusalReason::Request)?;
+            let redeemed = self.tokens.redeem(&request.join_token, &id);
+            return redeemed
+                .map_err(RefusalReason::Token)
+                .map(|()| Attested { id });
         }
-        Ok(())
+        if let Some(peer) = extensions.get::<UnixPeer>() {
+            let entitled = self.attestor.attest(peer).await;
+            let entitled = entitled.map_err(RefusalReason::NotAttested)?;
+            // SECURITY: the attestor looked at a process id, which must still be the caller's.
+            peer.check_alive().map_err(RefusalReason::NotAttested)?;
+            return entitled_to(&entitled, id);
+        }
+        let verified = extensions
+            .get::<TlsPeer>()
+            .and_then(|peer| peer.verified.as_ref());
+        let verified = verified.ok_or(RefusalReason::NoEvidence)?;
+        if self.clock.now() > verified.not_after() {
+            return Err(RefusalReason::Expired);
+        }
+        entitled_to(std::slice::from_ref(verified.id()), id)
+    }
+
+    fn refuse(&self, caller: Caller, request: &IssueRequest, reason: RefusalReason) -> Status {
+        let status = status(&reason);
+        let requested = Some(request.requested_id.as_str());
+        self.events
+            .refused(RefusedIdentity::new(caller, requested, reason));
+        status
     }
 }
 
@@ -74,66 +97,96 @@ impl Issuer for IssuerService {
         &self,
         request: Request<IssueRequest>,
     ) -> Result<Response<IssueResponse>, Status> {
-        let (_, extensions, request) = request.into_parts();
-        let Some(evidence) = evidence(&extensions, request.join_token) else {
-            return Err(self.refuse(
-                "unknown caller",
-                &request.spiffe_id,
-                "neither a certificate nor a join token".to_owned(),
-            ));
-        };
-        let id = SpiffeId::parse(&request.spiffe_id)
-            .map_err(|e| self.refuse(&evidence.to_string(), &request.spiffe_id, e.to_string()))?;
-        self.entitle(&evidence, &id).await?;
-        let caller = evidence.to_string();
-        let issued = self.ca.issue(&id, &request.csr).map_err(|e| match e {
-            IssueError::Csr(_) | IssueError::WrongTrustDomain(_) => {
-                self.refuse(&caller, id.as_str(), e.to_string())
-            }
-            IssueError::Ca(_) | IssueError::Recheck(_) => {
-                tracing::error!(error = &e as &dyn std::error::Error, "cannot issue");
-                Status::unavailable("the certificate authority cannot issue at present")
-            }
+        let caller = caller(request.extensions());
+        let attested = self.judge(request.extensions(), request.get_ref()).await;
+        let request = request.get_ref();
+        let attested = attested.map_err(|reason| self.refuse(caller.clone(), request, reason))?;
+        let issued = self.ca.issue(&attested, &request.csr_der).map_err(|error| {
+            let reason = match error {
+                IssueError::Request(error) => RefusalReason::Request(error),
+                IssueError::NotOurs(_) => RefusalReason::NotEntitled,
+                IssueError::Authority(_) | IssueError::Recheck(_) => {
+                    tracing::error!(%error, cause = ?std::error::Error::source(&error), "cannot issue");
+                    RefusalReason::IssuerFailed
+                }
+            };
+            self.refuse(caller.clone(), request, reason)
         })?;
-        self.events.issued(&caller, &id, &issued.serial);
-        Ok(Response::new(IssueResponse {
-            chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
-            bundle: Some(bundle_message(&self.ca.bundle().borrow())),
-        }))
+        let bundle = bundle(&self.ca.bundle().borrow());
+        let response = IssueResponse {
+            chain_der: issued.chain_der.iter().map(|c| c.to_vec()).collect(),
+            bundle: Some(bundle),
+            not_after_ms: issued.not_after.as_millis(),
+        };
+        self.events.issued(IssuedIdentity {
+            caller,
+            id: attested.id,
+            serial: issued.serial,
+            not_after: issued.not_after,
+        });
+        Ok(Response::new(response))
     }
 
-    type WatchBundleStream = BoxStream<'static, Result<Bundle, Status>>;
+    type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<Bundle, Status>> + Send>>;
 
     async fn watch_bundle(
         &self,
         _request: Request<WatchBundleRequest>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
-        let bundles = WatchStream::new(self.ca.bundle());
-        Ok(Response::new(
-            bundles.map(|bundle| Ok(bundle_message(&bundle))).boxed(),
-        ))
+        // A trust bundle is public.
+        let bundles = WatchStream::new(self.ca.bundle()).map(|new| Ok(bundle(&new)));
+        Ok(Response::new(Box::pin(bundles)))
     }
 }
 
-/// The strongest evidence that the connection and the request give.
-fn evidence(extensions: &Extensions, join_token: String) -> Option<CallerEvidence> {
-    if let Some(peer) = extensions.get::<VerifiedPeer>() {
-        return Some(CallerEvidence::Svid(peer.clone()));
-    }
-    if let Some(peer) = extensions.get::<UnixPeer>() {
-        return Some(CallerEvidence::Process(peer.clone()));
-    }
-    (!join_token.is_empty()).then_some(CallerEvidence::JoinToken(join_token))
-}
-
-fn bundle_message(bundle: &TrustBundle) -> Bundle {
+/// A bundle as it goes over the wire.
+pub(crate) fn bundle(bundle: &TrustBundle) -> Bundle {
     Bundle {
         trust_domain: bundle.trust_domain().to_string(),
-        authorities: bundle
-            .authorities()
-            .iter()
-            .map(|der| der.to_vec())
-            .collect(),
+        authorities_der: bundle.authorities().iter().map(|c| c.to_vec()).collect(),
         sequence: bundle.sequence(),
     }
 }
+
+fn entitled_to(entitled: &[SpiffeId], id: SpiffeId) -> Result<Attested, RefusalReason> {
+    match entitled.contains(&id) {
+        true => Ok(Attested { id }),
+        false => Err(RefusalReason::NotEntitled),
+    }
+}
+
+/// How the caller is known, whether or not that suffices.
+pub(crate) fn caller(extensions: &Extensions) -> Caller {
+    if let Some(peer) = extensions.get::<UnixPeer>() {
+        return peer.into();
+    }
+    match extensions.get::<TlsPeer>() {
+        Some(TlsPeer {
+            verified: Some(peer),
+            ..
+        }) => Caller::Workload(peer.id().clone()),
+        Some(peer) => Caller::Remote(peer.address.to_string()),
+        None => Caller::Unknown,
+    }
+}
+
+/// What a refused caller is told: no more than it knew.
+pub(crate) fn status(reason: &RefusalReason) -> Status {
+    match reason {
+        RefusalReason::NotASpiffeId => Status::invalid_argument("requested_id is not a SPIFFE ID"),
+        RefusalReason::Request(error) => Status::invalid_argument(error.to_string()),
+        RefusalReason::NoSecurityHeader => {
+            Status::invalid_argument("the metadata workload.spiffe.io: true is required")
+        }
+        RefusalReason::NotAttested(crate::AttestError::Unavailable(_))
+        | RefusalReason::IssuerFailed => Status::unavailable("try again later"),
+        RefusalReason::NotAttested(_)
+        | RefusalReason::NotEntitled
+        | RefusalReason::Token(_)
+        | RefusalReason::NoEvidence
+        | RefusalReason::Expired => Status::permission_denied("no identity for this caller"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,57 +1,41 @@
-//! The certificate authority and the agents that get certificates from it.
+//! Identities for workloads: the certificate authority that issues them, and the agent that holds one.
 //!
-//! Server: [`CertificateAuthority`] keeps root and intermediate in a sealed file and issues X.509-SVIDs – template,
-//! sign, check before release. [`IssuerService`] answers agents over gRPC once an [`Attestor`] has said who they are.
+//! Flow: [`CertificateAuthority`] keeps a root and an intermediate in a sealed file and signs what [`IssuerService`]
+//! asks for, once an [`Attestor`], a join token or an earlier SVID has said who the caller is. [`Agent`] makes a key in
+//! memory, gets it certified, renews it at half-life, and publishes [`Credentials`](reeve_svid::Credentials).
+//! [`serve_agent_socket`] hands them on over a Unix socket: SPIFFE Workload API and Envoy SDS.
 //!
-//! Agent: [`Agent`] makes a key in memory, asks for a certificate, renews it at half its life and publishes
-//! [`reeve_svid::Credentials`]. [`serve_agent_socket`] hands them to the workload itself by the SPIFFE Workload API
-//! and Envoy's SDS.
-//!
-//! Invariants: a signing request contributes its public key and nothing else; an identity is issued only to a caller
-//! whom an attestor entitled to it; a workload's private key never leaves the agent's process but to the attested workload.
+//! Invariants: a certificate is built from our template alone, never from what the request asks for but its public key,
+//! and is checked again before it leaves; a leaf never outlives its issuer; a workload's key touches no disk; every
+//! refusal is reported to [`IdentityEvents`].
 
 mod agent;
-mod agent_socket;
 mod attest;
 mod authority;
 mod csr;
+mod events;
 mod issuer;
-mod join;
-mod sds;
+mod listen;
+pub mod proto;
 mod seal;
-mod store;
-mod template;
-mod unix_peer;
-mod workload_api;
+mod socket;
+mod token;
 
-/// Generated from `proto/`.
-#[expect(
-    missing_docs,
-    clippy::pedantic,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    unused_qualifications,
-    reason = "generated code"
-)]
-pub mod proto {
-    /// Issuing.
-    pub mod issuer {
-        tonic::include_proto!("reeve.ca.v1");
-    }
-    /// The SPIFFE Workload API.
-    pub mod workload {
-        tonic::include_proto!("_");
-    }
-}
-
-pub use agent::{Agent, AgentHandle, AgentOptions, AgentStatus, ChannelFactory};
-pub use agent_socket::{AgentSocketError, serve_agent_socket};
-pub use attest::{
-    AttestError, Attestor, CallerEvidence, IdentityEvents, PeerAttestor, RefusedIdentity,
+pub use agent::{
+    Agent, AgentError, AgentHandle, AgentOptions, AgentStatus, BundleStream, ChannelError,
+    GrpcIssuer, Issued, IssuerChannel, IssuerClient, LocalIssuer,
 };
-pub use authority::{CaError, CaOptions, CertificateAuthority, IssueError, IssuedSvid, Store};
+pub use attest::{AttestError, Attestor, PeerAttestor, UnixPeer};
+pub use authority::{
+    Attested, AuthorityStatus, CaError, CaOptions, CertificateAuthority, IssueError, IssuedSvid,
+    Store,
+};
 pub use csr::CsrError;
+pub use events::{
+    Caller, IdentityEvents, IssuedIdentity, LogEvents, RefusalReason, RefusedIdentity,
+};
 pub use issuer::IssuerService;
-pub use join::{JoinError, JoinTokens};
+pub use listen::{TlsConnection, TlsPeer, UnixConnection, tls_incoming, unix_incoming};
 pub use seal::{SealError, SealKey};
-pub use unix_peer::{PeerStream, UnixPeer, accept_peers};
+pub use socket::{SocketError, serve_agent_socket};
+pub use token::{JoinTokens, TokenError};

@@ -1,169 +1,181 @@
-//! Sealing of files with AES-256-GCM: what lies on disk is useless without the key, and cannot be altered unseen.
+//! Sealed files: AES-256-GCM, replaced as a whole.
 
-use std::{fmt, fs, io::Write, path::Path};
+use std::{
+    fmt, fs, io,
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use zeroize::Zeroizing;
 
-/// First bytes of a sealed file.
+/// First bytes of a sealed file; authenticated with the content.
 const MAGIC: &[u8] = b"reeve-sealed-1\n";
-/// Largest sealed file that is read.
-const MAX_BYTES: u64 = 1 << 20;
+/// Longest sealed file that is read.
+const MAX_BYTES: u64 = 1024 * 1024;
+const KEY_BYTES: usize = 32;
 
-/// A 256-bit key that seals files.
+/// The key of sealed files.
 #[derive(Clone)]
-pub struct SealKey(Zeroizing<[u8; 32]>);
+pub struct SealKey(Zeroizing<[u8; KEY_BYTES]>);
 
-/// Why a file cannot be sealed or opened.
+/// A sealed file or its key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// The key is not 64 hexadecimal digits.
-    #[error("a sealing key is 64 hexadecimal digits")]
-    BadKey,
-    /// The file system refused.
-    #[error("{path}")]
+    /// A file system call failed.
+    #[error("cannot {action} {path}", path = path.display())]
     Io {
-        /// Which file.
-        path: String,
-        /// Why.
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// The file is no sealed file, was altered, or was sealed with another key.
-    #[error("{0} was altered, or was sealed with another key")]
-    Tampered(String),
+    /// The key is not 64 hexadecimal digits.
+    #[error("a seal key is 64 hexadecimal digits")]
+    BadKey,
+    /// Others may read the key file.
+    #[error("others may read the key file {path}; make it private with chmod 600", path = .0.display())]
+    KeyNotPrivate(PathBuf),
+    /// Not a sealed file.
+    #[error("{path} is not a sealed file", path = .0.display())]
+    NotSealed(PathBuf),
+    /// Altered, or sealed with another key.
+    #[error("{path} was altered, or sealed with another key", path = .0.display())]
+    Refused(PathBuf),
+    /// Too large to be ours.
+    #[error("{path} is larger than 1 MiB", path = .0.display())]
+    TooLarge(PathBuf),
     /// The cryptographic library failed.
     #[error("sealing failed")]
     Crypto,
 }
 
 impl SealKey {
-    /// Reads 64 hexadecimal digits; white space around them is ignored.
+    /// From 64 hexadecimal digits; white space around them is dropped.
     pub fn from_hex(text: &str) -> Result<Self, SealError> {
-        let mut key = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(text.trim(), key.as_mut_slice()).map_err(|_| SealError::BadKey)?;
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        hex::decode_to_slice(text.trim(), &mut *key).map_err(|_| SealError::BadKey)?;
         Ok(Self(key))
     }
 
+    /// From a file that only its owner may read.
+    pub fn from_file(path: &Path) -> Result<Self, SealError> {
+        let metadata = fs::metadata(path).map_err(failed("read", path))?;
+        if metadata.mode() & 0o077 != 0 {
+            return Err(SealError::KeyNotPrivate(path.to_owned()));
+        }
+        let text = fs::read_to_string(path).map_err(failed("read", path))?;
+        Self::from_hex(&Zeroizing::new(text))
+    }
+
+    /// From a file, which is made, with a random key, if it is not there.
+    pub fn from_file_or_new(path: &Path) -> Result<Self, SealError> {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        aws_lc_rs::rand::fill(&mut *key).map_err(|_| SealError::Crypto)?;
+        let mut options = fs::OpenOptions::new();
+        match options.write(true).create_new(true).mode(0o600).open(path) {
+            Ok(mut file) => {
+                let text = Zeroizing::new(hex::encode(*key) + "\n");
+                let written = file
+                    .write_all(text.as_bytes())
+                    .and_then(|()| file.sync_all());
+                written.map_err(failed("write", path))?;
+                Ok(Self(key))
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::from_file(path),
+            Err(error) => Err(failed("make", path)(error)),
+        }
+    }
+
     fn cipher(&self) -> Result<RandomizedNonceKey, SealError> {
-        RandomizedNonceKey::new(&AES_256_GCM, self.0.as_slice()).map_err(|_| SealError::Crypto)
-    }
-
-    /// Writes `plain` sealed to `path`, all or nothing.
-    pub(crate) fn write(&self, path: &Path, plain: &[u8]) -> Result<(), SealError> {
-        let mut body = Zeroizing::new(plain.to_vec());
-        let nonce = self
-            .cipher()?
-            .seal_in_place_append_tag(Aad::from(MAGIC), &mut *body)
-            .map_err(|_| SealError::Crypto)?;
-        let sealed = [MAGIC, nonce.as_ref().as_slice(), body.as_slice()].concat();
-        replace_file(path, &sealed).map_err(|source| io_error(path, source))
-    }
-
-    /// Opens what [`Self::write`] wrote; `None` if there is no such file.
-    pub(crate) fn read(&self, path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, SealError> {
-        let tampered = || SealError::Tampered(path.display().to_string());
-        let mut sealed = match fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_error(path, e)),
-            Ok(m) if m.len() > MAX_BYTES => return Err(tampered()),
-            Ok(_) => fs::read(path).map_err(|e| io_error(path, e))?,
-        };
-        let body = sealed.strip_prefix(MAGIC).ok_or_else(tampered)?;
-        let (nonce, body) = body.split_at_checked(NONCE_LEN).ok_or_else(tampered)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| tampered())?;
-        let mut body = Zeroizing::new(body.to_vec());
-        sealed.clear();
-        let plain = self
-            .cipher()?
-            .open_in_place(nonce, Aad::from(MAGIC), body.as_mut_slice())
-            .map_err(|_| tampered())?;
-        Ok(Some(Zeroizing::new(plain.to_vec())))
+        RandomizedNonceKey::new(&AES_256_GCM, &*self.0).map_err(|_| SealError::Crypto)
     }
 }
 
 impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SealKey(…)")
+        f.write_str("SealKey(..)")
     }
 }
 
-fn io_error(path: &Path, source: std::io::Error) -> SealError {
-    SealError::Io {
-        path: path.display().to_string(),
+/// Seals `plain` into the file at `path` so that a crash leaves either the old file or the new one. `purpose` must be
+/// given again to open it: one sealed file cannot be passed off as another.
+pub(crate) fn write(
+    path: &Path,
+    key: &SealKey,
+    purpose: &str,
+    plain: &[u8],
+) -> Result<(), SealError> {
+    let mut sealed = Zeroizing::new(plain.to_vec());
+    let nonce = key
+        .cipher()?
+        .seal_in_place_append_tag(aad(purpose), &mut *sealed)
+        .map_err(|_| SealError::Crypto)?;
+    let parts: [&[u8]; 3] = [MAGIC, nonce.as_ref(), &sealed];
+    replace(path, &parts.concat())
+}
+
+/// Opens the sealed file at `path`; none if there is no file.
+pub(crate) fn read(
+    path: &Path,
+    key: &SealKey,
+    purpose: &str,
+) -> Result<Option<Zeroizing<Vec<u8>>>, SealError> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("read", path)(error)),
+    };
+    if metadata.len() > MAX_BYTES {
+        return Err(SealError::TooLarge(path.to_owned()));
+    }
+    let bytes = fs::read(path).map_err(failed("read", path))?;
+    let sealed = bytes
+        .strip_prefix(MAGIC)
+        .and_then(|rest| rest.split_first_chunk::<NONCE_LEN>());
+    let (nonce, sealed) = sealed.ok_or_else(|| SealError::NotSealed(path.to_owned()))?;
+    let mut sealed = Zeroizing::new(sealed.to_vec());
+    let plain = key
+        .cipher()?
+        .open_in_place(
+            Nonce::assume_unique_for_key(*nonce),
+            aad(purpose),
+            &mut sealed,
+        )
+        .map_err(|_| SealError::Refused(path.to_owned()))?;
+    Ok(Some(Zeroizing::new(plain.to_vec())))
+}
+
+fn aad(purpose: &str) -> Aad<Vec<u8>> {
+    Aad::from([MAGIC, purpose.as_bytes()].concat())
+}
+
+/// Writes beside, flushes, renames, and flushes the folder.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), SealError> {
+    let beside = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&beside).map_err(failed("make", &beside))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.map_err(failed("write", &beside))?;
+    fs::rename(&beside, path).map_err(failed("replace", path))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let flushed = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    flushed.map_err(failed("flush", folder))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SealError {
+    let path = path.to_owned();
+    move |source| SealError::Io {
+        action,
+        path,
         source,
     }
 }
 
-/// Writes beside, syncs, renames, syncs the folder.
-fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let beside = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(digit: &str) -> SealKey {
-        SealKey::from_hex(&digit.repeat(64)).unwrap()
-    }
-
-    #[test]
-    fn what_is_sealed_opens_with_the_same_key_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.sealed");
-        assert!(key("a").read(&path).unwrap().is_none());
-        key("a").write(&path, b"secret").unwrap();
-        assert_eq!(key("a").read(&path).unwrap().unwrap().as_slice(), b"secret");
-        assert!(matches!(key("b").read(&path), Err(SealError::Tampered(_))));
-        let raw = fs::read(&path).unwrap();
-        assert!(!raw.windows(6).any(|w| w == b"secret"));
-    }
-
-    #[test]
-    fn any_flipped_or_missing_byte_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.sealed");
-        key("a").write(&path, b"secret").unwrap();
-        let good = fs::read(&path).unwrap();
-        for i in 0..good.len() {
-            let mut bad = good.clone();
-            bad[i] ^= 1;
-            fs::write(&path, &bad).unwrap();
-            assert!(
-                matches!(key("a").read(&path), Err(SealError::Tampered(_))),
-                "byte {i}"
-            );
-            fs::write(&path, &good[..i]).unwrap();
-            assert!(
-                matches!(key("a").read(&path), Err(SealError::Tampered(_))),
-                "cut at {i}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_key_is_64_hexadecimal_digits() {
-        for bad in ["", "abc", &"g".repeat(64), &"a".repeat(63), &"a".repeat(66)] {
-            assert!(
-                matches!(SealKey::from_hex(bad), Err(SealError::BadKey)),
-                "{bad}"
-            );
-        }
-        assert_eq!(format!("{:?}", key("a")), "SealKey(…)");
-    }
-}
+mod tests;

@@ -1,0 +1,169 @@
+//! What is told about identities: who got one, who was refused one and why.
+
+use std::fmt;
+
+use reeve_core::{SpiffeId, UnixTime};
+
+use crate::{AttestError, CsrError, TokenError, UnixPeer};
+
+/// Longest piece of a caller's own text that is passed on.
+const MAX_TEXT: usize = 256;
+
+/// Where issuing and refusing is reported; the audit log stands behind it. Must not block.
+pub trait IdentityEvents: fmt::Debug + Send + Sync {
+    /// An identity was refused.
+    fn refused(&self, event: RefusedIdentity);
+    /// An identity was issued.
+    fn issued(&self, event: IssuedIdentity);
+}
+
+/// Somebody asked for an identity and did not get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedIdentity {
+    /// Who asked.
+    pub caller: Caller,
+    /// What was asked for, in the caller's own words (cut to 256 bytes).
+    pub requested: Option<String>,
+    /// Why not.
+    pub reason: RefusalReason,
+}
+
+/// Somebody got an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedIdentity {
+    /// Who asked.
+    pub caller: Caller,
+    /// The identity.
+    pub id: SpiffeId,
+    /// The leaf's serial number in hexadecimal.
+    pub serial: String,
+    /// Until when it is valid.
+    pub not_after: UnixTime,
+}
+
+/// How a caller is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A local process, as the kernel says.
+    Process {
+        /// Process id.
+        pid: u32,
+        /// User id.
+        uid: u32,
+    },
+    /// A workload that proved itself by mutual TLS.
+    Workload(SpiffeId),
+    /// Somebody elsewhere, known only by address.
+    Remote(String),
+    /// Nothing is known.
+    Unknown,
+}
+
+/// Why an identity was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusalReason {
+    /// What was asked for is not a SPIFFE ID.
+    #[error("the name asked for is not a SPIFFE ID")]
+    NotASpiffeId,
+    /// The caller's process could not be attested.
+    #[error("the process was not attested: {0}")]
+    NotAttested(#[source] AttestError),
+    /// The caller is known, but this identity is not its own.
+    #[error("the caller is not entitled to this identity")]
+    NotEntitled,
+    /// The join token does not open this door.
+    #[error("the join token was refused: {0}")]
+    Token(#[source] TokenError),
+    /// The certificate request is not acceptable.
+    #[error("the certificate request was refused: {0}")]
+    Request(#[source] CsrError),
+    /// Neither a certificate, nor a token, nor a local process.
+    #[error("the caller showed nothing to be known by")]
+    NoEvidence,
+    /// The certificate that the caller was known by has ended since.
+    #[error("the certificate that the caller was known by has expired")]
+    Expired,
+    /// The Workload API was called without its security header.
+    #[error("the header workload.spiffe.io is missing")]
+    NoSecurityHeader,
+    /// The certificate authority could not issue.
+    #[error("the certificate authority could not issue")]
+    IssuerFailed,
+}
+
+impl RefusalReason {
+    /// One word for records and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotASpiffeId => "not_a_spiffe_id",
+            Self::NotAttested(_) => "not_attested",
+            Self::NotEntitled => "not_entitled",
+            Self::Token(_) => "token",
+            Self::Request(_) => "request",
+            Self::NoEvidence => "no_evidence",
+            Self::Expired => "expired",
+            Self::NoSecurityHeader => "no_security_header",
+            Self::IssuerFailed => "issuer_failed",
+        }
+    }
+}
+
+impl From<&UnixPeer> for Caller {
+    fn from(peer: &UnixPeer) -> Self {
+        Self::Process {
+            pid: peer.pid,
+            uid: peer.uid,
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, uid } => write!(f, "process {pid} of user {uid}"),
+            Self::Workload(id) => id.fmt(f),
+            Self::Remote(address) => f.write_str(address),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+impl RefusedIdentity {
+    /// Cuts `requested`, which is a caller's own text, to what may be recorded.
+    pub fn new(caller: Caller, requested: Option<&str>, reason: RefusalReason) -> Self {
+        let cut = |text: &str| {
+            text.get(..text.floor_char_boundary(MAX_TEXT))
+                .map(str::to_owned)
+        };
+        Self {
+            caller,
+            requested: requested.and_then(cut),
+            reason,
+        }
+    }
+}
+
+/// Writes the events to the log and nowhere else.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogEvents;
+
+impl IdentityEvents for LogEvents {
+    fn refused(&self, event: RefusedIdentity) {
+        let RefusedIdentity {
+            caller,
+            requested,
+            reason,
+        } = event;
+        tracing::warn!(%caller, requested, %reason, "identity refused");
+    }
+
+    fn issued(&self, event: IssuedIdentity) {
+        let IssuedIdentity {
+            caller,
+            id,
+            serial,
+            not_after,
+        } = event;
+        tracing::info!(%caller, %id, serial, not_after_ms = not_after.as_millis(), "identity issued");
+    }
+}

@@ -1,0 +1,244 @@
+//! Accepting connections in such a way that the services behind know who is calling.
+//!
+//! `tonic` puts the connection's [`UnixPeer`] or [`TlsPeer`] into the extensions of every request.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use reeve_core::Clock;
+use reeve_svid::{Credentials, CredentialsWatch, MeshTls, VerifiedPeer, peer_of};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
+    time::{Sleep, sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use crate::UnixPeer;
+
+/// Handshakes at one time.
+const MAX_HANDSHAKES: usize = 64;
+/// Bound on one handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that wait for the server to take them.
+const QUEUE: usize = 16;
+/// Pause after a failure to accept, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection over a Unix socket whose other end is known.
+#[derive(Debug)]
+pub struct UnixConnection {
+    stream: UnixStream,
+    peer: UnixPeer,
+}
+
+/// A TLS connection over TCP. It ends with the peer's certificate.
+#[derive(Debug)]
+pub struct TlsConnection {
+    stream: Box<TlsStream<TcpStream>>,
+    peer: TlsPeer,
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+/// Who is at the other end of a [`TlsConnection`].
+#[derive(Clone, Debug)]
+pub struct TlsPeer {
+    /// From where.
+    pub address: SocketAddr,
+    /// Who, if it showed a certificate (which then verified).
+    pub verified: Option<VerifiedPeer>,
+}
+
+/// The connections that come in over a Unix socket.
+pub fn unix_incoming(listener: UnixListener) -> ReceiverStream<io::Result<UnixConnection>> {
+    let (send, receive) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        loop {
+            // Cancel safety: both branches are; nothing is lost when one is dropped.
+            let accepted = tokio::select! {
+                () = send.closed() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let known = accepted.and_then(|(stream, _)| {
+                let peer = UnixPeer::of(&stream)?;
+                Ok(UnixConnection { stream, peer })
+            });
+            match known {
+                Ok(connection) => {
+                    if send.send(Ok(connection)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    });
+    ReceiverStream::new(receive)
+}
+
+/// The connections that come in over TCP, once their handshake is done. Each handshake uses the credentials of its
+/// moment; a client certificate is optional, but must verify if it is there.
+pub fn tls_incoming(
+    listener: TcpListener,
+    credentials: CredentialsWatch,
+    clock: Arc<dyn Clock>,
+) -> ReceiverStream<io::Result<TlsConnection>> {
+    let (send, receive) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        loop {
+            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+                return;
+            };
+            // Cancel safety: both branches are; nothing is lost when one is dropped.
+            let accepted = tokio::select! {
+                () = send.closed() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    pause(&error).await;
+                    continue;
+                }
+            };
+            let credentials = credentials.borrow().clone();
+            let (send, clock) = (send.clone(), Arc::clone(&clock));
+            tokio::spawn(async move {
+                let _permit = permit;
+                let handshake = handshake(stream, address, credentials, clock);
+                match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                    // The server is gone, and with it whoever would want the connection.
+                    Ok(Ok(connection)) => drop(send.send(Ok(connection)).await),
+                    Ok(Err(error)) => tracing::debug!(%address, %error, "handshake failed"),
+                    Err(_) => tracing::debug!(%address, "handshake took too long"),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(receive)
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a connection");
+    sleep(ACCEPT_PAUSE).await;
+}
+
+async fn handshake(
+    stream: TcpStream,
+    address: SocketAddr,
+    credentials: Option<Arc<Credentials>>,
+    clock: Arc<dyn Clock>,
+) -> io::Result<TlsConnection> {
+    let missing = || io::Error::new(io::ErrorKind::NotConnected, "no certificate yet");
+    let credentials = credentials.ok_or_else(missing)?;
+    let bundle = Arc::clone(&credentials.bundle);
+    let config = MeshTls::new(credentials, Arc::clone(&clock))
+        .server_config_optional_client(&[reeve_svid::alpn::GRPC])
+        .map_err(io::Error::other)?;
+    stream.set_nodelay(true)?;
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let (_, session) = stream.get_ref();
+    let now = clock.now();
+    let verified = peer_of(session, &bundle, now);
+    if session.peer_certificates().is_some() && verified.is_none() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let end = verified
+        .as_ref()
+        .map(|peer| Box::pin(sleep(peer.not_after().since(now))));
+    Ok(TlsConnection {
+        stream: Box::new(stream),
+        peer: TlsPeer { address, verified },
+        end,
+    })
+}
+
+impl Connected for UnixConnection {
+    type ConnectInfo = UnixPeer;
+
+    fn connect_info(&self) -> UnixPeer {
+        self.peer.clone()
+    }
+}
+
+impl Connected for TlsConnection {
+    type ConnectInfo = TlsPeer;
+
+    fn connect_info(&self) -> TlsPeer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for UnixConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for UnixConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for TlsConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // INVARIANT: no connection outlives the certificate that its peer is known by.
+        let ended = self
+            .end
+            .as_mut()
+            .is_some_and(|end| end.as_mut().poll(cx).is_ready());
+        if ended {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

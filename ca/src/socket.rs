@@ -1,0 +1,100 @@
+//! The agent's Unix socket: SPIFFE Workload API and Envoy SDS, for attested processes and only the agent's identity.
+
+use std::{sync::Arc, time::Duration};
+
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use reeve_svid::CredentialsWatch;
+use tokio::net::UnixListener;
+use tonic::{Extensions, Status, transport::Server};
+
+use crate::{
+    Caller, IdentityEvents, PeerAttestor, RefusalReason, RefusedIdentity, UnixPeer, issuer,
+    listen::unix_incoming, proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+};
+
+mod sds;
+mod workload_api;
+
+/// Largest request that is decoded.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Streams that one connection may have open.
+const MAX_STREAMS: u32 = 32;
+/// Probes of quiet connections.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// The agent's socket can no longer be served.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent's socket failed")]
+pub struct SocketError(#[source] tonic::transport::Error);
+
+/// Serves the socket until dropped.
+pub async fn serve_agent_socket(
+    listener: UnixListener,
+    credentials: CredentialsWatch,
+    attestor: Arc<dyn PeerAttestor>,
+    events: Arc<dyn IdentityEvents>,
+) -> Result<(), SocketError> {
+    let door = Arc::new(Door {
+        credentials,
+        attestor,
+        events,
+    });
+    let workload_api = workload_api::WorkloadApi(Arc::clone(&door));
+    let workload_api =
+        SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let sds = SecretDiscoveryServiceServer::new(sds::Sds(door))
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let served = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .add_service(workload_api)
+        .add_service(sds)
+        .serve_with_incoming(unix_incoming(listener))
+        .await;
+    served.map_err(SocketError)
+}
+
+/// What both services share.
+#[derive(Debug)]
+struct Door {
+    credentials: CredentialsWatch,
+    attestor: Arc<dyn PeerAttestor>,
+    events: Arc<dyn IdentityEvents>,
+}
+
+impl Door {
+    /// Lets the caller in, or says why not.
+    async fn admit(&self, extensions: &Extensions) -> Result<(), Status> {
+        let Some(peer) = extensions.get::<UnixPeer>() else {
+            return Err(self.refuse(extensions, None, RefusalReason::NoEvidence));
+        };
+        let attested = self.attestor.attest(peer).await;
+        // SECURITY: the attestor looked at a process id, which must still be the caller's.
+        let attested = attested.and_then(|()| peer.check_alive());
+        attested.map_err(|e| self.refuse(extensions, None, RefusalReason::NotAttested(e)))
+    }
+
+    fn refuse(
+        &self,
+        extensions: &Extensions,
+        requested: Option<&str>,
+        reason: RefusalReason,
+    ) -> Status {
+        self.refuse_caller(issuer::caller(extensions), requested, reason)
+    }
+
+    fn refuse_caller(
+        &self,
+        caller: Caller,
+        requested: Option<&str>,
+        reason: RefusalReason,
+    ) -> Status {
+        let status = issuer::status(&reason);
+        self.events
+            .refused(RefusedIdentity::new(caller, requested, reason));
+        status
+    }
+}
+
+#[cfg(test)]
+mod tests;
