@@ -15,6 +15,8 @@ pub mod batch;
 pub mod canonical;
 mod decision_id;
 mod disk;
+#[cfg(test)]
+mod fixture;
 mod hexes;
 pub mod ingest;
 pub mod log;

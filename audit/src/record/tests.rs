@@ -1,1 +1,74 @@
+use expect_test::expect;
+use proptest::prelude::*;
+use reeve_core::decision::Effect;
 
+use super::*;
+use crate::fixture::{START, clock, decision};
+
+fn id() -> RecordId {
+    "ratings-v1-0/2/0/42".parse().unwrap()
+}
+
+fn canonical(entry: impl Into<Entry>) -> String {
+    let record = Record::new(id(), entry.into(), clock().as_ref());
+    String::from_utf8(record.to_canonical().unwrap()).unwrap()
+}
+
+#[test]
+fn the_decision_schema_is_as_documented() {
+    expect![[r#"{"authenticated_by":"mtls","cost_us":42,"decision":{"effect":"deny","policies":["default/ratings"],"reason":"no_permit"},"direction":"inbound","generation":7,"id":"ratings-v1-0/2/0/42","kind":"decision","mtls_mode":"STRICT","path_normalization":"REFUSE_AMBIGUOUS","policy_hash":"ab12","projection_hash":"cd34","request":{"action":"GET","context":{"http":{"headers":{"end-user":["jason"]},"host":"ratings","method":"GET","path":"/ratings/0"},"mtls":true,"port":9080,"source_ip":"127.77.3.1","time":1700000000000},"principal":{"workload":"spiffe://mesh.local/ns/default/sa/reviews"},"resource":{"namespace":"default","services":["ratings.default.svc.cluster.local"],"workload":"spiffe://mesh.local/ns/default/sa/ratings"}},"request_id":"r-1","schema":"reeve.audit/v1","strict_would_refuse":false,"time":1700000000000,"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}"#]].assert_eq(&canonical(decision("/ratings/0", Effect::Deny)));
+}
+
+#[test]
+fn the_other_schemas_are_as_documented() {
+    expect![[r#"{"bytes_in":0,"bytes_out":48,"decision":"ratings-v1-0/2/0/42","duration_us":1200,"id":"ratings-v1-0/2/0/42","kind":"outcome","schema":"reeve.audit/v1","status":200,"time":1700000000000,"upstream":"127.77.4.2:9080"}"#]].assert_eq(&canonical(OutcomeRecord {
+        decision: id(),
+        status: Some(200),
+        grpc_status: None,
+        bytes_in: 0,
+        bytes_out: 48,
+        duration_us: 1200,
+        upstream: Some("127.77.4.2:9080".into()),
+        flags: String::new(),
+    }));
+    expect![[r#"{"detail":{"error":"line 3: unknown field"},"event":"config_refused","id":"ratings-v1-0/2/0/42","kind":"event","schema":"reeve.audit/v1","time":1700000000000}"#]].assert_eq(&canonical(
+        EventRecord::new(EventKind::ConfigRefused).with("error", "line 3: unknown field"),
+    ));
+    expect![[r#"{"count":3,"event":"handshake_refused","id":"ratings-v1-0/2/0/42","kind":"aggregate","schema":"reeve.audit/v1","since":1700000000000,"time":1700000000000,"until":1700000000000}"#]].assert_eq(&canonical(AggregateRecord {
+        event: EventKind::HandshakeRefused,
+        count: 3,
+        since: START,
+        until: START,
+        detail: BTreeMap::new(),
+    }));
+}
+
+#[test]
+fn records_read_back() {
+    for entry in [
+        Entry::from(decision("/x", Effect::Allow)),
+        EventRecord::new(EventKind::Started).into(),
+    ] {
+        let record = Record::new(id(), entry, clock().as_ref());
+        let bytes = record.to_canonical().unwrap();
+        assert_eq!(Record::from_slice(&bytes).unwrap(), record);
+    }
+}
+
+#[test]
+fn long_particulars_are_shortened_at_a_character() {
+    let event = EventRecord::new(EventKind::Started).with("x", "é".repeat(4000));
+    assert_eq!(event.detail["x"].len(), 4096);
+}
+
+proptest! {
+    #[test]
+    fn a_prepared_record_is_the_canonical_one(path in "\\PC{0,40}", sequence: u64, millis: u64) {
+        let entry = Entry::from(decision(&path, Effect::Allow));
+        let id = RecordId { sequence, ..id() };
+        let time = UnixTime::from_millis(millis);
+        let record = Record { schema: RECORD_SCHEMA.into(), id: id.clone(), time, entry };
+        let prepared = Prepared::new(&record.entry).unwrap();
+        prop_assert_eq!(prepared.finish(&id, time), record.to_canonical().unwrap());
+    }
+}

@@ -33,7 +33,8 @@ impl Check<'_> {
         let checkpoint = match open_checkpoint(bytes, key) {
             Ok(checkpoint) => checkpoint,
             Err(what) => {
-                self.find(layout::CHECKPOINT, what);
+                let place = format!("{} (or {})", layout::CHECKPOINT, layout::VERIFIER_KEY);
+                self.find(place, what);
                 return None;
             }
         };

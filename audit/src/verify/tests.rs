@@ -1,1 +1,199 @@
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use reeve_core::decision::Effect;
+use tempfile::TempDir;
 
+use super::*;
+use crate::{
+    AuditLog, EventKind, EventRecord,
+    fixture::{TestVerifier, decision, drain, fast, log_options, open_wal},
+};
+
+/// A folder with a log of two proxies, a blob, and a write-ahead log with unshipped records.
+async fn sample(dir: &Path) -> VerifyOptions {
+    let log = AuditLog::open(&dir.join("audit"), log_options()).unwrap();
+    let blob = log
+        .put_blob(b"permit(principal, action, resource);")
+        .unwrap();
+    let control = open_wal(&dir.join("wal/control"), "control");
+    let applied = EventRecord::new(EventKind::ConfigApplied)
+        .with("policy_hash", "ab12")
+        .with("policy_set", blob);
+    control.append(applied).unwrap();
+    drain(&control, &log, fast()).await;
+    let wal = open_wal(&dir.join("wal/a"), "a");
+    for n in 0..6 {
+        wal.append(decision(&format!("/{n}"), Effect::Allow))
+            .unwrap();
+        drain(&wal, &log, fast()).await;
+    }
+    wal.append(decision("/unshipped", Effect::Deny)).unwrap();
+    VerifyOptions {
+        wals: vec![dir.join("wal/a"), dir.join("wal/control")],
+        batches: Some(Arc::new(TestVerifier)),
+        ..VerifyOptions::default()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, target) = (
+            entry.as_ref().unwrap().path(),
+            to.join(entry.unwrap().file_name()),
+        );
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_log_verifies() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let report = verify(&dir.path().join("audit"), &options).unwrap();
+    assert!(report.ok, "{:?}", report.findings);
+    assert_eq!((report.records, report.proxies, report.blobs), (7, 2, 1));
+    assert_eq!(report.signatures_verified, report.batches);
+    assert_eq!(report.wal_records, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_flipped_bit_anywhere_is_found_and_its_file_named() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let audit = dir.path().join("audit");
+    let mut files = Vec::new();
+    for part in ["tile", "batches", "blobs"] {
+        files.extend(
+            store::walk(&audit, part)
+                .unwrap()
+                .into_iter()
+                .map(|(_, p)| p),
+        );
+    }
+    files.extend([audit.join("checkpoint"), audit.join("log.vkey")]);
+    for wal in &options.wals {
+        let found = store::walk(wal, "").unwrap().into_iter().map(|(_, p)| p);
+        files.extend(found.filter(|p| p.extension().is_some_and(|e| e == "wal")));
+    }
+    assert!(files.len() > 12, "{files:?}");
+    let mut runner = TestRunner::deterministic();
+    for path in files {
+        let whole = fs::read(&path).unwrap();
+        for _ in 0..24 {
+            let flips = (any::<prop::sample::Index>(), 0..8u8);
+            let (at, bit) = flips.new_tree(&mut runner).unwrap().current();
+            let at = at.index(whole.len());
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(&path, &bytes).unwrap();
+            let report = verify(&audit, &options).unwrap();
+            let name = path
+                .strip_prefix(&audit)
+                .unwrap_or(&path)
+                .display()
+                .to_string();
+            let named = report.findings.iter().any(|f| f.place.contains(&name));
+            assert!(
+                !report.ok && named,
+                "{name} byte {at} bit {bit}: {:?}",
+                report.findings
+            );
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert!(verify(&audit, &options).unwrap().ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_file_is_found_and_named() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let audit = dir.path().join("audit");
+    for part in ["tile", "batches", "blobs"] {
+        for (name, path) in store::walk(&audit, part).unwrap() {
+            let bytes = fs::read(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            let report = verify(&audit, &options).unwrap();
+            assert!(
+                report.findings.iter().any(|f| f.place.contains(&name)),
+                "{name}: {:?}",
+                report.findings
+            );
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    fs::remove_file(audit.join("checkpoint")).unwrap();
+    assert!(!verify(&audit, &options).unwrap().ok);
+    assert!(verify(&dir.path().join("nothing"), &options).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_rolled_back_or_rewritten_is_not_an_extension() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let audit = dir.path().join("audit");
+    let old = dir.path().join("old");
+    copy(&audit, &old);
+    let before = fs::read(audit.join("checkpoint")).unwrap();
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    let wal = open_wal(&dir.path().join("wal/a"), "a");
+    drain(&wal, &log, fast()).await;
+    let after = fs::read(audit.join("checkpoint")).unwrap();
+    let with = |earlier: &[u8]| VerifyOptions {
+        earlier: Some(earlier.to_vec()),
+        batches: options.batches.clone(),
+        ..VerifyOptions::default()
+    };
+    assert!(verify(&audit, &with(&before)).unwrap().ok);
+    assert!(verify(&audit, &with(&after)).unwrap().ok);
+    let rolled_back = verify(&old, &with(&after)).unwrap();
+    assert!(
+        rolled_back.findings[0]
+            .what
+            .contains("the earlier checkpoint had")
+    );
+    let forged = [before.as_slice(), b"x"].concat();
+    assert!(!verify(&audit, &with(&forged)).unwrap().ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfinished_last_write_is_a_note_and_lost_records_are_a_finding() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let audit = dir.path().join("audit");
+    let segment = store::walk(&dir.path().join("wal/a"), "").unwrap();
+    let (_, path) = segment
+        .into_iter()
+        .find(|(n, _)| n.ends_with(".wal"))
+        .unwrap();
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
+    let report = verify(&audit, &options).unwrap();
+    assert!(
+        report.ok && report.notes[0].contains("unfinished"),
+        "{report:?}"
+    );
+
+    // A proxy whose log begins after what was ever shipped.
+    let elsewhere = dir.path().join("empty");
+    drop(AuditLog::open(&elsewhere, log_options()).unwrap());
+    fs::write(&path, &bytes).unwrap();
+    drop(open_wal(&dir.path().join("wal/a"), "a"));
+    for (name, path) in store::walk(&dir.path().join("wal/a"), "").unwrap() {
+        if name.starts_with("0000000001") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let report = verify(&elsewhere, &options).unwrap();
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|f| f.what.contains("begins after record 1/7")),
+        "{report:?}"
+    );
+}

@@ -94,10 +94,12 @@ impl Wal {
             }
             let held: usize = records.iter().map(Vec::len).sum();
             let room = max_records.saturating_sub(records.len());
-            if room == 0 || held >= max_bytes {
+            let left = max_bytes.saturating_sub(held);
+            read_segment(&mut at, segment, room, left, &mut records)?;
+            // INVARIANT: the next segment is begun only when this one is read to its end; else records would be skipped.
+            if at.offset < segment.bytes {
                 break;
             }
-            read_segment(&mut at, segment, room, max_bytes - held, &mut records)?;
         }
         *cursor = at.clone();
         if records.is_empty() {

@@ -232,7 +232,7 @@ impl Writer {
                 return Err(error);
             }
         };
-        if self.options.level == Level::Disk {
+        if self.options.level != Level::Buffered {
             disk::sync_dir(&self.dir)?;
         }
         self.file = file;
@@ -252,7 +252,8 @@ impl Writer {
         let left = self.options.max_bytes.saturating_sub(self.bytes());
         disk::reserve(&file, self.options.segment_bytes.min(left))?;
         file.write_all(header)?;
-        if self.options.level == Level::Disk {
+        // The header must outlive the machine even where records need not: the next epoch's number rests on it.
+        if self.options.level != Level::Buffered {
             file.sync_all()?;
         }
         Ok(())
