@@ -76,6 +76,12 @@ impl UnixPeer {
     }
 }
 
+impl fmt::Display for UnixPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of user {}", self.pid, self.uid)
+    }
+}
+
 /// `SO_PEERPIDFD` (Linux 6.5); before it, the pidfd of the process id, which is as good unless the process ended before
 /// we accepted.
 fn process_of(stream: &UnixStream, pid: i32) -> Option<OwnedFd> {

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt};
 use reeve_core::{Clock, SpiffeId};
-use reeve_svid::TrustBundle;
+use reeve_svid::{TrustBundle, VerifiedPeer};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Extensions, Request, Response, Status};
 
@@ -32,7 +32,8 @@ pub struct IssuerService {
 
 impl IssuerService {
     /// The service as `tonic` wants it. Serve it with [`unix_incoming`](crate::unix_incoming) or
-    /// [`tls_incoming`](crate::tls_incoming): from other connections nobody is known and everybody is refused.
+    /// [`tls_incoming`](crate::tls_incoming): or put the
+    /// connection's [`UnixPeer`] or [`VerifiedPeer`] into the extensions of each request. Without them only a token helps.
     pub fn server(
         ca: Arc<CertificateAuthority>,
         attestor: Arc<dyn Attestor>,
@@ -72,10 +73,7 @@ impl IssuerService {
             peer.check_alive().map_err(RefusalReason::NotAttested)?;
             return entitled_to(&entitled, id);
         }
-        let verified = extensions
-            .get::<TlsPeer>()
-            .and_then(|peer| peer.verified.as_ref());
-        let verified = verified.ok_or(RefusalReason::NoEvidence)?;
+        let verified = verified(extensions).ok_or(RefusalReason::NoEvidence)?;
         if self.clock.now() > verified.not_after() {
             return Err(RefusalReason::Expired);
         }
@@ -160,14 +158,21 @@ pub(crate) fn caller(extensions: &Extensions) -> Caller {
     if let Some(peer) = extensions.get::<UnixPeer>() {
         return peer.into();
     }
+    if let Some(peer) = verified(extensions) {
+        return Caller::Workload(peer.id().clone());
+    }
     match extensions.get::<TlsPeer>() {
-        Some(TlsPeer {
-            verified: Some(peer),
-            ..
-        }) => Caller::Workload(peer.id().clone()),
         Some(peer) => Caller::Remote(peer.address.to_string()),
         None => Caller::Unknown,
     }
+}
+
+/// The peer that the TLS handshake proved, whoever accepted the connection.
+fn verified(extensions: &Extensions) -> Option<&VerifiedPeer> {
+    let accepted_here = extensions
+        .get::<TlsPeer>()
+        .and_then(|peer| peer.verified.as_ref());
+    accepted_here.or_else(|| extensions.get())
 }
 
 /// What a refused caller is told: no more than it knew.
