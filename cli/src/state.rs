@@ -31,7 +31,7 @@ pub(crate) struct StateArgs {
 impl StateArgs {
     /// The directory meant.
     pub(crate) fn dir(&self) -> StateDir {
-        StateDir(self.state.clone().unwrap_or_else(default_dir))
+        StateDir::new(self.state.clone().unwrap_or_else(default_dir))
     }
 
     /// The directory meant, which must hold a mesh's state.
@@ -70,9 +70,9 @@ pub(crate) struct SupervisorRecord {
 }
 
 impl StateDir {
-    /// A directory that need not exist yet.
+    /// A directory that need not exist yet. Its path is made absolute: other processes run elsewhere.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self(path)
+        Self(std::path::absolute(&path).unwrap_or(path))
     }
 
     /// Its path.

@@ -115,7 +115,14 @@ impl Context {
             reeve,
             state: (*options.state).clone(),
             base: options.base.base(),
-            seal_key: options.seal_key.clone(),
+            seal_key: options
+                .seal_key
+                .as_ref()
+                .map(std::path::absolute)
+                .transpose()
+                .map_err(|error| {
+                    Problem::because("the path of the seal key cannot be understood", &error)
+                })?,
             marker,
             guard,
             roster,

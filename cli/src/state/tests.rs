@@ -50,3 +50,12 @@ fn socket_paths_end_at_107_bytes() {
     let problem = check_socket_path(&path(108)).unwrap_err().to_string();
     assert!(problem.contains("has 108"), "{problem}");
 }
+
+#[test]
+fn a_relative_directory_means_the_same_for_every_process() {
+    let dir = StateDir::new(PathBuf::from("some/state"));
+    assert_eq!(
+        dir.path(),
+        std::env::current_dir().unwrap().join("some/state")
+    );
+}
