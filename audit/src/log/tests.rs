@@ -191,20 +191,20 @@ async fn what_a_crash_left_beyond_the_checkpoint_is_swept_and_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_over_several_tiles_reopens_and_verifies() {
     let dir = TempDir::new().unwrap();
-    let log = many(&dir, 300).await;
+    let log = many(&dir, 260).await;
     let audit = dir.path().join("audit");
     assert!(audit.join("tile/0/000").exists() && audit.join("tile/1/000.p/1").exists());
     let early = log.status().checkpoint.into_bytes();
     drop(log);
     let log = AuditLog::open(&audit, log_options()).unwrap();
-    assert_eq!(log.status().tree_size, 300);
+    assert_eq!(log.status().tree_size, 260);
     let options = VerifyOptions {
         earlier: Some(early),
         ..VerifyOptions::default()
     };
     let report = verify(&audit, &options).unwrap();
     assert!(report.ok, "{:?}", report.findings);
-    assert_eq!((report.records, report.batches), (300, 300));
+    assert_eq!((report.records, report.batches), (260, 260));
 }
 
 #[tokio::test]

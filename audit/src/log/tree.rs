@@ -125,7 +125,7 @@ mod tests {
                 .iter()
                 .map(|i| {
                     self.0
-                        .get(*i as usize)
+                        .get(usize::try_from(*i).unwrap())
                         .copied()
                         .ok_or(Error::IndexesNotInTree)
                 })

@@ -8,6 +8,19 @@ use crate::{
     parse_record_id,
 };
 
+fn outcome_of(decision: RecordId) -> OutcomeRecord {
+    OutcomeRecord {
+        decision,
+        status: Some(200),
+        grpc_status: None,
+        bytes_in: 0,
+        bytes_out: 1,
+        duration_us: 1,
+        upstream: None,
+        flags: String::new(),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn shipped_and_fresh_records_are_found_and_explained() {
     let dir = TempDir::new().unwrap();
@@ -24,17 +37,7 @@ async fn shipped_and_fresh_records_are_found_and_explained() {
     let denied = wal.append(decision("/secret", Effect::Deny)).unwrap();
     let allowed = wal.append(decision("/open", Effect::Allow)).unwrap();
     drain(&wal, &log, fast()).await;
-    let outcome = OutcomeRecord {
-        decision: allowed.clone(),
-        status: Some(200),
-        grpc_status: None,
-        bytes_in: 0,
-        bytes_out: 1,
-        duration_us: 1,
-        upstream: None,
-        flags: String::new(),
-    };
-    wal.append(outcome).unwrap();
+    wal.append(outcome_of(allowed.clone())).unwrap();
 
     let reader = Reader::open(&audit)
         .unwrap()
