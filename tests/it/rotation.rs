@@ -60,7 +60,7 @@ async fn rotations(mesh: &Mesh) -> BTreeMap<String, u64> {
         let text = answer.text();
         let line = text
             .lines()
-            .find_map(|line| line.strip_prefix("reeve_certificate_rotations_total "));
+            .find_map(|line| line.strip_prefix("reeve_certificate_rotations "));
         let count: f64 = line
             .unwrap_or_else(|| panic!("no rotations in the metrics of {}", instance.name))
             .trim()
