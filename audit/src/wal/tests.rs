@@ -90,6 +90,16 @@ fn a_record_is_in_the_file_when_append_returns() {
 }
 
 #[test]
+fn buffered_records_survive_an_orderly_end() {
+    let dir = TempDir::new().unwrap();
+    let wal = open(dir.path(), small(Level::Buffered)).unwrap();
+    wal.append(event(1)).unwrap();
+    drop(wal);
+    let wal = open(dir.path(), small(Level::Buffered)).unwrap();
+    assert_eq!(wal.status().backlog, 1);
+}
+
+#[test]
 fn buffered_records_are_seen_by_shipping() {
     let dir = TempDir::new().unwrap();
     let wal = open(dir.path(), small(Level::Buffered)).unwrap();
@@ -285,7 +295,7 @@ fn cut_anywhere_the_log_reopens_with_whole_records_and_a_linked_epoch() {
     for length in 0..=bytes.len() {
         let wanted = scan(&bytes[..length], &file_name);
         fs::write(&path, &bytes[..length]).unwrap();
-        let wal = open(dir.path(), WalOptions::default()).unwrap();
+        let wal = open(dir.path(), small(Level::Buffered)).unwrap();
         wal.append(event(9)).unwrap();
         let chunks = everything(&wal);
         let whole: usize = chunks
