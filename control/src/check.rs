@@ -4,7 +4,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Fault;
+use crate::{
+    Fault,
+    resolve::resolve,
+    source::{Document, Source},
+};
 
 /// The answer to `reeve config check`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +54,50 @@ pub enum Verdict {
 
 /// Checks the configuration in `path`: a folder, or a single file.
 pub fn check(path: &Path) -> CheckReport {
-    let _ = path;
-    CheckReport {
-        ok: false,
-        documents: Vec::new(),
+    let source = Source::read(path);
+    let findings = resolve(&source).findings;
+    let mut report = CheckReport {
+        ok: !findings.iter().any(Fault::is_error),
+        documents: source
+            .documents
+            .iter()
+            .map(|d| DocumentReport::of(d))
+            .collect(),
         faults: Vec::new(),
+    };
+    for finding in findings {
+        let owner = report.documents.iter_mut().rev();
+        // A fault of the text itself names no document, even if one stands above it.
+        let named = finding.kind.is_some() || finding.name.is_some() || !finding.path.is_empty();
+        let owner = owner
+            .filter(|d| named && d.file == finding.file && d.line <= finding.line)
+            .max_by_key(|d| d.line);
+        match owner {
+            Some(document) => document.add(finding),
+            None => report.faults.push(finding),
+        }
+    }
+    report
+}
+
+impl DocumentReport {
+    fn of(document: &Document) -> Self {
+        Self {
+            file: document.file.clone(),
+            line: document.root.line,
+            kind: document.kind.clone(),
+            namespace: document.namespace.clone(),
+            name: document.name.clone(),
+            verdict: Verdict::Accepted,
+            findings: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, finding: Fault) {
+        self.verdict = match finding.is_error() || self.verdict == Verdict::Refused {
+            true => Verdict::Refused,
+            false => Verdict::Warning,
+        };
+        self.findings.push(finding);
     }
 }

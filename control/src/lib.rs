@@ -11,8 +11,13 @@
 mod check;
 mod controller;
 mod fault;
+mod index;
 pub mod instances;
+mod jwks;
+mod kinds;
 mod mesh;
+mod resolve;
+mod source;
 
 use std::path::Path;
 
@@ -21,9 +26,10 @@ pub use controller::{
     AppliedConfig, ConfigEvents, Controller, ControllerOptions, ProxyStatus, StartError, Status,
 };
 pub use fault::{Code, Fault, Severity};
+pub use index::FetchedKeys;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, Health, LocalWorkload, Mesh, MeshSettings, Probe, Service,
-    WorkloadPort, WorkloadRole,
+    TargetPort, TargetedPort, WorkloadPort, WorkloadRole,
 };
 
 /// The namespace of objects that name none.
@@ -31,6 +37,6 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// Reads and resolves a folder of configuration; the error holds every fault, in order of file and line.
 pub fn load(folder: &Path) -> Result<Mesh, Vec<Fault>> {
-    let _ = folder;
-    Err(Vec::new())
+    let resolved = resolve::resolve(&source::Source::read(folder));
+    resolved.mesh.ok_or(resolved.findings)
 }

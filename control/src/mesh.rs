@@ -1,12 +1,22 @@
 //! The resolved mesh: typed, complete and checked against itself. Made by [`crate::load`] from a folder.
 
+mod routing;
+mod security;
+mod service;
 mod settings;
 mod workload;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use reeve_core::{InstanceName, Namespace, ServiceName, model::PolicySource};
+use reeve_core::{InstanceName, ServiceName, model::PolicySource};
 
+pub(crate) use routing::{
+    DestinationRule, Gateway, GatewayServer, HttpRoute, Match, RouteTo, TcpRoute, To,
+    VirtualService,
+};
+pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
+pub(crate) use service::is_subset;
+pub use service::{Service, TargetPort, TargetedPort};
 pub use settings::{AuditLevel, AuthorizationSettings, MeshSettings};
 pub use workload::{Health, LocalWorkload, Probe, WorkloadPort, WorkloadRole};
 
@@ -27,17 +37,11 @@ pub struct Mesh {
     pub warnings: Vec<Fault>,
     /// Services.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
-}
-
-/// A service (Kubernetes `Service`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    /// Its full host name.
-    pub host: ServiceName,
-    /// Its namespace.
-    pub namespace: Namespace,
-    /// Its short name.
-    pub name: String,
+    pub(crate) virtual_services: Vec<VirtualService>,
+    pub(crate) rules: BTreeMap<ServiceName, DestinationRule>,
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) peer_authentications: Vec<PeerAuthentication>,
+    pub(crate) request_authentications: Vec<RequestAuthentication>,
 }
 
 impl Mesh {

@@ -1,0 +1,295 @@
+//! From the mesh and what runs to the one configuration that each proxy needs.
+
+mod authorities;
+mod doors;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use reeve_core::{
+    InstanceName, Namespace, ServiceName,
+    model::{
+        Endpoint, EndpointSet, Generation, JwksDocument, PolicySlice, ProxyConfig, ProxyRole,
+        ServiceConfig, ServicePort, TrafficPolicy, WorkloadConfig,
+    },
+};
+
+use crate::{
+    LocalWorkload, Mesh, Service, WorkloadRole,
+    instances::{Instance, Instances},
+    mesh::{Jwks, RouteTo},
+};
+
+/// Keys of token issuers by their URL, as last fetched.
+pub type FetchedKeys = BTreeMap<String, Arc<JwksDocument>>;
+
+/// What is shared by every proxy of one generation.
+#[derive(Debug)]
+pub(crate) struct Index<'a> {
+    mesh: &'a Mesh,
+    instances: &'a Instances,
+    services: BTreeMap<ServiceName, Arc<ServiceConfig>>,
+    endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
+    /// Namespaces with endpoints outside the mesh: whoever calls those decides by their policies.
+    plain_namespaces: BTreeSet<Namespace>,
+}
+
+impl Mesh {
+    /// The configuration of `instance`'s proxy, with generation 0; `None` if there is no such instance or it has no
+    /// proxy.
+    pub fn proxy_config(
+        &self,
+        instances: &Instances,
+        keys: &FetchedKeys,
+        instance: &InstanceName,
+    ) -> Option<ProxyConfig> {
+        Index::new(self, instances).proxy(instance, keys)
+    }
+
+    /// The configurations of all proxies, with generation 0.
+    pub fn proxy_configs(
+        &self,
+        instances: &Instances,
+        keys: &FetchedKeys,
+    ) -> BTreeMap<InstanceName, ProxyConfig> {
+        let index = Index::new(self, instances);
+        let names = instances.instances.iter().map(|i| &i.instance);
+        names
+            .filter_map(|name| Some((name.clone(), index.proxy(name, keys)?)))
+            .collect()
+    }
+}
+
+impl<'a> Index<'a> {
+    pub(crate) fn new(mesh: &'a Mesh, instances: &'a Instances) -> Self {
+        let placed: Vec<_> = instances
+            .instances
+            .iter()
+            .filter_map(|i| Some((i, mesh.workload_of(&i.instance)?)))
+            .collect();
+        let services = mesh.services.values();
+        let plain = mesh.workloads.iter().filter(|w| w.identity.is_none());
+        let mut index = Self {
+            services: services
+                .clone()
+                .map(|s| (s.host.clone(), Arc::new(service_config(mesh, s))))
+                .collect(),
+            endpoints: services
+                .map(|s| (s.host.clone(), Arc::new(endpoints(s, &placed))))
+                .collect(),
+            plain_namespaces: plain.map(|w| w.namespace.clone()).collect(),
+            mesh,
+            instances,
+        };
+        index.add_unknown_hosts();
+        index
+    }
+
+    /// Routes may name services that are not there (yet): they have no endpoints, and requests for them get 503.
+    fn add_unknown_hosts(&mut self) {
+        for virtual_service in &self.mesh.virtual_services {
+            let forwards = virtual_service
+                .http
+                .iter()
+                .filter_map(|route| match &route.to {
+                    RouteTo::Forward { to, .. } => Some(to),
+                    RouteTo::Redirect { .. } | RouteTo::Respond { .. } => None,
+                });
+            let tcp = virtual_service.tcp.iter().map(|t| &t.to);
+            for to in forwards.flatten().chain(tcp) {
+                let service = &to.service;
+                self.endpoints.entry(service.clone()).or_insert_with(|| {
+                    Arc::new(EndpointSet {
+                        service: service.clone(),
+                        endpoints: Vec::new(),
+                    })
+                });
+                self.services.entry(service.clone()).or_insert_with(|| {
+                    Arc::new(ServiceConfig {
+                        name: service.clone(),
+                        namespace: virtual_service.namespace.clone(),
+                        ports: Vec::new(),
+                        identities: Vec::new(),
+                        traffic: TrafficPolicy::default(),
+                        subsets: Vec::new(),
+                    })
+                });
+            }
+        }
+    }
+
+    pub(crate) fn proxy(&self, name: &InstanceName, keys: &FetchedKeys) -> Option<ProxyConfig> {
+        let instance = self.instances.get(name)?;
+        let workload = self.mesh.workload_of(name)?;
+        let (role, outbound, routes) = match workload.role {
+            WorkloadRole::Sidecar => {
+                let (listeners, tables) = tables::sidecar(self, instance, workload);
+                (ProxyRole::Sidecar, listeners, tables)
+            }
+            WorkloadRole::Gateway => {
+                let (listeners, tables) = tables::gateway(self, instance, workload);
+                (ProxyRole::Gateway, listeners, tables)
+            }
+            WorkloadRole::None => return None,
+        };
+        let selecting: Vec<_> = self.selecting(workload).collect();
+        let config = WorkloadConfig {
+            instance: name.clone(),
+            workload: workload.name.clone(),
+            namespace: workload.namespace.clone(),
+            service_account: workload.service_account.clone(),
+            identity: workload.identity.clone()?,
+            labels: canonical_labels(workload),
+            role,
+            address: IpAddr::V4(instance.address),
+            inbound: doors::inbound(self.mesh, instance, workload, &selecting),
+            outbound,
+            services: selecting.iter().map(|s| s.host.clone()).collect(),
+            path_normalization: self.mesh.settings.path_normalization,
+            jwt_rules: self.jwt_rules(workload, keys),
+            tracing: self.mesh.settings.tracing.clone(),
+            recorded_headers: self.mesh.settings.recorded_headers.clone(),
+        };
+        Some(ProxyConfig {
+            generation: Generation::default(),
+            workload: Arc::new(config),
+            services: self.services.clone(),
+            endpoints: self.endpoints.clone(),
+            routes: routes
+                .into_iter()
+                .map(|t| (t.name.clone(), Arc::new(t)))
+                .collect(),
+            policies: Arc::new(self.policies(workload)),
+        })
+    }
+
+    fn selecting(&self, workload: &LocalWorkload) -> impl Iterator<Item = &'a Arc<Service>> {
+        self.mesh
+            .services
+            .values()
+            .filter(move |s| s.selects(workload))
+    }
+
+    fn jwt_rules(
+        &self,
+        workload: &LocalWorkload,
+        keys: &FetchedKeys,
+    ) -> Vec<reeve_core::model::JwtRule> {
+        let covering = self
+            .mesh
+            .request_authentications
+            .iter()
+            .filter(|r| r.scope.covers(workload));
+        covering
+            .flat_map(|r| &r.rules)
+            .map(|rule| {
+                let mut resolved = rule.rule.clone();
+                if let Jwks::Uri(uri) = &rule.jwks {
+                    resolved.jwks = keys.get(uri).map(|d| (**d).clone());
+                }
+                resolved
+            })
+            .collect()
+    }
+
+    /// The mesh's policies, its own namespace's, and those of endpoints outside the mesh that it may call.
+    fn policies(&self, workload: &LocalWorkload) -> PolicySlice {
+        let concerns = |scope: &Option<Namespace>| match scope {
+            None => true,
+            Some(n) => *n == workload.namespace || self.plain_namespaces.contains(n),
+        };
+        PolicySlice {
+            mesh_hash: self.mesh.policy_hash.clone(),
+            policies: self
+                .mesh
+                .policies
+                .iter()
+                .filter(|p| concerns(&p.scope))
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
+    let selected = mesh.workloads.iter().filter(|w| service.selects(w));
+    let identities: BTreeSet<_> = selected.filter_map(|w| w.identity.clone()).collect();
+    let rule = mesh.rules.get(&service.host);
+    ServiceConfig {
+        name: service.host.clone(),
+        namespace: service.namespace.clone(),
+        ports: service
+            .ports
+            .iter()
+            .map(|p| ServicePort {
+                port: p.port,
+                name: p.name.clone(),
+                protocol: p.protocol,
+            })
+            .collect(),
+        identities: identities.into_iter().collect(),
+        traffic: rule.map(|r| r.traffic.clone()).unwrap_or_default(),
+        subsets: rule.map(|r| r.subsets.clone()).unwrap_or_default(),
+    }
+}
+
+fn endpoints(service: &Service, placed: &[(&Instance, &LocalWorkload)]) -> EndpointSet {
+    let healthy = placed
+        .iter()
+        .filter(|(i, w)| i.healthy && service.selects(w));
+    let endpoint = |(instance, workload): &(&Instance, &LocalWorkload)| {
+        let at = |port: u16| match workload.role {
+            WorkloadRole::Sidecar | WorkloadRole::Gateway => port,
+            // Without a proxy in front, the application's own port is asked.
+            WorkloadRole::None => app_port(workload, port),
+        };
+        let ports = service.ports.iter();
+        Endpoint {
+            instance: instance.instance.clone(),
+            address: IpAddr::V4(instance.address),
+            ports: ports
+                .filter_map(|p| Some((p.port, at(p.on(workload)?))))
+                .collect(),
+            labels: workload.labels.clone(),
+            identity: workload.identity.clone(),
+        }
+    };
+    EndpointSet {
+        service: service.host.clone(),
+        endpoints: healthy.map(endpoint).collect(),
+    }
+}
+
+/// Where the application listens for what comes to the workload's `port`.
+fn app_port(workload: &LocalWorkload, port: u16) -> u16 {
+    let declared = workload.ports.iter().find(|p| p.port == port);
+    declared.map_or(port, |p| p.app_port)
+}
+
+/// The workload's labels with Istio's canonical service and revision filled in
+/// (<https://istio.io/latest/docs/concepts/observability/>, "canonical service").
+fn canonical_labels(workload: &LocalWorkload) -> BTreeMap<String, String> {
+    let mut labels = workload.labels.clone();
+    let first = |keys: [&str; 3]| keys.iter().find_map(|k| workload.labels.get(*k)).cloned();
+    let name = [
+        "service.istio.io/canonical-name",
+        "app.kubernetes.io/name",
+        "app",
+    ];
+    let revision = [
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ];
+    let service = first(name).unwrap_or_else(|| workload.name.to_string());
+    labels.insert("service.istio.io/canonical-name".to_owned(), service);
+    let revision = first(revision).unwrap_or_else(|| "latest".to_owned());
+    labels.insert("service.istio.io/canonical-revision".to_owned(), revision);
+    labels
+}

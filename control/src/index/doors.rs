@@ -1,0 +1,90 @@
+//! Inbound listeners: which ports of a workload are reached how.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use reeve_core::model::{InboundListener, MtlsMode, Protocol, ServiceState};
+
+use super::app_port;
+use crate::{
+    AuthorizationSettings, LocalWorkload, Mesh, Service, WorkloadRole, instances::Instance,
+};
+
+/// A listener for each port that the workload declares or that a service sends to.
+pub(super) fn inbound(
+    mesh: &Mesh,
+    instance: &Instance,
+    workload: &LocalWorkload,
+    selecting: &[&Arc<Service>],
+) -> Vec<InboundListener> {
+    if workload.role == WorkloadRole::Gateway {
+        return Vec::new(); // Its ports are outside traffic's.
+    }
+    let declared = workload.ports.iter().map(|p| (p.port, p.protocol));
+    let mut ports: BTreeMap<u16, Protocol> = declared.collect();
+    let mut behind: BTreeMap<u16, Vec<&Service>> = BTreeMap::new();
+    for service in selecting {
+        for port in &service.ports {
+            let Some(target) = port.on(workload) else {
+                continue;
+            };
+            let services = behind.entry(target).or_default();
+            if services.is_empty() {
+                // What the first service says of its port beats the workload's own word for it.
+                ports.insert(target, port.protocol);
+            }
+            if !services.iter().any(|s| s.host == service.host) {
+                services.push(service);
+            }
+        }
+    }
+    let listener = |(port, protocol): (u16, Protocol)| {
+        let services = behind.get(&port).map(Vec::as_slice).unwrap_or_default();
+        InboundListener {
+            bind: SocketAddr::from((instance.address, port)),
+            app: SocketAddr::from((instance.app_address, app_port(workload, port))),
+            protocol,
+            mtls: mtls_mode(mesh, workload, port),
+            state: state(&mesh.settings.authorization, workload, services),
+            services: services.iter().map(|s| s.host.clone()).collect(),
+        }
+    };
+    ports.into_iter().map(listener).collect()
+}
+
+/// `PeerAuthentication` for one port: the workload's (port, then as a whole), the namespace's, the mesh's, the
+/// `MeshConfig`'s. `UNSET` asks the next.
+pub(super) fn mtls_mode(mesh: &Mesh, workload: &LocalWorkload, port: u16) -> MtlsMode {
+    let mut covering: Vec<_> = mesh
+        .peer_authentications
+        .iter()
+        .filter(|p| p.scope.covers(workload))
+        .collect();
+    covering.sort_by_key(|p| std::cmp::Reverse(p.scope.rank()));
+    let by_port = covering
+        .iter()
+        .find_map(|p| p.ports.get(&port).copied().flatten());
+    by_port
+        .or_else(|| covering.iter().find_map(|p| p.mode))
+        .unwrap_or(mesh.settings.mtls)
+}
+
+/// The state of a port: that of its services (the strictest of several), else its namespace's, else the mesh's.
+fn state(
+    settings: &AuthorizationSettings,
+    workload: &LocalWorkload,
+    services: &[&Service],
+) -> ServiceState {
+    let namespace = settings.namespaces.get(&workload.namespace).copied();
+    let fallback = namespace.unwrap_or(settings.state);
+    let of = |s: &&Service| settings.services.get(&s.host).copied().unwrap_or(fallback);
+    let strictness = |s: &ServiceState| match s {
+        ServiceState::Open => 0,
+        ServiceState::Shadow => 1,
+        ServiceState::Enforced => 2,
+    };
+    services
+        .iter()
+        .map(of)
+        .max_by_key(strictness)
+        .unwrap_or(fallback)
+}

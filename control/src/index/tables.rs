@@ -1,0 +1,358 @@
+//! Outbound listeners and the route tables behind them.
+
+mod routes;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use reeve_core::{
+    ServiceName,
+    model::{OutboundListener, Protocol, Route, RouteTable, RouteTableName, VirtualHost},
+};
+
+use super::{Index, authorities};
+use crate::{
+    LocalWorkload, Service,
+    instances::Instance,
+    mesh::{Gateway, GatewayServer, TcpRoute, VirtualService},
+    resolve::hosts::falls_under,
+};
+use routes::{Place, forward, routes};
+
+/// The listener that takes HTTP for any authority.
+const ANY_AUTHORITY_PORT: u16 = 15001;
+
+/// The listeners beside a workload: one address per service, and one for every authority.
+pub(super) fn sidecar(
+    index: &Index<'_>,
+    instance: &Instance,
+    workload: &LocalWorkload,
+) -> (Vec<OutboundListener>, Vec<RouteTable>) {
+    let mut listeners = Vec::new();
+    let mut ports = BTreeSet::new();
+    for service in index.mesh.services.values() {
+        let Some(address) = index
+            .instances
+            .outbound_address(instance.slot, &service.host)
+        else {
+            continue;
+        };
+        for port in &service.ports {
+            let target = match port.protocol.is_http() {
+                true => {
+                    ports.insert(port.port);
+                    (service.host.clone(), port.port)
+                }
+                false => tcp_target(index, service, port.port),
+            };
+            listeners.push(OutboundListener {
+                bind: SocketAddr::from((address, port.port)),
+                protocol: port.protocol,
+                routes: RouteTableName(port.port.to_string()),
+                service: Some(target),
+            });
+        }
+    }
+    listeners.push(OutboundListener {
+        bind: SocketAddr::from((instance.address, ANY_AUTHORITY_PORT)),
+        protocol: Protocol::Http,
+        routes: RouteTableName(ANY_AUTHORITY_PORT.to_string()),
+        service: None,
+    });
+    let by_port = ports
+        .into_iter()
+        .map(|port| port_table(index, instance, workload, port));
+    let any = any_authority(index, instance, workload);
+    let tables = by_port.chain([any]).collect();
+    (listeners, tables)
+}
+
+/// Where a TCP port's connections go: a `tcp` route of a `VirtualService`, else the service itself.
+fn tcp_target(index: &Index<'_>, service: &Service, port: u16) -> (ServiceName, u16) {
+    let of_host =
+        |v: &&VirtualService| v.in_mesh && v.hosts.iter().any(|h| *h == service.host.as_str());
+    let mut routes = index
+        .mesh
+        .virtual_services
+        .iter()
+        .filter(of_host)
+        .flat_map(|v| &v.tcp);
+    let holds = |r: &&TcpRoute| r.ports.is_empty() || r.ports.contains(&port);
+    match routes.find(holds) {
+        Some(route) => {
+            let to = route
+                .to
+                .port
+                .unwrap_or_else(|| only_port(index, &route.to.service, port));
+            (route.to.service.clone(), to)
+        }
+        None => (service.host.clone(), port),
+    }
+}
+
+/// The service's only port, else the listener's.
+fn only_port(index: &Index<'_>, service: &ServiceName, listener: u16) -> u16 {
+    let ports = index.mesh.services.get(service).map(|s| s.ports.as_slice());
+    match ports {
+        Some([only]) => only.port,
+        _ => listener,
+    }
+}
+
+/// The table of one HTTP port: every service that has it, and hosts of `VirtualService`s that are no service.
+fn port_table(
+    index: &Index<'_>,
+    instance: &Instance,
+    workload: &LocalWorkload,
+    port: u16,
+) -> RouteTable {
+    let place = Place::Mesh { workload, port };
+    let mut hosts = Hosts::default();
+    for service in index.mesh.services.values() {
+        if !service.port(port).is_some_and(|p| p.protocol.is_http()) {
+            continue;
+        }
+        let mut names = authorities::names(service, &workload.namespace);
+        let address = index
+            .instances
+            .outbound_address(instance.slot, &service.host);
+        names.extend(address.map(|a| a.to_string()));
+        let domains = authorities::with_port(names, port);
+        hosts.add(
+            format!("{}:{port}", service.host),
+            domains,
+            service_routes(index, service, port, &place),
+        );
+    }
+    foreign_hosts(index, &place, port, &mut hosts);
+    hosts.table(RouteTableName(port.to_string()))
+}
+
+/// The table of the listener for every authority: `host:port` as it says, `host` alone the service's port 80 or
+/// first HTTP port.
+fn any_authority(index: &Index<'_>, instance: &Instance, workload: &LocalWorkload) -> RouteTable {
+    let mut hosts = Hosts::default();
+    for service in index.mesh.services.values() {
+        let http: Vec<_> = service
+            .ports
+            .iter()
+            .filter(|p| p.protocol.is_http())
+            .collect();
+        let default = http
+            .iter()
+            .find(|p| p.port == 80)
+            .or(http.first())
+            .map(|p| p.port);
+        let mut names = authorities::names(service, &workload.namespace);
+        let address = index
+            .instances
+            .outbound_address(instance.slot, &service.host);
+        names.extend(address.map(|a| a.to_string()));
+        for port in http.iter().map(|p| p.port) {
+            let mut domains: Vec<_> = names.iter().map(|n| format!("{n}:{port}")).collect();
+            if default == Some(port) {
+                domains.extend(names.iter().cloned());
+            }
+            let place = Place::Mesh { workload, port };
+            hosts.add(
+                format!("{}:{port}", service.host),
+                domains,
+                service_routes(index, service, port, &place),
+            );
+        }
+    }
+    let place = Place::Mesh { workload, port: 80 };
+    foreign_hosts(index, &place, 80, &mut hosts);
+    hosts.table(RouteTableName(ANY_AUTHORITY_PORT.to_string()))
+}
+
+/// The routes of a service's port: its `VirtualService`'s (exact host first, then the longest pattern), or straight
+/// to it.
+fn service_routes(
+    index: &Index<'_>,
+    service: &Service,
+    port: u16,
+    place: &Place<'_>,
+) -> Vec<Route> {
+    let mut best: Option<(usize, &VirtualService)> = None;
+    for candidate in index
+        .mesh
+        .virtual_services
+        .iter()
+        .filter(|v| v.in_mesh && !v.http.is_empty())
+    {
+        for host in candidate
+            .hosts
+            .iter()
+            .filter(|h| falls_under(service.host.as_str(), h))
+        {
+            let rank = match host.starts_with('*') {
+                true => host.len(),
+                false => usize::MAX,
+            };
+            if best.is_none_or(|(found, _)| rank > found) {
+                best = Some((rank, candidate));
+            }
+        }
+    }
+    match best {
+        Some((_, virtual_service)) => routes(index, virtual_service, place),
+        None => vec![forward(service.host.clone(), port)],
+    }
+}
+
+/// Hosts of mesh-wide `VirtualService`s that no service has.
+fn foreign_hosts(index: &Index<'_>, place: &Place<'_>, port: u16, hosts: &mut Hosts) {
+    for virtual_service in index
+        .mesh
+        .virtual_services
+        .iter()
+        .filter(|v| v.in_mesh && !v.http.is_empty())
+    {
+        for host in &virtual_service.hosts {
+            if index.mesh.services.keys().any(|s| s.as_str() == host) {
+                continue;
+            }
+            let domains = match host.starts_with('*') {
+                true => vec![host.clone()],
+                false => authorities::with_port(vec![host.clone()], port),
+            };
+            let name = format!(
+                "{}/{}:{host}",
+                virtual_service.namespace, virtual_service.name
+            );
+            hosts.add(name, domains, routes(index, virtual_service, place));
+        }
+    }
+}
+
+/// The listeners of a gateway: one per port of the `Gateway`s that select it.
+pub(super) fn gateway(
+    index: &Index<'_>,
+    instance: &Instance,
+    workload: &LocalWorkload,
+) -> (Vec<OutboundListener>, Vec<RouteTable>) {
+    let selects = |g: &&Gateway| crate::mesh::is_subset(&g.selector, &workload.labels);
+    let mut by_port: BTreeMap<u16, Vec<(&Gateway, &GatewayServer)>> = BTreeMap::new();
+    for gateway in index.mesh.gateways.iter().filter(selects) {
+        for server in &gateway.servers {
+            by_port
+                .entry(server.port)
+                .or_default()
+                .push((gateway, server));
+        }
+    }
+    let mut listeners = Vec::new();
+    let mut tables = Vec::new();
+    for (port, servers) in by_port {
+        let name = RouteTableName(format!("gateway/{}:{port}", workload.name));
+        let protocol = servers.first().map_or(Protocol::Http, |(_, s)| s.protocol);
+        listeners.push(OutboundListener {
+            bind: SocketAddr::from((instance.address, port)),
+            protocol,
+            routes: name.clone(),
+            service: None,
+        });
+        tables.push(gateway_table(index, port, &servers, name));
+    }
+    (listeners, tables)
+}
+
+fn gateway_table(
+    index: &Index<'_>,
+    port: u16,
+    servers: &[(&Gateway, &GatewayServer)],
+    name: RouteTableName,
+) -> RouteTable {
+    let mut hosts = Hosts::default();
+    for (gateway, server) in servers {
+        let key = (gateway.namespace.clone(), gateway.name.clone());
+        let place = Place::Gateway {
+            gateway: &key,
+            port,
+        };
+        for virtual_service in index
+            .mesh
+            .virtual_services
+            .iter()
+            .filter(|v| v.gateways.contains(&key))
+        {
+            for host in admitted(server, virtual_service) {
+                let domains = match host.starts_with('*') {
+                    true => vec![host.clone()],
+                    false => authorities::with_port(vec![host.clone()], port),
+                };
+                let shown = format!(
+                    "{}/{}:{host}",
+                    virtual_service.namespace, virtual_service.name
+                );
+                hosts.merge(shown, domains, routes(index, virtual_service, &place));
+            }
+        }
+    }
+    hosts.table(name)
+}
+
+/// The hosts of `virtual_service` that `server` takes; of a host and a pattern, the narrower.
+fn admitted(server: &GatewayServer, virtual_service: &VirtualService) -> BTreeSet<String> {
+    let mut hosts = BTreeSet::new();
+    for (namespace, pattern) in &server.hosts {
+        if namespace
+            .as_ref()
+            .is_some_and(|n| n != virtual_service.namespace.as_str())
+        {
+            continue;
+        }
+        for host in &virtual_service.hosts {
+            if host == pattern || falls_under(host, pattern) {
+                hosts.insert(host.clone());
+            } else if falls_under(pattern, host) {
+                hosts.insert(pattern.clone());
+            }
+        }
+    }
+    hosts
+}
+
+/// Virtual hosts with domains that are unique: who comes first keeps a domain.
+#[derive(Default)]
+struct Hosts {
+    taken: BTreeMap<String, usize>,
+    hosts: Vec<VirtualHost>,
+}
+
+impl Hosts {
+    fn add(&mut self, name: String, domains: Vec<String>, routes: Vec<Route>) {
+        let position = self.hosts.len();
+        let free = |d: &String| !self.taken.contains_key(d);
+        let domains: Vec<_> = domains.into_iter().filter(free).collect();
+        if domains.is_empty() {
+            return;
+        }
+        self.taken
+            .extend(domains.iter().map(|d| (d.clone(), position)));
+        self.hosts.push(VirtualHost {
+            name,
+            domains,
+            routes,
+        });
+    }
+
+    /// At a gateway, several `VirtualService`s of one host are tried one after the other, in order of name.
+    fn merge(&mut self, name: String, domains: Vec<String>, routes: Vec<Route>) {
+        let known = domains.first().and_then(|d| self.taken.get(d).copied());
+        match known.and_then(|position| self.hosts.get_mut(position)) {
+            Some(host) => host.routes.extend(routes),
+            None => self.add(name, domains, routes),
+        }
+    }
+
+    fn table(self, name: RouteTableName) -> RouteTable {
+        RouteTable {
+            name,
+            virtual_hosts: self.hosts,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Raw objects: each kind as it is written, before it is checked against anything else.
+
+mod istio;
+mod kubernetes;
+mod networking;
+mod ours;
+mod security;
+mod tables;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use reeve_core::Namespace;
+use serde::{Deserialize, de::DeserializeOwned};
+
+pub(crate) use kubernetes::ServiceSpec;
+pub(crate) use networking::*;
+pub(crate) use ours::*;
+pub(crate) use security::*;
+
+use crate::{
+    Code, DEFAULT_NAMESPACE, Fault,
+    source::{
+        Document,
+        de::{self, Fields},
+        path::Path,
+    },
+};
+use istio::{KNOWN_ELSEWHERE, VERSIONS};
+
+/// Every object of a configuration, by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    pub(crate) services: Vec<Object<ServiceSpec>>,
+    pub(crate) service_accounts: Vec<Object<de::Anything>>,
+    pub(crate) virtual_services: Vec<Object<VirtualServiceSpec>>,
+    pub(crate) destination_rules: Vec<Object<DestinationRuleSpec>>,
+    pub(crate) gateways: Vec<Object<GatewaySpec>>,
+    pub(crate) peer_authentications: Vec<Object<PeerAuthenticationSpec>>,
+    pub(crate) request_authentications: Vec<Object<RequestAuthenticationSpec>>,
+    pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
+    pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
+    pub(crate) local_meshes: Vec<Object<LocalMeshSpec>>,
+}
+
+/// One object.
+#[derive(Debug)]
+pub(crate) struct Object<S> {
+    pub(crate) document: Arc<Document>,
+    pub(crate) namespace: Namespace,
+    pub(crate) name: String,
+    pub(crate) spec: S,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Raw<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    metadata: Metadata,
+    #[serde(rename = "status")]
+    _status: de::Anything,
+    spec: S,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    namespace: Option<String>,
+    #[serde(rename = "labels")]
+    _labels: BTreeMap<String, String>,
+    #[serde(rename = "annotations")]
+    _annotations: BTreeMap<String, String>,
+    #[serde(rename = "uid")]
+    _uid: de::Anything,
+    #[serde(rename = "resourceVersion")]
+    _resource_version: de::Anything,
+    #[serde(rename = "generation")]
+    _generation: de::Anything,
+    #[serde(rename = "creationTimestamp")]
+    _creation_timestamp: de::Anything,
+    #[serde(rename = "managedFields")]
+    _managed_fields: de::Anything,
+    #[serde(rename = "ownerReferences")]
+    _owner_references: de::Anything,
+    #[serde(rename = "finalizers")]
+    _finalizers: de::Anything,
+    #[serde(rename = "selfLink")]
+    _self_link: de::Anything,
+}
+
+impl Objects {
+    /// Sorts every document into its kind, with all faults.
+    pub(crate) fn read(documents: &[Arc<Document>]) -> (Self, Vec<Fault>) {
+        let mut objects = Self::default();
+        let mut faults = Vec::new();
+        for document in documents {
+            objects.add(document, &mut faults);
+        }
+        (objects, faults)
+    }
+
+    fn add(&mut self, document: &Arc<Document>, faults: &mut Vec<Fault>) {
+        let Some(kind) = kind_of(document, faults) else {
+            return;
+        };
+        let d = document;
+        match kind {
+            "Service" => push(&mut self.services, d, tables::LENIENT, faults),
+            "ServiceAccount" => push(&mut self.service_accounts, d, tables::LENIENT, faults),
+            "VirtualService" => push(
+                &mut self.virtual_services,
+                d,
+                tables::VIRTUAL_SERVICE,
+                faults,
+            ),
+            "DestinationRule" => {
+                push(
+                    &mut self.destination_rules,
+                    d,
+                    tables::DESTINATION_RULE,
+                    faults,
+                );
+            }
+            "Gateway" => push(&mut self.gateways, d, tables::GATEWAY, faults),
+            "PeerAuthentication" => {
+                push(&mut self.peer_authentications, d, tables::STRICT, faults);
+            }
+            "RequestAuthentication" => push(
+                &mut self.request_authentications,
+                d,
+                tables::REQUEST_AUTHENTICATION,
+                faults,
+            ),
+            "AccessPolicy" => push(&mut self.access_policies, d, tables::STRICT, faults),
+            "MeshConfig" => push(&mut self.mesh_configs, d, tables::STRICT, faults),
+            "LocalMesh" => push(&mut self.local_meshes, d, tables::STRICT, faults),
+            _ => {
+                let mut tolerated: Vec<Object<de::Anything>> = Vec::new();
+                push(&mut tolerated, d, tables::LENIENT, faults);
+            }
+        }
+    }
+}
+
+/// The document's kind, if we know it under its `apiVersion`.
+fn kind_of(document: &Document, faults: &mut Vec<Fault>) -> Option<&'static str> {
+    let at = |key: &str| Path::of(&[key]);
+    let (Some(kind), Some(version)) = (&document.kind, &document.api_version) else {
+        for (key, value) in [
+            ("kind", &document.kind),
+            ("apiVersion", &document.api_version),
+        ] {
+            if value.is_none() {
+                let text = format!("the document has no {key}");
+                let fault = document.error(&at(key), Code::Missing, text);
+                faults.push(fault.with_hint("every document begins with apiVersion and kind"));
+            }
+        }
+        return None;
+    };
+    let known = VERSIONS
+        .iter()
+        .find(|(name, versions)| name == kind && versions.iter().any(|v| v == version));
+    if let Some((name, _)) = known {
+        return Some(name);
+    }
+    let fault = if KNOWN_ELSEWHERE.contains(&(group(version), kind)) {
+        let text = format!("{kind} is known, but not supported in this version");
+        document.error(&at("kind"), Code::Unsupported, text)
+    } else if let Some((_, versions)) = VERSIONS.iter().find(|(name, _)| name == kind) {
+        let text = format!("there is no {kind} in apiVersion {version}");
+        let hint = format!("use {}", versions.join(" or "));
+        document
+            .error(&at("apiVersion"), Code::UnknownVersion, text)
+            .with_hint(hint)
+    } else {
+        let names: Vec<_> = VERSIONS.iter().map(|(name, _)| *name).collect();
+        let hint = format!("known kinds: {}", names.join(", "));
+        let text = format!("the kind {kind} of {version} is unknown");
+        document
+            .error(&at("kind"), Code::UnknownKind, text)
+            .with_hint(hint)
+    };
+    faults.push(fault);
+    None
+}
+
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+fn push<S: DeserializeOwned + Default>(
+    list: &mut Vec<Object<S>>,
+    document: &Arc<Document>,
+    fields: Fields,
+    faults: &mut Vec<Fault>,
+) {
+    let (raw, placed) = de::read::<Raw<S>>(&document.root, fields);
+    faults.extend(placed.into_iter().map(|p| Fault {
+        line: p.line,
+        hint: p.hint,
+        ..document.error(&p.path, p.code, p.text)
+    }));
+    let name_path = Path::of(&["metadata", "name"]);
+    if raw.metadata.name.is_empty() {
+        faults.push(document.error(&name_path, Code::Missing, "the object has no name"));
+    } else if let Err(error) = reeve_core::WorkloadName::parse(&raw.metadata.name) {
+        let text = error.to_string().replace("a workload", "a name");
+        faults.push(document.error(&name_path, Code::Invalid, text));
+    }
+    let namespace = raw
+        .metadata
+        .namespace
+        .as_deref()
+        .unwrap_or(DEFAULT_NAMESPACE);
+    match Namespace::parse(namespace) {
+        Ok(namespace) => list.push(Object {
+            document: document.clone(),
+            namespace,
+            name: raw.metadata.name,
+            spec: raw.spec,
+        }),
+        Err(error) => {
+            let path = Path::of(&["metadata", "namespace"]);
+            faults.push(document.error(&path, Code::Invalid, error.to_string()));
+        }
+    }
+}
+
+impl<S> Object<S> {
+    /// An error within the object.
+    pub(crate) fn error(&self, path: &Path, code: Code, text: impl Into<String>) -> Fault {
+        self.document.error(path, code, text)
+    }
+
+    /// A warning within the object.
+    pub(crate) fn warning(&self, path: &Path, code: Code, text: impl Into<String>) -> Fault {
+        self.document.warning(path, code, text)
+    }
+}

@@ -1,0 +1,54 @@
+//! Which kinds there are, under which versions.
+
+const NETWORKING: &[&str] = &[
+    "networking.istio.io/v1",
+    "networking.istio.io/v1beta1",
+    "networking.istio.io/v1alpha3",
+];
+const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+const OURS: &[&str] = &["reeve.dev/v1alpha1"];
+const CORE: &[&str] = &["v1"];
+
+/// Kinds that are read, with their versions.
+pub(super) const VERSIONS: &[(&str, &[&str])] = &[
+    ("VirtualService", NETWORKING),
+    ("DestinationRule", NETWORKING),
+    ("Gateway", NETWORKING),
+    ("PeerAuthentication", SECURITY),
+    ("RequestAuthentication", SECURITY),
+    ("AccessPolicy", OURS),
+    ("MeshConfig", OURS),
+    ("LocalMesh", OURS),
+    ("Service", CORE),
+    ("ServiceAccount", CORE),
+    ("Namespace", CORE),
+    ("ConfigMap", CORE),
+];
+
+/// Kinds that exist, but not here yet: (API group, kind).
+pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
+    ("networking.istio.io", "ServiceEntry"),
+    ("networking.istio.io", "Sidecar"),
+    ("networking.istio.io", "EnvoyFilter"),
+    ("networking.istio.io", "WorkloadEntry"),
+    ("networking.istio.io", "WorkloadGroup"),
+    ("networking.istio.io", "ProxyConfig"),
+    ("security.istio.io", "AuthorizationPolicy"),
+    ("telemetry.istio.io", "Telemetry"),
+    ("extensions.istio.io", "WasmPlugin"),
+    ("gateway.networking.k8s.io", "Gateway"),
+    ("gateway.networking.k8s.io", "GatewayClass"),
+    ("gateway.networking.k8s.io", "HTTPRoute"),
+    ("gateway.networking.k8s.io", "GRPCRoute"),
+    ("gateway.networking.k8s.io", "TCPRoute"),
+    ("gateway.networking.k8s.io", "TLSRoute"),
+    ("gateway.networking.k8s.io", "ReferenceGrant"),
+    ("discovery.k8s.io", "EndpointSlice"),
+    ("apps", "Deployment"),
+    ("apps", "StatefulSet"),
+    ("apps", "DaemonSet"),
+    ("", "Pod"),
+    ("", "Secret"),
+    ("", "Endpoints"),
+    ("", "List"),
+];

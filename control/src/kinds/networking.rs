@@ -1,0 +1,134 @@
+//! `networking.istio.io`: `VirtualService`, `DestinationRule`, `Gateway`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+macro_rules! raw {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        pub(crate) struct $name { $(pub(crate) $field: $type,)* }
+    )*};
+}
+pub(crate) use raw;
+
+raw! {
+    VirtualServiceSpec {
+        hosts: Vec<String>,
+        gateways: Vec<String>,
+        http: Vec<HttpRouteSpec>,
+        tcp: Vec<TcpRouteSpec>,
+    }
+    HttpRouteSpec {
+        name: Option<String>,
+        r#match: Vec<MatchSpec>,
+        route: Vec<WeightedSpec>,
+        redirect: Option<RedirectSpec>,
+        direct_response: Option<DirectResponseSpec>,
+        rewrite: Option<RewriteSpec>,
+        timeout: Option<String>,
+        retries: Option<RetriesSpec>,
+        headers: Option<HeadersSpec>,
+    }
+    MatchSpec {
+        name: Option<String>,
+        uri: Option<StringMatchSpec>,
+        scheme: Option<StringMatchSpec>,
+        method: Option<StringMatchSpec>,
+        authority: Option<StringMatchSpec>,
+        headers: BTreeMap<String, StringMatchSpec>,
+        without_headers: BTreeMap<String, StringMatchSpec>,
+        query_params: BTreeMap<String, StringMatchSpec>,
+        ignore_uri_case: bool,
+        port: Option<u16>,
+        gateways: Vec<String>,
+        source_labels: BTreeMap<String, String>,
+        source_namespace: Option<String>,
+    }
+    StringMatchSpec {
+        exact: Option<String>,
+        prefix: Option<String>,
+        regex: Option<String>,
+    }
+    WeightedSpec {
+        destination: DestinationSpec,
+        weight: Option<u32>,
+        headers: Option<HeadersSpec>,
+    }
+    DestinationSpec {
+        host: String,
+        subset: Option<String>,
+        port: Option<PortSelectorSpec>,
+    }
+    PortSelectorSpec { number: u16, }
+    RedirectSpec {
+        uri: Option<String>,
+        authority: Option<String>,
+        redirect_code: Option<u16>,
+    }
+    DirectResponseSpec {
+        status: u16,
+        body: Option<BodySpec>,
+    }
+    BodySpec { string: Option<String>, }
+    RewriteSpec {
+        uri: Option<String>,
+        authority: Option<String>,
+    }
+    RetriesSpec {
+        attempts: Option<u32>,
+        per_try_timeout: Option<String>,
+        retry_on: Option<String>,
+    }
+    HeadersSpec {
+        request: HeaderOpsSpec,
+        response: HeaderOpsSpec,
+    }
+    HeaderOpsSpec {
+        set: BTreeMap<String, String>,
+        add: BTreeMap<String, String>,
+        remove: Vec<String>,
+    }
+    TcpRouteSpec {
+        r#match: Vec<TcpMatchSpec>,
+        route: Vec<WeightedSpec>,
+    }
+    TcpMatchSpec {
+        port: Option<u16>,
+    }
+    DestinationRuleSpec {
+        host: String,
+        traffic_policy: Option<TrafficPolicySpec>,
+        subsets: Vec<SubsetSpec>,
+    }
+    SubsetSpec {
+        name: String,
+        labels: BTreeMap<String, String>,
+        traffic_policy: Option<TrafficPolicySpec>,
+    }
+    TrafficPolicySpec {
+        load_balancer: Option<LoadBalancerSpec>,
+        connection_pool: Option<ConnectionPoolSpec>,
+        tls: Option<TlsSpec>,
+    }
+    LoadBalancerSpec { simple: Option<String>, }
+    ConnectionPoolSpec { tcp: Option<TcpPoolSpec>, }
+    TcpPoolSpec { connect_timeout: Option<String>, }
+    TlsSpec { mode: Option<String>, }
+    GatewaySpec {
+        selector: BTreeMap<String, String>,
+        servers: Vec<ServerSpec>,
+    }
+    ServerSpec {
+        name: Option<String>,
+        port: Option<ServerPortSpec>,
+        hosts: Vec<String>,
+    }
+    ServerPortSpec {
+        number: u16,
+        name: String,
+        protocol: String,
+    }
+}

@@ -1,0 +1,68 @@
+//! `reeve.dev`: `AccessPolicy`, `MeshConfig`, `LocalMesh`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{MtlsSpec, raw};
+
+raw! {
+    AccessPolicySpec { cedar: String, }
+    MeshConfigSpec {
+        trust_domain: Option<String>,
+        root_namespace: Option<String>,
+        certificate_ttl: Option<String>,
+        root_ttl: Option<String>,
+        intermediate_ttl: Option<String>,
+        mtls: Option<MtlsSpec>,
+        authorization: Option<AuthorizationSpec>,
+        path_normalization: Option<String>,
+        tracing: Option<TracingSpec>,
+        audit: Option<AuditSpec>,
+        danger_allow_internal_jwks: bool,
+    }
+    AuthorizationSpec {
+        state: Option<String>,
+        namespaces: BTreeMap<String, String>,
+        services: BTreeMap<String, String>,
+    }
+    TracingSpec {
+        otlp_endpoint: String,
+        sampling_percent: Option<f64>,
+    }
+    AuditSpec {
+        recorded_headers: Vec<String>,
+        level: Option<String>,
+        wal_max_bytes: Option<u64>,
+    }
+    LocalMeshSpec { workloads: Vec<LocalWorkloadSpec>, }
+    LocalWorkloadSpec {
+        name: String,
+        namespace: Option<String>,
+        service_account: Option<String>,
+        labels: BTreeMap<String, String>,
+        role: Option<String>,
+        replicas: Option<u16>,
+        command: Option<Vec<String>>,
+        env: BTreeMap<String, String>,
+        working_dir: Option<String>,
+        ports: Vec<LocalPortSpec>,
+        health: Option<HealthSpec>,
+    }
+    LocalPortSpec {
+        port: u16,
+        name: String,
+        app_port: Option<u16>,
+    }
+    HealthSpec {
+        http_get: Option<HttpGetSpec>,
+        tcp: Option<PortProbeSpec>,
+        period_seconds: Option<u32>,
+        failure_threshold: Option<u32>,
+    }
+    HttpGetSpec {
+        path: String,
+        port: u16,
+    }
+    PortProbeSpec { port: u16, }
+}

@@ -1,0 +1,116 @@
+//! Fields that Istio's API has and this version does not support, by kind. Each is refused by name, so that nobody
+//! believes that it has an effect.
+
+use crate::source::de::Fields;
+
+/// A kind of Kubernetes': what we do not read is tolerated.
+pub(super) const LENIENT: Fields = Fields {
+    strict: false,
+    unsupported: &[],
+};
+
+/// A kind all of whose fields are supported.
+pub(super) const STRICT: Fields = Fields {
+    strict: true,
+    unsupported: &[],
+};
+
+/// `VirtualService`.
+pub(super) const VIRTUAL_SERVICE: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.tls",
+        "spec.exportTo",
+        "spec.http[].delegate",
+        "spec.http[].fault",
+        "spec.http[].mirror",
+        "spec.http[].mirrors",
+        "spec.http[].mirrorPercent",
+        "spec.http[].mirror_percent",
+        "spec.http[].mirrorPercentage",
+        "spec.http[].corsPolicy",
+        "spec.http[].match[].statPrefix",
+        "spec.http[].retries.retryRemoteLocalities",
+        "spec.http[].retries.retryIgnorePreviousHosts",
+        "spec.http[].retries.backoff",
+        "spec.http[].rewrite.uriRegexRewrite",
+        "spec.http[].redirect.port",
+        "spec.http[].redirect.derivePort",
+        "spec.http[].redirect.scheme",
+        "spec.http[].redirect.uriRegexRewrite",
+        "spec.http[].directResponse.body.bytes",
+        "spec.tcp[].match[].destinationSubnets",
+        "spec.tcp[].match[].sourceSubnet",
+        "spec.tcp[].match[].sourceLabels",
+        "spec.tcp[].match[].sourceNamespace",
+        "spec.tcp[].match[].gateways",
+    ],
+};
+
+/// `DestinationRule`.
+pub(super) const DESTINATION_RULE: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.exportTo",
+        "spec.workloadSelector",
+        "spec.trafficPolicy.outlierDetection",
+        "spec.trafficPolicy.portLevelSettings",
+        "spec.trafficPolicy.tunnel",
+        "spec.trafficPolicy.proxyProtocol",
+        "spec.trafficPolicy.retryBudget",
+        "spec.trafficPolicy.connectionPool.http",
+        "spec.trafficPolicy.connectionPool.tcp.maxConnections",
+        "spec.trafficPolicy.connectionPool.tcp.tcpKeepalive",
+        "spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration",
+        "spec.trafficPolicy.connectionPool.tcp.idleTimeout",
+        "spec.trafficPolicy.loadBalancer.consistentHash",
+        "spec.trafficPolicy.loadBalancer.localityLbSetting",
+        "spec.trafficPolicy.loadBalancer.warmupDurationSecs",
+        "spec.trafficPolicy.loadBalancer.warmup",
+        "spec.trafficPolicy.tls.clientCertificate",
+        "spec.trafficPolicy.tls.privateKey",
+        "spec.trafficPolicy.tls.caCertificates",
+        "spec.trafficPolicy.tls.credentialName",
+        "spec.trafficPolicy.tls.subjectAltNames",
+        "spec.trafficPolicy.tls.sni",
+        "spec.trafficPolicy.tls.insecureSkipVerify",
+        "spec.trafficPolicy.tls.caCrl",
+        "spec.subsets[].trafficPolicy.outlierDetection",
+        "spec.subsets[].trafficPolicy.portLevelSettings",
+        "spec.subsets[].trafficPolicy.tunnel",
+        "spec.subsets[].trafficPolicy.proxyProtocol",
+        "spec.subsets[].trafficPolicy.retryBudget",
+        "spec.subsets[].trafficPolicy.connectionPool.http",
+        "spec.subsets[].trafficPolicy.connectionPool.tcp.maxConnections",
+        "spec.subsets[].trafficPolicy.connectionPool.tcp.tcpKeepalive",
+        "spec.subsets[].trafficPolicy.connectionPool.tcp.maxConnectionDuration",
+        "spec.subsets[].trafficPolicy.connectionPool.tcp.idleTimeout",
+        "spec.subsets[].trafficPolicy.loadBalancer.consistentHash",
+        "spec.subsets[].trafficPolicy.loadBalancer.localityLbSetting",
+        "spec.subsets[].trafficPolicy.loadBalancer.warmupDurationSecs",
+        "spec.subsets[].trafficPolicy.loadBalancer.warmup",
+    ],
+};
+
+/// `Gateway`.
+pub(super) const GATEWAY: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.servers[].bind",
+        "spec.servers[].tls",
+        "spec.servers[].defaultEndpoint",
+        "spec.servers[].port.targetPort",
+    ],
+};
+
+/// `RequestAuthentication`.
+pub(super) const REQUEST_AUTHENTICATION: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.targetRef",
+        "spec.targetRefs",
+        "spec.jwtRules[].outputPayloadToHeader",
+        "spec.jwtRules[].fromCookies",
+        "spec.jwtRules[].spaceDelimitedClaims",
+    ],
+};

@@ -1,0 +1,70 @@
+//! `PeerAuthentication` and `RequestAuthentication`, and which workloads they hold for.
+
+use std::collections::BTreeMap;
+
+use reeve_core::{
+    Namespace,
+    model::{JwtRule, MtlsMode},
+};
+
+use super::{LocalWorkload, service::is_subset};
+
+/// Which workloads an object holds for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scope {
+    /// `None` = the root namespace: all of them.
+    pub(crate) namespace: Option<Namespace>,
+    /// Labels they must have; empty = all.
+    pub(crate) selector: BTreeMap<String, String>,
+}
+
+impl Scope {
+    /// Whether it holds for `workload`.
+    pub(crate) fn covers(&self, workload: &LocalWorkload) -> bool {
+        self.namespace
+            .as_ref()
+            .is_none_or(|n| *n == workload.namespace)
+            && is_subset(&self.selector, &workload.labels)
+    }
+
+    /// 2 = picked by labels, 1 = the whole namespace, 0 = the mesh.
+    pub(crate) fn rank(&self) -> u8 {
+        match (&self.namespace, self.selector.is_empty()) {
+            (_, false) => 2,
+            (Some(_), true) => 1,
+            (None, true) => 0,
+        }
+    }
+}
+
+/// A `PeerAuthentication`; `None` = inherit (`UNSET`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerAuthentication {
+    pub(crate) scope: Scope,
+    pub(crate) mode: Option<MtlsMode>,
+    pub(crate) ports: BTreeMap<u16, Option<MtlsMode>>,
+}
+
+/// A `RequestAuthentication`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestAuthentication {
+    pub(crate) scope: Scope,
+    pub(crate) rules: Vec<RequestRule>,
+}
+
+/// One `jwtRules` entry and where its keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestRule {
+    /// `jwks` is filled in for inline keys only.
+    pub(crate) rule: JwtRule,
+    pub(crate) jwks: Jwks,
+}
+
+/// Where keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Jwks {
+    /// In the object.
+    Inline,
+    /// Fetched from here.
+    Uri(String),
+}

@@ -1,0 +1,106 @@
+//! Objects to one valid [`Mesh`], or every fault there is.
+
+pub(crate) mod hosts;
+mod local;
+mod policies;
+mod routes;
+mod rules;
+mod security;
+mod services;
+mod settings;
+mod values;
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Code, Fault, Mesh, Severity,
+    kinds::{Object, Objects},
+    source::{Source, path::Path},
+};
+
+/// What came of resolving: every finding, and the mesh if none of them is an error.
+pub(crate) struct Resolved {
+    pub(crate) mesh: Option<Mesh>,
+    pub(crate) findings: Vec<Fault>,
+}
+
+/// Resolves everything that `source` holds.
+pub(crate) fn resolve(source: &Source) -> Resolved {
+    let mut findings = source.faults.clone();
+    let (objects, faults) = Objects::read(&source.documents);
+    findings.extend(faults);
+    duplicates(&objects, &mut findings);
+    let mesh = build(&objects, &mut findings);
+    findings.sort_by(|a, b| {
+        (&a.file, a.line, &a.path, a.code).cmp(&(&b.file, b.line, &b.path, b.code))
+    });
+    findings.dedup();
+    let refused = findings.iter().any(Fault::is_error);
+    let mesh = (!refused).then(|| Mesh {
+        warnings: findings
+            .iter()
+            .filter(|f| f.severity == Severity::Warning)
+            .cloned()
+            .collect(),
+        ..mesh
+    });
+    Resolved { mesh, findings }
+}
+
+fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
+    let services = services::resolve(&objects.services, faults);
+    let settings = settings::resolve(&objects.mesh_configs, &services, faults);
+    let workloads = local::resolve(&objects.local_meshes, &settings, faults);
+    services::check_targets(&objects.services, &services, &workloads, faults);
+    let rules = rules::resolve(&objects.destination_rules, &services, faults);
+    let gateways = routes::gateways(&objects.gateways, faults);
+    let known = routes::Known {
+        services: &services,
+        rules: &rules,
+        gateways: &gateways,
+    };
+    let virtual_services = routes::resolve(&objects.virtual_services, &known, faults);
+    let root = &settings.root_namespace;
+    let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
+    let requests = security::requests(&objects.request_authentications, root, faults);
+    let (policies, policy_hash) = policies::resolve(&objects.access_policies, root, faults);
+    Mesh {
+        settings,
+        workloads,
+        policies,
+        policy_hash,
+        warnings: Vec::new(),
+        services,
+        virtual_services,
+        rules,
+        gateways,
+        peer_authentications: peers,
+        request_authentications: requests,
+    }
+}
+
+/// Two objects of one kind, namespace and name.
+fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
+    twice(&objects.services, faults);
+    twice(&objects.service_accounts, faults);
+    twice(&objects.virtual_services, faults);
+    twice(&objects.destination_rules, faults);
+    twice(&objects.gateways, faults);
+    twice(&objects.peer_authentications, faults);
+    twice(&objects.request_authentications, faults);
+    twice(&objects.access_policies, faults);
+    twice(&objects.local_meshes, faults);
+}
+
+fn twice<S>(objects: &[Object<S>], faults: &mut Vec<Fault>) {
+    let mut seen = BTreeMap::new();
+    for object in objects {
+        let key = (&object.namespace, &object.name);
+        if let Some(first) = seen.insert(key, object) {
+            let place = format!("{}:{}", first.document.file, first.document.root.line);
+            let text = format!("this object stands here twice, first in {place}");
+            let path = Path::of(&["metadata", "name"]);
+            faults.push(object.error(&path, Code::DuplicateObject, text));
+        }
+    }
+}

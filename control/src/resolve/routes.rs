@@ -1,0 +1,259 @@
+//! `VirtualService` and `Gateway`.
+
+mod http;
+mod servers;
+
+use std::collections::BTreeMap;
+
+use reeve_core::{Namespace, ServiceName};
+
+use super::{
+    hosts::{Services, advice, full},
+    values::Notes,
+};
+use crate::{
+    Code, Fault,
+    kinds::{DestinationSpec, Object, TcpRouteSpec, VirtualServiceSpec},
+    mesh::{DestinationRule, Gateway, TcpRoute, To, VirtualService},
+    source::path::Path,
+};
+pub(super) use servers::gateways;
+
+/// What routes may refer to.
+pub(super) struct Known<'a> {
+    pub(super) services: &'a Services,
+    pub(super) rules: &'a BTreeMap<ServiceName, DestinationRule>,
+    pub(super) gateways: &'a [Gateway],
+}
+
+/// The reserved name of all sidecars.
+const MESH: &str = "mesh";
+
+pub(super) fn resolve(
+    objects: &[Object<VirtualServiceSpec>],
+    known: &Known<'_>,
+    faults: &mut Vec<Fault>,
+) -> Vec<VirtualService> {
+    let mut resolved: Vec<VirtualService> = Vec::new();
+    for object in objects {
+        let mut notes = Notes { object, faults };
+        let service = virtual_service(&mut notes, known);
+        if service.in_mesh {
+            for (n, host) in service.hosts.iter().enumerate() {
+                let same = |v: &&VirtualService| v.in_mesh && v.hosts.contains(host);
+                if let Some(other) = resolved.iter().find(same) {
+                    let text = format!(
+                        "{host} is routed by VirtualService {}/{} already",
+                        other.namespace, other.name
+                    );
+                    let path = Path::of(&["spec", "hosts"]).index(n);
+                    notes.hint(
+                        &path,
+                        Code::Conflict,
+                        text,
+                        "keep one VirtualService per host",
+                    );
+                }
+            }
+        }
+        resolved.push(service);
+    }
+    resolved.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    resolved
+}
+
+fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>) -> VirtualService {
+    let object = notes.object;
+    let spec = &object.spec;
+    let hosts = hosts(notes);
+    let gateways_path = Path::of(&["spec", "gateways"]);
+    let (in_mesh, gateways) = gateway_names(notes, &gateways_path, &spec.gateways, known);
+    if spec.http.is_empty() && spec.tcp.is_empty() {
+        notes.error(
+            &Path::of(&["spec"]),
+            Code::Missing,
+            "there is no route: neither http nor tcp",
+        );
+    }
+    let http = spec.http.iter().enumerate().map(|(n, route)| {
+        let path = Path::of(&["spec", "http"]).index(n);
+        http::route(notes, &path, route, known)
+    });
+    let http: Vec<_> = http.collect();
+    http::check_reachable(notes);
+    let tcp = spec.tcp.iter().enumerate().filter_map(|(n, route)| {
+        let path = Path::of(&["spec", "tcp"]).index(n);
+        tcp(notes, &path, route, known)
+    });
+    VirtualService {
+        namespace: object.namespace.clone(),
+        name: object.name.clone(),
+        hosts,
+        in_mesh: in_mesh || spec.gateways.is_empty(),
+        gateways,
+        tcp: tcp.collect(),
+        http,
+    }
+}
+
+fn hosts(notes: &mut Notes<'_, VirtualServiceSpec>) -> Vec<String> {
+    let path = Path::of(&["spec", "hosts"]);
+    let object = notes.object;
+    if object.spec.hosts.is_empty() {
+        notes.error(&path, Code::Missing, "there are no hosts");
+    }
+    let mut hosts: Vec<String> = Vec::new();
+    for (n, host) in object.spec.hosts.iter().enumerate() {
+        let path = path.index(n);
+        let host = full(host, &object.namespace);
+        let rest = host.strip_prefix("*.").unwrap_or(&host);
+        let legal = host == "*"
+            || rest.parse::<std::net::IpAddr>().is_ok()
+            || ServiceName::parse(rest).is_ok();
+        if !legal {
+            let text = format!("{host:?} is not a host, *.suffix or *");
+            notes.error(&path, Code::Invalid, text);
+        } else if hosts.contains(&host) {
+            notes.error(&path, Code::Conflict, format!("{host} stands here twice"));
+        }
+        hosts.push(host);
+    }
+    hosts
+}
+
+/// Whether `mesh` is among them, and the gateways.
+fn gateway_names(
+    notes: &mut Notes<'_, VirtualServiceSpec>,
+    path: &Path,
+    names: &[String],
+    known: &Known<'_>,
+) -> (bool, Vec<(Namespace, String)>) {
+    let own = &notes.object.namespace;
+    let mut gateways = Vec::new();
+    for (n, name) in names.iter().enumerate().filter(|(_, name)| *name != MESH) {
+        let path = path.index(n);
+        let (namespace, short) = match name.split_once('/') {
+            Some((".", short)) => (Ok(own.clone()), short),
+            Some((namespace, short)) => (Namespace::parse(namespace), short),
+            None => (Ok(own.clone()), name.as_str()),
+        };
+        let Ok(namespace) = namespace else {
+            notes.error(
+                &path,
+                Code::Invalid,
+                format!("{name:?} is not NAME or NAMESPACE/NAME"),
+            );
+            continue;
+        };
+        let same = |g: &&Gateway| g.namespace == namespace && g.name == short;
+        if known.gateways.iter().find(same).is_none() {
+            let text = format!("there is no Gateway {namespace}/{short}");
+            notes.warn(
+                &path,
+                Code::UnknownReference,
+                text,
+                "nothing is routed there until it is added",
+            );
+        }
+        gateways.push((namespace, short.to_owned()));
+    }
+    (names.iter().any(|n| n == MESH), gateways)
+}
+
+/// Where a destination goes. An unknown host or subset is a warning, as in Istio: its requests are answered 503.
+fn destination(
+    notes: &mut Notes<'_, VirtualServiceSpec>,
+    path: &Path,
+    spec: &DestinationSpec,
+    weight: u32,
+    known: &Known<'_>,
+) -> Option<To> {
+    let host_path = path.key("host");
+    if spec.host.is_empty() {
+        notes.error(&host_path, Code::Missing, "the destination has no host");
+        return None;
+    }
+    let host = match ServiceName::parse(&full(&spec.host, &notes.object.namespace)) {
+        Ok(host) => host,
+        Err(error) => {
+            notes.error(&host_path, Code::Invalid, error.to_string());
+            return None;
+        }
+    };
+    let port = spec.port.as_ref().map(|p| p.number);
+    if port == Some(0) {
+        notes.error(
+            &path.key("port").key("number"),
+            Code::Invalid,
+            "a port is 1 to 65535",
+        );
+    }
+    match known.services.get(&host) {
+        None => {
+            let text = format!("there is no service {host}; requests for it get 503");
+            notes.warn(
+                &host_path,
+                Code::UnknownReference,
+                text,
+                &advice(host.as_str(), known.services),
+            );
+        }
+        Some(service) => {
+            if let Some(port) = port.filter(|p| service.port(*p).is_none()) {
+                let ports: Vec<_> = service.ports.iter().map(|p| p.port.to_string()).collect();
+                let text = format!("{host} has no port {port}; requests for it get 503");
+                let hint = format!("its ports: {}", ports.join(", "));
+                notes.warn(
+                    &path.key("port").key("number"),
+                    Code::UnknownReference,
+                    text,
+                    &hint,
+                );
+            }
+        }
+    }
+    if let Some(subset) = &spec.subset {
+        let rule = known.rules.get(&host);
+        if !rule.is_some_and(|r| r.subsets.iter().any(|s| s.name == *subset)) {
+            let text = format!("{host} has no subset {subset:?}; requests for it get 503");
+            notes.warn(
+                &path.key("subset"),
+                Code::UnknownReference,
+                text,
+                "add it to a DestinationRule of that host",
+            );
+        }
+    }
+    Some(To {
+        service: host,
+        subset: spec.subset.clone(),
+        port,
+        weight,
+    })
+}
+
+fn tcp(
+    notes: &mut Notes<'_, VirtualServiceSpec>,
+    path: &Path,
+    spec: &TcpRouteSpec,
+    known: &Known<'_>,
+) -> Option<TcpRoute> {
+    let [only] = spec.route.as_slice() else {
+        let text = "a tcp route has exactly one destination in this version";
+        notes.error(&path.key("route"), Code::Unsupported, text);
+        return None;
+    };
+    let path = path.key("route").index(0).key("destination");
+    if only.destination.subset.is_some() {
+        notes.error(
+            &path.key("subset"),
+            Code::Unsupported,
+            "a tcp route to a subset is not supported in this version",
+        );
+    }
+    let to = destination(notes, &path, &only.destination, 1, known)?;
+    Some(TcpRoute {
+        ports: spec.r#match.iter().filter_map(|m| m.port).collect(),
+        to,
+    })
+}

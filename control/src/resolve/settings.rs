@@ -1,0 +1,300 @@
+//! `MeshConfig`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use reeve_core::{
+    Namespace, ServiceName, TrustDomain,
+    model::{MtlsMode, PathNormalization, ServiceState, TracingConfig},
+};
+
+use super::{
+    hosts::{CLUSTER_SUFFIX, Services, advice},
+    values::Notes,
+};
+use crate::{
+    AuditLevel, AuthorizationSettings, Code, Fault, MeshSettings,
+    kinds::{AuthorizationSpec, MeshConfigSpec, Object, TracingSpec},
+    source::path::Path,
+};
+
+/// Most request headers that records keep.
+const MAX_RECORDED_HEADERS: usize = 64;
+/// Smallest room for a write-ahead log.
+const MIN_WAL_BYTES: u64 = 1024 * 1024;
+
+pub(super) fn resolve(
+    objects: &[Object<MeshConfigSpec>],
+    services: &Services,
+    faults: &mut Vec<Fault>,
+) -> MeshSettings {
+    let mut settings = MeshSettings::default();
+    for object in objects.iter().skip(1) {
+        let text = "there is more than one MeshConfig";
+        faults.push(object.error(&Path::of(&["kind"]), Code::Conflict, text));
+    }
+    if let Some(object) = objects.first() {
+        apply(&mut settings, &mut Notes { object, faults }, services);
+    }
+    settings
+}
+
+fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, services: &Services) {
+    let spec = &notes.object.spec;
+    let at = |key: &str| Path::of(&["spec", key]);
+    if let Some(text) = &spec.trust_domain {
+        match TrustDomain::parse(text) {
+            Ok(domain) => settings.trust_domain = domain,
+            Err(error) => notes.error(&at("trustDomain"), Code::Invalid, error.to_string()),
+        }
+    }
+    if let Some(text) = &spec.root_namespace {
+        match Namespace::parse(text) {
+            Ok(namespace) => settings.root_namespace = namespace,
+            Err(error) => notes.error(&at("rootNamespace"), Code::Invalid, error.to_string()),
+        }
+    }
+    for (key, text, target) in [
+        (
+            "certificateTtl",
+            &spec.certificate_ttl,
+            &mut settings.certificate_ttl,
+        ),
+        (
+            "intermediateTtl",
+            &spec.intermediate_ttl,
+            &mut settings.intermediate_ttl,
+        ),
+        ("rootTtl", &spec.root_ttl, &mut settings.root_ttl),
+    ] {
+        if let Some(value) = text.as_ref().and_then(|t| notes.duration(&at(key), t)) {
+            *target = value;
+        }
+    }
+    check_lives(settings, notes);
+    let mode = spec.mtls.as_ref().and_then(|m| m.mode.as_deref());
+    if let Some(mode) = notes.mtls_mode(&at("mtls").key("mode"), mode) {
+        settings.mtls = mode;
+    }
+    if let Some(text) = &spec.path_normalization {
+        settings.path_normalization = normalization(notes, &at("pathNormalization"), text);
+    }
+    if let Some(spec) = &spec.authorization {
+        settings.authorization = authorization(notes, spec, services);
+    }
+    settings.tracing = spec.tracing.as_ref().and_then(|t| tracing(notes, t));
+    audit(settings, notes);
+    settings.danger_allow_internal_jwks = spec.danger_allow_internal_jwks;
+    if spec.danger_allow_internal_jwks {
+        let text = "token keys may be fetched from loopback and private addresses";
+        notes.warn(
+            &at("dangerAllowInternalJwks"),
+            Code::Insecure,
+            text,
+            "set it to false outside of tests",
+        );
+    }
+}
+
+fn check_lives(settings: &MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>) {
+    let path = Path::of(&["spec", "certificateTtl"]);
+    let MeshSettings {
+        certificate_ttl,
+        intermediate_ttl,
+        root_ttl,
+        ..
+    } = settings;
+    if *certificate_ttl < Duration::from_secs(2) {
+        notes.error(&path, Code::Invalid, "a certificate lives at least 2s");
+    }
+    if certificate_ttl >= intermediate_ttl || intermediate_ttl > root_ttl {
+        let hint = "certificateTtl < intermediateTtl <= rootTtl";
+        notes.hint(
+            &path,
+            Code::Invalid,
+            "a certificate cannot outlive its issuer",
+            hint,
+        );
+    }
+}
+
+fn normalization(
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    path: &Path,
+    text: &str,
+) -> PathNormalization {
+    let words = [
+        ("NONE", PathNormalization::None),
+        ("BASE", PathNormalization::Base),
+        ("MERGE_SLASHES", PathNormalization::MergeSlashes),
+        (
+            "DECODE_AND_MERGE_SLASHES",
+            PathNormalization::DecodeAndMergeSlashes,
+        ),
+        ("REFUSE_AMBIGUOUS", PathNormalization::RefuseAmbiguous),
+    ];
+    notes.word(path, text, &words).unwrap_or_default()
+}
+
+fn authorization(
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    spec: &AuthorizationSpec,
+    services: &Services,
+) -> AuthorizationSettings {
+    let path = Path::of(&["spec", "authorization"]);
+    let mut settings = AuthorizationSettings::default();
+    if let Some(text) = &spec.state {
+        settings.state = notes.state(&path.key("state"), text).unwrap_or_default();
+    }
+    for (name, text) in &spec.namespaces {
+        let path = path.key("namespaces").key(name);
+        let state = notes.state(&path, text).unwrap_or_default();
+        match Namespace::parse(name) {
+            Ok(namespace) => {
+                settings.namespaces.insert(namespace, state);
+            }
+            Err(error) => notes.error(&path, Code::Invalid, error.to_string()),
+        }
+    }
+    settings.services = service_states(notes, &path.key("services"), spec, services);
+    settings
+}
+
+fn service_states(
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    path: &Path,
+    spec: &AuthorizationSpec,
+    services: &Services,
+) -> BTreeMap<ServiceName, ServiceState> {
+    let mut states = BTreeMap::new();
+    for (name, text) in &spec.services {
+        let path = path.key(name);
+        let state = notes.state(&path, text).unwrap_or_default();
+        let host = match name.matches('.').count() {
+            0 => format!("{name}.{}.{CLUSTER_SUFFIX}", crate::DEFAULT_NAMESPACE),
+            1 => format!("{name}.{CLUSTER_SUFFIX}"),
+            _ => name.clone(),
+        };
+        match ServiceName::parse(&host) {
+            Ok(host) => {
+                if !services.contains_key(&host) {
+                    let text = format!("there is no service {host}");
+                    notes.warn(
+                        &path,
+                        Code::UnknownReference,
+                        text,
+                        &advice(&host.to_string(), services),
+                    );
+                }
+                states.insert(host, state);
+            }
+            Err(error) => notes.error(&path, Code::Invalid, error.to_string()),
+        }
+    }
+    states
+}
+
+fn tracing(notes: &mut Notes<'_, MeshConfigSpec>, spec: &TracingSpec) -> Option<TracingConfig> {
+    let path = Path::of(&["spec", "tracing"]);
+    let endpoint = spec.otlp_endpoint.parse::<http::Uri>().ok();
+    if endpoint.is_none_or(|u| u.scheme().is_none() || u.host().is_none()) {
+        let text = format!(
+            "{:?} is not the URL of an OTLP endpoint",
+            spec.otlp_endpoint
+        );
+        notes.hint(
+            &path.key("otlpEndpoint"),
+            Code::Invalid,
+            text,
+            "such as http://127.0.0.1:4317",
+        );
+        return None;
+    }
+    let percent = spec.sampling_percent.unwrap_or(1.0);
+    if !(0.0..=100.0).contains(&percent) {
+        notes.error(
+            &path.key("samplingPercent"),
+            Code::Invalid,
+            "a percentage is 0 to 100",
+        );
+        return None;
+    }
+    // 0 to 10,000 by the check above, so that the text has at most five digits.
+    let sampling_per_10k = format!("{:.0}", percent * 100.0)
+        .parse()
+        .unwrap_or_default();
+    Some(TracingConfig {
+        otlp_endpoint: spec.otlp_endpoint.clone(),
+        sampling_per_10k,
+    })
+}
+
+fn audit(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>) {
+    let Some(spec) = &notes.object.spec.audit else {
+        return;
+    };
+    let path = Path::of(&["spec", "audit"]);
+    if spec.recorded_headers.len() > MAX_RECORDED_HEADERS {
+        let text = format!("at most {MAX_RECORDED_HEADERS} headers are recorded");
+        notes.error(&path.key("recordedHeaders"), Code::TooLarge, text);
+    }
+    for (n, name) in spec.recorded_headers.iter().enumerate() {
+        notes.header_name(&path.key("recordedHeaders").index(n), name);
+        settings.recorded_headers.push(name.to_ascii_lowercase());
+    }
+    if let Some(level) = &spec.level {
+        let words = [
+            ("buffered", AuditLevel::Buffered),
+            ("os", AuditLevel::Os),
+            ("disk", AuditLevel::Disk),
+        ];
+        settings.audit_level = notes
+            .word(&path.key("level"), level, &words)
+            .unwrap_or_default();
+    }
+    if let Some(bytes) = spec.wal_max_bytes {
+        if bytes < MIN_WAL_BYTES {
+            let text = format!("a write-ahead log has room for at least {MIN_WAL_BYTES} bytes");
+            notes.error(&path.key("walMaxBytes"), Code::Invalid, text);
+        }
+        settings.wal_max_bytes = bytes;
+    }
+}
+
+impl Default for MeshSettings {
+    /// What holds without a `MeshConfig`.
+    fn default() -> Self {
+        Self {
+            trust_domain: Self::default_trust_domain(),
+            root_namespace: Self::default_root_namespace(),
+            certificate_ttl: Duration::from_secs(4 * 3600),
+            root_ttl: Duration::from_secs(87_600 * 3600),
+            intermediate_ttl: Duration::from_secs(8_760 * 3600),
+            mtls: MtlsMode::Permissive,
+            authorization: AuthorizationSettings::default(),
+            path_normalization: PathNormalization::default(),
+            tracing: None,
+            recorded_headers: Vec::new(),
+            audit_level: AuditLevel::default(),
+            wal_max_bytes: 256 * 1024 * 1024,
+            danger_allow_internal_jwks: false,
+        }
+    }
+}
+
+impl MeshSettings {
+    #[expect(
+        clippy::expect_used,
+        reason = "a constant that the parser takes; a test holds it to that"
+    )]
+    fn default_trust_domain() -> TrustDomain {
+        TrustDomain::parse("mesh.local").expect("a legal trust domain")
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "a constant that the parser takes; a test holds it to that"
+    )]
+    fn default_root_namespace() -> Namespace {
+        Namespace::parse("reeve-system").expect("a legal namespace")
+    }
+}

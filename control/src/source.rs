@@ -1,0 +1,249 @@
+//! A folder of YAML as documents, with every fault of reading it.
+
+pub(crate) mod de;
+pub(crate) mod node;
+mod parse;
+pub(crate) mod path;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    path::{Path as FsPath, PathBuf},
+    sync::Arc,
+};
+
+use crate::{Code, Fault, Severity};
+use node::Node;
+use path::{Path, Step};
+
+/// Largest file in bytes.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Most files of a folder.
+const MAX_FILES: usize = 2000;
+/// Most bytes of a folder.
+const MAX_FOLDER_BYTES: u64 = 64 * 1024 * 1024;
+/// Deepest folder within the folder.
+const MAX_FOLDER_DEPTH: usize = 16;
+
+/// What stands in a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    /// Every document, in order of file and line.
+    pub(crate) documents: Vec<Arc<Document>>,
+    /// Faults of files and of their text.
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// One YAML document, and who it says it is.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// Relative to the folder.
+    pub(crate) file: String,
+    pub(crate) root: Node,
+    pub(crate) api_version: Option<String>,
+    pub(crate) kind: Option<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+}
+
+impl Document {
+    pub(crate) fn new(file: String, root: Node) -> Self {
+        let top = |key: &str| Some(root.get(key)?.value.text()?.to_owned());
+        let metadata = root.get("metadata").map(|e| &e.value);
+        let within = |key: &str| Some(metadata?.get(key)?.value.text()?.to_owned());
+        Self {
+            api_version: top("apiVersion"),
+            kind: top("kind"),
+            namespace: within("namespace"),
+            name: within("name"),
+            file,
+            root,
+        }
+    }
+
+    /// The line of `path`, or of the nearest thing above it that is there.
+    pub(crate) fn line_of(&self, path: &Path) -> usize {
+        let (mut node, mut line) = (&self.root, self.root.line);
+        for step in path.steps() {
+            match step {
+                Step::Key(key) => match node.get(key) {
+                    Some(entry) => (node, line) = (&entry.value, entry.line),
+                    None => break,
+                },
+                Step::Index(index) => match node.element(*index) {
+                    Some(element) => (node, line) = (element, element.line),
+                    None => break,
+                },
+            }
+        }
+        line
+    }
+
+    /// The value at `path`.
+    pub(crate) fn at(&self, path: &Path) -> Option<&Node> {
+        path.steps()
+            .iter()
+            .try_fold(&self.root, |node, step| match step {
+                Step::Key(key) => node.get(key).map(|e| &e.value),
+                Step::Index(index) => node.element(*index),
+            })
+    }
+
+    /// An error at `path`.
+    pub(crate) fn error(&self, path: &Path, code: Code, text: impl Into<String>) -> Fault {
+        Fault {
+            severity: Severity::Error,
+            code,
+            file: self.file.clone(),
+            line: self.line_of(path),
+            kind: self.kind.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            path: path.to_string(),
+            text: text.into(),
+            hint: None,
+        }
+    }
+
+    /// A warning at `path`.
+    pub(crate) fn warning(&self, path: &Path, code: Code, text: impl Into<String>) -> Fault {
+        Fault {
+            severity: Severity::Warning,
+            ..self.error(path, code, text)
+        }
+    }
+}
+
+impl Fault {
+    /// Adds advice.
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A fault of a file rather than of a document in it.
+    fn of_file(file: &str, line: usize, code: Code, text: String) -> Self {
+        Self {
+            severity: Severity::Error,
+            code,
+            file: file.to_owned(),
+            line,
+            kind: None,
+            namespace: None,
+            name: None,
+            path: String::new(),
+            text,
+            hint: None,
+        }
+    }
+}
+
+impl Source {
+    /// Reads every `*.yaml` and `*.yml` in `path` (a folder, with its sub-folders, or one file), sorted by name.
+    pub(crate) fn read(path: &FsPath) -> Self {
+        let mut source = Self::default();
+        let mut files = Vec::new();
+        if path.is_dir() {
+            source.list(path, path, 0, &mut files);
+        } else {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            files.push((name.into_owned(), path.to_owned()));
+        }
+        files.sort();
+        if files.len() > MAX_FILES {
+            let text = format!("more than {MAX_FILES} files");
+            source
+                .faults
+                .push(Fault::of_file(".", 1, Code::TooLarge, text));
+            files.truncate(MAX_FILES);
+        }
+        let mut bytes = 0;
+        for (name, path) in files {
+            match read_file(&path) {
+                Ok(text) => {
+                    bytes += text.len() as u64;
+                    if bytes > MAX_FOLDER_BYTES {
+                        let text = format!("the folder has more than {MAX_FOLDER_BYTES} bytes");
+                        let fault = Fault::of_file(&name, 1, Code::TooLarge, text);
+                        source.faults.push(fault);
+                        break;
+                    }
+                    source.add(&name, &text);
+                }
+                Err((code, text)) => source.faults.push(Fault::of_file(&name, 1, code, text)),
+            }
+        }
+        source
+    }
+
+    /// Adds the documents of one file.
+    pub(crate) fn add(&mut self, file: &str, text: &str) {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let (documents, faults) = parse::parse(text);
+        let documents: Vec<_> = documents
+            .into_iter()
+            .map(|root| Arc::new(Document::new(file.to_owned(), root)))
+            .collect();
+        for fault in faults {
+            let owner = documents.iter().rev().find(|d| d.root.line <= fault.line);
+            let mut shown = Fault::of_file(file, fault.line, fault.code, fault.text);
+            shown.hint = fault.hint.map(str::to_owned);
+            if let Some(owner) = owner.filter(|_| fault.code == Code::DuplicateKey) {
+                shown.kind.clone_from(&owner.kind);
+                shown.namespace.clone_from(&owner.namespace);
+                shown.name.clone_from(&owner.name);
+            }
+            self.faults.push(shown);
+        }
+        self.documents.extend(documents);
+    }
+
+    fn list(
+        &mut self,
+        root: &FsPath,
+        folder: &FsPath,
+        depth: usize,
+        files: &mut Vec<(String, PathBuf)>,
+    ) {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let name = folder.display().to_string();
+                let text = format!("the folder cannot be read: {error}");
+                self.faults
+                    .push(Fault::of_file(&name, 1, Code::Unreadable, text));
+                return;
+            }
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with('.') || files.len() > MAX_FILES {
+                continue;
+            }
+            if path.is_dir() {
+                if depth < MAX_FOLDER_DEPTH {
+                    self.list(root, &path, depth + 1, files);
+                }
+            } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+                let relative = path.strip_prefix(root).unwrap_or(&path);
+                files.push((relative.display().to_string(), path.clone()));
+            }
+        }
+    }
+}
+
+fn read_file(path: &FsPath) -> Result<String, (Code, String)> {
+    let unreadable = |e: io::Error| (Code::Unreadable, format!("the file cannot be read: {e}"));
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err((Code::Unreadable, "not a regular file".to_owned()));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        let text = format!("{} bytes, more than {MAX_FILE_BYTES}", metadata.len());
+        return Err((Code::TooLarge, text));
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
+    String::from_utf8(bytes).map_err(|e| (Code::Syntax, format!("not UTF-8: {e}")))
+}
