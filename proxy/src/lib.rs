@@ -1,1 +1,51 @@
-//! Placeholder.
+//! The data plane: listeners, mesh TLS, HTTP and TCP, routing, balancing, decisions enforced and recorded.
+//!
+//! Flow: a [`ProxyConfig`](reeve_core::model::ProxyConfig) is compiled into a [`Snapshot`] and applied to the
+//! [`Proxy`], which binds listeners. The life of one request or connection is in `life.rs`, top to bottom.
+//!
+//! Invariants:
+//! - Nothing is forwarded without a `Permit`; no `Permit` without a record, save to a mesh proxy that judges itself.
+//! - What is judged, matched and sent is one head with one normalised path.
+//! - A request takes one snapshot and sees no other generation.
+//! - No connection outlives its credentials; open streams are judged again with every snapshot.
+//! - Bodies stream; every queue, cache and label set is bounded in `limits.rs`; peer input never panics.
+//!
+//! Deliberately absent: Cedar types, Kubernetes, wire formats of configuration.
+
+mod access_log;
+mod admin;
+mod answer;
+mod balance;
+mod body;
+mod cluster;
+mod connect;
+mod credentials;
+mod detect;
+mod exchange;
+pub mod explain;
+mod forward;
+mod head;
+mod headers;
+mod io;
+mod judge;
+mod ledger;
+mod life;
+mod limits;
+mod listener;
+mod metrics;
+mod open;
+mod path;
+mod peer_info;
+mod permit;
+mod pool;
+mod proxy;
+mod query;
+mod route;
+mod snapshot;
+mod tcp;
+
+pub use explain::{ExplainRequest, Explanation};
+pub use path::{PathError, normalize};
+pub use proxy::{ApplyError, MeshPorts, Proxy, ProxyDeps, ProxyStatus, StartError};
+pub use route::RouteError;
+pub use snapshot::{Snapshot, SnapshotError};

@@ -1,0 +1,78 @@
+//! The proxy's own ports: metrics and health.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{Registry, TextEncoder};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{limits::HEADER_READ_TIMEOUT, proxy::Shared};
+
+/// Connections at once to one of the ports.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Serves until told to stop. Both ports answer both paths.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    registry: Registry,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
+        // Cancel-safe: accept loses no connection when dropped.
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let (shared, registry, stop) = (shared.clone(), registry.clone(), stop.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let service = service_fn(|request: Request<Incoming>| {
+                let response = answer(&shared, &registry, request.uri().path());
+                std::future::ready(Ok::<_, Infallible>(response))
+            });
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_READ_TIMEOUT);
+            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            // Cancel-safe: a dropped connection is closed.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                ended = serving => drop(ended),
+            }
+        });
+    }
+}
+
+fn answer(shared: &Shared, registry: &Registry, path: &str) -> Response<Full<Bytes>> {
+    let (status, text) = match path {
+        "/stats/prometheus" | "/metrics" => {
+            shared.metrics.wal_status(&shared.ledger.status());
+            match TextEncoder::new().encode_to_string(&registry.gather()) {
+                Ok(text) => (StatusCode::OK, text),
+                Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, String::new()),
+            }
+        }
+        "/healthz/ready" if shared.is_ready() => (StatusCode::OK, "ready\n".to_owned()),
+        "/healthz/ready" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}

@@ -1,0 +1,208 @@
+//! Answers that the proxy itself gives, HTTP or gRPC. They tell a caller nothing it may not know.
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    body::{ResponseBody, whole},
+    exchange::Exchange,
+    head::HeadError,
+    headers::DECISION_ID,
+    path::PathError,
+};
+
+/// An answer of our own.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// One word for programs.
+    error: &'static str,
+    decision_id: Option<String>,
+    /// Envoy's response flag.
+    flag: &'static str,
+    close: bool,
+}
+
+impl Answer {
+    fn new(status: StatusCode, error: &'static str, flag: &'static str) -> Self {
+        Self {
+            status,
+            error,
+            decision_id: None,
+            flag,
+            close: false,
+        }
+    }
+
+    /// The policies say no.
+    pub(crate) fn denied(decision_id: String) -> Self {
+        Self {
+            decision_id: Some(decision_id),
+            ..Self::new(StatusCode::FORBIDDEN, "denied", "UAEX")
+        }
+    }
+
+    /// A token is there and does not verify (RFC 6750 section 3.1).
+    pub(crate) fn invalid_token(decision_id: String) -> Self {
+        Self {
+            decision_id: Some(decision_id),
+            ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", "UAEX")
+        }
+    }
+
+    /// STRICT, and the peer speaks plaintext.
+    pub(crate) fn plaintext_refused(decision_id: String) -> Self {
+        Self {
+            close: true,
+            ..Self::denied(decision_id)
+        }
+    }
+
+    /// The decision cannot be recorded, so there is none.
+    pub(crate) fn not_recorded() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_recorded", "UAEX")
+    }
+
+    /// There is no configuration, or the listener has gone from it.
+    pub(crate) fn not_ready() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "NC")
+    }
+
+    /// Too much at once.
+    pub(crate) fn overloaded() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "UO")
+    }
+
+    /// The head cannot be served.
+    pub(crate) fn bad_head(error: HeadError) -> Self {
+        match error {
+            HeadError::Path(PathError::Ambiguous) => {
+                Self::new(StatusCode::BAD_REQUEST, "ambiguous_path", "DPE")
+            }
+            HeadError::ManyHeaders => Self::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "too_many_headers",
+                "DPE",
+            ),
+            HeadError::LongPath => Self::new(StatusCode::URI_TOO_LONG, "path_too_long", "DPE"),
+            HeadError::Connect => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, "connect_not_served", "DPE")
+            }
+            HeadError::Path(_)
+            | HeadError::NoAuthority
+            | HeadError::TwoAuthorities
+            | HeadError::BadAuthority => Self::new(StatusCode::BAD_REQUEST, "bad_request", "DPE"),
+        }
+    }
+
+    /// No route.
+    pub(crate) fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no_route", "NR")
+    }
+
+    /// The route names a cluster that there is not.
+    pub(crate) fn no_cluster() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_such_subset_or_port",
+            "NC",
+        )
+    }
+
+    /// No endpoint.
+    pub(crate) fn no_endpoint() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream", "UH")
+    }
+
+    /// The endpoint failed us.
+    pub(crate) fn upstream_failed(flag: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_failed", flag)
+    }
+
+    /// Out of time.
+    pub(crate) fn timeout() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "UT")
+    }
+
+    /// The stream lost its permit before there was a response.
+    pub(crate) fn ended() -> Self {
+        Self {
+            close: true,
+            ..Self::new(StatusCode::FORBIDDEN, "no_longer_permitted", "UAEX")
+        }
+    }
+
+    /// The upstream request could not be built from the judged head.
+    pub(crate) fn unbuildable() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", "DPE")
+    }
+
+    /// The response that ends `exchange`.
+    pub(crate) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
+        exchange.flag(self.flag);
+        let mut response = if exchange.ends.protocol == "grpc" {
+            self.grpc_head()
+        } else {
+            self.http_head()
+        };
+        let id = self
+            .decision_id
+            .as_deref()
+            .and_then(|id| HeaderValue::try_from(id).ok());
+        if let Some(id) = id {
+            response.headers_mut().insert(DECISION_ID, id);
+        }
+        exchange.answered(response.status(), response.headers());
+        let text = if exchange.ends.protocol == "grpc" {
+            String::new()
+        } else {
+            self.text()
+        };
+        response.map(|()| whole(text, exchange))
+    }
+
+    fn http_head(&self) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
+    /// Trailers-Only (gRPC over HTTP/2, "Responses"), with gRPC's own mapping of HTTP statuses.
+    fn grpc_head(&self) -> Response<()> {
+        let code = match self.status.as_u16() {
+            401 => "16",
+            403 => "7",
+            404 | 501 => "12",
+            400 | 414 | 431 => "13",
+            _ => "14",
+        };
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        headers.insert("grpc-status", HeaderValue::from_static(code));
+        headers.insert("grpc-message", HeaderValue::from_static(self.error));
+        response
+    }
+
+    fn text(&self) -> String {
+        let body = match &self.decision_id {
+            Some(id) => serde_json::json!({"error": self.error, "decision_id": id}),
+            None => serde_json::json!({"error": self.error}),
+        };
+        format!("{body}\n")
+    }
+}

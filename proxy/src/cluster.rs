@@ -1,0 +1,145 @@
+//! Clusters: the endpoints of a service, or of one of its subsets, at one port, and how they are reached.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use reeve_core::{
+    ServiceName, SpiffeId,
+    model::{
+        ClientTls, Endpoint, EndpointSet, Protocol, ProxyConfig, ServiceConfig, ServicePort,
+        TrafficPolicy,
+    },
+};
+
+use crate::balance::Turn;
+
+/// Names a cluster: service, subset, service port.
+pub(crate) type ClusterKey = (ServiceName, Option<String>, u16);
+
+/// The clusters of one snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Clusters(HashMap<ClusterKey, Arc<Cluster>>);
+
+impl Clusters {
+    /// Every cluster that a route or listener could name.
+    pub(crate) fn compile(config: &ProxyConfig) -> Self {
+        let mut clusters = HashMap::new();
+        for (name, service) in &config.services {
+            let endpoints = config.endpoints.get(name).map(Arc::as_ref);
+            for port in &service.ports {
+                let whole = Cluster::compile(service, port, None, endpoints);
+                clusters.insert((name.clone(), None, port.port), Arc::new(whole));
+                for subset in &service.subsets {
+                    let part = (&subset.labels, &subset.traffic);
+                    let part = Cluster::compile(service, port, Some(part), endpoints);
+                    let key = (name.clone(), Some(subset.name.clone()), port.port);
+                    clusters.insert(key, Arc::new(part));
+                }
+            }
+        }
+        Self(clusters)
+    }
+
+    /// The cluster of that name.
+    pub(crate) fn get(&self, key: &ClusterKey) -> Option<&Arc<Cluster>> {
+        self.0.get(key)
+    }
+
+    /// Whether any cluster has an endpoint at `address`.
+    pub(crate) fn has_endpoint(&self, address: SocketAddr) -> bool {
+        let has = |cluster: &Arc<Cluster>| cluster.hops.iter().any(|hop| hop.address == address);
+        self.0.values().any(has)
+    }
+}
+
+/// One cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) service: Arc<ServiceConfig>,
+    pub(crate) protocol: Protocol,
+    pub(crate) traffic: TrafficPolicy,
+    pub(crate) hops: Vec<Arc<Hop>>,
+    pub(crate) turn: Turn,
+}
+
+/// One endpoint as this proxy reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) address: SocketAddr,
+    /// The workload's name, as far as the instance's name tells it.
+    pub(crate) workload: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) identity: Option<SpiffeId>,
+    pub(crate) security: Security,
+}
+
+/// How an endpoint is spoken to. Never decided again per connection: no fall-back from one to the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Security {
+    /// Mesh mTLS; the server must show one of these.
+    Mesh(Arc<[SpiffeId]>),
+    /// Plaintext.
+    Plain,
+    /// mTLS is demanded, and the endpoint cannot do it.
+    Unreachable,
+}
+
+impl Cluster {
+    fn compile(
+        service: &Arc<ServiceConfig>,
+        port: &ServicePort,
+        subset: Option<(&BTreeMap<String, String>, &TrafficPolicy)>,
+        endpoints: Option<&EndpointSet>,
+    ) -> Self {
+        let (labels, traffic) = match subset {
+            Some((labels, traffic)) => (Some(labels), traffic),
+            None => (None, &service.traffic),
+        };
+        let expected: Arc<[SpiffeId]> = service.identities.clone().into();
+        let selected = |e: &&Endpoint| {
+            labels.is_none_or(|labels| labels.iter().all(|(k, v)| e.labels.get(k) == Some(v)))
+        };
+        let hop = |endpoint: &Endpoint| {
+            let port = endpoint.ports.get(&port.port)?;
+            Some(Arc::new(Hop {
+                address: SocketAddr::new(endpoint.address, *port),
+                workload: workload_of(endpoint.instance.as_str()),
+                labels: endpoint.labels.clone(),
+                identity: endpoint.identity.clone(),
+                security: security(traffic.tls, endpoint, &expected),
+            }))
+        };
+        let endpoints = endpoints
+            .map(|set| set.endpoints.as_slice())
+            .unwrap_or_default();
+        Self {
+            service: service.clone(),
+            protocol: port.protocol,
+            traffic: traffic.clone(),
+            hops: endpoints.iter().filter(selected).filter_map(hop).collect(),
+            turn: Turn::random(),
+        }
+    }
+}
+
+fn security(tls: ClientTls, endpoint: &Endpoint, expected: &Arc<[SpiffeId]>) -> Security {
+    match (tls, &endpoint.identity) {
+        (ClientTls::Disable, _) | (ClientTls::Auto, None) => Security::Plain,
+        (ClientTls::Mutual, None) => Security::Unreachable,
+        (ClientTls::Auto | ClientTls::Mutual, Some(_)) => Security::Mesh(expected.clone()),
+    }
+}
+
+/// `reviews-v1-0` → `reviews-v1`: an instance's name is its workload's and a suffix.
+fn workload_of(instance: &str) -> String {
+    let workload = instance
+        .rsplit_once('-')
+        .map_or(instance, |(workload, _)| workload);
+    workload.to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Making connections: plaintext, or mesh mTLS with the server's identity checked.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use reeve_core::{Clock, SpiffeId, UnixTime};
+use reeve_svid::peer_of;
+use rustls_pki_types::ServerName;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    credentials::{Epoch, Lifetime},
+    io::{Io, Line},
+};
+
+/// A connection of any kind, which can be cut.
+pub(crate) type Upstream = Line<Box<dyn Io>>;
+
+/// Why there is no connection. Nothing of the request was sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("no connection within the time allowed")]
+    Timeout,
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+    #[error("the proxy has no credentials yet")]
+    NoCredentials,
+    #[error("no TLS configuration")]
+    Config(#[from] reeve_svid::TlsError),
+    #[error("the server's identity could not be verified")]
+    Peer,
+    #[error("the server does not speak the mesh's protocol")]
+    Protocol,
+    #[error("the endpoint is not in the mesh, and mTLS is demanded")]
+    NotInMesh,
+    #[error("the HTTP connection could not be set up")]
+    Http(#[source] hyper::Error),
+}
+
+/// Connects in plaintext.
+pub(crate) async fn plain(
+    address: SocketAddr,
+    patience: Duration,
+) -> Result<Upstream, ConnectError> {
+    let stream = tcp(address, patience).await?;
+    let io: Box<dyn Io> = Box::new(stream);
+    Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
+}
+
+/// Connects by mesh mTLS; the server must show one of the `expected` identities. The connection is cut when the
+/// earlier of the two certificates ends; the returned token is cancelled a little before, when it should drain.
+pub(crate) async fn mesh(
+    address: SocketAddr,
+    expected: &Arc<[SpiffeId]>,
+    protocol: &'static [u8],
+    epoch: &Epoch,
+    clock: &dyn Clock,
+    patience: Duration,
+) -> Result<(Upstream, CancellationToken), ConnectError> {
+    let config = epoch.client(expected, protocol)?;
+    let name = ServerName::IpAddress(address.ip().into());
+    let handshake = async {
+        let stream = tcp(address, patience).await?;
+        let connector = TlsConnector::from(config);
+        connector
+            .connect(name, stream)
+            .await
+            .map_err(ConnectError::Io)
+    };
+    let stream = timeout(patience, handshake)
+        .await
+        .map_err(|_| ConnectError::Timeout)??;
+    let (_, connection) = stream.get_ref();
+    if connection.alpn_protocol() != Some(protocol) {
+        return Err(ConnectError::Protocol);
+    }
+    let now = clock.now();
+    let peer = peer_of(connection, &epoch.credentials.bundle, now);
+    let Some(peer) = peer else {
+        return Err(ConnectError::Peer);
+    };
+    let io: Box<dyn Io> = Box::new(stream);
+    let cut = CancellationToken::new();
+    let line = Line::new(io, Bytes::new(), cut.clone());
+    let drain = limit_life(epoch, peer.not_after(), now, cut, line.gone());
+    Ok((line, drain))
+}
+
+/// Watches over a connection's life; returns the token that is cancelled when it should drain.
+pub(crate) fn limit_life(
+    epoch: &Epoch,
+    peer_not_after: UnixTime,
+    now: UnixTime,
+    cut: CancellationToken,
+    gone: CancellationToken,
+) -> CancellationToken {
+    let life = Lifetime::of(epoch.credentials.svid.not_after(), peer_not_after, now);
+    let drain = CancellationToken::new();
+    let draining = drain.clone();
+    tokio::spawn(async move {
+        // Cancel-safe: tokens and timers only.
+        let ending = async {
+            tokio::time::sleep(life.drain).await;
+            draining.cancel();
+            tokio::time::sleep(life.end.saturating_sub(life.drain)).await;
+            cut.cancel();
+        };
+        tokio::select! {
+            () = ending => {}
+            () = gone.cancelled() => {}
+        }
+    });
+    drain
+}
+
+async fn tcp(address: SocketAddr, patience: Duration) -> Result<TcpStream, ConnectError> {
+    let stream = timeout(patience, TcpStream::connect(address)).await;
+    let stream = stream
+        .map_err(|_| ConnectError::Timeout)?
+        .map_err(ConnectError::Io)?;
+    stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    Ok(stream)
+}

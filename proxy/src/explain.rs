@@ -1,0 +1,272 @@
+//! `route explain`: what the proxy would do with one request, told by the code that would do it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use http::{HeaderName, HeaderValue, Request};
+use reeve_audit::{AuthenticatedBy, Direction};
+use reeve_core::{
+    SpiffeId, UnixTime,
+    decision::{Principal, User, apply_state},
+    model::{ProxyConfig, RouteAction},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    head::Head,
+    judge::{Peer, Place, Question},
+    snapshot::{Outbound, Routed, Snapshot, SnapshotError},
+};
+
+/// One request to explain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// `inbound` or `outbound`.
+    pub direction: Direction,
+    /// The address that the request comes in at; any listener of that port when absent.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// The port that it comes in at.
+    pub port: u16,
+    /// `GET` when absent.
+    #[serde(default = "get")]
+    pub method: String,
+    /// The authority; for an address that stands for a service it may be absent.
+    #[serde(default)]
+    pub authority: String,
+    /// Path, with a query if there is one.
+    #[serde(default = "root")]
+    pub path: String,
+    /// Header name → values.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// The peer's identity, proved by mTLS; plaintext when absent.
+    #[serde(default)]
+    pub peer: Option<SpiffeId>,
+    /// The peer's address.
+    #[serde(default)]
+    pub source_ip: Option<IpAddr>,
+    /// The verified end user.
+    #[serde(default)]
+    pub user: Option<User>,
+    /// When.
+    #[serde(default)]
+    pub time: UnixTime,
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+/// What the proxy would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The listener's address.
+    pub listener: Option<SocketAddr>,
+    /// The path as it is judged, matched and sent.
+    pub path: Option<String>,
+    /// The virtual host.
+    pub virtual_host: Option<String>,
+    /// The route: its name, or its number in the virtual host.
+    pub route: Option<String>,
+    /// Where it may go, with weights.
+    pub destinations: Vec<ExplainedDestination>,
+    /// The path after the route's rewrite.
+    pub rewritten_path: Option<String>,
+    /// The authority after the route's rewrite.
+    pub rewritten_authority: Option<String>,
+    /// Status of an answer that needs no upstream.
+    pub answer: Option<u16>,
+    /// Bound on the exchange, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Tries after the first.
+    pub retries: u32,
+    /// What the policies say; absent when another proxy decides.
+    pub decision: Option<reeve_authz::Explanation>,
+    /// What stands in the way, in words.
+    pub refused: Option<String>,
+}
+
+/// One weighted destination.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedDestination {
+    /// The service.
+    pub service: String,
+    /// Its subset.
+    pub subset: Option<String>,
+    /// The service's port.
+    pub port: u16,
+    /// Share, relative to the sum of all.
+    pub weight: u32,
+    /// The endpoints behind it.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// Explains one request under one configuration.
+pub fn explain(
+    config: &ProxyConfig,
+    request: &ExplainRequest,
+) -> Result<Explanation, SnapshotError> {
+    let snapshot = Snapshot::compile(Arc::new(config.clone()))?;
+    let mut told = Explanation::default();
+    let head = match head(&snapshot, request) {
+        Ok(head) => Arc::new(head),
+        Err(reason) => {
+            told.refused = Some(reason);
+            return Ok(told);
+        }
+    };
+    told.path = Some(head.path.clone());
+    match request.direction {
+        Direction::Inbound => inbound(&snapshot, request, head, &mut told),
+        Direction::Outbound => outbound(&snapshot, request, head, &mut told),
+    }
+    Ok(told)
+}
+
+fn head(snapshot: &Snapshot, asked: &ExplainRequest) -> Result<Head, String> {
+    let mut builder = Request::builder()
+        .method(asked.method.as_str())
+        .uri(asked.path.as_str());
+    let authority = match asked.authority.as_str() {
+        "" => "unnamed.invalid",
+        authority => authority,
+    };
+    builder = builder.header(http::header::HOST, authority);
+    let mut request = builder.body(()).map_err(|e| e.to_string())?;
+    for (name, values) in &asked.headers {
+        let name = HeaderName::try_from(name.as_str()).map_err(|e| e.to_string())?;
+        for value in values {
+            let value = HeaderValue::try_from(value.as_str()).map_err(|e| e.to_string())?;
+            request.headers_mut().append(name.clone(), value);
+        }
+    }
+    let (parts, ()) = request.into_parts();
+    let mode = snapshot.workload().path_normalization;
+    Head::read(parts, mode).map_err(|e| e.error.to_string())
+}
+
+fn matches(bind: SocketAddr, request: &ExplainRequest) -> bool {
+    bind.port() == request.port && request.address.is_none_or(|address| address == bind.ip())
+}
+
+fn inbound(snapshot: &Snapshot, request: &ExplainRequest, head: Arc<Head>, told: &mut Explanation) {
+    let listeners = &snapshot.workload().inbound;
+    let Some(listener) = listeners.iter().find(|l| matches(l.bind, request)) else {
+        told.refused = Some("no inbound listener has this address and port".to_owned());
+        return;
+    };
+    told.listener = Some(listener.bind);
+    let head = listener.protocol.is_http().then_some(head);
+    let place = Place::inbound(snapshot, listener);
+    let state = place.state;
+    decide(snapshot, request, place, head, told);
+    if let Some(explained) = &mut told.decision {
+        explained.decision = apply_state(state, explained.decision.clone());
+    }
+}
+
+fn decide(
+    snapshot: &Snapshot,
+    request: &ExplainRequest,
+    place: Place,
+    head: Option<Arc<Head>>,
+    told: &mut Explanation,
+) {
+    let stranger = Peer::stranger(request.source_ip.unwrap_or(Ipv4Addr::LOCALHOST.into()));
+    let peer = match &request.peer {
+        Some(id) => Peer {
+            principal: Principal::Workload(id.clone()),
+            authenticated_by: AuthenticatedBy::Mtls,
+            ..stranger
+        },
+        None => stranger,
+    };
+    let question = Question {
+        peer,
+        place,
+        user: request.user.clone(),
+        head,
+    };
+    let verdict = question.ask(snapshot, request.time);
+    if question.strict_refuses() {
+        told.refused = Some("STRICT: plaintext is refused".to_owned());
+    }
+    told.decision = Some(snapshot.engine.explain(&verdict.access));
+}
+
+fn outbound(
+    snapshot: &Snapshot,
+    request: &ExplainRequest,
+    head: Arc<Head>,
+    told: &mut Explanation,
+) {
+    let listeners = &snapshot.workload().outbound;
+    let found = listeners.iter().find(|l| matches(l.bind, request));
+    let Some(outbound) = found.and_then(|l| snapshot.outbound.get(&l.bind)) else {
+        told.refused = Some("no outbound listener has this address and port".to_owned());
+        return;
+    };
+    told.listener = Some(outbound.listener.bind);
+    if snapshot.is_gateway() {
+        let place = Place::gateway(snapshot, request.port);
+        decide(snapshot, request, place, Some(head.clone()), told);
+    }
+    route(snapshot, outbound, &head, told);
+}
+
+fn route(snapshot: &Snapshot, outbound: &Outbound, head: &Head, told: &mut Explanation) {
+    match snapshot.route(outbound, &head.view()) {
+        Routed::None { host } => {
+            told.virtual_host = host.map(str::to_owned);
+            told.answer = Some(404);
+        }
+        Routed::Route {
+            route,
+            host,
+            index,
+            rewritten,
+        } => {
+            told.virtual_host = host.map(str::to_owned);
+            told.route = Some(route.rule.name.clone().unwrap_or_else(|| index.to_string()));
+            told.rewritten_path = rewritten;
+            told.retries = route.retry.attempts;
+            let timeout = route.rule.timeout.map(|t| u64::try_from(t.as_millis()));
+            told.timeout_ms = timeout.and_then(Result::ok);
+            match &route.rule.action {
+                RouteAction::Respond { status, .. } => told.answer = Some(*status),
+                RouteAction::Redirect { code, .. } => told.answer = Some(*code),
+                RouteAction::Forward {
+                    destinations,
+                    rewrite_authority,
+                    ..
+                } => {
+                    let edited = route.request_edits.authority().map(str::to_owned);
+                    told.rewritten_authority = rewrite_authority.clone().or(edited);
+                    let explained = destinations.iter().map(|d| {
+                        let key = (d.service.clone(), d.subset.clone(), d.port);
+                        let cluster = snapshot.clusters.get(&key);
+                        ExplainedDestination {
+                            service: d.service.to_string(),
+                            subset: d.subset.clone(),
+                            port: d.port,
+                            weight: d.weight,
+                            endpoints: cluster
+                                .map(|c| c.hops.iter().map(|hop| hop.address).collect())
+                                .unwrap_or_default(),
+                        }
+                    });
+                    told.destinations = explained.collect();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Sending a permitted request: choosing an endpoint, trying, trying again.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Response, Version};
+use hyper::body::Incoming;
+use rand::Rng as _;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    answer::Answer,
+    balance,
+    body::Upload,
+    cluster::{Cluster, Hop, Security},
+    connect::ConnectError,
+    exchange::Exchange,
+    limits::{APP_CONNECT_TIMEOUT, BASE_RETRY_BACKOFF, MAX_RETRY_BACKOFF},
+    permit::{Changes, Permit, Recorded},
+    pool::{Dialect, SendError},
+    proxy::Shared,
+    route::{Failure, RetryOn},
+};
+
+/// How often a request that was surely not processed is sent again beyond what the retry policy says: connections
+/// end when credentials change, and no request may fail for that.
+const MAX_SAFE_RESENDS: u32 = 4;
+
+/// A response, and whether the tries are used up.
+pub(crate) type Answered = Result<Response<Incoming>, Answer>;
+
+/// Sends a judged request to the application itself.
+pub(crate) async fn to_app(
+    proxy: &Shared,
+    app: SocketAddr,
+    dialect: Dialect,
+    permit: &Permit<Recorded>,
+    upload: &Upload,
+    exchange: &mut Exchange,
+) -> Answered {
+    exchange.upstream = Some(app.to_string());
+    exchange.busy(proxy.pools.busy(app));
+    let changes = Changes::default();
+    let mut resends = 0;
+    loop {
+        exchange.attempts += 1;
+        let request = permit.request(version(dialect), &changes, upload.attempt());
+        let request = request.map_err(|_| Answer::unbuildable())?;
+        let sent = proxy
+            .pools
+            .send_plain(app, dialect, request, APP_CONNECT_TIMEOUT)
+            .await;
+        match sent {
+            Ok(response) => return Ok(response),
+            Err(error) if resends < MAX_SAFE_RESENDS && is_safe(&error, permit, upload) => {
+                resends += 1;
+            }
+            Err(error) => {
+                tracing::debug!(%error, %app, "the application did not answer");
+                return Err(Answer::upstream_failed(error.flag()));
+            }
+        }
+    }
+}
+
+fn version(dialect: Dialect) -> Version {
+    match dialect {
+        Dialect::Http1 => Version::HTTP_11,
+        Dialect::Http2 => Version::HTTP_2,
+    }
+}
+
+/// Whether sending once more cannot make the endpoint act twice (RFC 9110 section 9.2.2 for a stale connection).
+fn is_safe<P>(error: &SendError, permit: &Permit<P>, upload: &Upload) -> bool {
+    upload.is_whole()
+        && match error {
+            SendError::Unsent(_) | SendError::Refused(_) => true,
+            SendError::Stale(_) => permit.head().method.is_idempotent(),
+            SendError::Connect(_) | SendError::Reset(_) => false,
+        }
+}
+
+/// One request on its way out of the workload or gateway.
+#[derive(Debug)]
+pub(crate) struct Outgoing<'a, P> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) permit: &'a Permit<P>,
+    /// The permit for endpoints where nobody judges after us.
+    pub(crate) plain: Option<&'a Permit<Recorded>>,
+    pub(crate) changes: &'a Changes<'a>,
+    pub(crate) upload: &'a Upload,
+    pub(crate) retry: &'a RetryOn,
+    pub(crate) dialect: Dialect,
+}
+
+/// Why a try was in vain.
+enum Vain {
+    Failed(SendError),
+    Timeout,
+}
+
+impl<P> Outgoing<'_, P> {
+    /// Tries endpoints until one answers, within the retry policy.
+    pub(crate) async fn send(&self, proxy: &Shared, exchange: &mut Exchange) -> Answered {
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let (mut retries, mut resends) = (0, 0);
+        loop {
+            let Some(hop) = self.choose(proxy, &tried) else {
+                return Err(Answer::no_endpoint());
+            };
+            exchange.attempts += 1;
+            note_upstream(exchange, &hop, self.cluster);
+            exchange.busy(proxy.pools.busy(hop.address));
+            let vain = match self.attempt(proxy, &hop).await {
+                Ok(response) if !self.is_bad(&response, retries) => return Ok(response),
+                Ok(_bad) => None,
+                Err(vain) => Some(vain),
+            };
+            tried.push(hop.address);
+            match vain {
+                Some(Vain::Failed(error))
+                    if resends < MAX_SAFE_RESENDS && is_safe(&error, self.permit, self.upload) =>
+                {
+                    resends += 1;
+                    tried.pop();
+                }
+                Some(vain) if !self.may_retry(&vain, retries) => return Err(vain.answer()),
+                Some(_) | None => {
+                    sleep(backoff(retries)).await;
+                    retries += 1;
+                }
+            }
+        }
+    }
+
+    fn is_bad(&self, response: &Response<Incoming>, retries: u32) -> bool {
+        retries < self.retry.attempts
+            && self.upload.is_whole()
+            && self
+                .retry
+                .covers_response(response.status(), response.headers())
+    }
+
+    fn may_retry(&self, vain: &Vain, retries: u32) -> bool {
+        let failure = match vain {
+            Vain::Failed(error) => error.failure(),
+            Vain::Timeout => Failure::Timeout,
+        };
+        retries < self.retry.attempts && self.upload.is_whole() && self.retry.covers(failure)
+    }
+
+    /// An endpoint not tried yet, or any when all were.
+    fn choose(&self, proxy: &Shared, tried: &[SocketAddr]) -> Option<Arc<Hop>> {
+        let untried = |hop: &&Arc<Hop>| !tried.contains(&hop.address);
+        let mut candidates: Vec<&Arc<Hop>> = self.cluster.hops.iter().filter(untried).collect();
+        if candidates.is_empty() {
+            candidates = self.cluster.hops.iter().collect();
+        }
+        let load = |hop: &Arc<Hop>| proxy.pools.load(hop.address);
+        let how = self.cluster.traffic.load_balancer;
+        balance::pick(&candidates, how, &self.cluster.turn, load, &mut rand::rng()).cloned()
+    }
+
+    async fn attempt(&self, proxy: &Shared, hop: &Hop) -> Result<Response<Incoming>, Vain> {
+        let sending = self.send_once(proxy, hop);
+        match self.retry.per_try_timeout {
+            Some(limit) => match timeout(limit, sending).await {
+                Ok(sent) => sent.map_err(Vain::Failed),
+                Err(_) => Err(Vain::Timeout),
+            },
+            None => sending.await.map_err(Vain::Failed),
+        }
+    }
+
+    async fn send_once(&self, proxy: &Shared, hop: &Hop) -> Result<Response<Incoming>, SendError> {
+        let patience = self.cluster.traffic.connect_timeout;
+        let unbuildable = |_| SendError::Connect(ConnectError::Protocol);
+        match (&hop.security, self.plain) {
+            (Security::Mesh(_), _) => {
+                let epoch = proxy.epoch().ok_or(ConnectError::NoCredentials)?;
+                let body = self.upload.attempt();
+                let request = self.permit.request(Version::HTTP_2, self.changes, body);
+                let request = request.map_err(unbuildable)?;
+                let pools = &proxy.pools;
+                pools
+                    .send_mesh(hop.address, &hop.security, &epoch, request, patience)
+                    .await
+            }
+            (Security::Plain, Some(permit)) => {
+                let body = self.upload.attempt();
+                let request = permit.request(version(self.dialect), self.changes, body);
+                let request = request.map_err(unbuildable)?;
+                proxy
+                    .pools
+                    .send_plain(hop.address, self.dialect, request, patience)
+                    .await
+            }
+            (Security::Plain | Security::Unreachable, _) => Err(ConnectError::NotInMesh.into()),
+        }
+    }
+}
+
+impl Vain {
+    fn answer(&self) -> Answer {
+        match self {
+            Self::Failed(error) => {
+                tracing::debug!(%error, "an endpoint failed");
+                Answer::upstream_failed(error.flag())
+            }
+            Self::Timeout => Answer::timeout(),
+        }
+    }
+}
+
+fn note_upstream(exchange: &mut Exchange, hop: &Hop, cluster: &Cluster) {
+    let ends = &mut exchange.ends;
+    let namespace = cluster.service.namespace.as_str();
+    ends.destination =
+        crate::peer_info::PeerInfo::from_labels(&hop.workload, namespace, &hop.labels);
+    ends.destination_principal = hop
+        .identity
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    ends.security = match hop.security {
+        Security::Mesh(_) => "mutual_tls",
+        Security::Plain | Security::Unreachable => "none",
+    };
+    exchange.upstream = Some(hop.address.to_string());
+}
+
+/// Full jitter over an exponentially growing wait.
+fn backoff(retries: u32) -> Duration {
+    let most = BASE_RETRY_BACKOFF
+        .saturating_mul(1 << retries.min(8))
+        .min(MAX_RETRY_BACKOFF);
+    most.mul_f64(rand::rng().random_range(0.0..1.0))
+}
+
+/// The end of the time that a route allows.
+pub(crate) fn deadline(limit: Option<Duration>) -> Option<Instant> {
+    limit
+        .filter(|limit| !limit.is_zero())
+        .and_then(|limit| Instant::now().checked_add(limit))
+}

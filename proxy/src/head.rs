@@ -1,0 +1,259 @@
+//! The head of a request as the proxy reads it: one authority, one normalised path, bounded headers.
+
+use http::{HeaderMap, Method, Version, header, request::Parts};
+use reeve_core::{decision::GrpcMethod, model::PathNormalization};
+
+use crate::{
+    limits::{MAX_HEADERS, MAX_PATH_BYTES},
+    path::{self, PathError},
+    route::{RequestView, without_port},
+};
+
+/// A request's head, read once. What is judged, matched and forwarded is this, never the bytes that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    /// Lower case, with the port if one was sent.
+    pub(crate) authority: String,
+    /// Normalised, without query.
+    pub(crate) path: String,
+    /// As it came, without query; for the log alone.
+    pub(crate) raw_path: String,
+    /// Without the question mark.
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
+}
+
+/// Why a request is answered 400 (or 431, 501) before it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeadError {
+    #[error("the request names no authority")]
+    NoAuthority,
+    #[error("the request names more than one authority")]
+    TwoAuthorities,
+    #[error("the authority is not legal")]
+    BadAuthority,
+    #[error("the path is too long")]
+    LongPath,
+    #[error("there are too many headers")]
+    ManyHeaders,
+    #[error("CONNECT is not served")]
+    Connect,
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// A head that cannot be served; when only its path is at fault, the rest of it, for the record.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) error: HeadError,
+    pub(crate) raw: Option<Box<Head>>,
+}
+
+impl From<HeadError> for Unreadable {
+    fn from(error: HeadError) -> Self {
+        Self { error, raw: None }
+    }
+}
+
+impl Head {
+    /// Reads a head that hyper has parsed.
+    pub(crate) fn read(parts: Parts, mode: PathNormalization) -> Result<Self, Unreadable> {
+        let mut head = Self::read_raw(parts)?;
+        match path::normalize(&head.raw_path, mode) {
+            Ok(path) => {
+                head.path = path;
+                Ok(head)
+            }
+            Err(error) => Err(Unreadable {
+                error: error.into(),
+                raw: Some(Box::new(head)),
+            }),
+        }
+    }
+
+    fn read_raw(parts: Parts) -> Result<Self, HeadError> {
+        if parts.method == Method::CONNECT {
+            return Err(HeadError::Connect);
+        }
+        if parts.headers.len() > MAX_HEADERS {
+            return Err(HeadError::ManyHeaders);
+        }
+        let authority = authority(&parts)?;
+        let raw_path = match parts.uri.path() {
+            "" => "/",
+            path => path,
+        };
+        if raw_path.len() + parts.uri.query().map_or(0, str::len) > MAX_PATH_BYTES {
+            return Err(HeadError::LongPath);
+        }
+        Ok(Self {
+            authority,
+            path: raw_path.to_owned(),
+            raw_path: raw_path.to_owned(),
+            query: parts.uri.query().map(str::to_owned),
+            method: parts.method,
+            version: parts.version,
+            headers: parts.headers,
+        })
+    }
+
+    /// What routes are matched on.
+    pub(crate) fn view(&self) -> RequestView<'_> {
+        RequestView {
+            scheme: "http",
+            authority: &self.authority,
+            method: self.method.as_str(),
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+        }
+    }
+
+    /// The authority without its port.
+    pub(crate) fn host(&self) -> &str {
+        without_port(&self.authority)
+    }
+
+    /// Path and query as they are sent on.
+    pub(crate) fn target(&self) -> String {
+        join_query(&self.path, self.query.as_deref())
+    }
+
+    /// Whether the content type says gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        is_grpc(&self.headers)
+    }
+
+    /// gRPC service and method, when the content type says gRPC and the path has that form.
+    pub(crate) fn grpc(&self) -> Option<GrpcMethod> {
+        let (service, method) = self.path.strip_prefix('/')?.split_once('/')?;
+        let whole = !service.is_empty() && !method.is_empty() && !method.contains('/');
+        (self.is_grpc() && whole).then(|| GrpcMethod {
+            service: service.to_owned(),
+            method: method.to_owned(),
+        })
+    }
+
+    /// A header's only or first value, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Whether the content type is gRPC's (`application/grpc`, `+proto`, `;…`; not grpc-web).
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
+    let rest = content_type.and_then(|v| v.strip_prefix("application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+') || rest.starts_with(';'))
+}
+
+/// Joins a path and a query.
+pub(crate) fn join_query(path: &str, query: Option<&str>) -> String {
+    match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    }
+}
+
+/// RFC 9112 section 3.2 and RFC 9113 section 8.3.1: the target's authority wins, `Host` must not contradict it.
+fn authority(parts: &Parts) -> Result<String, HeadError> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(HeadError::TwoAuthorities);
+    }
+    let host = match host {
+        Some(value) => Some(value.to_str().map_err(|_| HeadError::BadAuthority)?),
+        None => None,
+    };
+    let target = parts.uri.authority().map(http::uri::Authority::as_str);
+    let authority = match (target, host) {
+        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
+            return Err(HeadError::TwoAuthorities);
+        }
+        (Some(target), _) => target,
+        (None, Some(host)) => host,
+        (None, None) => return Err(HeadError::NoAuthority),
+    };
+    let legal = !authority.contains('@') && authority.parse::<http::uri::Authority>().is_ok();
+    if !legal {
+        return Err(HeadError::BadAuthority);
+    }
+    Ok(authority.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(uri: &str, headers: &[(&str, &str)]) -> Result<Head, HeadError> {
+        let mut request = http::Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        Head::read(parts, PathNormalization::default()).map_err(|e| e.error)
+    }
+
+    #[test]
+    fn one_authority_is_read_and_contradictions_are_refused() {
+        assert_eq!(
+            read("/", &[("host", "Reviews:9080")]).unwrap().authority,
+            "reviews:9080"
+        );
+        let absolute = read("http://a/x?y=1", &[("host", "a")]).unwrap();
+        assert_eq!(
+            (absolute.authority.as_str(), absolute.target().as_str()),
+            ("a", "/x?y=1")
+        );
+        for (uri, hosts, error) in [
+            ("/", vec![], HeadError::NoAuthority),
+            (
+                "/",
+                vec![("host", "a"), ("host", "b")],
+                HeadError::TwoAuthorities,
+            ),
+            ("http://a/", vec![("host", "b")], HeadError::TwoAuthorities),
+            ("/", vec![("host", "u@a")], HeadError::BadAuthority),
+            ("/", vec![("host", "a b")], HeadError::BadAuthority),
+            ("/", vec![("host", "")], HeadError::BadAuthority),
+        ] {
+            assert_eq!(read(uri, &hosts).unwrap_err(), error, "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_by_content_type_and_path() {
+        let grpc = |uri, content_type| {
+            let head = read(uri, &[("host", "a"), ("content-type", content_type)]).unwrap();
+            head.grpc().map(|g| (g.service, g.method))
+        };
+        let pair = Some(("pkg.S".to_owned(), "M".to_owned()));
+        assert_eq!(grpc("/pkg.S/M", "application/grpc"), pair);
+        assert_eq!(grpc("/pkg.S/M", "application/grpc+proto"), pair);
+        assert_eq!(grpc("/pkg.S/M", "application/grpc-web"), None);
+        assert_eq!(grpc("/pkg.S/M/x", "application/grpc"), None);
+        assert_eq!(grpc("/pkg.S", "application/grpc"), None);
+    }
+
+    #[test]
+    fn oversized_heads_are_refused() {
+        let long = format!("/{}", "a".repeat(MAX_PATH_BYTES));
+        assert_eq!(
+            read(&long, &[("host", "a")]).unwrap_err(),
+            HeadError::LongPath
+        );
+        let many: Vec<_> = (0..MAX_HEADERS).map(|i| format!("x-{i}")).collect();
+        let mut headers: Vec<_> = many.iter().map(|n| (n.as_str(), "1")).collect();
+        headers.push(("host", "a"));
+        assert_eq!(read("/", &headers).unwrap_err(), HeadError::ManyHeaders);
+        headers.pop();
+        headers.pop();
+        headers.push(("host", "a"));
+        assert!(read("/", &headers).is_ok());
+    }
+}

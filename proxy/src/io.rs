@@ -1,0 +1,141 @@
+//! Connections that can be cut from outside, that count their bytes, and that give back what was peeked.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+
+/// Bytes that went through a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    pub(crate) read: AtomicU64,
+    pub(crate) written: AtomicU64,
+}
+
+/// A connection whose first bytes were read ahead, that counts, and that ends when its token is cancelled.
+#[derive(Debug)]
+pub(crate) struct Line<I> {
+    inner: I,
+    ahead: Bytes,
+    flow: Arc<Flow>,
+    cut: CancellationToken,
+    cutting: Pin<Box<WaitForCancellationFutureOwned>>,
+    gone: CancellationToken,
+    _gone: DropGuard,
+}
+
+/// Any byte stream.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl<I> Line<I> {
+    /// Wraps `inner`; `ahead` is read first.
+    pub(crate) fn new(inner: I, ahead: Bytes, cut: CancellationToken) -> Self {
+        let gone = CancellationToken::new();
+        Self {
+            _gone: gone.clone().drop_guard(),
+            gone,
+            inner,
+            ahead,
+            flow: Arc::default(),
+            cutting: Box::pin(cut.clone().cancelled_owned()),
+            cut,
+        }
+    }
+
+    /// The counters.
+    pub(crate) fn flow(&self) -> Arc<Flow> {
+        self.flow.clone()
+    }
+
+    /// Cancelling it cuts the connection.
+    pub(crate) fn cut(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+
+    /// Cancelled when the connection is no more.
+    pub(crate) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cutting.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn check_cut(&self) -> io::Result<()> {
+        if self.cut.is_cancelled() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Line<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_cut(cx)?;
+        let before = buffer.filled().len();
+        if self.ahead.has_remaining() {
+            let count = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead.split_to(count));
+        } else {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        }
+        let count = buffer.filled().len().saturating_sub(before);
+        self.flow.read.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Line<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check_cut()?;
+        let count = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes))?;
+        self.flow.written.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check_cut()?;
+        let count = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bytes))?;
+        self.flow.written.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_cut()?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,224 @@
+//! Deciding: from what the proxy verified itself to a question, and from the question to a verdict.
+//!
+//! The request path, the re-judging of open streams and `route explain` all ask here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use reeve_audit::{AuthenticatedBy, DecisionRecord, Direction};
+use reeve_core::{
+    UnixTime,
+    decision::{
+        AccessRequest, Action, Decision, Effect, HttpContext, Principal, Reason, RequestContext,
+        ResourceRef, User, apply_state,
+    },
+    model::{InboundListener, MtlsMode, ServiceConfig, ServiceState},
+};
+
+use crate::{head::Head, headers, query, snapshot::Snapshot};
+
+/// The other end of a connection, as far as it was verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) principal: Principal,
+    pub(crate) address: IpAddr,
+    pub(crate) authenticated_by: AuthenticatedBy,
+}
+
+impl Peer {
+    /// A peer that has proved nothing.
+    pub(crate) fn stranger(address: IpAddr) -> Self {
+        Self {
+            principal: Principal::Unauthenticated,
+            address,
+            authenticated_by: AuthenticatedBy::Nothing,
+        }
+    }
+
+    pub(crate) fn is_mtls(&self) -> bool {
+        self.authenticated_by == AuthenticatedBy::Mtls
+    }
+}
+
+/// What is asked for, and the rules of the place where it is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) direction: Direction,
+    pub(crate) resource: ResourceRef,
+    pub(crate) port: u16,
+    pub(crate) mtls: MtlsMode,
+    pub(crate) state: ServiceState,
+}
+
+impl Place {
+    /// The workload behind an inbound listener.
+    pub(crate) fn inbound(snapshot: &Snapshot, listener: &InboundListener) -> Self {
+        Self {
+            direction: Direction::Inbound,
+            resource: snapshot.own_resource(),
+            port: listener.bind.port(),
+            mtls: listener.mtls,
+            state: listener.state,
+        }
+    }
+
+    /// The gateway itself, asked by the outside.
+    pub(crate) fn gateway(snapshot: &Snapshot, port: u16) -> Self {
+        Self {
+            direction: Direction::Outbound,
+            resource: snapshot.own_resource(),
+            port,
+            mtls: MtlsMode::Disable,
+            state: ServiceState::Enforced,
+        }
+    }
+
+    /// A service whose endpoint has no proxy that could judge.
+    pub(crate) fn outside_service(service: &ServiceConfig, port: u16) -> Self {
+        Self {
+            direction: Direction::Outbound,
+            resource: ResourceRef {
+                workload: None,
+                namespace: service.namespace.clone(),
+                services: vec![service.name.clone()],
+            },
+            port,
+            mtls: MtlsMode::Disable,
+            state: ServiceState::Enforced,
+        }
+    }
+}
+
+/// A question: who asks for what, where. Kept while the stream is open, to be asked again.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) peer: Peer,
+    pub(crate) place: Place,
+    pub(crate) user: Option<User>,
+    /// `None` = a TCP connection.
+    pub(crate) head: Option<Arc<Head>>,
+}
+
+/// A question answered.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) access: AccessRequest,
+    pub(crate) decision: Decision,
+    pub(crate) cost_us: u64,
+}
+
+impl Question {
+    /// Asks the policies of `snapshot`.
+    pub(crate) fn ask(&self, snapshot: &Snapshot, now: UnixTime) -> Verdict {
+        let started = tokio::time::Instant::now();
+        let access = self.access(snapshot, now);
+        let decision = match self.place.state {
+            ServiceState::Open => Decision::without_policy(Effect::Allow, Reason::ServiceOpen),
+            state @ (ServiceState::Shadow | ServiceState::Enforced) => {
+                apply_state(state, snapshot.engine.decide(&access))
+            }
+        };
+        let decision = if self.strict_refuses() {
+            Decision::without_policy(Effect::Deny, Reason::PlaintextRefused)
+        } else {
+            decision
+        };
+        let cost_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Verdict {
+            access,
+            decision,
+            cost_us,
+        }
+    }
+
+    /// An answer that was clear before the policies were asked.
+    pub(crate) fn refuse(&self, snapshot: &Snapshot, now: UnixTime, reason: Reason) -> Verdict {
+        Verdict {
+            access: self.access(snapshot, now),
+            decision: Decision::without_policy(Effect::Deny, reason),
+            cost_us: 0,
+        }
+    }
+
+    /// STRICT takes nobody without a mesh certificate.
+    pub(crate) fn strict_refuses(&self) -> bool {
+        self.place.mtls == MtlsMode::Strict && !self.peer.is_mtls()
+    }
+
+    fn access(&self, snapshot: &Snapshot, now: UnixTime) -> AccessRequest {
+        let action = match &self.head {
+            Some(head) => Action::from_method(head.method.as_str()),
+            None => Action::Connect,
+        };
+        AccessRequest {
+            principal: self.peer.principal.clone(),
+            user: self.user.clone(),
+            action,
+            resource: self.place.resource.clone(),
+            context: RequestContext {
+                source_ip: self.peer.address,
+                port: self.place.port,
+                mtls: self.peer.is_mtls(),
+                time: now,
+                http: self
+                    .head
+                    .as_deref()
+                    .map(|head| http_context(head, snapshot)),
+            },
+        }
+    }
+
+    /// The record of `verdict`, made under `snapshot`.
+    pub(crate) fn record(&self, snapshot: &Snapshot, verdict: &Verdict) -> DecisionRecord {
+        let head = self.head.as_deref();
+        let request_id = head.and_then(|h| h.header(headers::REQUEST_ID.as_str()));
+        DecisionRecord {
+            request: verdict.access.clone(),
+            decision: verdict.decision.clone(),
+            authenticated_by: self.peer.authenticated_by,
+            direction: self.place.direction,
+            generation: Some(snapshot.generation()),
+            policy_hash: snapshot.policy_hash().to_owned(),
+            projection_hash: snapshot.projection_hash.clone(),
+            mtls_mode: self.place.mtls,
+            strict_would_refuse: self.place.direction == Direction::Inbound && !self.peer.is_mtls(),
+            path_normalization: snapshot.workload().path_normalization,
+            trace_id: head.and_then(|h| headers::trace_id(&h.headers)),
+            request_id: request_id.map(str::to_owned),
+            cost_us: verdict.cost_us,
+        }
+    }
+}
+
+fn http_context(head: &Head, snapshot: &Snapshot) -> HttpContext {
+    let needs = snapshot.engine.needs();
+    let query = head.query.as_deref().unwrap_or_default();
+    let mut parameters = BTreeMap::new();
+    for name in &needs.query {
+        let values: BTreeSet<String> = query::values(query, name).into_iter().collect();
+        if !values.is_empty() {
+            parameters.insert(name.clone(), values);
+        }
+    }
+    let mut named = BTreeMap::new();
+    for name in &snapshot.wanted_headers {
+        let values = head.headers.get_all(name).iter();
+        let text =
+            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let values: BTreeSet<String> = values.map(text).collect();
+        if !values.is_empty() {
+            named.insert(name.as_str().to_owned(), values);
+        }
+    }
+    HttpContext {
+        method: head.method.as_str().to_owned(),
+        host: head.host().to_owned(),
+        path: head.path.clone(),
+        grpc: head.grpc(),
+        headers: named,
+        query: parameters,
+    }
+}

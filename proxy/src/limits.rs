@@ -1,0 +1,70 @@
+//! Every bound on what a peer can make the proxy hold, in one place. Each is named after what it bounds.
+
+use std::time::Duration;
+
+/// Open connections per listener; more wait in the kernel's queue.
+pub(crate) const MAX_CONNECTIONS_PER_LISTENER: usize = 8192;
+/// The kernel's queue of connections not yet accepted.
+pub(crate) const LISTEN_BACKLOG: i32 = 1024;
+/// Request streams at once on one HTTP/2 connection.
+pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1024;
+/// Requests in flight through one proxy; more are answered 503 with the flag `UO`.
+pub(crate) const MAX_REQUESTS_IN_FLIGHT: usize = 65_536;
+/// Header fields of one request.
+pub(crate) const MAX_HEADERS: usize = 128;
+/// Bytes of one request's header list (names, values and 32 each, RFC 9113 section 6.5.2).
+pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// Buffer for an HTTP/1.1 head; also its longest request line.
+pub(crate) const MAX_HTTP1_BUFFER_BYTES: usize = 64 * 1024 + 1024;
+/// Longest request target.
+pub(crate) const MAX_PATH_BYTES: usize = 16 * 1024;
+/// Flow-control window of one HTTP/2 stream: what a body may hold in memory per hop.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Flow-control window of one HTTP/2 connection.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes that may be queued for sending per HTTP/2 stream.
+pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// From accept to a finished TLS handshake.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the first bytes of a connection may take on a port where the server might speak first.
+pub(crate) const DETECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// From the end of one HTTP/1.1 request to a complete head of the next.
+pub(crate) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// A ClientHello must fit in this.
+pub(crate) const MAX_CLIENT_HELLO_BYTES: usize = 16 * 1024 + 5;
+/// HTTP/2 keep-alive pings on mesh connections.
+pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long such a ping may go unanswered.
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle HTTP/1.1 connections kept per endpoint.
+pub(crate) const MAX_IDLE_PER_ENDPOINT: usize = 256;
+/// How long an idle connection is kept.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Endpoints with connections kept at all.
+pub(crate) const MAX_POOLS: usize = 4096;
+/// Bound on connecting to the application itself.
+pub(crate) const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most tries of one request, whatever its retry policy says.
+pub(crate) const MAX_ATTEMPTS: u32 = 10;
+/// Wait before the first retry; doubles up to [`MAX_RETRY_BACKOFF`] (Envoy's defaults).
+pub(crate) const BASE_RETRY_BACKOFF: Duration = Duration::from_millis(25);
+/// Longest wait before a retry.
+pub(crate) const MAX_RETRY_BACKOFF: Duration = Duration::from_millis(250);
+/// A connection starts to drain this long before its certificates end …
+pub(crate) const DRAIN_BEFORE_EXPIRY: Duration = Duration::from_secs(30);
+/// … or, for short-lived ones, when this part (1/n) of the rest of their life is left.
+pub(crate) const DRAIN_FRACTION: u32 = 5;
+/// Series per metric; beyond, the peers' labels are folded into `other`.
+pub(crate) const MAX_SERIES: usize = 5000;
+/// Lines waiting to be written to the access log; beyond, they are counted as dropped.
+pub(crate) const ACCESS_LOG_QUEUE: usize = 4096;
+/// Outcome records waiting to be written; beyond, they are counted as dropped.
+pub(crate) const OUTCOME_QUEUE: usize = 16_384;
+/// Plaintext refusals recorded one by one per second; more are counted.
+pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
+/// How often counted refusals are written down.
+pub(crate) const AGGREGATE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often open streams are looked at for an expired token.
+pub(crate) const EXPIRY_TICK: Duration = Duration::from_millis(250);
+/// Buffer of one direction of a TCP relay.
+pub(crate) const RELAY_BUFFER_BYTES: usize = 16 * 1024;

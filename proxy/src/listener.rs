@@ -1,0 +1,406 @@
+//! Listeners: accepting connections, finding out what they are, and what their peers can prove.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use reeve_audit::AuthenticatedBy;
+use reeve_core::{
+    decision::{Principal, Reason},
+    model::{InboundListener, MtlsMode},
+};
+use reeve_svid::{alpn, peer_of};
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    connect::limit_life,
+    credentials::Epoch,
+    detect::{Opening, detect},
+    io::{Io, Line},
+    judge::{Peer, Place, Question},
+    life::{self, Arrival},
+    limits::{
+        CONNECTION_WINDOW_BYTES, DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_READ_TIMEOUT,
+        KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, LISTEN_BACKLOG, MAX_CONCURRENT_STREAMS,
+        MAX_CONNECTIONS_PER_LISTENER, MAX_HEADER_LIST_BYTES, MAX_HEADERS, MAX_HTTP1_BUFFER_BYTES,
+        MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+    },
+    permit,
+    proxy::Shared,
+    snapshot::Snapshot,
+    tcp,
+};
+
+/// Binds `address`; a restarted proxy takes its address at once.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(SocketProtocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// When connections of a listener end.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop {
+    /// No new connections; open ones drain.
+    pub(crate) drain: CancellationToken,
+    /// Everything is cut.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Accepts until told to stop.
+pub(crate) async fn run(proxy: Arc<Shared>, bind: SocketAddr, listener: TcpListener, stop: Stop) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS_PER_LISTENER));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
+        // Cancel-safe: accept loses no connection when dropped.
+        let accepted = tokio::select! {
+            () = stop.drain.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, %bind, "a connection could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        let (proxy, stop) = (proxy.clone(), stop.clone());
+        let tasks = proxy.tasks.clone();
+        tasks.spawn(async move {
+            let _place = place;
+            connection(&proxy, bind, stream, address, &stop).await;
+        });
+    }
+}
+
+async fn connection(
+    proxy: &Arc<Shared>,
+    bind: SocketAddr,
+    stream: TcpStream,
+    address: SocketAddr,
+    stop: &Stop,
+) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let Some(snapshot) = proxy.snapshot() else {
+        return;
+    };
+    if let Some(listener) = snapshot.inbound.get(&bind) {
+        let gauge = proxy.metrics.connections("inbound");
+        gauge.inc();
+        Box::pin(inbound(proxy, &snapshot, listener, stream, address, stop)).await;
+        gauge.dec();
+    } else if let Some(outbound) = snapshot.outbound.get(&bind) {
+        let gauge = proxy.metrics.connections("outbound");
+        gauge.inc();
+        let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
+        if outbound.listener.protocol.is_http() {
+            let arrival = Arc::new(Arrival {
+                bind,
+                peer: Peer::stranger(address.ip()),
+            });
+            let serving = serve_http(proxy, Side::Outbound, arrival, line, Spoken::Any);
+            Box::pin(serving.until(stop.drain.clone())).await;
+        } else {
+            Box::pin(tcp::outbound(proxy, &snapshot, outbound, address, line)).await;
+        }
+        gauge.dec();
+    }
+}
+
+async fn inbound(
+    proxy: &Arc<Shared>,
+    snapshot: &Arc<Snapshot>,
+    listener: &InboundListener,
+    mut stream: TcpStream,
+    address: SocketAddr,
+    stop: &Stop,
+) {
+    let http = listener.protocol.is_http();
+    let patience = if http {
+        HANDSHAKE_TIMEOUT
+    } else {
+        DETECT_TIMEOUT
+    };
+    let (opening, ahead) = detect(&mut stream, patience).await;
+    let line = Line::new(stream, ahead, stop.cut.child_token());
+    let stranger = Peer::stranger(address.ip());
+    match (opening, listener.mtls) {
+        (Opening::Closed, _) => {}
+        (Opening::MeshTls, MtlsMode::Permissive | MtlsMode::Strict) => {
+            mesh(proxy, listener, line, address, stop).await;
+        }
+        (_, MtlsMode::Strict) => refuse_plaintext(proxy, snapshot, listener, stranger),
+        (Opening::MeshTls | Opening::OtherTls, _) => {
+            let authenticated_by = AuthenticatedBy::TlsPassthrough;
+            let peer = Peer {
+                authenticated_by,
+                ..stranger
+            };
+            tcp::inbound(
+                proxy,
+                &Arrival {
+                    bind: listener.bind,
+                    peer,
+                },
+                line,
+            )
+            .await;
+        }
+        (Opening::Http, _) if http => {
+            let arrival = Arc::new(Arrival {
+                bind: listener.bind,
+                peer: stranger,
+            });
+            let serving = serve_http(proxy, Side::Inbound, arrival, line, Spoken::Any);
+            serving.until(stop.drain.clone()).await;
+        }
+        (Opening::Silent, _) if http => {}
+        (Opening::Http | Opening::Other | Opening::Silent, _) => {
+            tcp::inbound(
+                proxy,
+                &Arrival {
+                    bind: listener.bind,
+                    peer: stranger,
+                },
+                line,
+            )
+            .await;
+        }
+    }
+}
+
+/// STRICT: recorded one by one up to a rate, counted beyond; the connection is closed.
+fn refuse_plaintext(proxy: &Shared, snapshot: &Snapshot, listener: &InboundListener, peer: Peer) {
+    if !proxy.ledger.plaintext_refused() {
+        return;
+    }
+    let place = Place::inbound(snapshot, listener);
+    let question = Question {
+        peer,
+        place,
+        user: None,
+        head: None,
+    };
+    let verdict = question.refuse(snapshot, proxy.ledger.now(), Reason::PlaintextRefused);
+    // Refused whether or not it could be recorded.
+    drop(permit::record_refusal(
+        &question,
+        verdict,
+        snapshot,
+        &proxy.ledger,
+    ));
+}
+
+async fn mesh(
+    proxy: &Arc<Shared>,
+    listener: &InboundListener,
+    line: Line<TcpStream>,
+    address: SocketAddr,
+    stop: &Stop,
+) {
+    let Some(epoch) = proxy.epoch() else {
+        proxy.metrics.handshake_failed("no_credentials");
+        return;
+    };
+    let http = listener.protocol.is_http();
+    let config = if http {
+        &epoch.http_server
+    } else {
+        &epoch.tcp_server
+    };
+    let (gone, cut) = (line.gone(), line.cut());
+    let handshake = TlsAcceptor::from(config.clone()).accept(line);
+    let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(_)) | Err(_) => {
+            proxy.metrics.handshake_failed("server");
+            proxy.ledger.handshake_refused();
+            return;
+        }
+    };
+    let (_, connection) = stream.get_ref();
+    let now = proxy.clock.now();
+    let peer = peer_of(connection, &epoch.credentials.bundle, now);
+    let Some(verified) = peer else {
+        proxy.metrics.handshake_failed("server");
+        proxy.ledger.handshake_refused();
+        return;
+    };
+    let spoken = match connection.alpn_protocol() {
+        Some(alpn::H2) => Spoken::Http2,
+        Some(alpn::HTTP1) => Spoken::Http1,
+        _ => Spoken::Bytes,
+    };
+    let peer = Peer {
+        principal: Principal::Workload(verified.id().clone()),
+        address: address.ip(),
+        authenticated_by: AuthenticatedBy::Mtls,
+    };
+    let old = limit_life(&epoch, verified.not_after(), now, cut, gone);
+    let arrival = Arrival {
+        bind: listener.bind,
+        peer,
+    };
+    if spoken == Spoken::Bytes {
+        tcp::inbound(proxy, &arrival, stream).await;
+        return;
+    }
+    let draining = async {
+        // Cancel-safe: tokens and a watch.
+        tokio::select! {
+            () = stop.drain.cancelled() => {}
+            () = old.cancelled() => {}
+            () = proxy.epoch_after(&epoch) => {}
+        }
+    };
+    let serving = serve_http(proxy, Side::Inbound, Arc::new(arrival), stream, spoken);
+    serving.until_future(draining).await;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Inbound,
+    Outbound,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    Any,
+    Http1,
+    Http2,
+    Bytes,
+}
+
+/// An HTTP connection about to be served.
+struct Serving<'a, I> {
+    proxy: &'a Arc<Shared>,
+    side: Side,
+    arrival: Arc<Arrival>,
+    io: I,
+    spoken: Spoken,
+}
+
+fn serve_http<I: Io + 'static>(
+    proxy: &Arc<Shared>,
+    side: Side,
+    arrival: Arc<Arrival>,
+    io: I,
+    spoken: Spoken,
+) -> Serving<'_, I> {
+    Serving {
+        proxy,
+        side,
+        arrival,
+        io,
+        spoken,
+    }
+}
+
+impl<I: Io + 'static> Serving<'_, I> {
+    async fn until(self, drain: CancellationToken) {
+        self.until_future(drain.cancelled()).await;
+    }
+
+    /// Serves until the peer closes; once `drain` is ready, finishes what is in flight (GOAWAY, `Connection: close`).
+    async fn until_future(self, drain: impl Future<Output = ()>) {
+        let Self {
+            proxy,
+            side,
+            arrival,
+            io,
+            spoken,
+        } = self;
+        let (proxy, serving) = (proxy.clone(), arrival);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (proxy, arrival) = (proxy.clone(), serving.clone());
+            async move {
+                Ok::<_, Infallible>(match side {
+                    Side::Inbound => Box::pin(life::inbound(proxy, arrival, request)).await,
+                    Side::Outbound => Box::pin(life::outbound(proxy, arrival, request)).await,
+                })
+            }
+        });
+        let builder = builder(spoken);
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        tokio::pin!(connection, drain);
+        // Cancel-safe: the connection is polled on after the drain began.
+        let ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = drain => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+}
+
+fn builder(spoken: Spoken) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HTTP1_BUFFER_BYTES)
+        .half_close(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    match spoken {
+        Spoken::Http1 => builder.http1_only(),
+        Spoken::Http2 => builder.http2_only(),
+        Spoken::Any | Spoken::Bytes => builder,
+    }
+}
+
+/// Credentials that a connection was made with.
+impl Shared {
+    /// Ready when other credentials than those of `epoch` are in force.
+    pub(crate) async fn epoch_after(&self, epoch: &Epoch) {
+        let mut watch = self.epochs.clone();
+        let newer =
+            |now: &Option<Arc<Epoch>>| now.as_ref().is_some_and(|now| now.number > epoch.number);
+        if watch.wait_for(newer).await.is_err() {
+            // No more credentials will come; the connection's own lifetime ends it.
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What two sidecars tell each other about their workloads, so that metrics can name both ends.
+//!
+//! The header crosses mesh mTLS only. It names things in metrics and logs; nothing is decided by it.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderValue};
+use reeve_core::model::WorkloadConfig;
+
+use crate::headers::PEER;
+
+/// Longest value of one field; labels of Kubernetes are at most 63 bytes, names 253.
+const MAX_FIELD_BYTES: usize = 253;
+
+/// One end of a request, for metric labels. Empty text = unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PeerInfo {
+    pub(crate) workload: String,
+    pub(crate) namespace: String,
+    pub(crate) app: String,
+    pub(crate) version: String,
+}
+
+impl PeerInfo {
+    /// The proxy's own workload.
+    pub(crate) fn of(workload: &WorkloadConfig) -> Self {
+        Self::from_labels(
+            workload.workload.as_str(),
+            workload.namespace.as_str(),
+            &workload.labels,
+        )
+    }
+
+    /// From a workload's name, namespace and labels.
+    pub(crate) fn from_labels(
+        workload: &str,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Self {
+        let label = |names: [&str; 3]| {
+            let found = names.iter().find_map(|name| labels.get(*name));
+            found.cloned().unwrap_or_default()
+        };
+        Self {
+            workload: workload.to_owned(),
+            namespace: namespace.to_owned(),
+            app: label([
+                "service.istio.io/canonical-name",
+                "app.kubernetes.io/name",
+                "app",
+            ]),
+            version: label([
+                "service.istio.io/canonical-revision",
+                "app.kubernetes.io/version",
+                "version",
+            ]),
+        }
+    }
+
+    /// The header's value.
+    pub(crate) fn to_value(&self) -> Option<HeaderValue> {
+        let Self {
+            workload,
+            namespace,
+            app,
+            version,
+        } = self;
+        HeaderValue::try_from(format!("w={workload};n={namespace};a={app};v={version}")).ok()
+    }
+
+    /// Takes the header out of `headers`. Anything malformed reads as unknown.
+    pub(crate) fn take(headers: &mut HeaderMap) -> Option<Self> {
+        let value = headers.remove(PEER)?;
+        let mut info = Self::default();
+        for field in value.to_str().ok()?.split(';') {
+            let (name, text) = field.split_once('=')?;
+            let slot = match name {
+                "w" => &mut info.workload,
+                "n" => &mut info.namespace,
+                "a" => &mut info.app,
+                "v" => &mut info.version,
+                _ => continue,
+            };
+            if is_label(text) {
+                text.clone_into(slot);
+            }
+        }
+        Some(info)
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    text.len() <= MAX_FIELD_BYTES && text.bytes().all(legal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_says_the_other_reads() {
+        let info = PeerInfo {
+            workload: "reviews-v1".into(),
+            namespace: "default".into(),
+            app: "reviews".into(),
+            version: "v1".into(),
+        };
+        let mut headers = HeaderMap::from_iter([(PEER, info.to_value().unwrap())]);
+        assert_eq!(PeerInfo::take(&mut headers), Some(info));
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_label_is_not_taken() {
+        let mut headers =
+            HeaderMap::from_iter([(PEER, HeaderValue::from_static("w=a\"b;n=ok;a={x};v=v1;z=1"))]);
+        let info = PeerInfo::take(&mut headers).unwrap();
+        assert_eq!(
+            (info.workload.as_str(), info.namespace.as_str()),
+            ("", "ok")
+        );
+        assert_eq!((info.app.as_str(), info.version.as_str()), ("", "v1"));
+    }
+}

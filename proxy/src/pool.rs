@@ -1,0 +1,399 @@
+//! Connections to endpoints, kept for the next request. A pool belongs to one epoch of credentials and is never used
+//! in another.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use reeve_core::Clock;
+use reeve_svid::alpn;
+use tokio::time::Instant;
+
+use crate::{
+    body::UploadBody,
+    cluster::Security,
+    connect::{self, ConnectError, Upstream},
+    credentials::Epoch,
+    ledger::lock,
+    limits::{
+        CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT,
+        MAX_HEADER_LIST_BYTES, MAX_IDLE_PER_ENDPOINT, MAX_POOLS, MAX_SEND_BUFFER_BYTES,
+        STREAM_WINDOW_BYTES,
+    },
+    permit::{Recorded, UpstreamRequest},
+    route::Failure,
+};
+
+/// What is spoken to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Dialect {
+    /// HTTP/1.1, one request at a time.
+    Http1,
+    /// HTTP/2, many at once.
+    Http2,
+}
+
+/// The pools of one proxy.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    clock: Arc<dyn Clock>,
+    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    busy: Mutex<HashMap<SocketAddr, Arc<AtomicUsize>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PoolKey {
+    address: SocketAddr,
+    security: Security,
+    dialect: Dialect,
+    /// 0 for plaintext.
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct Pool {
+    key: PoolKey,
+    shared: Mutex<Option<http2::SendRequest<UploadBody>>>,
+    idle: Mutex<Vec<(Instant, http1::SendRequest<UploadBody>)>>,
+    /// One connection attempt at a time for HTTP/2.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// Counts an endpoint as busy while it lives.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a try brought no response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error("no connection to the endpoint")]
+    Connect(#[from] ConnectError),
+    /// The connection ended before the request was on it: any other connection can take it, without risk.
+    #[error("the connection closed before the request was sent")]
+    Unsent(#[source] hyper::Error),
+    /// The endpoint says that it did not process the request.
+    #[error("the endpoint refused the stream")]
+    Refused(#[source] hyper::Error),
+    /// A connection that had been idle closed as the request was sent.
+    #[error("an idle connection closed as the request was sent")]
+    Stale(#[source] hyper::Error),
+    #[error("the connection or stream ended before the response")]
+    Reset(#[source] hyper::Error),
+}
+
+impl SendError {
+    /// In the words of retry policies.
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Self::Connect(_) => Failure::Connect,
+            Self::Unsent(_) | Self::Refused(_) => Failure::Refused,
+            Self::Stale(_) | Self::Reset(_) => Failure::Reset,
+        }
+    }
+
+    /// Envoy's response flag.
+    pub(crate) fn flag(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "UF",
+            Self::Refused(_) => "UR",
+            Self::Unsent(_) | Self::Stale(_) | Self::Reset(_) => "UC",
+        }
+    }
+}
+
+impl Pools {
+    /// No connections yet.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            pools: Mutex::default(),
+            busy: Mutex::default(),
+        }
+    }
+
+    /// Sends to a mesh proxy, which judges for itself: any permit will do.
+    pub(crate) async fn send_mesh<P>(
+        &self,
+        address: SocketAddr,
+        security: &Security,
+        epoch: &Arc<Epoch>,
+        request: UpstreamRequest<P, UploadBody>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, SendError> {
+        let key = PoolKey {
+            address,
+            security: security.clone(),
+            dialect: Dialect::Http2,
+            epoch: epoch.number,
+        };
+        self.send(key, Some(epoch), request.into_http(), patience)
+            .await
+    }
+
+    /// Sends in plaintext, where nobody judges after us: only with a recorded decision.
+    pub(crate) async fn send_plain(
+        &self,
+        address: SocketAddr,
+        dialect: Dialect,
+        request: UpstreamRequest<Recorded, UploadBody>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, SendError> {
+        let key = PoolKey {
+            address,
+            security: Security::Plain,
+            dialect,
+            epoch: 0,
+        };
+        self.send(key, None, request.into_http(), patience).await
+    }
+
+    /// Requests in flight to an endpoint.
+    pub(crate) fn load(&self, address: SocketAddr) -> usize {
+        let busy = lock(&self.busy);
+        busy.get(&address)
+            .map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Counts a request to an endpoint until the guard is dropped.
+    pub(crate) fn busy(&self, address: SocketAddr) -> Busy {
+        let count = lock(&self.busy).entry(address).or_default().clone();
+        count.fetch_add(1, Ordering::Relaxed);
+        Busy(count)
+    }
+
+    /// Forgets pools of earlier epochs: their connections end when what is in flight has ended.
+    pub(crate) fn forget_before(&self, epoch: u64) {
+        lock(&self.pools).retain(|key, _| key.epoch == 0 || key.epoch >= epoch);
+    }
+
+    /// Forgets endpoints that are no more.
+    pub(crate) fn forget_unless(&self, known: impl Fn(SocketAddr) -> bool) {
+        lock(&self.pools).retain(|key, _| known(key.address));
+        lock(&self.busy).retain(|address, count| known(*address) || Arc::strong_count(count) > 1);
+    }
+
+    fn pool(&self, key: PoolKey) -> Arc<Pool> {
+        let mut pools = lock(&self.pools);
+        if let Some(pool) = pools.get(&key) {
+            return pool.clone();
+        }
+        if pools.len() >= MAX_POOLS {
+            pools.clear();
+        }
+        let pool = Arc::new(Pool {
+            key: key.clone(),
+            shared: Mutex::default(),
+            idle: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        });
+        pools.insert(key, pool.clone());
+        pool
+    }
+
+    async fn send(
+        &self,
+        key: PoolKey,
+        epoch: Option<&Arc<Epoch>>,
+        request: Request<UploadBody>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, SendError> {
+        let pool = self.pool(key);
+        match pool.key.dialect {
+            Dialect::Http2 => {
+                let mut sender = pool.http2(epoch, &*self.clock, patience).await?;
+                let sent = sender.try_send_request(request).await;
+                sent.map_err(|e| pool.classify(e, Reused::No))
+            }
+            Dialect::Http1 => {
+                let (mut sender, reused) = pool.http1(patience).await?;
+                let sent = sender.try_send_request(request).await;
+                let response = sent.map_err(|e| pool.classify(e, reused))?;
+                pool.keep(sender);
+                Ok(response)
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reused {
+    Yes,
+    No,
+}
+
+impl Pool {
+    async fn http2(
+        self: &Arc<Self>,
+        epoch: Option<&Arc<Epoch>>,
+        clock: &dyn Clock,
+        patience: Duration,
+    ) -> Result<http2::SendRequest<UploadBody>, ConnectError> {
+        if let Some(sender) = self.usable() {
+            return Ok(sender);
+        }
+        let _one_at_a_time = self.connecting.lock().await;
+        if let Some(sender) = self.usable() {
+            return Ok(sender);
+        }
+        let sender = self.connect_http2(epoch, clock, patience).await?;
+        *lock(&self.shared) = Some(sender.clone());
+        Ok(sender)
+    }
+
+    fn usable(&self) -> Option<http2::SendRequest<UploadBody>> {
+        lock(&self.shared)
+            .as_ref()
+            .filter(|s| !s.is_closed())
+            .cloned()
+    }
+
+    async fn connect_http2(
+        self: &Arc<Self>,
+        epoch: Option<&Arc<Epoch>>,
+        clock: &dyn Clock,
+        patience: Duration,
+    ) -> Result<http2::SendRequest<UploadBody>, ConnectError> {
+        let address = self.key.address;
+        let line = match (&self.key.security, epoch) {
+            (Security::Mesh(expected), Some(epoch)) => {
+                let (line, drain) =
+                    connect::mesh(address, expected, alpn::H2, epoch, clock, patience).await?;
+                retire_on(drain, line.gone(), Arc::downgrade(self));
+                line
+            }
+            (Security::Mesh(_), None) => return Err(ConnectError::NoCredentials),
+            (Security::Plain, _) => connect::plain(address, patience).await?,
+            (Security::Unreachable, _) => return Err(ConnectError::NotInMesh),
+        };
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        let handshake = builder.handshake(TokioIo::new(line)).await;
+        let (sender, connection) = handshake.map_err(ConnectError::Http)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, %address, "an HTTP/2 connection ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    async fn http1(
+        &self,
+        patience: Duration,
+    ) -> Result<(http1::SendRequest<UploadBody>, Reused), ConnectError> {
+        let fresh = |since: &Instant| since.elapsed() < IDLE_TIMEOUT;
+        loop {
+            let kept = lock(&self.idle).pop();
+            match kept {
+                Some((since, sender)) if fresh(&since) && sender.is_ready() => {
+                    return Ok((sender, Reused::Yes));
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let line: Upstream = connect::plain(self.key.address, patience).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_headers(crate::limits::MAX_HEADERS);
+        let handshake = builder.handshake(TokioIo::new(line)).await;
+        let (sender, connection) = handshake.map_err(ConnectError::Http)?;
+        let address = self.key.address;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, %address, "an HTTP/1.1 connection ended");
+            }
+        });
+        Ok((sender, Reused::No))
+    }
+
+    /// Keeps a connection once its response has been read.
+    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<UploadBody>) {
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let ready = sender.ready().await.is_ok();
+            let Some(pool) = pool.upgrade().filter(|_| ready) else {
+                return;
+            };
+            let mut idle = lock(&pool.idle);
+            if idle.len() >= MAX_IDLE_PER_ENDPOINT {
+                idle.remove(0);
+            }
+            idle.push((Instant::now(), sender));
+        });
+    }
+
+    fn classify(
+        &self,
+        mut failed: hyper::client::conn::TrySendError<Request<UploadBody>>,
+        reused: Reused,
+    ) -> SendError {
+        let unsent = failed.take_message().is_some();
+        let error = failed.into_error();
+        if unsent {
+            return SendError::Unsent(error);
+        }
+        if is_refused(&error) {
+            return SendError::Refused(error);
+        }
+        if reused == Reused::Yes && !error.is_parse() && !error.is_user() {
+            return SendError::Stale(error);
+        }
+        SendError::Reset(error)
+    }
+}
+
+/// When the connection should drain, it gets no new requests; those in flight go on.
+fn retire_on(
+    drain: tokio_util::sync::CancellationToken,
+    gone: tokio_util::sync::CancellationToken,
+    pool: Weak<Pool>,
+) {
+    tokio::spawn(async move {
+        // Cancel-safe: tokens only.
+        tokio::select! {
+            () = gone.cancelled() => return,
+            () = drain.cancelled() => {}
+        }
+        if let Some(pool) = pool.upgrade() {
+            *lock(&pool.shared) = None;
+        }
+    });
+}
+
+/// REFUSED_STREAM, or a GOAWAY that names an earlier last stream (RFC 9113 sections 6.8 and 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return refused || (h2.is_go_away() && h2.is_remote());
+        }
+        source = cause.source();
+    }
+    false
+}

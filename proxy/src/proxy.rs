@@ -1,0 +1,423 @@
+//! The proxy as its owner holds it: started once, given snapshots, drained at the end.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use prometheus::Registry;
+use reeve_audit::Wal;
+use reeve_core::{Clock, UnixTime, model::Generation};
+use reeve_svid::CredentialsWatch;
+use serde::Serialize;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    access_log::AccessLog,
+    admin,
+    answer::Answer,
+    credentials::Epoch,
+    exchange::{Exchange, Telemetry},
+    ledger::{Ledger, lock},
+    limits::{AGGREGATE_INTERVAL, EXPIRY_TICK, MAX_REQUESTS_IN_FLIGHT},
+    listener::{self, Stop},
+    metrics::Metrics,
+    open::OpenStreams,
+    pool::Pools,
+    snapshot::Snapshot,
+};
+
+/// What a proxy is made of.
+pub struct ProxyDeps {
+    /// Its certificate and the trust bundle, as they change.
+    pub credentials: CredentialsWatch,
+    /// Its write-ahead log.
+    pub wal: Arc<Wal>,
+    /// Where its metrics are registered; the metrics port serves all of it.
+    pub registry: Registry,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where access log lines go.
+    pub access_log: Box<dyn Write + Send>,
+    /// The ports that the proxy itself serves at the workload's address.
+    pub mesh_ports: MeshPorts,
+}
+
+impl fmt::Debug for ProxyDeps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyDeps")
+            .field("mesh_ports", &self.mesh_ports)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ports of the proxy's own, Istio's by default; 0 = any free one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MeshPorts {
+    /// `/stats/prometheus`
+    pub metrics: u16,
+    /// `/healthz/ready`
+    pub health: u16,
+}
+
+impl Default for MeshPorts {
+    fn default() -> Self {
+        Self {
+            metrics: 15020,
+            health: 15021,
+        }
+    }
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A metric of that name is registered already.
+    #[error("the metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started")]
+    Thread(#[from] io::Error),
+    /// Not within a tokio runtime.
+    #[error("a proxy starts within a tokio runtime")]
+    Runtime(#[from] tokio::runtime::TryCurrentError),
+}
+
+/// Why a snapshot is not applied; the one before stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// An address cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The proxy is being drained.
+    #[error("the proxy is shutting down")]
+    Draining,
+}
+
+/// How a proxy stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProxyStatus {
+    /// The generation in force.
+    pub generation: Option<Generation>,
+    /// The policy set in force.
+    pub policy_hash: Option<String>,
+    /// Whether it has configuration and credentials.
+    pub ready: bool,
+    /// Open streams and connections with a permit of their own.
+    pub open: usize,
+    /// When its certificate ends.
+    pub certificate_not_after: Option<UnixTime>,
+    /// Certificates held so far.
+    pub credentials_epoch: u64,
+}
+
+/// A running proxy. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    listeners: Arc<Mutex<Listeners>>,
+    runtime: Handle,
+    stop: Stop,
+    registry: Registry,
+    mesh_ports: MeshPorts,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    /// Bound address → what stops it.
+    traffic: HashMap<SocketAddr, CancellationToken>,
+    own: Option<OwnPorts>,
+}
+
+#[derive(Debug)]
+struct OwnPorts {
+    at: IpAddr,
+    metrics: SocketAddr,
+    health: SocketAddr,
+    stop: CancellationToken,
+}
+
+/// What every connection and request of a proxy uses.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) pools: Pools,
+    pub(crate) open: Arc<OpenStreams>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
+    admission: Arc<Semaphore>,
+    snapshot: ArcSwapOption<Snapshot>,
+}
+
+impl Shared {
+    /// Counts a request among those in flight.
+    pub(crate) fn admit(&self, exchange: &mut Exchange) -> Result<(), Answer> {
+        match self.admission.clone().try_acquire_owned() {
+            Ok(admission) => {
+                exchange.admit(admission);
+                Ok(())
+            }
+            Err(_) => Err(Answer::overloaded()),
+        }
+    }
+
+    /// The snapshot in force; a request takes it once.
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
+    }
+
+    /// The credentials in force.
+    pub(crate) fn epoch(&self) -> Option<Arc<Epoch>> {
+        self.epochs.borrow().clone()
+    }
+
+    /// Whether it can serve.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.snapshot.load().is_some() && self.epoch().is_some()
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy; it listens to nothing until a snapshot is applied.
+    pub fn start(deps: ProxyDeps) -> Result<Self, StartError> {
+        let runtime = Handle::try_current()?;
+        let metrics = Arc::new(Metrics::register(&deps.registry)?);
+        let ledger = Ledger::start(deps.wal, deps.clock.clone(), metrics.clone())?;
+        let ledger = Arc::new(ledger);
+        let log = AccessLog::start(deps.access_log, metrics.clone())?;
+        let (epoch_sender, epochs) = watch::channel(None);
+        let telemetry = Telemetry {
+            metrics: metrics.clone(),
+            log,
+            ledger: ledger.clone(),
+        };
+        let shared = Arc::new(Shared {
+            pools: Pools::new(deps.clock.clone()),
+            clock: deps.clock,
+            ledger,
+            metrics,
+            telemetry: Arc::new(telemetry),
+            open: Arc::default(),
+            tasks: TaskTracker::new(),
+            epochs,
+            admission: Arc::new(Semaphore::new(MAX_REQUESTS_IN_FLIGHT)),
+            snapshot: ArcSwapOption::empty(),
+        });
+        runtime.spawn(follow_credentials(
+            shared.clone(),
+            deps.credentials,
+            epoch_sender,
+        ));
+        let stop = Stop {
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        runtime.spawn(keep_house(shared.clone(), stop.cut.clone()));
+        Ok(Self {
+            shared,
+            listeners: Arc::default(),
+            runtime,
+            stop,
+            registry: deps.registry,
+            mesh_ports: deps.mesh_ports,
+        })
+    }
+
+    /// Puts `snapshot` in force as a whole: binds what is new, drops what is gone, judges open streams again.
+    /// When an address cannot be bound, nothing changes.
+    pub fn apply(&self, snapshot: Snapshot) -> Result<(), ApplyError> {
+        if self.stop.drain.is_cancelled() {
+            return Err(ApplyError::Draining);
+        }
+        let _runtime = self.runtime.enter();
+        let mut listeners = lock(&self.listeners);
+        let wanted: HashSet<SocketAddr> = snapshot
+            .inbound
+            .keys()
+            .chain(snapshot.outbound.keys())
+            .copied()
+            .collect();
+        let mut new = Vec::new();
+        for address in wanted.iter().filter(|a| !listeners.traffic.contains_key(a)) {
+            new.push((*address, bind(*address)?));
+        }
+        let own = self.own_ports(&listeners, snapshot.workload().address)?;
+
+        let (generation, snapshot) = (snapshot.generation(), Arc::new(snapshot));
+        self.shared.snapshot.store(Some(snapshot.clone()));
+        self.shared.metrics.generation(generation.0);
+        listeners.traffic.retain(|address, stop| {
+            let kept = wanted.contains(address);
+            if !kept {
+                stop.cancel();
+            }
+            kept
+        });
+        for (address, listener) in new {
+            let drain = self.stop.drain.child_token();
+            listeners.traffic.insert(address, drain.clone());
+            let stop = Stop {
+                drain,
+                cut: self.stop.cut.clone(),
+            };
+            let shared = self.shared.clone();
+            self.shared
+                .tasks
+                .spawn(listener::run(shared, address, listener, stop));
+        }
+        if let Some(own) = own
+            && let Some(old) = listeners.own.replace(own)
+        {
+            old.stop.cancel();
+        }
+        drop(listeners);
+        self.after_change(&snapshot);
+        Ok(())
+    }
+
+    fn after_change(&self, snapshot: &Snapshot) {
+        let Shared {
+            open,
+            ledger,
+            metrics,
+            pools,
+            ..
+        } = &*self.shared;
+        open.judge_again(snapshot, ledger, metrics);
+        let is_app = |address| snapshot.inbound.values().any(|l| l.app == address);
+        pools.forget_unless(|address| is_app(address) || snapshot.clusters.has_endpoint(address));
+    }
+
+    fn own_ports(&self, listeners: &Listeners, at: IpAddr) -> Result<Option<OwnPorts>, ApplyError> {
+        if listeners.own.as_ref().is_some_and(|own| own.at == at) {
+            return Ok(None);
+        }
+        let metrics = SocketAddr::new(at, self.mesh_ports.metrics);
+        let health = SocketAddr::new(at, self.mesh_ports.health);
+        let (metrics_listener, health_listener) = (bind(metrics)?, bind(health)?);
+        let bound = |listener: &TcpListener, address| listener.local_addr().unwrap_or(address);
+        let own = OwnPorts {
+            at,
+            metrics: bound(&metrics_listener, metrics),
+            health: bound(&health_listener, health),
+            stop: self.stop.cut.child_token(),
+        };
+        for listener in [metrics_listener, health_listener] {
+            let admin = admin::run(
+                self.shared.clone(),
+                self.registry.clone(),
+                listener,
+                own.stop.clone(),
+            );
+            self.runtime.spawn(admin);
+        }
+        Ok(Some(own))
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> ProxyStatus {
+        let snapshot = self.shared.snapshot();
+        let epoch = self.shared.epoch();
+        ProxyStatus {
+            generation: snapshot.as_ref().map(|s| s.generation()),
+            policy_hash: snapshot.as_ref().map(|s| s.policy_hash().to_owned()),
+            ready: self.shared.is_ready(),
+            open: self.shared.open.len(),
+            certificate_not_after: epoch.as_ref().map(|e| e.credentials.svid.not_after()),
+            credentials_epoch: epoch.map_or(0, |e| e.number),
+        }
+    }
+
+    /// Where the proxy's own ports are: metrics and health. `None` before the first snapshot.
+    pub fn own_addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        lock(&self.listeners)
+            .own
+            .as_ref()
+            .map(|own| (own.metrics, own.health))
+    }
+
+    /// Stops accepting, lets what is in flight finish until `deadline` has passed, then cuts the rest.
+    pub async fn drain(&self, deadline: Duration) {
+        self.stop.drain.cancel();
+        self.shared.tasks.close();
+        if tokio::time::timeout(deadline, self.shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            self.shared.open.end_all();
+        }
+        self.stop.cut.cancel();
+        self.shared.ledger.flush_strangers();
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, ApplyError> {
+    let bound = listener::bind(address).and_then(TcpListener::from_std);
+    bound.map_err(|source| ApplyError::Bind { address, source })
+}
+
+/// Makes an epoch of every new version of the credentials.
+async fn follow_credentials(
+    shared: Arc<Shared>,
+    mut credentials: CredentialsWatch,
+    epochs: watch::Sender<Option<Arc<Epoch>>>,
+) {
+    let mut number = 0;
+    loop {
+        let held = credentials.borrow_and_update().clone();
+        if let Some(held) = held {
+            number += 1;
+            let not_after = held.svid.not_after().as_secs();
+            match Epoch::new(number, held, shared.clock.clone()) {
+                Ok(epoch) => {
+                    epochs.send_replace(Some(Arc::new(epoch)));
+                    shared.pools.forget_before(number);
+                    shared.metrics.certificate(number, not_after);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "new credentials cannot be used; the old ones stay");
+                }
+            }
+        }
+        if credentials.changed().await.is_err() {
+            // The agent is gone; what is held is used until it ends.
+            epochs.closed().await;
+            return;
+        }
+    }
+}
+
+/// What happens by the clock: tokens end, refusals of strangers are written down, the log's room is exported.
+async fn keep_house(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tokens = tokio::time::interval(EXPIRY_TICK);
+    let mut strangers = tokio::time::interval(AGGREGATE_INTERVAL);
+    loop {
+        // Cancel-safe: intervals keep their place.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tokens.tick() => shared.open.expire(&shared.ledger, &shared.metrics),
+            _ = strangers.tick() => {
+                shared.ledger.flush_strangers();
+                shared.metrics.wal_status(&shared.ledger.status());
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One generation of configuration, compiled: everything a request is judged and routed by.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use http::HeaderName;
+use reeve_authz::{Engine, JwtVerifier, PolicyFault};
+use reeve_core::{
+    decision::ResourceRef,
+    model::{
+        Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
+        WorkloadConfig,
+    },
+};
+
+use crate::{
+    cluster::Clusters,
+    peer_info::PeerInfo,
+    route::{CompiledRoute, Found, RequestView, RouteError, Table},
+};
+
+/// A compiled [`ProxyConfig`]. Immutable; a request takes one and sees no other.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(crate) config: Arc<ProxyConfig>,
+    pub(crate) engine: Engine,
+    pub(crate) jwt: JwtVerifier,
+    pub(crate) clusters: Clusters,
+    pub(crate) inbound: HashMap<SocketAddr, Arc<InboundListener>>,
+    pub(crate) outbound: HashMap<SocketAddr, Arc<Outbound>>,
+    /// Headers that policies read or the record keeps.
+    pub(crate) wanted_headers: Vec<HeaderName>,
+    /// SHA-256 of the policy slice held here.
+    pub(crate) projection_hash: String,
+    /// The proxy's own workload, for metric labels.
+    pub(crate) own: PeerInfo,
+    tables: BTreeMap<RouteTableName, Table>,
+}
+
+/// An outbound listener and the route that its address alone means.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    pub(crate) listener: OutboundListener,
+    pub(crate) straight: Option<Arc<CompiledRoute>>,
+}
+
+/// Why a configuration cannot be used; the last good one stays.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Policies that do not compile.
+    #[error("{} of the policies do not compile; the first: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
+    Policies(Vec<PolicyFault>),
+    /// A route table that does not compile.
+    #[error("a route table cannot be used: {0}")]
+    Routes(#[from] RouteError),
+    /// Two listeners on one address.
+    #[error("two listeners bind {0}")]
+    DuplicateListener(SocketAddr),
+    /// A header name to record that HTTP does not allow.
+    #[error("{0:?} is no legal name of a header to record")]
+    RecordedHeader(String),
+}
+
+impl Snapshot {
+    /// Compiles everything, so that applying it can fail only at binding addresses.
+    pub fn compile(config: Arc<ProxyConfig>) -> Result<Self, SnapshotError> {
+        let engine = Engine::compile(&config.policies).map_err(SnapshotError::Policies)?;
+        let workload = &config.workload;
+        let mut tables = BTreeMap::new();
+        for (name, table) in &config.routes {
+            tables.insert(name.clone(), Table::compile(table)?);
+        }
+        let (inbound, outbound) = listeners(workload)?;
+        Ok(Self {
+            jwt: JwtVerifier::compile(&workload.jwt_rules),
+            clusters: Clusters::compile(&config),
+            wanted_headers: wanted_headers(&engine, workload)?,
+            projection_hash: reeve_authz::mesh_hash(&config.policies.policies),
+            own: PeerInfo::of(workload),
+            engine,
+            tables,
+            inbound,
+            outbound,
+            config,
+        })
+    }
+
+    /// Which generation this is.
+    pub fn generation(&self) -> Generation {
+        self.config.generation
+    }
+
+    /// Hash of the mesh's policy set.
+    pub fn policy_hash(&self) -> &str {
+        self.engine.mesh_hash()
+    }
+
+    /// The configuration it was compiled from.
+    pub fn config(&self) -> &Arc<ProxyConfig> {
+        &self.config
+    }
+
+    pub(crate) fn workload(&self) -> &WorkloadConfig {
+        &self.config.workload
+    }
+
+    pub(crate) fn is_gateway(&self) -> bool {
+        self.workload().role == ProxyRole::Gateway
+    }
+
+    /// The workload itself as the resource of a decision: never what an authority header says.
+    pub(crate) fn own_resource(&self) -> ResourceRef {
+        let workload = self.workload();
+        ResourceRef {
+            workload: Some(workload.identity.clone()),
+            namespace: workload.namespace.clone(),
+            services: workload.services.clone(),
+        }
+    }
+
+    /// Matches a request that came in at `outbound`.
+    pub(crate) fn route(&self, outbound: &Outbound, request: &RequestView<'_>) -> Routed<'_> {
+        let service = outbound.listener.service.as_ref();
+        let found = self.tables.get(&outbound.listener.routes);
+        let found = found.map_or(Found::NoHost, |table| table.find(request, service));
+        match (found, &outbound.straight) {
+            (Found::NoHost, Some(route)) => Routed::Route {
+                route: route.clone(),
+                host: None,
+                index: 0,
+                rewritten: None,
+            },
+            (Found::NoHost, None) => Routed::None { host: None },
+            (Found::NoRoute(host), _) => Routed::None {
+                host: Some(&host.name),
+            },
+            (
+                Found::Route {
+                    host,
+                    route,
+                    index,
+                    rewritten,
+                },
+                _,
+            ) => Routed::Route {
+                route: route.clone(),
+                host: Some(&host.name),
+                index,
+                rewritten,
+            },
+        }
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(crate) enum Routed<'s> {
+    /// 404: no virtual host, or none of its routes.
+    None { host: Option<&'s str> },
+    /// This route.
+    Route {
+        route: Arc<CompiledRoute>,
+        host: Option<&'s str>,
+        index: usize,
+        rewritten: Option<String>,
+    },
+}
+
+type Inbounds = HashMap<SocketAddr, Arc<InboundListener>>;
+type Outbounds = HashMap<SocketAddr, Arc<Outbound>>;
+
+fn listeners(workload: &WorkloadConfig) -> Result<(Inbounds, Outbounds), SnapshotError> {
+    let mut inbound = HashMap::new();
+    let mut outbound = HashMap::new();
+    for listener in &workload.inbound {
+        if inbound
+            .insert(listener.bind, Arc::new(listener.clone()))
+            .is_some()
+        {
+            return Err(SnapshotError::DuplicateListener(listener.bind));
+        }
+    }
+    for listener in &workload.outbound {
+        let straight = listener.service.clone();
+        let entry = Outbound {
+            straight: straight
+                .map(|(service, port)| Arc::new(CompiledRoute::straight_to(service, port))),
+            listener: listener.clone(),
+        };
+        let doubled = outbound.insert(listener.bind, Arc::new(entry)).is_some();
+        if doubled || inbound.contains_key(&listener.bind) {
+            return Err(SnapshotError::DuplicateListener(listener.bind));
+        }
+    }
+    Ok((inbound, outbound))
+}
+
+fn wanted_headers(
+    engine: &Engine,
+    workload: &WorkloadConfig,
+) -> Result<Vec<HeaderName>, SnapshotError> {
+    let names: BTreeSet<&String> = engine
+        .needs()
+        .headers
+        .iter()
+        .chain(&workload.recorded_headers)
+        .collect();
+    let parse = |name: &String| {
+        HeaderName::try_from(name.as_str()).map_err(|_| SnapshotError::RecordedHeader(name.clone()))
+    };
+    names.into_iter().map(parse).collect()
+}
