@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 use reeve_control::{
-    LocalWorkload, Mesh, Service,
+    LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{Instance, Instances},
 };
 use reeve_core::{Namespace, ServiceName};
@@ -77,21 +78,18 @@ pub(crate) fn of_application(
 ) -> Vec<(OsString, OsString)> {
     let mut env: BTreeMap<OsString, OsString> = inherited().into_iter().collect();
     for service in mesh.services.values() {
-        let Some(address) = instances.outbound_address(instance.slot, &service.host) else {
+        let Some((address, port)) = way_to(mesh, service, workload, instance, instances) else {
             continue;
         };
-        let port = first_port(service);
         for name in variable_names(&service.host, &workload.namespace) {
             env.insert(
                 format!("{name}_SERVICE_HOST").into(),
                 address.to_string().into(),
             );
-            if let Some(port) = port {
-                env.insert(
-                    format!("{name}_SERVICE_PORT").into(),
-                    port.to_string().into(),
-                );
-            }
+            env.insert(
+                format!("{name}_SERVICE_PORT").into(),
+                port.to_string().into(),
+            );
         }
     }
     let mut set = |key: &str, value: String| env.insert(key.into(), value.into());
@@ -131,8 +129,23 @@ fn variable_names(service: &ServiceName, home: &Namespace) -> Vec<String> {
     }
 }
 
-fn first_port(_service: &Service) -> Option<u16> {
-    None
+/// Where an instance's application reaches a service: at the address beside it that stands for the service, or, for
+/// one without a proxy, at the sidecar of one of the service's instances.
+fn way_to(
+    mesh: &Mesh,
+    service: &Service,
+    workload: &LocalWorkload,
+    instance: &Instance,
+    instances: &Instances,
+) -> Option<(Ipv4Addr, u16)> {
+    let port = service.ports.first()?;
+    if workload.role != WorkloadRole::None {
+        let address = instances.outbound_address(instance.slot, &service.host)?;
+        return Some((address, port.port));
+    }
+    let server = mesh.workloads.iter().find(|other| service.selects(other))?;
+    let first = server.instances.first()?;
+    Some((instances.get(first)?.address, port.on(server)?))
 }
 
 /// Where an application runs.

@@ -158,10 +158,18 @@ fn resource(text: &str, mesh: &Mesh) -> Result<ResourceRef, Problem> {
             Problem::new(format!("{text} has no namespace"))
                 .fix("write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT")
         })?;
+        let workload = mesh
+            .workloads
+            .iter()
+            .find(|w| w.identity.as_ref() == Some(&id));
+        let services = mesh
+            .services
+            .values()
+            .filter(|s| workload.is_some_and(|w| s.selects(w)));
         return Ok(ResourceRef {
+            services: services.map(|service| service.host.clone()).collect(),
             workload: Some(id),
             namespace,
-            services: Vec::new(),
         });
     }
     let host = full_name(text);
@@ -174,10 +182,18 @@ fn resource(text: &str, mesh: &Mesh) -> Result<ResourceRef, Problem> {
         Problem::new(format!("there is no service {text}"))
             .fix(format!("name one of: {}", known.join(", ")))
     })?;
+    let behind = mesh
+        .workloads
+        .iter()
+        .find(|workload| service.selects(workload));
+    let services = mesh.services.values().filter(|other| match behind {
+        Some(workload) => other.selects(workload),
+        None => other.host == service.host,
+    });
     Ok(ResourceRef {
-        workload: None,
+        workload: behind.and_then(|workload| workload.identity.clone()),
         namespace: service.namespace.clone(),
-        services: vec![service.host.clone()],
+        services: services.map(|other| other.host.clone()).collect(),
     })
 }
 
