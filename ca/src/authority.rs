@@ -166,10 +166,7 @@ impl CertificateAuthority {
     pub fn open(options: CaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>, CaError> {
         check_lives(&options)?;
         let journal = Journal::open(&options.store)?;
-        let mut slots = match journal.load(&options.trust_domain)? {
-            Some(slots) => slots,
-            None => Slots::default(),
-        };
+        let mut slots = journal.load(&options.trust_domain)?.unwrap_or_default();
         if slots.advance(&options, clock.now())? {
             journal.save(&options.trust_domain, &slots)?;
         }

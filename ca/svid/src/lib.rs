@@ -34,3 +34,6 @@ pub mod alpn {
     /// gRPC of the mesh's own services (ALPN `h2`, RFC 9113 section 3.2), which is not a hop between workloads.
     pub const GRPC: &[u8] = b"h2";
 }
+
+#[cfg(test)]
+mod forge;

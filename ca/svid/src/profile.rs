@@ -187,15 +187,21 @@ fn uris<'a>(
         return Err(malformed);
     };
     let names = names.map(|extension| extension.value.general_names.as_slice());
-    let mut found = Vec::new();
-    for name in names.unwrap_or_default() {
-        match name {
-            GeneralName::URI(uri) => found.push(*uri),
-            GeneralName::Invalid(..) => return Err(malformed),
-            _ => {}
-        }
+    let names = names.unwrap_or_default();
+    if names
+        .iter()
+        .any(|name| matches!(name, GeneralName::Invalid(..)))
+    {
+        return Err(malformed);
     }
-    Ok(found)
+    let uri = |name: &GeneralName<'a>| {
+        if let GeneralName::URI(uri) = name {
+            Some(*uri)
+        } else {
+            None
+        }
+    };
+    Ok(names.iter().filter_map(uri).collect())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -126,12 +126,10 @@ pub fn peer_of(
 
 /// Our reason, if a handshake failed because we refused the peer's certificate.
 pub fn refusal_of(error: &rustls::Error) -> Option<&SvidError> {
-    match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
-            other.0.downcast_ref()
-        }
-        _ => None,
-    }
+    let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = error else {
+        return None;
+    };
+    other.0.downcast_ref()
 }
 
 fn provider() -> Arc<CryptoProvider> {

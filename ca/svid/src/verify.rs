@@ -280,8 +280,8 @@ fn check_path(
     purpose: Purpose,
 ) -> Result<UnixTime, SvidError> {
     let (first, issuers) = chain.split_first().ok_or(SvidError::EmptyChain)?;
-    let malformed = |_| SvidError::Malformed { position: 0 };
-    let leaf = EndEntityCert::try_from(first).map_err(malformed)?;
+    let explain = |error| explain(error, issuers, at, purpose);
+    let leaf = EndEntityCert::try_from(first).map_err(explain)?;
     let usage = match purpose {
         Purpose::Client => KeyUsage::client_auth(),
         Purpose::Server => KeyUsage::server_auth(),
@@ -290,7 +290,7 @@ fn check_path(
     let time = rustls_pki_types::UnixTime::since_unix_epoch(at.since(UnixTime::default()));
     let path = leaf
         .verify_for_usage(algorithms.all, anchors, issuers, time, usage, None, None)
-        .map_err(|error| explain(error, issuers, at, purpose))?;
+        .map_err(explain)?;
     let mut earliest = UnixTime::from_millis(u64::MAX);
     for issuer in path.intermediate_certificates() {
         let (validity, _) = profile::check_signing(1, &issuer.der())?;
