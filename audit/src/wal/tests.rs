@@ -362,26 +362,3 @@ fn zeros_that_a_crash_of_the_machine_leaves_are_cut() {
     let wal = open(dir.path(), WalOptions::default()).unwrap();
     assert_eq!(wal.status().backlog, 5);
 }
-
-#[test]
-#[ignore = "a measurement: cargo test -p reeve-audit -- --ignored --nocapture append_costs"]
-fn append_costs() {
-    for level in [Level::Buffered, Level::Os] {
-        let dir = TempDir::new().unwrap();
-        let options = WalOptions {
-            level,
-            ..WalOptions::default()
-        };
-        let wal = open(dir.path(), options).unwrap();
-        let entry = decision("/ratings/0", Effect::Allow);
-        let begun = std::time::Instant::now();
-        for _ in 0..20_000 {
-            wal.append(entry.clone()).unwrap();
-        }
-        eprintln!(
-            "{level:?}: {:?} per append, {} bytes",
-            begun.elapsed() / 20_000,
-            wal.status().bytes / 20_000
-        );
-    }
-}
