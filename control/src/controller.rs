@@ -1,6 +1,17 @@
 //! Watches the configuration, numbers its generations and publishes what each proxy needs.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+mod generation;
+mod state;
+#[cfg(test)]
+mod tests;
+mod watching;
+
+use std::{
+    fmt,
+    io::ErrorKind,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use reeve_ads::{AckReport, ConfigSource, Refused};
 use reeve_core::{
@@ -10,7 +21,14 @@ use reeve_core::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{Fault, Mesh};
+use crate::{
+    Fault, FetchedKeys, Mesh,
+    instances::{FILE_NAME, Instances, InstancesError},
+    jwks,
+    resolve::resolve,
+    source::Source,
+};
+use state::State;
 
 /// What a [`Controller`] needs.
 #[derive(Debug)]
@@ -102,21 +120,91 @@ pub enum StartError {
 /// The source of every proxy's configuration.
 #[derive(Debug)]
 pub struct Controller {
+    options: ControllerOptions,
     mesh: watch::Sender<Option<Arc<Mesh>>>,
+    state: Mutex<State>,
 }
 
 impl Controller {
     /// Reads the folder once; its faults are in [`Self::status`], and do not keep the controller from starting.
     pub fn start(options: ControllerOptions) -> Result<Arc<Self>, StartError> {
-        drop(options);
-        Ok(Arc::new(Self {
+        let generation = generation::read(&options.state)?;
+        let controller = Arc::new(Self {
+            options,
             mesh: watch::Sender::new(None),
-        }))
+            state: Mutex::new(State::new(generation)),
+        });
+        controller.reload();
+        Ok(controller)
     }
 
     /// Watches the folder, `instances.json` and the JWKS of token issuers, for as long as it is polled.
     pub async fn run(self: Arc<Self>) {
-        std::future::pending().await
+        tokio::join!(watching::run(self.clone()), jwks::run(self));
+    }
+
+    /// Reads the folder and `instances.json` again, and publishes what changed. Blocks on files.
+    pub fn reload(&self) {
+        let read = Instances::read(&self.options.state.join(FILE_NAME));
+        let resolved = resolve(&Source::read(&self.options.folder));
+        let now = self.options.clock.now();
+        let mut state = self.state();
+        match read {
+            Ok(instances) => state.instances = Some(instances),
+            Err(InstancesError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "the instances stay as they were"),
+        }
+        let refused = match resolved.mesh {
+            Some(mesh) => {
+                state.accept(mesh);
+                None
+            }
+            None => state.refuse(resolved.findings, now),
+        };
+        let applied = self.publish(&mut state);
+        drop(state);
+        self.tell(refused.as_deref(), applied.as_ref());
+    }
+
+    /// Takes newly fetched keys.
+    pub(crate) fn take_keys(&self, keys: FetchedKeys) {
+        let mut state = self.state();
+        if state.keys == keys {
+            return;
+        }
+        state.keys = keys;
+        let applied = self.publish(&mut state);
+        drop(state);
+        self.tell(None, applied.as_ref());
+    }
+
+    /// Derives every proxy's configuration and, if any differs, makes the next generation of all.
+    fn publish(&self, state: &mut State) -> Option<AppliedConfig> {
+        let applied = state.publish(&self.options)?;
+        let mesh = state.mesh.clone();
+        self.mesh.send_if_modified(|current| {
+            let changed = *current != mesh;
+            *current = mesh;
+            changed
+        });
+        Some(applied)
+    }
+
+    /// Tells the listener; the state's lock is not held, since it may take its time.
+    fn tell(&self, refused: Option<&[Fault]>, applied: Option<&AppliedConfig>) {
+        if let Some(faults) = refused {
+            tracing::warn!(faults = faults.len(), "the configuration is refused");
+            self.options.events.refused(faults);
+        }
+        if let Some(applied) = applied {
+            let AppliedConfig {
+                generation,
+                proxies,
+                ..
+            } = applied;
+            tracing::info!(%generation, proxies, "configuration published");
+            self.options.events.applied(applied);
+        }
     }
 
     /// The mesh in force; `None` until the folder was valid once.
@@ -126,7 +214,23 @@ impl Controller {
 
     /// What is in force where, and what is wrong.
     pub fn status(&self) -> Status {
-        Status::default()
+        self.state().status()
+    }
+
+    /// The configuration of one proxy as last published.
+    pub fn proxy_config(&self, instance: &InstanceName) -> Option<Arc<ProxyConfig>> {
+        let state = self.state();
+        let proxy = state.proxies.get(instance)?;
+        proxy.sender.borrow().clone()
+    }
+
+    pub(crate) fn options(&self) -> &ControllerOptions {
+        &self.options
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held leaves at worst a status that lags; the next reload sets it right.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,10 +238,27 @@ impl ConfigSource for Controller {
     fn watch(
         &self,
         instance: &InstanceName,
-        _id: &SpiffeId,
+        id: &SpiffeId,
     ) -> Result<watch::Receiver<Option<Arc<ProxyConfig>>>, Refused> {
-        Err(Refused::UnknownInstance(instance.clone()))
+        let state = self.state();
+        match state.proxies.get(instance) {
+            None => Err(Refused::UnknownInstance(instance.clone())),
+            Some(proxy) if proxy.identity != *id => Err(Refused::OtherIdentity {
+                instance: instance.clone(),
+                id: id.clone(),
+            }),
+            Some(proxy) => Ok(proxy.sender.subscribe()),
+        }
     }
 
-    fn report(&self, _instance: &InstanceName, _report: AckReport) {}
+    fn report(&self, instance: &InstanceName, report: AckReport) {
+        let nack = report.error.clone();
+        let generation = report.generation;
+        let now = self.options.clock.now();
+        self.state().report(instance, report, now);
+        if let Some(error) = nack {
+            tracing::warn!(%instance, %generation, error, "the proxy refused its configuration");
+            self.options.events.nacked(instance, generation, &error);
+        }
+    }
 }

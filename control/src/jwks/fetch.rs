@@ -1,0 +1,225 @@
+//! Fetches one key set: bounded in size and time, without redirects, and by default from public addresses only.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, dns::Name},
+    },
+    rt::TokioExecutor,
+};
+use tower_service::Service;
+
+use super::MAX_JWKS_BYTES;
+
+/// Bound on one fetch.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which addresses may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Not loopback, private, link-local or otherwise internal ones.
+    PublicOnly,
+    /// All (`dangerAllowInternalJwks`).
+    Anywhere,
+}
+
+/// Why keys could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error("not a URL that can be fetched")]
+    BadUri,
+    #[error("{0} is an internal address; set dangerAllowInternalJwks in MeshConfig to allow it")]
+    Internal(IpAddr),
+    #[error("no answer within 5 s")]
+    Timeout,
+    #[error("{0}")]
+    Connection(String),
+    #[error("the answer was {0}")]
+    Status(StatusCode),
+    #[error("the body cannot be read or has more than {MAX_JWKS_BYTES} bytes")]
+    Body,
+    #[error("the body is not UTF-8")]
+    NotText,
+}
+
+type HttpsClient = Client<HttpsConnector<HttpConnector<Guarded>>, Empty<Bytes>>;
+
+/// Fetches key sets.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    public: Option<HttpsClient>,
+    anywhere: Option<HttpsClient>,
+}
+
+impl Fetcher {
+    pub(crate) fn new() -> Self {
+        Self {
+            public: client(Reach::PublicOnly),
+            anywhere: client(Reach::Anywhere),
+        }
+    }
+
+    pub(crate) async fn fetch(&self, uri: &str, reach: Reach) -> Result<String, FetchError> {
+        let work = self.fetch_unbounded(uri, reach);
+        let bounded = tokio::time::timeout(TIMEOUT, work);
+        bounded.await.map_err(|_| FetchError::Timeout)?
+    }
+
+    async fn fetch_unbounded(&self, uri: &str, reach: Reach) -> Result<String, FetchError> {
+        let uri: Uri = uri.parse().map_err(|_| FetchError::BadUri)?;
+        // SECURITY: the connector asks the resolver for names only, so that addresses are judged here.
+        if let Some(address) = literal(&uri) {
+            admit(address, reach)?;
+        }
+        let client = match reach {
+            Reach::PublicOnly => &self.public,
+            Reach::Anywhere => &self.anywhere,
+        };
+        let client = client.as_ref().ok_or(FetchError::BadUri)?;
+        let request = Request::get(uri)
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, "reeve")
+            .body(Empty::new())
+            .map_err(|_| FetchError::BadUri)?;
+        let response = client
+            .request(request)
+            .await
+            .map_err(|e| FetchError::Connection(chain(&e)))?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
+        }
+        let body = Limited::new(response.into_body(), MAX_JWKS_BYTES)
+            .collect()
+            .await;
+        let bytes = body.map_err(|_| FetchError::Body)?.to_bytes();
+        String::from_utf8(bytes.to_vec()).map_err(|_| FetchError::NotText)
+    }
+}
+
+fn client(reach: Reach) -> Option<HttpsClient> {
+    let mut http = HttpConnector::new_with_resolver(Guarded(reach));
+    http.enforce_http(false);
+    http.set_connect_timeout(Some(TIMEOUT));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let https = HttpsConnectorBuilder::new()
+        .with_provider_and_webpki_roots(provider)
+        .ok()?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http);
+    let mut builder = Client::builder(TokioExecutor::new());
+    // Each fetch resolves and judges the address anew.
+    builder.pool_max_idle_per_host(0);
+    Some(builder.build(https))
+}
+
+fn literal(uri: &Uri) -> Option<IpAddr> {
+    let host = uri.host()?;
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .ok()
+}
+
+fn admit(address: IpAddr, reach: Reach) -> Result<(), FetchError> {
+    match reach == Reach::PublicOnly && is_internal(address) {
+        true => Err(FetchError::Internal(address)),
+        false => Ok(()),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether an address is inside somebody's network rather than on the public Internet (RFC 6890 and its registries).
+pub(super) fn is_internal(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_internal_v4(v4),
+        IpAddr::V6(v6) => is_internal_v6(v6),
+    }
+}
+
+fn is_internal_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation()
+        || a == 0
+        || a >= 240
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (b == 18 || b == 19))
+}
+
+fn is_internal_v6(address: Ipv6Addr) -> bool {
+    let [a, b, c, d, e, f, high, low] = address.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([w, x], [y, z]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(w, x, y, z)
+    };
+    match [a, b, c, d, e, f] {
+        // Mapped, compatible (which holds :: and ::1), NAT64 and 6to4 carry an IPv4 address.
+        [0, 0, 0, 0, 0, 0xffff | 0] | [0x64, 0xff9b, 0, 0, 0, 0] => {
+            is_internal_v4(embedded(high, low))
+        }
+        [0x2002, ..] => is_internal_v4(embedded(b, c)),
+        // Only 2000::/3 is global unicast; documentation is cut out of it.
+        _ => a & 0xe000 != 0x2000 || (a == 0x2001 && b == 0x0db8),
+    }
+}
+
+/// A resolver that leaves out internal addresses, so that what was judged is what is connected to.
+#[derive(Clone, Copy, Debug)]
+struct Guarded(Reach);
+
+impl Service<Name> for Guarded {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let reach = self.0;
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let mut refused = None;
+            let mut admitted = Vec::new();
+            for address in found {
+                match admit(address.ip(), reach) {
+                    Ok(()) => admitted.push(address),
+                    Err(error) => refused = Some(error),
+                }
+            }
+            match refused {
+                Some(error) if admitted.is_empty() => Err(io::Error::other(error.to_string())),
+                _ => Ok(admitted.into_iter()),
+            }
+        })
+    }
+}
