@@ -8,8 +8,6 @@
 mod attest;
 mod events;
 mod graph;
-mod identity;
-mod serve;
 mod settings;
 mod start;
 mod view;

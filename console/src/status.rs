@@ -58,6 +58,10 @@ pub struct CaFacts {
     pub authorities: usize,
     /// The bundle's sequence number.
     pub bundle_sequence: u64,
+    /// When the root in use ends.
+    pub root_not_after: UnixTime,
+    /// When the intermediate in use ends.
+    pub intermediate_not_after: UnixTime,
     /// Certificates issued since the mesh process started.
     pub issued: u64,
     /// Requests refused since then.

@@ -4,14 +4,11 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use reeve_core::{Clock, SpiffeId};
-use reeve_svid::{Credentials, CredentialsWatch, MeshTls};
-use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use reeve_svid::{CredentialsWatch, MeshTls, alpn, server_name};
+use rustls::ClientConfig;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
-
-/// What the mesh process's gRPC port speaks.
-pub const GRPC_ALPN: &[&[u8]] = &[b"h2"];
 
 /// Bound on connecting, the handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,70 +44,74 @@ impl MeshConnector {
 
     /// A channel that connects when it is first used.
     pub fn channel(&self) -> Channel {
-        endpoint().connect_with_connector_lazy(self.service())
+        let connector = self.clone();
+        tls_channel(self.address, move || connector.config())
     }
 
     /// A channel that is connected.
     pub async fn connected(&self) -> Result<Channel, tonic::transport::Error> {
-        endpoint().connect_with_connector(self.service()).await
-    }
-
-    fn service(
-        &self,
-    ) -> impl tower::Service<
-        tonic::transport::Uri,
-        Response = TokioIo<TlsStream<TcpStream>>,
-        Error = io::Error,
-        Future: Send,
-    > + Send
-    + 'static {
         let connector = self.clone();
-        tower::service_fn(move |_| {
-            let connector = connector.clone();
-            async move { connector.connect().await.map(TokioIo::new) }
-        })
+        let service = tls_service(self.address, move || connector.config());
+        endpoint().connect_with_connector(service).await
     }
 
-    async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let result = match timeout(CONNECT_TIMEOUT, self.handshake()).await {
-            Ok(result) => result,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        if let Err(error) = &result {
-            tracing::warn!(address = %self.address, expected = %self.expected, %error, "no connection to the mesh process");
-        }
-        result
-    }
-
-    async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
+    fn config(&self) -> io::Result<Arc<ClientConfig>> {
         let credentials = self.credentials.borrow().clone();
         let credentials = credentials.ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotConnected, "there is no certificate yet")
         })?;
-        let config = MeshTls::new(credentials, Arc::clone(&self.clock))
-            .client_config(std::slice::from_ref(&self.expected), GRPC_ALPN)
-            .map_err(io::Error::other)?;
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::IpAddress(self.address.ip().into());
-        TlsConnector::from(config).connect(name, stream).await
+        MeshTls::new(credentials, Arc::clone(&self.clock))
+            .client_config(std::slice::from_ref(&self.expected), &[alpn::GRPC])
+            .map_err(io::Error::other)
     }
 }
 
-/// Waits for the first credentials.
-pub async fn first_credentials(
-    credentials: &mut CredentialsWatch,
-) -> Result<Arc<Credentials>, watch::error::RecvError> {
-    let first = credentials.wait_for(Option::is_some).await?;
-    // INVARIANT: `wait_for` returned because the value is there.
-    match first.as_ref() {
-        Some(credentials) => Ok(Arc::clone(credentials)),
-        None => std::future::pending().await,
-    }
+/// A channel over TLS; `config` is asked for each connection.
+fn tls_channel(
+    address: SocketAddr,
+    config: impl Fn() -> io::Result<Arc<ClientConfig>> + Clone + Send + Sync + 'static,
+) -> Channel {
+    endpoint().connect_with_connector_lazy(tls_service(address, config))
+}
+
+fn tls_service(
+    address: SocketAddr,
+    config: impl Fn() -> io::Result<Arc<ClientConfig>> + Clone + Send + Sync + 'static,
+) -> impl tower::Service<
+    tonic::transport::Uri,
+    Response = TokioIo<TlsStream<TcpStream>>,
+    Error = io::Error,
+    Future: Send,
+> + Send
++ 'static {
+    tower::service_fn(move |_| {
+        let config = config();
+        async move { connect(address, config?).await.map(TokioIo::new) }
+    })
+}
+
+async fn connect(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let handshake = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(config)
+            .connect(server_name(), stream)
+            .await
+    };
+    let result = match timeout(CONNECT_TIMEOUT, handshake).await {
+        Ok(result) => result,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    result.inspect_err(|error| {
+        tracing::warn!(%address, %error, "no connection to the mesh process");
+    })
 }
 
 /// The endpoint's settings; its name is never looked up.
-pub fn endpoint() -> Endpoint {
+fn endpoint() -> Endpoint {
     Endpoint::from_static("http://mesh")
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)

@@ -1,18 +1,26 @@
 //! The sidecar: identity, configuration feed, proxy, write-ahead log and their interfaces in one process.
+//!
+//! Flow: [`run`] hardens the process, binds its sockets, opens the write-ahead log, and starts the agent (certificate),
+//! the feed (configuration), the proxy and shipping (records). Each goes on by itself; none needs the mesh process to
+//! be alive.
+//!
+//! Invariants: the key is made in memory and stays there; the mesh process must show its own identity before anything
+//! it says is believed; a configuration of another workload is refused.
 
+mod admin;
+mod agent;
 mod args;
 mod connect;
+mod data_plane;
 pub mod hardening;
 pub mod logging;
+mod run;
 mod signer;
 pub mod socket;
 pub mod whois;
 
+pub use agent::AgentEvents;
 pub use args::{AuditLevel, SidecarArgs};
-pub use connect::{GRPC_ALPN, MeshConnector, endpoint, first_credentials};
-pub use signer::SvidSigner;
-
-/// Runs a sidecar until it is told to stop (SIGTERM or SIGINT) and has drained.
-pub async fn run(args: SidecarArgs) -> anyhow::Result<()> {
-    anyhow::bail!("the sidecar of {} is not built yet", args.instance)
-}
+pub use connect::MeshConnector;
+pub use run::{Sidecar, run};
+pub use signer::{SvidBatchVerifier, SvidSigner};

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use reeve_audit::{BatchKey, BatchSigner, SigningIdentity, batch::BoxError};
-use reeve_svid::{CredentialsWatch, X509Svid};
+use reeve_audit::{BatchKey, BatchSigner, BatchVerifier, SigningIdentity, batch::BoxError};
+use reeve_core::{SpiffeId, UnixTime};
+use reeve_svid::{CredentialsWatch, Purpose, TrustBundle, X509Svid, verify_svid};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 
 /// Signs with the credentials of the moment.
 #[derive(Debug)]
@@ -33,5 +36,43 @@ struct SvidKey(Arc<X509Svid>);
 impl BatchKey for SvidKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, BoxError> {
         Ok(self.0.sign(message)?)
+    }
+}
+
+/// Verifies batches against the mesh's authorities.
+#[derive(Debug)]
+pub struct SvidBatchVerifier(watch::Receiver<Arc<TrustBundle>>);
+
+impl SvidBatchVerifier {
+    /// Verifies against the bundle as it changes.
+    pub fn new(bundle: watch::Receiver<Arc<TrustBundle>>) -> Self {
+        Self(bundle)
+    }
+
+    /// Verifies against one bundle.
+    pub fn with_bundle(bundle: Arc<TrustBundle>) -> Self {
+        let (_, bundle) = watch::channel(bundle);
+        Self(bundle)
+    }
+}
+
+impl BatchVerifier for SvidBatchVerifier {
+    fn verify(
+        &self,
+        chain_der: &[Vec<u8>],
+        message: &[u8],
+        signature: &[u8],
+        at: UnixTime,
+    ) -> Result<SpiffeId, BoxError> {
+        let chain: Vec<CertificateDer<'_>> = chain_der
+            .iter()
+            .map(|der| CertificateDer::from(der.as_slice()))
+            .collect();
+        let bundle = self.0.borrow().clone();
+        let peer = verify_svid(&chain, &bundle, at, Purpose::Client)?;
+        let leaf = chain.first().ok_or("the chain is empty")?;
+        let leaf = webpki::EndEntityCert::try_from(leaf)?;
+        leaf.verify_signature(webpki::aws_lc_rs::ECDSA_P256_SHA256, message, signature)?;
+        Ok(peer.id().clone())
     }
 }

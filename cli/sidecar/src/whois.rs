@@ -109,7 +109,7 @@ impl WhoIs {
     }
 
     /// Who `pid` is.
-    pub async fn ask(&self, pid: i32) -> Result<Known, WhoIsError> {
+    pub async fn ask(&self, pid: u32) -> Result<Known, WhoIsError> {
         let answer = match timeout(PATIENCE, self.exchange(pid)).await {
             Ok(answer) => answer?,
             Err(_) => return Err(self.io(io::ErrorKind::TimedOut.into())),
@@ -120,7 +120,7 @@ impl WhoIs {
         }
     }
 
-    async fn exchange(&self, pid: i32) -> Result<Vec<u8>, WhoIsError> {
+    async fn exchange(&self, pid: u32) -> Result<Vec<u8>, WhoIsError> {
         let connected = UnixStream::connect(&self.socket).await;
         let mut stream = connected.map_err(|e| self.io(e))?;
         self.check_supervisor(&stream)?;

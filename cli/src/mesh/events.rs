@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
-use reeve_ca::{IdentityEvents, RefusedIdentity};
+use reeve_ca::{IdentityEvents, IssuedIdentity, RefusedIdentity};
 use reeve_control::{AppliedConfig, ConfigEvents, Fault, Mesh};
 use reeve_core::{
-    InstanceName, SpiffeId,
+    InstanceName,
     model::{Generation, PolicySlice},
 };
+use reeve_sidecar::AgentEvents;
 use tokio::sync::watch;
 
 /// Faults beyond these are counted, not told.
@@ -19,11 +20,10 @@ const MAX_WAITING: usize = 64;
 /// Writes events to the mesh process's write-ahead log.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    wal: Arc<Wal>,
+    own: AgentEvents,
     applied: Mutex<Applied>,
     issued: prometheus::IntCounter,
     refused: prometheus::IntCounter,
-    lost: prometheus::IntCounter,
 }
 
 /// Configurations are recorded once their policy set is kept, for which the audit log must be open.
@@ -45,14 +45,10 @@ impl Recorder {
             anyhow::Ok(counter)
         };
         Ok(Self {
-            wal,
+            own: AgentEvents::new(wal),
             applied: Mutex::new(Applied::Waiting(Vec::new())),
             issued: counter("reeve_ca_issued_total", "Certificates issued.")?,
             refused: counter("reeve_ca_refused_total", "Requests for identities refused.")?,
-            lost: counter(
-                "reeve_mesh_events_lost_total",
-                "Events that could not be recorded.",
-            )?,
         })
     }
 
@@ -63,10 +59,7 @@ impl Recorder {
 
     /// Records an event.
     pub(super) fn record(&self, event: EventRecord) {
-        if let Err(error) = self.wal.append(event) {
-            self.lost.inc();
-            tracing::error!(%error, "an event of the mesh process could not be recorded");
-        }
+        self.own.record(event);
     }
 
     /// Tells where policy sets are kept and come from; what waited for that is recorded now.
@@ -157,24 +150,13 @@ impl ConfigEvents for Recorder {
 }
 
 impl IdentityEvents for Recorder {
-    fn issued(&self, caller: &str, id: &SpiffeId, serial: &str) {
+    fn issued(&self, event: IssuedIdentity) {
         self.issued.inc();
-        let event = EventRecord::new(EventKind::IdentityIssued)
-            .about(id.clone())
-            .with("caller", caller)
-            .with("serial", serial);
-        self.record(event);
+        self.own.issued(event);
     }
 
-    fn refused(&self, refused: RefusedIdentity) {
+    fn refused(&self, event: RefusedIdentity) {
         self.refused.inc();
-        let mut event = EventRecord::new(EventKind::IdentityRefused)
-            .with("caller", refused.caller)
-            .with("requested", &refused.requested)
-            .with("reason", refused.reason);
-        if let Ok(id) = SpiffeId::parse(&refused.requested) {
-            event = event.about(id);
-        }
-        self.record(event);
+        self.own.refused(event);
     }
 }

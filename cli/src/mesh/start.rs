@@ -3,37 +3,39 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use axum::Router;
 use reeve_ads::AdsService;
 use reeve_audit::{
     AuditLog, EventKind, EventRecord, IngestService, LogOptions, ShipOptions, Wal, WalOptions,
     ship_local,
 };
-use reeve_ca::{CaOptions, CertificateAuthority, IdentityEvents, IssuerService, JoinTokens, Store};
+use reeve_ca::{
+    Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, IdentityEvents,
+    IssuerService, JoinTokens, LocalIssuer, Store, TlsPeer,
+    proto::issuer::issuer_server::IssuerServer, tls_incoming, unix_incoming,
+};
 use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
 use reeve_core::{Clock, InstanceName, SpiffeId, SystemClock};
 use reeve_sidecar::{SvidBatchVerifier, SvidSigner, socket, whois::WhoIs};
-use reeve_svid::VerifiedPeer;
+use reeve_svid::CredentialsWatch;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
 };
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::Server};
 
-use super::{
-    MeshArgs,
-    attest::MeshAttestor,
-    events::Recorder,
-    identity::OwnIdentity,
-    serve::{TlsServer, serve_socket},
-    settings::Kept,
-    view::View,
-};
+use super::{MeshArgs, attest::SidecarAttestor, events::Recorder, settings::Kept, view::View};
 
 /// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
 const OWN_NAME: &str = "reeve.mesh";
 /// How long the last records may take to reach the log at the end.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
+
+/// Most streams of one connection.
+const MAX_STREAMS: u32 = 64;
+/// How often a silent connection is probed, and how long the probe may stay unanswered.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How often the authority looks after itself.
+const MAINTENANCE: Duration = Duration::from_secs(1);
 
 /// Everything, open and bound, but not serving yet.
 pub(super) struct MeshProcess {
@@ -42,8 +44,9 @@ pub(super) struct MeshProcess {
     socket: UnixListener,
     wal: Arc<Wal>,
     view: Arc<View>,
-    identity: OwnIdentity,
-    attestor: Arc<MeshAttestor>,
+    credentials: CredentialsWatch,
+    agent: AgentHandle,
+    attestor: Arc<SidecarAttestor>,
 }
 
 impl MeshProcess {
@@ -72,16 +75,13 @@ impl MeshProcess {
         );
         let whois = WhoIs::new(&args.supervisor());
         let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));
-        let attestor = MeshAttestor::new(
-            settings.trust_domain.clone(),
-            whois.clone(),
-            Arc::clone(&tokens),
-        );
-        let identity = OwnIdentity::start(
-            Arc::clone(&ca),
-            settings.mesh_identity()?,
-            Arc::clone(&clock),
-        )?;
+        let attestor = SidecarAttestor::new(settings.trust_domain.clone(), whois.clone());
+        let options = AgentOptions {
+            id: settings.mesh_identity()?,
+            join_token: None,
+        };
+        let issuer = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
+        let (credentials, agent) = Agent::start(options, issuer, Arc::clone(&clock));
         let view = View {
             settings,
             started_at: clock.now(),
@@ -101,7 +101,8 @@ impl MeshProcess {
             socket,
             wal,
             view: Arc::new(view),
-            identity,
+            credentials,
+            agent,
             attestor: Arc::new(attestor),
         })
     }
@@ -111,15 +112,17 @@ impl MeshProcess {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let view = Arc::clone(&self.view);
-        let tls = TlsServer {
-            listener: self.grpc,
-            credentials: self.identity.credentials(),
-            clock: Arc::clone(&view.clock),
-            router: tls_routes(&view, &self.attestor),
-        };
-        let socket = serve_socket(self.socket, socket_routes(&view, &self.attestor));
+        let credentials = self.credentials;
+        let incoming = tls_incoming(self.grpc, credentials.clone(), Arc::clone(&view.clock));
+        let tls = server()
+            .add_routes(tls_routes(&view, &self.attestor))
+            .serve_with_incoming(incoming);
+        let socket = server()
+            .accept_http1(true)
+            .add_routes(socket_routes(&view, &self.attestor))
+            .serve_with_incoming(unix_incoming(self.socket));
         let api = axum::serve(self.api, reeve_console::api(Arc::clone(&view) as _));
-        let signer = Arc::new(SvidSigner::new(self.identity.credentials()));
+        let signer = Arc::new(SvidSigner::new(credentials));
         let ship = tokio::spawn(ship_local(
             Arc::clone(&self.wal),
             Arc::clone(&view.log),
@@ -133,9 +136,9 @@ impl MeshProcess {
         );
         // Cancel-safe: whichever branch ends first, the process ends.
         let outcome = tokio::select! {
-            failed = tokio::spawn(tls.run()) => failed?.context("the gRPC port"),
+            failed = tokio::spawn(tls) => failed?.context("the gRPC port"),
             failed = tokio::spawn(socket) => failed?.context("the mesh's socket"),
-            failed = tokio::spawn(self.identity.run()) => failed?.context("the mesh process's own identity"),
+            failed = maintain(&view.ca) => failed,
             failed = api => failed.context("the HTTP API"),
             _ = ship => bail!("the mesh process's own records are shipped no longer"),
             _ = controller => bail!("the control plane has ended"),
@@ -144,9 +147,28 @@ impl MeshProcess {
         };
         view.events.record(EventRecord::new(EventKind::Stopped));
         settle(&self.wal).await;
+        drop(self.agent);
         tracing::info!("the mesh process ends");
         outcome
     }
+}
+
+/// Replaces authorities in time even if nobody asks for certificates.
+async fn maintain(ca: &CertificateAuthority) -> anyhow::Result<()> {
+    loop {
+        if let Err(error) = ca.maintain() {
+            tracing::error!(%error, "the certificate authority cannot replace its authorities");
+        }
+        tokio::time::sleep(MAINTENANCE).await;
+    }
+}
+
+/// The settings of both gRPC servers.
+fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
 }
 
 /// Gives the last records time to reach the log; what does not is shipped after the next start.
@@ -246,17 +268,22 @@ fn keep_bundle(args: &MeshArgs, ca: &CertificateAuthority) -> anyhow::Result<()>
 }
 
 fn caller(extensions: &tonic::Extensions) -> Option<SpiffeId> {
-    let peer = extensions.get::<VerifiedPeer>()?;
-    Some(peer.id().clone())
+    let peer = extensions.get::<TlsPeer>()?;
+    Some(peer.verified.as_ref()?.id().clone())
+}
+
+fn issuer(view: &View, attestor: &Arc<SidecarAttestor>) -> IssuerServer<IssuerService> {
+    IssuerService::server(
+        Arc::clone(&view.ca),
+        Arc::clone(attestor) as _,
+        Arc::clone(&view.tokens),
+        Arc::clone(&view.events) as Arc<dyn IdentityEvents>,
+        Arc::clone(&view.clock),
+    )
 }
 
 /// What the gRPC port serves: issuing to joiners and members, configuration and audit to members.
-fn tls_routes(view: &Arc<View>, attestor: &Arc<MeshAttestor>) -> Router {
-    let issuer = IssuerService::new(
-        Arc::clone(&view.ca),
-        Arc::clone(attestor) as _,
-        Arc::clone(&view.events) as Arc<dyn IdentityEvents>,
-    );
+fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     let ads = AdsService::new(Arc::clone(&view.controller) as _, caller);
     let controller = Arc::clone(&view.controller);
     let may_ship = move |id: &SpiffeId, instance: &InstanceName| {
@@ -271,19 +298,14 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<MeshAttestor>) -> Router {
         Arc::new(SvidBatchVerifier::new(view.ca.bundle())),
         Arc::clone(&view.clock),
     );
-    Routes::new(issuer)
+    Routes::new(issuer(view, attestor))
         .add_service(ads.into_server())
         .add_service(ingest.into_server())
-        .into_axum_router()
 }
 
 /// What the Unix socket serves: issuing to local sidecars, and administration.
-fn socket_routes(view: &Arc<View>, attestor: &Arc<MeshAttestor>) -> Router {
-    let issuer = IssuerService::new(
-        Arc::clone(&view.ca),
-        Arc::clone(attestor) as _,
-        Arc::clone(&view.events) as Arc<dyn IdentityEvents>,
-    );
+fn socket_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     let admin = reeve_console::admin(Arc::clone(view) as _);
-    Routes::new(issuer).into_axum_router().merge(admin)
+    let issuing = Routes::new(issuer(view, attestor)).into_axum_router();
+    Routes::from(issuing.merge(admin))
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::Extensions;
 use reeve_audit::{AuditLog, EventKind, EventRecord};
-use reeve_ca::{CertificateAuthority, JoinTokens, UnixPeer};
+use reeve_ca::{Caller, CertificateAuthority, JoinTokens, UnixPeer};
 use reeve_console::{
     AdminView, AuditFacts, CaFacts, ConfigFacts, CreatedToken, Graph, MeshFacts, MeshView, Status,
     TokenRefused, TokenRequest,
@@ -17,6 +17,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{attest::own_user, events::Recorder, graph, settings::Kept};
+
+/// Longest life of a join token: a day.
+const MAX_TOKEN_SECONDS: u64 = 24 * 60 * 60;
 
 /// The mesh process as its interfaces see it.
 pub(super) struct View {
@@ -37,7 +40,7 @@ impl MeshView for View {
     fn status(&self) -> Status {
         let control = self.controller.status();
         let log = self.log.status();
-        let bundle = self.ca.bundle().borrow().clone();
+        let ca = self.ca.status();
         let (issued, refused) = self.events.identities();
         Status {
             generation: control.generation,
@@ -57,8 +60,10 @@ impl MeshView for View {
                 warnings: values(&control.warnings),
             },
             ca: CaFacts {
-                authorities: bundle.authorities().len(),
-                bundle_sequence: bundle.sequence(),
+                authorities: ca.roots,
+                bundle_sequence: ca.bundle_sequence,
+                root_not_after: ca.root_not_after,
+                intermediate_not_after: ca.intermediate_not_after,
                 issued,
                 refused,
             },
@@ -148,14 +153,15 @@ impl AdminView for View {
             let Some(peer) = caller.get::<UnixPeer>() else {
                 return Err(TokenRefused::Caller("not a local process".to_owned()));
             };
-            own_user(peer).map_err(|e| TokenRefused::Caller(e.to_string()))?;
-            let Ok(known) = self.whois.ask(peer.pid()).await else {
+            own_user(peer).map_err(TokenRefused::Caller)?;
+            let Ok(known) = self.whois.ask(peer.pid).await else {
                 return Ok(());
             };
-            let reason = format!("{peer} belongs to {}", known.instance);
+            let caller = Caller::from(peer).to_string();
+            let reason = format!("{caller} belongs to {}", known.instance);
             self.events.record(
                 EventRecord::new(EventKind::IdentityRefused)
-                    .with("caller", peer.to_string())
+                    .with("caller", caller)
                     .with("requested", "a join token")
                     .with("reason", &reason),
             );
@@ -175,6 +181,11 @@ impl AdminView for View {
             )));
         }
         let ttl = Duration::from_secs(request.ttl_seconds);
+        if !(1..=MAX_TOKEN_SECONDS).contains(&request.ttl_seconds) {
+            return Err(TokenRefused::Request(format!(
+                "a join token lives 1 to {MAX_TOKEN_SECONDS} seconds"
+            )));
+        }
         let token = self
             .tokens
             .create(request.identity.clone(), ttl)

@@ -1,0 +1,167 @@
+//! The identity agent: where it gets its certificate, and to whom it hands it on.
+
+mod attest;
+
+use std::{fs, path::Path, sync::Arc};
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use reeve_audit::{EventKind, EventRecord, Wal};
+use reeve_ca::{
+    Agent, AgentError, AgentHandle, AgentOptions, GrpcIssuer, IdentityEvents, IssuedIdentity,
+    IssuerChannel, IssuerClient, PeerAttestor, RefusedIdentity, serve_agent_socket,
+};
+use reeve_core::{Clock, SpiffeId};
+use reeve_svid::{CredentialsWatch, TrustBundle};
+use tokio::net::UnixListener;
+
+use crate::{SidecarArgs, whois::WhoIs};
+use attest::OwnApplication;
+
+/// Largest bundle or token file.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// A running agent.
+pub(crate) struct Running {
+    pub(crate) credentials: CredentialsWatch,
+    pub(crate) handle: AgentHandle,
+    pub(crate) issuer: GrpcIssuer,
+}
+
+/// Starts to ask for certificates: over the mesh's Unix socket, or, from another machine, over TLS with a join token.
+pub(crate) fn start(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Running> {
+    let (channel, join_token) = match &args.mesh_socket {
+        Some(socket) => (IssuerChannel::unix(socket.clone()), None),
+        None => joining(args, clock)?,
+    };
+    let issuer = GrpcIssuer::new(channel, args.trust_domain.clone());
+    let options = AgentOptions {
+        id: args.identity.clone(),
+        join_token: join_token.map(Into::into),
+    };
+    let client = Arc::new(issuer.clone());
+    let (credentials, handle) = Agent::start(options, client, Arc::clone(clock));
+    Ok(Running {
+        credentials,
+        handle,
+        issuer,
+    })
+}
+
+fn joining(
+    args: &SidecarArgs,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(IssuerChannel, Option<String>)> {
+    let token = args.join_token_file.as_deref();
+    let token = token.context("name the mesh's socket or a join token")?;
+    let token = read_bounded(token)?.trim().to_owned();
+    let file = args.bundle.as_deref();
+    let file = file.context("joining needs the mesh's authorities (--bundle FILE)")?;
+    let pem = read_bounded(file)?;
+    let bundle = TrustBundle::from_pem(args.trust_domain.clone(), pem.as_bytes(), 0)
+        .with_context(|| format!("the bundle {}", file.display()))?;
+    let channel = IssuerChannel::tls(
+        args.mesh_address,
+        args.mesh_identity()?,
+        Arc::new(bundle),
+        Arc::clone(clock),
+    );
+    Ok((channel, Some(token)))
+}
+
+fn read_bounded(path: &Path) -> anyhow::Result<String> {
+    let shown = || path.display().to_string();
+    let bytes = fs::metadata(path).with_context(shown)?.len();
+    anyhow::ensure!(
+        bytes <= MAX_FILE_BYTES,
+        "{} is larger than {MAX_FILE_BYTES} bytes",
+        path.display()
+    );
+    fs::read_to_string(path).with_context(shown)
+}
+
+/// Ends with what is wrong if the mesh turns out to be of another trust domain; asking again would not help.
+pub(crate) async fn foreign_mesh(issuer: GrpcIssuer, args: SidecarArgs) -> anyhow::Error {
+    loop {
+        let refused = match issuer.watch_bundle(None).await {
+            Ok(mut bundles) => match bundles.next().await {
+                Some(Ok(_)) => return std::future::pending().await,
+                Some(Err(error)) => Some(error),
+                None => None,
+            },
+            Err(error) => Some(error),
+        };
+        if let Some(AgentError::BadAnswer(why)) = refused {
+            return anyhow::anyhow!(
+                "the mesh at {} is not of trust domain {} ({why}); give --trust-domain and --identity of that mesh, or the address of the right one",
+                args.mesh_socket.map_or_else(
+                    || args.mesh_address.to_string(),
+                    |s| s.display().to_string()
+                ),
+                args.trust_domain.as_str()
+            );
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+/// Who may take the identity.
+pub(crate) fn attestor(args: &SidecarArgs) -> Arc<dyn PeerAttestor> {
+    let supervisor = args.supervisor_socket.as_deref().map(WhoIs::new);
+    Arc::new(OwnApplication::new(args.instance.clone(), supervisor))
+}
+
+/// Serves the Workload API and SDS for ever.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    credentials: CredentialsWatch,
+    attestor: Arc<dyn PeerAttestor>,
+    events: Arc<AgentEvents>,
+) {
+    if let Err(error) = serve_agent_socket(listener, credentials, attestor, events).await {
+        tracing::error!(%error, "the agent's socket is served no longer");
+    }
+}
+
+/// Records what happened to identities in a write-ahead log.
+#[derive(Debug)]
+pub struct AgentEvents(Arc<Wal>);
+
+impl AgentEvents {
+    /// Into `wal`.
+    pub fn new(wal: Arc<Wal>) -> Self {
+        Self(wal)
+    }
+
+    /// Records an event. One that cannot be recorded is logged: it took place already.
+    pub fn record(&self, event: EventRecord) {
+        if let Err(error) = self.0.append(event) {
+            tracing::error!(%error, "an event could not be recorded");
+        }
+    }
+}
+
+impl IdentityEvents for AgentEvents {
+    fn issued(&self, event: IssuedIdentity) {
+        self.record(
+            EventRecord::new(EventKind::IdentityIssued)
+                .about(event.id)
+                .with("caller", event.caller.to_string())
+                .with("serial", event.serial)
+                .with("not_after_ms", event.not_after.as_millis().to_string()),
+        );
+    }
+
+    fn refused(&self, event: RefusedIdentity) {
+        let requested = event.requested.unwrap_or_default();
+        let mut record = EventRecord::new(EventKind::IdentityRefused)
+            .with("caller", event.caller.to_string())
+            .with("requested", &requested)
+            .with("reason", event.reason.as_str())
+            .with("text", event.reason.to_string());
+        if let Ok(id) = SpiffeId::parse(&requested) {
+            record = record.about(id);
+        }
+        self.record(record);
+    }
+}

@@ -1,0 +1,104 @@
+//! The proxy, and how configurations reach it.
+
+use std::{io::stdout, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use reeve_audit::Wal;
+use reeve_core::{Clock, InstanceName, SpiffeId, model::ProxyConfig};
+use reeve_proxy::{MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot};
+use reeve_svid::CredentialsWatch;
+use tokio::sync::watch;
+
+use crate::SidecarArgs;
+
+/// The proxy of one instance.
+#[derive(Clone, Debug)]
+pub(crate) struct DataPlane {
+    instance: InstanceName,
+    identity: SpiffeId,
+    proxy: Proxy,
+    /// The configuration in force.
+    config: Arc<watch::Sender<Option<Arc<ProxyConfig>>>>,
+}
+
+impl DataPlane {
+    /// Starts the proxy; until the first configuration it listens nowhere.
+    pub(crate) fn start(
+        args: &SidecarArgs,
+        credentials: &CredentialsWatch,
+        wal: &Arc<Wal>,
+        registry: &prometheus::Registry,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let proxy = Proxy::start(ProxyDeps {
+            credentials: credentials.clone(),
+            wal: Arc::clone(wal),
+            registry: registry.clone(),
+            clock: Arc::clone(clock),
+            access_log: Box::new(stdout()),
+            mesh_ports: MeshPorts::default(),
+        })
+        .context("the proxy cannot start")?;
+        Ok(Self {
+            instance: args.instance.clone(),
+            identity: args.identity.clone(),
+            proxy,
+            config: Arc::new(watch::Sender::new(None)),
+        })
+    }
+
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> watch::Receiver<Option<Arc<ProxyConfig>>> {
+        self.config.subscribe()
+    }
+
+    /// Switches to a configuration; an error leaves the one before in force.
+    pub(crate) async fn apply(self, config: Arc<ProxyConfig>) -> Result<(), String> {
+        self.check(&config)?;
+        let generation = config.generation;
+        let (proxy, new) = (self.proxy.clone(), Arc::clone(&config));
+        // Compiling policies can take long enough to hold up requests on this thread.
+        let switched = tokio::task::spawn_blocking(move || {
+            let snapshot = Snapshot::compile(new).map_err(|e| chain(&e))?;
+            proxy.apply(snapshot).map_err(|e| chain(&e))
+        });
+        switched.await.map_err(|e| e.to_string())??;
+        self.config.send_replace(Some(config));
+        tracing::info!(%generation, "a configuration is in force");
+        Ok(())
+    }
+
+    /// How the proxy stands.
+    pub(crate) fn status(&self) -> ProxyStatus {
+        self.proxy.status()
+    }
+
+    /// Lets connections finish until the deadline.
+    pub(crate) async fn drain(&self, limit: Duration) {
+        self.proxy.drain(limit).await;
+    }
+
+    /// SECURITY: another workload's configuration would judge with another resource.
+    fn check(&self, config: &ProxyConfig) -> Result<(), String> {
+        let workload = &config.workload;
+        if workload.instance == self.instance && workload.identity == self.identity {
+            return Ok(());
+        }
+        Err(format!(
+            "this is {} with identity {}, and the configuration is that of {} with identity {}",
+            self.instance, self.identity, workload.instance, workload.identity
+        ))
+    }
+}
+
+/// An error with what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
