@@ -229,11 +229,14 @@ fn open_ca(
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<CertificateAuthority>> {
     let file = args.seal_key_file();
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("the seal key {} cannot be read", file.display()))?;
-    let key = reeve_ca::SealKey::from_hex(&text)
-        .with_context(|| format!("the seal key {}", file.display()))?;
     let dir = args.within("ca");
+    // A key is made for a new mesh only: a lost key must not be replaced by one that opens nothing.
+    let key = if dir.exists() {
+        reeve_ca::SealKey::from_file(&file)
+    } else {
+        reeve_ca::SealKey::from_file_or_new(&file)
+    };
+    let key = key.with_context(|| format!("the seal key {}", file.display()))?;
     let options = CaOptions {
         trust_domain: settings.trust_domain.clone(),
         root_ttl: settings.root_ttl,
