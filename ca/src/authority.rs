@@ -263,7 +263,7 @@ impl CertificateAuthority {
     /// Moves the slots on, keeps them, then shows them: in this order, so that a crash forgets nothing that was seen.
     fn advance(&self, state: &mut State) -> Result<(), CaError> {
         let now = self.clock.now();
-        if !state.slots.is_due(&self.options, now) {
+        if !state.slots.is_due(now) {
             return Ok(());
         }
         match self.replace(state, now) {

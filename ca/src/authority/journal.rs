@@ -12,10 +12,7 @@ use super::{
     CaError, Store,
     slots::{Authority, Slots},
 };
-use crate::{
-    SealError, SealKey,
-    seal::{self},
-};
+use crate::{SealError, SealKey, seal};
 
 const FILE: &str = "authorities.sealed";
 const PURPOSE: &str = "authorities";

@@ -34,7 +34,7 @@ pub(super) struct Authority {
     pub(super) not_after: UnixTime,
     /// From when on it signs.
     pub(super) signs_from: UnixTime,
-    /// Subject key of the root that signed it, for an intermediate.
+    /// The root that signed it, for an intermediate.
     pub(super) root: Option<CertificateDer<'static>>,
 }
 
@@ -108,7 +108,7 @@ impl Authority {
 impl Slots {
     /// Does what is due; tells whether anything changed.
     pub(super) fn advance(&mut self, options: &CaOptions, now: UnixTime) -> Result<bool, CaError> {
-        if !self.is_due(options, now) {
+        if !self.is_due(now) {
             return Ok(false);
         }
         let before = self.roots.len();
@@ -138,7 +138,7 @@ impl Slots {
     }
 
     /// Whether [`advance`](Self::advance) has something to do.
-    pub(super) fn is_due(&self, _options: &CaOptions, now: UnixTime) -> bool {
+    pub(super) fn is_due(&self, now: UnixTime) -> bool {
         let newest_is_due = self
             .roots
             .last()
@@ -199,7 +199,8 @@ impl Slots {
     }
 }
 
-/// The newest root that has stood in the bundle long enough.
+/// The newest root that has stood in the bundle long enough; if the others ended before that, the newest.
 fn signing_root(roots: &[Authority], now: UnixTime) -> Option<&Authority> {
-    roots.iter().rev().find(|root| root.signs_from <= now)
+    let ready = roots.iter().rev().find(|root| root.signs_from <= now);
+    ready.or(roots.last())
 }

@@ -1,0 +1,58 @@
+//! An agent with a certificate authority of its own, for trying Workload API and SDS clients:
+//! `cargo run -p reeve-ca --example agent -- /tmp/agent.sock 10` serves an SVID of 10 seconds to every process of this
+//! user. All keys are in memory and end with the process.
+
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
+
+use reeve_ca::{
+    Agent, AgentOptions, AttestError, CaOptions, CertificateAuthority, LocalIssuer, LogEvents,
+    PeerAttestor, Store, UnixPeer, serve_agent_socket,
+};
+use reeve_core::{Clock, SpiffeId, SystemClock, TrustDomain};
+use tokio::net::UnixListener;
+
+#[derive(Debug)]
+struct SameUser;
+
+#[tonic::async_trait]
+impl PeerAttestor for SameUser {
+    async fn attest(&self, peer: &UnixPeer) -> Result<(), AttestError> {
+        match peer.uid == rustix::process::geteuid().as_raw() {
+            true => Ok(()),
+            false => Err(AttestError::Refused(format!("{peer} is a stranger"))),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().ok_or("name a path for the socket")?;
+    let seconds = arguments
+        .next()
+        .unwrap_or_else(|| "3600".to_owned())
+        .parse()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let options = CaOptions {
+        trust_domain: TrustDomain::parse("mesh.local")?,
+        root_ttl: Duration::from_secs(365 * 24 * 3600),
+        intermediate_ttl: Duration::from_secs(30 * 24 * 3600),
+        svid_ttl: Duration::from_secs(seconds),
+        store: Store::DangerMemory,
+    };
+    let ca = CertificateAuthority::open(options, Arc::clone(&clock))?;
+    let options = AgentOptions {
+        id: SpiffeId::parse("spiffe://mesh.local/ns/default/sa/example")?,
+        join_token: None,
+    };
+    let (credentials, _agent) = Agent::start(options, Arc::new(LocalIssuer::new(ca)), clock);
+    let listener = UnixListener::bind(Path::new(&path))?;
+    serve_agent_socket(
+        listener,
+        credentials,
+        Arc::new(SameUser),
+        Arc::new(LogEvents),
+    )
+    .await?;
+    Ok(())
+}
