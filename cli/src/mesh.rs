@@ -8,6 +8,7 @@
 mod attest;
 mod events;
 mod graph;
+mod key;
 mod settings;
 mod start;
 mod view;

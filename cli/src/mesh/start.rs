@@ -23,7 +23,7 @@ use tokio::{
 };
 use tonic::{service::Routes, transport::Server};
 
-use super::{MeshArgs, attest::SidecarAttestor, events::Recorder, settings::Kept, view::View};
+use super::{MeshArgs, attest::SidecarAttestor, events::Recorder, key, settings::Kept, view::View};
 
 /// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
 const OWN_NAME: &str = "reeve.mesh";
@@ -66,6 +66,10 @@ impl MeshProcess {
             events: Arc::clone(&events) as Arc<dyn ConfigEvents>,
         })?;
         let settings = settings(args, &controller).await?;
+        key::ensure(
+            &args.seal_key_file(),
+            &[&args.within("ca"), &args.within("audit")],
+        )?;
         let ca = open_ca(args, &settings, &clock)?;
         let log = open_log(args, &settings)?;
         keep_bundle(args, &ca)?;
