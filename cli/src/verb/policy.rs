@@ -4,7 +4,7 @@ mod check;
 mod eval;
 mod explain;
 
-pub(crate) use explain::full_name;
+pub(crate) use explain::{full_name, pair};
 
 use clap::{Args, Subcommand};
 
