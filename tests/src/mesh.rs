@@ -20,6 +20,8 @@ use crate::{Call, Folder, Outcome, binary, eventually, folder::fresh_path, run};
 static TURN: Mutex<()> = Mutex::const_new(());
 static NEXT_BASE: AtomicU8 = AtomicU8::new(0);
 
+/// How long the health of an instance may take to become a generation.
+const NEWS_DELAY: Duration = Duration::from_millis(500);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -150,8 +152,7 @@ impl Mesh {
                 self.stopped = true;
                 panic!("`reeve up` ended by itself: {status}");
             }
-            let state = self.settled().await;
-            match state {
+            match self.settled_for_a_while().await {
                 Ok(_) => return,
                 Err(last) if began.elapsed() > limit => {
                     panic!("the mesh did not get ready within {limit:?}; at last: {last}")
@@ -159,6 +160,17 @@ impl Mesh {
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+    }
+
+    /// The generation, when it is settled and stays so while news of health may still be on its way to `control`.
+    async fn settled_for_a_while(&self) -> Result<u64, String> {
+        let generation = self.settled().await?;
+        tokio::time::sleep(NEWS_DELAY).await;
+        let later = self.settled().await?;
+        if later == generation {
+            return Ok(generation);
+        }
+        Err(format!("generation {later} has just come"))
     }
 
     /// The generation, when every instance is healthy and every proxy has acknowledged it; else what is amiss.
@@ -213,7 +225,7 @@ impl Mesh {
 
     async fn in_force_after(&self, before: u64) {
         eventually("the change is in force", CHANGE_LIMIT, async || {
-            let generation = self.settled().await?;
+            let generation = self.settled_for_a_while().await?;
             if generation > before {
                 return Ok(());
             }
