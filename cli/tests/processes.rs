@@ -26,15 +26,13 @@ fn ends(pid: u32) -> bool {
     false
 }
 
-fn sleeper(mark: Option<&str>) -> Child {
+fn sleeper(mark: Option<&str>) -> std::io::Result<Child> {
     let mut command = Command::new("sleep");
     command.arg("300").process_group(0);
     if let Some(mark) = mark {
         command.env("REEVE_MESH_ID", mark);
     }
-    command
-        .spawn()
-        .unwrap_or_else(|error| std::panic::panic_any(error.to_string()))
+    command.spawn()
 }
 
 #[test]
@@ -88,7 +86,11 @@ fn the_guard_ends_groups_and_what_left_them_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     std::fs::create_dir(&state).unwrap();
-    let (ended, mut forgotten, escaped) = (sleeper(None), sleeper(None), sleeper(Some(&mark)));
+    let (ended, mut forgotten, escaped) = (
+        sleeper(None).unwrap(),
+        sleeper(None).unwrap(),
+        sleeper(Some(&mark)).unwrap(),
+    );
     let mut guard = Command::new(REEVE)
         .args(["guard", "--marker", &mark, "--remove"])
         .arg(&state)

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use reeve_console::{CreatedToken, TokenRequest};
-use reeve_core::SpiffeId;
+use reeve_core::{SpiffeId, UnixTime};
 
 use crate::{
     http::{self, Target},
@@ -115,11 +115,23 @@ async fn status(args: &LookArgs) -> Verdict {
         Format::Human => {
             let facts = status.ca.as_object().cloned().unwrap_or_default();
             for (name, value) in facts {
-                output::line(&format!("{:<18} {value}", name.replace('_', " ")))?;
+                output::line(&format!(
+                    "{:<23} {}",
+                    name.replace('_', " "),
+                    shown(&name, &value)
+                ))?;
             }
         }
     }
     Ok(Answer::Yes)
+}
+
+/// A fact for people; times are milliseconds since 1970.
+fn shown(name: &str, value: &serde_json::Value) -> String {
+    match value.as_u64().filter(|_| name.ends_with("_after")) {
+        Some(millis) => timestamp(UnixTime::from_millis(millis)),
+        None => value.to_string(),
+    }
 }
 
 fn bundle(args: &LookArgs) -> Verdict {

@@ -58,6 +58,7 @@ async fn supervise(args: UpArgs) -> Verdict {
     });
     // The configuration first: its faults are what people most likely came for.
     load(&args.folder)?;
+    let stopped = stop.clone();
     let options = Options {
         folder: args.folder,
         state: args.state.dir().claim()?,
@@ -70,9 +71,15 @@ async fn supervise(args: UpArgs) -> Verdict {
     };
     let supervisor = Supervisor::start(options).await?;
     greet(&supervisor);
-    let health = tokio::spawn(tell_health(supervisor.roster()));
+    let roster = supervisor.roster();
+    tokio::spawn(async move {
+        // Cancel-safe: it only tells. That nothing is healthy in the end goes without saying.
+        tokio::select! {
+            () = tell_health(roster) => {}
+            () = stopped.cancelled() => {}
+        }
+    });
     supervisor.run().await.finish();
-    health.abort();
     printing.abort();
     Ok(Answer::Yes)
 }
@@ -102,6 +109,7 @@ async fn tell_health(roster: Arc<Roster>) {
         for (name, (healthy, address)) in &now {
             if before.get(name).map(|(was, _)| was) != Some(healthy) {
                 let word = if *healthy { "healthy" } else { "not healthy" };
+                let (name, address) = (name.as_str(), address.to_string());
                 output::note(&format!("{name:<24} {address:<14} {word}"));
             }
         }

@@ -4,7 +4,11 @@ use reeve_audit::{
     DecisionRecord, Entry,
     query::{Explained, Found},
 };
-use reeve_core::decision::{AccessRequest, Decision};
+use reeve_authz::{Engine, Verdict};
+use reeve_core::{
+    decision::{AccessRequest, Decision},
+    model::PolicySlice,
+};
 
 use crate::supervisor::logfile::timestamp;
 
@@ -123,10 +127,36 @@ pub(super) fn explained(explained: &Explained) -> String {
         place(&explained.found)
     ));
     if let Some(policies) = &explained.policies {
-        lines.push("policies in force then:".to_owned());
-        lines.extend(policies.lines().map(|line| format!("  {line}")));
+        lines.extend(judged_then(&record.entry, policies));
     }
     lines.join("\n")
+}
+
+/// What each policy of that time said, judged again by the same engine; or the set as it is stored.
+fn judged_then(entry: &Entry, policies: &str) -> Vec<String> {
+    let stored = || {
+        let lines = policies.lines().map(|line| format!("  {line}"));
+        std::iter::once("policies in force then:".to_owned())
+            .chain(lines)
+            .collect()
+    };
+    let Some(decision) = entry.as_decision() else {
+        return Vec::new();
+    };
+    let Ok(slice) = serde_json::from_str::<PolicySlice>(policies) else {
+        return stored();
+    };
+    let Ok(engine) = Engine::compile(&slice) else {
+        return stored();
+    };
+    let mut lines = vec!["policies in force then, nearest to applying first:".to_owned()];
+    for verdict in engine.explain(&decision.request).policies {
+        lines.push(verdict.to_string());
+        if verdict.verdict != Verdict::Unsatisfied {
+            lines.extend(verdict.text.lines().map(|line| format!("      {line}")));
+        }
+    }
+    lines
 }
 
 fn circumstances(record: &DecisionRecord) -> Vec<String> {
