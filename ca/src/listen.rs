@@ -25,6 +25,8 @@ use tonic::transport::server::Connected;
 
 use crate::UnixPeer;
 
+mod authority;
+
 /// Handshakes at one time.
 const MAX_HANDSHAKES: usize = 64;
 /// Bound on one handshake.
@@ -39,6 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct UnixConnection {
     stream: UnixStream,
     peer: UnixPeer,
+    mender: authority::Mender,
 }
 
 /// A TLS connection over TCP. It ends with the peer's certificate.
@@ -70,7 +73,11 @@ pub fn unix_incoming(listener: UnixListener) -> ReceiverStream<io::Result<UnixCo
             };
             let known = accepted.and_then(|(stream, _)| {
                 let peer = UnixPeer::of(&stream)?;
-                Ok(UnixConnection { stream, peer })
+                Ok(UnixConnection {
+                    stream,
+                    peer,
+                    mender: authority::Mender::default(),
+                })
             });
             match known {
                 Ok(connection) => {
@@ -185,7 +192,14 @@ impl AsyncRead for UnixConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready()
+            && let Some(new) = buf.filled_mut().get_mut(before..)
+        {
+            self.mender.mend(new);
+        }
+        read
     }
 }
 
