@@ -32,7 +32,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Admin {
     pub(crate) instance: InstanceName,
     pub(crate) identity: SpiffeId,
-    pub(crate) agent: AgentHandle,
+    pub(crate) agent: Arc<AgentHandle>,
     pub(crate) feed: watch::Receiver<AdsStatus>,
     pub(crate) data_plane: DataPlane,
     pub(crate) wal: Arc<Wal>,

@@ -7,6 +7,7 @@ use reeve_ads::AdsClient;
 use reeve_audit::{
     EventKind, EventRecord, Level, ShipOptions, Wal, WalOptions, ship, ship::ChannelFactory,
 };
+use reeve_ca::AgentHandle;
 use reeve_core::{Clock, SystemClock};
 use reeve_svid::CredentialsWatch;
 use tokio::{
@@ -67,6 +68,8 @@ pub struct Sidecar {
     events: Arc<AgentEvents>,
     wal: Arc<Wal>,
     credentials: CredentialsWatch,
+    /// The agent stops when the last handle is dropped; there may be no admin interface to hold one.
+    _agent: Arc<AgentHandle>,
     tasks: Vec<JoinHandle<()>>,
     hopeless: JoinHandle<anyhow::Error>,
 }
@@ -82,6 +85,7 @@ impl Sidecar {
         let registry = prometheus::Registry::new();
         let agent = agent::start(args, &clock)?;
         let credentials = agent.credentials;
+        let handle = Arc::new(agent.handle);
         let data_plane = DataPlane::start(args, &credentials, &wal, &registry, &clock)?;
         let connector = MeshConnector::new(
             args.mesh_address,
@@ -93,7 +97,7 @@ impl Sidecar {
         let admin = Admin {
             instance: args.instance.clone(),
             identity: args.identity.clone(),
-            agent: agent.handle,
+            agent: Arc::clone(&handle),
             feed: feed.status(),
             data_plane: data_plane.clone(),
             wal: Arc::clone(&wal),
@@ -121,6 +125,7 @@ impl Sidecar {
             events,
             wal,
             credentials,
+            _agent: handle,
             tasks,
             hopeless: tokio::spawn(agent::foreign_mesh(agent.issuer, args.clone())),
         })
