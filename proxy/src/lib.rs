@@ -43,6 +43,8 @@ mod query;
 mod route;
 mod snapshot;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 pub use explain::{ExplainRequest, Explanation};
 pub use path::{PathError, normalize};

@@ -346,6 +346,11 @@ impl Proxy {
         }
     }
 
+    /// Where its metrics are registered.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Where the proxy's own ports are: metrics and health. `None` before the first snapshot.
     pub fn own_addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         lock(&self.listeners)

@@ -1,1 +1,131 @@
+use std::net::Ipv4Addr;
 
+use reeve_core::model::{LoadBalancer, Subset};
+
+use super::*;
+
+const HOST: &str = "reviews.default.svc.cluster.local";
+
+fn id() -> SpiffeId {
+    SpiffeId::parse("spiffe://mesh.local/ns/default/sa/reviews").unwrap()
+}
+
+fn labels(version: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("version".to_owned(), version.to_owned())])
+}
+
+fn endpoint(host: u8, version: &str, identity: Option<SpiffeId>) -> Endpoint {
+    Endpoint {
+        instance: format!("reviews-{version}-{host}").parse().unwrap(),
+        address: Ipv4Addr::new(127, 0, 0, host).into(),
+        ports: BTreeMap::from([(80, 9080)]),
+        labels: labels(version),
+        identity,
+    }
+}
+
+fn clusters(tls: ClientTls) -> Clusters {
+    let name: ServiceName = HOST.parse().unwrap();
+    let traffic = TrafficPolicy {
+        tls,
+        ..TrafficPolicy::default()
+    };
+    let random = TrafficPolicy {
+        load_balancer: LoadBalancer::Random,
+        ..traffic.clone()
+    };
+    let port = |port| ServicePort {
+        port,
+        name: "http".to_owned(),
+        protocol: Protocol::Http,
+    };
+    let service = Arc::new(ServiceConfig {
+        name: name.clone(),
+        namespace: "default".parse().unwrap(),
+        ports: vec![port(80), port(81)],
+        identities: vec![id()],
+        traffic,
+        subsets: vec![Subset {
+            name: "v2".to_owned(),
+            labels: labels("v2"),
+            traffic: random,
+        }],
+    });
+    let endpoints = vec![
+        endpoint(1, "v1", Some(id())),
+        endpoint(2, "v2", Some(id())),
+        endpoint(3, "v2", None),
+    ];
+    let set = EndpointSet {
+        service: name.clone(),
+        endpoints,
+    };
+    let mut all = HashMap::new();
+    for port in &service.ports {
+        let whole = Cluster::compile(&service, port, None, Some(&set));
+        all.insert((name.clone(), None, port.port), Arc::new(whole));
+        let subset = &service.subsets[0];
+        let part = Some((&subset.labels, &subset.traffic));
+        let part = Cluster::compile(&service, port, part, Some(&set));
+        all.insert(
+            (name.clone(), Some("v2".to_owned()), port.port),
+            Arc::new(part),
+        );
+    }
+    Clusters(all)
+}
+
+fn hops(clusters: &Clusters, subset: Option<&str>, port: u16) -> Vec<(u8, Security)> {
+    let key = (HOST.parse().unwrap(), subset.map(str::to_owned), port);
+    let host = |hop: &Arc<Hop>| match hop.address.ip() {
+        std::net::IpAddr::V4(ip) => (ip.octets()[3], hop.security.clone()),
+        std::net::IpAddr::V6(_) => panic!("IPv4 only"),
+    };
+    clusters.get(&key).unwrap().hops.iter().map(host).collect()
+}
+
+#[test]
+fn a_subset_has_the_endpoints_with_its_labels_and_its_own_settings() {
+    let clusters = clusters(ClientTls::Auto);
+    let hosts = |subset, port| -> Vec<u8> {
+        hops(&clusters, subset, port)
+            .into_iter()
+            .map(|(host, _)| host)
+            .collect()
+    };
+    assert_eq!(hosts(None, 80), [1, 2, 3]);
+    assert_eq!(hosts(Some("v2"), 80), [2, 3]);
+    assert_eq!(hosts(None, 81), [0u8; 0], "no endpoint serves that port");
+    let key = (HOST.parse().unwrap(), Some("v2".to_owned()), 80);
+    assert_eq!(
+        clusters.get(&key).unwrap().traffic.load_balancer,
+        LoadBalancer::Random
+    );
+    assert!(
+        clusters
+            .get(&(HOST.parse().unwrap(), Some("v3".to_owned()), 80))
+            .is_none()
+    );
+    assert!(clusters.has_endpoint(SocketAddr::from(([127, 0, 0, 1], 9080))));
+    assert!(!clusters.has_endpoint(SocketAddr::from(([127, 0, 0, 1], 80))));
+}
+
+#[test]
+fn who_is_in_the_mesh_is_spoken_to_by_mtls_and_nobody_falls_back() {
+    let mesh = || Security::Mesh(vec![id()].into());
+    for (tls, meshed, outside) in [
+        (ClientTls::Auto, mesh(), Security::Plain),
+        (ClientTls::Mutual, mesh(), Security::Unreachable),
+        (ClientTls::Disable, Security::Plain, Security::Plain),
+    ] {
+        let clusters = clusters(tls);
+        let expected = vec![(1, meshed.clone()), (2, meshed), (3, outside)];
+        assert_eq!(hops(&clusters, None, 80), expected, "{tls:?}");
+    }
+}
+
+#[test]
+fn a_workloads_name_is_its_instances_without_the_last_part() {
+    assert_eq!(workload_of("reviews-v1-0"), "reviews-v1");
+    assert_eq!(workload_of("single"), "single");
+}

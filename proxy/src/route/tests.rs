@@ -1,1 +1,562 @@
+use std::collections::BTreeMap;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rand::{SeedableRng as _, rngs::StdRng};
+use reeve_core::{
+    ServiceName,
+    model::{
+        Destination, HeaderMatch, HeaderOps, RetryPolicy, Route, RouteAction, RouteMatch,
+        RouteTable, RouteTableName, StringMatch, VirtualHost,
+    },
+};
+
+use super::*;
+
+fn to(weight: u32) -> Destination {
+    Destination {
+        service: "a.default.svc.cluster.local".parse().unwrap(),
+        subset: None,
+        port: 80,
+        weight,
+    }
+}
+
+fn route(name: &str, matches: Vec<RouteMatch>) -> Route {
+    Route {
+        name: Some(name.to_owned()),
+        matches,
+        action: RouteAction::Forward {
+            destinations: vec![to(1)],
+            rewrite_uri: None,
+            rewrite_authority: None,
+        },
+        timeout: None,
+        retries: RetryPolicy::default(),
+        request_headers: HeaderOps::default(),
+        response_headers: HeaderOps::default(),
+    }
+}
+
+fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: name.to_owned(),
+        domains: domains.iter().map(|d| (*d).to_owned()).collect(),
+        routes,
+    }
+}
+
+fn compile(virtual_hosts: Vec<VirtualHost>) -> Result<Table, RouteError> {
+    Table::compile(&RouteTable {
+        name: RouteTableName("t".to_owned()),
+        virtual_hosts,
+    })
+}
+
+fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    let pair = |(name, value): &(&'static str, &'static str)| {
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn view<'a>(authority: &'a str, path: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+    RequestView {
+        scheme: "http",
+        authority,
+        method: "GET",
+        path,
+        query: None,
+        headers,
+    }
+}
+
+/// `host/route` of what was found.
+fn found(table: &Table, request: &RequestView<'_>, service: Option<&(ServiceName, u16)>) -> String {
+    match table.find(request, service) {
+        Found::NoHost => "-".to_owned(),
+        Found::NoRoute(host) => format!("{}/-", host.name),
+        Found::Route {
+            host,
+            route,
+            rewritten,
+            ..
+        } => {
+            let rewritten = rewritten.map(|path| format!(" {path}")).unwrap_or_default();
+            format!(
+                "{}/{}{rewritten}",
+                host.name,
+                route.rule.name.as_deref().unwrap()
+            )
+        }
+    }
+}
+
+fn holds(rule: &RouteMatch, request: &RequestView<'_>) -> bool {
+    matcher::Matcher::compile(rule, "test")
+        .unwrap()
+        .holds(request)
+}
+
+fn exact(text: &str) -> StringMatch {
+    StringMatch::Exact(text.to_owned())
+}
+
+fn prefix(text: &str) -> StringMatch {
+    StringMatch::Prefix(text.to_owned())
+}
+
+fn regex(text: &str) -> StringMatch {
+    StringMatch::Regex(text.to_owned())
+}
+
+#[test]
+fn authorities_match_exactly_then_by_the_longest_suffix_then_any() {
+    let one = |name: &str, domains: &[&str]| host(name, domains, vec![route("r", vec![])]);
+    let table = compile(vec![
+        one("any", &["*"]),
+        one("wide", &["*.com"]),
+        one("narrow", &["*.example.com"]),
+        one("exact", &["a.example.com", "B.example.com:81"]),
+    ])
+    .unwrap();
+    let none = HeaderMap::new();
+    for (authority, expected) in [
+        ("a.example.com", "exact/r"),
+        ("a.example.com:8080", "exact/r"),
+        ("b.example.com:81", "exact/r"),
+        ("b.example.com:82", "narrow/r"),
+        ("x.y.example.com", "narrow/r"),
+        ("example.com", "wide/r"),
+        (".example.com", "wide/r"),
+        ("com", "any/r"),
+        ("[::1]:80", "any/r"),
+    ] {
+        assert_eq!(
+            found(&table, &view(authority, "/", &none), None),
+            expected,
+            "{authority}"
+        );
+    }
+}
+
+#[test]
+fn an_address_that_stands_for_a_service_means_that_service_unless_another_is_named() {
+    let one = |name: &str, domains: &[&str]| host(name, domains, vec![route("r", vec![])]);
+    let reviews = "reviews.default.svc.cluster.local";
+    let table = compile(vec![
+        one("any", &["*"]),
+        one("reviews", &[reviews]),
+        one("b", &["b"]),
+    ]);
+    let (table, none) = (table.unwrap(), HeaderMap::new());
+    let service = Some(&(reviews.parse().unwrap(), 9080)).cloned();
+    let at = |authority| found(&table, &view(authority, "/", &none), service.as_ref());
+    assert_eq!(at("127.77.3.10:9080"), "reviews/r");
+    assert_eq!(at("b"), "b/r");
+    let other = Some(("other.default.svc.cluster.local".parse().unwrap(), 9080));
+    let unnamed = found(
+        &table,
+        &view("127.77.3.11:9080", "/", &none),
+        other.as_ref(),
+    );
+    assert_eq!(
+        unnamed, "-",
+        "never the catch-all: the address says where it goes"
+    );
+}
+
+#[test]
+fn a_doubled_authority_is_refused() {
+    for domains in [["a", "A"], ["*", "*"], ["*.x", "*.x"]] {
+        let doubled = compile(vec![host("h", &domains, vec![])]);
+        assert!(
+            matches!(doubled, Err(RouteError::DuplicateDomain { .. })),
+            "{domains:?}"
+        );
+    }
+}
+
+#[test]
+fn the_first_route_that_matches_wins() {
+    let on = |m| RouteMatch {
+        uri: Some(m),
+        ..RouteMatch::default()
+    };
+    let routes = vec![
+        route("login", vec![on(exact("/login")), on(exact("/logout"))]),
+        route("api", vec![on(prefix("/api"))]),
+        route("api2", vec![on(prefix("/api/v2"))]),
+    ];
+    let table = compile(vec![host("h", &["h"], routes)]).unwrap();
+    let none = HeaderMap::new();
+    for (path, expected) in [
+        ("/login", "h/login"),
+        ("/logout", "h/login"),
+        ("/login/", "h/-"),
+        ("/api/v2", "h/api"),
+        ("/apix", "h/api"),
+        ("/", "h/-"),
+    ] {
+        assert_eq!(
+            found(&table, &view("h", path, &none), None),
+            expected,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn each_condition_holds_or_not() {
+    let (jason, none) = (
+        headers(&[("end-user", "jason"), ("x", "1")]),
+        HeaderMap::new(),
+    );
+    let two = headers(&[("x", "1"), ("x", "2")]);
+    let header = |m: HeaderMatch| BTreeMap::from([("end-user".to_owned(), m)]);
+    let is_jason = || header(HeaderMatch::Value(exact("jason")));
+    let any = RouteMatch::default;
+    let uri = |m, ignore_uri_case| RouteMatch {
+        uri: Some(m),
+        ignore_uri_case,
+        ..any()
+    };
+    let request = |path, query, headers| RequestView {
+        query,
+        ..view("a:80", path, headers)
+    };
+    for (what, rule, request, expected) in [
+        ("nothing", any(), request("/", None, &none), true),
+        (
+            "exact",
+            uri(exact("/a"), false),
+            request("/a", None, &none),
+            true,
+        ),
+        (
+            "exact, longer",
+            uri(exact("/a"), false),
+            request("/ab", None, &none),
+            false,
+        ),
+        (
+            "exact, other case",
+            uri(exact("/a"), false),
+            request("/A", None, &none),
+            false,
+        ),
+        (
+            "exact, case ignored",
+            uri(exact("/a"), true),
+            request("/A", None, &none),
+            true,
+        ),
+        (
+            "prefix",
+            uri(prefix("/a"), false),
+            request("/abc", None, &none),
+            true,
+        ),
+        (
+            "prefix, other",
+            uri(prefix("/a"), false),
+            request("/b", None, &none),
+            false,
+        ),
+        (
+            "prefix, case ignored",
+            uri(prefix("/a"), true),
+            request("/ABC", None, &none),
+            true,
+        ),
+        (
+            "prefix, short",
+            uri(prefix("/abc"), true),
+            request("/a", None, &none),
+            false,
+        ),
+        (
+            "regex",
+            uri(regex("/a+"), false),
+            request("/aaa", None, &none),
+            true,
+        ),
+        (
+            "regex is whole",
+            uri(regex("/a+"), false),
+            request("/aab", None, &none),
+            false,
+        ),
+        (
+            "regex alternatives",
+            uri(regex("/a|/b"), false),
+            request("/b/x", None, &none),
+            false,
+        ),
+        (
+            "header",
+            RouteMatch {
+                headers: is_jason(),
+                ..any()
+            },
+            request("/", None, &jason),
+            true,
+        ),
+        (
+            "header absent",
+            RouteMatch {
+                headers: is_jason(),
+                ..any()
+            },
+            request("/", None, &none),
+            false,
+        ),
+        (
+            "present",
+            RouteMatch {
+                headers: header(HeaderMatch::Present),
+                ..any()
+            },
+            request("/", None, &jason),
+            true,
+        ),
+        (
+            "not present",
+            RouteMatch {
+                headers: header(HeaderMatch::Present),
+                ..any()
+            },
+            request("/", None, &none),
+            false,
+        ),
+        (
+            "without",
+            RouteMatch {
+                without_headers: is_jason(),
+                ..any()
+            },
+            request("/", None, &jason),
+            false,
+        ),
+        (
+            "without, absent",
+            RouteMatch {
+                without_headers: is_jason(),
+                ..any()
+            },
+            request("/", None, &none),
+            true,
+        ),
+        (
+            "method",
+            RouteMatch {
+                method: Some(exact("GET")),
+                ..any()
+            },
+            request("/", None, &none),
+            true,
+        ),
+        (
+            "other method",
+            RouteMatch {
+                method: Some(exact("POST")),
+                ..any()
+            },
+            request("/", None, &none),
+            false,
+        ),
+        (
+            "scheme",
+            RouteMatch {
+                scheme: Some(exact("http")),
+                ..any()
+            },
+            request("/", None, &none),
+            true,
+        ),
+        (
+            "other scheme",
+            RouteMatch {
+                scheme: Some(exact("https")),
+                ..any()
+            },
+            request("/", None, &none),
+            false,
+        ),
+        (
+            "authority",
+            RouteMatch {
+                authority: Some(prefix("a")),
+                ..any()
+            },
+            request("/", None, &none),
+            true,
+        ),
+        (
+            "other authority",
+            RouteMatch {
+                authority: Some(prefix("b")),
+                ..any()
+            },
+            request("/", None, &none),
+            false,
+        ),
+    ] {
+        assert_eq!(holds(&rule, &request), expected, "{what}");
+    }
+    let joined = BTreeMap::from([("x".to_owned(), HeaderMatch::Value(exact("1,2")))]);
+    let rule = RouteMatch {
+        headers: joined,
+        ..any()
+    };
+    assert!(
+        holds(&rule, &request("/", None, &two)),
+        "values are joined, as Envoy does"
+    );
+    let query = BTreeMap::from([("q".to_owned(), HeaderMatch::Value(exact("1 2")))]);
+    let rule = RouteMatch {
+        query_params: query,
+        ..any()
+    };
+    assert!(holds(&rule, &request("/", Some("p=0&q=1%202"), &none)));
+    assert!(!holds(&rule, &request("/", Some("p=1%202"), &none)));
+    assert!(!holds(&rule, &request("/", None, &none)));
+}
+
+#[test]
+fn a_rewrite_replaces_the_matched_prefix_or_the_whole_path() {
+    let on = |m| {
+        vec![RouteMatch {
+            uri: Some(m),
+            ..RouteMatch::default()
+        }]
+    };
+    let none = HeaderMap::new();
+    for (matches, to_uri, path, expected) in [
+        (on(prefix("/old")), "/new", "/old/x", "/new/x"),
+        (on(prefix("/old")), "/", "/old/x", "/x"),
+        (on(prefix("/old/")), "/", "/old/x", "/x"),
+        (on(prefix("/old")), "/", "/old", "/"),
+        (on(exact("/old")), "/new", "/old", "/new"),
+        (on(regex("/o.*")), "/new", "/old/x", "/new"),
+        (vec![], "/new", "/old/x", "/new"),
+    ] {
+        let mut rule = route("r", matches);
+        if let RouteAction::Forward { rewrite_uri, .. } = &mut rule.action {
+            *rewrite_uri = Some(to_uri.to_owned());
+        }
+        let table = compile(vec![host("h", &["h"], vec![rule])]).unwrap();
+        let all = format!("h/r {expected}");
+        assert_eq!(
+            found(&table, &view("h", path, &none), None),
+            all,
+            "{to_uri} {path}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_compile_is_refused() {
+    let on = |m| {
+        vec![RouteMatch {
+            uri: Some(m),
+            ..RouteMatch::default()
+        }]
+    };
+    let one = |rule| compile(vec![host("h", &["h"], vec![rule])]).unwrap_err();
+    assert!(matches!(
+        one(route("r", on(regex("(")))),
+        RouteError::Regex { .. }
+    ));
+    let mut rule = route("r", vec![]);
+    rule.request_headers
+        .set
+        .insert("bad name".to_owned(), "1".to_owned());
+    assert!(matches!(one(rule), RouteError::Header { part: "name", .. }));
+    let mut rule = route("r", vec![]);
+    rule.request_headers
+        .add
+        .insert("x".to_owned(), "a\nb".to_owned());
+    assert!(matches!(
+        one(rule),
+        RouteError::Header { part: "value", .. }
+    ));
+    let mut rule = route("r", vec![]);
+    rule.action = RouteAction::Respond {
+        status: 99,
+        body: String::new(),
+    };
+    assert!(matches!(one(rule), RouteError::Status { code: 99, .. }));
+    let mut rule = route("r", vec![]);
+    if let RouteAction::Forward { destinations, .. } = &mut rule.action {
+        *destinations = vec![to(0)];
+    }
+    assert!(matches!(one(rule), RouteError::NoWeight { .. }));
+}
+
+#[test]
+fn weights_are_shares() {
+    let destinations = [to(50), to(25), to(0), to(25)];
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut shares = [0; 4];
+    for _ in 0..10_000 {
+        let picked = pick(&destinations, &mut rng).unwrap();
+        let at = destinations
+            .iter()
+            .position(|d| std::ptr::eq(d, picked))
+            .unwrap();
+        shares[at] += 1;
+    }
+    assert_eq!(shares[2], 0, "weight 0 is never picked");
+    for (share, expected) in shares.iter().zip([5000, 2500, 0, 2500]) {
+        assert!(i32::abs(share - expected) < 200, "{shares:?}");
+    }
+}
+
+#[test]
+fn retry_words_mean_what_envoys_do() {
+    let on = |words: &[&str]| {
+        RetryOn::compile(&RetryPolicy {
+            attempts: 2,
+            per_try_timeout: None,
+            on: words.iter().map(|w| (*w).to_owned()).collect(),
+        })
+    };
+    for (word, failure, covered) in [
+        ("connect-failure", Failure::Connect, true),
+        ("connect-failure", Failure::Reset, false),
+        ("refused-stream", Failure::Refused, true),
+        ("refused-stream", Failure::Connect, false),
+        ("reset", Failure::Reset, true),
+        ("reset-before-request", Failure::Reset, false),
+        ("reset-before-request", Failure::Refused, true),
+        ("gateway-error", Failure::Timeout, true),
+        ("5xx", Failure::Timeout, true),
+        ("503", Failure::Timeout, false),
+    ] {
+        assert_eq!(on(&[word]).covers(failure), covered, "{word} {failure:?}");
+    }
+    let unavailable = headers(&[("grpc-status", "14")]);
+    let none = HeaderMap::new();
+    for (word, status, headers, covered) in [
+        ("503", 503, &none, true),
+        ("503", 502, &none, false),
+        ("5xx", 500, &none, true),
+        ("5xx", 404, &none, false),
+        ("gateway-error", 502, &none, true),
+        ("gateway-error", 500, &none, false),
+        ("retriable-4xx", 409, &none, true),
+        ("unavailable", 200, &unavailable, true),
+        ("cancelled", 200, &unavailable, false),
+        ("unavailable", 503, &none, false),
+    ] {
+        let status = http::StatusCode::from_u16(status).unwrap();
+        assert_eq!(
+            on(&[word]).covers_response(status, headers),
+            covered,
+            "{word} {status}"
+        );
+    }
+}

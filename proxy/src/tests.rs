@@ -1,0 +1,6 @@
+//! Component tests: pairs of whole proxies on loopback sockets, with certificates of a real authority.
+
+mod http;
+mod mesh;
+mod rotation;
+mod tcp;

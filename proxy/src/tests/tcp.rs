@@ -1,0 +1,68 @@
+use std::time::Duration;
+
+use reeve_core::model::{Generation, Protocol};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::mesh::{ALLOW_CLIENT, Mesh, PORT, eventually, pair, set_policies};
+
+/// Sends back what it gets.
+async fn echo(mesh: &Mesh) {
+    let listener = TcpListener::bind(mesh.at(2, PORT)).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await.ok();
+            });
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_pass_by_mtls_and_end_with_the_permit() {
+    let mesh = Mesh::new();
+    echo(&mesh).await;
+    let mut config = mesh.server(Protocol::Tcp, &[ALLOW_CLIENT]);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let mut stream = TcpStream::connect(mesh.at(110, PORT)).await.unwrap();
+    let mut answer = [0; 5];
+    for _ in 0..2 {
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"hello");
+    }
+    config.generation = Generation(2);
+    set_policies(&mut config, &[]);
+    server.apply(&config);
+    let ended = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut answer)).await;
+    assert!(matches!(ended.expect("within a second"), Ok(0) | Err(_)));
+    let line = server.log.wait(|line| line["protocol"] == "tcp").await;
+    assert_eq!(
+        (&line["bytes_received"], &line["bytes_sent"]),
+        (&10.into(), &10.into())
+    );
+    assert!(server.metrics().contains("istio_tcp_received_bytes_total{"));
+
+    let mut refused = TcpStream::connect(mesh.at(110, PORT)).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(2), refused.read(&mut answer)).await;
+    assert!(matches!(ended.expect("closed at once"), Ok(0) | Err(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn junk_tls_is_counted() {
+    let mesh = Mesh::new();
+    let config = mesh.server(Protocol::Tcp, &[ALLOW_CLIENT]);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let mut stream = TcpStream::connect(mesh.at(1, PORT)).await.unwrap();
+    stream
+        .write_all(b"\x16\x03\x01\x00\x05junk!")
+        .await
+        .unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.ok();
+    eventually(|| server.metrics().contains("plaintext_refused").then_some(())).await;
+}
