@@ -101,3 +101,41 @@ impl DocumentReport {
         self.findings.push(finding);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_document_gets_its_verdict() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bad = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\napiVersion: security.istio.io/v1\n\
+            kind: PeerAuthentication\nmetadata: {name: p}\nspec: {mtls: {mode: ON}}\n---\n\
+            apiVersion: reeve.dev/v1alpha1\nkind: LocalMesh\nmetadata: {name: l}\nspec: {workloads: [{name: w}]}\n";
+        std::fs::write(folder.path().join("a.yaml"), bad).expect("written");
+        std::fs::write(folder.path().join("b.yaml"), "a: [").expect("written");
+        let report = check(folder.path());
+        let verdicts: Vec<_> = report
+            .documents
+            .iter()
+            .map(|d| (d.line, d.verdict))
+            .collect();
+        assert_eq!(
+            verdicts,
+            [
+                (1, Verdict::Accepted),
+                (5, Verdict::Refused),
+                (10, Verdict::Warning)
+            ]
+        );
+        assert!(!report.ok);
+        assert_eq!(report.faults.len(), 1, "{:?}", report.faults);
+        let json = serde_json::to_value(&report.documents[1].findings[0]).expect("JSON");
+        assert_eq!(json["code"], "invalid");
+        assert_eq!(
+            (&json["file"], &json["line"]),
+            (&"a.yaml".into(), &8.into())
+        );
+        assert_eq!(json["path"], "spec.mtls.mode");
+    }
+}

@@ -253,3 +253,80 @@ impl Instance {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::tests::mesh;
+
+    fn planned(replicas: &[(&str, u16)], instances: &mut Instances) -> Result<(), InstancesError> {
+        let workloads: Vec<_> = replicas
+            .iter()
+            .map(|(name, n)| format!("{{name: {name}, command: [x], replicas: {n}}}"))
+            .collect();
+        let yaml = format!(
+            "apiVersion: reeve.dev/v1alpha1\nkind: LocalMesh\nmetadata: {{name: l}}\nspec: {{workloads: [{}]}}\n",
+            workloads.join(", ")
+        );
+        let mesh = mesh(&yaml);
+        instances.plan(&mesh.workloads, mesh.services.keys())
+    }
+
+    #[test]
+    fn slots_are_kept_and_reused() {
+        let mut instances = Instances::new(77);
+        planned(&[("a", 2), ("b", 1)], &mut instances).unwrap();
+        let slots = |i: &Instances| -> Vec<(String, u8)> {
+            i.instances
+                .iter()
+                .map(|i| (i.instance.to_string(), i.slot))
+                .collect()
+        };
+        let slot = |name: &str, slot| (name.to_owned(), slot);
+        assert_eq!(
+            slots(&instances),
+            [slot("a-0", 1), slot("a-1", 2), slot("b-0", 3)]
+        );
+        planned(&[("a", 1), ("b", 1), ("c", 2)], &mut instances).unwrap();
+        assert_eq!(
+            slots(&instances),
+            [
+                slot("a-0", 1),
+                slot("b-0", 3),
+                slot("c-0", 2),
+                slot("c-1", 4)
+            ]
+        );
+    }
+
+    #[test]
+    fn services_keep_their_numbers_and_have_a_limit() {
+        let names: Vec<_> = (0..=MAX_SERVICES)
+            .map(|n| ServiceName::parse(&format!("s{n:03}.a.svc.cluster.local")).unwrap())
+            .collect();
+        let mut instances = Instances::new(77);
+        instances.plan(&[], &names[1..3]).unwrap();
+        instances.plan(&[], &names[0..3]).unwrap();
+        let numbers: Vec<_> = names[0..3].iter().map(|n| instances.services[n]).collect();
+        assert_eq!(numbers, [12, 10, 11]);
+        instances.plan(&[], &names[1..]).unwrap();
+        assert_eq!(instances.services.len(), MAX_SERVICES);
+        let over = instances.plan(&[], &names);
+        assert!(matches!(over, Err(InstancesError::TooManyServices(246))));
+    }
+
+    #[test]
+    fn the_file_survives_a_round_trip_and_junk_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let mut instances = Instances::new(5);
+        planned(&[("a", 1)], &mut instances).unwrap();
+        instances.write(&path).unwrap();
+        assert_eq!(Instances::read(&path).unwrap(), instances);
+        fs::write(&path, "{").unwrap();
+        assert!(matches!(
+            Instances::read(&path),
+            Err(InstancesError::Json { .. })
+        ));
+    }
+}

@@ -8,9 +8,11 @@ mod rules;
 mod security;
 mod services;
 mod settings;
+#[cfg(test)]
+pub(crate) mod tests;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Code, Fault, Mesh, Severity,
@@ -35,6 +37,7 @@ pub(crate) fn resolve(source: &Source) -> Resolved {
         (&a.file, a.line, &a.path, a.code).cmp(&(&b.file, b.line, &b.path, b.code))
     });
     findings.dedup();
+    drop_consequences(&mut findings);
     let refused = findings.iter().any(Fault::is_error);
     let mesh = (!refused).then(|| Mesh {
         warnings: findings
@@ -45,6 +48,14 @@ pub(crate) fn resolve(source: &Source) -> Resolved {
         ..mesh
     });
     Resolved { mesh, findings }
+}
+
+/// Where a value has the wrong type, its stand-in is judged too: that says nothing to anybody.
+fn drop_consequences(findings: &mut Vec<Fault>) {
+    let place = |f: &Fault| (f.file.clone(), f.line, f.path.clone());
+    let wrong = findings.iter().filter(|f| f.code == Code::WrongType);
+    let wrong: BTreeSet<_> = wrong.map(place).collect();
+    findings.retain(|f| f.code == Code::WrongType || !wrong.contains(&place(f)));
 }
 
 fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {

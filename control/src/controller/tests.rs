@@ -1,1 +1,300 @@
+use std::{fs, path::Path};
 
+use reeve_core::clock::ManualClock;
+
+use super::*;
+
+const GOOD: &str = "apiVersion: reeve.dev/v1alpha1
+kind: LocalMesh
+metadata: {name: local}
+spec: {workloads: [{name: a, command: [x], labels: {app: a}}, {name: b, command: [x]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {selector: {app: a}, ports: [{port: 80, name: http}]}
+";
+
+#[derive(Debug, Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl ConfigEvents for Heard {
+    fn applied(&self, applied: &AppliedConfig) {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("applied {}", applied.generation));
+    }
+    fn refused(&self, faults: &[Fault]) {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("refused {}:{}", faults[0].file, faults[0].line));
+    }
+    fn nacked(&self, instance: &InstanceName, generation: Generation, error: &str) {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("nacked {instance} {generation} {error}"));
+    }
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    state: tempfile::TempDir,
+    heard: Arc<Heard>,
+    controller: Arc<Controller>,
+}
+
+fn start(folder: &Path, state: &Path, heard: &Arc<Heard>) -> Arc<Controller> {
+    Controller::start(ControllerOptions {
+        folder: folder.to_owned(),
+        state: state.to_owned(),
+        clock: Arc::new(ManualClock::at(UnixTime::from_secs(1))),
+        events: heard.clone(),
+    })
+    .unwrap()
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(folder.path().join("mesh.yaml"), GOOD).unwrap();
+        let mesh = crate::load(folder.path()).unwrap();
+        let mut instances = Instances::new(77);
+        instances
+            .plan(&mesh.workloads, mesh.services.keys())
+            .unwrap();
+        instances.write(&state.path().join(FILE_NAME)).unwrap();
+        let heard = Arc::new(Heard::default());
+        let controller = start(folder.path(), state.path(), &heard);
+        Self {
+            folder,
+            state,
+            heard,
+            controller,
+        }
+    }
+
+    fn add(&self, file: &str, text: &str) {
+        fs::write(self.folder.path().join(file), text).unwrap();
+    }
+
+    fn heard(&self) -> Vec<String> {
+        std::mem::take(&mut self.heard.0.lock().unwrap())
+    }
+
+    fn generation(&self) -> u64 {
+        self.controller.status().generation.0
+    }
+}
+
+fn a() -> InstanceName {
+    "a-0".parse().unwrap()
+}
+
+fn id() -> SpiffeId {
+    SpiffeId::parse("spiffe://mesh.local/ns/default/sa/default").unwrap()
+}
+
+#[test]
+fn a_bad_edit_keeps_the_last_good_configuration() {
+    let bench = Bench::new();
+    assert_eq!(
+        (bench.heard(), bench.generation()),
+        (vec!["applied 1".to_owned()], 1)
+    );
+    let before = bench.controller.proxy_config(&a()).unwrap();
+    bench.add("bad.yaml", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x}\nspec:\n  hots: [a]\n");
+    bench.controller.reload();
+    bench.controller.reload();
+    let status = bench.controller.status();
+    assert_eq!(bench.heard(), ["refused bad.yaml:4"], "told once");
+    assert_eq!(
+        (status.generation, status.refused_since.is_some()),
+        (Generation(1), true)
+    );
+    assert!(
+        status
+            .faults
+            .iter()
+            .any(|f| f.path == "spec.hots" && f.line == 5)
+    );
+    assert_eq!(bench.controller.proxy_config(&a()).unwrap(), before);
+    fs::remove_file(bench.folder.path().join("bad.yaml")).unwrap();
+    bench.controller.reload();
+    let status = bench.controller.status();
+    assert_eq!(
+        (status.generation, status.faults, status.refused_since),
+        (Generation(1), vec![], None)
+    );
+}
+
+#[test]
+fn a_generation_is_made_only_if_something_changed() {
+    let bench = Bench::new();
+    bench.controller.reload();
+    bench.add("comment.yaml", "# nothing new\n");
+    bench.controller.reload();
+    assert_eq!(bench.generation(), 1);
+    bench.add("ns.yaml", "apiVersion: reeve.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p}\nspec: {cedar: 'permit (principal, action, resource);'}\n");
+    bench.controller.reload();
+    assert_eq!(bench.generation(), 2);
+    let config = bench.controller.proxy_config(&a()).unwrap();
+    assert_eq!(
+        (config.generation, config.policies.policies.len()),
+        (Generation(2), 1)
+    );
+    assert_eq!(
+        config.policies.mesh_hash,
+        bench.controller.status().policy_hash
+    );
+}
+
+#[test]
+fn an_edit_back_and_forth_gives_what_a_fresh_start_gives() {
+    let bench = Bench::new();
+    let first = bench.controller.proxy_config(&a()).unwrap();
+    for text in [
+        GOOD.replace("port: 80", "port: 81"),
+        GOOD.replace("app: a}}, {", "app: c}}, {"),
+        GOOD.to_owned(),
+    ] {
+        bench.add("mesh.yaml", &text);
+        bench.controller.reload();
+        let fresh = start(
+            bench.folder.path(),
+            tempfile::tempdir().unwrap().path(),
+            &bench.heard,
+        );
+        drop(fresh);
+    }
+    let back = bench.controller.proxy_config(&a()).unwrap();
+    assert_eq!(back.generation, Generation(4));
+    assert_eq!(
+        ProxyConfig {
+            generation: first.generation,
+            ..(*back).clone()
+        },
+        *first
+    );
+}
+
+#[test]
+fn health_becomes_a_generation_of_its_own() {
+    let bench = Bench::new();
+    let path = bench.state.path().join(FILE_NAME);
+    let mut instances = Instances::read(&path).unwrap();
+    instances
+        .instances
+        .iter_mut()
+        .for_each(|i| i.healthy = true);
+    instances.write(&path).unwrap();
+    bench.controller.reload();
+    let config = bench.controller.proxy_config(&a()).unwrap();
+    let endpoints: usize = config.endpoints.values().map(|e| e.endpoints.len()).sum();
+    assert_eq!((config.generation, endpoints), (Generation(2), 1));
+    fs::write(&path, "{").unwrap();
+    bench.controller.reload();
+    assert_eq!(
+        bench.generation(),
+        2,
+        "a broken instances.json changes nothing"
+    );
+}
+
+#[test]
+fn numbers_do_not_go_back_over_a_restart() {
+    let bench = Bench::new();
+    let again = start(bench.folder.path(), bench.state.path(), &bench.heard);
+    assert_eq!(again.status().generation, Generation(2));
+    fs::write(bench.state.path().join("generation.json"), "junk").unwrap();
+    let refused = Controller::start(ControllerOptions {
+        folder: bench.folder.path().to_owned(),
+        state: bench.state.path().to_owned(),
+        clock: Arc::new(ManualClock::default()),
+        events: bench.heard.clone(),
+    });
+    assert!(matches!(refused, Err(StartError::Generation { .. })));
+}
+
+#[test]
+fn a_proxy_is_fed_only_under_its_own_identity() {
+    let bench = Bench::new();
+    let stranger = SpiffeId::parse("spiffe://mesh.local/ns/default/sa/other").unwrap();
+    let other_domain = SpiffeId::parse("spiffe://elsewhere/ns/default/sa/default").unwrap();
+    let gone: InstanceName = "c-0".parse().unwrap();
+    assert!(matches!(
+        bench.controller.watch(&a(), &stranger),
+        Err(Refused::OtherIdentity { .. })
+    ));
+    assert!(matches!(
+        bench.controller.watch(&a(), &other_domain),
+        Err(Refused::OtherIdentity { .. })
+    ));
+    assert!(matches!(
+        bench.controller.watch(&gone, &id()),
+        Err(Refused::UnknownInstance(_))
+    ));
+    assert!(
+        bench
+            .controller
+            .watch(&a(), &id())
+            .unwrap()
+            .borrow()
+            .is_some()
+    );
+}
+
+#[test]
+fn the_stream_of_a_removed_workload_ends() {
+    let bench = Bench::new();
+    let watching = bench.controller.watch(&a(), &id()).unwrap();
+    assert!(bench.controller.status().proxies[0].connected);
+    bench.add(
+        "mesh.yaml",
+        &GOOD.replace("{name: a, command: [x], labels: {app: a}}, ", ""),
+    );
+    bench.controller.reload();
+    assert!(watching.has_changed().is_err(), "the sender is gone");
+}
+
+#[test]
+fn acknowledgements_are_shown_per_proxy() {
+    let bench = Bench::new();
+    let report = |error: Option<&str>| AckReport {
+        generation: Generation(1),
+        policy_hash: "h".to_owned(),
+        error: error.map(str::to_owned),
+    };
+    bench.controller.report(&a(), report(None));
+    bench.controller.report(&a(), report(Some("no port")));
+    let proxy = bench.controller.status().proxies[0].clone();
+    assert_eq!(
+        (proxy.generation, proxy.policy_hash.as_str()),
+        (Generation(1), "h")
+    );
+    assert_eq!(proxy.nack.as_deref(), Some("generation 1: no port"));
+    assert!(bench.heard().contains(&"nacked a-0 1 no port".to_owned()));
+    bench.controller.report(&a(), report(None));
+    assert_eq!(bench.controller.status().proxies[0].nack, None);
+}
+
+#[tokio::test]
+async fn an_edit_is_noticed_without_being_told() {
+    let bench = Bench::new();
+    let mut mesh = bench.controller.mesh();
+    mesh.mark_unchanged();
+    let running = bench.controller.clone().run();
+    let edited = async {
+        bench.add("mesh.yaml", &GOOD.replace("port: 80", "port: 81"));
+        mesh.changed().await.unwrap();
+    };
+    let bounded = tokio::time::timeout(std::time::Duration::from_secs(10), edited);
+    tokio::select! {
+        // Not cancel safe, and need not be: the test ends here.
+        () = running => panic!("it runs for ever"),
+        found = bounded => found.expect("the edit is seen"),
+    }
+    assert_eq!(bench.generation(), 2);
+}

@@ -1,1 +1,419 @@
+use reeve_core::model::{
+    MtlsMode, Protocol, RouteAction, RouteTableName, ServiceState, VirtualHost,
+};
 
+use super::*;
+use crate::resolve::tests::{document, mesh};
+
+const WORKLOADS: &str = "apiVersion: reeve.dev/v1alpha1
+kind: LocalMesh
+metadata: {name: local}
+spec:
+  workloads:
+    - {name: edge, role: gateway, labels: {istio: edge}}
+    - {name: page, command: [x], labels: {app: page}, ports: [{port: 9080, name: http}]}
+    - {name: reviews-v1, command: [x], serviceAccount: reviews, labels: {app: reviews, version: v1}, ports: [{port: 8000, name: web, appPort: 9080}]}
+    - {name: far, namespace: other, command: [x], labels: {app: far}}
+    - {name: plain, namespace: old, role: none, command: [x], labels: {app: plain}, ports: [{port: 5000, name: tcp, appPort: 5001}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec: {selector: {app: reviews}, ports: [{port: 80, name: http, targetPort: web}, {port: 9000, name: grpc}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far, namespace: other}
+spec: {selector: {app: far}, ports: [{port: 80, name: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: plain, namespace: old}
+spec: {selector: {app: plain}, ports: [{port: 5000, name: tcp}]}
+---
+";
+
+fn name(text: &str) -> InstanceName {
+    text.parse().unwrap()
+}
+
+/// The mesh of `WORKLOADS` and `more`, everything healthy.
+fn running(more: &str) -> (Mesh, Instances) {
+    let mesh = mesh(&format!("{WORKLOADS}{more}"));
+    let mut instances = Instances::new(77);
+    instances
+        .plan(&mesh.workloads, mesh.services.keys())
+        .unwrap();
+    instances
+        .instances
+        .iter_mut()
+        .for_each(|i| i.healthy = true);
+    (mesh, instances)
+}
+
+fn config(more: &str, instance: &str) -> ProxyConfig {
+    let (mesh, instances) = running(more);
+    mesh.proxy_config(&instances, &FetchedKeys::new(), &name(instance))
+        .expect("it has a proxy")
+}
+
+fn host<'a>(config: &'a ProxyConfig, table: &str, authority: &str) -> Option<&'a VirtualHost> {
+    let table = config.routes.get(&RouteTableName(table.into()))?;
+    table
+        .virtual_hosts
+        .iter()
+        .find(|h| h.domains.iter().any(|d| d == authority))
+}
+
+fn destination(host: &VirtualHost) -> (String, u16) {
+    match &host.routes[0].action {
+        RouteAction::Forward { destinations, .. } => {
+            (destinations[0].service.to_string(), destinations[0].port)
+        }
+        RouteAction::Redirect { .. } | RouteAction::Respond { .. } => panic!("not forwarded"),
+    }
+}
+
+#[test]
+fn services_have_the_domains_that_istio_gives_them() {
+    let (mesh, instances) = running("");
+    let config = mesh
+        .proxy_config(&instances, &FetchedKeys::new(), &name("page-0"))
+        .unwrap();
+    let slot = instances.get(&name("page-0")).unwrap().slot;
+    let service = ServiceName::parse("reviews.default.svc.cluster.local").unwrap();
+    let address = instances.outbound_address(slot, &service).unwrap();
+    let found = host(&config, "80", "reviews").expect("a virtual host");
+    let stems = [
+        "reviews.default.svc.cluster.local",
+        "reviews.default.svc",
+        "reviews.default",
+        "reviews",
+        &address.to_string(),
+    ];
+    let expected: Vec<_> = stems
+        .iter()
+        .flat_map(|s| [(*s).to_owned(), format!("{s}:80")])
+        .collect();
+    assert_eq!(found.domains, expected);
+    assert!(
+        host(&config, "80", "far").is_none(),
+        "a short name is for its own namespace"
+    );
+    assert!(host(&config, "80", "far.other").is_some());
+    assert!(host(&config, "80", "reviews:9000").is_none());
+    assert_eq!(
+        destination(host(&config, "15001", "reviews").unwrap()).1,
+        80
+    );
+    assert_eq!(
+        destination(host(&config, "15001", "reviews:9000").unwrap()).1,
+        9000
+    );
+}
+
+#[test]
+fn domains_are_unique_within_a_table() {
+    let routed = document(
+        "VirtualService",
+        "v",
+        "  hosts: ['*', reviews, x.org]\n  http: [{route: [{destination: {host: far.other.svc.cluster.local}}]}]",
+    );
+    let config = config(&routed, "page-0");
+    for table in config.routes.values() {
+        let mut seen = BTreeSet::new();
+        for domain in table.virtual_hosts.iter().flat_map(|h| &h.domains) {
+            assert!(seen.insert(domain), "{} has {domain} twice", table.name);
+        }
+    }
+    assert_eq!(
+        destination(host(&config, "80", "x.org:80").unwrap()).0,
+        "far.other.svc.cluster.local"
+    );
+    assert_eq!(
+        destination(host(&config, "80", "reviews").unwrap()).0,
+        "far.other.svc.cluster.local"
+    );
+}
+
+#[test]
+fn a_destination_without_port_takes_the_only_port_or_the_listeners() {
+    let to = |h: &str| {
+        format!("  hosts: [reviews]\n  http: [{{route: [{{destination: {{host: {h}}}}}]}}]")
+    };
+    let other = config(
+        &document("VirtualService", "v", &to("far.other.svc.cluster.local")),
+        "page-0",
+    );
+    assert_eq!(
+        destination(host(&other, "9000", "reviews").unwrap()).1,
+        80,
+        "its only port"
+    );
+    let own = config(&document("VirtualService", "v", &to("reviews")), "page-0");
+    assert_eq!(
+        destination(host(&own, "9000", "reviews").unwrap()).1,
+        9000,
+        "the listener's"
+    );
+}
+
+#[test]
+fn conditions_on_place_are_settled_here() {
+    let spec = "  hosts: [reviews]
+  http:
+    - name: pages
+      match: [{sourceLabels: {app: page}}]
+      route: [{destination: {host: reviews}}]
+    - name: port
+      match: [{port: 9000}]
+      route: [{destination: {host: reviews}}]
+    - name: gateways
+      match: [{gateways: [edge]}]
+      route: [{destination: {host: reviews}}]
+    - name: rest
+      route: [{destination: {host: reviews}}]";
+    let routed = document("VirtualService", "v", spec);
+    let names = |instance: &str, table: &str| -> Vec<String> {
+        let config = config(&routed, instance);
+        let found = host(&config, table, "reviews.default").unwrap();
+        found.routes.iter().filter_map(|r| r.name.clone()).collect()
+    };
+    assert_eq!(names("page-0", "80"), ["pages", "rest"]);
+    assert_eq!(names("page-0", "9000"), ["pages", "port", "rest"]);
+    assert_eq!(names("far-0.other", "80"), ["rest"]);
+}
+
+#[test]
+fn ports_lead_from_service_to_sidecar_to_application() {
+    let config = config("", "reviews-v1-0");
+    let [web, grpc] = config.workload.inbound.as_slice() else {
+        panic!("{:?}", config.workload.inbound);
+    };
+    assert_eq!(
+        (web.bind.port(), web.app.port(), web.protocol),
+        (8000, 9080, Protocol::Http)
+    );
+    assert_eq!(
+        (grpc.bind.port(), grpc.app.port(), grpc.protocol),
+        (9000, 9000, Protocol::Grpc)
+    );
+    let endpoints = |service: &str| {
+        let service = ServiceName::parse(service).unwrap();
+        config.endpoints[&service].endpoints[0].clone()
+    };
+    let reviews = endpoints("reviews.default.svc.cluster.local");
+    assert_eq!(reviews.ports, BTreeMap::from([(80, 8000), (9000, 9000)]));
+    assert_eq!(
+        reviews.identity.unwrap().as_str(),
+        "spiffe://mesh.local/ns/default/sa/reviews"
+    );
+    let plain = endpoints("plain.old.svc.cluster.local");
+    assert_eq!(
+        (plain.ports, plain.identity),
+        (BTreeMap::from([(5000, 5001)]), None)
+    );
+}
+
+#[test]
+fn only_healthy_instances_are_endpoints() {
+    let (mesh, mut instances) = running("");
+    instances
+        .instances
+        .iter_mut()
+        .for_each(|i| i.healthy = false);
+    let config = mesh
+        .proxy_config(&instances, &FetchedKeys::new(), &name("page-0"))
+        .unwrap();
+    assert!(config.endpoints.values().all(|e| e.endpoints.is_empty()));
+}
+
+#[test]
+fn workloads_without_a_proxy_get_none() {
+    let (mesh, instances) = running("");
+    let configs = mesh.proxy_configs(&instances, &FetchedKeys::new());
+    let names: Vec<_> = configs.keys().map(InstanceName::as_str).collect();
+    assert_eq!(names, ["edge-0", "far-0.other", "page-0", "reviews-v1-0"]);
+}
+
+/// Mesh, namespace and workload, by rank: what the more general ones say is overruled.
+#[test]
+fn the_nearest_peer_authentication_counts() {
+    let in_namespace = |namespace: &str, name: &str, spec: &str| {
+        document(
+            "PeerAuthentication",
+            &format!("{name}\n  namespace: {namespace}"),
+            spec,
+        ) + "---\n"
+    };
+    let mesh_wide = in_namespace("reeve-system", "m", "  mtls: {mode: STRICT}");
+    let namespace = in_namespace("default", "n", "  mtls: {mode: DISABLE}");
+    let unset = in_namespace("default", "n", "  mtls: {mode: UNSET}");
+    let selected = "  selector: {matchLabels: {app: reviews}}\n  mtls: {mode: PERMISSIVE}";
+    let workload = in_namespace("default", "w", selected);
+    let port = in_namespace(
+        "default",
+        "w",
+        &format!("{selected}\n  portLevelMtls: {{9000: {{mode: STRICT}}, 8000: {{mode: UNSET}}}}"),
+    );
+    let elsewhere = in_namespace("other", "o", "  mtls: {mode: DISABLE}");
+    let (strict, permissive, disable) = (MtlsMode::Strict, MtlsMode::Permissive, MtlsMode::Disable);
+    for (objects, web, grpc) in [
+        (vec![], permissive, permissive),
+        (vec![&mesh_wide], strict, strict),
+        (vec![&mesh_wide, &namespace], disable, disable),
+        (vec![&mesh_wide, &unset], strict, strict),
+        (
+            vec![&mesh_wide, &namespace, &workload],
+            permissive,
+            permissive,
+        ),
+        (vec![&mesh_wide, &namespace, &port], permissive, strict),
+        (vec![&elsewhere], permissive, permissive),
+    ] {
+        let yaml: String = objects.iter().map(|s| s.as_str()).collect();
+        let config = config(&yaml, "reviews-v1-0");
+        let modes: Vec<_> = config.workload.inbound.iter().map(|l| l.mtls).collect();
+        assert_eq!(modes, [web, grpc], "{yaml}");
+    }
+}
+
+#[test]
+fn states_come_from_service_namespace_and_mesh() {
+    for (spec, expected) in [
+        ("  {}", ServiceState::Enforced),
+        ("  authorization: {state: open}", ServiceState::Open),
+        (
+            "  authorization: {state: open, namespaces: {default: shadow}}",
+            ServiceState::Shadow,
+        ),
+        (
+            "  authorization: {namespaces: {default: shadow}, services: {reviews.default: open}}",
+            ServiceState::Open,
+        ),
+        (
+            "  authorization: {namespaces: {other: open}}",
+            ServiceState::Enforced,
+        ),
+    ] {
+        let config = config(&document("MeshConfig", "mesh", spec), "reviews-v1-0");
+        assert_eq!(config.workload.inbound[0].state, expected, "{spec}");
+    }
+}
+
+#[test]
+fn a_proxy_gets_only_the_policies_that_can_concern_it() {
+    let policy = |name: &str, namespace: &str| {
+        let name = format!("{name}\n  namespace: {namespace}");
+        document(
+            "AccessPolicy",
+            &name,
+            "  cedar: permit (principal, action, resource);",
+        ) + "---\n"
+    };
+    let all = policy("m", "reeve-system")
+        + &policy("d", "default")
+        + &policy("o", "other")
+        + &policy("p", "old");
+    let config = config(&all, "page-0");
+    let ids: Vec<_> = config
+        .policies
+        .policies
+        .iter()
+        .map(|p| p.id.as_str())
+        .collect();
+    assert_eq!(ids, ["default/d", "old/p", "reeve-system/m"]);
+    assert_eq!(config.policies.policies[2].scope, None);
+    let (mesh, _) = running(&all);
+    assert_eq!(config.policies.mesh_hash, mesh.policy_hash);
+}
+
+#[test]
+fn a_gateway_listens_where_gateways_select_it() {
+    let gateway = document(
+        "Gateway",
+        "g",
+        "  selector: {istio: edge}\n  servers:\n    - port: {number: 8080, protocol: HTTP}\n      hosts: ['*.example.com', 'other/x.org']",
+    );
+    let service = |name: &str, host: &str| {
+        document(
+            "VirtualService",
+            name,
+            &format!(
+                "  hosts: ['{host}']\n  gateways: [g]\n  http: [{{name: {name}, route: [{{destination: {{host: reviews, port: {{number: 80}}}}}}]}}]"
+            ),
+        ) + "---\n"
+    };
+    let all = format!(
+        "{gateway}---\n{}{}{}{}",
+        service("a", "a.example.com"),
+        service("b", "a.example.com"),
+        service("all", "*"),
+        service("x", "x.org")
+    );
+    let config = config(&all, "edge-0");
+    let [listener] = config.workload.outbound.as_slice() else {
+        panic!("{:?}", config.workload.outbound);
+    };
+    assert_eq!(
+        (listener.bind.port(), listener.routes.0.as_str()),
+        (8080, "gateway/edge:8080")
+    );
+    let a = host(&config, "gateway/edge:8080", "a.example.com:8080").unwrap();
+    let names: Vec<_> = a.routes.iter().filter_map(|r| r.name.as_deref()).collect();
+    assert_eq!(names, ["a", "b"], "merged in order of name");
+    assert!(
+        host(&config, "gateway/edge:8080", "*.example.com").is_some(),
+        "the narrower of * and the server's"
+    );
+    assert!(
+        host(&config, "gateway/edge:8080", "x.org").is_none(),
+        "only for namespace other"
+    );
+    assert!(config.workload.inbound.is_empty());
+}
+
+#[test]
+fn fetched_keys_reach_the_rules_that_name_their_url() {
+    let rules = document(
+        "RequestAuthentication",
+        "r",
+        "  jwtRules: [{issuer: a, jwksUri: 'https://k/a'}, {issuer: b, jwksUri: 'https://k/b'}]",
+    );
+    let (mesh, instances) = running(&rules);
+    let keys = FetchedKeys::from([(
+        "https://k/a".to_owned(),
+        Arc::new(crate::jwks::document("{}")),
+    )]);
+    let config = mesh
+        .proxy_config(&instances, &keys, &name("page-0"))
+        .unwrap();
+    let [a, b] = config.workload.jwt_rules.as_slice() else {
+        panic!("{:?}", config.workload.jwt_rules);
+    };
+    assert_eq!((a.jwks.is_some(), b.jwks.is_some()), (true, false));
+    assert_eq!(a.name, "default/r/0");
+}
+
+#[test]
+fn canonical_names_fall_back_to_labels_and_workload() {
+    let labels = config("", "reviews-v1-0").workload.labels.clone();
+    assert_eq!(labels["service.istio.io/canonical-name"], "reviews");
+    assert_eq!(labels["service.istio.io/canonical-revision"], "v1");
+    let labels = config("", "edge-0").workload.labels.clone();
+    assert_eq!(labels["service.istio.io/canonical-name"], "edge");
+    assert_eq!(labels["service.istio.io/canonical-revision"], "latest");
+}
+
+#[test]
+fn a_routed_host_without_service_has_no_endpoints() {
+    let routed = document(
+        "VirtualService",
+        "v",
+        "  hosts: [reviews]\n  http: [{route: [{destination: {host: gone}}]}]",
+    );
+    let config = config(&routed, "page-0");
+    let gone = ServiceName::parse("gone.default.svc.cluster.local").unwrap();
+    assert!(config.endpoints[&gone].endpoints.is_empty());
+    assert!(config.services[&gone].ports.is_empty());
+}

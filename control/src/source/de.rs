@@ -180,7 +180,7 @@ impl<'a> Reader<'a> {
                 );
                 T::default()
             }),
-            _ => {
+            Value::Scalar { .. } | Value::Sequence(_) | Value::Mapping(_) => {
                 self.wrong_type("a number");
                 T::default()
             }
@@ -263,7 +263,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
         match &self.node.value {
             Value::Scalar { text, .. } if self.node.describe() == "text" => visitor.visit_str(text),
-            _ => {
+            Value::Scalar { .. } | Value::Sequence(_) | Value::Mapping(_) => {
                 self.wrong_type("text");
                 visitor.visit_str("")
             }

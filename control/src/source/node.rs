@@ -82,7 +82,7 @@ impl Node {
                 style: Style::Literal,
                 ..
             } => self.line + n,
-            _ => self.line,
+            Value::Scalar { .. } | Value::Sequence(_) | Value::Mapping(_) => self.line,
         }
     }
 

@@ -149,7 +149,22 @@ impl Builder {
             text: text.into_owned(),
             style,
         };
+        let line = match style {
+            Style::Literal => self.line_of_indicator(line),
+            Style::Plain | Style::Quoted => line,
+        };
         self.add(Node { line, value }, weight, anchor)
+    }
+
+    /// The line of `|`, which is its key's; the parser only tells where the text begins.
+    fn line_of_indicator(&self, text: usize) -> usize {
+        match self.open.last().map(|open| &open.content) {
+            Some(Content::Mapping {
+                key: Some((_, line)),
+                ..
+            }) => *line,
+            _ => text.saturating_sub(1),
+        }
     }
 
     fn open(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), TextFault> {

@@ -87,10 +87,10 @@ fn lines_of_literal_text_are_lines_of_the_file() {
 #[test]
 fn a_broken_file_does_not_hide_faults_of_others() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.yaml"), "a: [\n").unwrap();
-    std::fs::write(folder.path().join("b.yml"), "x: 1\nx: 2\n").unwrap();
-    std::fs::write(folder.path().join("c.yaml"), [0xff, 0xfe, 0x00]).unwrap();
-    std::fs::write(folder.path().join("d.txt"), "a: [\n").unwrap();
+    fs::write(folder.path().join("a.yaml"), "a: [\n").unwrap();
+    fs::write(folder.path().join("b.yml"), "x: 1\nx: 2\n").unwrap();
+    fs::write(folder.path().join("c.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    fs::write(folder.path().join("d.txt"), "a: [\n").unwrap();
     let found = Source::read(folder.path()).faults;
     let files: Vec<_> = found.iter().map(|f| f.file.as_str()).collect();
     assert_eq!(files, ["a.yaml", "b.yml", "c.yaml"]);

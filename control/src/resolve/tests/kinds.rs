@@ -1,0 +1,406 @@
+//! Tables of faults. A spec begins in line 6 of its document.
+
+use super::*;
+
+#[track_caller]
+fn expect(kind: &str, rows: &[(&str, &[&str])]) {
+    for (spec, expected) in rows {
+        let indented: Vec<_> = spec.lines().map(|l| format!("  {l}")).collect();
+        let found = findings(&format!(
+            "{}{REVIEWS}",
+            document(kind, "x", &indented.join("\n"))
+        ));
+        assert_eq!(found, *expected, "{kind}:\n{spec}");
+    }
+}
+
+#[test]
+fn virtual_service() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "hosts: [reviews]\nhttp:\n  - route: [{destination: {host: reviews}}]",
+            &[],
+        ),
+        (
+            "hosts: []\nhttp:\n  - route: [{destination: {host: reviews}}]",
+            &["6 spec.hosts missing"],
+        ),
+        ("hosts: [reviews]", &["5 spec missing"]),
+        (
+            "hosts: ['a*b']\nhttp:\n  - route: [{destination: {host: reviews}}]",
+            &["6 spec.hosts[0] invalid"],
+        ),
+        (
+            "hosts: [reviews]\nhttp:\n  - name: x",
+            &["8 spec.http[0] missing"],
+        ),
+        (
+            "hosts: [reviews]\nhttp:\n  - mtach: []\n    roote: 1\n    route: [{destination: {host: reviews}}]",
+            &[
+                "8 spec.http[0].mtach unknown-field",
+                "9 spec.http[0].roote unknown-field",
+            ],
+        ),
+        (
+            "hosts: [reviews]\nhttp:\n  - timeout: soon\n    retries: {attempts: 101, perTryTimeout: 1, retryOn: never}\n    route: [{destination: {host: reviews}}]",
+            &[
+                "8 spec.http[0].timeout invalid",
+                "9 spec.http[0].retries.attempts invalid",
+                "9 spec.http[0].retries.perTryTimeout wrong-type",
+                "9 spec.http[0].retries.retryOn invalid",
+            ],
+        ),
+    ];
+    expect("VirtualService", rows);
+}
+
+#[test]
+fn virtual_service_routes() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "hosts: [reviews]\nhttp:\n  - route:\n      - {destination: {host: reviews}, weight: 0}\n      - {destination: {host: reviews}}",
+            &["8 spec.http[0].route invalid"],
+        ),
+        (
+            "hosts: [reviews]\nhttp:\n  - match: [{uri: {regex: '(('}}, {uri: {exact: a, prefix: b}}]\n    route: [{destination: {host: reviews}}]",
+            &[
+                "8 spec.http[0].match[0].uri.regex invalid",
+                "8 spec.http[0].match[1].uri invalid",
+            ],
+        ),
+        (
+            "hosts: [reviews]\nhttp:\n  - route: [{destination: {host: reviews, subset: v9, port: {number: 1}}}]",
+            &[
+                "8 spec.http[0].route[0].destination.port.number unknown-reference?",
+                "8 spec.http[0].route[0].destination.subset unknown-reference?",
+            ],
+        ),
+        (
+            "hosts: [reviews]\nhttp:\n  - route: [{destination: {host: reviews}}]\n  - redirect: {redirectCode: 200}",
+            &[
+                "9 spec.http[1] unreachable?",
+                "9 spec.http[1].redirect.redirectCode invalid",
+            ],
+        ),
+        (
+            "hosts: [reviews]\ngateways: [none]\nhttp:\n  - headers: {request: {set: {'a b': c}}}\n    route: [{destination: {host: reviews}}]",
+            &[
+                "7 spec.gateways[0] unknown-reference?",
+                "9 spec.http[0].headers.request.set.\"a b\" invalid",
+            ],
+        ),
+        (
+            "hosts: [reviews]\ntcp:\n  - route: [{destination: {host: reviews, subset: v1}}]",
+            &["8 spec.tcp[0].route[0].destination.subset unsupported"],
+        ),
+        (
+            "hosts: [reviews]\nhttp: {}",
+            &["5 spec missing", "7 spec.http wrong-type"],
+        ),
+    ];
+    expect("VirtualService", rows);
+}
+
+#[test]
+fn two_virtual_services_of_one_host_conflict() {
+    let one = |name| {
+        document(
+            "VirtualService",
+            name,
+            "  hosts: [reviews]\n  http: [{route: [{destination: {host: reviews}}]}]",
+        )
+    };
+    let found = findings(&format!("{}---\n{}{REVIEWS}", one("a"), one("b")));
+    assert_eq!(found, ["14 spec.hosts[0] conflict"]);
+}
+
+#[test]
+fn destination_rule() {
+    let rows: &[(&str, &[&str])] = &[
+        ("host: other", &["6 spec.host unknown-reference?"]),
+        ("host: reviews", &["6 spec.host conflict"]),
+        ("subsets: []", &["5 spec.host missing"]),
+        (
+            "host: '*.default.svc.cluster.local'",
+            &["6 spec.host unsupported"],
+        ),
+        (
+            "host: other\nsubsets:\n  - name: a\n  - name: a\n  - labels: {version: 1}",
+            &[
+                "6 spec.host unknown-reference?",
+                "9 spec.subsets[1].name conflict",
+                "10 spec.subsets[2].labels.version wrong-type",
+                "10 spec.subsets[2].name missing",
+            ],
+        ),
+        (
+            "host: other\ntrafficPolicy:\n  loadBalancer: {simple: BEST}\n  connectionPool: {tcp: {connectTimeout: 0s}}",
+            &[
+                "6 spec.host unknown-reference?",
+                "8 spec.trafficPolicy.loadBalancer.simple invalid",
+                "9 spec.trafficPolicy.connectionPool.tcp.connectTimeout invalid",
+            ],
+        ),
+    ];
+    // The conflict is told where the second rule stands, which is in REVIEWS.
+    let found = findings(&format!(
+        "{}{REVIEWS}",
+        document("DestinationRule", "x", "  host: reviews")
+    ));
+    assert_eq!(found, ["16 spec.host conflict"]);
+    let others: Vec<_> = rows
+        .iter()
+        .filter(|(spec, _)| *spec != "host: reviews")
+        .copied()
+        .collect();
+    expect("DestinationRule", &others);
+}
+
+#[test]
+fn gateway() {
+    let rows: &[(&str, &[&str])] = &[
+        ("selector: {a: b}", &["5 spec.servers missing"]),
+        (
+            "servers:\n  - port: {number: 0, protocol: HTTP}\n  - hosts: ['*']",
+            &[
+                "5 spec.selector missing",
+                "7 spec.servers[0].hosts missing",
+                "7 spec.servers[0].port.number invalid",
+                "8 spec.servers[1].port missing",
+            ],
+        ),
+    ];
+    expect("Gateway", rows);
+}
+
+#[test]
+fn peer_authentication() {
+    let rows: &[(&str, &[&str])] = &[
+        ("mtls: {mode: STRICT}", &[]),
+        ("mtls: {mode: strict}", &["6 spec.mtls.mode invalid"]),
+        ("mtsl: {mode: STRICT}", &["6 spec.mtsl unknown-field"]),
+        (
+            "portLevelMtls: {80: {mode: STRICT}}",
+            &["6 spec.portLevelMtls invalid"],
+        ),
+        (
+            "selector: {matchLabels: {app: x}}\nportLevelMtls: {http: {mode: STRICT}}",
+            &["7 spec.portLevelMtls.http invalid"],
+        ),
+    ];
+    expect("PeerAuthentication", rows);
+    let one = |name| document("PeerAuthentication", name, "  mtls: {mode: STRICT}");
+    assert_eq!(
+        findings(&format!("{}---\n{}", one("a"), one("b"))),
+        ["9 kind conflict"]
+    );
+}
+
+#[test]
+fn request_authentication() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "jwtRules: [{jwks: '{\"keys\":[{}]}'}]",
+            &["6 spec.jwtRules[0].issuer missing"],
+        ),
+        ("jwtRules: [{issuer: a}]", &["6 spec.jwtRules[0] missing"]),
+        (
+            "jwtRules: [{issuer: a, jwks: 'x'}]",
+            &["6 spec.jwtRules[0].jwks invalid"],
+        ),
+        (
+            "jwtRules: [{issuer: a, jwks: '{\"keys\":[]}'}]",
+            &["6 spec.jwtRules[0].jwks invalid"],
+        ),
+        (
+            "jwtRules: [{issuer: a, jwksUri: 'file:///etc/passwd'}]",
+            &["6 spec.jwtRules[0].jwksUri invalid"],
+        ),
+        (
+            "jwtRules: [{issuer: a, jwksUri: 'https://a/b', jwks: b}]",
+            &["6 spec.jwtRules[0].jwksUri conflict"],
+        ),
+    ];
+    expect("RequestAuthentication", rows);
+}
+
+#[test]
+fn access_policy_faults_point_into_the_cedar_text() {
+    let rows: &[(&str, &[&str])] = &[
+        ("cedar: ''", &["6 spec.cedar missing"]),
+        ("{}", &["5 spec.cedar missing"]),
+        ("cedar: |\n  permit (principal, action, resource);", &[]),
+        (
+            "cedar: |\n  permit (principal, action, resource)\n  when { context.nope };",
+            &["8 spec.cedar policy", "8 spec.cedar policy"],
+        ),
+        (
+            "cedar: |\n  permit (principal, action, resource);\n\n  permit (principal);",
+            &["9 spec.cedar policy", "9 spec.cedar policy"],
+        ),
+    ];
+    expect("AccessPolicy", rows);
+}
+
+#[test]
+fn mesh_config() {
+    let rows: &[(&str, &[&str])] = &[
+        ("trustDomain: Mesh", &["6 spec.trustDomain invalid"]),
+        ("certificateTtl: 1s", &["6 spec.certificateTtl invalid"]),
+        ("certificateTtl: 9000h", &["6 spec.certificateTtl invalid"]),
+        (
+            "authorization: {state: maybe, services: {nope: open}}",
+            &[
+                "6 spec.authorization.services.nope unknown-reference?",
+                "6 spec.authorization.state invalid",
+            ],
+        ),
+        (
+            "audit: {level: ram, walMaxBytes: 5, recordedHeaders: ['a b']}",
+            &[
+                "6 spec.audit.level invalid",
+                "6 spec.audit.recordedHeaders[0] invalid",
+                "6 spec.audit.walMaxBytes invalid",
+            ],
+        ),
+        (
+            "tracing: {otlpEndpoint: here}",
+            &["6 spec.tracing.otlpEndpoint invalid"],
+        ),
+        (
+            "tracing: {otlpEndpoint: 'http://a:1', samplingPercent: 101}",
+            &["6 spec.tracing.samplingPercent invalid"],
+        ),
+        (
+            "dangerAllowInternalJwks: 'true'",
+            &["6 spec.dangerAllowInternalJwks wrong-type"],
+        ),
+    ];
+    expect("MeshConfig", rows);
+    let one = |name| document("MeshConfig", name, "  {}");
+    assert_eq!(
+        findings(&format!("{}---\n{}", one("a"), one("b"))),
+        ["9 kind conflict"]
+    );
+}
+
+#[test]
+fn local_mesh() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "workloads: [{name: a, command: [x]}, {name: a, command: [x]}]",
+            &["6 spec.workloads[1].name conflict"],
+        ),
+        (
+            "workloads: [{name: a.b, command: [x]}]",
+            &["6 spec.workloads[0].name invalid"],
+        ),
+        (
+            "workloads: [{command: [x]}]",
+            &["6 spec.workloads[0].name missing"],
+        ),
+        (
+            "workloads: [{name: a}]",
+            &["6 spec.workloads[0].command missing?"],
+        ),
+        (
+            "workloads: [{name: a, role: none}]",
+            &["6 spec.workloads[0].command missing"],
+        ),
+        (
+            "workloads: [{name: a, command: []}]",
+            &["6 spec.workloads[0].command invalid"],
+        ),
+        (
+            "workloads: [{name: a, role: boss, command: [x]}]",
+            &["6 spec.workloads[0].role invalid"],
+        ),
+        (
+            "workloads: [{name: a, command: [x], replicas: 255}]",
+            &["6 spec.workloads[0].replicas invalid"],
+        ),
+        (
+            "workloads: [{name: a, command: [x], replicas: 200}, {name: b, command: [x], replicas: 200}]",
+            &["6 spec.workloads[1].replicas exhausted"],
+        ),
+        (
+            "workloads:\n  - {name: a, command: [x], ports: [{port: 80}, {port: 80}, {port: 15020}]}",
+            &[
+                "7 spec.workloads[0].ports[1].port conflict",
+                "7 spec.workloads[0].ports[2].port conflict",
+            ],
+        ),
+        (
+            "workloads: [{name: a, command: [x], health: {httpGet: {path: x, port: 1}, tcp: {port: 1}}}]",
+            &["6 spec.workloads[0].health invalid"],
+        ),
+        (
+            "workloads: [{name: a, command: [x], env: {P: 80}}]",
+            &["6 spec.workloads[0].env.P wrong-type"],
+        ),
+    ];
+    expect("LocalMesh", rows);
+}
+
+#[test]
+fn service() {
+    let rows: &[(&str, &[&str])] = &[
+        ("selector: {a: b}", &["5 spec.ports missing"]),
+        (
+            "ports: [{port: 80}, {port: 80}]",
+            &["6 spec.ports[1].port conflict"],
+        ),
+        (
+            "ports: [{port: 80, protocol: UDP}]",
+            &["6 spec.ports[0].protocol unsupported"],
+        ),
+        (
+            "ports: [{port: 80, name: web}]",
+            &["6 spec.ports[0].name invalid?"],
+        ),
+        (
+            "ports: [{port: 800000, name: http}]",
+            &["6 spec.ports[0].port invalid"],
+        ),
+    ];
+    for (spec, expected) in rows {
+        let found = findings(&document("Service", "x", &format!("  {spec}")));
+        assert!(
+            expected.iter().all(|e| found.iter().any(|f| f == e)),
+            "{spec}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn durations_have_units() {
+    use crate::resolve::values::duration;
+    use std::time::Duration;
+    for (text, millis) in [
+        ("1s", 1000),
+        ("250ms", 250),
+        ("1h30m", 5_400_000),
+        ("1.5s", 1500),
+        ("2m", 120_000),
+    ] {
+        assert_eq!(
+            duration(text),
+            Some(Duration::from_millis(millis)),
+            "{text}"
+        );
+    }
+    for bad in [
+        "",
+        "5",
+        "s",
+        "1 s",
+        "-1s",
+        "1d",
+        "1s2",
+        ".s",
+        "é",
+        "99999999999999999999999h",
+    ] {
+        assert_eq!(duration(bad), None, "{bad:?}");
+    }
+}
