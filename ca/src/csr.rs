@@ -52,6 +52,9 @@ pub(crate) fn proven_key(der: &[u8]) -> Result<ProvenKey, CsrError> {
     if !is_p256 || request.signature_algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 {
         return Err(CsrError::UnsupportedKey);
     }
+    if request.signature_value.unused_bits != 0 {
+        return Err(CsrError::Malformed);
+    }
     let point = &info.subject_pki.subject_public_key.data;
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
         .verify(info.raw, &request.signature_value.data)

@@ -1,1 +1,282 @@
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU32, Ordering},
+};
 
+use tokio::time::Instant;
+
+use super::*;
+use crate::{Attested, CaOptions, CertificateAuthority, Store};
+
+const ID: &str = "spiffe://mesh.local/ns/default/sa/reviews";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The paused time of `tokio` as a clock.
+#[derive(Debug)]
+struct PausedClock(Instant);
+
+impl Clock for PausedClock {
+    fn now(&self) -> UnixTime {
+        UnixTime::from_secs(1_800_000_000).plus(self.0.elapsed())
+    }
+}
+
+/// A certificate authority that can be away, and can issue nonsense.
+#[derive(Debug)]
+struct Issuer {
+    ca: Arc<CertificateAuthority>,
+    local: LocalIssuer,
+    mood: Mutex<Mood>,
+    asked: AtomicU32,
+    tokens: Mutex<Vec<Option<String>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Away,
+    WrongIdentity,
+    WrongBundle,
+    AnothersKey,
+}
+
+#[tonic::async_trait]
+impl IssuerClient for Issuer {
+    async fn issue(
+        &self,
+        id: &SpiffeId,
+        csr_der: &[u8],
+        join_token: Option<&str>,
+        held: Option<Arc<Credentials>>,
+    ) -> Result<Issued, AgentError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.tokens
+            .lock()
+            .unwrap()
+            .push(join_token.map(str::to_owned));
+        let mood = *self.mood.lock().unwrap();
+        let issue = |id: &SpiffeId, csr: &[u8]| {
+            let issued = self.ca.issue(&Attested { id: id.clone() }, csr).unwrap();
+            let bundle = Arc::clone(&self.ca.bundle().borrow());
+            Ok(Issued {
+                chain: issued.chain_der,
+                bundle,
+            })
+        };
+        match mood {
+            Mood::Well => self.local.issue(id, csr_der, join_token, held).await,
+            Mood::Away => Err(AgentError::Refused("away".to_owned())),
+            Mood::WrongIdentity => issue(&"spiffe://mesh.local/other".parse().unwrap(), csr_der),
+            Mood::AnothersKey => issue(id, &new_request().unwrap().1),
+            Mood::WrongBundle => {
+                let issued = issue(id, csr_der)?;
+                let other = issuer(HOUR, &PausedClock(Instant::now()));
+                let bundle = Arc::clone(&other.ca.bundle().borrow());
+                Ok(Issued { bundle, ..issued })
+            }
+        }
+    }
+
+    async fn watch_bundle(
+        &self,
+        held: Option<Arc<Credentials>>,
+    ) -> Result<BundleStream, AgentError> {
+        self.local.watch_bundle(held).await
+    }
+}
+
+impl Issuer {
+    fn is(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+}
+
+fn issuer(life: Duration, clock: &PausedClock) -> Arc<Issuer> {
+    let options = CaOptions {
+        trust_domain: "mesh.local".parse().unwrap(),
+        root_ttl: HOUR * 24,
+        intermediate_ttl: HOUR * 12,
+        svid_ttl: life,
+        store: Store::DangerMemory,
+    };
+    let ca = CertificateAuthority::open(options, Arc::new(PausedClock(clock.0))).unwrap();
+    Arc::new(Issuer {
+        local: LocalIssuer::new(Arc::clone(&ca)),
+        ca,
+        mood: Mutex::new(Mood::Well),
+        asked: AtomicU32::new(0),
+        tokens: Mutex::default(),
+    })
+}
+
+fn start(life: Duration) -> (Arc<Issuer>, CredentialsWatch, AgentHandle, Arc<PausedClock>) {
+    let clock = Arc::new(PausedClock(Instant::now()));
+    let issuer = issuer(life, &clock);
+    let (watch, handle) = start_with(&issuer, &clock);
+    (issuer, watch, handle, clock)
+}
+
+fn start_with(issuer: &Arc<Issuer>, clock: &Arc<PausedClock>) -> (CredentialsWatch, AgentHandle) {
+    let options = AgentOptions {
+        id: ID.parse().unwrap(),
+        join_token: Some(Zeroizing::new("token".to_owned())),
+    };
+    Agent::start(options, Arc::clone(issuer) as _, Arc::clone(clock) as _)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_renews_two_second_certificates_in_time_for_ever() {
+    let (_issuer, mut watch, handle, clock) = start(Duration::from_secs(2));
+    watch.wait_for(Option::is_some).await.unwrap();
+    let mut serials = std::collections::BTreeSet::new();
+    let end = clock.now().plus(Duration::from_secs(60));
+    while clock.now() < end {
+        let held = watch.borrow_and_update().clone().unwrap();
+        assert!(
+            clock.now() < held.svid.not_after().plus(Duration::from_secs(1)),
+            "never expired"
+        );
+        assert_eq!(held.svid.id().as_str(), ID);
+        serials.insert(held.svid.serial().to_owned());
+        watch.changed().await.unwrap();
+    }
+    let status = handle.status();
+    assert!(status.rotations >= 60, "{status:?}");
+    assert!(serials.len() >= 60);
+    assert_eq!((status.failures, status.last_error), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_certificate_has_a_key_of_its_own() {
+    let (_issuer, mut watch, _handle, _) = start(Duration::from_secs(10));
+    let mut keys = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        watch.changed().await.unwrap();
+        let held = watch.borrow_and_update().clone().unwrap();
+        assert!(keys.insert(held.svid.key_pkcs8_der().to_vec()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_comes_at_half_life() {
+    let (_issuer, mut watch, _handle, clock) = start(HOUR * 4);
+    watch.changed().await.unwrap();
+    watch.borrow_and_update();
+    let first = clock.now();
+    watch.changed().await.unwrap();
+    let after = clock.now().since(first);
+    assert!(
+        after <= HOUR * 2 && after >= Duration::from_secs(5600),
+        "{after:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_issuer_is_away_the_old_certificate_stays_and_it_is_asked_again() {
+    let (issuer, mut watch, handle, clock) = start(Duration::from_secs(120));
+    watch.changed().await.unwrap();
+    let before = watch.borrow_and_update().clone().unwrap();
+    issuer.is(Mood::Away);
+    sleep(Duration::from_secs(90)).await;
+    let still = watch.borrow().clone().unwrap();
+    assert_eq!(before.svid.serial(), still.svid.serial());
+    let status = handle.status();
+    assert!(status.failures >= 3, "{status:?}");
+    assert_eq!(
+        status.last_error.as_deref(),
+        Some("the issuer refused: away")
+    );
+    let asked = issuer.asked.load(Ordering::SeqCst);
+    assert!(asked < 40, "it backs off: {asked}");
+    issuer.is(Mood::Well);
+    watch.changed().await.unwrap();
+    assert!(clock.now() < before.svid.not_after(), "in time");
+    assert_eq!(
+        (handle.status().failures, handle.status().last_error),
+        (0, None)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_starts_before_its_issuer_waits_for_it() {
+    let clock = Arc::new(PausedClock(Instant::now()));
+    let issuer = issuer(HOUR, &clock);
+    issuer.is(Mood::Away);
+    let (mut watch, handle) = start_with(&issuer, &clock);
+    sleep(Duration::from_secs(30)).await;
+    assert!(watch.borrow().is_none());
+    assert!(handle.status().failures > 3);
+    issuer.is(Mood::Well);
+    watch.changed().await.unwrap();
+    assert_eq!(handle.status().rotations, 0, "the first is no rotation");
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_that_are_not_what_was_asked_for_are_not_used() {
+    for (mood, error) in [
+        (
+            Mood::WrongIdentity,
+            "the peer is spiffe://mesh.local/other, which is not expected here",
+        ),
+        (
+            Mood::AnothersKey,
+            "the private key is not that of the leaf certificate",
+        ),
+        (
+            Mood::WrongBundle,
+            "no authority of the trust bundle issued the chain",
+        ),
+    ] {
+        let clock = Arc::new(PausedClock(Instant::now()));
+        let issuer = issuer(HOUR, &clock);
+        issuer.is(mood);
+        let (watch, handle) = start_with(&issuer, &clock);
+        sleep(Duration::from_secs(1)).await;
+        assert!(watch.borrow().is_none(), "{mood:?}");
+        let expected = format!("the certificate issued is not acceptable: {error}");
+        assert_eq!(handle.status().last_error, Some(expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_token_is_shown_until_it_has_worked() {
+    let clock = Arc::new(PausedClock(Instant::now()));
+    let issuer = issuer(Duration::from_secs(10), &clock);
+    issuer.is(Mood::Away);
+    let (mut watch, _handle) = start_with(&issuer, &clock);
+    sleep(Duration::from_millis(50)).await;
+    issuer.is(Mood::Well);
+    watch.changed().await.unwrap();
+    watch.changed().await.unwrap();
+    let shown = issuer.tokens.lock().unwrap().clone();
+    let token = Some("token".to_owned());
+    assert_eq!(shown, [token.clone(), token, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bundle_that_is_pushed_is_installed_at_once() {
+    let (issuer, mut watch, handle, _) = start(HOUR * 12);
+    watch.changed().await.unwrap();
+    let before = watch.borrow_and_update().clone().unwrap();
+    assert_eq!(before.bundle.sequence(), 1);
+    // Half of the root's life: the next root joins the bundle.
+    sleep(HOUR * 12 - Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
+    issuer.ca.maintain().unwrap();
+    let new = watch
+        .wait_for(|held| held.as_ref().is_some_and(|h| h.bundle.sequence() == 2))
+        .await;
+    assert_eq!(new.unwrap().as_ref().unwrap().bundle.authorities().len(), 2);
+    assert_eq!(handle.status().failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_ends_with_its_handle() {
+    let (issuer, mut watch, handle, _) = start(Duration::from_secs(2));
+    watch.changed().await.unwrap();
+    drop(handle);
+    let asked = issuer.asked.load(Ordering::SeqCst);
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(issuer.asked.load(Ordering::SeqCst), asked);
+    assert!(watch.borrow().is_some(), "what it held stays");
+}

@@ -1,1 +1,291 @@
+use std::{sync::Mutex, time::Duration};
 
+use rcgen::{CertificateParams, KeyPair};
+use reeve_core::clock::ManualClock;
+use reeve_svid::{Purpose, verify_svid};
+use rustls_pki_types::CertificateDer;
+use tokio::net::UnixStream;
+use tonic::Code;
+
+use super::*;
+use crate::{AttestError, CaOptions, CsrError, Store, TokenError};
+
+const OURS: &str = "spiffe://mesh.local/ns/default/sa/reviews";
+const OTHER: &str = "spiffe://mesh.local/ns/default/sa/admin";
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Default)]
+struct Seen {
+    refused: Mutex<Vec<RefusedIdentity>>,
+    issued: Mutex<Vec<IssuedIdentity>>,
+}
+
+impl IdentityEvents for Seen {
+    fn refused(&self, event: RefusedIdentity) {
+        self.refused.lock().unwrap().push(event);
+    }
+
+    fn issued(&self, event: IssuedIdentity) {
+        self.issued.lock().unwrap().push(event);
+    }
+}
+
+/// Entitles every process to `OURS`, or fails.
+#[derive(Debug)]
+struct Fixed(Result<(), AttestError>);
+
+#[tonic::async_trait]
+impl Attestor for Fixed {
+    async fn attest(&self, _peer: &UnixPeer) -> Result<Vec<SpiffeId>, AttestError> {
+        self.0.clone().map(|()| vec![OURS.parse().unwrap()])
+    }
+}
+
+struct Setup {
+    service: IssuerService,
+    events: Arc<Seen>,
+    clock: Arc<ManualClock>,
+}
+
+fn setup(attest: Result<(), AttestError>) -> Setup {
+    let clock = Arc::new(ManualClock::at(reeve_core::UnixTime::from_secs(
+        1_800_000_000,
+    )));
+    let shared: Arc<dyn Clock> = Arc::clone(&clock) as _;
+    let options = CaOptions {
+        trust_domain: "mesh.local".parse().unwrap(),
+        root_ttl: HOUR * 24,
+        intermediate_ttl: HOUR * 12,
+        svid_ttl: HOUR,
+        store: Store::DangerMemory,
+    };
+    let events = Arc::new(Seen::default());
+    let service = IssuerService {
+        ca: CertificateAuthority::open(options, Arc::clone(&shared)).unwrap(),
+        attestor: Arc::new(Fixed(attest)),
+        tokens: Arc::new(JoinTokens::new(Arc::clone(&shared))),
+        events: Arc::clone(&events) as _,
+        clock: shared,
+    };
+    Setup {
+        service,
+        events,
+        clock,
+    }
+}
+
+fn csr() -> Vec<u8> {
+    let key = KeyPair::generate().unwrap();
+    CertificateParams::default()
+        .serialize_request(&key)
+        .unwrap()
+        .der()
+        .to_vec()
+}
+
+fn request(id: &str, token: &str) -> Request<IssueRequest> {
+    Request::new(IssueRequest {
+        csr_der: csr(),
+        requested_id: id.to_owned(),
+        join_token: token.to_owned(),
+    })
+}
+
+/// A request of this very process over a Unix socket.
+fn of_process(id: &str) -> (Request<IssueRequest>, UnixStream) {
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut request = request(id, "");
+    request
+        .extensions_mut()
+        .insert(UnixPeer::of(&near).unwrap());
+    (request, far)
+}
+
+impl Setup {
+    /// What the caller is told, and what is recorded.
+    async fn refusal(&self, request: Request<IssueRequest>) -> (Code, RefusalReason) {
+        let status = self.service.issue(request).await.unwrap_err();
+        let refused = self.events.refused.lock().unwrap().pop().unwrap();
+        assert!(self.events.issued.lock().unwrap().is_empty());
+        (status.code(), refused.reason)
+    }
+
+    /// A peer that proved `id` with a certificate of ours.
+    async fn peer(&self, id: &str) -> VerifiedPeer {
+        let svid = self.service.ca.issue_self(&id.parse().unwrap()).unwrap();
+        let bundle = Arc::clone(&self.service.ca.bundle().borrow());
+        verify_svid(svid.chain(), &bundle, self.clock.now(), Purpose::Client).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_attested_process_gets_its_own_identity() {
+    let setup = setup(Ok(()));
+    let (request, _far) = of_process(OURS);
+    let answer = setup.service.issue(request).await.unwrap().into_inner();
+    let chain: Vec<_> = answer
+        .chain_der
+        .into_iter()
+        .map(CertificateDer::from)
+        .collect();
+    let bundle = Arc::clone(&setup.service.ca.bundle().borrow());
+    let peer = verify_svid(&chain, &bundle, setup.clock.now(), Purpose::Client).unwrap();
+    assert_eq!(peer.id().as_str(), OURS);
+    assert_eq!(answer.bundle.unwrap().authorities_der.len(), 1);
+    assert_eq!(
+        answer.not_after_ms,
+        setup.clock.now().plus(HOUR).as_millis()
+    );
+    let issued = setup.events.issued.lock().unwrap().pop().unwrap();
+    assert_eq!(
+        (issued.id.as_str(), issued.serial.as_str()),
+        (OURS, peer.serial())
+    );
+    assert!(matches!(issued.caller, Caller::Process { pid, .. } if pid == std::process::id()));
+}
+
+#[tokio::test]
+async fn a_process_does_not_get_anothers_identity_and_it_is_recorded() {
+    let setup = setup(Ok(()));
+    let (request, _far) = of_process(OTHER);
+    let status = setup.service.issue(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(!status.message().contains(OTHER), "{status}");
+    let refused = setup.events.refused.lock().unwrap().pop().unwrap();
+    assert_eq!(refused.requested.as_deref(), Some(OTHER));
+    assert_eq!(refused.reason, RefusalReason::NotEntitled);
+    assert!(matches!(refused.caller, Caller::Process { .. }));
+}
+
+#[tokio::test]
+async fn a_process_that_is_not_attested_gets_nothing() {
+    for (error, code) in [
+        (
+            AttestError::Refused("a stranger".into()),
+            Code::PermissionDenied,
+        ),
+        (
+            AttestError::Unavailable("no answer".into()),
+            Code::Unavailable,
+        ),
+    ] {
+        let setup = setup(Err(error.clone()));
+        let (request, _far) = of_process(OURS);
+        let told = setup.refusal(request).await;
+        assert_eq!(told, (code, RefusalReason::NotAttested(error)));
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_shows_nothing_gets_nothing() {
+    let setup = setup(Ok(()));
+    let told = setup.refusal(request(OURS, "")).await;
+    assert_eq!(told, (Code::PermissionDenied, RefusalReason::NoEvidence));
+}
+
+#[tokio::test]
+async fn a_join_token_is_good_for_its_identity_once() {
+    let setup = setup(Ok(()));
+    let create = || {
+        setup
+            .service
+            .tokens
+            .create(OURS.parse().unwrap(), HOUR)
+            .unwrap()
+    };
+    let token = create();
+    let refused = |error| (Code::PermissionDenied, RefusalReason::Token(error));
+    assert_eq!(
+        setup.refusal(request(OTHER, &token)).await,
+        refused(TokenError::OtherIdentity)
+    );
+    let mut bad = request(OURS, &token);
+    bad.get_mut().csr_der.pop();
+    let malformed = RefusalReason::Request(CsrError::Malformed);
+    assert_eq!(setup.refusal(bad).await, (Code::InvalidArgument, malformed));
+    assert!(
+        setup.service.issue(request(OURS, &token)).await.is_ok(),
+        "neither spent it"
+    );
+    setup.events.issued.lock().unwrap().clear();
+    assert_eq!(
+        setup.refusal(request(OURS, &token)).await,
+        refused(TokenError::Spent)
+    );
+    assert_eq!(
+        setup.refusal(request(OURS, "made.up")).await,
+        refused(TokenError::Unknown)
+    );
+    let late = create();
+    setup.clock.advance(HOUR);
+    assert_eq!(
+        setup.refusal(request(OURS, &late)).await,
+        refused(TokenError::Expired)
+    );
+}
+
+/// A stranger's token is not made good by the process or certificate it is shown with.
+#[tokio::test]
+async fn a_refused_token_is_not_helped_by_other_evidence() {
+    let setup = setup(Ok(()));
+    let (mut request, _far) = of_process(OURS);
+    request.get_mut().join_token = "made.up".to_owned();
+    let told = setup.refusal(request).await;
+    assert_eq!(told.1, RefusalReason::Token(TokenError::Unknown));
+}
+
+#[tokio::test]
+async fn an_svid_renews_itself_and_nothing_else_and_only_while_valid() {
+    let setup = setup(Ok(()));
+    let peer = setup.peer(OURS).await;
+    let with = |id: &str| {
+        let mut request = request(id, "");
+        request.extensions_mut().insert(peer.clone());
+        request
+    };
+    assert!(setup.service.issue(with(OURS)).await.is_ok());
+    let issued = setup.events.issued.lock().unwrap().pop().unwrap();
+    assert_eq!(issued.caller, Caller::Workload(OURS.parse().unwrap()));
+    let told = setup.refusal(with(OTHER)).await;
+    assert_eq!(told, (Code::PermissionDenied, RefusalReason::NotEntitled));
+    setup.clock.advance(HOUR + Duration::from_secs(1));
+    let told = setup.refusal(with(OURS)).await;
+    assert_eq!(told, (Code::PermissionDenied, RefusalReason::Expired));
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused() {
+    let setup = setup(Ok(()));
+    let told = setup.refusal(of_process("spiffe://Mesh.local/x").0).await;
+    assert_eq!(told, (Code::InvalidArgument, RefusalReason::NotASpiffeId));
+    let (mut request, _far) = of_process(OURS);
+    request.get_mut().csr_der = b"nothing".to_vec();
+    let malformed = RefusalReason::Request(CsrError::Malformed);
+    assert_eq!(
+        setup.refusal(request).await,
+        (Code::InvalidArgument, malformed)
+    );
+}
+
+#[tokio::test]
+async fn what_a_caller_says_is_recorded_only_in_part() {
+    let setup = setup(Ok(()));
+    let long = "é".repeat(5000);
+    setup.service.issue(request(&long, "")).await.unwrap_err();
+    let refused = setup.events.refused.lock().unwrap().pop().unwrap();
+    assert_eq!(refused.requested.unwrap().len(), 256);
+}
+
+#[tokio::test]
+async fn bundles_are_pushed() {
+    let setup = setup(Ok(()));
+    let watched = setup
+        .service
+        .watch_bundle(Request::new(WatchBundleRequest {}));
+    let mut bundles = watched.await.unwrap().into_inner();
+    assert_eq!(bundles.next().await.unwrap().unwrap().sequence, 1);
+    setup.clock.advance(HOUR * 12);
+    setup.service.ca.maintain().unwrap();
+    let new = bundles.next().await.unwrap().unwrap();
+    assert_eq!((new.sequence, new.authorities_der.len()), (2, 2));
+}

@@ -1,1 +1,100 @@
+use reeve_core::clock::ManualClock;
 
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn tokens() -> (JoinTokens, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::at(UnixTime::from_secs(1_800_000_000)));
+    (JoinTokens::new(Arc::clone(&clock) as _), clock)
+}
+
+fn id(name: &str) -> SpiffeId {
+    format!("spiffe://mesh.local/{name}").parse().unwrap()
+}
+
+#[test]
+fn a_token_is_good_once() {
+    let (tokens, _) = tokens();
+    let token = tokens.create(id("a"), HOUR).unwrap();
+    assert_eq!(tokens.redeem(&token, &id("a")), Ok(()));
+    assert_eq!(tokens.redeem(&token, &id("a")), Err(TokenError::Spent));
+}
+
+#[test]
+fn a_token_is_good_for_one_identity() {
+    let (tokens, _) = tokens();
+    let token = tokens.create(id("a"), HOUR).unwrap();
+    assert_eq!(
+        tokens.redeem(&token, &id("b")),
+        Err(TokenError::OtherIdentity)
+    );
+    assert_eq!(
+        tokens.redeem(&token, &id("a")),
+        Ok(()),
+        "it was not spent on the wrong one"
+    );
+}
+
+#[test]
+fn a_token_expires() {
+    let (tokens, clock) = tokens();
+    let token = tokens.create(id("a"), HOUR).unwrap();
+    clock.advance(HOUR);
+    assert_eq!(tokens.redeem(&token, &id("a")), Err(TokenError::Expired));
+    let long = tokens.create(id("a"), HOUR * 1000).unwrap();
+    clock.advance(MAX_LIFE);
+    assert_eq!(
+        tokens.redeem(&long, &id("a")),
+        Err(TokenError::Expired),
+        "24 hours at most"
+    );
+}
+
+#[test]
+fn made_up_tokens_are_unknown() {
+    let (tokens, _) = tokens();
+    let token = tokens.create(id("a"), HOUR).unwrap();
+    let (name, secret) = token.split_once('.').unwrap();
+    let other_secret = format!("{name}.{}", "A".repeat(secret.len()));
+    let other_name = format!("{}.{secret}", "A".repeat(name.len()));
+    for bad in [
+        "",
+        ".",
+        name,
+        secret,
+        "x.y",
+        &other_secret,
+        &other_name,
+        &format!("{}x", *token),
+    ] {
+        assert_eq!(
+            tokens.redeem(bad, &id("a")),
+            Err(TokenError::Unknown),
+            "{bad}"
+        );
+    }
+    assert_eq!(tokens.redeem(&token, &id("a")), Ok(()));
+}
+
+#[test]
+fn outstanding_tokens_have_a_bound_and_old_ones_make_room() {
+    let (tokens, clock) = tokens();
+    for _ in 0..MAX_TOKENS {
+        tokens.create(id("a"), HOUR).unwrap();
+    }
+    assert_eq!(
+        tokens.create(id("a"), HOUR).unwrap_err(),
+        TokenError::TooMany
+    );
+    clock.advance(HOUR + REMEMBERED + Duration::from_millis(1));
+    assert!(tokens.create(id("a"), HOUR).is_ok());
+}
+
+#[test]
+fn secrets_are_neither_kept_nor_shown() {
+    let (tokens, _) = tokens();
+    let token = tokens.create(id("a"), HOUR).unwrap();
+    assert!(token.len() > 50);
+    assert_eq!(format!("{tokens:?}"), "JoinTokens(..)");
+}

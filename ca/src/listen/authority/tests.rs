@@ -13,7 +13,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 
 fn literal(first: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
     let mut field = vec![first];
-    if first & 0x3f == 0 {
+    if matches!(first, 0x40 | 0x00 | 0x10) {
         field.push(u8::try_from(name.len()).unwrap());
         field.extend_from_slice(name);
     }
