@@ -45,6 +45,15 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// Whether it says the same as `other`. Warnings do not count: their lines move with every comment.
+    pub(crate) fn means(&self, other: &Self) -> bool {
+        let bare = |mesh: &Self| Self {
+            warnings: Vec::new(),
+            ..mesh.clone()
+        };
+        bare(self) == bare(other)
+    }
+
     /// The workload that `instance` is a copy of.
     pub fn workload_of(&self, instance: &InstanceName) -> Option<&LocalWorkload> {
         self.workloads

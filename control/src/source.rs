@@ -223,7 +223,9 @@ impl Source {
                 continue;
             }
             if path.is_dir() {
-                if depth < MAX_FOLDER_DEPTH {
+                // A link to a folder may lead round in circles; links to files are fine.
+                let linked = entry.file_type().is_ok_and(|t| t.is_symlink());
+                if depth < MAX_FOLDER_DEPTH && !linked {
                     self.list(root, &path, depth + 1, files);
                 }
             } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {

@@ -90,8 +90,11 @@ impl State {
             && configs
                 .iter()
                 .all(|(name, config)| self.proxies.get(name).is_some_and(|p| p.config == *config));
-        let same_mesh = self.published.as_ref().is_some_and(|p| p.mesh == mesh);
-        if same_proxies && same_mesh {
+        if let Some(published) = &mut self.published
+            && same_proxies
+            && published.mesh.means(&mesh)
+        {
+            published.mesh = mesh;
             return None;
         }
         self.generation.0 = self.generation.0.saturating_add(1);

@@ -134,16 +134,26 @@ fn a_bad_edit_keeps_the_last_good_configuration() {
 fn a_generation_is_made_only_if_something_changed() {
     let bench = Bench::new();
     bench.controller.reload();
-    bench.add("comment.yaml", "# nothing new\n");
+    let warned = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\n\
+        spec: {hosts: [a], http: [{route: [{destination: {host: a, subset: none}}]}]}\n";
+    bench.add("warned.yaml", warned);
     bench.controller.reload();
-    assert_eq!(bench.generation(), 1);
+    let line = |bench: &Bench| bench.controller.status().warnings[0].line;
+    assert_eq!((bench.generation(), line(&bench)), (2, 4));
+    bench.add("warned.yaml", &format!("# a comment\n{warned}"));
+    bench.controller.reload();
+    assert_eq!(
+        (bench.generation(), line(&bench)),
+        (2, 5),
+        "a comment is no change"
+    );
     bench.add("ns.yaml", "apiVersion: reeve.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p}\nspec: {cedar: 'permit (principal, action, resource);'}\n");
     bench.controller.reload();
-    assert_eq!(bench.generation(), 2);
+    assert_eq!(bench.generation(), 3);
     let config = bench.controller.proxy_config(&a()).unwrap();
     assert_eq!(
         (config.generation, config.policies.policies.len()),
-        (Generation(2), 1)
+        (Generation(3), 1)
     );
     assert_eq!(
         config.policies.mesh_hash,
@@ -162,12 +172,18 @@ fn an_edit_back_and_forth_gives_what_a_fresh_start_gives() {
     ] {
         bench.add("mesh.yaml", &text);
         bench.controller.reload();
-        let fresh = start(
-            bench.folder.path(),
-            tempfile::tempdir().unwrap().path(),
-            &bench.heard,
-        );
-        drop(fresh);
+        let state = tempfile::tempdir().unwrap();
+        fs::copy(
+            bench.state.path().join(FILE_NAME),
+            state.path().join(FILE_NAME),
+        )
+        .unwrap();
+        let fresh = start(bench.folder.path(), state.path(), &bench.heard);
+        let unnumbered = |controller: &Controller| ProxyConfig {
+            generation: Generation(0),
+            ..(*controller.proxy_config(&a()).unwrap()).clone()
+        };
+        assert_eq!(unnumbered(&bench.controller), unnumbered(&fresh));
     }
     let back = bench.controller.proxy_config(&a()).unwrap();
     assert_eq!(back.generation, Generation(4));

@@ -14,8 +14,10 @@ use tokio::{sync::mpsc, time};
 use super::Controller;
 use crate::instances::FILE_NAME;
 
-/// How long edits may go on until they are read together.
+/// How long it must be quiet until edits are read: an editor may empty a file before it fills it.
 const DEBOUNCE: Duration = Duration::from_millis(100);
+/// How often quiet is waited for; edits without end are read all the same.
+const MAX_DEBOUNCES: usize = 5;
 /// How often files are looked at without notice.
 const POLL: Duration = Duration::from_secs(2);
 /// Most files that are looked at; what is above is refused by the reading itself.
@@ -34,8 +36,12 @@ pub(super) async fn run(controller: Arc<Controller>) {
         // Cancel safe: both `recv` and `timeout` lose nothing when dropped; a nudge stays in the channel.
         let told = matches!(time::timeout(POLL, nudged.recv()).await, Ok(Some(())));
         if told {
-            time::sleep(DEBOUNCE).await;
-            while nudged.try_recv().is_ok() {}
+            for _ in 0..MAX_DEBOUNCES {
+                time::sleep(DEBOUNCE).await;
+                if nudged.try_recv().is_err() {
+                    break;
+                }
+            }
         }
         let (folder, instances) = (folder.clone(), instances.clone());
         let Ok(found) = tokio::task::spawn_blocking(move || fingerprint(&folder, &instances)).await

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Ports of a sidecar's own.
-const MESH_PORTS: [u16; 4] = [15001, 15006, 15020, 15021];
+pub(super) const MESH_PORTS: [u16; 4] = [15001, 15006, 15020, 15021];
 /// Most copies of one workload.
 const MAX_REPLICAS: u16 = 254;
 

@@ -1,7 +1,10 @@
 //! `AccessPolicy`: Cedar text to validated policies, faults mapped to lines of the YAML file.
 
-use reeve_authz::{PolicyFault, mesh_hash, parse_access_policy};
-use reeve_core::{Namespace, model::PolicySource};
+use reeve_authz::{Engine, PolicyFault, mesh_hash, parse_access_policy};
+use reeve_core::{
+    Namespace,
+    model::{PolicySlice, PolicySource},
+};
 
 use crate::{
     Code, Fault,
@@ -15,6 +18,7 @@ pub(super) fn resolve(
     faults: &mut Vec<Fault>,
 ) -> (Vec<PolicySource>, String) {
     let mut policies: Vec<PolicySource> = Vec::new();
+    let before = faults.len();
     for object in objects {
         let path = Path::of(&["spec", "cedar"]);
         let text = &object.spec.cedar;
@@ -38,7 +42,33 @@ pub(super) fn resolve(
     }
     policies.sort_by(|a, b| a.id.cmp(&b.id));
     let hash = mesh_hash(&policies);
+    if faults.len() == before {
+        compile(objects, &hash, &policies, faults);
+    }
     (policies, hash)
+}
+
+/// What only shows when all policies stand together, which a proxy would refuse otherwise.
+fn compile(
+    objects: &[Object<AccessPolicySpec>],
+    hash: &str,
+    policies: &[PolicySource],
+    faults: &mut Vec<Fault>,
+) {
+    let slice = PolicySlice {
+        mesh_hash: hash.to_owned(),
+        policies: policies.to_vec(),
+    };
+    for fault in Engine::compile(&slice).err().into_iter().flatten() {
+        let id = fault.policy.as_str();
+        let owner = |o: &&Object<AccessPolicySpec>| {
+            let whole = format!("{}/{}", o.namespace, o.name);
+            id.split('#').next() == Some(whole.as_str())
+        };
+        if let Some(object) = objects.iter().find(owner).or(objects.first()) {
+            faults.push(placed(object, &Path::of(&["spec", "cedar"]), &fault));
+        }
+    }
 }
 
 fn placed(object: &Object<AccessPolicySpec>, path: &Path, fault: &PolicyFault) -> Fault {

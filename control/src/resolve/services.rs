@@ -6,6 +6,7 @@ use reeve_core::{ServiceName, model::Protocol};
 
 use super::{
     hosts::{CLUSTER_SUFFIX, Services},
+    local::MESH_PORTS,
     values::{Notes, protocol},
 };
 use crate::{
@@ -89,7 +90,7 @@ fn ports(notes: &mut Notes<'_, ServiceSpec>) -> Vec<TargetedPort> {
     ports
 }
 
-/// Warns of target ports by a name that no workload behind the service has.
+/// Faults of target ports: a name that no workload behind the service has, a number that the sidecar takes itself.
 pub(super) fn check_targets(
     objects: &[Object<ServiceSpec>],
     services: &Services,
@@ -102,6 +103,13 @@ pub(super) fn check_targets(
             continue;
         };
         for (n, port) in service.ports.iter().enumerate() {
+            if let TargetPort::Number(target) = port.target
+                && MESH_PORTS.contains(&target)
+            {
+                let path = Path::of(&["spec", "ports"]).index(n);
+                let text = format!("port {target} is the sidecar's own");
+                faults.push(object.error(&path, Code::Conflict, text));
+            }
             let mut behind = workloads.iter().filter(|w| service.selects(w));
             if let Some(workload) = behind.find(|w| port.on(w).is_none()) {
                 let path = Path::of(&["spec", "ports"]).index(n).key("targetPort");

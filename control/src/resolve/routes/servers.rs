@@ -6,7 +6,7 @@ use crate::{
     Code, Fault,
     kinds::{GatewaySpec, Object, ServerSpec},
     mesh::{Gateway, GatewayServer},
-    resolve::values::Notes,
+    resolve::{local::MESH_PORTS, values::Notes},
     source::path::Path,
 };
 
@@ -62,6 +62,10 @@ fn server(
             Code::Invalid,
             "a port is 1 to 65535",
         );
+    }
+    if MESH_PORTS.contains(&port.number) {
+        let text = format!("port {} is the proxy's own", port.number);
+        notes.error(&port_path.key("number"), Code::Conflict, text);
     }
     let protocol = match port.protocol.to_ascii_uppercase().as_str() {
         "HTTP" => Protocol::Http,
