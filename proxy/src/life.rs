@@ -1,18 +1,15 @@
 //! The life of a request, top to bottom.
 //!
-//! Inbound: read the head and normalise its path → verify tokens → decide → record → forward to the application.
+//! Inbound: read the head and normalise its path → verify tokens → decide → record (`gate.rs`) → forward to the application
+//! (`forward.rs`).
 //! Outbound: read → route → (gateway: verify, decide, record) → choose a destination → (endpoint outside the mesh:
 //! decide, record) → try endpoints. What a connection proved (its [`Peer`](crate::judge::Peer)) comes from `listener.rs`.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
-use reeve_authz::{TokenLookup, Verified};
-use reeve_core::{
-    decision::{Reason, User},
-    model::{Destination, InboundListener, Protocol, RouteAction},
-};
+use reeve_core::model::{Destination, InboundListener, Protocol, RouteAction};
 use tokio::time::timeout_at;
 
 use crate::{
@@ -21,17 +18,17 @@ use crate::{
     cluster::{Cluster, Security},
     exchange::Exchange,
     forward::{self, Answered, Outgoing},
-    head::{Head, HeadError, Unreadable},
+    gate::{answer_refused, clean, enter, judge},
+    head::Head,
     headers,
     judge::{Peer, Place, Question},
+    local::local_answer,
     metrics::Ends,
     open::Origin,
-    path::PathError,
     peer_info::PeerInfo,
-    permit::{self, Changes, Permit, Recorded, Refused},
+    permit::{self, Changes, Permit, Recorded},
     pool::Dialect,
     proxy::Shared,
-    query,
     route::{CompiledRoute, pick},
     snapshot::{Outbound, Routed, Snapshot},
 };
@@ -54,7 +51,7 @@ pub(crate) async fn inbound(
 ) -> Served {
     let (mut parts, body) = request.into_parts();
     let peer_info = PeerInfo::take(&mut parts.headers).filter(|_| arrival.peer.is_mtls());
-    let mut exchange = Exchange::begin(&proxy.telemetry, inbound_ends(&arrival.peer, peer_info));
+    let mut exchange = Exchange::begin(&proxy.telemetry, Ends::inbound(&arrival.peer, peer_info));
     exchange.peer_address = Some(arrival.peer.address);
     exchange.raw(&parts);
     if let Err(answer) = proxy.admit(&mut exchange) {
@@ -116,14 +113,19 @@ pub(crate) async fn inbound(
         Ok(response) => response,
         Err(answer) => return answer.into_response(exchange),
     };
-    headers::remove_hop_by_hop(response.headers_mut());
-    headers::remove_reserved(response.headers_mut());
-    if arrival.peer.is_mtls()
+    clean_response(&snapshot, &arrival.peer, response.headers_mut());
+    deliver(response, exchange, None)
+}
+
+/// What the application may not say goes; a mesh peer is told whose answer it is.
+fn clean_response(snapshot: &Snapshot, peer: &Peer, headers: &mut HeaderMap) {
+    headers::remove_hop_by_hop(headers);
+    headers::remove_reserved(headers);
+    if peer.is_mtls()
         && let Some(own) = snapshot.own.to_value()
     {
-        response.headers_mut().insert(headers::PEER, own);
+        headers.insert(headers::PEER, own);
     }
-    deliver(response, exchange, None)
 }
 
 /// A request of the workload, or from outside to a gateway.
@@ -133,7 +135,7 @@ pub(crate) async fn outbound(
     request: Request<Incoming>,
 ) -> Served {
     let (parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&proxy.telemetry, outbound_ends());
+    let mut exchange = Exchange::begin(&proxy.telemetry, Ends::outbound());
     exchange.peer_address = Some(arrival.peer.address);
     exchange.raw(&parts);
     if let Err(answer) = proxy.admit(&mut exchange) {
@@ -173,98 +175,6 @@ pub(crate) async fn outbound(
     }
     route.response_edits.apply(response.headers_mut());
     deliver(response, exchange, deadline)
-}
-
-/// Decode, normalise, verify tokens, decide, record: the way to a permit, inbound and at a gateway.
-fn judge(
-    proxy: &Shared,
-    snapshot: &Snapshot,
-    peer: &Peer,
-    place: Place,
-    parts: http::request::Parts,
-    exchange: &mut Exchange,
-) -> Result<(Permit<Recorded>, Question), Answer> {
-    let now = proxy.ledger.now();
-    let question = |head: Head, user| Question {
-        peer: peer.clone(),
-        place: place.clone(),
-        user,
-        head: Some(Arc::new(head)),
-    };
-    let refuse = |question: &Question, reason, exchange: &mut Exchange| {
-        let verdict = question.refuse(snapshot, now, reason);
-        let refused = permit::record_refusal(question, verdict, snapshot, &proxy.ledger);
-        answer_refused(refused, exchange)
-    };
-
-    let mut head = match Head::read(parts, snapshot.workload().path_normalization) {
-        Ok(head) => head,
-        Err(Unreadable {
-            error,
-            raw: Some(raw),
-        }) if error == HeadError::Path(PathError::Ambiguous) => {
-            let question = question(*raw, None);
-            let answer = refuse(&question, Reason::AmbiguousPath, exchange);
-            return Err(if answer.status == StatusCode::FORBIDDEN {
-                Answer::bad_head(error)
-            } else {
-                answer
-            });
-        }
-        Err(Unreadable { error, .. }) => return Err(Answer::bad_head(error)),
-    };
-    clean(&mut head);
-
-    let user = match snapshot.jwt.verify(&Tokens(&head), now) {
-        Ok(verified) => apply_tokens(&mut head, verified),
-        Err(error) => {
-            tracing::debug!(%error, "a token does not verify");
-            let question = question(head, None);
-            exchange.head_of(&question);
-            return Err(match refuse(&question, Reason::InvalidToken, exchange) {
-                Answer {
-                    status: StatusCode::FORBIDDEN,
-                    ..
-                } => Answer::invalid_token(exchange.decision_id()),
-                answer => answer,
-            });
-        }
-    };
-    exchange.user = user.as_ref().map(|user| user.subject.clone());
-
-    let question = question(head, user);
-    exchange.head_of(&question);
-    let Some(head) = &question.head else {
-        return Err(Answer::unbuildable());
-    };
-    let permit = permit::permit_request(&question, head, snapshot, &proxy.ledger, now);
-    let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
-    exchange.decided(&permit.proof().record, &permit.proof().decision);
-    Ok((permit, question))
-}
-
-/// Lists the stream as open; if the configuration changed meanwhile, asks again at once.
-fn enter(
-    proxy: &Shared,
-    snapshot: &Arc<Snapshot>,
-    question: Question,
-    origin: Origin,
-    permit: &Permit<Recorded>,
-    exchange: &mut Exchange,
-) {
-    let record = permit.proof().record.clone();
-    let guard = proxy
-        .open
-        .enter(question, origin, record, exchange.end().clone());
-    if let Some(newer) = proxy
-        .snapshot()
-        .filter(|newer| !Arc::ptr_eq(newer, snapshot))
-    {
-        proxy
-            .open
-            .judge_one_again(&guard, &newer, &proxy.ledger, &proxy.metrics);
-    }
-    exchange.hold(guard);
 }
 
 /// An outbound request and what it is routed by.
@@ -506,70 +416,6 @@ struct Permits<'a> {
     plain: Option<&'a Permit<Recorded>>,
 }
 
-/// What never crosses a hop goes, what every request carries is there; before anything is judged.
-fn clean(head: &mut Head) {
-    headers::remove_hop_by_hop(&mut head.headers);
-    headers::remove_reserved(&mut head.headers);
-    headers::ensure_ids(&mut head.headers);
-}
-
-fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answer {
-    match refused {
-        Refused::Denied {
-            decision,
-            decision_id,
-            record,
-        } => {
-            exchange.decided(&record, &decision);
-            if decision.reason == Reason::PlaintextRefused {
-                Answer::plaintext_refused(decision_id)
-            } else {
-                Answer::denied(decision_id)
-            }
-        }
-        Refused::NotRecorded => Answer::not_recorded(),
-    }
-}
-
-/// Removes and sets what the tokens' rules say, before the request is judged: it is judged as it is sent.
-fn apply_tokens(head: &mut Head, verified: Verified) -> Option<User> {
-    for name in &verified.strip_headers {
-        head.headers.remove(name.as_str());
-    }
-    if !verified.strip_query.is_empty()
-        && let Some(text) = head.query.take()
-    {
-        head.query = query::without(&text, &verified.strip_query);
-    }
-    for (name, value) in &verified.set_headers {
-        let pair = (
-            HeaderName::try_from(name.as_str()),
-            HeaderValue::try_from(value.as_str()),
-        );
-        if let (Ok(name), Ok(value)) = pair {
-            head.headers.append(name, value);
-        }
-    }
-    verified.user
-}
-
-struct Tokens<'h>(&'h Head);
-
-impl TokenLookup for Tokens<'_> {
-    fn header_values(&self, name: &str) -> Vec<&[u8]> {
-        self.0
-            .headers
-            .get_all(name)
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect()
-    }
-
-    fn query_values(&self, name: &str) -> Vec<String> {
-        query::values(self.0.query.as_deref().unwrap_or_default(), name)
-    }
-}
-
 /// HTTP/2 where the application's port says so, or where the request can be nothing else.
 fn app_dialect(listener: &InboundListener, head: &Head) -> Dialect {
     outside_dialect(listener.protocol, head)
@@ -585,33 +431,6 @@ fn outside_dialect(protocol: Protocol, head: &Head) -> Dialect {
     }
 }
 
-/// The answer of a route that needs no upstream.
-fn local_answer(route: &CompiledRoute, head: &Head) -> Option<Response<String>> {
-    let mut response = match &route.rule.action {
-        RouteAction::Forward { .. } => return None,
-        RouteAction::Respond { status, body } => {
-            let mut response = Response::new(body.clone());
-            *response.status_mut() = StatusCode::from_u16(*status).unwrap_or_default();
-            response
-        }
-        RouteAction::Redirect {
-            uri,
-            authority,
-            code,
-        } => {
-            let authority = authority.as_deref().unwrap_or(&head.authority);
-            let target = uri.clone().unwrap_or_else(|| head.target());
-            let location = HeaderValue::try_from(format!("http://{authority}{target}")).ok()?;
-            let mut response = Response::new(String::new());
-            *response.status_mut() = StatusCode::from_u16(*code).unwrap_or_default();
-            response.headers_mut().insert(header::LOCATION, location);
-            response
-        }
-    };
-    route.response_edits.apply(response.headers_mut());
-    Some(response)
-}
-
 fn deliver(
     response: Response<Incoming>,
     mut exchange: Exchange,
@@ -619,34 +438,4 @@ fn deliver(
 ) -> Served {
     exchange.answered(response.status(), response.headers());
     response.map(|body| ResponseBody::new(Download::new(body, exchange, deadline)))
-}
-
-fn inbound_ends(peer: &Peer, info: Option<PeerInfo>) -> Ends {
-    let id = peer.principal.spiffe_id();
-    let namespace = || {
-        let parts = id.and_then(reeve_core::SpiffeId::namespace_and_account);
-        parts
-            .map(|(namespace, _)| namespace.to_string())
-            .unwrap_or_default()
-    };
-    let source = info.unwrap_or_else(|| PeerInfo {
-        namespace: namespace(),
-        ..PeerInfo::default()
-    });
-    Ends {
-        reporter: "destination",
-        source,
-        source_principal: id.map(ToString::to_string).unwrap_or_default(),
-        protocol: "http",
-        security: if peer.is_mtls() { "mutual_tls" } else { "none" },
-        ..Ends::default()
-    }
-}
-
-fn outbound_ends() -> Ends {
-    Ends {
-        reporter: "source",
-        protocol: "http",
-        ..Ends::default()
-    }
 }

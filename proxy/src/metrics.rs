@@ -4,11 +4,15 @@ use std::{collections::HashSet, sync::Mutex};
 
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 use reeve_audit::WalStatus;
-use reeve_core::decision::{Decision, Effect};
+use reeve_core::{
+    SpiffeId,
+    decision::{Decision, Effect},
+};
 
-use crate::{ledger::lock, limits::MAX_SERIES, peer_info::PeerInfo};
+use crate::{judge::Peer, ledger::lock, limits::MAX_SERIES, peer_info::PeerInfo};
 
 /// Istio's standard labels, in order (istio.io, "Istio Standard Metrics").
 const LABELS: [&str; 24] = [
@@ -61,6 +65,36 @@ pub(crate) struct Ends {
     pub(crate) security: &'static str,
 }
 
+impl Ends {
+    /// As the proxy beside the server sees them; what the caller's proxy said of it, if it did, names it.
+    pub(crate) fn inbound(peer: &Peer, info: Option<PeerInfo>) -> Self {
+        let id = peer.principal.spiffe_id();
+        let parts = id.and_then(SpiffeId::namespace_and_account);
+        let namespace = parts.map(|(namespace, _)| namespace.to_string());
+        let unnamed = || PeerInfo {
+            namespace: namespace.unwrap_or_default(),
+            ..PeerInfo::default()
+        };
+        Self {
+            reporter: "destination",
+            source: info.unwrap_or_else(unnamed),
+            source_principal: id.map(ToString::to_string).unwrap_or_default(),
+            protocol: "http",
+            security: if peer.is_mtls() { "mutual_tls" } else { "none" },
+            ..Self::default()
+        }
+    }
+
+    /// As the proxy beside the caller sees them.
+    pub(crate) fn outbound() -> Self {
+        Self {
+            reporter: "source",
+            protocol: "http",
+            ..Self::default()
+        }
+    }
+}
+
 /// What came of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Result<'a> {
@@ -100,103 +134,26 @@ impl Metrics {
     /// Makes the metrics and registers them.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let with_grpc: Vec<&str> = LABELS.into_iter().chain(["grpc_response_status"]).collect();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counter.clone()))?;
-            prometheus::Result::Ok(counter)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            prometheus::Result::Ok(gauge)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            prometheus::Result::Ok(gauges)
-        };
-        let options = HistogramOpts::new(
-            "istio_request_duration_milliseconds",
-            "Time from the first byte of a request to the last of its response.",
-        );
-        let duration = HistogramVec::new(options.buckets(BUCKETS_MS.to_vec()), &with_grpc)?;
-        registry.register(Box::new(duration.clone()))?;
+        let new = Registrar(registry);
         Ok(Self {
-            requests: counter("istio_requests_total", "Requests.", &with_grpc)?,
-            duration,
-            request_bytes: counter(
-                "istio_request_bytes_sum",
-                "Bytes of request bodies.",
-                &LABELS,
-            )?,
-            response_bytes: counter(
-                "istio_response_bytes_sum",
-                "Bytes of response bodies.",
-                &LABELS,
-            )?,
-            tcp_opened: counter(
-                "istio_tcp_connections_opened_total",
-                "TCP connections opened.",
-                &LABELS,
-            )?,
-            tcp_closed: counter(
-                "istio_tcp_connections_closed_total",
-                "TCP connections closed.",
-                &LABELS,
-            )?,
-            tcp_sent: counter(
-                "istio_tcp_sent_bytes_total",
-                "Bytes sent to TCP callers.",
-                &LABELS,
-            )?,
-            tcp_received: counter(
-                "istio_tcp_received_bytes_total",
-                "Bytes received from TCP callers.",
-                &LABELS,
-            )?,
-            decisions: counter(
-                "reeve_decisions_total",
-                "Decisions, by what they rest on.",
-                &["effect", "reason"],
-            )?,
-            wal_failures: counter(
-                "reeve_wal_append_failures_total",
-                "Records that could not be written.",
-                &["what"],
-            )?,
-            wal: gauges(
-                "reeve_wal",
-                "The write-ahead log: bytes, max_bytes, backlog, shipped, minutes_left, epoch.",
-                &["figure"],
-            )?,
-            connections: gauges("reeve_connections", "Open connections.", &["direction"])?,
-            handshake_failures: counter(
-                "reeve_tls_handshake_failures_total",
-                "TLS handshakes that failed.",
-                &["side"],
-            )?,
-            dropped_log_lines: counter(
-                "reeve_access_log_dropped_total",
-                "Access log lines dropped, the writer being too slow.",
-                &["cause"],
-            )?,
-            ended: counter(
-                "reeve_streams_ended_total",
-                "Open streams and connections that lost their permit.",
-                &["cause"],
-            )?,
-            certificate_expiry: gauge(
-                "reeve_certificate_expiry_timestamp_seconds",
-                "When the proxy's certificate ends.",
-            )?,
-            rotations: gauge(
-                "reeve_certificate_rotations",
-                "Certificates held since the start, less one.",
-            )?,
-            generation: gauge(
-                "reeve_config_generation",
-                "The configuration generation in force.",
-            )?,
+            requests: new.counter("istio_requests_total", &with_grpc)?,
+            duration: new.histogram("istio_request_duration_milliseconds", &with_grpc)?,
+            request_bytes: new.counter("istio_request_bytes_sum", &LABELS)?,
+            response_bytes: new.counter("istio_response_bytes_sum", &LABELS)?,
+            tcp_opened: new.counter("istio_tcp_connections_opened_total", &LABELS)?,
+            tcp_closed: new.counter("istio_tcp_connections_closed_total", &LABELS)?,
+            tcp_sent: new.counter("istio_tcp_sent_bytes_total", &LABELS)?,
+            tcp_received: new.counter("istio_tcp_received_bytes_total", &LABELS)?,
+            decisions: new.counter("reeve_decisions_total", &["effect", "reason"])?,
+            wal_failures: new.counter("reeve_wal_append_failures_total", &["what"])?,
+            wal: new.gauges("reeve_wal", &["figure"])?,
+            connections: new.gauges("reeve_connections", &["direction"])?,
+            handshake_failures: new.counter("reeve_tls_handshake_failures_total", &["side"])?,
+            dropped_log_lines: new.counter("reeve_access_log_dropped_total", &["cause"])?,
+            ended: new.counter("reeve_streams_ended_total", &["cause"])?,
+            certificate_expiry: new.gauge("reeve_certificate_expiry_timestamp_seconds")?,
+            rotations: new.gauge("reeve_certificate_rotations")?,
+            generation: new.gauge("reeve_config_generation")?,
             series: Mutex::default(),
         })
     }
@@ -330,6 +287,59 @@ impl Metrics {
             ..ends.clone()
         };
         label_values(&folded, flags, status)
+    }
+}
+
+/// Makes metrics and registers them; what each means stands in [`help`].
+struct Registrar<'r>(&'r Registry);
+
+impl Registrar<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counter(&self, name: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help(name)), labels)?)
+    }
+
+    fn gauges(&self, name: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help(name)), labels)?)
+    }
+
+    fn gauge(&self, name: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help(name))?)
+    }
+
+    fn histogram(&self, name: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(name, help(name)).buckets(BUCKETS_MS.to_vec());
+        self.add(HistogramVec::new(options, labels)?)
+    }
+}
+
+fn help(name: &str) -> &'static str {
+    match name {
+        "istio_requests_total" => "Requests.",
+        "istio_request_duration_milliseconds" => {
+            "Time from the first byte of a request to the last of its response."
+        }
+        "istio_request_bytes_sum" => "Bytes of request bodies.",
+        "istio_response_bytes_sum" => "Bytes of response bodies.",
+        "istio_tcp_connections_opened_total" => "TCP connections opened.",
+        "istio_tcp_connections_closed_total" => "TCP connections closed.",
+        "istio_tcp_sent_bytes_total" => "Bytes sent to TCP callers.",
+        "istio_tcp_received_bytes_total" => "Bytes received from TCP callers.",
+        "reeve_decisions_total" => "Decisions, by what they rest on.",
+        "reeve_wal_append_failures_total" => "Records that could not be written.",
+        "reeve_wal" => "The write-ahead log in figures: bytes, records, minutes of room left.",
+        "reeve_connections" => "Open connections.",
+        "reeve_tls_handshake_failures_total" => "TLS handshakes that failed.",
+        "reeve_access_log_dropped_total" => "Access log lines dropped.",
+        "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",
+        "reeve_certificate_expiry_timestamp_seconds" => "When the proxy's certificate ends.",
+        "reeve_certificate_rotations" => "Certificates held since the start, less one.",
+        "reeve_config_generation" => "The configuration generation in force.",
+        _ => "No description.",
     }
 }
 

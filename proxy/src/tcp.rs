@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use reeve_audit::AuthenticatedBy;
 use reeve_core::decision::Principal;
 use reeve_svid::alpn;
 use tokio::io::copy_bidirectional_with_sizes;
@@ -243,25 +242,10 @@ fn note(exchange: &mut Exchange, cluster: &Cluster, hop: &Hop) {
 }
 
 fn inbound_ends(arrival: &Arrival, snapshot: &Snapshot) -> Ends {
-    let peer = &arrival.peer;
-    let id = peer.principal.spiffe_id();
-    let parts = id.and_then(reeve_core::SpiffeId::namespace_and_account);
     Ends {
-        reporter: "destination",
-        source: PeerInfo {
-            namespace: parts
-                .map(|(namespace, _)| namespace.to_string())
-                .unwrap_or_default(),
-            ..PeerInfo::default()
-        },
-        source_principal: id.map(ToString::to_string).unwrap_or_default(),
         destination: snapshot.own.clone(),
         destination_principal: snapshot.workload().identity.to_string(),
         protocol: "tcp",
-        security: match peer.authenticated_by {
-            AuthenticatedBy::Mtls => "mutual_tls",
-            AuthenticatedBy::TlsPassthrough | AuthenticatedBy::Nothing => "none",
-        },
-        ..Ends::default()
+        ..Ends::inbound(&arrival.peer, None)
     }
 }

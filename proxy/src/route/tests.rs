@@ -209,220 +209,101 @@ fn the_first_route_that_matches_wins() {
 }
 
 #[test]
-fn each_condition_holds_or_not() {
-    let (jason, none) = (
-        headers(&[("end-user", "jason"), ("x", "1")]),
-        HeaderMap::new(),
-    );
-    let two = headers(&[("x", "1"), ("x", "2")]);
-    let header = |m: HeaderMatch| BTreeMap::from([("end-user".to_owned(), m)]);
-    let is_jason = || header(HeaderMatch::Value(exact("jason")));
-    let any = RouteMatch::default;
-    let uri = |m, ignore_uri_case| RouteMatch {
-        uri: Some(m),
-        ignore_uri_case,
-        ..any()
-    };
-    let request = |path, query, headers| RequestView {
-        query,
-        ..view("a:80", path, headers)
-    };
-    for (what, rule, request, expected) in [
-        ("nothing", any(), request("/", None, &none), true),
-        (
-            "exact",
-            uri(exact("/a"), false),
-            request("/a", None, &none),
-            true,
-        ),
-        (
-            "exact, longer",
-            uri(exact("/a"), false),
-            request("/ab", None, &none),
-            false,
-        ),
-        (
-            "exact, other case",
-            uri(exact("/a"), false),
-            request("/A", None, &none),
-            false,
-        ),
-        (
-            "exact, case ignored",
-            uri(exact("/a"), true),
-            request("/A", None, &none),
-            true,
-        ),
-        (
-            "prefix",
-            uri(prefix("/a"), false),
-            request("/abc", None, &none),
-            true,
-        ),
-        (
-            "prefix, other",
-            uri(prefix("/a"), false),
-            request("/b", None, &none),
-            false,
-        ),
-        (
-            "prefix, case ignored",
-            uri(prefix("/a"), true),
-            request("/ABC", None, &none),
-            true,
-        ),
-        (
-            "prefix, short",
-            uri(prefix("/abc"), true),
-            request("/a", None, &none),
-            false,
-        ),
-        (
-            "regex",
-            uri(regex("/a+"), false),
-            request("/aaa", None, &none),
-            true,
-        ),
-        (
-            "regex is whole",
-            uri(regex("/a+"), false),
-            request("/aab", None, &none),
-            false,
-        ),
-        (
-            "regex alternatives",
-            uri(regex("/a|/b"), false),
-            request("/b/x", None, &none),
-            false,
-        ),
-        (
-            "header",
-            RouteMatch {
-                headers: is_jason(),
-                ..any()
-            },
-            request("/", None, &jason),
-            true,
-        ),
-        (
-            "header absent",
-            RouteMatch {
-                headers: is_jason(),
-                ..any()
-            },
-            request("/", None, &none),
-            false,
-        ),
-        (
-            "present",
-            RouteMatch {
-                headers: header(HeaderMatch::Present),
-                ..any()
-            },
-            request("/", None, &jason),
-            true,
-        ),
-        (
-            "not present",
-            RouteMatch {
-                headers: header(HeaderMatch::Present),
-                ..any()
-            },
-            request("/", None, &none),
-            false,
-        ),
-        (
-            "without",
-            RouteMatch {
-                without_headers: is_jason(),
-                ..any()
-            },
-            request("/", None, &jason),
-            false,
-        ),
-        (
-            "without, absent",
-            RouteMatch {
-                without_headers: is_jason(),
-                ..any()
-            },
-            request("/", None, &none),
-            true,
-        ),
-        (
-            "method",
-            RouteMatch {
-                method: Some(exact("GET")),
-                ..any()
-            },
-            request("/", None, &none),
-            true,
-        ),
-        (
-            "other method",
-            RouteMatch {
-                method: Some(exact("POST")),
-                ..any()
-            },
-            request("/", None, &none),
-            false,
-        ),
-        (
-            "scheme",
-            RouteMatch {
-                scheme: Some(exact("http")),
-                ..any()
-            },
-            request("/", None, &none),
-            true,
-        ),
-        (
-            "other scheme",
-            RouteMatch {
-                scheme: Some(exact("https")),
-                ..any()
-            },
-            request("/", None, &none),
-            false,
-        ),
-        (
-            "authority",
-            RouteMatch {
-                authority: Some(prefix("a")),
-                ..any()
-            },
-            request("/", None, &none),
-            true,
-        ),
-        (
-            "other authority",
-            RouteMatch {
-                authority: Some(prefix("b")),
-                ..any()
-            },
-            request("/", None, &none),
-            false,
-        ),
+fn paths_match_exactly_by_prefix_or_wholly_by_expression() {
+    let none = HeaderMap::new();
+    for (m, ignore_uri_case, path, expected) in [
+        (exact("/a"), false, "/a", true),
+        (exact("/a"), false, "/ab", false),
+        (exact("/a"), false, "/A", false),
+        (exact("/a"), true, "/A", true),
+        (prefix("/a"), false, "/abc", true),
+        (prefix("/a"), false, "/b", false),
+        (prefix("/a"), true, "/ABC", true),
+        (prefix("/abc"), true, "/a", false),
+        (regex("/a+"), false, "/aaa", true),
+        (regex("/a+"), false, "/aab", false),
+        (regex("/a|/b"), false, "/b/x", false),
     ] {
+        let what = format!("{m:?} {path}");
+        let rule = RouteMatch {
+            uri: Some(m),
+            ignore_uri_case,
+            ..RouteMatch::default()
+        };
+        assert_eq!(holds(&rule, &view("a", path, &none)), expected, "{what}");
+    }
+}
+
+#[test]
+fn method_scheme_and_authority_match() {
+    let (any, none) = (RouteMatch::default, HeaderMap::new());
+    let request = view("a:80", "/", &none);
+    assert!(holds(&any(), &request));
+    for (method, scheme, authority, expected) in [
+        (Some(exact("GET")), None, None, true),
+        (Some(exact("POST")), None, None, false),
+        (None, Some(exact("http")), None, true),
+        (None, Some(exact("https")), None, false),
+        (None, None, Some(prefix("a")), true),
+        (None, None, Some(prefix("b")), false),
+        (Some(exact("GET")), Some(exact("https")), None, false),
+    ] {
+        let what = format!("{method:?} {scheme:?} {authority:?}");
+        let rule = RouteMatch {
+            method,
+            scheme,
+            authority,
+            ..any()
+        };
         assert_eq!(holds(&rule, &request), expected, "{what}");
     }
-    let joined = BTreeMap::from([("x".to_owned(), HeaderMatch::Value(exact("1,2")))]);
+}
+
+#[test]
+fn headers_and_query_parameters_match() {
+    let jason = headers(&[("end-user", "jason"), ("x", "1"), ("x", "2")]);
+    let (any, none) = (RouteMatch::default, HeaderMap::new());
+    let on = |name: &str, m| BTreeMap::from([(name.to_owned(), m)]);
+    let value = |text| HeaderMatch::Value(exact(text));
+    for (name, m, with_jason, without) in [
+        ("end-user", value("jason"), true, false),
+        ("end-user", value("jas"), false, false),
+        ("end-user", HeaderMatch::Present, true, false),
+        ("x", value("1,2"), true, false),
+        ("x", value("1"), false, false),
+    ] {
+        let rule = RouteMatch {
+            headers: on(name, m.clone()),
+            ..any()
+        };
+        assert_eq!(holds(&rule, &view("a", "/", &jason)), with_jason, "{m:?}");
+        assert_eq!(holds(&rule, &view("a", "/", &none)), without, "{m:?}");
+        let rule = RouteMatch {
+            without_headers: on(name, m.clone()),
+            ..any()
+        };
+        assert_eq!(
+            holds(&rule, &view("a", "/", &jason)),
+            !with_jason,
+            "not {m:?}"
+        );
+        assert_eq!(holds(&rule, &view("a", "/", &none)), !without, "not {m:?}");
+    }
     let rule = RouteMatch {
-        headers: joined,
+        query_params: on("q", value("1 2")),
         ..any()
     };
-    assert!(
-        holds(&rule, &request("/", None, &two)),
-        "values are joined, as Envoy does"
-    );
-    let query = BTreeMap::from([("q".to_owned(), HeaderMatch::Value(exact("1 2")))]);
-    let rule = RouteMatch {
-        query_params: query,
-        ..any()
-    };
-    assert!(holds(&rule, &request("/", Some("p=0&q=1%202"), &none)));
-    assert!(!holds(&rule, &request("/", Some("p=1%202"), &none)));
-    assert!(!holds(&rule, &request("/", None, &none)));
+    for (query, expected) in [
+        (Some("p=0&q=1%202"), true),
+        (Some("p=1%202"), false),
+        (None, false),
+    ] {
+        let request = RequestView {
+            query,
+            ..view("a", "/", &none)
+        };
+        assert_eq!(holds(&rule, &request), expected, "{query:?}");
+    }
 }
 
 #[test]
