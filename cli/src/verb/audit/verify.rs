@@ -74,9 +74,9 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
         wals,
         earlier,
         verifier_key: args.key.clone(),
-        batches: batch_verifier(&dir, &bundle)?,
+        batches: None,
     };
-    let report = check(&dir, &options)?;
+    let report = check(&dir, &bundle, options)?;
     match args.output.output {
         Format::Json => output::json(&report)?,
         Format::Human => output::line(&describe(&report))?,
@@ -88,17 +88,29 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
 pub(crate) fn verify_state(state: &StateDir) -> Result<Report, Problem> {
     let options = VerifyOptions {
         wals: wals_of(state),
-        batches: batch_verifier(&state.audit(), &state.bundle())?,
         ..VerifyOptions::default()
     };
-    check(&state.audit(), &options)
+    check(&state.audit(), &state.bundle(), options)
 }
 
-fn check(dir: &Path, options: &VerifyOptions) -> Result<Report, Problem> {
-    verify(dir, options).map_err(|error| {
+/// Verifies with the authorities in `bundle`. Unusable ones are an error of their own only if nothing else is wrong:
+/// an altered checkpoint names another trust domain, and then it is the checkpoint that must be named.
+fn check(dir: &Path, bundle: &Path, mut options: VerifyOptions) -> Result<Report, Problem> {
+    let unusable = match batch_verifier(dir, bundle) {
+        Ok(batches) => {
+            options.batches = batches;
+            None
+        }
+        Err(problem) => Some(problem),
+    };
+    let report = verify(dir, &options).map_err(|error| {
         Problem::because("the audit log cannot be verified", &error)
             .fix("name the log's folder with --dir, or the mesh's state directory with --state")
-    })
+    })?;
+    match unusable {
+        Some(problem) if report.ok => Err(problem),
+        _ => Ok(report),
+    }
 }
 
 fn wals_of(state: &StateDir) -> Vec<PathBuf> {
