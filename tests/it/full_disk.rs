@@ -17,10 +17,10 @@ use crate::fixture::{CLIENT_TO_ECHO, get, settings, to_echo};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// `reeve up` with a tmpfs of 8 MB where its write-ahead logs are.
+/// `reeve up` with a tmpfs of 24 MB where its write-ahead logs are (8 for that of the mesh process, 1 for a sidecar's segment).
 const SMALL_DISK: &str = r#"
 for word; do case "$previous" in --state) state=$word;; esac; previous=$word; done
-mkdir -m 700 "$state/wal" && mount -t tmpfs -o size=8m,mode=700 none "$state/wal" && exec "$@"
+mkdir -m 700 "$state/wal" && mount -t tmpfs -o size=24m,mode=700 none "$state/wal" && exec "$@"
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
