@@ -298,7 +298,11 @@ fn chain_of(error: &AgentError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        // Some errors of others show their cause themselves.
+        let shown = error.to_string();
+        if !text.ends_with(&shown) {
+            text = format!("{text}: {shown}");
+        }
         cause = error.source();
     }
     text

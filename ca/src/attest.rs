@@ -90,3 +90,6 @@ fn process_of(stream: &UnixStream, pid: i32) -> Option<OwnedFd> {
         .ok()
         .or_else(|| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,9 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use reeve_core::{Clock, SpiffeId};
-use reeve_svid::{Credentials, MeshTls, TrustBundle, alpn, anonymous_client_config, server_name};
+use reeve_svid::{
+    Credentials, MeshTls, TrustBundle, alpn, anonymous_client_config, refusal_of, server_name,
+};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
@@ -137,7 +139,17 @@ async fn connect_tls(
     let config = config.map_err(io::Error::other)?;
     let stream = TcpStream::connect(target.address).await?;
     stream.set_nodelay(true)?;
-    TlsConnector::from(config)
+    let connected = TlsConnector::from(config)
         .connect(server_name(), stream)
-        .await
+        .await;
+    connected.map_err(explain)
+}
+
+/// Our own words, if it was we who refused the server.
+fn explain(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner.and_then(refusal_of) {
+        Some(refusal) => io::Error::new(io::ErrorKind::PermissionDenied, refusal.to_string()),
+        None => error,
+    }
 }

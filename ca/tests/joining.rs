@@ -1,0 +1,180 @@
+//! A remote agent joins over TLS with a token, renews by its certificate, and is cut off when that ends.
+
+use std::{sync::Arc, time::Duration};
+
+use reeve_ca::{
+    Agent, AgentOptions, AttestError, Attestor, CaOptions, CertificateAuthority, GrpcIssuer,
+    IssuerChannel, IssuerService, JoinTokens, LocalIssuer, LogEvents, Store, UnixPeer,
+    tls_incoming, unix_incoming,
+};
+use reeve_core::{Clock, SpiffeId, SystemClock};
+use reeve_svid::CredentialsWatch;
+use tokio::net::{TcpListener, UnixListener};
+use tonic::transport::Server;
+
+const CONTROL: &str = "spiffe://mesh.local/ns/reeve-system/sa/control";
+const AGENT: &str = "spiffe://mesh.local/ns/default/sa/remote";
+
+#[derive(Debug)]
+struct Everybody;
+
+#[tonic::async_trait]
+impl Attestor for Everybody {
+    async fn attest(&self, _peer: &UnixPeer) -> Result<Vec<SpiffeId>, AttestError> {
+        Ok(vec![AGENT.parse().unwrap()])
+    }
+}
+
+struct Mesh {
+    ca: Arc<CertificateAuthority>,
+    tokens: Arc<JoinTokens>,
+    clock: Arc<dyn Clock>,
+    address: std::net::SocketAddr,
+    socket: std::path::PathBuf,
+    _own: reeve_ca::AgentHandle,
+    _folder: tempfile::TempDir,
+}
+
+/// A mesh process with certificates of three seconds.
+async fn mesh() -> Mesh {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let options = CaOptions {
+        trust_domain: "mesh.local".parse().unwrap(),
+        root_ttl: Duration::from_secs(86400),
+        intermediate_ttl: Duration::from_secs(86400),
+        svid_ttl: Duration::from_secs(3),
+        store: Store::DangerMemory,
+    };
+    let ca = CertificateAuthority::open(options, Arc::clone(&clock)).unwrap();
+    let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));
+    let service = || {
+        let (ca, tokens, clock) = (Arc::clone(&ca), Arc::clone(&tokens), Arc::clone(&clock));
+        IssuerService::server(ca, Arc::new(Everybody), tokens, Arc::new(LogEvents), clock)
+    };
+    let id = CONTROL.parse().unwrap();
+    let options = AgentOptions {
+        id,
+        join_token: None,
+    };
+    let local = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
+    let (mut credentials, own) = Agent::start(options, local, Arc::clone(&clock));
+    credentials.wait_for(Option::is_some).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = tls_incoming(listener, credentials, Arc::clone(&clock));
+    tokio::spawn(
+        Server::builder()
+            .add_service(service())
+            .serve_with_incoming(incoming),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("mesh.sock");
+    let incoming = unix_incoming(UnixListener::bind(&socket).unwrap());
+    tokio::spawn(
+        Server::builder()
+            .add_service(service())
+            .serve_with_incoming(incoming),
+    );
+    Mesh {
+        ca,
+        tokens,
+        clock,
+        address,
+        socket,
+        _own: own,
+        _folder: folder,
+    }
+}
+
+impl Mesh {
+    fn agent(
+        &self,
+        channel: IssuerChannel,
+        token: Option<&str>,
+    ) -> (CredentialsWatch, reeve_ca::AgentHandle) {
+        let issuer = GrpcIssuer::new(channel, "mesh.local".parse().unwrap());
+        let options = AgentOptions {
+            id: AGENT.parse().unwrap(),
+            join_token: token.map(|token| token.to_owned().into()),
+        };
+        Agent::start(options, Arc::new(issuer), Arc::clone(&self.clock))
+    }
+
+    fn tls(&self, expected: &str) -> IssuerChannel {
+        let bundle = Arc::clone(&self.ca.bundle().borrow());
+        IssuerChannel::tls(
+            self.address,
+            expected.parse().unwrap(),
+            bundle,
+            Arc::clone(&self.clock),
+        )
+    }
+}
+
+async fn rotations(handle: &reeve_ca::AgentHandle, at_least: u64) {
+    let mut status = handle.watch_status();
+    let rotated = status.wait_for(|status| status.rotations >= at_least);
+    let within = tokio::time::timeout(Duration::from_secs(20), rotated);
+    let _status = within.await.expect("it rotates").unwrap();
+}
+
+#[tokio::test]
+async fn a_remote_agent_joins_by_token_and_renews_by_its_certificate() {
+    let mesh = mesh().await;
+    let token = mesh
+        .tokens
+        .create(AGENT.parse().unwrap(), Duration::from_secs(60))
+        .unwrap();
+    let (watch, handle) = mesh.agent(mesh.tls(CONTROL), Some(&token));
+    rotations(&handle, 2).await;
+    assert_eq!(watch.borrow().as_ref().unwrap().svid.id().as_str(), AGENT);
+}
+
+#[tokio::test]
+async fn a_token_that_is_made_up_joins_nobody() {
+    let mesh = mesh().await;
+    let (watch, handle) = mesh.agent(mesh.tls(CONTROL), Some("made.up"));
+    let mut status = handle.watch_status();
+    let status = status
+        .wait_for(|status| status.failures > 1)
+        .await
+        .unwrap()
+        .clone();
+    assert!(
+        status
+            .last_error
+            .unwrap()
+            .contains("no identity for this caller")
+    );
+    assert!(watch.borrow().is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_the_mesh_process_is_not_told_the_token() {
+    let mesh = mesh().await;
+    let token = mesh
+        .tokens
+        .create(AGENT.parse().unwrap(), Duration::from_secs(60))
+        .unwrap();
+    let (_, handle) = mesh.agent(mesh.tls(AGENT), Some(&token));
+    let mut status = handle.watch_status();
+    let status = status
+        .wait_for(|status| status.failures > 0)
+        .await
+        .unwrap()
+        .clone();
+    let error = status.last_error.unwrap();
+    assert!(error.contains("which is not expected here"), "{error}");
+    assert!(
+        mesh.tokens.redeem(&token, &AGENT.parse().unwrap()).is_ok(),
+        "still unspent"
+    );
+}
+
+#[tokio::test]
+async fn a_local_agent_is_known_by_its_process() {
+    let mesh = mesh().await;
+    let (watch, handle) = mesh.agent(IssuerChannel::unix(mesh.socket.clone()), None);
+    rotations(&handle, 1).await;
+    assert_eq!(watch.borrow().as_ref().unwrap().svid.id().as_str(), AGENT);
+}
