@@ -9,7 +9,8 @@ use std::{
 };
 
 use reeve_tests::{
-    Folder, Mesh, Start, echo, eventually, local_mesh, permit, service, sidecar, strict,
+    Folder, Load, Mesh, Protocol, Start, Target, echo, eventually, local_mesh, permit, service,
+    sidecar, strict,
 };
 use serde_json::json;
 
@@ -54,23 +55,20 @@ async fn a_full_disk_under_the_write_ahead_log_denies_and_forwards_nothing() {
         .join("wal");
     fill(&wal.join("filler"));
 
-    let mut number = 0;
-    let denied = eventually("requests are denied", LIMIT, async || {
-        number += 1;
-        let id = format!("full-{number}");
-        let answer = get("/")
-            .header("x-request-id", &id)
-            .send(address)
-            .await
-            .map_err(|e| format!("{e:#}"))?;
-        if answer.status == 200 {
-            Err("still served".to_owned())
-        } else {
-            Ok((id, answer))
-        }
+    // What is reserved must be written full first.
+    let target = Target {
+        address,
+        protocol: Protocol::Http1,
+        call: get("/"),
+        bad_text: None,
+    };
+    let load = Load::start("full", vec![target; 4], Duration::from_millis(1));
+    eventually("requests are denied", LIMIT, async || match load.so_far() {
+        (served, 0) => Err(format!("{served} served")),
+        _ => Ok(()),
     })
     .await;
-    assert!(matches!(denied.1.status.as_u16(), 403 | 503), "{denied:?}");
+    let denied = load.stop().await.failures;
     for extra in 0..50 {
         let call = get("/").header("x-request-id", &format!("denied-{extra}"));
         assert_ne!(call.status(address).await, Ok(200));
@@ -80,10 +78,12 @@ async fn a_full_disk_under_the_write_ahead_log_denies_and_forwards_nothing() {
         !reached.contains("denied-"),
         "a request passed without a record"
     );
-    assert!(
-        !reached.contains(&format!("{} ", denied.0)),
-        "a denied request was forwarded"
-    );
+    for failure in denied {
+        let refused = failure.what.starts_with("403") || failure.what.starts_with("503");
+        assert!(refused, "{failure:?}");
+        let forwarded = reached.contains(&format!("{} ", failure.id));
+        assert!(!forwarded, "a denied request was forwarded: {failure:?}");
+    }
 
     fs::remove_file(wal.join("filler")).expect("room again");
     drop(held);
