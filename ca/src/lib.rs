@@ -15,6 +15,8 @@ mod authority;
 mod csr;
 mod events;
 mod issuer;
+#[cfg(test)]
+mod joining;
 mod listen;
 pub mod proto;
 mod seal;

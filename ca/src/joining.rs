@@ -1,16 +1,18 @@
-//! A remote agent joins over TLS with a token, renews by its certificate, and is cut off when that ends.
+//! Whole paths from agent to authority: a remote agent joins over TLS with a token, renews by its certificate, a local one is
+//! known by its process.
 
 use std::{sync::Arc, time::Duration};
 
-use reeve_ca::{
-    Agent, AgentOptions, AttestError, Attestor, CaOptions, CertificateAuthority, GrpcIssuer,
-    IssuerChannel, IssuerService, JoinTokens, LocalIssuer, LogEvents, Store, UnixPeer,
-    tls_incoming, unix_incoming,
-};
 use reeve_core::{Clock, SpiffeId, SystemClock};
 use reeve_svid::CredentialsWatch;
 use tokio::net::{TcpListener, UnixListener};
 use tonic::transport::Server;
+
+use crate::{
+    Agent, AgentHandle, AgentOptions, AttestError, Attestor, CaOptions, CertificateAuthority,
+    GrpcIssuer, IssuerChannel, IssuerService, JoinTokens, LocalIssuer, LogEvents, Store, UnixPeer,
+    tls_incoming, unix_incoming,
+};
 
 const CONTROL: &str = "spiffe://mesh.local/ns/reeve-system/sa/control";
 const AGENT: &str = "spiffe://mesh.local/ns/default/sa/remote";
@@ -31,7 +33,7 @@ struct Mesh {
     clock: Arc<dyn Clock>,
     address: std::net::SocketAddr,
     socket: std::path::PathBuf,
-    _own: reeve_ca::AgentHandle,
+    _own: AgentHandle,
     _folder: tempfile::TempDir,
 }
 
@@ -91,7 +93,7 @@ impl Mesh {
         &self,
         channel: IssuerChannel,
         token: Option<&str>,
-    ) -> (CredentialsWatch, reeve_ca::AgentHandle) {
+    ) -> (CredentialsWatch, AgentHandle) {
         let issuer = GrpcIssuer::new(channel, "mesh.local".parse().unwrap());
         let options = AgentOptions {
             id: AGENT.parse().unwrap(),
@@ -111,7 +113,7 @@ impl Mesh {
     }
 }
 
-async fn rotations(handle: &reeve_ca::AgentHandle, at_least: u64) {
+async fn rotations(handle: &AgentHandle, at_least: u64) {
     let mut status = handle.watch_status();
     let rotated = status.wait_for(|status| status.rotations >= at_least);
     let within = tokio::time::timeout(Duration::from_secs(20), rotated);
