@@ -16,7 +16,7 @@ use reeve_svid::{Credentials, CredentialsWatch, MeshTls, VerifiedPeer, peer_of};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -27,6 +27,8 @@ use crate::UnixPeer;
 
 mod authority;
 
+/// Connections that one listener keeps open; beyond it, callers wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
 /// Handshakes at one time.
 const MAX_HANDSHAKES: usize = 64;
 /// Bound on one handshake.
@@ -42,6 +44,7 @@ pub struct UnixConnection {
     stream: UnixStream,
     peer: UnixPeer,
     mender: authority::Mender,
+    _room: OwnedSemaphorePermit,
 }
 
 /// A TLS connection over TCP. It ends with the peer's certificate.
@@ -50,6 +53,7 @@ pub struct TlsConnection {
     stream: Box<TlsStream<TcpStream>>,
     peer: TlsPeer,
     end: Option<Pin<Box<Sleep>>>,
+    _room: OwnedSemaphorePermit,
 }
 
 /// Who is at the other end of a [`TlsConnection`].
@@ -65,7 +69,11 @@ pub struct TlsPeer {
 pub fn unix_incoming(listener: UnixListener) -> ReceiverStream<io::Result<UnixConnection>> {
     let (send, receive) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
+            let Ok(room) = Arc::clone(&connections).acquire_owned().await else {
+                return;
+            };
             // Cancel safety: both branches are; nothing is lost when one is dropped.
             let accepted = tokio::select! {
                 () = send.closed() => return,
@@ -77,6 +85,7 @@ pub fn unix_incoming(listener: UnixListener) -> ReceiverStream<io::Result<UnixCo
                     stream,
                     peer,
                     mender: authority::Mender::default(),
+                    _room: room,
                 })
             });
             match known {
@@ -102,7 +111,11 @@ pub fn tls_incoming(
     let (send, receive) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
+            let Ok(room) = Arc::clone(&connections).acquire_owned().await else {
+                return;
+            };
             let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
                 return;
             };
@@ -122,7 +135,7 @@ pub fn tls_incoming(
             let (send, clock) = (send.clone(), Arc::clone(&clock));
             tokio::spawn(async move {
                 let _permit = permit;
-                let handshake = handshake(stream, address, credentials, clock);
+                let handshake = handshake(stream, address, credentials, clock, room);
                 match timeout(HANDSHAKE_TIMEOUT, handshake).await {
                     // The server is gone, and with it whoever would want the connection.
                     Ok(Ok(connection)) => drop(send.send(Ok(connection)).await),
@@ -145,6 +158,7 @@ async fn handshake(
     address: SocketAddr,
     credentials: Option<Arc<Credentials>>,
     clock: Arc<dyn Clock>,
+    room: OwnedSemaphorePermit,
 ) -> io::Result<TlsConnection> {
     let missing = || io::Error::new(io::ErrorKind::NotConnected, "no certificate yet");
     let credentials = credentials.ok_or_else(missing)?;
@@ -167,6 +181,7 @@ async fn handshake(
         stream: Box::new(stream),
         peer: TlsPeer { address, verified },
         end,
+        _room: room,
     })
 }
 
