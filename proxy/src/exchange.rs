@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use http::{HeaderMap, StatusCode};
@@ -27,6 +28,7 @@ use crate::{
     metrics::{Ends, Metrics, Result as Outcome},
     open::OpenGuard,
     pool::Busy,
+    spans::{OpenSpan, SpanEnd, Spans},
 };
 
 /// Where things are told.
@@ -35,6 +37,7 @@ pub(crate) struct Telemetry {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: AccessLog,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) spans: Spans,
 }
 
 /// One request or TCP connection on its way through.
@@ -64,6 +67,7 @@ pub(crate) struct Exchange {
     guard: Option<OpenGuard>,
     busy: Option<Busy>,
     admission: Option<OwnedSemaphorePermit>,
+    span: Option<OpenSpan>,
 }
 
 /// What was asked, as long as it has not been read (or could not be).
@@ -111,6 +115,7 @@ impl Exchange {
             guard: None,
             busy: None,
             admission: None,
+            span: None,
         }
     }
 
@@ -175,6 +180,11 @@ impl Exchange {
     /// Keeps the endpoint counted as busy until the exchange is over.
     pub(crate) fn busy(&mut self, busy: Busy) {
         self.busy = Some(busy);
+    }
+
+    /// Notes the span that ends with the exchange.
+    pub(crate) fn span(&mut self, span: OpenSpan) {
+        self.span = Some(span);
     }
 
     /// Keeps the request counted among those in flight.
@@ -247,6 +257,7 @@ impl Exchange {
                 .tcp_closed(&self.ends, &flags, bytes_in, self.bytes_out);
         }
         self.log_line(&flags, bytes_in, duration.as_secs_f64() * 1000.0);
+        self.end_span(duration, &flags);
         if let Some(decided) = self.decided.take().filter(|d| d.effect == "allow") {
             self.telemetry.ledger.outcome(OutcomeRecord {
                 decision: decided.record,
@@ -259,6 +270,41 @@ impl Exchange {
                 flags,
             });
         }
+    }
+
+    fn end_span(&mut self, duration: Duration, flags: &str) {
+        let Some(span) = self.span.take() else {
+            return;
+        };
+        let head = self.head.as_deref();
+        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        let mut attributes = vec![
+            ("http.request.method", text(head.map(|h| h.method.as_str()))),
+            ("url.path", text(head.map(|h| h.path.as_str()))),
+            ("server.address", text(head.map(|h| h.host()))),
+            ("http.response.status_code", self.status.to_string()),
+            ("response_flags", flags.to_owned()),
+            ("peer.id", self.ends.source_principal.clone()),
+            ("upstream.service", self.ends.service.clone()),
+            ("upstream.address", text(self.upstream.as_deref())),
+            ("guid:x-request-id", text(self.request_id.as_deref())),
+        ];
+        if let Some(decided) = &self.decided {
+            attributes.push(("reeve.decision_id", decided.opaque.clone()));
+            attributes.push(("reeve.effect", decided.effect.to_owned()));
+        }
+        span.end(SpanEnd {
+            name: format!(
+                "{} {}",
+                text(head.map(|h| h.method.as_str())),
+                self.ends.service
+            ),
+            inbound: self.ends.reporter == "destination",
+            started: self.time,
+            duration,
+            failed: self.status >= 500,
+            attributes,
+        });
     }
 
     fn log_line(&self, flags: &str, bytes_in: u64, duration_ms: f64) {

@@ -59,7 +59,7 @@ pub(crate) fn judge(
         }
         Err(Unreadable { error, .. }) => return Err(Answer::bad_head(error)),
     };
-    clean(&mut head);
+    clean(proxy, &mut head, exchange);
 
     let user = match snapshot.jwt.verify(&Tokens(&head), now) {
         Ok(verified) => apply_tokens(&mut head, verified),
@@ -114,10 +114,15 @@ pub(crate) fn enter(
 }
 
 /// What never crosses a hop goes, what every request carries is there; before anything is judged.
-pub(crate) fn clean(head: &mut Head) {
+pub(crate) fn clean(proxy: &Shared, head: &mut Head, exchange: &mut Exchange) {
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
-    headers::ensure_ids(&mut head.headers);
+    let spans = &proxy.telemetry.spans;
+    let (mut context, root) = headers::ensure_ids(&mut head.headers, || spans.sample());
+    if let Some(span) = spans.begin(&mut context, root) {
+        context.write(&mut head.headers);
+        exchange.span(span);
+    }
 }
 
 pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answer {

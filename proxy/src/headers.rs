@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rand::RngCore as _;
 
+use crate::spans::Root;
+
 /// Request id, made at the first proxy and passed on by every application.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// W3C trace context.
@@ -68,9 +70,12 @@ pub(crate) fn remove_reserved(headers: &mut HeaderMap) {
     }
 }
 
-/// Gives the request an `x-request-id` and a `traceparent` if it has none. B3 headers pass as they are, and a new
-/// `traceparent` takes up their trace id.
-pub(crate) fn ensure_ids(headers: &mut HeaderMap) {
+/// Gives the request an `x-request-id` and a `traceparent` if it has none, and says which trace it belongs to and
+/// whether that begins here. B3 headers pass as they are, and a new `traceparent` takes up their trace id.
+pub(crate) fn ensure_ids(
+    headers: &mut HeaderMap,
+    sample: impl FnOnce() -> bool,
+) -> (TraceContext, Root) {
     let usable = |value: &HeaderValue| {
         value.len() <= MAX_REQUEST_ID_BYTES && value.to_str().is_ok_and(|text| !text.is_empty())
     };
@@ -79,15 +84,17 @@ pub(crate) fn ensure_ids(headers: &mut HeaderMap) {
     {
         headers.insert(REQUEST_ID, value);
     }
-    if TraceContext::read(headers).is_none() {
-        let trace = b3_trace_id(headers).unwrap_or_else(|| random_hex(16));
-        let context = TraceContext {
-            trace,
-            parent: random_hex(8),
-            sampled: false,
-        };
-        context.write(headers);
+    if let Some(context) = TraceContext::read(headers) {
+        return (context, Root::No);
     }
+    let trace = b3_trace_id(headers).unwrap_or_else(|| random_hex(16));
+    let context = TraceContext {
+        trace,
+        parent: random_hex(8),
+        sampled: sample(),
+    };
+    context.write(headers);
+    (context, Root::Yes)
 }
 
 /// The trace id of a request, for logs and records: W3C's, else B3's.
@@ -237,7 +244,7 @@ mod tests {
     #[test]
     fn ids_are_made_when_absent_and_kept_when_there() {
         let mut headers = HeaderMap::new();
-        ensure_ids(&mut headers);
+        ensure_ids(&mut headers, || false);
         let id = headers[REQUEST_ID].to_str().unwrap().to_owned();
         assert_eq!((id.len(), id.as_bytes()[14]), (36, b'4'));
         assert!(
@@ -245,7 +252,7 @@ mod tests {
             "{id}"
         );
         let context = TraceContext::read(&headers).unwrap();
-        ensure_ids(&mut headers);
+        ensure_ids(&mut headers, || false);
         assert_eq!(headers[REQUEST_ID], id.as_str());
         assert_eq!(TraceContext::read(&headers).unwrap(), context);
     }
@@ -253,7 +260,7 @@ mod tests {
     #[test]
     fn b3_gives_the_trace_id() {
         let mut headers = map(&[("x-b3-traceid", "463ac35c9f6413ad")]);
-        ensure_ids(&mut headers);
+        ensure_ids(&mut headers, || false);
         assert_eq!(
             trace_id(&headers).unwrap(),
             "0000000000000000463ac35c9f6413ad"

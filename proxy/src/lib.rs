@@ -44,6 +44,7 @@ mod proxy;
 mod query;
 mod route;
 mod snapshot;
+mod spans;
 mod tcp;
 #[cfg(test)]
 mod tests;

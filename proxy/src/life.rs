@@ -220,7 +220,7 @@ impl Arrived<'_> {
             let mode = self.snapshot.workload().path_normalization;
             let head = Head::read(parts, mode).map_err(|e| Answer::bad_head(e.error))?;
             let mut head = head;
-            clean(&mut head);
+            clean(self.proxy, &mut head, exchange);
             let head = Arc::new(head);
             exchange.head(&head);
             (head, None)

@@ -35,6 +35,7 @@ use crate::{
     open::OpenStreams,
     pool::Pools,
     snapshot::Snapshot,
+    spans::Spans,
 };
 
 /// What a proxy is made of.
@@ -208,6 +209,7 @@ impl Proxy {
             metrics: metrics.clone(),
             log,
             ledger: ledger.clone(),
+            spans: Spans::default(),
         };
         let shared = Arc::new(Shared {
             pools: Pools::new(deps.clock.clone()),
@@ -262,6 +264,7 @@ impl Proxy {
         let own = self.own_ports(&listeners, snapshot.workload().address)?;
 
         let (generation, snapshot) = (snapshot.generation(), Arc::new(snapshot));
+        self.shared.telemetry.spans.configure(snapshot.workload());
         self.shared.snapshot.store(Some(snapshot.clone()));
         self.shared.metrics.generation(generation.0);
         listeners.traffic.retain(|address, stop| {
@@ -371,6 +374,11 @@ impl Proxy {
         }
         self.stop.cut.cancel();
         self.shared.ledger.flush_strangers();
+        let telemetry = self.shared.telemetry.clone();
+        let flushed = tokio::task::spawn_blocking(move || telemetry.spans.flush()).await;
+        if let Err(error) = flushed {
+            tracing::debug!(%error, "the last spans were not exported");
+        }
     }
 }
 

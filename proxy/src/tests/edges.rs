@@ -1,0 +1,271 @@
+//! Gateway, own ports, drain, explain, spans.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderValue, Response};
+use http_body_util::BodyExt as _;
+use reeve_audit::Direction;
+use reeve_core::{
+    UnixTime,
+    model::{
+        Generation, MtlsMode, Protocol, ProxyConfig, ProxyRole, RouteMatch, StringMatch,
+        TracingConfig,
+    },
+};
+
+use super::mesh::{
+    ALLOW_CLIENT, HOST, Mesh, PORT, app, caller, echo_app, eventually, fetch, full, get, pair,
+    set_policies, set_route,
+};
+use crate::{ApplyError, ExplainRequest, Snapshot, explain::explain};
+
+fn gateway(mesh: &Mesh) -> ProxyConfig {
+    let mut config = mesh.client(Protocol::Http);
+    let mut workload = (*config.workload).clone();
+    workload.role = ProxyRole::Gateway;
+    workload.outbound[0].service = None;
+    config.workload = Arc::new(workload);
+    set_route(&mut config, |route| {
+        route.matches = vec![RouteMatch {
+            uri: Some(StringMatch::Prefix("/shop".to_owned())),
+            ..RouteMatch::default()
+        }];
+    });
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_judges_strangers_and_forwards_as_itself() {
+    let mesh = Mesh::new();
+    echo_app(mesh.at(2, PORT)).await;
+    let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let mut config = gateway(&mesh);
+    let (server, edge) = pair(&mesh, &server, &config).await;
+    assert_eq!(fetch(&caller(), mesh.url("/shop/1")).await.0, 403);
+    edge.log.wait(|line| line["reason"] == "no_permit").await;
+
+    let strangers = r#"permit(
+        principal == Unauthenticated::"unauthenticated", action,
+        resource == Workload::"spiffe://mesh.local/ns/default/sa/client");"#;
+    set_policies(&mut config, &[strangers]);
+    edge.apply(&config);
+    let mut request = get(mesh.url("/shop/1"));
+    for name in ["x-reeve-peer", "x-forwarded-client-cert"] {
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_static("forged"));
+    }
+    let response = caller().request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("x-reeve-peer"));
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let seen: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert!(seen["headers"].get("x-forwarded-client-cert").is_none());
+    let line = server.log.wait(|line| line["response_code"] == 200).await;
+    assert_eq!(line["peer"], "spiffe://mesh.local/ns/default/sa/client");
+    assert_eq!(fetch(&caller(), mesh.url("/other")).await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_ports_tell_readiness_and_metrics() {
+    let mesh = Mesh::new();
+    let side = mesh.side("server");
+    let credentials = side.credentials.send_replace(None);
+    side.apply(&mesh.server(Protocol::Http, &[]));
+    let (metrics, health) = side.proxy.own_addresses().unwrap();
+    side.credentials.send_replace(credentials);
+    eventually(|| side.proxy.status().ready.then_some(())).await;
+    let ready = caller()
+        .request(get(format!("http://{health}/healthz/ready")))
+        .await
+        .unwrap();
+    assert_eq!(ready.status(), 200);
+    let stats = caller()
+        .request(get(format!("http://{metrics}/stats/prometheus")))
+        .await
+        .unwrap();
+    let text = stats.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    assert!(text.contains("reeve_config_generation 1"), "{text}");
+    let missing = caller()
+        .request(get(format!("http://{metrics}/x")))
+        .await
+        .unwrap();
+    assert_eq!(missing.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_taken_changes_nothing() {
+    let mesh = Mesh::new();
+    echo_app(mesh.at(2, PORT)).await;
+    let mut config = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;
+    let taken = mesh.at(3, PORT);
+    let _holder = std::net::TcpListener::bind(taken).unwrap();
+    let mut workload = (*config.workload).clone();
+    workload.inbound.push(workload.inbound[0].clone());
+    workload.inbound[1].bind = taken;
+    config.workload = Arc::new(workload);
+    config.generation = Generation(2);
+    let refused = server
+        .proxy
+        .apply(Snapshot::compile(Arc::new(config)).unwrap());
+    assert!(matches!(refused, Err(ApplyError::Bind { address, .. }) if address == taken));
+    assert_eq!(server.proxy.status().generation, Some(Generation(1)));
+    assert_eq!(fetch(&caller(), mesh.url("/")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_finishes_what_is_in_flight() {
+    let mesh = Mesh::new();
+    let started = Arc::new(AtomicBool::new(false));
+    let seen = started.clone();
+    app(mesh.at(2, PORT), move |_| {
+        seen.store(true, Ordering::SeqCst);
+        async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Response::new(full("{}"))
+        }
+    })
+    .await;
+    let config = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;
+    let url = mesh.url("/");
+    let request = tokio::spawn(async move { fetch(&caller(), url).await.0 });
+    eventually(|| started.load(Ordering::SeqCst).then_some(())).await;
+    server.proxy.drain(Duration::from_secs(5)).await;
+    assert_eq!(request.await.unwrap(), 200);
+    let late = server
+        .proxy
+        .apply(Snapshot::compile(Arc::new(config)).unwrap());
+    assert!(matches!(late, Err(ApplyError::Draining)));
+    assert_eq!(fetch(&caller(), mesh.url("/")).await.0, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sampled_request_is_exported_as_a_span() {
+    let mesh = Mesh::new();
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let collected = received.clone();
+    let collector = mesh.at(50, 4317);
+    app(collector, move |request| {
+        let collected = collected.clone();
+        async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            collected.lock().unwrap().extend_from_slice(&body);
+            let mut response = Response::new(full(""));
+            let headers = response.headers_mut();
+            headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static("0"));
+            response
+        }
+    })
+    .await;
+    echo_app(mesh.at(2, PORT)).await;
+    let mut config = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let mut workload = (*config.workload).clone();
+    workload.tracing = Some(TracingConfig {
+        otlp_endpoint: format!("http://{collector}"),
+        sampling_per_10k: 0,
+    });
+    config.workload = Arc::new(workload);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;
+    let mut request = get(mesh.url("/"));
+    let parent =
+        HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    request.headers_mut().insert("traceparent", parent);
+    let response = caller().request(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let seen: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let passed = seen["headers"]["traceparent"].as_str().unwrap();
+    assert!(passed.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && passed.ends_with("-01"));
+    assert!(
+        !passed.contains("00f067aa0ba902b7"),
+        "the application's parent is our span"
+    );
+    server.log.wait(|line| line["response_code"] == 200).await;
+    server.proxy.drain(Duration::from_secs(2)).await;
+    let bytes = received.lock().unwrap().clone();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("reeve.decision_id"), "{text}");
+}
+
+fn question(direction: Direction, path: &str) -> ExplainRequest {
+    ExplainRequest {
+        direction,
+        address: None,
+        port: PORT,
+        method: "GET".to_owned(),
+        authority: HOST.to_owned(),
+        path: path.to_owned(),
+        headers: BTreeMap::new(),
+        peer: None,
+        source_ip: None,
+        user: None,
+        time: UnixTime::from_secs(1),
+    }
+}
+
+#[test]
+fn explain_tells_what_the_proxy_would_do() {
+    let mesh = Mesh::new();
+    let inbound = question(Direction::Inbound, "/a/../b?x=1");
+    let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let strict = explain(&server, &inbound).unwrap();
+    assert!(strict.refused.unwrap().contains("STRICT"));
+    let peer = Some(Mesh::id("client"));
+    let told = explain(
+        &server,
+        &ExplainRequest {
+            peer,
+            ..inbound.clone()
+        },
+    )
+    .unwrap();
+    assert_eq!(told.path.as_deref(), Some("/b"));
+    assert!(told.decision.unwrap().decision.is_allow());
+    let peer = Some(Mesh::id("other"));
+    let told = explain(
+        &server,
+        &ExplainRequest {
+            peer,
+            ..inbound.clone()
+        },
+    )
+    .unwrap();
+    assert!(!told.decision.unwrap().decision.is_allow());
+    let ambiguous = question(Direction::Inbound, "/a//b");
+    assert!(
+        explain(&server, &ambiguous)
+            .unwrap()
+            .refused
+            .unwrap()
+            .contains("slashes")
+    );
+    let mut open = server;
+    let mut workload = (*open.workload).clone();
+    workload.inbound[0].mtls = MtlsMode::Permissive;
+    open.workload = Arc::new(workload);
+    assert_eq!(explain(&open, &inbound).unwrap().refused, None);
+
+    let config = gateway(&mesh);
+    let told = explain(&config, &question(Direction::Outbound, "/shop")).unwrap();
+    assert_eq!(
+        (told.virtual_host.as_deref(), told.route.as_deref()),
+        (Some(HOST), Some("only"))
+    );
+    assert_eq!(told.destinations[0].endpoints, [mesh.at(1, PORT)]);
+    assert!(!told.decision.unwrap().decision.is_allow());
+    let told = explain(&config, &question(Direction::Outbound, "/x")).unwrap();
+    assert_eq!((told.answer, told.route), (Some(404), None));
+    let mut elsewhere = question(Direction::Outbound, "/shop");
+    elsewhere.port = 1;
+    assert!(explain(&config, &elsewhere).unwrap().refused.is_some());
+}
