@@ -17,7 +17,10 @@ use crate::fixture::{CLIENT_TO_ECHO, get, settings};
 
 const KILLS: u32 = 100;
 /// The supervisor lets a process that dies often wait longer and longer, so the kills are spread over several.
-const REPLICAS: usize = 10;
+const REPLICAS: usize = 12;
+/// Replicas that serve at the moment of a kill, at least, and requests that were answered since the one before.
+const SERVING: usize = 4;
+const ANSWERED: u64 = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_application_saw_is_in_the_log_whenever_its_sidecar_is_killed() {
@@ -43,7 +46,7 @@ async fn what_an_application_saw_is_in_the_log_whenever_its_sidecar_is_killed() 
         bad_text: None,
     });
     let load = Load::start("crash", targets, Duration::from_millis(15));
-    let kills = kill_at_random(&mesh).await;
+    let kills = kill_at_random(&mesh, &load).await;
     mesh.wait_ready(Duration::from_secs(60)).await;
     let report = load.stop().await;
     println!(
@@ -101,9 +104,10 @@ fn folder(seen_file: &Path) -> Folder {
 }
 
 /// Kills sidecars of the echo servers, each time one that serves. Returns how often each was killed.
-async fn kill_at_random(mesh: &Mesh) -> BTreeMap<String, usize> {
+async fn kill_at_random(mesh: &Mesh, load: &Load) -> BTreeMap<String, usize> {
     let mut killed = BTreeMap::<String, (usize, i32)>::new();
     let mut random = 0x9E37_79B9_7F4A_7C15_u64 ^ u64::from(std::process::id());
+    let mut answered = 0;
     for _ in 0..KILLS {
         // xorshift64*: any spread will do.
         random ^= random >> 12;
@@ -119,11 +123,15 @@ async fn kill_at_random(mesh: &Mesh) -> BTreeMap<String, usize> {
                 .filter_map(|i| Some((i.name, i.sidecar_pid?)))
                 .filter(|(name, pid)| killed.get(name).is_none_or(|(_, last)| last != pid))
                 .collect();
-            let at = (number >> 8) as usize % serving.len().max(1);
-            serving.get(at).cloned().ok_or_else(|| "none".to_owned())
+            let served = load.so_far().0 - answered;
+            if serving.len() < SERVING || served < ANSWERED {
+                return Err(format!("{} serve, {served} answered", serving.len()));
+            }
+            Ok(serving[(number >> 8) as usize % serving.len()].clone())
         })
         .await;
         mesh.kill_process(pid);
+        answered = load.so_far().0;
         let (count, last) = killed.entry(name).or_default();
         *count += 1;
         *last = pid;
