@@ -61,7 +61,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("cedar-policy", "reeve-authz"),
     ("jsonwebtoken", "reeve-authz"),
     ("kube", "reeve-control"),
-    ("saphyr", "reeve-control"),
+    ("saphyr-parser", "reeve-control"),
     ("tlog_tiles", "reeve-audit"),
     ("signed_note", "reeve-audit"),
 ];
@@ -125,18 +125,30 @@ fn sources(endings: &[&str]) -> Vec<(PathBuf, String)> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("readable tree") {
             let path = entry.expect("readable entry").path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if path.is_dir() {
                 if !matches!(name.as_str(), ".git" | "target" | "__pycache__") {
                     folders.push(path);
                 }
             } else if endings.iter().any(|e| name.ends_with(e)) {
                 let text = fs::read_to_string(&path).expect("UTF-8 source");
-                found.push((path.strip_prefix(root()).expect("below the root").to_owned(), text));
+                found.push((
+                    path.strip_prefix(root())
+                        .expect("below the root")
+                        .to_owned(),
+                    text,
+                ));
             }
         }
     }
-    assert!(!found.is_empty(), "no sources with {endings:?}: is the tree complete?");
+    assert!(
+        !found.is_empty(),
+        "no sources with {endings:?}: is the tree complete?"
+    );
     found
 }
 
@@ -150,11 +162,17 @@ fn rooms_use_only_the_rooms_they_may() {
         let fence = FENCES.iter().find(|(name, _)| name == package);
         let (_, allowed) = fence.unwrap_or_else(|| panic!("{package} has no fence in FENCES"));
         for name in used.iter().filter(|name| name.starts_with("reeve-")) {
-            assert!(allowed.contains(&name.as_str()), "{package} must not know {name}");
+            assert!(
+                allowed.contains(&name.as_str()),
+                "{package} must not know {name}"
+            );
         }
     }
     for (package, _) in FENCES {
-        assert!(dependencies.contains_key(*package), "FENCES names {package}, which is gone");
+        assert!(
+            dependencies.contains_key(*package),
+            "FENCES names {package}, which is gone"
+        );
     }
 }
 
@@ -189,7 +207,10 @@ fn nothing_unexpected_stands_at_the_top() {
     for entry in fs::read_dir(root()).expect("readable root") {
         let name = entry.expect("readable entry").file_name();
         let name = name.to_string_lossy();
-        assert!(TOP_LEVEL.contains(&name.as_ref()), "{name} does not belong at the top");
+        assert!(
+            TOP_LEVEL.contains(&name.as_ref()),
+            "{name} does not belong at the top"
+        );
     }
 }
 
@@ -202,14 +223,20 @@ fn files_are_short_documented_and_well_named() {
         if lines > MAX_LINES {
             faults.push(format!("{shown}: {lines} lines, more than {MAX_LINES}"));
         }
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if ["mod", "util", "utils", "helpers", "common", "manager"].contains(&stem.as_str()) {
             faults.push(format!("{shown}: name it after what it holds"));
         }
         let is_rust = path.extension().is_some_and(|e| e == "rs");
         let is_test = path.components().any(|c| c.as_os_str() == "tests") || stem == "tests";
         if is_rust && !is_test && !text.starts_with("//!") {
-            faults.push(format!("{shown}: begin with a //! line that says what it is for"));
+            faults.push(format!(
+                "{shown}: begin with a //! line that says what it is for"
+            ));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -219,12 +246,19 @@ fn files_are_short_documented_and_well_named() {
 fn no_test_is_switched_off() {
     let marker = ["#[", "ignore"].concat();
     for (path, text) in sources(&[".rs"]) {
-        assert!(!text.contains(&marker), "{} has an ignored test", path.display());
+        assert!(
+            !text.contains(&marker),
+            "{} has an ignored test",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn the_guides_stay_short_enough_to_read() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    assert!(text.lines().count() <= 300, "ARCHITECTURE.md is over 300 lines");
+    assert!(
+        text.lines().count() <= 300,
+        "ARCHITECTURE.md is over 300 lines"
+    );
 }
