@@ -51,8 +51,7 @@ pub(crate) enum Verb {
     /// Run a sidecar, or ask one how it is
     Proxy(verb::proxy::ProxyArgs),
     /// Run the mesh process: CA, control plane, audit log and HTTP API
-    #[command(hide = true)]
-    Mesh(MeshCommand),
+    Control(ControlCommand),
     /// Replace this process by a command that dies with its parent
     #[command(hide = true)]
     Run(verb::run::RunArgs),
@@ -63,18 +62,23 @@ pub(crate) enum Verb {
     Completion(verb::completion::CompletionArgs),
 }
 
-/// `reeve mesh`.
+/// `reeve control`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct MeshCommand {
+pub(crate) struct ControlCommand {
     /// What to do.
     #[command(subcommand)]
-    pub(crate) verb: MeshVerb,
+    pub(crate) verb: ControlVerb,
 }
 
-/// The verbs of `reeve mesh`.
+/// The verbs of `reeve control`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum MeshVerb {
+pub(crate) enum ControlVerb {
     /// Run the mesh process in the foreground
+    #[command(after_help = "\
+Examples:
+  reeve control run --state /var/lib/reeve -f mesh --grpc 10.0.0.5:15012 --api 127.0.0.1:15014
+
+`reeve up` runs it for you, together with sidecars and applications.")]
     Run(mesh::MeshArgs),
 }
 

@@ -20,7 +20,7 @@ use std::{
 
 use clap::Args;
 
-/// Arguments of `reeve mesh run`.
+/// Arguments of `reeve control run`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MeshArgs {
     /// State directory of the mesh: sockets, sealed keys, the audit log and instances.json

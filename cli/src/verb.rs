@@ -25,7 +25,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    args::{MeshVerb, Verb},
+    args::{ControlVerb, Verb},
     mesh,
     problem::{Answer, Problem, Verdict},
 };
@@ -48,8 +48,8 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Identity(args) => identity::run(&args),
         Verb::Ca(args) => ca::run(&args),
         Verb::Proxy(args) => proxy::run(args),
-        Verb::Mesh(command) => match command.verb {
-            MeshVerb::Run(args) => daemon(mesh::run(args)),
+        Verb::Control(command) => match command.verb {
+            ControlVerb::Run(args) => daemon(mesh::run(args)),
         },
         Verb::Run(args) => run::run(args),
         Verb::Guard(args) => guard::run(&args),

@@ -53,6 +53,16 @@ async fn one_flipped_byte_anywhere_in_the_record_is_found_and_named() {
             flip_each(kind, file, &copy).await;
         }
     }
+
+    fs::remove_file(copy.join("bundle.pem")).expect("the authorities");
+    let unsigned = verify(&copy).await;
+    assert_eq!(
+        unsigned.code,
+        Some(2),
+        "signatures cannot be checked: {}",
+        unsigned.text()
+    );
+    assert!(unsigned.text().contains("--bundle"), "{}", unsigned.text());
     drop(fs::remove_dir_all(&copy));
 }
 

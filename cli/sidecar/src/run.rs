@@ -70,6 +70,7 @@ pub struct Sidecar {
     credentials: CredentialsWatch,
     /// The agent stops when the last handle is dropped; there may be no admin interface to hold one.
     _agent: Arc<AgentHandle>,
+    feed: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     hopeless: JoinHandle<anyhow::Error>,
 }
@@ -107,10 +108,8 @@ impl Sidecar {
         events.record(
             EventRecord::new(EventKind::Started).with("version", env!("CARGO_PKG_VERSION")),
         );
-        let mut tasks = vec![
-            tokio::spawn(shipping(&connector, &wal, &credentials)),
-            tokio::spawn(feeding(feed, credentials.clone(), data_plane.clone())),
-        ];
+        let feed = tokio::spawn(feeding(feed, credentials.clone(), data_plane.clone()));
+        let mut tasks = vec![tokio::spawn(shipping(&connector, &wal, &credentials))];
         if let Some(listener) = sockets.admin {
             tasks.push(tokio::spawn(admin::serve(listener, admin)));
         }
@@ -126,6 +125,7 @@ impl Sidecar {
             wal,
             credentials,
             _agent: handle,
+            feed,
             tasks,
             hopeless: tokio::spawn(agent::foreign_mesh(agent.issuer, args.clone())),
         })
@@ -146,6 +146,8 @@ impl Sidecar {
 
     /// Lets connections finish until the deadline, and the last records reach the log.
     pub async fn stop(self, limit: Duration) {
+        // A proxy that drains takes no configuration any more, and refuses none either.
+        self.feed.abort();
         self.data_plane.drain(limit).await;
         self.events.record(EventRecord::new(EventKind::Stopped));
         let shipped = async {
@@ -164,6 +166,7 @@ impl Drop for Sidecar {
         for task in &self.tasks {
             task.abort();
         }
+        self.feed.abort();
         self.hopeless.abort();
     }
 }

@@ -42,7 +42,7 @@ fn spec(context: &Context) -> Spec {
     let mesh = context.roster.instances().mesh;
     let state = &context.state;
     let mut command: Vec<OsString> =
-        vec![context.reeve.clone().into(), "mesh".into(), "run".into()];
+        vec![context.reeve.clone().into(), "control".into(), "run".into()];
     let mut flag = |name: &str, value: OsString| command.extend([name.into(), value]);
     flag("--state", state.path().into());
     flag("--folder", context.programs.folder.clone().into());

@@ -98,7 +98,7 @@ pub(crate) fn verify_state(state: &StateDir) -> Result<Report, Problem> {
 fn check(dir: &Path, bundle: &Path, mut options: VerifyOptions) -> Result<Report, Problem> {
     let unusable = match batch_verifier(dir, bundle) {
         Ok(batches) => {
-            options.batches = batches;
+            options.batches = Some(batches);
             None
         }
         Err(problem) => Some(problem),
@@ -107,8 +107,9 @@ fn check(dir: &Path, bundle: &Path, mut options: VerifyOptions) -> Result<Report
         Problem::because("the audit log cannot be verified", &error)
             .fix("name the log's folder with --dir, or the mesh's state directory with --state")
     })?;
+    // SECURITY: batches whose signatures nobody checked are not verified.
     match unusable {
-        Some(problem) if report.ok => Err(problem),
+        Some(problem) if report.ok && report.batches > 0 => Err(problem),
         _ => Ok(report),
     }
 }
@@ -123,23 +124,29 @@ fn wals_of(state: &StateDir) -> Vec<PathBuf> {
     wals
 }
 
-/// Who verifies the batches' signatures: the mesh's authorities, as the mesh process wrote them down. Without them,
-/// signatures are counted as not checked.
-fn batch_verifier(dir: &Path, bundle: &Path) -> Result<Option<Arc<dyn BatchVerifier>>, Problem> {
-    let Ok(pem) = fs::read(bundle) else {
-        return Ok(None);
+/// Who verifies the batches' signatures: the mesh's authorities, as the mesh process wrote them down.
+fn batch_verifier(dir: &Path, bundle: &Path) -> Result<Arc<dyn BatchVerifier>, Problem> {
+    let unusable = |problem: Problem| {
+        problem.at(bundle.display()).fix(
+            "give the authorities' certificates in PEM, such as `reeve ca bundle` prints, with --bundle",
+        )
     };
-    let Some(domain) = trust_domain_of(dir) else {
-        return Ok(None);
-    };
-    let bundle = TrustBundle::from_pem(domain, &pem, 0).map_err(|error| {
-        Problem::because("the mesh's authorities cannot be used", &error)
-            .at(bundle.display())
-            .fix("give the authorities' certificates in PEM, such as `reeve ca bundle` prints, with --bundle")
+    let pem = fs::read(bundle).map_err(|error| {
+        unusable(Problem::because(
+            "the batches' signatures cannot be checked without the mesh's authorities",
+            &error,
+        ))
     })?;
-    Ok(Some(Arc::new(SvidBatchVerifier::with_bundle(Arc::new(
-        bundle,
-    )))))
+    let domain = trust_domain_of(dir)
+        .ok_or_else(|| unusable(Problem::new("the checkpoint does not name a trust domain")))?;
+    let bundle = TrustBundle::from_pem(domain, &pem, 0).map_err(|error| {
+        unusable(Problem::because(
+            "the mesh's authorities cannot be used",
+            &error,
+        ))
+    })?;
+    let verifier = SvidBatchVerifier::with_bundle(Arc::new(bundle));
+    Ok(Arc::new(verifier))
 }
 
 /// The trust domain that a log is of: its checkpoint's origin is `<trust domain>/audit`.
