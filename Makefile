@@ -1,7 +1,7 @@
 # Three commands are all anyone needs: `make demo`, `make test`, `make check`.
 CARGO ?= cargo
 TOOLS := target/tools
-DENY_VERSION := 0.19
+DENY_VERSION := 0.20
 
 .PHONY: demo test check build prerequisites clean
 
