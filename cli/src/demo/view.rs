@@ -36,7 +36,7 @@ pub(crate) struct Row {
     pub(crate) identity: String,
     /// Since when its certificate is valid.
     pub(crate) certificate_age: Option<Duration>,
-    /// Share of requests that came by mTLS.
+    /// Share of requests and connections that came by mTLS: lately, or, where nothing came lately, ever.
     pub(crate) mtls: Option<f64>,
     /// Requests or connections a second.
     pub(crate) rate: f64,
@@ -154,7 +154,8 @@ fn fill(row: &mut Row, (from, first): &(Instant, Totals), (to, last): &(Instant,
         0.0
     };
     row.success = share(last.succeeded - first.succeeded);
-    row.mtls = share(last.mutual - first.mutual);
+    let ever = (last.requests > 0.0).then(|| last.mutual / last.requests);
+    row.mtls = share(last.mutual - first.mutual).or(ever);
     let mut buckets: Vec<_> = last
         .buckets
         .iter()
@@ -305,5 +306,13 @@ reeve_decisions_total{effect=\"deny\",reason=\"no_permit\"} 1
             (4.0, Some(0.75), Some(0.0))
         );
         assert_eq!(row.p50_p95_p99[0], Some(10.0));
+    }
+
+    #[test]
+    fn a_connection_from_before_the_window_still_counts_as_mtls() {
+        let (then, totals) = (Instant::now(), totals(&prometheus::parse(TEXT)));
+        let mut row = Row::default();
+        fill(&mut row, &(then, totals.clone()), &(then, totals));
+        assert_eq!((row.rate, row.success, row.mtls), (0.0, None, Some(0.9)));
     }
 }
