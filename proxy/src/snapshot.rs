@@ -67,7 +67,9 @@ pub enum SnapshotError {
 impl Snapshot {
     /// Compiles everything, so that applying it can fail only at binding addresses.
     pub fn compile(config: Arc<ProxyConfig>) -> Result<Self, SnapshotError> {
-        let engine = Engine::compile(&config.policies).map_err(SnapshotError::Policies)?;
+        let engine = Engine::compile(&config.policies)
+            .map_err(SnapshotError::Policies)?
+            .in_trust_domain(config.workload.identity.trust_domain());
         let workload = &config.workload;
         let mut tables = BTreeMap::new();
         for (name, table) in &config.routes {

@@ -94,6 +94,7 @@ pub(super) fn run(args: &ExplainArgs) -> Verdict {
             .at(args.folder.display())
             .into_answer()
     })?;
+    let engine = engine.in_trust_domain(mesh.settings.trust_domain.clone());
     let requests = match &args.requests {
         Some(file) => input::json_values(file)?,
         None => vec![from_flags(args, &mesh)?],
