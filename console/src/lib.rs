@@ -1,6 +1,6 @@
 //! The HTTP API of the mesh process.
 //!
-//! Flow: the mesh process implements [`MeshView`]; [`api`] serves what operators read, over TCP; [`admin`] serves what
+//! Flow: the mesh process implements [`MeshView`]; [`api()`] serves what operators read, over TCP; [`admin()`] serves what
 //! changes something, over the mesh's Unix socket only.
 //!
 //! Invariants: nothing that is served over TCP changes anything or shows a secret; answers about errors name what the

@@ -3,7 +3,7 @@
 //! Inbound: read the head and normalise its path → verify tokens → decide → record (`gate.rs`) → forward to the application
 //! (`forward.rs`).
 //! Outbound: read → route → (gateway: verify, decide, record) → choose a destination → (endpoint outside the mesh:
-//! decide, record) → try endpoints. What a connection proved (its [`Peer`](crate::judge::Peer)) comes from `listener.rs`.
+//! decide, record) → try endpoints. What a connection proved (its [`Peer`]) comes from `listener.rs`.
 
 use std::{net::SocketAddr, sync::Arc};
 

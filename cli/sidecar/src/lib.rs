@@ -1,6 +1,6 @@
 //! The sidecar: identity, configuration feed, proxy, write-ahead log and their interfaces in one process.
 //!
-//! Flow: [`run`] hardens the process, binds its sockets, opens the write-ahead log, and starts the agent (certificate),
+//! Flow: [`run()`] hardens the process, binds its sockets, opens the write-ahead log, and starts the agent (certificate),
 //! the feed (configuration), the proxy and shipping (records). Each goes on by itself; none needs the mesh process to
 //! be alive.
 //!

@@ -36,7 +36,7 @@ pub(crate) struct UpArgs {
     /// Use addresses 127.X.*.
     #[arg(long, value_name = "X", default_value_t = 77, value_parser = clap::value_parser!(u8).range(1..=254))]
     pub(crate) base: u8,
-    /// Keep the key of sealed files here instead of <state>/seal.key.
+    /// Keep the key of sealed files here instead of seal.key in the state directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_key: Option<PathBuf>,
 }
