@@ -176,7 +176,7 @@ impl Agent {
     }
 
     fn note_failure(&self, error: &AgentError) {
-        let text = chain_of(error);
+        let text = reeve_core::error_chain(error);
         tracing::warn!(id = %self.options.id, error = text, "no certificate; trying again");
         self.status.send_modify(|status| {
             status.failures = status.failures.saturating_add(1);
@@ -291,21 +291,6 @@ fn new_request() -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), AgentError> {
     let pkcs8 = Zeroizing::new(key.serialize_der());
     key.zeroize();
     Ok((pkcs8, request.der().to_vec()))
-}
-
-/// An error with its causes on one line.
-fn chain_of(error: &AgentError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        // Some errors of others show their cause themselves.
-        let shown = error.to_string();
-        if !text.ends_with(&shown) {
-            text = format!("{text}: {shown}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use reeve_core::error_chain;
+
 /// A verb's answer, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -52,7 +54,7 @@ impl Problem {
 
     /// A problem with an error beneath it, told with its whole chain of causes.
     pub(crate) fn because(what: impl fmt::Display, cause: &dyn std::error::Error) -> Self {
-        Self::new(format!("{what}: {}", chain(cause)))
+        Self::new(format!("{what}: {}", error_chain(cause)))
     }
 
     /// Says where.
@@ -92,21 +94,6 @@ impl fmt::Display for Problem {
     }
 }
 
-/// An error and its causes on one line; a cause that the level above already tells is not told twice.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,16 +107,5 @@ mod tests {
             problem.to_string(),
             "error: the socket path is taken\n  at: /tmp/x.sock\n  fix: remove it"
         );
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("cannot open: {source}")]
-        struct Outer {
-            source: std::io::Error,
-        }
-        let source = std::io::Error::other("gone");
-        assert_eq!(chain(&Outer { source }), "cannot open: gone");
     }
 }

@@ -10,11 +10,13 @@
 
 pub mod clock;
 pub mod decision;
+mod error_chain;
 pub mod model;
 mod name;
 mod spiffe;
 
 pub use clock::{Clock, SystemClock, UnixTime};
+pub use error_chain::error_chain;
 pub use name::{
     InstanceName, Label, NameError, Namespace, PolicyId, RecordId, RecordIdError, ServiceAccount,
     ServiceName, WorkloadName,

@@ -4,7 +4,7 @@ use std::{io::stdout, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use reeve_audit::Wal;
-use reeve_core::{Clock, InstanceName, SpiffeId, model::ProxyConfig};
+use reeve_core::{Clock, InstanceName, SpiffeId, error_chain, model::ProxyConfig};
 use reeve_proxy::{MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot};
 use reeve_svid::CredentialsWatch;
 use tokio::sync::watch;
@@ -59,8 +59,8 @@ impl DataPlane {
         let (proxy, new) = (self.proxy.clone(), Arc::clone(&config));
         // Compiling policies can take long enough to hold up requests on this thread.
         let switched = tokio::task::spawn_blocking(move || {
-            let snapshot = Snapshot::compile(new).map_err(|e| chain(&e))?;
-            proxy.apply(snapshot).map_err(|e| chain(&e))
+            let snapshot = Snapshot::compile(new).map_err(|e| error_chain(&e))?;
+            proxy.apply(snapshot).map_err(|e| error_chain(&e))
         });
         switched.await.map_err(|e| e.to_string())??;
         self.config.send_replace(Some(config));
@@ -89,16 +89,4 @@ impl DataPlane {
             self.instance, self.identity, workload.instance, workload.identity
         ))
     }
-}
-
-/// An error with what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -160,7 +160,7 @@ async fn fetch(
     let response = client
         .request(request)
         .await
-        .map_err(|error| crate::problem::chain(&error))?;
+        .map_err(|error| reeve_core::error_chain(&error))?;
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_PAGE).collect().await;
     let body = body.map_err(|error| format!("the answer broke off: {error}"))?;

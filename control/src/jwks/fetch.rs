@@ -97,7 +97,7 @@ impl Fetcher {
         let response = client
             .request(request)
             .await
-            .map_err(|e| FetchError::Connection(chain(&e)))?;
+            .map_err(|e| FetchError::Connection(reeve_core::error_chain(&e)))?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
@@ -139,17 +139,6 @@ fn admit(address: IpAddr, reach: Reach) -> Result<(), FetchError> {
         true => Err(FetchError::Internal(address)),
         false => Ok(()),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether an address is inside somebody's network rather than on the public Internet (RFC 6890 and its registries).

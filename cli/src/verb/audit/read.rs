@@ -17,7 +17,7 @@ use super::describe;
 use crate::{
     input,
     output::{self, Format, OutputArgs},
-    problem::{Answer, Problem, Verdict, chain},
+    problem::{Answer, Problem, Verdict},
     state::StateArgs,
     verb::policy::full_name,
 };
@@ -327,7 +327,7 @@ pub(super) fn explain(args: &ShowArgs) -> Verdict {
 
 fn record_id(text: &str) -> Result<RecordId, Problem> {
     parse_record_id(text).map_err(|error| {
-        Problem::new(chain(&error))
+        Problem::new(reeve_core::error_chain(&error))
             .fix("take the id from x-reeve-decision-id, the body of a 403, or `reeve audit tail`")
     })
 }
