@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{Namespace, PolicyId, ServiceName, SpiffeId, UnixTime, model::ServiceState};
 
@@ -73,8 +73,8 @@ pub struct User {
 }
 
 /// What a peer wants to do. HTTP methods that are not listed are `Other`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Action {
     /// `GET`
     Get,
@@ -160,9 +160,9 @@ impl TryFrom<String> for Action {
     }
 }
 
-impl From<Action> for String {
-    fn from(action: Action) -> Self {
-        action.as_str().to_owned()
+impl Serialize for Action {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

@@ -1,8 +1,10 @@
 //! Names of things in the mesh. Kubernetes' rules (RFC 1123) hold for those that Kubernetes has too.
+//!
+//! Names are shared, not copied: requests carry many of them.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Why a text is not a legal name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,15 +72,15 @@ impl Rule {
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident = $rule:expr;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Parses the name.
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 $rule.check(text)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
 
             /// The name as text.
@@ -100,13 +102,19 @@ macro_rules! names {
 
             fn try_from(text: String) -> Result<Self, Self::Error> {
                 $rule.check(&text)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
@@ -176,8 +184,8 @@ impl From<&Namespace> for PolicyId {
 /// Identifies one audit record: which proxy, which run of it (epoch), which worker, and the worker's gapless count.
 ///
 /// Its text form is `proxy/epoch/worker/sequence`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct RecordId {
     /// The proxy that decided.
     pub proxy: InstanceName,
@@ -223,6 +231,12 @@ impl TryFrom<String> for RecordId {
 impl From<RecordId> for String {
     fn from(id: RecordId) -> Self {
         id.to_string()
+    }
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

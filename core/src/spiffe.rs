@@ -1,8 +1,8 @@
 //! SPIFFE IDs and trust domains, parsed by the rules of the SPIFFE-ID standard, sections 2.1–2.4.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Longest SPIFFE ID in bytes (SPIFFE-ID standard, section 2.3).
 const MAX_ID_BYTES: usize = 2048;
@@ -11,16 +11,16 @@ const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 const SCHEME: &str = "spiffe://";
 
 /// A trust domain name, such as `mesh.local`: lower-case letters, digits, dots, dashes and underscores.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TrustDomain(String);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TrustDomain(Arc<str>);
 
 /// A SPIFFE ID: `spiffe://<trust domain>[/<segment>…]`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct SpiffeId {
     /// The whole URI.
-    uri: String,
+    uri: Arc<str>,
     /// Where the path starts in `uri` (its length when there is no path).
     path_start: usize,
 }
@@ -73,7 +73,7 @@ impl TrustDomain {
         }
         match name.chars().find(|c| !is_trust_domain_char(*c)) {
             Some(bad) => Err(SpiffeIdError::BadTrustDomainChar(bad)),
-            None => Ok(Self(name.to_owned())),
+            None => Ok(Self(name.into())),
         }
     }
 
@@ -87,7 +87,7 @@ impl TrustDomain {
         let uri = format!("{SCHEME}{}", self.0);
         SpiffeId {
             path_start: uri.len(),
-            uri,
+            uri: uri.into(),
         }
     }
 
@@ -99,7 +99,7 @@ impl TrustDomain {
     ) -> SpiffeId {
         let path_start = SCHEME.len() + self.0.len();
         SpiffeId {
-            uri: format!("{SCHEME}{}/ns/{namespace}/sa/{account}", self.0),
+            uri: format!("{SCHEME}{}/ns/{namespace}/sa/{account}", self.0).into(),
             path_start,
         }
     }
@@ -125,7 +125,7 @@ impl SpiffeId {
         }
         Ok(Self {
             path_start: SCHEME.len() + domain.len(),
-            uri: uri.to_owned(),
+            uri: uri.into(),
         })
     }
 
@@ -137,7 +137,7 @@ impl SpiffeId {
     /// The trust domain this identity belongs to.
     pub fn trust_domain(&self) -> TrustDomain {
         let name = self.uri.get(SCHEME.len()..self.path_start);
-        TrustDomain(name.unwrap_or_default().to_owned())
+        TrustDomain(name.unwrap_or_default().into())
     }
 
     /// Whether this identity belongs to `domain`.
@@ -212,7 +212,13 @@ impl TryFrom<String> for SpiffeId {
 
 impl From<SpiffeId> for String {
     fn from(id: SpiffeId) -> Self {
-        id.uri
+        id.as_str().to_owned()
+    }
+}
+
+impl Serialize for SpiffeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.uri)
     }
 }
 
@@ -246,7 +252,13 @@ impl TryFrom<String> for TrustDomain {
 
 impl From<TrustDomain> for String {
     fn from(domain: TrustDomain) -> Self {
-        domain.0
+        domain.as_str().to_owned()
+    }
+}
+
+impl Serialize for TrustDomain {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
