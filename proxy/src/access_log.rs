@@ -1,17 +1,24 @@
-//! The access log: one JSON line per request and connection, written by a thread of its own.
+//! The access log: one JSON line per request and connection. Each worker gathers lines and hands them on in lumps to
+//! one thread, which writes them.
 
 use std::{
     io::Write,
+    mem,
+    net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
 };
 
-use reeve_core::UnixTime;
+use reeve_core::{PolicyId, RecordId, UnixTime};
 use serde::Serialize;
 
-use crate::{limits::ACCESS_LOG_QUEUE, metrics::Metrics};
+use crate::{
+    ledger::lock,
+    limits::{ACCESS_LOG_LUMP_BYTES, ACCESS_LOG_QUEUE},
+    metrics::Metrics,
+};
 
 /// One line.
 #[derive(Debug, Default, Serialize)]
@@ -22,12 +29,12 @@ pub(crate) struct Line<'a> {
     pub(crate) trace_id: Option<&'a str>,
     pub(crate) request_id: Option<&'a str>,
     pub(crate) decision_id: Option<&'a str>,
-    pub(crate) record: Option<String>,
+    pub(crate) record: Option<&'a RecordId>,
     pub(crate) effect: Option<&'static str>,
     pub(crate) reason: Option<&'static str>,
-    pub(crate) policies: &'a [String],
+    pub(crate) policies: &'a [PolicyId],
     pub(crate) peer: &'a str,
-    pub(crate) peer_address: String,
+    pub(crate) peer_address: Option<IpAddr>,
     pub(crate) user: Option<&'a str>,
     pub(crate) protocol: &'static str,
     pub(crate) method: &'a str,
@@ -46,10 +53,10 @@ pub(crate) struct Line<'a> {
     pub(crate) duration_ms: f64,
 }
 
-/// Takes lines; never blocks.
+/// Takes lumps of whole lines; never blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog {
-    lines: SyncSender<Vec<u8>>,
+    lumps: SyncSender<Vec<u8>>,
     metrics: Arc<Metrics>,
 }
 
@@ -59,31 +66,72 @@ impl AccessLog {
         mut out: Box<dyn Write + Send>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
-        let (lines, queue) = sync_channel::<Vec<u8>>(ACCESS_LOG_QUEUE);
+        let (lumps, queue) = sync_channel::<Vec<u8>>(ACCESS_LOG_QUEUE);
         let failed = metrics.clone();
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || {
-                for line in queue {
-                    if out.write_all(&line).and_then(|()| out.flush()).is_err() {
-                        failed.log_line_dropped("write");
+                for lump in queue {
+                    if out.write_all(&lump).and_then(|()| out.flush()).is_err() {
+                        failed.log_lines_dropped("write", lines(&lump));
                     }
                 }
             })?;
-        Ok(Self { lines, metrics })
+        Ok(Self { lumps, metrics })
     }
 
-    /// Queues a line, or counts it as dropped.
-    pub(crate) fn write(&self, line: &Line<'_>) {
-        let Ok(mut text) = serde_json::to_vec(line) else {
-            self.metrics.log_line_dropped("encode");
-            return;
+    fn write(&self, lump: Vec<u8>) {
+        let (lump, cause) = match self.lumps.try_send(lump) {
+            Ok(()) => return,
+            Err(TrySendError::Full(lump)) => (lump, "full"),
+            Err(TrySendError::Disconnected(lump)) => (lump, "ended"),
         };
-        text.push(b'\n');
-        match self.lines.try_send(text) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => self.metrics.log_line_dropped("full"),
-            Err(TrySendError::Disconnected(_)) => self.metrics.log_line_dropped("ended"),
+        self.metrics.log_lines_dropped(cause, lines(&lump));
+    }
+}
+
+fn lines(lump: &[u8]) -> u64 {
+    lump.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// The lines of one worker that have not been handed on.
+#[derive(Debug)]
+pub(crate) struct LogBuffer {
+    log: AccessLog,
+    lines: Mutex<Vec<u8>>,
+}
+
+impl LogBuffer {
+    /// Gathers lines for `log`.
+    pub(crate) fn new(log: AccessLog) -> Self {
+        Self {
+            log,
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Adds a line. It is handed on by [`Self::flush`], or with the lump that it fills.
+    pub(crate) fn write(&self, line: &Line<'_>) {
+        let mut lines = lock(&self.lines);
+        let before = lines.len();
+        if serde_json::to_writer(&mut *lines, line).is_err() {
+            lines.truncate(before);
+            self.log.metrics.log_lines_dropped("encode", 1);
+            return;
+        }
+        lines.push(b'\n');
+        if lines.len() >= ACCESS_LOG_LUMP_BYTES {
+            let lump = mem::take(&mut *lines);
+            drop(lines);
+            self.log.write(lump);
+        }
+    }
+
+    /// Hands on what has been gathered.
+    pub(crate) fn flush(&self) {
+        let lump = mem::take(&mut *lock(&self.lines));
+        if !lump.is_empty() {
+            self.log.write(lump);
         }
     }
 }

@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use crate::{
     body::{ResponseBody, whole},
     exchange::Exchange,
-    head::HeadError,
+    head::{HeadError, RawHead},
     headers::DECISION_ID,
     path::PathError,
 };
@@ -134,6 +134,16 @@ impl Answer {
     /// The upstream request could not be built from the judged head.
     pub(crate) fn unbuildable() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", "DPE")
+    }
+
+    /// The response to a request whose head was not read.
+    pub(crate) fn unread(
+        self,
+        parts: &http::request::Parts,
+        mut exchange: Exchange,
+    ) -> Response<ResponseBody> {
+        exchange.unread(RawHead::of(parts));
+        self.into_response(exchange)
     }
 
     /// The response that ends `exchange`.

@@ -14,9 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{exchange::Exchange, ledger::lock};
+use crate::{end::End, exchange::Exchange, ledger::lock};
 
 /// The body of a response to the caller.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -41,13 +40,13 @@ struct UploadState {
     body: Mutex<Incoming>,
     started: AtomicBool,
     bytes: Arc<AtomicU64>,
-    end: CancellationToken,
+    end: End,
     empty: bool,
 }
 
 impl Upload {
     /// Wraps a body; `bytes` counts it, `end` ends it.
-    pub(crate) fn new(body: Incoming, bytes: Arc<AtomicU64>, end: CancellationToken) -> Self {
+    pub(crate) fn new(body: Incoming, bytes: Arc<AtomicU64>, end: End) -> Self {
         Self(Arc::new(UploadState {
             empty: body.is_end_stream(),
             body: Mutex::new(body),
@@ -66,7 +65,6 @@ impl Upload {
     pub(crate) fn attempt(&self) -> UploadBody {
         UploadBody {
             state: self.0.clone(),
-            ending: Box::pin(self.0.end.clone().cancelled_owned()),
         }
     }
 }
@@ -75,7 +73,6 @@ impl Upload {
 #[derive(Debug)]
 pub(crate) struct UploadBody {
     state: Arc<UploadState>,
-    ending: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Body for UploadBody {
@@ -83,10 +80,10 @@ impl Body for UploadBody {
     type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.ending.as_mut().poll(cx).is_ready() {
+        if self.state.end.poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Ended)));
         }
         let polled = Pin::new(&mut *lock(&self.state.body)).poll_frame(cx);
@@ -120,7 +117,6 @@ impl Body for UploadBody {
 pub(crate) struct Download {
     body: Incoming,
     exchange: Exchange,
-    ending: Pin<Box<WaitForCancellationFutureOwned>>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -129,14 +125,13 @@ impl Download {
     pub(crate) fn new(body: Incoming, exchange: Exchange, deadline: Option<Instant>) -> Self {
         Self {
             body,
-            ending: Box::pin(exchange.end().clone().cancelled_owned()),
             deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
             exchange,
         }
     }
 
     fn cut(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.ending.as_mut().poll(cx).is_ready() {
+        if self.exchange.end().poll(cx).is_ready() {
             self.exchange.flag("DPE");
             return true;
         }

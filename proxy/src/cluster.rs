@@ -14,7 +14,7 @@ use reeve_core::{
     },
 };
 
-use crate::balance::Turn;
+use crate::{balance::Turn, busy::Load, peer_info::PeerInfo};
 
 /// Names a cluster: service, subset, service port.
 pub(crate) type ClusterKey = (ServiceName, Option<String>, u16);
@@ -48,10 +48,14 @@ impl Clusters {
         self.0.get(key)
     }
 
+    /// Every endpoint of every cluster.
+    pub(crate) fn hops(&self) -> impl Iterator<Item = &Arc<Hop>> {
+        self.0.values().flat_map(|cluster| &cluster.hops)
+    }
+
     /// Whether any cluster has an endpoint at `address`.
     pub(crate) fn has_endpoint(&self, address: SocketAddr) -> bool {
-        let has = |cluster: &Arc<Cluster>| cluster.hops.iter().any(|hop| hop.address == address);
-        self.0.values().any(has)
+        self.hops().any(|hop| hop.address == address)
     }
 }
 
@@ -66,14 +70,16 @@ pub(crate) struct Cluster {
 }
 
 /// One endpoint as this proxy reaches it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Hop {
     pub(crate) address: SocketAddr,
-    /// The workload's name, as far as the instance's name tells it.
-    pub(crate) workload: String,
-    pub(crate) labels: BTreeMap<String, String>,
+    /// The address as logs have it.
+    pub(crate) upstream: Arc<str>,
+    /// Whose it is, for metric labels; the workload's name as far as the instance's name tells it.
+    pub(crate) info: Arc<PeerInfo>,
     pub(crate) identity: Option<SpiffeId>,
     pub(crate) security: Security,
+    pub(crate) load: Load,
 }
 
 /// How an endpoint is spoken to. Never decided again per connection: no fall-back from one to the other.
@@ -104,12 +110,16 @@ impl Cluster {
         };
         let hop = |endpoint: &Endpoint| {
             let port = endpoint.ports.get(&port.port)?;
+            let address = SocketAddr::new(endpoint.address, *port);
+            let workload = workload_of(endpoint.instance.as_str());
+            let namespace = service.namespace.as_str();
             Some(Arc::new(Hop {
-                address: SocketAddr::new(endpoint.address, *port),
-                workload: workload_of(endpoint.instance.as_str()),
-                labels: endpoint.labels.clone(),
+                address,
+                upstream: address.to_string().into(),
+                info: Arc::new(PeerInfo::from_labels(workload, namespace, &endpoint.labels)),
                 identity: endpoint.identity.clone(),
                 security: security(traffic.tls, endpoint, &expected),
+                load: Load::default(),
             }))
         };
         let endpoints = endpoints
@@ -134,11 +144,10 @@ fn security(tls: ClientTls, endpoint: &Endpoint, expected: &Arc<[SpiffeId]>) -> 
 }
 
 /// `reviews-v1-0` → `reviews-v1`: an instance's name is its workload's and a suffix.
-fn workload_of(instance: &str) -> String {
-    let workload = instance
+fn workload_of(instance: &str) -> &str {
+    instance
         .rsplit_once('-')
-        .map_or(instance, |(workload, _)| workload);
-    workload.to_owned()
+        .map_or(instance, |(workload, _)| workload)
 }
 
 #[cfg(test)]

@@ -13,49 +13,39 @@ use std::{
 use http::{HeaderMap, StatusCode};
 use reeve_audit::{OutcomeRecord, decision_id};
 use reeve_core::{
-    RecordId, UnixTime,
+    RecordId, ServiceName, SpiffeId, UnixTime,
     decision::{Decision, Effect},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access_log::{AccessLog, Line},
-    head::Head,
+    access_log::Line,
+    busy::Busy,
+    end::End,
+    head::{Head, RawHead},
     headers,
     judge::Question,
-    ledger::{Ledger, micros},
-    metrics::{Ends, Metrics, Result as Outcome},
+    ledger::micros,
+    metrics::{Ends, Outcome},
     open::OpenGuard,
-    pool::Busy,
-    spans::{OpenSpan, SpanEnd, Spans},
+    spans::{OpenSpan, SpanEnd},
+    worker::Worker,
 };
-
-/// Where things are told.
-#[derive(Debug)]
-pub(crate) struct Telemetry {
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) log: AccessLog,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) spans: Spans,
-}
 
 /// One request or TCP connection on its way through.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    telemetry: Arc<Telemetry>,
+    worker: Arc<Worker>,
     started: Instant,
     time: UnixTime,
     pub(crate) ends: Ends,
     pub(crate) peer_address: Option<IpAddr>,
     pub(crate) user: Option<String>,
-    pub(crate) route: Option<String>,
-    pub(crate) upstream: Option<String>,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) upstream: Option<Arc<str>>,
     pub(crate) attempts: u32,
     head: Option<Arc<Head>>,
-    raw: RawHead,
-    trace_id: Option<String>,
-    request_id: Option<String>,
+    raw: Option<RawHead>,
     decided: Option<Decided>,
     flags: Vec<&'static str>,
     status: u16,
@@ -63,36 +53,25 @@ pub(crate) struct Exchange {
     bytes_in: Arc<AtomicU64>,
     bytes_out: u64,
     complete: bool,
-    end: CancellationToken,
+    end: End,
     guard: Option<OpenGuard>,
     busy: Option<Busy>,
     admission: Option<OwnedSemaphorePermit>,
     span: Option<OpenSpan>,
 }
 
-/// What was asked, as long as it has not been read (or could not be).
-#[derive(Debug, Default)]
-struct RawHead {
-    method: String,
-    authority: String,
-    path: String,
-}
-
 #[derive(Debug)]
 struct Decided {
     record: RecordId,
-    opaque: String,
-    effect: &'static str,
-    reason: &'static str,
-    policies: Vec<String>,
+    decision: Arc<Decision>,
 }
 
 impl Exchange {
     /// Begins now.
-    pub(crate) fn begin(telemetry: &Arc<Telemetry>, ends: Ends) -> Self {
+    pub(crate) fn begin(worker: &Arc<Worker>, ends: Ends) -> Self {
         Self {
-            time: telemetry.ledger.now(),
-            telemetry: telemetry.clone(),
+            time: worker.ledger.now(),
+            worker: worker.clone(),
             started: Instant::now(),
             ends,
             peer_address: None,
@@ -101,9 +80,7 @@ impl Exchange {
             upstream: None,
             attempts: 0,
             head: None,
-            raw: RawHead::default(),
-            trace_id: None,
-            request_id: None,
+            raw: None,
             decided: None,
             flags: Vec::new(),
             status: 0,
@@ -111,7 +88,7 @@ impl Exchange {
             bytes_in: Arc::default(),
             bytes_out: 0,
             complete: false,
-            end: CancellationToken::new(),
+            end: End::default(),
             guard: None,
             busy: None,
             admission: None,
@@ -119,26 +96,14 @@ impl Exchange {
         }
     }
 
-    /// Notes what was asked before it is read.
-    pub(crate) fn raw(&mut self, request: &http::request::Parts) {
-        let host = request
-            .headers
-            .get(http::header::HOST)
-            .and_then(|h| h.to_str().ok());
-        let authority = request.uri.authority().map(http::uri::Authority::as_str);
-        self.raw = RawHead {
-            method: request.method.as_str().to_owned(),
-            authority: authority.or(host).unwrap_or_default().to_owned(),
-            path: request.uri.path().to_owned(),
-        };
-        self.trace_id = headers::trace_id(&request.headers);
+    /// Notes what was asked for when it cannot be read, or there is no time to.
+    pub(crate) fn unread(&mut self, raw: RawHead) {
+        self.raw = Some(raw);
     }
 
     /// Notes the head that was read.
     pub(crate) fn head(&mut self, head: &Arc<Head>) {
         self.ends.protocol = if head.is_grpc() { "grpc" } else { "http" };
-        self.trace_id = headers::trace_id(&head.headers);
-        self.request_id = head.header(headers::REQUEST_ID.as_str()).map(str::to_owned);
         self.head = Some(head.clone());
     }
 
@@ -151,25 +116,13 @@ impl Exchange {
 
     /// The opaque id of the recorded decision; empty when there is none.
     pub(crate) fn decision_id(&self) -> String {
-        self.decided
-            .as_ref()
-            .map(|d| d.opaque.clone())
-            .unwrap_or_default()
+        let decided = self.decided.as_ref();
+        decided.map(|d| decision_id(&d.record)).unwrap_or_default()
     }
 
     /// Notes a recorded decision.
-    pub(crate) fn decided(&mut self, record: &RecordId, decision: &Decision) {
-        let effect = match decision.effect {
-            Effect::Allow => "allow",
-            Effect::Deny => "deny",
-        };
-        self.decided = Some(Decided {
-            record: record.clone(),
-            opaque: decision_id(record),
-            effect,
-            reason: decision.reason.as_str(),
-            policies: decision.policies.iter().map(ToString::to_string).collect(),
-        });
+    pub(crate) fn decided(&mut self, record: RecordId, decision: Arc<Decision>) {
+        self.decided = Some(Decided { record, decision });
     }
 
     /// Keeps the stream's place among the open ones.
@@ -192,8 +145,8 @@ impl Exchange {
         self.admission = Some(admission);
     }
 
-    /// Cancelled when the exchange must end.
-    pub(crate) fn end(&self) -> &CancellationToken {
+    /// Given when the exchange must end.
+    pub(crate) fn end(&self) -> &End {
         &self.end
     }
 
@@ -238,38 +191,48 @@ impl Exchange {
             self.flag("DC");
         }
         let duration = self.started.elapsed();
-        let flags = self.flags.join(",");
-        let bytes_in = self.bytes_in.load(Ordering::Relaxed);
+        let outcome = Outcome {
+            status: self.status,
+            grpc_status: self.grpc_status,
+            flags: &self.flags,
+            duration_ms: duration.as_secs_f64() * 1000.0,
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out,
+        };
+        let meters = self.worker.ledger.meters();
         let is_tcp = self.ends.protocol == "tcp";
         if !is_tcp {
-            let outcome = Outcome {
-                status: self.status,
-                grpc_status: self.grpc_status,
-                flags: &flags,
-                duration_ms: duration.as_secs_f64() * 1000.0,
-                bytes_in,
-                bytes_out: self.bytes_out,
-            };
-            self.telemetry.metrics.request(&self.ends, &outcome);
+            meters.request(&self.ends, &outcome);
         } else if self.upstream.is_some() {
-            self.telemetry
-                .metrics
-                .tcp_closed(&self.ends, &flags, bytes_in, self.bytes_out);
+            meters.tcp_closed(&self.ends, &outcome);
         }
-        self.log_line(&flags, bytes_in, duration.as_secs_f64() * 1000.0);
+        let flags = self.flags.join(",");
+        self.log_line(&flags, &outcome);
+        let record = self.outcome_record(&flags, &outcome, duration);
         self.end_span(duration, &flags);
-        if let Some(decided) = self.decided.take().filter(|d| d.effect == "allow") {
-            self.telemetry.ledger.outcome(OutcomeRecord {
-                decision: decided.record,
-                status: (!is_tcp).then_some(self.status),
-                grpc_status: self.grpc_status,
-                bytes_in,
-                bytes_out: self.bytes_out,
-                duration_us: micros(duration),
-                upstream: self.upstream.take(),
-                flags,
-            });
+        if let Some(record) = record {
+            self.worker.ledger.outcome(record);
         }
+        self.worker.flush_soon();
+    }
+
+    fn outcome_record(
+        &self,
+        flags: &str,
+        outcome: &Outcome<'_>,
+        duration: Duration,
+    ) -> Option<OutcomeRecord> {
+        let decided = self.decided.as_ref().filter(|d| d.decision.is_allow())?;
+        Some(OutcomeRecord {
+            decision: decided.record.clone(),
+            status: (self.ends.protocol != "tcp").then_some(self.status),
+            grpc_status: self.grpc_status,
+            bytes_in: outcome.bytes_in,
+            bytes_out: outcome.bytes_out,
+            duration_us: micros(duration),
+            upstream: self.upstream.as_deref().map(str::to_owned),
+            flags: flags.to_owned(),
+        })
     }
 
     fn end_span(&mut self, duration: Duration, flags: &str) {
@@ -284,20 +247,20 @@ impl Exchange {
             ("server.address", text(head.map(|h| h.host()))),
             ("http.response.status_code", self.status.to_string()),
             ("response_flags", flags.to_owned()),
-            ("peer.id", self.ends.source_principal.clone()),
-            ("upstream.service", self.ends.service.clone()),
+            ("peer.id", text(self.peer_id())),
+            ("upstream.service", text(self.service())),
             ("upstream.address", text(self.upstream.as_deref())),
-            ("guid:x-request-id", text(self.request_id.as_deref())),
+            ("guid:x-request-id", text(head.and_then(Head::request_id))),
         ];
         if let Some(decided) = &self.decided {
-            attributes.push(("reeve.decision_id", decided.opaque.clone()));
-            attributes.push(("reeve.effect", decided.effect.to_owned()));
+            attributes.push(("reeve.decision_id", decision_id(&decided.record)));
+            attributes.push(("reeve.effect", decided.effect().to_owned()));
         }
         span.end(SpanEnd {
             name: format!(
                 "{} {}",
                 text(head.map(|h| h.method.as_str())),
-                self.ends.service
+                self.service().unwrap_or_default()
             ),
             inbound: self.ends.reporter == "destination",
             started: self.time,
@@ -307,43 +270,67 @@ impl Exchange {
         });
     }
 
-    fn log_line(&self, flags: &str, bytes_in: u64, duration_ms: f64) {
-        let head = self.head.as_deref();
+    fn peer_id(&self) -> Option<&str> {
+        self.ends.source_principal.as_ref().map(SpiffeId::as_str)
+    }
+
+    fn service(&self) -> Option<&str> {
+        self.ends.service.as_ref().map(ServiceName::as_str)
+    }
+
+    fn log_line(&self, flags: &str, outcome: &Outcome<'_>) {
+        let (head, raw) = (self.head.as_deref(), self.raw.as_ref());
         let decided = self.decided.as_ref();
+        let decision_id = decided.map(|d| decision_id(&d.record));
+        let trace_id = head.and_then(|h| headers::trace_id(&h.headers));
         let direction = match self.ends.reporter {
             "destination" => "inbound",
             _ => "outbound",
         };
-        self.telemetry.log.write(&Line {
+        let of_raw = |part: fn(&RawHead) -> &str| raw.map(part).unwrap_or_default();
+        self.worker.log.write(&Line {
             log: "access",
             time: self.time,
             direction,
-            trace_id: self.trace_id.as_deref(),
-            request_id: self.request_id.as_deref(),
-            decision_id: decided.map(|d| d.opaque.as_str()),
-            record: decided.map(|d| d.record.to_string()),
-            effect: decided.map(|d| d.effect),
-            reason: decided.map(|d| d.reason),
-            policies: decided.map(|d| d.policies.as_slice()).unwrap_or_default(),
-            peer: &self.ends.source_principal,
-            peer_address: self.peer_address.map(|a| a.to_string()).unwrap_or_default(),
+            trace_id: trace_id
+                .as_deref()
+                .or(raw.and_then(|raw| raw.trace_id.as_deref())),
+            request_id: head.and_then(Head::request_id),
+            decision_id: decision_id.as_deref(),
+            record: decided.map(|d| &d.record),
+            effect: decided.map(Decided::effect),
+            reason: decided.map(|d| d.decision.reason.as_str()),
+            policies: decided
+                .map(|d| d.decision.policies.as_slice())
+                .unwrap_or_default(),
+            peer: self.peer_id().unwrap_or_default(),
+            peer_address: self.peer_address,
             user: self.user.as_deref(),
             protocol: self.ends.protocol,
-            method: head.map_or(self.raw.method.as_str(), |h| h.method.as_str()),
-            authority: head.map_or(&self.raw.authority, |h| &h.authority),
+            method: head.map_or(of_raw(|raw| raw.method.as_str()), |h| h.method.as_str()),
+            authority: head.map_or(of_raw(|raw| &raw.authority), |h| &h.authority),
             path: head.map(|h| h.path.as_str()).unwrap_or_default(),
-            raw_path: &self.raw.path,
+            raw_path: head.map_or(of_raw(|raw| &raw.path), |h| &h.raw_path),
             route: self.route.as_deref(),
-            service: &self.ends.service,
+            service: self.service().unwrap_or_default(),
             upstream: self.upstream.as_deref(),
             attempts: self.attempts,
             response_code: self.status,
             grpc_status: self.grpc_status,
             flags,
-            bytes_received: bytes_in,
-            bytes_sent: self.bytes_out,
-            duration_ms,
+            bytes_received: outcome.bytes_in,
+            bytes_sent: outcome.bytes_out,
+            duration_ms: outcome.duration_ms,
         });
+    }
+}
+
+impl Decided {
+    fn effect(&self) -> &'static str {
+        match self.decision.effect {
+            Effect::Allow => "allow",
+            Effect::Deny => "deny",
+        }
     }
 }
 

@@ -166,7 +166,7 @@ fn inbound(snapshot: &Snapshot, request: &ExplainRequest, head: Arc<Head>, told:
     };
     told.listener = Some(listener.bind);
     let head = listener.protocol.is_http().then_some(head);
-    let place = Place::inbound(snapshot, listener);
+    let place = Place::inbound(snapshot.workload(), listener);
     let state = place.state;
     decide(snapshot, request, place, head, told);
     if let Some(explained) = &mut told.decision {
@@ -192,7 +192,7 @@ fn decide(
     };
     let question = Question {
         peer,
-        place,
+        place: Arc::new(place),
         user: request.user.clone(),
         head,
     };
@@ -217,7 +217,7 @@ fn outbound(
     };
     told.listener = Some(outbound.listener.bind);
     if snapshot.is_gateway() {
-        let place = Place::gateway(snapshot, request.port);
+        let place = Place::gateway(snapshot.workload(), request.port);
         decide(snapshot, request, place, Some(head.clone()), told);
     }
     route(snapshot, outbound, &head, told);

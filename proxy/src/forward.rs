@@ -17,8 +17,9 @@ use crate::{
     limits::{APP_CONNECT_TIMEOUT, BASE_RETRY_BACKOFF, MAX_RETRY_BACKOFF},
     permit::{Changes, Permit, Recorded},
     pool::{Dialect, SendError},
-    proxy::Shared,
     route::{Failure, RetryOn},
+    snapshot::Inbound,
+    worker::Worker,
 };
 
 /// How often a request that was surely not processed is sent again beyond what the retry policy says: connections
@@ -30,22 +31,22 @@ pub(crate) type Answered = Result<Response<Incoming>, Answer>;
 
 /// Sends a judged request to the application itself.
 pub(crate) async fn to_app(
-    proxy: &Shared,
-    app: SocketAddr,
+    worker: &Worker,
+    inbound: &Inbound,
     dialect: Dialect,
     permit: &Permit<Recorded>,
     upload: &Upload,
     exchange: &mut Exchange,
 ) -> Answered {
-    exchange.upstream = Some(app.to_string());
-    exchange.busy(proxy.pools.busy(app));
+    let app = inbound.listener.app;
+    exchange.upstream = Some(inbound.upstream.clone());
     let changes = Changes::default();
     let mut resends = 0;
     loop {
         exchange.attempts += 1;
         let request = permit.request(version(dialect), &changes, upload.attempt());
         let request = request.map_err(|_| Answer::unbuildable())?;
-        let sent = proxy
+        let sent = worker
             .pools
             .send_plain(app, dialect, request, APP_CONNECT_TIMEOUT)
             .await;
@@ -100,17 +101,17 @@ enum Vain {
 
 impl<P> Outgoing<'_, P> {
     /// Tries endpoints until one answers, within the retry policy.
-    pub(crate) async fn send(&self, proxy: &Shared, exchange: &mut Exchange) -> Answered {
+    pub(crate) async fn send(&self, worker: &Worker, exchange: &mut Exchange) -> Answered {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let (mut retries, mut resends) = (0, 0);
         loop {
-            let Some(hop) = self.choose(proxy, &tried) else {
+            let Some(hop) = self.choose(&tried) else {
                 return Err(Answer::no_endpoint());
             };
             exchange.attempts += 1;
-            note_upstream(exchange, &hop, self.cluster);
-            exchange.busy(proxy.pools.busy(hop.address));
-            let vain = match self.attempt(proxy, &hop).await {
+            note_upstream(exchange, &hop);
+            exchange.busy(hop.load.enter());
+            let vain = match self.attempt(worker, &hop).await {
                 Ok(response) if !self.is_bad(&response, retries) => return Ok(response),
                 Ok(_bad) => None,
                 Err(vain) => Some(vain),
@@ -149,19 +150,19 @@ impl<P> Outgoing<'_, P> {
     }
 
     /// An endpoint not tried yet, or any when all were.
-    fn choose(&self, proxy: &Shared, tried: &[SocketAddr]) -> Option<Arc<Hop>> {
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Hop>> {
         let untried = |hop: &&Arc<Hop>| !tried.contains(&hop.address);
         let mut candidates: Vec<&Arc<Hop>> = self.cluster.hops.iter().filter(untried).collect();
         if candidates.is_empty() {
             candidates = self.cluster.hops.iter().collect();
         }
-        let load = |hop: &Arc<Hop>| proxy.pools.load(hop.address);
+        let load = |hop: &Arc<Hop>| hop.load.now();
         let how = self.cluster.traffic.load_balancer;
         balance::pick(&candidates, how, &self.cluster.turn, load, &mut rand::rng()).cloned()
     }
 
-    async fn attempt(&self, proxy: &Shared, hop: &Hop) -> Result<Response<Incoming>, Vain> {
-        let sending = self.send_once(proxy, hop);
+    async fn attempt(&self, worker: &Worker, hop: &Hop) -> Result<Response<Incoming>, Vain> {
+        let sending = self.send_once(worker, hop);
         match self.retry.per_try_timeout {
             Some(limit) => match timeout(limit, sending).await {
                 Ok(sent) => sent.map_err(Vain::Failed),
@@ -171,16 +172,16 @@ impl<P> Outgoing<'_, P> {
         }
     }
 
-    async fn send_once(&self, proxy: &Shared, hop: &Hop) -> Result<Response<Incoming>, SendError> {
+    async fn send_once(&self, worker: &Worker, hop: &Hop) -> Result<Response<Incoming>, SendError> {
         let patience = self.cluster.traffic.connect_timeout;
         let unbuildable = |_| SendError::Connect(ConnectError::Protocol);
         match (&hop.security, self.plain) {
             (Security::Mesh(_), _) => {
-                let epoch = proxy.epoch().ok_or(ConnectError::NoCredentials)?;
+                let epoch = worker.proxy.epoch().ok_or(ConnectError::NoCredentials)?;
                 let body = self.upload.attempt();
                 let request = self.permit.request(Version::HTTP_2, self.changes, body);
                 let request = request.map_err(unbuildable)?;
-                let pools = &proxy.pools;
+                let pools = &worker.pools;
                 pools
                     .send_mesh(hop.address, &hop.security, &epoch, request, patience)
                     .await
@@ -189,7 +190,7 @@ impl<P> Outgoing<'_, P> {
                 let body = self.upload.attempt();
                 let request = permit.request(version(self.dialect), self.changes, body);
                 let request = request.map_err(unbuildable)?;
-                proxy
+                worker
                     .pools
                     .send_plain(hop.address, self.dialect, request, patience)
                     .await
@@ -211,21 +212,16 @@ impl Vain {
     }
 }
 
-fn note_upstream(exchange: &mut Exchange, hop: &Hop, cluster: &Cluster) {
+/// Notes where a request or connection goes.
+pub(crate) fn note_upstream(exchange: &mut Exchange, hop: &Hop) {
     let ends = &mut exchange.ends;
-    let namespace = cluster.service.namespace.as_str();
-    ends.destination =
-        crate::peer_info::PeerInfo::from_labels(&hop.workload, namespace, &hop.labels);
-    ends.destination_principal = hop
-        .identity
-        .as_ref()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    ends.destination = hop.info.clone();
+    ends.destination_principal = hop.identity.clone();
     ends.security = match hop.security {
         Security::Mesh(_) => "mutual_tls",
         Security::Plain | Security::Unreachable => "none",
     };
-    exchange.upstream = Some(hop.address.to_string());
+    exchange.upstream = Some(hop.upstream.clone());
 }
 
 /// Full jitter over an exponentially growing wait.

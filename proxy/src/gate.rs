@@ -5,32 +5,35 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use reeve_authz::{TokenLookup, Verified};
-use reeve_core::decision::{Reason, User};
+use reeve_core::{
+    RecordId,
+    decision::{Reason, User},
+};
 
 use crate::{
     answer::Answer,
     exchange::Exchange,
-    head::{Head, HeadError, Unreadable},
+    head::{Head, HeadError, Rest, Unreadable},
     headers,
     judge::{Peer, Place, Question},
     open::Origin,
     path::PathError,
     permit::{self, Permit, Recorded, Refused},
-    proxy::Shared,
     query,
     snapshot::Snapshot,
+    worker::Worker,
 };
 
 /// Decode, normalise, verify tokens, decide, record: the way to a permit, inbound and at a gateway.
 pub(crate) fn judge(
-    proxy: &Shared,
+    worker: &Worker,
     snapshot: &Snapshot,
     peer: &Peer,
-    place: Place,
+    place: Arc<Place>,
     parts: http::request::Parts,
     exchange: &mut Exchange,
 ) -> Result<(Permit<Recorded>, Question), Answer> {
-    let now = proxy.ledger.now();
+    let now = worker.ledger.now();
     let question = |head: Head, user| Question {
         peer: peer.clone(),
         place: place.clone(),
@@ -39,7 +42,7 @@ pub(crate) fn judge(
     };
     let refuse = |question: &Question, reason, exchange: &mut Exchange| {
         let verdict = question.refuse(snapshot, now, reason);
-        let refused = permit::record_refusal(question, verdict, snapshot, &proxy.ledger);
+        let refused = permit::record_refusal(question, verdict, snapshot, &worker.ledger);
         answer_refused(refused, exchange)
     };
 
@@ -47,9 +50,9 @@ pub(crate) fn judge(
         Ok(head) => head,
         Err(Unreadable {
             error,
-            raw: Some(raw),
+            rest: Rest::AllButPath(rest),
         }) if error == HeadError::Path(PathError::Ambiguous) => {
-            let question = question(*raw, None);
+            let question = question(*rest, None);
             let answer = refuse(&question, Reason::AmbiguousPath, exchange);
             return Err(if answer.status == StatusCode::FORBIDDEN {
                 Answer::bad_head(error)
@@ -57,9 +60,9 @@ pub(crate) fn judge(
                 answer
             });
         }
-        Err(Unreadable { error, .. }) => return Err(Answer::bad_head(error)),
+        Err(unreadable) => return Err(unread(unreadable, exchange)),
     };
-    clean(proxy, &mut head, exchange);
+    clean(worker, &mut head, exchange);
 
     let user = match snapshot.jwt.verify(&Tokens(&head), now) {
         Ok(verified) => apply_tokens(&mut head, verified),
@@ -83,41 +86,49 @@ pub(crate) fn judge(
     let Some(head) = &question.head else {
         return Err(Answer::unbuildable());
     };
-    let permit = permit::permit_request(&question, head, snapshot, &proxy.ledger, now);
+    let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now);
     let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
-    exchange.decided(&permit.proof().record, &permit.proof().decision);
+    let proof = permit.proof();
+    exchange.decided(proof.record.clone(), proof.decision.clone());
     Ok((permit, question))
 }
 
 /// Lists the stream as open; if the configuration changed meanwhile, asks again at once.
 pub(crate) fn enter(
-    proxy: &Shared,
+    worker: &Worker,
     snapshot: &Arc<Snapshot>,
     question: Question,
     origin: Origin,
-    permit: &Permit<Recorded>,
+    record: &RecordId,
     exchange: &mut Exchange,
 ) {
-    let record = permit.proof().record.clone();
-    let guard = proxy
+    let guard = worker
         .open
-        .enter(question, origin, record, exchange.end().clone());
-    if let Some(newer) = proxy
-        .snapshot()
-        .filter(|newer| !Arc::ptr_eq(newer, snapshot))
-    {
-        proxy
+        .enter(question, origin, record.clone(), exchange.end().clone());
+    let newer = worker.proxy.snapshot();
+    if let Some(newer) = newer.filter(|newer| !Arc::ptr_eq(newer, snapshot)) {
+        let metrics = &worker.proxy.metrics;
+        worker
             .open
-            .judge_one_again(&guard, &newer, &proxy.ledger, &proxy.metrics);
+            .judge_one_again(&guard, &newer, &worker.ledger, metrics);
     }
     exchange.hold(guard);
 }
 
+/// The answer to a head that cannot be read.
+pub(crate) fn unread(unreadable: Unreadable, exchange: &mut Exchange) -> Answer {
+    match unreadable.rest {
+        Rest::Raw(raw) => exchange.unread(*raw),
+        Rest::AllButPath(head) => exchange.head(&Arc::new(*head)),
+    }
+    Answer::bad_head(unreadable.error)
+}
+
 /// What never crosses a hop goes, what every request carries is there; before anything is judged.
-pub(crate) fn clean(proxy: &Shared, head: &mut Head, exchange: &mut Exchange) {
+pub(crate) fn clean(worker: &Worker, head: &mut Head, exchange: &mut Exchange) {
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
-    let spans = &proxy.telemetry.spans;
+    let spans = &worker.proxy.spans;
     let (mut context, root) = headers::ensure_ids(&mut head.headers, || spans.sample());
     if let Some(span) = spans.begin(&mut context, root) {
         context.write(&mut head.headers);
@@ -132,8 +143,9 @@ pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answe
             decision_id,
             record,
         } => {
-            exchange.decided(&record, &decision);
-            if decision.reason == Reason::PlaintextRefused {
+            let reason = decision.reason;
+            exchange.decided(record, Arc::new(*decision));
+            if reason == Reason::PlaintextRefused {
                 Answer::plaintext_refused(decision_id)
             } else {
                 Answer::denied(decision_id)

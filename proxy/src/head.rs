@@ -4,6 +4,7 @@ use http::{HeaderMap, Method, Version, header, request::Parts};
 use reeve_core::{decision::GrpcMethod, model::PathNormalization};
 
 use crate::{
+    headers,
     limits::{MAX_HEADERS, MAX_PATH_BYTES},
     path::{self, PathError},
     route::{RequestView, without_port},
@@ -44,59 +45,83 @@ pub(crate) enum HeadError {
     Path(#[from] PathError),
 }
 
-/// A head that cannot be served; when only its path is at fault, the rest of it, for the record.
+/// A head that cannot be served.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
     pub(crate) error: HeadError,
-    pub(crate) raw: Option<Box<Head>>,
+    pub(crate) rest: Rest,
 }
 
-impl From<HeadError> for Unreadable {
-    fn from(error: HeadError) -> Self {
-        Self { error, raw: None }
+/// What there is of a head that cannot be served.
+#[derive(Debug)]
+pub(crate) enum Rest {
+    /// Only the path is at fault.
+    AllButPath(Box<Head>),
+    /// For the log alone.
+    Raw(Box<RawHead>),
+}
+
+/// What was asked for, as it came; for the log alone.
+#[derive(Debug)]
+pub(crate) struct RawHead {
+    pub(crate) method: Method,
+    pub(crate) authority: String,
+    pub(crate) path: String,
+    pub(crate) trace_id: Option<String>,
+}
+
+impl RawHead {
+    /// Of a request that hyper has parsed.
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let host = parts
+            .headers
+            .get(header::HOST)
+            .and_then(|h| h.to_str().ok());
+        let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+        Self {
+            method: parts.method.clone(),
+            authority: authority.or(host).unwrap_or_default().to_owned(),
+            path: parts.uri.path().to_owned(),
+            trace_id: headers::trace_id(&parts.headers),
+        }
     }
 }
 
 impl Head {
     /// Reads a head that hyper has parsed.
     pub(crate) fn read(parts: Parts, mode: PathNormalization) -> Result<Self, Unreadable> {
-        let mut head = Self::read_raw(parts)?;
-        match path::normalize(&head.raw_path, mode) {
-            Ok(path) => {
-                head.path = path;
-                Ok(head)
+        let authority = match check(&parts) {
+            Ok(authority) => authority,
+            Err(error) => {
+                let rest = Rest::Raw(Box::new(RawHead::of(&parts)));
+                return Err(Unreadable { error, rest });
             }
-            Err(error) => Err(Unreadable {
-                error: error.into(),
-                raw: Some(Box::new(head)),
-            }),
-        }
-    }
-
-    fn read_raw(parts: Parts) -> Result<Self, HeadError> {
-        if parts.method == Method::CONNECT {
-            return Err(HeadError::Connect);
-        }
-        if parts.headers.len() > MAX_HEADERS {
-            return Err(HeadError::ManyHeaders);
-        }
-        let authority = authority(&parts)?;
+        };
         let raw_path = match parts.uri.path() {
             "" => "/",
             path => path,
         };
-        if raw_path.len() + parts.uri.query().map_or(0, str::len) > MAX_PATH_BYTES {
-            return Err(HeadError::LongPath);
-        }
-        Ok(Self {
+        let normal = path::normalize(raw_path, mode);
+        let (path, error) = match normal {
+            Ok(path) => (path, None),
+            Err(error) => (raw_path.to_owned(), Some(error.into())),
+        };
+        let head = Self {
             authority,
-            path: raw_path.to_owned(),
+            path,
             raw_path: raw_path.to_owned(),
             query: parts.uri.query().map(str::to_owned),
             method: parts.method,
             version: parts.version,
             headers: parts.headers,
-        })
+        };
+        match error {
+            None => Ok(head),
+            Some(error) => Err(Unreadable {
+                error,
+                rest: Rest::AllButPath(Box::new(head)),
+            }),
+        }
     }
 
     /// What routes are matched on.
@@ -136,10 +161,30 @@ impl Head {
         })
     }
 
+    /// Its `x-request-id`.
+    pub(crate) fn request_id(&self) -> Option<&str> {
+        self.headers.get(headers::REQUEST_ID)?.to_str().ok()
+    }
+
     /// A header's only or first value, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+/// What can be refused without looking at the path; else the authority.
+fn check(parts: &Parts) -> Result<String, HeadError> {
+    if parts.method == Method::CONNECT {
+        return Err(HeadError::Connect);
+    }
+    if parts.headers.len() > MAX_HEADERS {
+        return Err(HeadError::ManyHeaders);
+    }
+    let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
+    if target > MAX_PATH_BYTES {
+        return Err(HeadError::LongPath);
+    }
+    authority(parts)
 }
 
 /// Whether the content type is gRPC's (`application/grpc`, `+proto`, `;…`; not grpc-web).

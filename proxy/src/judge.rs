@@ -15,7 +15,7 @@ use reeve_core::{
         AccessRequest, Action, Decision, Effect, HttpContext, Principal, Reason, RequestContext,
         ResourceRef, User, apply_state,
     },
-    model::{InboundListener, MtlsMode, ServiceConfig, ServiceState},
+    model::{InboundListener, MtlsMode, ServiceConfig, ServiceState, WorkloadConfig},
 };
 
 use crate::{head::Head, headers, query, snapshot::Snapshot};
@@ -55,10 +55,10 @@ pub(crate) struct Place {
 
 impl Place {
     /// The workload behind an inbound listener.
-    pub(crate) fn inbound(snapshot: &Snapshot, listener: &InboundListener) -> Self {
+    pub(crate) fn inbound(workload: &WorkloadConfig, listener: &InboundListener) -> Self {
         Self {
             direction: Direction::Inbound,
-            resource: snapshot.own_resource(),
+            resource: own_resource(workload),
             port: listener.bind.port(),
             mtls: listener.mtls,
             state: listener.state,
@@ -66,10 +66,10 @@ impl Place {
     }
 
     /// The gateway itself, asked by the outside.
-    pub(crate) fn gateway(snapshot: &Snapshot, port: u16) -> Self {
+    pub(crate) fn gateway(workload: &WorkloadConfig, port: u16) -> Self {
         Self {
             direction: Direction::Outbound,
-            resource: snapshot.own_resource(),
+            resource: own_resource(workload),
             port,
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
@@ -92,11 +92,20 @@ impl Place {
     }
 }
 
+/// The workload itself as the resource of a decision: never what an authority header says.
+fn own_resource(workload: &WorkloadConfig) -> ResourceRef {
+    ResourceRef {
+        workload: Some(workload.identity.clone()),
+        namespace: workload.namespace.clone(),
+        services: workload.services.clone(),
+    }
+}
+
 /// A question: who asks for what, where. Kept while the stream is open, to be asked again.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) peer: Peer,
-    pub(crate) place: Place,
+    pub(crate) place: Arc<Place>,
     pub(crate) user: Option<User>,
     /// `None` = a TCP connection.
     pub(crate) head: Option<Arc<Head>>,

@@ -8,6 +8,7 @@
 //! - What is judged, matched and sent is one head with one normalised path.
 //! - A request takes one snapshot and sees no other generation.
 //! - No connection outlives its credentials; open streams are judged again with every snapshot.
+//! - A connection stays on one worker thread; on the way of a request no two workers share a lock.
 //! - Bodies stream; every queue, cache and label set is bounded in `limits.rs`; peer input never panics.
 //!
 //! Deliberately absent: Cedar types, Kubernetes, wire formats of configuration.
@@ -17,10 +18,12 @@ mod admin;
 mod answer;
 mod balance;
 mod body;
+mod busy;
 mod cluster;
 mod connect;
 mod credentials;
 mod detect;
+mod end;
 mod exchange;
 pub mod explain;
 mod forward;
@@ -45,12 +48,15 @@ mod query;
 mod route;
 mod snapshot;
 mod spans;
+mod strangers;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 pub use explain::{ExplainRequest, Explanation};
 pub use path::{PathError, normalize};
 pub use proxy::{ApplyError, MeshPorts, Proxy, ProxyDeps, ProxyStatus, StartError};
 pub use route::RouteError;
 pub use snapshot::{Snapshot, SnapshotError};
+pub use worker::Workers;

@@ -5,11 +5,14 @@
 //! Outbound: read → route → (gateway: verify, decide, record) → choose a destination → (endpoint outside the mesh:
 //! decide, record) → try endpoints. What a connection proved (its [`Peer`]) comes from `listener.rs`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
-use reeve_core::model::{Destination, InboundListener, Protocol, RouteAction};
+use reeve_core::model::{Destination, Protocol, RouteAction};
 use tokio::time::timeout_at;
 
 use crate::{
@@ -18,62 +21,88 @@ use crate::{
     cluster::{Cluster, Security},
     exchange::Exchange,
     forward::{self, Answered, Outgoing},
-    gate::{answer_refused, clean, enter, judge},
+    gate::{answer_refused, clean, enter, judge, unread},
     head::Head,
     headers,
     judge::{Peer, Place, Question},
+    ledger::lock,
     local::local_answer,
     metrics::Ends,
     open::Origin,
     peer_info::PeerInfo,
     permit::{self, Changes, Permit, Recorded},
     pool::Dialect,
-    proxy::Shared,
     route::{CompiledRoute, pick},
     snapshot::{Outbound, Routed, Snapshot},
+    worker::Worker,
 };
 
 /// The connection that a request came in on.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Arrival {
     /// The listener.
     pub(crate) bind: SocketAddr,
     pub(crate) peer: Peer,
+    /// What the peer last said of its workload: the same for all requests of a connection, as a rule.
+    told: Mutex<Option<(HeaderValue, Ends)>>,
+}
+
+impl Arrival {
+    /// A connection to `bind` from `peer`.
+    pub(crate) fn new(bind: SocketAddr, peer: Peer) -> Self {
+        Self {
+            bind,
+            peer,
+            told: Mutex::default(),
+        }
+    }
+
+    /// The two ends of a request, as far as the connection and its peer tell them. Takes the peer's header away.
+    fn ends(&self, headers: &mut HeaderMap) -> Ends {
+        let Some(value) = headers
+            .remove(headers::PEER)
+            .filter(|_| self.peer.is_mtls())
+        else {
+            return Ends::inbound(&self.peer, None);
+        };
+        let mut told = lock(&self.told);
+        if let Some((_, ends)) = told.as_ref().filter(|(last, _)| *last == value) {
+            return ends.clone();
+        }
+        let info = PeerInfo::read(&value).map(Arc::new);
+        let ends = Ends::inbound(&self.peer, info);
+        *told = Some((value, ends.clone()));
+        ends
+    }
 }
 
 type Served = Response<ResponseBody>;
 
 /// A request to the workload.
 pub(crate) async fn inbound(
-    proxy: Arc<Shared>,
-    arrival: Arc<Arrival>,
+    worker: &Arc<Worker>,
+    arrival: &Arrival,
     request: Request<Incoming>,
 ) -> Served {
     let (mut parts, body) = request.into_parts();
-    let peer_info = PeerInfo::take(&mut parts.headers).filter(|_| arrival.peer.is_mtls());
-    let mut exchange = Exchange::begin(&proxy.telemetry, Ends::inbound(&arrival.peer, peer_info));
+    let mut exchange = Exchange::begin(worker, arrival.ends(&mut parts.headers));
     exchange.peer_address = Some(arrival.peer.address);
-    exchange.raw(&parts);
-    if let Err(answer) = proxy.admit(&mut exchange) {
-        return answer.into_response(exchange);
+    if let Err(answer) = worker.proxy.admit(&mut exchange) {
+        return answer.unread(&parts, exchange);
     }
-    let Some(snapshot) = proxy.snapshot() else {
-        return Answer::not_ready().into_response(exchange);
+    let Some(snapshot) = worker.proxy.snapshot() else {
+        return Answer::not_ready().unread(&parts, exchange);
     };
-    let Some(listener) = snapshot.inbound.get(&arrival.bind) else {
-        return Answer::not_ready().into_response(exchange);
+    let Some(inbound) = snapshot.inbound.get(&arrival.bind) else {
+        return Answer::not_ready().unread(&parts, exchange);
     };
     exchange.ends.destination = snapshot.own.clone();
-    exchange.ends.destination_principal = snapshot.workload().identity.to_string();
-    exchange.ends.service = listener
-        .services
-        .first()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    exchange.ends.destination_principal = Some(snapshot.workload().identity.clone());
+    exchange.ends.service = inbound.listener.services.first().cloned();
 
-    let place = Place::inbound(&snapshot, listener);
+    let place = inbound.place.clone();
     let judged = judge(
-        &proxy,
+        worker,
         &snapshot,
         &arrival.peer,
         place,
@@ -84,30 +113,18 @@ pub(crate) async fn inbound(
         Ok(judged) => judged,
         Err(answer) => return answer.into_response(exchange),
     };
-    enter(
-        &proxy,
-        &snapshot,
-        question,
-        Origin::Inbound(arrival.bind),
-        &permit,
-        &mut exchange,
-    );
+    let origin = Origin::Inbound(arrival.bind);
+    let record = &permit.proof().record;
+    enter(worker, &snapshot, question, origin, record, &mut exchange);
 
     let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone());
-    let dialect = app_dialect(listener, permit.head());
+    let dialect = dialect(inbound.listener.protocol, permit.head());
     let end = exchange.end().clone();
-    let sending = forward::to_app(
-        &proxy,
-        listener.app,
-        dialect,
-        &permit,
-        &upload,
-        &mut exchange,
-    );
+    let sending = forward::to_app(worker, inbound, dialect, &permit, &upload, &mut exchange);
     // Cancel-safe: a request that is no longer permitted is dropped with its connection.
     let answered = tokio::select! {
         answered = sending => answered,
-        () = end.cancelled() => Err(Answer::ended()),
+        () = end.wait() => Err(Answer::ended()),
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -130,30 +147,29 @@ fn clean_response(snapshot: &Snapshot, peer: &Peer, headers: &mut HeaderMap) {
 
 /// A request of the workload, or from outside to a gateway.
 pub(crate) async fn outbound(
-    proxy: Arc<Shared>,
-    arrival: Arc<Arrival>,
+    worker: &Arc<Worker>,
+    arrival: &Arrival,
     request: Request<Incoming>,
 ) -> Served {
     let (parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&proxy.telemetry, Ends::outbound());
+    let mut exchange = Exchange::begin(worker, Ends::outbound());
     exchange.peer_address = Some(arrival.peer.address);
-    exchange.raw(&parts);
-    if let Err(answer) = proxy.admit(&mut exchange) {
-        return answer.into_response(exchange);
+    if let Err(answer) = worker.proxy.admit(&mut exchange) {
+        return answer.unread(&parts, exchange);
     }
-    let Some(snapshot) = proxy.snapshot() else {
-        return Answer::not_ready().into_response(exchange);
+    let Some(snapshot) = worker.proxy.snapshot() else {
+        return Answer::not_ready().unread(&parts, exchange);
     };
     let Some(outbound) = snapshot.outbound.get(&arrival.bind) else {
-        return Answer::not_ready().into_response(exchange);
+        return Answer::not_ready().unread(&parts, exchange);
     };
     if !snapshot.is_gateway() {
         exchange.ends.source = snapshot.own.clone();
-        exchange.ends.source_principal = snapshot.workload().identity.to_string();
+        exchange.ends.source_principal = Some(snapshot.workload().identity.clone());
     }
     let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone());
     let arrived = Arrived {
-        proxy: &proxy,
+        worker,
         snapshot: &snapshot,
         outbound,
         peer: &arrival.peer,
@@ -171,7 +187,7 @@ pub(crate) async fn outbound(
     let mut response = answered;
     headers::remove_hop_by_hop(response.headers_mut());
     if let Some(info) = PeerInfo::take(response.headers_mut()) {
-        exchange.ends.destination = info;
+        exchange.ends.destination = Arc::new(info);
     }
     route.response_edits.apply(response.headers_mut());
     deliver(response, exchange, deadline)
@@ -179,7 +195,7 @@ pub(crate) async fn outbound(
 
 /// An outbound request and what it is routed by.
 struct Arrived<'a> {
-    proxy: &'a Arc<Shared>,
+    worker: &'a Arc<Worker>,
     snapshot: &'a Arc<Snapshot>,
     outbound: &'a Outbound,
     peer: &'a Peer,
@@ -203,24 +219,24 @@ impl Arrived<'_> {
     ) -> Result<Sent, Answer> {
         let gateway = self.snapshot.is_gateway();
         let (head, judged) = if gateway {
-            let place = Place::gateway(self.snapshot, self.outbound.listener.bind.port());
-            let (permit, question) =
-                judge(self.proxy, self.snapshot, self.peer, place, parts, exchange)?;
-            let (proxy, snapshot) = (self.proxy, self.snapshot);
+            let (worker, snapshot) = (self.worker, self.snapshot);
+            let port = self.outbound.listener.bind.port();
+            let place = Arc::new(Place::gateway(snapshot.workload(), port));
+            let (permit, question) = judge(worker, snapshot, self.peer, place, parts, exchange)?;
+            let record = &permit.proof().record;
             enter(
-                proxy,
+                worker,
                 snapshot,
                 question,
                 Origin::Outbound,
-                &permit,
+                record,
                 exchange,
             );
             (permit.head().clone(), Some(permit))
         } else {
             let mode = self.snapshot.workload().path_normalization;
-            let head = Head::read(parts, mode).map_err(|e| Answer::bad_head(e.error))?;
-            let mut head = head;
-            clean(self.proxy, &mut head, exchange);
+            let mut head = Head::read(parts, mode).map_err(|e| unread(e, exchange))?;
+            clean(self.worker, &mut head, exchange);
             let head = Arc::new(head);
             exchange.head(&head);
             (head, None)
@@ -240,7 +256,7 @@ impl Arrived<'_> {
             return Err(Answer::no_route());
         };
         let destination = pick(destinations, &mut rand::rng()).ok_or_else(Answer::no_cluster)?;
-        exchange.ends.service = destination.service.to_string();
+        exchange.ends.service = Some(destination.service.clone());
         let cluster = self.cluster(destination).ok_or_else(Answer::no_cluster)?;
         let changes = Changes {
             path: rewritten.as_deref(),
@@ -271,7 +287,7 @@ impl Arrived<'_> {
     ) -> Result<(Arc<CompiledRoute>, Option<String>), Answer> {
         match self.snapshot.route(self.outbound, &head.view()) {
             Routed::None { host } => {
-                exchange.route = host.map(str::to_owned);
+                exchange.route = host.map(Into::into);
                 Err(Answer::no_route())
             }
             Routed::Route {
@@ -280,9 +296,7 @@ impl Arrived<'_> {
                 index,
                 rewritten,
             } => {
-                let name = route.rule.name.clone().unwrap_or_else(|| index.to_string());
-                let host = host.unwrap_or("-");
-                exchange.route = Some(format!("{host}/{name}"));
+                exchange.route = Some(route_name(&route, host, index));
                 Ok((route, rewritten))
             }
         }
@@ -319,26 +333,26 @@ impl Arrived<'_> {
         {
             return Ok(None);
         }
-        let place = Place::outside_service(&cluster.service, destination.port);
+        let place = Arc::new(Place::outside_service(&cluster.service, destination.port));
         let question = Question {
             peer: self.own_peer(),
             place,
             user: None,
             head: Some(head.clone()),
         };
-        let now = self.proxy.ledger.now();
-        let ledger = &self.proxy.ledger;
-        let permit = permit::permit_request(&question, head, self.snapshot, ledger, now);
+        let (worker, snapshot) = (self.worker, self.snapshot);
+        let now = worker.ledger.now();
+        let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now);
         let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
-        if !self.snapshot.is_gateway() {
-            exchange.decided(&permit.proof().record, &permit.proof().decision);
-            let (proxy, snapshot) = (self.proxy, self.snapshot);
+        if !snapshot.is_gateway() {
+            let proof = permit.proof();
+            exchange.decided(proof.record.clone(), proof.decision.clone());
             enter(
-                proxy,
+                worker,
                 snapshot,
                 question,
                 Origin::Outbound,
-                &permit,
+                &proof.record,
                 exchange,
             );
         }
@@ -369,7 +383,7 @@ impl Arrived<'_> {
         route: &CompiledRoute,
         exchange: &mut Exchange,
     ) -> Answered {
-        let dialect = outside_dialect(cluster.protocol, head);
+        let dialect = dialect(cluster.protocol, head);
         let (retry, plain) = (&route.retry, permits.plain);
         let end = exchange.end().clone();
         let sending = async {
@@ -384,7 +398,7 @@ impl Arrived<'_> {
                         retry,
                         dialect,
                     }
-                    .send(self.proxy, exchange)
+                    .send(self.worker, exchange)
                     .await
                 }
                 None => {
@@ -398,7 +412,7 @@ impl Arrived<'_> {
                         retry,
                         dialect,
                     }
-                    .send(self.proxy, exchange)
+                    .send(self.worker, exchange)
                     .await
                 }
             }
@@ -406,8 +420,16 @@ impl Arrived<'_> {
         // Cancel-safe: a request that is no longer permitted is dropped with its stream.
         tokio::select! {
             answered = sending => answered,
-            () = end.cancelled() => Err(Answer::ended()),
+            () = end.wait() => Err(Answer::ended()),
         }
+    }
+}
+
+fn route_name(route: &CompiledRoute, host: Option<&str>, index: usize) -> Arc<str> {
+    let host = host.unwrap_or("-");
+    match &route.rule.name {
+        Some(name) => format!("{host}/{name}").into(),
+        None => format!("{host}/{index}").into(),
     }
 }
 
@@ -416,12 +438,8 @@ struct Permits<'a> {
     plain: Option<&'a Permit<Recorded>>,
 }
 
-/// HTTP/2 where the application's port says so, or where the request can be nothing else.
-fn app_dialect(listener: &InboundListener, head: &Head) -> Dialect {
-    outside_dialect(listener.protocol, head)
-}
-
-fn outside_dialect(protocol: Protocol, head: &Head) -> Dialect {
+/// HTTP/2 where the port says so, or where the request can be nothing else.
+fn dialect(protocol: Protocol, head: &Head) -> Dialect {
     match protocol {
         Protocol::Http2 | Protocol::Grpc => Dialect::Http2,
         Protocol::Http | Protocol::Tcp | Protocol::Tls => {

@@ -56,10 +56,14 @@ pub(crate) const DRAIN_BEFORE_EXPIRY: Duration = Duration::from_secs(30);
 pub(crate) const DRAIN_FRACTION: u32 = 5;
 /// Series per metric; beyond, the peers' labels are folded into `other`.
 pub(crate) const MAX_SERIES: usize = 5000;
-/// Lines waiting to be written to the access log; beyond, they are counted as dropped.
-pub(crate) const ACCESS_LOG_QUEUE: usize = 4096;
-/// Outcome records waiting to be written; beyond, they are counted as dropped.
-pub(crate) const OUTCOME_QUEUE: usize = 16_384;
+/// Lumps of access log lines waiting to be written; beyond, their lines are counted as dropped.
+pub(crate) const ACCESS_LOG_QUEUE: usize = 64;
+/// A worker hands its access log lines on when it has gathered this much.
+pub(crate) const ACCESS_LOG_LUMP_BYTES: usize = 64 * 1024;
+/// Access log lines and outcome records wait no longer than this in their worker.
+pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+/// Outcome records that wait in one worker for its next write; beyond, they are written at once.
+pub(crate) const MAX_DEFERRED_RECORDS: usize = 64;
 /// Plaintext refusals recorded one by one per second; more are counted.
 pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
 /// How often counted refusals are written down.

@@ -29,7 +29,7 @@ use crate::{
     credentials::Epoch,
     detect::{Opening, detect},
     io::{Io, Line},
-    judge::{Peer, Place, Question},
+    judge::{Peer, Question},
     life::{self, Arrival},
     limits::{
         CONNECTION_WINDOW_BYTES, DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_READ_TIMEOUT,
@@ -39,8 +39,9 @@ use crate::{
     },
     permit,
     proxy::Shared,
-    snapshot::Snapshot,
+    snapshot::{Inbound, Snapshot},
     tcp,
+    worker::{Worker, WorkerSet},
 };
 
 /// Binds `address`; a restarted proxy takes its address at once.
@@ -66,8 +67,18 @@ pub(crate) struct Stop {
     pub(crate) cut: CancellationToken,
 }
 
-/// Accepts until told to stop.
-pub(crate) async fn run(proxy: Arc<Shared>, bind: SocketAddr, listener: TcpListener, stop: Stop) {
+/// Accepts until told to stop; each connection goes to the worker that has the fewest.
+pub(crate) async fn run(
+    here: Arc<Worker>,
+    workers: Arc<WorkerSet>,
+    bind: SocketAddr,
+    listener: std::net::TcpListener,
+    stop: Stop,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, %bind, "nothing can be accepted"),
+    };
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS_PER_LISTENER));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
@@ -78,25 +89,55 @@ pub(crate) async fn run(proxy: Arc<Shared>, bind: SocketAddr, listener: TcpListe
             () = stop.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
+        let given = accepted.and_then(|(stream, address)| {
+            let (worker, charge) = workers.least_loaded(&here);
+            let stream = Accepted::by(&here, &worker, stream)?;
+            Ok((worker, charge, stream, address))
+        });
+        let (worker, charge, stream, address) = match given {
+            Ok(given) => given,
             Err(error) => {
                 tracing::warn!(%error, %bind, "a connection could not be accepted");
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
                 continue;
             }
         };
-        let (proxy, stop) = (proxy.clone(), stop.clone());
-        let tasks = proxy.tasks.clone();
-        tasks.spawn(async move {
-            let _place = place;
-            connection(&proxy, bind, stream, address, &stop).await;
-        });
+        let (stop, runtime) = (stop.clone(), worker.runtime().clone());
+        let tasks = worker.proxy.tasks.clone();
+        let serving = async move {
+            let (_place, _charge) = (place, charge);
+            if let Ok(stream) = stream.take() {
+                connection(&worker, bind, stream, address, &stop).await;
+            }
+        };
+        tasks.spawn_on(serving, &runtime);
+    }
+}
+
+/// A connection on its way to its worker: a stream belongs to the runtime that it was made in.
+enum Accepted {
+    Here(TcpStream),
+    Elsewhere(std::net::TcpStream),
+}
+
+impl Accepted {
+    fn by(here: &Arc<Worker>, worker: &Arc<Worker>, stream: TcpStream) -> io::Result<Self> {
+        if Arc::ptr_eq(here, worker) {
+            return Ok(Self::Here(stream));
+        }
+        Ok(Self::Elsewhere(stream.into_std()?))
+    }
+
+    fn take(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Here(stream) => Ok(stream),
+            Self::Elsewhere(stream) => TcpStream::from_std(stream),
+        }
     }
 }
 
 async fn connection(
-    proxy: &Arc<Shared>,
+    worker: &Arc<Worker>,
     bind: SocketAddr,
     stream: TcpStream,
     address: SocketAddr,
@@ -105,40 +146,38 @@ async fn connection(
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Some(snapshot) = proxy.snapshot() else {
+    let Some(snapshot) = worker.proxy.snapshot() else {
         return;
     };
     if let Some(listener) = snapshot.inbound.get(&bind) {
-        let gauge = proxy.metrics.connections("inbound");
+        let gauge = worker.proxy.metrics.connections("inbound");
         gauge.inc();
-        Box::pin(inbound(proxy, &snapshot, listener, stream, address, stop)).await;
+        Box::pin(inbound(worker, listener, &snapshot, stream, address, stop)).await;
         gauge.dec();
     } else if let Some(outbound) = snapshot.outbound.get(&bind) {
-        let gauge = proxy.metrics.connections("outbound");
+        let gauge = worker.proxy.metrics.connections("outbound");
         gauge.inc();
         let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
         if outbound.listener.protocol.is_http() {
-            let arrival = Arc::new(Arrival {
-                bind,
-                peer: Peer::stranger(address.ip()),
-            });
-            let serving = serve_http(proxy, Side::Outbound, arrival, line, Spoken::Any);
+            let arrival = Arrival::new(bind, Peer::stranger(address.ip()));
+            let serving = serve_http(worker, Side::Outbound, arrival, line, Spoken::Any);
             Box::pin(serving.until(stop.drain.clone())).await;
         } else {
-            Box::pin(tcp::outbound(proxy, &snapshot, outbound, address, line)).await;
+            Box::pin(tcp::outbound(worker, &snapshot, outbound, address, line)).await;
         }
         gauge.dec();
     }
 }
 
 async fn inbound(
-    proxy: &Arc<Shared>,
-    snapshot: &Arc<Snapshot>,
-    listener: &InboundListener,
+    worker: &Arc<Worker>,
+    inbound: &Inbound,
+    snapshot: &Snapshot,
     mut stream: TcpStream,
     address: SocketAddr,
     stop: &Stop,
 ) {
+    let listener = &inbound.listener;
     let http = listener.protocol.is_http();
     let patience = if http {
         HANDSHAKE_TIMEOUT
@@ -151,77 +190,54 @@ async fn inbound(
     match (opening, listener.mtls) {
         (Opening::Closed, _) => {}
         (Opening::MeshTls, MtlsMode::Permissive | MtlsMode::Strict) => {
-            mesh(proxy, listener, line, address, stop).await;
+            mesh(worker, listener, line, address, stop).await;
         }
-        (_, MtlsMode::Strict) => refuse_plaintext(proxy, snapshot, listener, stranger),
+        (_, MtlsMode::Strict) => refuse_plaintext(worker, snapshot, inbound, stranger),
         (Opening::MeshTls | Opening::OtherTls, _) => {
             let authenticated_by = AuthenticatedBy::TlsPassthrough;
             let peer = Peer {
                 authenticated_by,
                 ..stranger
             };
-            tcp::inbound(
-                proxy,
-                &Arrival {
-                    bind: listener.bind,
-                    peer,
-                },
-                line,
-            )
-            .await;
+            tcp::inbound(worker, &Arrival::new(listener.bind, peer), line).await;
         }
         (Opening::Http, _) if http => {
-            let arrival = Arc::new(Arrival {
-                bind: listener.bind,
-                peer: stranger,
-            });
-            let serving = serve_http(proxy, Side::Inbound, arrival, line, Spoken::Any);
+            let arrival = Arrival::new(listener.bind, stranger);
+            let serving = serve_http(worker, Side::Inbound, arrival, line, Spoken::Any);
             serving.until(stop.drain.clone()).await;
         }
         (Opening::Silent, _) if http => {}
         (Opening::Http | Opening::Other | Opening::Silent, _) => {
-            tcp::inbound(
-                proxy,
-                &Arrival {
-                    bind: listener.bind,
-                    peer: stranger,
-                },
-                line,
-            )
-            .await;
+            tcp::inbound(worker, &Arrival::new(listener.bind, stranger), line).await;
         }
     }
 }
 
 /// STRICT: recorded one by one up to a rate, counted beyond; the connection is closed.
-fn refuse_plaintext(proxy: &Shared, snapshot: &Snapshot, listener: &InboundListener, peer: Peer) {
-    if !proxy.ledger.plaintext_refused() {
+fn refuse_plaintext(worker: &Worker, snapshot: &Snapshot, inbound: &Inbound, peer: Peer) {
+    if !worker.proxy.strangers.plaintext_refused() {
         return;
     }
-    let place = Place::inbound(snapshot, listener);
     let question = Question {
         peer,
-        place,
+        place: inbound.place.clone(),
         user: None,
         head: None,
     };
-    let verdict = question.refuse(snapshot, proxy.ledger.now(), Reason::PlaintextRefused);
+    let ledger = &worker.ledger;
+    let verdict = question.refuse(snapshot, ledger.now(), Reason::PlaintextRefused);
     // Refused whether or not it could be recorded.
-    drop(permit::record_refusal(
-        &question,
-        verdict,
-        snapshot,
-        &proxy.ledger,
-    ));
+    drop(permit::record_refusal(&question, verdict, snapshot, ledger));
 }
 
 async fn mesh(
-    proxy: &Arc<Shared>,
+    worker: &Arc<Worker>,
     listener: &InboundListener,
     line: Line<TcpStream>,
     address: SocketAddr,
     stop: &Stop,
 ) {
+    let proxy = &worker.proxy;
     let Some(epoch) = proxy.epoch() else {
         proxy.metrics.handshake_failed("no_credentials");
         return;
@@ -238,7 +254,7 @@ async fn mesh(
         Ok(Ok(stream)) => stream,
         Ok(Err(_)) | Err(_) => {
             proxy.metrics.handshake_failed("server");
-            proxy.ledger.handshake_refused();
+            proxy.strangers.handshake_refused();
             return;
         }
     };
@@ -247,7 +263,7 @@ async fn mesh(
     let peer = peer_of(connection, &epoch.credentials.bundle, now);
     let Some(verified) = peer else {
         proxy.metrics.handshake_failed("server");
-        proxy.ledger.handshake_refused();
+        proxy.strangers.handshake_refused();
         return;
     };
     let spoken = match connection.alpn_protocol() {
@@ -261,12 +277,9 @@ async fn mesh(
         authenticated_by: AuthenticatedBy::Mtls,
     };
     let old = limit_life(&epoch, verified.not_after(), now, cut, gone);
-    let arrival = Arrival {
-        bind: listener.bind,
-        peer,
-    };
+    let arrival = Arrival::new(listener.bind, peer);
     if spoken == Spoken::Bytes {
-        tcp::inbound(proxy, &arrival, stream).await;
+        tcp::inbound(worker, &arrival, stream).await;
         return;
     }
     let draining = async {
@@ -277,7 +290,7 @@ async fn mesh(
             () = proxy.epoch_after(&epoch) => {}
         }
     };
-    let serving = serve_http(proxy, Side::Inbound, Arc::new(arrival), stream, spoken);
+    let serving = serve_http(worker, Side::Inbound, arrival, stream, spoken);
     serving.until_future(draining).await;
 }
 
@@ -297,22 +310,22 @@ enum Spoken {
 
 /// An HTTP connection about to be served.
 struct Serving<'a, I> {
-    proxy: &'a Arc<Shared>,
+    worker: &'a Arc<Worker>,
     side: Side,
-    arrival: Arc<Arrival>,
+    arrival: Arrival,
     io: I,
     spoken: Spoken,
 }
 
 fn serve_http<I: Io + 'static>(
-    proxy: &Arc<Shared>,
+    worker: &Arc<Worker>,
     side: Side,
-    arrival: Arc<Arrival>,
+    arrival: Arrival,
     io: I,
     spoken: Spoken,
 ) -> Serving<'_, I> {
     Serving {
-        proxy,
+        worker,
         side,
         arrival,
         io,
@@ -328,19 +341,20 @@ impl<I: Io + 'static> Serving<'_, I> {
     /// Serves until the peer closes; once `drain` is ready, finishes what is in flight (GOAWAY, `Connection: close`).
     async fn until_future(self, drain: impl Future<Output = ()>) {
         let Self {
-            proxy,
+            worker,
             side,
             arrival,
             io,
             spoken,
         } = self;
-        let (proxy, serving) = (proxy.clone(), arrival);
+        let at = Arc::new((worker.clone(), arrival));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (proxy, arrival) = (proxy.clone(), serving.clone());
+            let at = at.clone();
             async move {
+                let (worker, arrival) = &*at;
                 Ok::<_, Infallible>(match side {
-                    Side::Inbound => Box::pin(life::inbound(proxy, arrival, request)).await,
-                    Side::Outbound => Box::pin(life::outbound(proxy, arrival, request)).await,
+                    Side::Inbound => Box::pin(life::inbound(worker, arrival, request)).await,
+                    Side::Outbound => Box::pin(life::outbound(worker, arrival, request)).await,
                 })
             }
         });

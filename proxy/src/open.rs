@@ -8,18 +8,17 @@ use std::{
     },
 };
 
-use reeve_audit::{EventKind, EventRecord};
-use reeve_core::{RecordId, UnixTime};
-use tokio_util::sync::CancellationToken;
-
 use crate::{
-    judge::{Place, Question},
+    end::End,
+    judge::Question,
     ledger::{Ledger, lock},
     metrics::Metrics,
     snapshot::Snapshot,
 };
+use reeve_audit::{EventKind, EventRecord};
+use reeve_core::{RecordId, UnixTime};
 
-/// The open streams of one proxy.
+/// The open streams of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct OpenStreams {
     next: AtomicU64,
@@ -45,7 +44,7 @@ struct Stream {
     question: Question,
     origin: Origin,
     record: RecordId,
-    end: CancellationToken,
+    end: End,
 }
 
 /// Takes the stream off the list when it goes.
@@ -57,13 +56,13 @@ pub(crate) struct OpenGuard {
 }
 
 impl OpenStreams {
-    /// Lists a stream whose permit stands in `record`; `end` is cancelled when it is no longer permitted.
+    /// Lists a stream whose permit stands in `record`; `end` is given when it is no longer permitted.
     pub(crate) fn enter(
         self: &Arc<Self>,
         question: Question,
         origin: Origin,
         record: RecordId,
-        end: CancellationToken,
+        end: End,
     ) -> OpenGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let expires = question.user.as_ref().and_then(|user| user.expires_at);
@@ -132,14 +131,14 @@ impl OpenStreams {
     pub(crate) fn end_all(&self) {
         let all: Vec<Arc<Stream>> = lock(&self.open).streams.values().cloned().collect();
         for stream in all {
-            stream.end.cancel();
+            stream.end.give();
         }
     }
 }
 
 impl Stream {
     fn judge_again(&self, snapshot: &Snapshot, ledger: &Ledger, metrics: &Metrics) {
-        if self.end.is_cancelled() {
+        if self.end.is_given() {
             return;
         }
         let Some(question) = self.question_now(snapshot) else {
@@ -162,7 +161,7 @@ impl Stream {
     fn question_now(&self, snapshot: &Snapshot) -> Option<Question> {
         let mut question = self.question.clone();
         if let Origin::Inbound(bind) = self.origin {
-            question.place = Place::inbound(snapshot, snapshot.inbound.get(&bind)?);
+            question.place = snapshot.inbound.get(&bind)?.place.clone();
         }
         Some(question)
     }
@@ -177,7 +176,7 @@ impl Stream {
             None => event,
         };
         ledger.event(event);
-        self.end.cancel();
+        self.end.give();
     }
 }
 

@@ -57,6 +57,14 @@ impl PeerInfo {
         }
     }
 
+    /// Anyone, when there are too many to name.
+    pub(crate) fn other() -> Self {
+        Self {
+            workload: "other".to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// The header's value.
     pub(crate) fn to_value(&self) -> Option<HeaderValue> {
         let Self {
@@ -70,7 +78,11 @@ impl PeerInfo {
 
     /// Takes the header out of `headers`. Anything malformed reads as unknown.
     pub(crate) fn take(headers: &mut HeaderMap) -> Option<Self> {
-        let value = headers.remove(PEER)?;
+        Self::read(&headers.remove(PEER)?)
+    }
+
+    /// Reads the header's value.
+    pub(crate) fn read(value: &HeaderValue) -> Option<Self> {
         let mut info = Self::default();
         for field in value.to_str().ok()?.split(';') {
             let (name, text) = field.split_once('=')?;

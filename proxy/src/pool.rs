@@ -4,10 +4,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -45,12 +42,11 @@ pub(crate) enum Dialect {
     Http2,
 }
 
-/// The pools of one proxy.
+/// The pools of one worker.
 #[derive(Debug)]
 pub(crate) struct Pools {
     clock: Arc<dyn Clock>,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
-    busy: Mutex<HashMap<SocketAddr, Arc<AtomicUsize>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,16 +65,6 @@ struct Pool {
     idle: Mutex<Vec<(Instant, http1::SendRequest<UploadBody>)>>,
     /// One connection attempt at a time for HTTP/2.
     connecting: tokio::sync::Mutex<()>,
-}
-
-/// Counts an endpoint as busy while it lives.
-#[derive(Debug)]
-pub(crate) struct Busy(Arc<AtomicUsize>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Why a try brought no response.
@@ -125,7 +111,6 @@ impl Pools {
         Self {
             clock,
             pools: Mutex::default(),
-            busy: Mutex::default(),
         }
     }
 
@@ -165,20 +150,6 @@ impl Pools {
         self.send(key, None, request.into_http(), patience).await
     }
 
-    /// Requests in flight to an endpoint.
-    pub(crate) fn load(&self, address: SocketAddr) -> usize {
-        let busy = lock(&self.busy);
-        busy.get(&address)
-            .map_or(0, |count| count.load(Ordering::Relaxed))
-    }
-
-    /// Counts a request to an endpoint until the guard is dropped.
-    pub(crate) fn busy(&self, address: SocketAddr) -> Busy {
-        let count = lock(&self.busy).entry(address).or_default().clone();
-        count.fetch_add(1, Ordering::Relaxed);
-        Busy(count)
-    }
-
     /// Forgets pools of earlier epochs: their connections end when what is in flight has ended.
     pub(crate) fn forget_before(&self, epoch: u64) {
         lock(&self.pools).retain(|key, _| key.epoch == 0 || key.epoch >= epoch);
@@ -187,7 +158,6 @@ impl Pools {
     /// Forgets endpoints that are no more.
     pub(crate) fn forget_unless(&self, known: impl Fn(SocketAddr) -> bool) {
         lock(&self.pools).retain(|key, _| known(key.address));
-        lock(&self.busy).retain(|address, count| known(*address) || Arc::strong_count(count) > 1);
     }
 
     fn pool(&self, key: PoolKey) -> Arc<Pool> {

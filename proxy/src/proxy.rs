@@ -26,16 +26,17 @@ use crate::{
     access_log::AccessLog,
     admin,
     answer::Answer,
+    busy::Loads,
     credentials::Epoch,
-    exchange::{Exchange, Telemetry},
+    exchange::Exchange,
     ledger::{Ledger, lock},
     limits::{AGGREGATE_INTERVAL, EXPIRY_TICK, MAX_REQUESTS_IN_FLIGHT},
     listener::{self, Stop},
     metrics::Metrics,
-    open::OpenStreams,
-    pool::Pools,
     snapshot::Snapshot,
     spans::Spans,
+    strangers::Strangers,
+    worker::{WorkerSet, Workers},
 };
 
 /// What a proxy is made of.
@@ -52,6 +53,8 @@ pub struct ProxyDeps {
     pub access_log: Box<dyn Write + Send>,
     /// The ports that the proxy itself serves at the workload's address.
     pub mesh_ports: MeshPorts,
+    /// What carries the traffic.
+    pub workers: Workers,
 }
 
 impl fmt::Debug for ProxyDeps {
@@ -131,6 +134,7 @@ pub struct ProxyStatus {
 #[derive(Clone, Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
+    workers: Arc<WorkerSet>,
     listeners: Arc<Mutex<Listeners>>,
     runtime: Handle,
     stop: Stop,
@@ -142,6 +146,8 @@ pub struct Proxy {
 struct Listeners {
     /// Bound address → what stops it.
     traffic: HashMap<SocketAddr, CancellationToken>,
+    /// Listeners begun so far.
+    count: usize,
     own: Option<OwnPorts>,
 }
 
@@ -157,13 +163,15 @@ struct OwnPorts {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ledger: Arc<Ledger>,
+    /// For what no worker does.
+    pub(crate) ledger: Ledger,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) pools: Pools,
-    pub(crate) open: Arc<OpenStreams>,
+    pub(crate) spans: Spans,
+    pub(crate) strangers: Strangers,
     pub(crate) tasks: TaskTracker,
     pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
+    loads: Loads,
+    epoch: ArcSwapOption<Epoch>,
     admission: Arc<Semaphore>,
     snapshot: ArcSwapOption<Snapshot>,
 }
@@ -187,7 +195,7 @@ impl Shared {
 
     /// The credentials in force.
     pub(crate) fn epoch(&self) -> Option<Arc<Epoch>> {
-        self.epochs.borrow().clone()
+        self.epoch.load_full()
     }
 
     /// Whether it can serve.
@@ -201,30 +209,29 @@ impl Proxy {
     pub fn start(deps: ProxyDeps) -> Result<Self, StartError> {
         let runtime = Handle::try_current()?;
         let metrics = Arc::new(Metrics::register(&deps.registry)?);
-        let ledger = Ledger::start(deps.wal, deps.clock.clone(), metrics.clone())?;
-        let ledger = Arc::new(ledger);
+        let ledger = |_number: u16| {
+            let (wal, clock) = (deps.wal.clone(), deps.clock.clone());
+            Ledger::new(wal, clock, metrics.clone())
+        };
         let log = AccessLog::start(deps.access_log, metrics.clone())?;
         let (epoch_sender, epochs) = watch::channel(None);
-        let telemetry = Telemetry {
-            metrics: metrics.clone(),
-            log,
-            ledger: ledger.clone(),
-            spans: Spans::default(),
-        };
         let shared = Arc::new(Shared {
-            pools: Pools::new(deps.clock.clone()),
-            clock: deps.clock,
-            ledger,
-            metrics,
-            telemetry: Arc::new(telemetry),
-            open: Arc::default(),
+            ledger: ledger(0),
+            metrics: metrics.clone(),
+            spans: Spans::default(),
+            strangers: Strangers::new(deps.clock.clone()),
             tasks: TaskTracker::new(),
             epochs,
+            loads: Loads::default(),
+            epoch: ArcSwapOption::empty(),
             admission: Arc::new(Semaphore::new(MAX_REQUESTS_IN_FLIGHT)),
             snapshot: ArcSwapOption::empty(),
+            clock: deps.clock.clone(),
         });
+        let workers = Arc::new(WorkerSet::start(deps.workers, &shared, &log, ledger)?);
         runtime.spawn(follow_credentials(
             shared.clone(),
+            workers.clone(),
             deps.credentials,
             epoch_sender,
         ));
@@ -232,9 +239,14 @@ impl Proxy {
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
         };
-        runtime.spawn(keep_house(shared.clone(), stop.cut.clone()));
+        runtime.spawn(keep_house(
+            shared.clone(),
+            workers.clone(),
+            stop.cut.clone(),
+        ));
         Ok(Self {
             shared,
+            workers,
             listeners: Arc::default(),
             runtime,
             stop,
@@ -264,7 +276,8 @@ impl Proxy {
         let own = self.own_ports(&listeners, snapshot.workload().address)?;
 
         let (generation, snapshot) = (snapshot.generation(), Arc::new(snapshot));
-        self.shared.telemetry.spans.configure(snapshot.workload());
+        self.shared.spans.configure(snapshot.workload());
+        self.shared.loads.count_on(&snapshot.clusters);
         self.shared.snapshot.store(Some(snapshot.clone()));
         self.shared.metrics.generation(generation.0);
         listeners.traffic.retain(|address, stop| {
@@ -281,10 +294,13 @@ impl Proxy {
                 drain,
                 cut: self.stop.cut.clone(),
             };
-            let shared = self.shared.clone();
-            self.shared
-                .tasks
-                .spawn(listener::run(shared, address, listener, stop));
+            let Some(worker) = self.workers.of_listener(listeners.count) else {
+                continue;
+            };
+            listeners.count = listeners.count.wrapping_add(1);
+            let (here, workers) = (worker.clone(), self.workers.clone());
+            let accepting = listener::run(here, workers, address, listener, stop);
+            self.shared.tasks.spawn_on(accepting, worker.runtime());
         }
         if let Some(own) = own
             && let Some(old) = listeners.own.replace(own)
@@ -297,16 +313,18 @@ impl Proxy {
     }
 
     fn after_change(&self, snapshot: &Snapshot) {
-        let Shared {
-            open,
-            ledger,
-            metrics,
-            pools,
-            ..
-        } = &*self.shared;
-        open.judge_again(snapshot, ledger, metrics);
-        let is_app = |address| snapshot.inbound.values().any(|l| l.app == address);
-        pools.forget_unless(|address| is_app(address) || snapshot.clusters.has_endpoint(address));
+        let is_app = |address| {
+            snapshot
+                .inbound
+                .values()
+                .any(|inbound| inbound.listener.app == address)
+        };
+        for worker in self.workers.iter() {
+            let (ledger, metrics) = (&worker.ledger, &self.shared.metrics);
+            worker.open.judge_again(snapshot, ledger, metrics);
+            let known = |address| is_app(address) || snapshot.clusters.has_endpoint(address);
+            worker.pools.forget_unless(known);
+        }
     }
 
     fn own_ports(&self, listeners: &Listeners, at: IpAddr) -> Result<Option<OwnPorts>, ApplyError> {
@@ -316,7 +334,8 @@ impl Proxy {
         let metrics = SocketAddr::new(at, self.mesh_ports.metrics);
         let health = SocketAddr::new(at, self.mesh_ports.health);
         let (metrics_listener, health_listener) = (bind(metrics)?, bind(health)?);
-        let bound = |listener: &TcpListener, address| listener.local_addr().unwrap_or(address);
+        let bound =
+            |listener: &std::net::TcpListener, address| listener.local_addr().unwrap_or(address);
         let own = OwnPorts {
             at,
             metrics: bound(&metrics_listener, metrics),
@@ -324,6 +343,10 @@ impl Proxy {
             stop: self.stop.cut.child_token(),
         };
         for listener in [metrics_listener, health_listener] {
+            let listener = TcpListener::from_std(listener).map_err(|source| ApplyError::Bind {
+                address: metrics,
+                source,
+            })?;
             let admin = admin::run(
                 self.shared.clone(),
                 self.registry.clone(),
@@ -343,7 +366,7 @@ impl Proxy {
             generation: snapshot.as_ref().map(|s| s.generation()),
             policy_hash: snapshot.as_ref().map(|s| s.policy_hash().to_owned()),
             ready: self.shared.is_ready(),
-            open: self.shared.open.len(),
+            open: self.workers.iter().map(|worker| worker.open.len()).sum(),
             certificate_not_after: epoch.as_ref().map(|e| e.credentials.svid.not_after()),
             credentials_epoch: epoch.map_or(0, |e| e.number),
         }
@@ -370,26 +393,31 @@ impl Proxy {
             .await
             .is_err()
         {
-            self.shared.open.end_all();
+            for worker in self.workers.iter() {
+                worker.open.end_all();
+            }
         }
         self.stop.cut.cancel();
-        self.shared.ledger.flush_strangers();
-        let telemetry = self.shared.telemetry.clone();
-        let flushed = tokio::task::spawn_blocking(move || telemetry.spans.flush()).await;
+        self.shared.strangers.flush(&self.shared.ledger);
+        for worker in self.workers.iter() {
+            worker.flush();
+        }
+        let shared = self.shared.clone();
+        let flushed = tokio::task::spawn_blocking(move || shared.spans.flush()).await;
         if let Err(error) = flushed {
             tracing::debug!(%error, "the last spans were not exported");
         }
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, ApplyError> {
-    let bound = listener::bind(address).and_then(TcpListener::from_std);
-    bound.map_err(|source| ApplyError::Bind { address, source })
+fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ApplyError> {
+    listener::bind(address).map_err(|source| ApplyError::Bind { address, source })
 }
 
 /// Makes an epoch of every new version of the credentials.
 async fn follow_credentials(
     shared: Arc<Shared>,
+    workers: Arc<WorkerSet>,
     mut credentials: CredentialsWatch,
     epochs: watch::Sender<Option<Arc<Epoch>>>,
 ) {
@@ -401,8 +429,12 @@ async fn follow_credentials(
             let not_after = held.svid.not_after().as_secs();
             match Epoch::new(number, held, shared.clock.clone()) {
                 Ok(epoch) => {
-                    epochs.send_replace(Some(Arc::new(epoch)));
-                    shared.pools.forget_before(number);
+                    let epoch = Arc::new(epoch);
+                    shared.epoch.store(Some(epoch.clone()));
+                    epochs.send_replace(Some(epoch));
+                    for worker in workers.iter() {
+                        worker.pools.forget_before(number);
+                    }
                     shared.metrics.certificate(number, not_after);
                 }
                 Err(error) => {
@@ -419,16 +451,20 @@ async fn follow_credentials(
 }
 
 /// What happens by the clock: tokens end, refusals of strangers are written down, the log's room is exported.
-async fn keep_house(shared: Arc<Shared>, stop: CancellationToken) {
+async fn keep_house(shared: Arc<Shared>, workers: Arc<WorkerSet>, stop: CancellationToken) {
     let mut tokens = tokio::time::interval(EXPIRY_TICK);
     let mut strangers = tokio::time::interval(AGGREGATE_INTERVAL);
     loop {
         // Cancel-safe: intervals keep their place.
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tokens.tick() => shared.open.expire(&shared.ledger, &shared.metrics),
+            _ = tokens.tick() => {
+                for worker in workers.iter() {
+                    worker.open.expire(&worker.ledger, &shared.metrics);
+                }
+            }
             _ = strangers.tick() => {
-                shared.ledger.flush_strangers();
+                shared.strangers.flush(&shared.ledger);
                 shared.metrics.wal_status(&shared.ledger.status());
             }
         }

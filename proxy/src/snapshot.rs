@@ -8,16 +8,14 @@ use std::{
 
 use http::HeaderName;
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
-use reeve_core::{
-    decision::ResourceRef,
-    model::{
-        Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
-        WorkloadConfig,
-    },
+use reeve_core::model::{
+    Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
+    WorkloadConfig,
 };
 
 use crate::{
     cluster::Clusters,
+    judge::Place,
     peer_info::PeerInfo,
     route::{CompiledRoute, Found, RequestView, RouteError, Table},
 };
@@ -29,15 +27,25 @@ pub struct Snapshot {
     pub(crate) engine: Engine,
     pub(crate) jwt: JwtVerifier,
     pub(crate) clusters: Clusters,
-    pub(crate) inbound: HashMap<SocketAddr, Arc<InboundListener>>,
+    pub(crate) inbound: HashMap<SocketAddr, Arc<Inbound>>,
     pub(crate) outbound: HashMap<SocketAddr, Arc<Outbound>>,
     /// Headers that policies read or the record keeps.
     pub(crate) wanted_headers: Vec<HeaderName>,
     /// SHA-256 of the policy slice held here.
     pub(crate) projection_hash: String,
     /// The proxy's own workload, for metric labels.
-    pub(crate) own: PeerInfo,
+    pub(crate) own: Arc<PeerInfo>,
     tables: BTreeMap<RouteTableName, Table>,
+}
+
+/// An inbound listener and what every request to it has in common.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) listener: InboundListener,
+    /// Where its requests are judged.
+    pub(crate) place: Arc<Place>,
+    /// The application's address as logs have it.
+    pub(crate) upstream: Arc<str>,
 }
 
 /// An outbound listener and the route that its address alone means.
@@ -81,7 +89,7 @@ impl Snapshot {
             clusters: Clusters::compile(&config),
             wanted_headers: wanted_headers(&engine, workload)?,
             projection_hash: reeve_authz::mesh_hash(&config.policies.policies),
-            own: PeerInfo::of(workload),
+            own: Arc::new(PeerInfo::of(workload)),
             engine,
             tables,
             inbound,
@@ -111,16 +119,6 @@ impl Snapshot {
 
     pub(crate) fn is_gateway(&self) -> bool {
         self.workload().role == ProxyRole::Gateway
-    }
-
-    /// The workload itself as the resource of a decision: never what an authority header says.
-    pub(crate) fn own_resource(&self) -> ResourceRef {
-        let workload = self.workload();
-        ResourceRef {
-            workload: Some(workload.identity.clone()),
-            namespace: workload.namespace.clone(),
-            services: workload.services.clone(),
-        }
     }
 
     /// Matches a request that came in at `outbound`.
@@ -171,17 +169,19 @@ pub(crate) enum Routed<'s> {
     },
 }
 
-type Inbounds = HashMap<SocketAddr, Arc<InboundListener>>;
+type Inbounds = HashMap<SocketAddr, Arc<Inbound>>;
 type Outbounds = HashMap<SocketAddr, Arc<Outbound>>;
 
 fn listeners(workload: &WorkloadConfig) -> Result<(Inbounds, Outbounds), SnapshotError> {
     let mut inbound = HashMap::new();
     let mut outbound = HashMap::new();
     for listener in &workload.inbound {
-        if inbound
-            .insert(listener.bind, Arc::new(listener.clone()))
-            .is_some()
-        {
+        let entry = Inbound {
+            place: Arc::new(Place::inbound(workload, listener)),
+            upstream: listener.app.to_string().into(),
+            listener: listener.clone(),
+        };
+        if inbound.insert(listener.bind, Arc::new(entry)).is_some() {
             return Err(SnapshotError::DuplicateListener(listener.bind));
         }
     }

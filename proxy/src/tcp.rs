@@ -2,6 +2,7 @@
 //! permit is gone.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
 };
@@ -10,53 +11,51 @@ use bytes::Bytes;
 use reeve_core::decision::Principal;
 use reeve_svid::alpn;
 use tokio::io::copy_bidirectional_with_sizes;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     balance,
     cluster::{Cluster, Hop, Security},
     connect::{self, ConnectError, Upstream},
     exchange::Exchange,
+    forward::note_upstream,
+    gate::enter,
     io::{Io, Line},
     judge::{Peer, Place, Question},
     life::Arrival,
     limits::{APP_CONNECT_TIMEOUT, RELAY_BUFFER_BYTES},
     metrics::Ends,
     open::Origin,
-    peer_info::PeerInfo,
     permit::{ConnectPermit, Refused, permit_connection},
-    proxy::Shared,
     snapshot::{Outbound, Snapshot},
+    worker::Worker,
 };
 
 /// A connection to the workload.
-pub(crate) async fn inbound(proxy: &Arc<Shared>, arrival: &Arrival, io: impl Io) {
-    let Some(snapshot) = proxy.snapshot() else {
+pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io) {
+    let Some(snapshot) = worker.proxy.snapshot() else {
         return;
     };
-    let Some(listener) = snapshot.inbound.get(&arrival.bind) else {
+    let Some(inbound) = snapshot.inbound.get(&arrival.bind) else {
         return;
     };
-    let mut exchange = Exchange::begin(&proxy.telemetry, inbound_ends(arrival, &snapshot));
+    let mut exchange = Exchange::begin(worker, inbound_ends(arrival, &snapshot));
     exchange.peer_address = Some(arrival.peer.address);
-    exchange.ends.service = listener
-        .services
-        .first()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    exchange.ends.service = inbound.listener.services.first().cloned();
     let question = Question {
         peer: arrival.peer.clone(),
-        place: Place::inbound(&snapshot, listener),
+        place: inbound.place.clone(),
         user: None,
         head: None,
     };
     let origin = Origin::Inbound(arrival.bind);
-    let Some(_permit) = permitted(proxy, &snapshot, question, origin, &mut exchange) else {
+    let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange) else {
         return;
     };
-    match connect::plain(listener.app, APP_CONNECT_TIMEOUT).await {
+    match connect::plain(inbound.listener.app, APP_CONNECT_TIMEOUT).await {
         Ok(upstream) => {
-            exchange.upstream = Some(listener.app.to_string());
-            relay(proxy, io, upstream, exchange).await;
+            exchange.upstream = Some(inbound.upstream.clone());
+            relay(worker, io, upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
@@ -64,14 +63,14 @@ pub(crate) async fn inbound(proxy: &Arc<Shared>, arrival: &Arrival, io: impl Io)
 
 /// A connection of the workload (or, at a gateway, from outside) to the service that its address stands for.
 pub(crate) async fn outbound(
-    proxy: &Arc<Shared>,
+    worker: &Arc<Worker>,
     snapshot: &Arc<Snapshot>,
     outbound: &Outbound,
     address: SocketAddr,
     io: impl Io,
 ) {
     let mut exchange = Exchange::begin(
-        &proxy.telemetry,
+        worker,
         Ends {
             reporter: "source",
             protocol: "tcp",
@@ -82,7 +81,7 @@ pub(crate) async fn outbound(
     let Some((service, port)) = &outbound.listener.service else {
         return exchange.flag("NR");
     };
-    exchange.ends.service = service.to_string();
+    exchange.ends.service = Some(service.clone());
     let key = (service.clone(), None, *port);
     let Some(cluster) = snapshot.clusters.get(&key) else {
         return exchange.flag("NC");
@@ -91,22 +90,22 @@ pub(crate) async fn outbound(
     let own = Principal::Workload(snapshot.workload().identity.clone());
     if gateway {
         let peer = Peer::stranger(address.ip());
-        let place = Place::gateway(snapshot, outbound.listener.bind.port());
+        let place = Place::gateway(snapshot.workload(), outbound.listener.bind.port());
         let question = Question {
             peer,
-            place,
+            place: Arc::new(place),
             user: None,
             head: None,
         };
-        if permitted(proxy, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
+        if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
             return;
         }
     } else {
         exchange.ends.source = snapshot.own.clone();
-        exchange.ends.source_principal = own.to_string();
+        exchange.ends.source_principal = own.spiffe_id().cloned();
     }
     let hops: Vec<&Arc<Hop>> = cluster.hops.iter().collect();
-    let load = |hop: &Arc<Hop>| proxy.pools.load(hop.address);
+    let load = |hop: &Arc<Hop>| hop.load.now();
     let how = cluster.traffic.load_balancer;
     let Some(hop) = balance::pick(&hops, how, &cluster.turn, load, &mut rand::rng()) else {
         return exchange.flag("UH");
@@ -119,34 +118,34 @@ pub(crate) async fn outbound(
         let place = Place::outside_service(&cluster.service, *port);
         let question = Question {
             peer,
-            place,
+            place: Arc::new(place),
             user: None,
             head: None,
         };
-        if permitted(proxy, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
+        if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
             return;
         }
     }
-    exchange.busy(proxy.pools.busy(hop.address));
-    match to_endpoint(proxy, cluster, hop).await {
+    exchange.busy(hop.load.enter());
+    match to_endpoint(worker, cluster, hop).await {
         Ok(upstream) => {
-            note(&mut exchange, cluster, hop);
-            relay(proxy, io, upstream, exchange).await;
+            note_upstream(&mut exchange, hop);
+            relay(worker, io, upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
 }
 
 async fn to_endpoint(
-    proxy: &Shared,
+    worker: &Worker,
     cluster: &Cluster,
     hop: &Hop,
 ) -> Result<Upstream, ConnectError> {
     let patience = cluster.traffic.connect_timeout;
     match &hop.security {
         Security::Mesh(expected) => {
-            let epoch = proxy.epoch().ok_or(ConnectError::NoCredentials)?;
-            let clock = &*proxy.clock;
+            let epoch = worker.proxy.epoch().ok_or(ConnectError::NoCredentials)?;
+            let clock = &*worker.proxy.clock;
             let connected =
                 connect::mesh(hop.address, expected, alpn::TCP, &epoch, clock, patience).await;
             connected.map(|(line, _drain)| line)
@@ -158,36 +157,24 @@ async fn to_endpoint(
 
 /// Asks and records; lists the connection as open.
 fn permitted(
-    proxy: &Arc<Shared>,
+    worker: &Arc<Worker>,
     snapshot: &Arc<Snapshot>,
     question: Question,
     origin: Origin,
     exchange: &mut Exchange,
 ) -> Option<ConnectPermit> {
-    let now = proxy.ledger.now();
-    match permit_connection(&question, snapshot, &proxy.ledger, now) {
+    let now = worker.ledger.now();
+    match permit_connection(&question, snapshot, &worker.ledger, now) {
         Ok(permit) => {
             let proof = permit.proof();
-            exchange.decided(&proof.record, &proof.decision);
-            let end = exchange.end().clone();
-            let guard = proxy
-                .open
-                .enter(question, origin, proof.record.clone(), end);
-            if let Some(newer) = proxy
-                .snapshot()
-                .filter(|newer| !Arc::ptr_eq(newer, snapshot))
-            {
-                proxy
-                    .open
-                    .judge_one_again(&guard, &newer, &proxy.ledger, &proxy.metrics);
-            }
-            exchange.hold(guard);
+            exchange.decided(proof.record.clone(), proof.decision.clone());
+            enter(worker, snapshot, question, origin, &proof.record, exchange);
             Some(permit)
         }
         Err(Refused::Denied {
             decision, record, ..
         }) => {
-            exchange.decided(&record, &decision);
+            exchange.decided(record, Arc::new(*decision));
             exchange.flag("UAEX");
             None
         }
@@ -198,24 +185,24 @@ fn permitted(
     }
 }
 
-async fn relay(proxy: &Shared, io: impl Io, mut upstream: Upstream, mut exchange: Exchange) {
-    proxy.metrics.tcp_opened(&exchange.ends);
-    let mut downstream = Line::new(io, Bytes::new(), exchange.end().clone());
+async fn relay(worker: &Worker, io: impl Io, mut upstream: Upstream, mut exchange: Exchange) {
+    worker.ledger.meters().tcp_opened(&exchange.ends);
+    let mut downstream = Line::new(io, Bytes::new(), CancellationToken::new());
     let flow = downstream.flow();
-    let passed = copy_bidirectional_with_sizes(
-        &mut downstream,
-        &mut upstream,
-        RELAY_BUFFER_BYTES,
-        RELAY_BUFFER_BYTES,
-    )
-    .await;
+    let end = exchange.end().clone();
+    let (near, far) = (&mut downstream, &mut upstream);
+    // Cancel-safe: a connection that is no longer permitted is dropped.
+    let passed = tokio::select! {
+        passed = copy_bidirectional_with_sizes(near, far, RELAY_BUFFER_BYTES, RELAY_BUFFER_BYTES) => passed,
+        () = end.wait() => Err(io::ErrorKind::ConnectionAborted.into()),
+    };
     exchange
         .bytes_in()
         .store(flow.read.load(Ordering::Relaxed), Ordering::Relaxed);
     exchange.sent(flow.written.load(Ordering::Relaxed));
     match passed {
         Ok(_) => exchange.finished(),
-        Err(_) if exchange.end().is_cancelled() => exchange.flag("UAEX"),
+        Err(_) if exchange.end().is_given() => exchange.flag("UAEX"),
         Err(error) => {
             tracing::debug!(%error, "a TCP connection broke");
             exchange.flag("UC");
@@ -228,23 +215,10 @@ fn failed(error: &ConnectError, mut exchange: Exchange) {
     exchange.flag("UF");
 }
 
-fn note(exchange: &mut Exchange, cluster: &Cluster, hop: &Hop) {
-    let namespace = cluster.service.namespace.as_str();
-    exchange.ends.destination = PeerInfo::from_labels(&hop.workload, namespace, &hop.labels);
-    let principal = hop.identity.as_ref().map(ToString::to_string);
-    exchange.ends.destination_principal = principal.unwrap_or_default();
-    exchange.ends.security = if hop.security == Security::Plain {
-        "none"
-    } else {
-        "mutual_tls"
-    };
-    exchange.upstream = Some(hop.address.to_string());
-}
-
 fn inbound_ends(arrival: &Arrival, snapshot: &Snapshot) -> Ends {
     Ends {
         destination: snapshot.own.clone(),
-        destination_principal: snapshot.workload().identity.to_string(),
+        destination_principal: Some(snapshot.workload().identity.clone()),
         protocol: "tcp",
         ..Ends::inbound(&arrival.peer, None)
     }

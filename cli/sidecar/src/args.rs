@@ -1,6 +1,6 @@
 //! What a sidecar is told when it starts.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use reeve_core::{InstanceName, ServiceAccount, SpiffeId, TrustDomain};
@@ -68,6 +68,10 @@ pub struct SidecarArgs {
     /// The supervisor's socket, which knows who is behind a process id
     #[arg(long, value_name = "PATH")]
     pub supervisor_socket: Option<PathBuf>,
+
+    /// Threads that carry traffic
+    #[arg(long, value_name = "THREADS", default_value = "2")]
+    pub workers: NonZeroU16,
 
     /// How long connections may take to finish when the sidecar is told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]

@@ -5,7 +5,7 @@ use std::{io::stdout, sync::Arc, time::Duration};
 use anyhow::Context;
 use reeve_audit::Wal;
 use reeve_core::{Clock, InstanceName, SpiffeId, error_chain, model::ProxyConfig};
-use reeve_proxy::{MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot};
+use reeve_proxy::{MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot, Workers};
 use reeve_svid::CredentialsWatch;
 use tokio::sync::watch;
 
@@ -37,6 +37,7 @@ impl DataPlane {
             clock: Arc::clone(clock),
             access_log: Box::new(stdout()),
             mesh_ports: MeshPorts::default(),
+            workers: Workers::Threads(args.workers),
         })
         .context("the proxy cannot start")?;
         Ok(Self {

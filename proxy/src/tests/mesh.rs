@@ -30,7 +30,7 @@ use reeve_core::{
 use reeve_svid::Credentials;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{MeshPorts, Proxy, ProxyDeps, Snapshot};
+use crate::{MeshPorts, Proxy, ProxyDeps, Snapshot, Workers};
 
 pub(super) const HOST: &str = "server.default.svc.cluster.local";
 pub(super) const PORT: u16 = 9080;
@@ -174,6 +174,7 @@ impl Mesh {
                 metrics: 0,
                 health: 0,
             },
+            workers: Workers::Current,
         })
         .unwrap();
         Side {
