@@ -162,7 +162,7 @@ pub(crate) fn caller(extensions: &Extensions) -> Caller {
         return Caller::Workload(peer.id().clone());
     }
     match extensions.get::<TlsPeer>() {
-        Some(peer) => Caller::Remote(peer.address.to_string()),
+        Some(peer) => Caller::Remote(peer.from.clone()),
         None => Caller::Unknown,
     }
 }

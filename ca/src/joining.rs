@@ -10,8 +10,8 @@ use tonic::transport::Server;
 
 use crate::{
     Agent, AgentHandle, AgentOptions, AttestError, Attestor, CaOptions, CertificateAuthority,
-    GrpcIssuer, IssuerChannel, IssuerService, JoinTokens, LocalIssuer, LogEvents, Store, UnixPeer,
-    tls_incoming, unix_incoming,
+    GrpcIssuer, IssuerChannel, IssuerService, JoinTokens, LocalIssuer, LogEvents, MeshAddress,
+    Store, UnixPeer, tls_incoming, unix_incoming,
 };
 
 const CONTROL: &str = "spiffe://mesh.local/ns/reeve-system/sa/control";
@@ -32,6 +32,7 @@ struct Mesh {
     tokens: Arc<JoinTokens>,
     clock: Arc<dyn Clock>,
     address: std::net::SocketAddr,
+    control: MeshAddress,
     socket: std::path::PathBuf,
     _own: AgentHandle,
     _folder: tempfile::TempDir,
@@ -63,13 +64,21 @@ async fn mesh() -> Mesh {
     credentials.wait_for(Option::is_some).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = tls_incoming(listener, credentials, Arc::clone(&clock));
+    let incoming = tls_incoming(listener, credentials.clone(), Arc::clone(&clock));
     tokio::spawn(
         Server::builder()
             .add_service(service())
             .serve_with_incoming(incoming),
     );
     let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let listener = UnixListener::bind(&control).unwrap();
+    let incoming = tls_incoming(listener, credentials, Arc::clone(&clock));
+    tokio::spawn(
+        Server::builder()
+            .add_service(service())
+            .serve_with_incoming(incoming),
+    );
     let socket = folder.path().join("mesh.sock");
     let incoming = unix_incoming(UnixListener::bind(&socket).unwrap());
     tokio::spawn(
@@ -82,6 +91,7 @@ async fn mesh() -> Mesh {
         tokens,
         clock,
         address,
+        control: MeshAddress::Unix(control),
         socket,
         _own: own,
         _folder: folder,
@@ -103,9 +113,13 @@ impl Mesh {
     }
 
     fn tls(&self, expected: &str) -> IssuerChannel {
+        self.tls_at(self.address.into(), expected)
+    }
+
+    fn tls_at(&self, address: MeshAddress, expected: &str) -> IssuerChannel {
         let bundle = Arc::clone(&self.ca.bundle().borrow());
         IssuerChannel::tls(
-            self.address,
+            address,
             expected.parse().unwrap(),
             bundle,
             Arc::clone(&self.clock),
@@ -130,6 +144,31 @@ async fn a_remote_agent_joins_by_token_and_renews_by_its_certificate() {
     let (watch, handle) = mesh.agent(mesh.tls(CONTROL), Some(&token));
     rotations(&handle, 2).await;
     assert_eq!(watch.borrow().as_ref().unwrap().svid.id().as_str(), AGENT);
+}
+
+#[tokio::test]
+async fn an_agent_without_a_network_joins_over_the_control_socket() {
+    let mesh = mesh().await;
+    let token = mesh
+        .tokens
+        .create(AGENT.parse().unwrap(), Duration::from_secs(60))
+        .unwrap();
+    let channel = mesh.tls_at(mesh.control.clone(), CONTROL);
+    let (watch, handle) = mesh.agent(channel, Some(&token));
+    rotations(&handle, 1).await;
+    assert_eq!(watch.borrow().as_ref().unwrap().svid.id().as_str(), AGENT);
+}
+
+#[tokio::test]
+async fn a_process_at_the_control_socket_is_nobody_without_token_or_certificate() {
+    let mesh = mesh().await;
+    let channel = mesh.tls_at(mesh.control.clone(), CONTROL);
+    let (watch, handle) = mesh.agent(channel, None);
+    let mut status = handle.watch_status();
+    let refused = status.wait_for(|status| status.failures > 0).await;
+    let error = refused.unwrap().last_error.clone().unwrap();
+    assert!(error.contains("no identity for this caller"), "{error}");
+    assert!(watch.borrow().is_none());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 //! and is checked again before it leaves; a leaf never outlives its issuer; a workload's key touches no disk; every
 //! refusal is reported to [`IdentityEvents`].
 
+mod address;
 mod agent;
 mod attest;
 mod authority;
@@ -23,6 +24,7 @@ mod seal;
 mod socket;
 mod token;
 
+pub use address::{MeshAddress, MeshAddressError, MeshListener, MeshStream};
 pub use agent::{
     Agent, AgentError, AgentHandle, AgentOptions, AgentStatus, BundleStream, ChannelError,
     GrpcIssuer, Issued, IssuerChannel, IssuerClient, LocalIssuer,

@@ -4,7 +4,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -15,7 +14,7 @@ use reeve_core::Clock;
 use reeve_svid::{Credentials, CredentialsWatch, MeshTls, VerifiedPeer, peer_of};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Sleep, sleep, timeout},
 };
@@ -23,7 +22,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::UnixPeer;
+use crate::{
+    UnixPeer,
+    address::{MeshListener, MeshStream},
+};
 
 mod authority;
 
@@ -47,10 +49,10 @@ pub struct UnixConnection {
     _room: OwnedSemaphorePermit,
 }
 
-/// A TLS connection over TCP. It ends with the peer's certificate.
+/// A TLS connection. It ends with the peer's certificate.
 #[derive(Debug)]
 pub struct TlsConnection {
-    stream: Box<TlsStream<TcpStream>>,
+    stream: Box<TlsStream<MeshStream>>,
     peer: TlsPeer,
     end: Option<Pin<Box<Sleep>>>,
     _room: OwnedSemaphorePermit,
@@ -59,8 +61,8 @@ pub struct TlsConnection {
 /// Who is at the other end of a [`TlsConnection`].
 #[derive(Clone, Debug)]
 pub struct TlsPeer {
-    /// From where.
-    pub address: SocketAddr,
+    /// From where: an address and port, or a process and its user.
+    pub from: String,
     /// Who, if it showed a certificate (which then verified).
     pub verified: Option<VerifiedPeer>,
 }
@@ -101,14 +103,15 @@ pub fn unix_incoming(listener: UnixListener) -> ReceiverStream<io::Result<UnixCo
     ReceiverStream::new(receive)
 }
 
-/// The connections that come in over TCP, once their handshake is done. Each handshake uses the credentials of its
+/// The connections that come in over TLS, once their handshake is done. Each handshake uses the credentials of its
 /// moment; a client certificate is optional, but must verify if it is there.
 pub fn tls_incoming(
-    listener: TcpListener,
+    listener: impl Into<MeshListener>,
     credentials: CredentialsWatch,
     clock: Arc<dyn Clock>,
 ) -> ReceiverStream<io::Result<TlsConnection>> {
     let (send, receive) = mpsc::channel(QUEUE);
+    let listener = listener.into();
     tokio::spawn(async move {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -124,7 +127,7 @@ pub fn tls_incoming(
                 () = send.closed() => return,
                 accepted = listener.accept() => accepted,
             };
-            let (stream, address) = match accepted {
+            let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     pause(&error).await;
@@ -135,12 +138,12 @@ pub fn tls_incoming(
             let (send, clock) = (send.clone(), Arc::clone(&clock));
             tokio::spawn(async move {
                 let _permit = permit;
-                let handshake = handshake(stream, address, credentials, clock, room);
+                let handshake = handshake(stream, &from, credentials, clock, room);
                 match timeout(HANDSHAKE_TIMEOUT, handshake).await {
                     // The server is gone, and with it whoever would want the connection.
                     Ok(Ok(connection)) => drop(send.send(Ok(connection)).await),
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "handshake failed"),
-                    Err(_) => tracing::debug!(%address, "handshake took too long"),
+                    Ok(Err(error)) => tracing::debug!(from, %error, "handshake failed"),
+                    Err(_) => tracing::debug!(from, "handshake took too long"),
                 }
             });
         }
@@ -154,8 +157,8 @@ async fn pause(error: &io::Error) {
 }
 
 async fn handshake(
-    stream: TcpStream,
-    address: SocketAddr,
+    stream: MeshStream,
+    from: &str,
     credentials: Option<Arc<Credentials>>,
     clock: Arc<dyn Clock>,
     room: OwnedSemaphorePermit,
@@ -166,7 +169,6 @@ async fn handshake(
     let config = MeshTls::new(credentials, Arc::clone(&clock))
         .server_config_optional_client(&[reeve_svid::alpn::GRPC])
         .map_err(io::Error::other)?;
-    stream.set_nodelay(true)?;
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let (_, session) = stream.get_ref();
     let now = clock.now();
@@ -179,7 +181,10 @@ async fn handshake(
         .map(|peer| Box::pin(sleep(peer.not_after().since(now))));
     Ok(TlsConnection {
         stream: Box::new(stream),
-        peer: TlsPeer { address, verified },
+        peer: TlsPeer {
+            from: from.to_owned(),
+            verified,
+        },
         end,
         _room: room,
     })

@@ -1,6 +1,6 @@
 //! Connections to an issuer: its Unix socket, or TLS.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -8,10 +8,12 @@ use reeve_core::{Clock, SpiffeId};
 use reeve_svid::{
     Credentials, MeshTls, TrustBundle, alpn, anonymous_client_config, refusal_of, server_name,
 };
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
+
+use crate::address::{MeshAddress, MeshStream};
 
 /// Bound on connecting, handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,13 +61,13 @@ impl IssuerChannel {
     /// Over TLS to `address`, where the server must show the identity `expected`. `bundle` is what the server is judged
     /// by as long as we have no certificate.
     pub fn tls(
-        address: SocketAddr,
+        address: impl Into<MeshAddress>,
         expected: SpiffeId,
         bundle: Arc<TrustBundle>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let target = Arc::new(Target {
-            address,
+            address: address.into(),
             expected,
             bundle,
             clock,
@@ -95,7 +97,7 @@ impl fmt::Debug for IssuerChannel {
 }
 
 struct Target {
-    address: SocketAddr,
+    address: MeshAddress,
     expected: SpiffeId,
     bundle: Arc<TrustBundle>,
     clock: Arc<dyn Clock>,
@@ -124,7 +126,7 @@ async fn connect_unix(path: PathBuf) -> io::Result<UnixStream> {
 async fn connect_tls(
     target: &Target,
     held: Option<Arc<Credentials>>,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<MeshStream>> {
     let expected = std::slice::from_ref(&target.expected);
     let now = target.clock.now();
     let config = match held {
@@ -137,8 +139,7 @@ async fn connect_tls(
         }
     };
     let config = config.map_err(io::Error::other)?;
-    let stream = TcpStream::connect(target.address).await?;
-    stream.set_nodelay(true)?;
+    let stream = target.address.connect().await?;
     let connected = TlsConnector::from(config)
         .connect(server_name(), stream)
         .await;

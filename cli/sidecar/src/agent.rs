@@ -61,7 +61,7 @@ fn joining(
     let bundle = TrustBundle::from_pem(args.trust_domain.clone(), pem.as_bytes(), 0)
         .with_context(|| format!("the bundle {}", file.display()))?;
     let channel = IssuerChannel::tls(
-        args.mesh_address,
+        args.mesh_address.clone(),
         args.mesh_identity()?,
         Arc::new(bundle),
         Arc::clone(clock),

@@ -1,8 +1,9 @@
 //! What a sidecar is told when it starts.
 
-use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
+use std::{num::NonZeroU16, path::PathBuf};
 
 use clap::{Args, ValueEnum};
+use reeve_ca::MeshAddress;
 use reeve_core::{InstanceName, ServiceAccount, SpiffeId, TrustDomain};
 
 /// Arguments of `reeve proxy run` and of `reeve-proxy`.
@@ -29,9 +30,10 @@ pub struct SidecarArgs {
     )]
     pub mesh_socket: Option<PathBuf>,
 
-    /// The mesh's gRPC address: configuration, audit log and, with a join token, certificates
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub mesh_address: SocketAddr,
+    /// Where the mesh process serves configuration, the audit log and, with a join token, certificates: its gRPC address,
+    /// or its control.sock, which needs no network
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    pub mesh_address: MeshAddress,
 
     /// A file with the join token to use instead of the mesh's Unix socket
     #[arg(long, value_name = "FILE", requires = "bundle")]

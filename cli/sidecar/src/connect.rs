@@ -1,12 +1,13 @@
 //! Channels to the mesh process: mutual TLS with the credentials of the moment.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use reeve_ca::{MeshAddress, MeshStream};
 use reeve_core::{Clock, SpiffeId};
 use reeve_svid::{CredentialsWatch, MeshTls, alpn, server_name};
 use rustls::ClientConfig;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
@@ -20,7 +21,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connects to the mesh process.
 #[derive(Clone, Debug)]
 pub struct MeshConnector {
-    address: SocketAddr,
+    address: MeshAddress,
     expected: SpiffeId,
     credentials: CredentialsWatch,
     clock: Arc<dyn Clock>,
@@ -29,7 +30,7 @@ pub struct MeshConnector {
 impl MeshConnector {
     /// Connects to `address`, where the server must show the identity `expected`.
     pub fn new(
-        address: SocketAddr,
+        address: MeshAddress,
         expected: SpiffeId,
         credentials: CredentialsWatch,
         clock: Arc<dyn Clock>,
@@ -45,13 +46,13 @@ impl MeshConnector {
     /// A channel that connects when it is first used.
     pub fn channel(&self) -> Channel {
         let connector = self.clone();
-        tls_channel(self.address, move || connector.config())
+        tls_channel(self.address.clone(), move || connector.config())
     }
 
     /// A channel that is connected.
     pub async fn connected(&self) -> Result<Channel, tonic::transport::Error> {
         let connector = self.clone();
-        let service = tls_service(self.address, move || connector.config());
+        let service = tls_service(self.address.clone(), move || connector.config());
         endpoint().connect_with_connector(service).await
     }
 
@@ -68,35 +69,34 @@ impl MeshConnector {
 
 /// A channel over TLS; `config` is asked for each connection.
 fn tls_channel(
-    address: SocketAddr,
+    address: MeshAddress,
     config: impl Fn() -> io::Result<Arc<ClientConfig>> + Clone + Send + Sync + 'static,
 ) -> Channel {
     endpoint().connect_with_connector_lazy(tls_service(address, config))
 }
 
 fn tls_service(
-    address: SocketAddr,
+    address: MeshAddress,
     config: impl Fn() -> io::Result<Arc<ClientConfig>> + Clone + Send + Sync + 'static,
 ) -> impl tower::Service<
     tonic::transport::Uri,
-    Response = TokioIo<TlsStream<TcpStream>>,
+    Response = TokioIo<TlsStream<MeshStream>>,
     Error = io::Error,
     Future: Send,
 > + Send
 + 'static {
     tower::service_fn(move |_| {
-        let config = config();
-        async move { connect(address, config?).await.map(TokioIo::new) }
+        let (address, config) = (address.clone(), config());
+        async move { connect(&address, config?).await.map(TokioIo::new) }
     })
 }
 
 async fn connect(
-    address: SocketAddr,
+    address: &MeshAddress,
     config: Arc<ClientConfig>,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<MeshStream>> {
     let handshake = async {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        let stream = address.connect().await?;
         TlsConnector::from(config)
             .connect(server_name(), stream)
             .await

@@ -89,7 +89,7 @@ impl Sidecar {
         let handle = Arc::new(agent.handle);
         let data_plane = DataPlane::start(args, &credentials, &wal, &registry, &clock)?;
         let connector = MeshConnector::new(
-            args.mesh_address,
+            args.mesh_address.clone(),
             args.mesh_identity()?,
             credentials.clone(),
             clock,

@@ -10,7 +10,7 @@ use reeve_audit::{
 };
 use reeve_ca::{
     Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, IdentityEvents,
-    IssuerService, JoinTokens, LocalIssuer, Store, TlsPeer,
+    IssuerService, JoinTokens, LocalIssuer, MeshListener, Store, TlsPeer,
     proto::issuer::issuer_server::IssuerServer, tls_incoming, unix_incoming,
 };
 use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
@@ -41,6 +41,7 @@ const MAINTENANCE: Duration = Duration::from_secs(1);
 pub(super) struct MeshProcess {
     grpc: TcpListener,
     api: TcpListener,
+    control: UnixListener,
     socket: UnixListener,
     wal: Arc<Wal>,
     view: Arc<View>,
@@ -55,6 +56,7 @@ impl MeshProcess {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let grpc = listen(args.grpc, "the mesh's gRPC port").await?;
         let api = listen(args.api, "the mesh's HTTP API").await?;
+        let control = socket::bind(&args.within("control.sock"), "the mesh's control socket")?;
         let socket = socket::bind(&args.within("mesh.sock"), "the mesh's socket")?;
         let registry = prometheus::Registry::new();
         let wal = Arc::new(open_wal(args, &clock)?);
@@ -102,6 +104,7 @@ impl MeshProcess {
         Ok(Self {
             grpc,
             api,
+            control,
             socket,
             wal,
             view: Arc::new(view),
@@ -117,10 +120,9 @@ impl MeshProcess {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let view = Arc::clone(&self.view);
         let credentials = self.credentials;
-        let incoming = tls_incoming(self.grpc, credentials.clone(), Arc::clone(&view.clock));
-        let tls = server()
-            .add_routes(tls_routes(&view, &self.attestor))
-            .serve_with_incoming(incoming);
+        let routes = tls_routes(&view, &self.attestor);
+        let tls = serve_tls(&view, &credentials, self.grpc.into(), routes.clone());
+        let control = serve_tls(&view, &credentials, self.control.into(), routes);
         let socket = server()
             .accept_http1(true)
             .add_routes(socket_routes(&view, &self.attestor))
@@ -141,6 +143,7 @@ impl MeshProcess {
         // Cancel-safe: whichever branch ends first, the process ends.
         let outcome = tokio::select! {
             failed = tokio::spawn(tls) => failed?.context("the gRPC port"),
+            failed = tokio::spawn(control) => failed?.context("the mesh's control socket"),
             failed = tokio::spawn(socket) => failed?.context("the mesh's socket"),
             failed = maintain(&view.ca) => failed,
             failed = api => failed.context("the HTTP API"),
@@ -289,7 +292,18 @@ fn issuer(view: &View, attestor: &Arc<SidecarAttestor>) -> IssuerServer<IssuerSe
     )
 }
 
-/// What the gRPC port serves: issuing to joiners and members, configuration and audit to members.
+/// Serves members over TLS: on the gRPC port, and on the control socket for those without a network to us.
+fn serve_tls(
+    view: &View,
+    credentials: &CredentialsWatch,
+    listener: MeshListener,
+    routes: Routes,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + use<> {
+    let incoming = tls_incoming(listener, credentials.clone(), Arc::clone(&view.clock));
+    server().add_routes(routes).serve_with_incoming(incoming)
+}
+
+/// What the gRPC port and the control socket serve: issuing to joiners and members, configuration and audit to members.
 fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     let ads = AdsService::new(Arc::clone(&view.controller) as _, caller);
     let controller = Arc::clone(&view.controller);
