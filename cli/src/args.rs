@@ -50,6 +50,9 @@ pub(crate) enum Verb {
     Ca(verb::ca::CaArgs),
     /// Run a sidecar, or ask one how it is
     Proxy(verb::proxy::ProxyArgs),
+    /// Show what is in force in a sidecar: listeners, routes, clusters, endpoints, policies, certificates
+    #[command(visible_alias = "pc")]
+    ProxyConfig(verb::proxy_config::ProxyConfigArgs),
     /// Run the mesh process: CA, control plane, audit log and HTTP API
     Control(ControlCommand),
     /// Replace this process by a command that dies with its parent

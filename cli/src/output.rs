@@ -21,6 +21,7 @@ pub(crate) struct OutputArgs {
 pub(crate) enum Format {
     /// For people.
     #[default]
+    #[value(alias = "table")]
     Human,
     /// For programs.
     Json,

@@ -12,6 +12,7 @@ pub(crate) mod logs;
 pub(crate) mod mesh_api;
 pub(crate) mod policy;
 pub(crate) mod proxy;
+pub(crate) mod proxy_config;
 pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod status;
@@ -48,6 +49,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Identity(args) => identity::run(&args),
         Verb::Ca(args) => ca::run(&args),
         Verb::Proxy(args) => proxy::run(args),
+        Verb::ProxyConfig(args) => proxy_config::run(args),
         Verb::Control(command) => match command.verb {
             ControlVerb::Run(args) => daemon(mesh::run(args)),
         },

@@ -9,6 +9,7 @@ mod jwt;
 mod mesh_outage;
 mod mtls;
 mod policy;
+mod proxy_config;
 mod refused_identity;
 mod rotation;
 mod sidecar_crash;

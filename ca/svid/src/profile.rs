@@ -6,7 +6,7 @@ use x509_parser::prelude::{
     FromDer, GeneralName, KeyUsage, ParsedExtension, X509Certificate, X509Version,
 };
 
-use crate::SvidError;
+use crate::{CertificateSummary, SvidError};
 
 /// Longest certificate we read. Ours are about 500 bytes; RSA-4096 chains of others stay below 4 KiB.
 pub(crate) const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
@@ -112,6 +112,26 @@ pub(crate) fn check_signing(
         Some(id) if !id.path().is_empty() => Err(SvidError::IssuerWithPath { position, id }),
         id => Ok((Validity::of(&certificate), id)),
     }
+}
+
+/// What the certificate says, unverified.
+pub(crate) fn summary(der: &CertificateDer<'_>) -> Result<CertificateSummary, SvidError> {
+    let certificate = parse(0, der)?;
+    let Validity {
+        not_before,
+        not_after,
+    } = Validity::of(&certificate);
+    Ok(CertificateSummary {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        serial: hex(certificate.raw_serial()),
+        uris: uris(0, &certificate)?
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        not_before,
+        not_after,
+    })
 }
 
 fn parse<'a>(

@@ -1,5 +1,7 @@
 //! The admin interface: HTTP on a Unix socket, for the operator of this machine.
 
+pub(crate) mod inspect;
+
 use std::sync::Arc;
 
 use axum::{
@@ -155,8 +157,8 @@ async fn drain(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 }
 
 /// Serves the interface for ever.
-pub(crate) async fn serve(listener: UnixListener, admin: Admin) {
-    if let Err(error) = axum::serve(listener, routes(admin)).await {
+pub(crate) async fn serve(listener: UnixListener, routes: Router) {
+    if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "the admin socket is served no longer");
     }
 }

@@ -19,11 +19,16 @@ use tokio::{
 
 use crate::{
     AuditLevel, SidecarArgs, SvidSigner,
-    admin::{self, Admin},
+    admin::{
+        self, Admin,
+        inspect::{self, Inspect},
+    },
     agent::{self, AgentEvents},
     connect::MeshConnector,
     data_plane::DataPlane,
-    hardening, logging, socket,
+    hardening,
+    logging::{self, LogFilter},
+    socket,
 };
 
 /// How long the last records may take to reach the log at the end; the rest is shipped after the next start.
@@ -34,7 +39,7 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 /// Nothing here needs the mesh process to be alive: certificate, configuration and audit log each wait and try again
 /// on their own, and the data plane goes on with what it has.
 pub async fn run(args: SidecarArgs) -> anyhow::Result<()> {
-    logging::start();
+    let log = logging::start();
     hardening::forbid_core_dumps()?;
     if args.supervisor_socket.is_some() {
         hardening::end_with_parent()?;
@@ -42,7 +47,7 @@ pub async fn run(args: SidecarArgs) -> anyhow::Result<()> {
     let stop = Arc::new(Notify::new());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut sidecar = Sidecar::start(&args, Arc::clone(&stop))?;
+    let mut sidecar = Sidecar::start(&args, log, Arc::clone(&stop))?;
     tracing::info!(instance = %args.instance, identity = %args.identity, "the sidecar runs");
     // Cancel-safe: whichever comes first, the sidecar ends.
     tokio::select! {
@@ -77,7 +82,7 @@ pub struct Sidecar {
 
 impl Sidecar {
     /// Opens and starts everything; `stop` is notified when the admin interface is asked to drain.
-    pub fn start(args: &SidecarArgs, stop: Arc<Notify>) -> anyhow::Result<Self> {
+    pub fn start(args: &SidecarArgs, log: LogFilter, stop: Arc<Notify>) -> anyhow::Result<Self> {
         check(args)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let sockets = Sockets::bind(args)?;
@@ -111,7 +116,9 @@ impl Sidecar {
         let feed = tokio::spawn(feeding(feed, credentials.clone(), data_plane.clone()));
         let mut tasks = vec![tokio::spawn(shipping(&connector, &wal, &credentials))];
         if let Some(listener) = sockets.admin {
-            tasks.push(tokio::spawn(admin::serve(listener, admin)));
+            let inspect = Inspect::new(args, credentials.clone(), log);
+            let routes = admin::routes(admin).merge(inspect::routes(inspect));
+            tasks.push(tokio::spawn(admin::serve(listener, routes)));
         }
         if let Some(listener) = sockets.agent {
             let attestor = agent::attestor(args);
