@@ -28,6 +28,7 @@ use crate::{
     ledger::micros,
     metrics::{Ends, Outcome},
     open::OpenGuard,
+    pool::Lease,
     spans::{OpenSpan, SpanEnd},
     worker::Worker,
 };
@@ -57,6 +58,7 @@ pub(crate) struct Exchange {
     guard: Option<OpenGuard>,
     busy: Option<Busy>,
     admission: Option<OwnedSemaphorePermit>,
+    lease: Option<Lease>,
     span: Option<OpenSpan>,
 }
 
@@ -92,6 +94,7 @@ impl Exchange {
             guard: None,
             busy: None,
             admission: None,
+            lease: None,
             span: None,
         }
     }
@@ -181,9 +184,17 @@ impl Exchange {
         }
     }
 
+    /// Keeps the upstream connection until the response is read.
+    pub(crate) fn lease(&mut self, lease: Option<Lease>) {
+        self.lease = lease;
+    }
+
     /// The last byte was handed on.
     pub(crate) fn finished(&mut self) {
         self.complete = true;
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
     }
 
     fn tell(&mut self) {

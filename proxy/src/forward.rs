@@ -14,9 +14,9 @@ use crate::{
     cluster::{Cluster, Hop, Security},
     connect::ConnectError,
     exchange::Exchange,
-    limits::{APP_CONNECT_TIMEOUT, BASE_RETRY_BACKOFF, MAX_RETRY_BACKOFF},
+    limits::{APP_CONNECT_TIMEOUT, BASE_RETRY_BACKOFF, MAX_HTTP1_LINKS, MAX_RETRY_BACKOFF},
     permit::{Changes, Permit, Recorded},
-    pool::{Dialect, SendError},
+    pool::{Dialect, Lease, SendError, Sent},
     route::{Failure, RetryOn},
     snapshot::Inbound,
     worker::Worker,
@@ -51,7 +51,10 @@ pub(crate) async fn to_app(
             .send_plain(app, dialect, request, APP_CONNECT_TIMEOUT)
             .await;
         match sent {
-            Ok(response) => return Ok(response),
+            Ok((response, lease)) => {
+                exchange.lease(lease);
+                return Ok(response);
+            }
             Err(error) if resends < MAX_SAFE_RESENDS && is_safe(&error, permit, upload) => {
                 resends += 1;
             }
@@ -112,7 +115,10 @@ impl<P> Outgoing<'_, P> {
             note_upstream(exchange, &hop);
             exchange.busy(hop.load.enter());
             let vain = match self.attempt(worker, &hop).await {
-                Ok(response) if !self.is_bad(&response, retries) => return Ok(response),
+                Ok((response, lease)) if !self.is_bad(&response, retries) => {
+                    exchange.lease(lease);
+                    return Ok(response);
+                }
                 Ok(_bad) => None,
                 Err(vain) => Some(vain),
             };
@@ -161,7 +167,23 @@ impl<P> Outgoing<'_, P> {
         balance::pick(&candidates, how, &self.cluster.turn, load, &mut rand::rng()).cloned()
     }
 
-    async fn attempt(&self, worker: &Worker, hop: &Hop) -> Result<Response<Incoming>, Vain> {
+    /// What is spoken on the mesh hop. An HTTP/1.1 request alone costs least on a connection of its own; many at once
+    /// cost least together on HTTP/2 (docs/performance.md). What needs HTTP/2 has it.
+    fn link(&self, hop: &Hop) -> Dialect {
+        let simple =
+            self.permit.head().version != Version::HTTP_2 && self.dialect == Dialect::Http1;
+        if simple && hop.load.now() <= MAX_HTTP1_LINKS {
+            Dialect::Http1
+        } else {
+            Dialect::Http2
+        }
+    }
+
+    async fn attempt(
+        &self,
+        worker: &Worker,
+        hop: &Hop,
+    ) -> Result<(Response<Incoming>, Option<Lease>), Vain> {
         let sending = self.send_once(worker, hop);
         match self.retry.per_try_timeout {
             Some(limit) => match timeout(limit, sending).await {
@@ -172,18 +194,19 @@ impl<P> Outgoing<'_, P> {
         }
     }
 
-    async fn send_once(&self, worker: &Worker, hop: &Hop) -> Result<Response<Incoming>, SendError> {
+    async fn send_once(&self, worker: &Worker, hop: &Hop) -> Sent {
         let patience = self.cluster.traffic.connect_timeout;
         let unbuildable = |_| SendError::Connect(ConnectError::Protocol);
         match (&hop.security, self.plain) {
             (Security::Mesh(_), _) => {
                 let epoch = worker.proxy.epoch().ok_or(ConnectError::NoCredentials)?;
                 let body = self.upload.attempt();
-                let request = self.permit.request(Version::HTTP_2, self.changes, body);
+                let link = self.link(hop);
+                let request = self.permit.request(version(link), self.changes, body);
                 let request = request.map_err(unbuildable)?;
                 let pools = &worker.pools;
                 pools
-                    .send_mesh(hop.address, &hop.security, &epoch, request, patience)
+                    .send_mesh(hop.address, &hop.security, link, &epoch, request, patience)
                     .await
             }
             (Security::Plain, Some(permit)) => {

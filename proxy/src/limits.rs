@@ -38,6 +38,8 @@ pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle HTTP/1.1 connections kept per endpoint.
 pub(crate) const MAX_IDLE_PER_ENDPOINT: usize = 256;
+/// Requests at once to one mesh endpoint up to which each rides on an HTTP/1.1 connection of its own.
+pub(crate) const MAX_HTTP1_LINKS: usize = 8;
 /// How long an idle connection is kept.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Endpoints with connections kept at all.

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use reeve_core::Clock;
 use reeve_svid::alpn;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::UploadBody,
@@ -62,10 +63,51 @@ struct PoolKey {
 struct Pool {
     key: PoolKey,
     shared: Mutex<Option<http2::SendRequest<UploadBody>>>,
-    idle: Mutex<Vec<(Instant, http1::SendRequest<UploadBody>)>>,
+    idle: Mutex<Vec<Kept>>,
     /// One connection attempt at a time for HTTP/2.
     connecting: tokio::sync::Mutex<()>,
 }
+
+/// An HTTP/1.1 connection that can take another request.
+#[derive(Debug)]
+struct Kept {
+    since: Instant,
+    sender: http1::SendRequest<UploadBody>,
+    /// Cancelled when it should take no more requests; never for plaintext.
+    drain: CancellationToken,
+}
+
+impl Kept {
+    fn is_usable(&self) -> bool {
+        self.since.elapsed() < IDLE_TIMEOUT && self.sender.is_ready() && !self.drain.is_cancelled()
+    }
+}
+
+/// An HTTP/1.1 connection while its response is read. Given back after the last byte of the body, it is kept for the
+/// next request; dropped before, it is closed.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pool: Weak<Pool>,
+    kept: Kept,
+}
+
+impl Lease {
+    /// The response was read to its end.
+    pub(crate) fn give_back(mut self) {
+        let Some(pool) = self.pool.upgrade() else {
+            return;
+        };
+        self.kept.since = Instant::now();
+        let mut idle = lock(&pool.idle);
+        if idle.len() >= MAX_IDLE_PER_ENDPOINT {
+            idle.remove(0);
+        }
+        idle.push(self.kept);
+    }
+}
+
+/// A response, and the connection to give back once it is read.
+pub(crate) type Sent = Result<(Response<Incoming>, Option<Lease>), SendError>;
 
 /// Why a try brought no response.
 #[derive(Debug, thiserror::Error)]
@@ -119,14 +161,15 @@ impl Pools {
         &self,
         address: SocketAddr,
         security: &Security,
+        dialect: Dialect,
         epoch: &Arc<Epoch>,
         request: UpstreamRequest<P, UploadBody>,
         patience: Duration,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Sent {
         let key = PoolKey {
             address,
             security: security.clone(),
-            dialect: Dialect::Http2,
+            dialect,
             epoch: epoch.number,
         };
         self.send(key, Some(epoch), request.into_http(), patience)
@@ -140,7 +183,7 @@ impl Pools {
         dialect: Dialect,
         request: UpstreamRequest<Recorded, UploadBody>,
         patience: Duration,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Sent {
         let key = PoolKey {
             address,
             security: Security::Plain,
@@ -184,20 +227,22 @@ impl Pools {
         epoch: Option<&Arc<Epoch>>,
         request: Request<UploadBody>,
         patience: Duration,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Sent {
         let pool = self.pool(key);
+        let clock = &*self.clock;
         match pool.key.dialect {
             Dialect::Http2 => {
-                let mut sender = pool.http2(epoch, &*self.clock, patience).await?;
+                let mut sender = pool.http2(epoch, clock, patience).await?;
                 let sent = sender.try_send_request(request).await;
-                sent.map_err(|e| pool.classify(e, Reused::No))
+                let response = sent.map_err(|e| pool.classify(e, Reused::No))?;
+                Ok((response, None))
             }
             Dialect::Http1 => {
-                let (mut sender, reused) = pool.http1(patience).await?;
-                let sent = sender.try_send_request(request).await;
+                let (mut kept, reused) = pool.http1(epoch, clock, patience).await?;
+                let sent = kept.sender.try_send_request(request).await;
                 let response = sent.map_err(|e| pool.classify(e, reused))?;
-                pool.keep(sender);
-                Ok(response)
+                let pool = Arc::downgrade(&pool);
+                Ok((response, Some(Lease { pool, kept })))
             }
         }
     }
@@ -242,17 +287,8 @@ impl Pool {
         patience: Duration,
     ) -> Result<http2::SendRequest<UploadBody>, ConnectError> {
         let address = self.key.address;
-        let line = match (&self.key.security, epoch) {
-            (Security::Mesh(expected), Some(epoch)) => {
-                let (line, drain) =
-                    connect::mesh(address, expected, alpn::H2, epoch, clock, patience).await?;
-                retire_on(drain, line.gone(), Arc::downgrade(self));
-                line
-            }
-            (Security::Mesh(_), None) => return Err(ConnectError::NoCredentials),
-            (Security::Plain, _) => connect::plain(address, patience).await?,
-            (Security::Unreachable, _) => return Err(ConnectError::NotInMesh),
-        };
+        let (line, drain) = self.connect(alpn::H2, epoch, clock, patience).await?;
+        retire_on(drain, line.gone(), Arc::downgrade(self));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -272,49 +308,67 @@ impl Pool {
         Ok(sender)
     }
 
+    /// A connection, and the token that is cancelled when it should drain.
+    async fn connect(
+        &self,
+        protocol: &'static [u8],
+        epoch: Option<&Arc<Epoch>>,
+        clock: &dyn Clock,
+        patience: Duration,
+    ) -> Result<(Upstream, CancellationToken), ConnectError> {
+        let address = self.key.address;
+        match (&self.key.security, epoch) {
+            (Security::Mesh(expected), Some(epoch)) => {
+                connect::mesh(address, expected, protocol, epoch, clock, patience).await
+            }
+            (Security::Mesh(_), None) => Err(ConnectError::NoCredentials),
+            (Security::Plain, _) => {
+                let line = connect::plain(address, patience).await?;
+                Ok((line, CancellationToken::new()))
+            }
+            (Security::Unreachable, _) => Err(ConnectError::NotInMesh),
+        }
+    }
+
     async fn http1(
         &self,
+        epoch: Option<&Arc<Epoch>>,
+        clock: &dyn Clock,
         patience: Duration,
-    ) -> Result<(http1::SendRequest<UploadBody>, Reused), ConnectError> {
-        let fresh = |since: &Instant| since.elapsed() < IDLE_TIMEOUT;
-        loop {
-            let kept = lock(&self.idle).pop();
-            match kept {
-                Some((since, sender)) if fresh(&since) && sender.is_ready() => {
-                    return Ok((sender, Reused::Yes));
-                }
-                Some(_) => {}
-                None => break,
-            }
+    ) -> Result<(Kept, Reused), ConnectError> {
+        if let Some(kept) = self.idle_one() {
+            return Ok((kept, Reused::Yes));
         }
-        let line: Upstream = connect::plain(self.key.address, patience).await?;
+        let (line, drain) = self.connect(alpn::HTTP1, epoch, clock, patience).await?;
         let mut builder = http1::Builder::new();
         builder.max_headers(crate::limits::MAX_HEADERS);
         let handshake = builder.handshake(TokioIo::new(line)).await;
         let (sender, connection) = handshake.map_err(ConnectError::Http)?;
         let address = self.key.address;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, %address, "an HTTP/1.1 connection ended");
             }
         });
-        Ok((sender, Reused::No))
+        let since = Instant::now();
+        Ok((
+            Kept {
+                since,
+                sender,
+                drain,
+            },
+            Reused::No,
+        ))
     }
 
-    /// Keeps a connection once its response has been read.
-    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<UploadBody>) {
-        let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
-            let ready = sender.ready().await.is_ok();
-            let Some(pool) = pool.upgrade().filter(|_| ready) else {
-                return;
-            };
-            let mut idle = lock(&pool.idle);
-            if idle.len() >= MAX_IDLE_PER_ENDPOINT {
-                idle.remove(0);
-            }
-            idle.push((Instant::now(), sender));
-        });
+    /// The connection given back last that can be used again. One that has not come to rest yet stays.
+    fn idle_one(&self) -> Option<Kept> {
+        let mut idle = lock(&self.idle);
+        if let Some(at) = idle.iter().rposition(Kept::is_usable) {
+            return Some(idle.swap_remove(at));
+        }
+        idle.retain(|kept| !kept.sender.is_closed() && !kept.drain.is_cancelled());
+        None
     }
 
     fn classify(
@@ -338,11 +392,7 @@ impl Pool {
 }
 
 /// When the connection should drain, it gets no new requests; those in flight go on.
-fn retire_on(
-    drain: tokio_util::sync::CancellationToken,
-    gone: tokio_util::sync::CancellationToken,
-    pool: Weak<Pool>,
-) {
+fn retire_on(drain: CancellationToken, gone: CancellationToken, pool: Weak<Pool>) {
     tokio::spawn(async move {
         // Cancel-safe: tokens only.
         tokio::select! {
