@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use reeve_sidecar::SidecarArgs;
 
+/// Half of what a request costs beside system calls is small allocations (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The sidecar of one workload instance.
 #[derive(Debug, Parser)]
 #[command(name = "reeve-proxy", version)]
