@@ -11,6 +11,7 @@ use std::{
 };
 
 use http::{HeaderMap, StatusCode};
+use opentelemetry::KeyValue;
 use reeve_audit::{OutcomeRecord, decision_id};
 use reeve_core::{
     RecordId, ServiceName, SpiffeId, UnixTime,
@@ -23,13 +24,13 @@ use crate::{
     busy::Busy,
     end::End,
     head::{Head, RawHead},
-    headers,
     judge::Question,
     ledger::micros,
     metrics::{Ends, Outcome},
     open::OpenGuard,
     pool::Lease,
-    spans::{OpenSpan, SpanEnd},
+    spans::{Attributes, OpenSpan, SpanEnd},
+    trace,
     worker::Worker,
 };
 
@@ -250,35 +251,89 @@ impl Exchange {
         let Some(span) = self.span.take() else {
             return;
         };
+        let attributes = self.span_attributes(flags);
         let head = self.head.as_deref();
-        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
-        let mut attributes = vec![
-            ("http.request.method", text(head.map(|h| h.method.as_str()))),
-            ("url.path", text(head.map(|h| h.path.as_str()))),
-            ("server.address", text(head.map(|h| h.host()))),
-            ("http.response.status_code", self.status.to_string()),
-            ("response_flags", flags.to_owned()),
-            ("peer.id", text(self.peer_id())),
-            ("upstream.service", text(self.service())),
-            ("upstream.address", text(self.upstream.as_deref())),
-            ("guid:x-request-id", text(head.and_then(Head::request_id))),
-        ];
-        if let Some(decided) = &self.decided {
-            attributes.push(("reeve.decision_id", decision_id(&decided.record)));
-            attributes.push(("reeve.effect", decided.effect().to_owned()));
-        }
         span.end(SpanEnd {
             name: format!(
                 "{} {}",
-                text(head.map(|h| h.method.as_str())),
+                head.map_or("", |h| h.method.as_str()),
                 self.service().unwrap_or_default()
             ),
-            inbound: self.ends.reporter == "destination",
+            inbound: self.is_inbound(),
             started: self.time,
             duration,
-            failed: self.status >= 500,
+            failed: self.status >= if self.is_inbound() { 500 } else { 400 },
             attributes,
         });
+    }
+
+    fn is_inbound(&self) -> bool {
+        self.ends.reporter == "destination"
+    }
+
+    /// By OpenTelemetry's semantic conventions for HTTP and RPC spans where they have a name, by Envoy's for response
+    /// flags, by our own for decisions.
+    fn span_attributes(&self, flags: &str) -> Vec<KeyValue> {
+        let mut all = Attributes::default();
+        if let Some(head) = self.head.as_deref() {
+            all.text("http.request.method", head.method.as_str());
+            all.text("url.path", &head.path);
+            all.text("url.scheme", "http");
+            all.text("server.address", head.host());
+            all.known("user_agent.original", head.header("user-agent"));
+            all.known("guid:x-request-id", head.request_id());
+            let version = match head.version {
+                http::Version::HTTP_2 => "2",
+                http::Version::HTTP_10 => "1.0",
+                _ => "1.1",
+            };
+            all.text("network.protocol.version", version);
+            if let Some(grpc) = head.grpc() {
+                all.text("rpc.system", "grpc");
+                all.text("rpc.service", &grpc.service);
+                all.text("rpc.method", &grpc.method);
+            }
+        }
+        all.number("http.response.status_code", self.status.into());
+        if let Some(code) = self.grpc_status {
+            all.number("rpc.grpc.status_code", code.into());
+        }
+        all.number(
+            "http.request.body.size",
+            self.bytes_in.load(Ordering::Relaxed),
+        );
+        all.number("http.response.body.size", self.bytes_out);
+        if self.attempts > 1 {
+            all.number("http.request.resend_count", u64::from(self.attempts - 1));
+        }
+        if self.status >= 500 {
+            all.text("error.type", &self.status.to_string());
+        }
+        all.known("http.route", self.route.as_deref());
+        let peer = if self.is_inbound() {
+            &self.ends.source.app
+        } else {
+            &self.ends.destination.app
+        };
+        all.text("peer.service", peer);
+        all.known(
+            "network.peer.address",
+            self.upstream.as_deref().filter(|_| !self.is_inbound()),
+        );
+        all.known("reeve.service", self.service());
+        let address = self.peer_address.map(|a| a.to_string());
+        all.known("client.address", address.as_deref());
+        all.known("reeve.peer.spiffe_id", self.peer_id());
+        all.text("response_flags", flags);
+        if let Some(decided) = &self.decided {
+            all.text("reeve.decision.id", &decision_id(&decided.record));
+            all.text("reeve.decision.effect", decided.effect());
+            all.text("reeve.decision.reason", decided.decision.reason.as_str());
+            let policies = decided.decision.policies.iter();
+            let policies: Vec<String> = policies.map(ToString::to_string).collect();
+            all.text("reeve.decision.policies", &policies.join(","));
+        }
+        all.0
     }
 
     fn peer_id(&self) -> Option<&str> {
@@ -293,7 +348,7 @@ impl Exchange {
         let (head, raw) = (self.head.as_deref(), self.raw.as_ref());
         let decided = self.decided.as_ref();
         let decision_id = decided.map(|d| decision_id(&d.record));
-        let trace_id = head.and_then(|h| headers::trace_id(&h.headers));
+        let trace_id = head.and_then(|h| trace::trace_id(&h.headers));
         let direction = match self.ends.reporter {
             "destination" => "inbound",
             _ => "outbound",

@@ -21,6 +21,7 @@ use crate::{
     permit::{self, Permit, Recorded, Refused},
     query,
     snapshot::Snapshot,
+    trace,
     worker::Worker,
 };
 
@@ -129,7 +130,8 @@ pub(crate) fn clean(worker: &Worker, head: &mut Head, exchange: &mut Exchange) {
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     let spans = &worker.proxy.spans;
-    let (mut context, root) = headers::ensure_ids(&mut head.headers, || spans.sample());
+    headers::ensure_request_id(&mut head.headers);
+    let (mut context, root) = trace::take_up(&mut head.headers, || spans.sample());
     if let Some(span) = spans.begin(&mut context, root) {
         context.write(&mut head.headers);
         exchange.span(span);

@@ -8,6 +8,7 @@ use crate::{
     limits::{MAX_HEADERS, MAX_PATH_BYTES},
     path::{self, PathError},
     route::{RequestView, without_port},
+    trace,
 };
 
 /// A request's head, read once. What is judged, matched and forwarded is this, never the bytes that came.
@@ -82,7 +83,7 @@ impl RawHead {
             method: parts.method.clone(),
             authority: authority.or(host).unwrap_or_default().to_owned(),
             path: parts.uri.path().to_owned(),
-            trace_id: headers::trace_id(&parts.headers),
+            trace_id: trace::trace_id(&parts.headers),
         }
     }
 }

@@ -52,6 +52,7 @@ mod strangers;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod worker;
 
 pub use explain::{ExplainRequest, Explanation};

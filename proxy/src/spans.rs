@@ -2,10 +2,11 @@
 //! the `traceparent` names, and the next hop's parent is this span.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwapOption;
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{SpanContext, SpanKind, Status, TraceState},
@@ -21,10 +22,7 @@ use reeve_core::{
     model::{TracingConfig, WorkloadConfig},
 };
 
-use crate::{
-    headers::{TraceContext, random_hex},
-    ledger::lock,
-};
+use crate::trace::{Root, TraceContext, new_span};
 
 /// Samples are counted out of this many.
 const SAMPLING_SCALE: u16 = 10_000;
@@ -33,7 +31,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where spans go at present.
 #[derive(Debug, Default)]
-pub(crate) struct Spans(Mutex<Option<Arc<Export>>>);
+pub(crate) struct Spans(ArcSwapOption<Export>);
 
 /// One exporter.
 #[derive(Debug)]
@@ -59,22 +57,19 @@ pub(crate) struct SpanEnd {
     pub(crate) started: UnixTime,
     pub(crate) duration: Duration,
     pub(crate) failed: bool,
-    pub(crate) attributes: Vec<(&'static str, String)>,
+    pub(crate) attributes: Vec<KeyValue>,
 }
 
 impl Spans {
     /// Exports to what `workload` says from now on. Must be called within a tokio runtime.
     pub(crate) fn configure(&self, workload: &WorkloadConfig) {
-        let mut present = lock(&self.0);
+        let present = self.0.load();
         if present.as_ref().map(|export| &export.config) == workload.tracing.as_ref() {
             return;
         }
-        let old = present.take();
-        *present = workload
-            .tracing
-            .as_ref()
-            .and_then(|config| Export::open(config, workload));
-        drop(present);
+        let config = workload.tracing.as_ref();
+        let export = config.and_then(|config| Export::open(config, workload));
+        let old = self.0.swap(export);
         if let Some(old) = old {
             // The thread ends the exporter once the last open span has gone.
             std::thread::spawn(move || old.close());
@@ -83,7 +78,7 @@ impl Spans {
 
     /// Whether a request that carries no decision of its caller is sampled.
     pub(crate) fn sample(&self) -> bool {
-        let present = lock(&self.0);
+        let present = self.0.load();
         let per_10k = present
             .as_ref()
             .map_or(0, |export| export.config.sampling_per_10k);
@@ -92,15 +87,15 @@ impl Spans {
 
     /// Begins the span of a request with this context, and puts the span in the context as the next hop's parent.
     pub(crate) fn begin(&self, context: &mut TraceContext, root: Root) -> Option<OpenSpan> {
-        let export = lock(&self.0).clone().filter(|_| context.sampled)?;
-        let id = random_hex(8);
+        let export = self.0.load_full().filter(|_| context.sampled)?;
+        let id = new_span();
         let span = OpenSpan {
-            trace: TraceId::from_hex(&context.trace).ok()?,
+            trace: TraceId::from(context.trace),
             parent: match root {
                 Root::Yes => SpanId::INVALID,
-                Root::No => SpanId::from_hex(&context.parent).ok()?,
+                Root::No => SpanId::from(context.parent),
             },
-            id: SpanId::from_hex(&id).ok()?,
+            id: SpanId::from(id),
             export,
         };
         context.parent = id;
@@ -109,18 +104,34 @@ impl Spans {
 
     /// Sends what is left.
     pub(crate) fn flush(&self) {
-        let present = lock(&self.0).take();
-        if let Some(export) = present {
+        if let Some(export) = self.0.swap(None) {
             export.close();
         }
     }
 }
 
-/// Whether the trace begins here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Root {
-    Yes,
-    No,
+/// Gathers a span's attributes; what is not known is left out.
+#[derive(Debug, Default)]
+pub(crate) struct Attributes(pub(crate) Vec<KeyValue>);
+
+impl Attributes {
+    /// Notes a text that is not empty.
+    pub(crate) fn text(&mut self, name: &'static str, text: &str) {
+        if !text.is_empty() {
+            self.0.push(KeyValue::new(name, text.to_owned()));
+        }
+    }
+
+    /// Notes a text that may not be known.
+    pub(crate) fn known(&mut self, name: &'static str, text: Option<&str>) {
+        self.text(name, text.unwrap_or_default());
+    }
+
+    /// Notes a number.
+    pub(crate) fn number(&mut self, name: &'static str, number: u64) {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        self.0.push(KeyValue::new(name, number));
+    }
 }
 
 impl Export {
@@ -168,7 +179,6 @@ impl OpenSpan {
         let context =
             |id| SpanContext::new(self.trace, id, TraceFlags::SAMPLED, false, TraceState::NONE);
         let start = time(end.started);
-        let attribute = |(name, value): (&'static str, String)| KeyValue::new(name, value);
         self.export.processor.on_end(SpanData {
             span_context: context(self.id),
             parent_span_id: self.parent,
@@ -181,7 +191,7 @@ impl OpenSpan {
             name: end.name.into(),
             start_time: start,
             end_time: start + end.duration,
-            attributes: end.attributes.into_iter().map(attribute).collect(),
+            attributes: end.attributes,
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
             links: SpanLinks::default(),
@@ -205,8 +215,8 @@ mod tests {
 
     fn context(sampled: bool) -> TraceContext {
         TraceContext {
-            trace: random_hex(16),
-            parent: random_hex(8),
+            trace: 1,
+            parent: 2,
             sampled,
         }
     }
@@ -216,7 +226,7 @@ mod tests {
         let spans = Spans::default();
         assert!(!spans.sample());
         let mut given = context(true);
-        let before = given.clone();
+        let before = given;
         assert!(spans.begin(&mut given, Root::No).is_none());
         assert_eq!(given, before);
     }

@@ -194,7 +194,17 @@ async fn a_sampled_request_is_exported_as_a_span() {
     server.proxy.drain(Duration::from_secs(2)).await;
     let bytes = received.lock().unwrap().clone();
     let text = String::from_utf8_lossy(&bytes);
-    assert!(text.contains("reeve.decision_id"), "{text}");
+    for name in [
+        "reeve.decision.id",
+        "reeve.decision.policies",
+        "reeve.peer.spiffe_id",
+        "http.request.method",
+        "http.response.status_code",
+        "url.path",
+        "server.address",
+    ] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
 }
 
 fn question(direction: Direction, path: &str) -> ExplainRequest {
