@@ -30,6 +30,7 @@ use crate::{
     open::OpenGuard,
     pool::Lease,
     spans::{Attributes, OpenSpan, SpanEnd},
+    trace,
     worker::Worker,
 };
 
@@ -156,6 +157,11 @@ impl Exchange {
     /// The counter of body bytes from the caller.
     pub(crate) fn bytes_in(&self) -> &Arc<AtomicU64> {
         &self.bytes_in
+    }
+
+    /// Counts bytes from the caller that no body counted.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts body bytes to the caller.
@@ -347,6 +353,7 @@ impl Exchange {
         let (head, raw) = (self.head.as_deref(), self.raw.as_ref());
         let decided = self.decided.as_ref();
         let decision_id = decided.map(|d| decision_id(&d.record));
+        let trace_id = head.and_then(|h| trace::trace_id(&h.headers));
         let direction = match self.ends.reporter {
             "destination" => "inbound",
             _ => "outbound",
@@ -356,10 +363,9 @@ impl Exchange {
             log: "access",
             time: self.time,
             direction,
-            trace_id: head.map_or_else(
-                || raw.and_then(|raw| raw.trace_id.as_deref()),
-                |h| h.trace_id.as_deref(),
-            ),
+            trace_id: trace_id
+                .as_deref()
+                .or(raw.and_then(|raw| raw.trace_id.as_deref())),
             request_id: head.and_then(Head::request_id),
             decision_id: decision_id.as_deref(),
             record: decided.map(|d| &d.record),

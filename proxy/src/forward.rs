@@ -35,16 +35,16 @@ pub(crate) async fn to_app(
     inbound: &Inbound,
     dialect: Dialect,
     permit: &Permit<Recorded>,
+    changes: &Changes<'_>,
     upload: &Upload,
     exchange: &mut Exchange,
 ) -> Answered {
     let app = inbound.listener.app;
     exchange.upstream = Some(inbound.upstream.clone());
-    let changes = Changes::default();
     let mut resends = 0;
     loop {
         exchange.attempts += 1;
-        let request = permit.request(version(dialect), &changes, upload.attempt());
+        let request = permit.request(version(dialect), changes, upload.attempt());
         let request = request.map_err(|_| Answer::unbuildable())?;
         let sent = worker
             .pools
@@ -170,6 +170,9 @@ impl<P> Outgoing<'_, P> {
     /// What is spoken on the mesh hop. An HTTP/1.1 request alone costs least on a connection of its own; many at once
     /// cost least together on HTTP/2 (docs/performance.md). What needs HTTP/2 has it.
     fn link(&self, hop: &Hop) -> Dialect {
+        if self.changes.upgrade.is_some() {
+            return Dialect::Http1;
+        }
         let simple =
             self.permit.head().version != Version::HTTP_2 && self.dialect == Dialect::Http1;
         if simple && hop.load.now() <= MAX_HTTP1_LINKS {

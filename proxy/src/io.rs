@@ -8,10 +8,18 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{client, server};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 /// Bytes that went through a connection.
@@ -19,6 +27,16 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 pub(crate) struct Flow {
     pub(crate) read: AtomicU64,
     pub(crate) written: AtomicU64,
+}
+
+impl Flow {
+    /// Bytes read and written so far.
+    pub(crate) fn passed(&self) -> (u64, u64) {
+        (
+            self.read.load(Ordering::Relaxed),
+            self.written.load(Ordering::Relaxed),
+        )
+    }
 }
 
 /// A connection whose first bytes were read ahead, that counts, and that ends when its token is cancelled.
@@ -33,10 +51,53 @@ pub(crate) struct Line<I> {
     _gone: DropGuard,
 }
 
-/// Any byte stream.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A byte stream.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {
+    /// From now on, dropping it resets the connection: the other end does not take it for a good end.
+    fn reset(&self);
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl Io for TcpStream {
+    fn reset(&self) {
+        // A socket that cannot linger is gone already.
+        let lingers = SockRef::from(self).set_linger(Some(Duration::ZERO));
+        lingers.unwrap_or_default();
+    }
+}
+
+impl<I: Io> Io for server::TlsStream<I> {
+    fn reset(&self) {
+        self.get_ref().0.reset();
+    }
+}
+
+impl<I: Io> Io for client::TlsStream<I> {
+    fn reset(&self) {
+        self.get_ref().0.reset();
+    }
+}
+
+impl<I: Io> Io for Line<I> {
+    fn reset(&self) {
+        self.inner.reset();
+    }
+}
+
+impl Io for Box<dyn Io> {
+    fn reset(&self) {
+        (**self).reset();
+    }
+}
+
+impl Io for TokioIo<Upgraded> {
+    /// Nothing: the connection is out of reach, and protocols that follow an upgrade tell a good end themselves.
+    fn reset(&self) {}
+}
+
+#[cfg(test)]
+impl Io for tokio::io::DuplexStream {
+    fn reset(&self) {}
+}
 
 impl<I> Line<I> {
     /// Wraps `inner`; `ahead` is read first.

@@ -45,6 +45,7 @@ mod permit;
 mod pool;
 mod proxy;
 mod query;
+mod relay;
 mod route;
 mod snapshot;
 mod spans;
@@ -53,6 +54,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod upgrade;
 mod worker;
 
 pub use explain::{ExplainRequest, Explanation};

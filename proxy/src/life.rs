@@ -34,6 +34,7 @@ use crate::{
     pool::Dialect,
     route::{CompiledRoute, pick},
     snapshot::{Outbound, Routed, Snapshot},
+    upgrade::{self, Wanted},
     worker::Worker,
 };
 
@@ -85,6 +86,7 @@ pub(crate) async fn inbound(
     request: Request<Incoming>,
 ) -> Served {
     let (mut parts, body) = request.into_parts();
+    let wanted = Wanted::take(&mut parts);
     let mut exchange = Exchange::begin(worker, arrival.ends(&mut parts.headers));
     exchange.peer_address = Some(arrival.peer.address);
     if let Err(answer) = worker.proxy.admit(&mut exchange) {
@@ -119,8 +121,21 @@ pub(crate) async fn inbound(
 
     let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone());
     let dialect = dialect(inbound.listener.protocol, permit.head());
+    let wanted = wanted.filter(|_| dialect == Dialect::Http1);
+    let changes = Changes {
+        upgrade: wanted.as_ref().map(Wanted::protocols),
+        ..Changes::default()
+    };
     let end = exchange.end().clone();
-    let sending = forward::to_app(worker, inbound, dialect, &permit, &upload, &mut exchange);
+    let sending = forward::to_app(
+        worker,
+        inbound,
+        dialect,
+        &permit,
+        &changes,
+        &upload,
+        &mut exchange,
+    );
     // Cancel-safe: a request that is no longer permitted is dropped with its connection.
     let answered = tokio::select! {
         answered = sending => answered,
@@ -130,8 +145,15 @@ pub(crate) async fn inbound(
         Ok(response) => response,
         Err(answer) => return answer.into_response(exchange),
     };
+    let switch = match upgrade::agreed(wanted, &mut response) {
+        Ok(switch) => switch,
+        Err(answer) => return answer.into_response(exchange),
+    };
     clean_response(&snapshot, &arrival.peer, response.headers_mut());
-    deliver(response, exchange, None)
+    match switch {
+        Some(switch) => switch.begin(response, exchange),
+        None => deliver(response, exchange, None),
+    }
 }
 
 /// What the application may not say goes; a mesh peer is told whose answer it is.
@@ -139,7 +161,7 @@ fn clean_response(snapshot: &Snapshot, peer: &Peer, headers: &mut HeaderMap) {
     headers::remove_hop_by_hop(headers);
     headers::remove_reserved(headers);
     if peer.is_mtls()
-        && let Some(own) = snapshot.own_header.clone()
+        && let Some(own) = snapshot.own.to_value()
     {
         headers.insert(headers::PEER, own);
     }
@@ -151,7 +173,8 @@ pub(crate) async fn outbound(
     arrival: &Arrival,
     request: Request<Incoming>,
 ) -> Served {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let wanted = Wanted::take(&mut parts);
     let mut exchange = Exchange::begin(worker, Ends::outbound());
     exchange.peer_address = Some(arrival.peer.address);
     if let Err(answer) = worker.proxy.admit(&mut exchange) {
@@ -173,6 +196,7 @@ pub(crate) async fn outbound(
         snapshot: &snapshot,
         outbound,
         peer: &arrival.peer,
+        upgrade: wanted.as_ref().map(Wanted::protocols),
     };
     let sent = arrived.serve(parts, &upload, &mut exchange).await;
     let (answered, route, deadline) = match sent {
@@ -185,12 +209,19 @@ pub(crate) async fn outbound(
         Err(answer) => return answer.into_response(exchange),
     };
     let mut response = answered;
+    let switch = match upgrade::agreed(wanted, &mut response) {
+        Ok(switch) => switch,
+        Err(answer) => return answer.into_response(exchange),
+    };
     headers::remove_hop_by_hop(response.headers_mut());
     if let Some(info) = PeerInfo::take(response.headers_mut()) {
         exchange.ends.destination = Arc::new(info);
     }
     route.response_edits.apply(response.headers_mut());
-    deliver(response, exchange, deadline)
+    match switch {
+        Some(switch) => switch.begin(response, exchange),
+        None => deliver(response, exchange, deadline),
+    }
 }
 
 /// An outbound request and what it is routed by.
@@ -199,6 +230,8 @@ struct Arrived<'a> {
     snapshot: &'a Arc<Snapshot>,
     outbound: &'a Outbound,
     peer: &'a Peer,
+    /// The protocols that the caller would rather speak.
+    upgrade: Option<&'a HeaderValue>,
 }
 
 enum Sent {
@@ -262,7 +295,10 @@ impl Arrived<'_> {
             path: rewritten.as_deref(),
             authority: rewrite_authority.as_deref(),
             edits: Some(&route.request_edits),
-            header: self.own_header(&cluster),
+            headers: self.own_headers(&cluster),
+            upgrade: self
+                .upgrade
+                .filter(|_| dialect(cluster.protocol, &head) == Dialect::Http1),
         };
         let plain = self.judge_outside(&cluster, destination, &head, exchange)?;
         let deadline = forward::deadline(route.rule.timeout);
@@ -291,9 +327,12 @@ impl Arrived<'_> {
                 Err(Answer::no_route())
             }
             Routed::Route {
-                route, rewritten, ..
+                route,
+                host,
+                index,
+                rewritten,
             } => {
-                exchange.route = Some(route.name.clone());
+                exchange.route = Some(route_name(&route, host, index));
                 Ok((route, rewritten))
             }
         }
@@ -304,13 +343,15 @@ impl Arrived<'_> {
         self.snapshot.clusters.get(&key).cloned()
     }
 
-    fn own_header(&self, cluster: &Cluster) -> Option<(HeaderName, HeaderValue)> {
-        let own = self
-            .snapshot
-            .own_header
-            .clone()
-            .filter(|_| cluster.is_meshed);
+    fn own_headers(&self, cluster: &Cluster) -> Vec<(HeaderName, HeaderValue)> {
+        let meshed = cluster
+            .hops
+            .iter()
+            .any(|hop| matches!(hop.security, Security::Mesh(_)));
+        let own = self.snapshot.own.to_value().filter(|_| meshed);
         own.map(|value| (headers::PEER, value))
+            .into_iter()
+            .collect()
     }
 
     /// Where an endpoint has no proxy that judges, this one does, before anything is sent.
@@ -417,6 +458,14 @@ impl Arrived<'_> {
             answered = sending => answered,
             () = end.wait() => Err(Answer::ended()),
         }
+    }
+}
+
+fn route_name(route: &CompiledRoute, host: Option<&str>, index: usize) -> Arc<str> {
+    let host = host.unwrap_or("-");
+    match &route.rule.name {
+        Some(name) => format!("{host}/{name}").into(),
+        None => format!("{host}/{index}").into(),
     }
 }
 

@@ -72,5 +72,10 @@ pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
 pub(crate) const AGGREGATE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often open streams are looked at for an expired token.
 pub(crate) const EXPIRY_TICK: Duration = Duration::from_millis(250);
-/// Buffer of one direction of a TCP relay.
-pub(crate) const RELAY_BUFFER_BYTES: usize = 16 * 1024;
+/// Most bytes that wait in one direction of a relay, and what it reads at once.
+pub(crate) const RELAY_BUFFER_BYTES: usize = 64 * 1024;
+/// A relay (TCP, or an upgraded connection) through which nothing passed for this long, or at most twice, ends
+/// (Envoy's `tcp_proxy.idle_timeout`).
+pub(crate) const RELAY_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// From `101 Switching Protocols` to both connections being switched.
+pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -160,7 +160,8 @@ async fn connection(
         let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
         if outbound.listener.protocol.is_http() {
             let arrival = Arrival::new(bind, Peer::stranger(address.ip()));
-            let serving = serve_http(worker, Side::Outbound, arrival, line, Spoken::Any);
+            let gone = line.gone();
+            let serving = serve_http(worker, Side::Outbound, arrival, line, gone, Spoken::Any);
             Box::pin(serving.until(stop.drain.clone())).await;
         } else {
             Box::pin(tcp::outbound(worker, &snapshot, outbound, address, line)).await;
@@ -203,7 +204,8 @@ async fn inbound(
         }
         (Opening::Http, _) if http => {
             let arrival = Arrival::new(listener.bind, stranger);
-            let serving = serve_http(worker, Side::Inbound, arrival, line, Spoken::Any);
+            let gone = line.gone();
+            let serving = serve_http(worker, Side::Inbound, arrival, line, gone, Spoken::Any);
             serving.until(stop.drain.clone()).await;
         }
         (Opening::Silent, _) if http => {}
@@ -276,7 +278,7 @@ async fn mesh(
         address: address.ip(),
         authenticated_by: AuthenticatedBy::Mtls,
     };
-    let old = limit_life(&epoch, verified.not_after(), now, cut, gone);
+    let old = limit_life(&epoch, verified.not_after(), now, cut, gone.clone());
     let arrival = Arrival::new(listener.bind, peer);
     if spoken == Spoken::Bytes {
         tcp::inbound(worker, &arrival, stream).await;
@@ -290,7 +292,7 @@ async fn mesh(
             () = proxy.epoch_after(&epoch) => {}
         }
     };
-    let serving = serve_http(worker, Side::Inbound, arrival, stream, spoken);
+    let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
     serving.until_future(draining).await;
 }
 
@@ -314,6 +316,8 @@ struct Serving<'a, I> {
     side: Side,
     arrival: Arrival,
     io: I,
+    /// Cancelled when the connection is no more, whatever it was upgraded to.
+    gone: CancellationToken,
     spoken: Spoken,
 }
 
@@ -322,6 +326,7 @@ fn serve_http<I: Io + 'static>(
     side: Side,
     arrival: Arrival,
     io: I,
+    gone: CancellationToken,
     spoken: Spoken,
 ) -> Serving<'_, I> {
     Serving {
@@ -329,6 +334,7 @@ fn serve_http<I: Io + 'static>(
         side,
         arrival,
         io,
+        gone,
         spoken,
     }
 }
@@ -339,13 +345,21 @@ impl<I: Io + 'static> Serving<'_, I> {
     }
 
     /// Serves until the peer closes; once `drain` is ready, finishes what is in flight (GOAWAY, `Connection: close`).
+    /// An upgraded connection is served until it ends, so that it stays counted.
     async fn until_future(self, drain: impl Future<Output = ()>) {
+        let gone = self.gone.clone();
+        self.serve(drain).await;
+        gone.cancelled().await;
+    }
+
+    async fn serve(self, drain: impl Future<Output = ()>) {
         let Self {
             worker,
             side,
             arrival,
             io,
             spoken,
+            ..
         } = self;
         let at = Arc::new((worker.clone(), arrival));
         let service = service_fn(move |request: Request<Incoming>| {
@@ -359,7 +373,7 @@ impl<I: Io + 'static> Serving<'_, I> {
             }
         });
         let builder = builder(spoken);
-        let connection = builder.serve_connection(TokioIo::new(io), service);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
         tokio::pin!(connection, drain);
         // Cancel-safe: the connection is polled on after the drain began.
         let ended = tokio::select! {

@@ -148,7 +148,9 @@ pub(crate) struct Changes<'r> {
     pub(crate) path: Option<&'r str>,
     pub(crate) authority: Option<&'r str>,
     pub(crate) edits: Option<&'r HeaderEdits>,
-    pub(crate) header: Option<(http::HeaderName, HeaderValue)>,
+    pub(crate) headers: Vec<(http::HeaderName, HeaderValue)>,
+    /// The protocols that the caller would rather speak.
+    pub(crate) upgrade: Option<&'r HeaderValue>,
 }
 
 /// A request on its way upstream; `P` says how it is permitted.
@@ -188,8 +190,12 @@ impl<P> Permit<P> {
         if let Some(edits) = changes.edits {
             edits.apply(&mut headers);
         }
-        if let Some((name, value)) = &changes.header {
+        for (name, value) in &changes.headers {
             headers.insert(name.clone(), value.clone());
+        }
+        if let Some(protocols) = changes.upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocols.clone());
         }
         headers.remove(header::HOST);
         let uri = if version == Version::HTTP_2 {

@@ -1,16 +1,11 @@
 //! The life of a TCP connection: decide on `connect`, record, connect, pass bytes until either end closes or the
 //! permit is gone.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use reeve_core::decision::Principal;
 use reeve_svid::alpn;
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,10 +18,11 @@ use crate::{
     io::{Io, Line},
     judge::{Peer, Place, Question},
     life::Arrival,
-    limits::{APP_CONNECT_TIMEOUT, RELAY_BUFFER_BYTES},
+    limits::APP_CONNECT_TIMEOUT,
     metrics::Ends,
     open::Origin,
     permit::{ConnectPermit, Refused, permit_connection},
+    relay::relay,
     snapshot::{Outbound, Snapshot},
     worker::Worker,
 };
@@ -55,7 +51,7 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     match connect::plain(inbound.listener.app, APP_CONNECT_TIMEOUT).await {
         Ok(upstream) => {
             exchange.upstream = Some(inbound.upstream.clone());
-            relay(worker, io, upstream, exchange).await;
+            pass(worker, io, upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
@@ -130,7 +126,7 @@ pub(crate) async fn outbound(
     match to_endpoint(worker, cluster, hop).await {
         Ok(upstream) => {
             note_upstream(&mut exchange, hop);
-            relay(worker, io, upstream, exchange).await;
+            pass(worker, io, upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
@@ -185,29 +181,10 @@ fn permitted(
     }
 }
 
-async fn relay(worker: &Worker, io: impl Io, mut upstream: Upstream, mut exchange: Exchange) {
+async fn pass(worker: &Worker, io: impl Io, upstream: Upstream, exchange: Exchange) {
     worker.ledger.meters().tcp_opened(&exchange.ends);
-    let mut downstream = Line::new(io, Bytes::new(), CancellationToken::new());
-    let flow = downstream.flow();
-    let end = exchange.end().clone();
-    let (near, far) = (&mut downstream, &mut upstream);
-    // Cancel-safe: a connection that is no longer permitted is dropped.
-    let passed = tokio::select! {
-        passed = copy_bidirectional_with_sizes(near, far, RELAY_BUFFER_BYTES, RELAY_BUFFER_BYTES) => passed,
-        () = end.wait() => Err(io::ErrorKind::ConnectionAborted.into()),
-    };
-    exchange
-        .bytes_in()
-        .store(flow.read.load(Ordering::Relaxed), Ordering::Relaxed);
-    exchange.sent(flow.written.load(Ordering::Relaxed));
-    match passed {
-        Ok(_) => exchange.finished(),
-        Err(_) if exchange.end().is_given() => exchange.flag("UAEX"),
-        Err(error) => {
-            tracing::debug!(%error, "a TCP connection broke");
-            exchange.flag("UC");
-        }
-    }
+    let downstream = Line::new(io, Bytes::new(), CancellationToken::new());
+    relay(downstream, upstream, exchange).await;
 }
 
 fn failed(error: &ConnectError, mut exchange: Exchange) {

@@ -5,3 +5,4 @@ mod http;
 mod mesh;
 mod rotation;
 mod tcp;
+mod upgrades;

@@ -2,11 +2,10 @@
 //! adds the workers up.
 
 use std::{
-    collections::hash_map::Entry,
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex},
 };
 
-use foldhash::{HashMap, HashSet};
 use prometheus::{
     core::{Collector, Desc},
     proto,
@@ -197,7 +196,7 @@ impl Traffic {
                 name.to_owned(),
                 super::help(name).to_owned(),
                 labels,
-                std::collections::HashMap::new(),
+                HashMap::new(),
             )?,
         })
     }

@@ -1,8 +1,7 @@
 //! A route table, compiled: authority → virtual host → first route that matches.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use foldhash::HashMap;
 use rand::Rng;
 use reeve_core::{
     ServiceName,
@@ -32,8 +31,6 @@ pub(crate) struct Host {
 /// A compiled [`Route`].
 #[derive(Debug)]
 pub(crate) struct CompiledRoute {
-    /// `host/route`, as logs have it.
-    pub(crate) name: Arc<str>,
     /// As configured.
     pub(crate) rule: Route,
     /// When to try again.
@@ -66,7 +63,7 @@ impl Table {
     pub(crate) fn compile(table: &RouteTable) -> Result<Self, RouteError> {
         let mut compiled = Self {
             hosts: Vec::new(),
-            exact: HashMap::default(),
+            exact: HashMap::new(),
             suffixes: Vec::new(),
             any: None,
         };
@@ -165,12 +162,13 @@ impl Host {
 
 impl CompiledRoute {
     fn compile(rule: &Route, host: &str, index: usize) -> Result<Self, RouteError> {
-        let short = rule.name.clone().unwrap_or_else(|| index.to_string());
-        let name = format!("{short} of {host}");
+        let name = match &rule.name {
+            Some(name) => format!("{name} of {host}"),
+            None => format!("{index} of {host}"),
+        };
         check_action(&rule.action, &name)?;
         let matchers = rule.matches.iter().map(|m| Matcher::compile(m, &name));
         Ok(Self {
-            name: format!("{host}/{short}").into(),
             matchers: matchers.collect::<Result<_, _>>()?,
             retry: RetryOn::compile(&rule.retries),
             request_edits: HeaderEdits::compile(&rule.request_headers, &name)?,
@@ -201,7 +199,6 @@ impl CompiledRoute {
             response_headers: reeve_core::model::HeaderOps::default(),
         };
         Self {
-            name: "-/default".into(),
             retry: RetryOn::compile(&rule.retries),
             request_edits: HeaderEdits::default(),
             response_edits: HeaderEdits::default(),

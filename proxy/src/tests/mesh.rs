@@ -385,7 +385,7 @@ where
                 });
                 let builder = auto::Builder::new(TokioExecutor::new());
                 builder
-                    .serve_connection(TokioIo::new(stream), service)
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
                     .await
                     .ok();
             });
