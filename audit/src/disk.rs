@@ -24,9 +24,14 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
 
 /// Takes the folder's lock; `None` when another process (or this one) holds it. Held until dropped.
 pub(crate) fn lock(dir: &Path) -> io::Result<Option<File>> {
+    lock_file(&dir.join("lock"))
+}
+
+/// Takes the lock that is a file.
+pub(crate) fn lock_file(path: &Path) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
-    let file = options.open(dir.join("lock"))?;
+    let file = options.open(path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -86,6 +86,10 @@ pub async fn ship(
     let mut backoff = options.min_backoff;
     loop {
         let before = wal.status().backlog;
+        if let Err(error) = until_alone(&wal, &options).await {
+            backoff = wait(&wal, &error, before, backoff, &options).await;
+            continue;
+        }
         let failed = match grpc::connect(&connect, wal.proxy(), options.answer_timeout).await {
             Ok((position, uplink)) => pump(&wal, position, uplink, signer.as_ref(), &options).await,
             Err(error) => error,
@@ -109,6 +113,14 @@ pub async fn ship_local(
         let failed = pump(&wal, position, uplink, signer.as_ref(), &options).await;
         backoff = wait(&wal, &failed, before, backoff, &options).await;
     }
+}
+
+/// Waits until the process before has shipped what it had to, and ended.
+async fn until_alone(wal: &Wal, options: &ShipOptions) -> Result<(), ShipError> {
+    while !wal.is_alone().map_err(ShipError::Wal)? {
+        tokio::time::sleep(options.interval).await;
+    }
+    Ok(())
 }
 
 /// Waits after a failure, and says for how long after the next one.

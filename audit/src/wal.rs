@@ -2,7 +2,11 @@
 //!
 //! A record is written before the request it is about goes on. Opening a log begins a new epoch whose header names the
 //! last record before it. A torn tail is cut; damage is an error, never repaired in silence.
+//!
+//! While one process hands over to the next, both write: each its own epoch, the new one's linked to the record that was
+//! the last when it began ([`Wal::open_beside`]). The new process ships when the old one has ended.
 
+mod beside;
 mod cursor;
 mod frame;
 mod rate;
@@ -11,7 +15,6 @@ pub(crate) mod segment;
 mod writer;
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,7 +23,7 @@ use std::{
 use reeve_core::{Clock, InstanceName, RecordId};
 use serde::{Deserialize, Serialize};
 
-use self::writer::{Opener, Writer};
+use self::writer::{Opener, Start, Writer};
 pub(crate) use self::{
     cursor::{Chunk, Cursor},
     frame::{CHAIN_START, Chain, advance},
@@ -167,7 +170,7 @@ pub struct Wal {
     proxy: InstanceName,
     clock: Arc<dyn Clock>,
     writer: Mutex<Writer>,
-    _lock: File,
+    tenure: Mutex<beside::Tenure>,
 }
 
 impl Wal {
@@ -196,6 +199,19 @@ impl Wal {
             });
         };
         let start = recover::recover(dir, &proxy)?;
+        let tenure = beside::Tenure::alone(lock);
+        Self::begin(dir, proxy, options, clock, opener, start, tenure)
+    }
+
+    fn begin(
+        dir: &Path,
+        proxy: InstanceName,
+        options: WalOptions,
+        clock: Arc<dyn Clock>,
+        opener: Opener,
+        start: Start,
+        tenure: beside::Tenure,
+    ) -> Result<Self, WalError> {
         let writer = Writer::begin(dir, proxy.clone(), options, clock.clone(), opener, start)
             .map_err(|e| WalError::io(dir, e))?;
         Ok(Self {
@@ -203,7 +219,7 @@ impl Wal {
             proxy,
             clock,
             writer: Mutex::new(writer),
-            _lock: lock,
+            tenure: Mutex::new(tenure),
         })
     }
 

@@ -1,9 +1,6 @@
 //! Batches: each one whole and signed, and each proxy's one unbroken chain.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-};
+use std::{collections::BTreeMap, fs};
 
 use reeve_core::{InstanceName, RecordId};
 use tlog_tiles::record_hash;
@@ -33,23 +30,69 @@ pub(super) struct Trail {
 #[derive(Debug, Default)]
 pub(super) struct Reached {
     last: Option<(BatchHeader, [u8; 32])>,
-    /// (epoch, sequence) of each batch's last record → the chain there.
-    pub(super) chains: HashMap<(u64, u64), Chain>,
+    /// Epoch and sequence of each batch's last record.
+    batches: BTreeMap<(u64, u64), Sealed>,
+}
+
+/// The chain around a batch.
+#[derive(Clone, Copy, Debug)]
+struct Sealed {
+    before: Chain,
+    after: Chain,
+    batch: [u8; 32],
 }
 
 impl Reached {
+    /// The chain after a record, where a batch ends with it.
+    pub(super) fn chain_at(&self, at: (u64, u64)) -> Option<&Chain> {
+        self.batches.get(&at).map(|sealed| &sealed.after)
+    }
+
     /// Epoch and sequence of the last record.
     pub(super) fn end(&self) -> (u64, u64) {
         let end = |(h, _): &(BatchHeader, _)| (h.epoch, h.span().map_or(0, |(_, last)| last));
         self.last.as_ref().map_or((0, 0), end)
     }
 
-    fn chain(&self) -> Chain {
-        self.last.as_ref().map_or(CHAIN_START, |(h, _)| h.chain)
+    /// The chain before the first record of `header`'s batch.
+    fn chain_before(&self, header: &BatchHeader) -> Chain {
+        match (&self.last, &header.link) {
+            (Some((last, _)), _) if last.epoch == header.epoch => last.chain,
+            (_, Some(link)) => link.chain,
+            (_, None) => CHAIN_START,
+        }
     }
 
-    /// Whether `header` continues what is here.
-    fn continues(&self, header: &BatchHeader) -> Result<(), String> {
+    /// Whether `link` names a record that the log has. In a hand-over the epoch before goes on after the next one has
+    /// begun; that its end is all there, `previous` tells: a proxy ships an epoch when the one before is shipped.
+    fn holds(&self, link: &EpochLink, object: impl Fn(&[u8; 32]) -> Option<Batch>) -> bool {
+        let at = (link.epoch, link.sequence);
+        let Some((end, sealed)) = self.batches.range(at..).next() else {
+            return false;
+        };
+        if *end == at {
+            return sealed.after == link.chain;
+        }
+        let batch = object(&sealed.batch).filter(|_| end.0 == link.epoch);
+        batch.is_some_and(|batch| {
+            let chain = batch.records.iter().scan(sealed.before, |chain, record| {
+                *chain = advance(chain, record);
+                Some(*chain)
+            });
+            let first = end
+                .1
+                .saturating_sub(u64::try_from(batch.records.len()).unwrap_or(0));
+            let mut numbered = (first + 1..).zip(chain);
+            numbered.any(|(number, chain)| number == link.sequence && chain == link.chain)
+        })
+    }
+
+    /// Whether `header` continues what is here; `object` reads a batch.
+    fn continues(
+        &self,
+        header: &BatchHeader,
+        object: impl Fn(&[u8; 32]) -> Option<Batch>,
+    ) -> Result<(), String> {
         let first = header.span().map_or(0, |(first, _)| first);
         let (end_epoch, end) = self.end();
         let Some((last, hash)) = &self.last else {
@@ -69,20 +112,23 @@ impl Reached {
                 ));
             }
         } else {
-            let link = EpochLink {
-                epoch: end_epoch,
-                sequence: end,
-                chain: last.chain,
-            };
             if (header.epoch < last.epoch) || (header.batch, first) != (1, 1) {
                 return Err(format!(
                     "epoch {} does not begin with its first record",
                     header.epoch
                 ));
             }
-            if header.link.as_ref() != Some(&link) {
+            let linked = match &header.link {
+                Some(link) => self.holds(link, object),
+                // The epoch before had no record yet, nor had any other.
+                None => {
+                    self.batches.keys().all(|(epoch, _)| *epoch == last.epoch)
+                        && last.link.is_none()
+                }
+            };
+            if !linked {
                 return Err(format!(
-                    "epoch {} does not link to record {end_epoch}/{end}, the last before it",
+                    "epoch {} does not link to a record before it, the last of which is {end_epoch}/{end}",
                     header.epoch
                 ));
             }
@@ -125,12 +171,22 @@ impl Check<'_> {
             let read = fs::read(&object).map_err(|error| error.to_string());
             let batch = read.and_then(|b| Batch::from_object(&b).map_err(|e| e.to_string()));
             let reached = trail.proxies.entry(header.proxy.clone()).or_default();
-            if let Err(what) = reached.continues(&header) {
+            let dir = self.dir;
+            let read = |hash: &[u8; 32]| {
+                let bytes = fs::read(layout::batch_path(dir, hash)).ok()?;
+                Batch::from_object(&bytes).ok()
+            };
+            if let Err(what) = reached.continues(&header, read) {
                 self.find(format!("{name} ({})", header.proxy), what);
             }
-            let chain = reached.chain();
+            let chain = reached.chain_before(&header);
             let end = (header.epoch, header.span().map_or(0, |(_, last)| last));
-            reached.chains.insert(end, header.chain);
+            let sealed = Sealed {
+                before: chain,
+                after: header.chain,
+                batch: leaf.0,
+            };
+            reached.batches.insert(end, sealed);
             reached.last = Some((header.clone(), leaf.0));
             self.report.batches += 1;
             match batch {

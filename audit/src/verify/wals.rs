@@ -45,8 +45,9 @@ impl Check<'_> {
         }
         let mut held: Option<Held> = None;
         let mut before: Option<Scan> = None;
-        let count = paths.len();
         for (at, path) in paths.iter().enumerate() {
+            let next = paths.get(at + 1);
+            let last = next.is_none_or(|next| segment::epoch_of(next) != segment::epoch_of(path));
             let bytes = match fs::read(path) {
                 Ok(bytes) => bytes,
                 // Shipped and deleted while we looked.
@@ -58,8 +59,8 @@ impl Check<'_> {
             };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let scan = segment::scan(&bytes, &name);
-            self.ending(path, &scan, at + 1 == count, bytes.len());
-            let Some(header) = &scan.header else { break };
+            self.ending(path, &scan, last, bytes.len());
+            let Some(header) = &scan.header else { continue };
             if let Some(before) = &before
                 && let Err(what) = segment::follows(header, before)
             {
@@ -130,7 +131,7 @@ impl Check<'_> {
             }
             let Some(reached) = reached else { continue };
             for (at, chain) in &held.records {
-                if reached.chains.get(at).is_some_and(|logged| logged != chain) {
+                if reached.chain_at(*at).is_some_and(|logged| logged != chain) {
                     let place = format!("{} record {}/{}", held.dir.display(), at.0, at.1);
                     self.find(place, "is not what the log has");
                     break;

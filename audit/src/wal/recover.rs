@@ -16,23 +16,45 @@ use super::{
 };
 use crate::disk;
 
+/// What is done about an unfinished write at the end of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// It is cut.
+    Cut,
+    /// It is cut in the epochs before this one, and only those are read.
+    CutBefore(u64),
+    /// It is left alone: its writer may be about to finish it.
+    Leave,
+}
+
 /// Checks every segment in `dir`, cuts a torn tail, and says where the next epoch begins.
 pub(crate) fn recover(dir: &Path, proxy: &InstanceName) -> Result<Start, WalError> {
     sweep(dir)?;
-    let (paths, strange) = segment::list(dir).map_err(|e| WalError::io(dir, e))?;
+    scan(dir, proxy, Tail::Cut)
+}
+
+/// The same, for a folder that another process may be using.
+pub(crate) fn scan(dir: &Path, proxy: &InstanceName, tail: Tail) -> Result<Start, WalError> {
+    let (mut paths, strange) = segment::list(dir).map_err(|e| WalError::io(dir, e))?;
     if let Some(path) = strange.first() {
         return Err(WalError::damaged(path, 0, "not the name of a segment"));
     }
+    if let Tail::CutBefore(epoch) = tail {
+        paths.retain(|path| segment::epoch_of(path).is_some_and(|of| of < epoch));
+    }
     let mut segments = VecDeque::new();
     let mut before: Option<Scan> = None;
-    let count = paths.len();
     for (at, path) in paths.iter().enumerate() {
-        let last = at + 1 == count;
-        let scan = read(path, proxy, before.as_ref(), last)?;
+        let next = paths.get(at + 1);
+        // An epoch ends where its process did, also when the next one had begun before that.
+        let last = next.is_none_or(|next| segment::epoch_of(next) != segment::epoch_of(path));
+        let scan = read(path, proxy, before.as_ref(), last, tail)?;
         let Some(header) = &scan.header else {
             // A crash of the machine can leave a last segment without its header, and then it holds no record either.
-            fs::remove_file(path).map_err(|e| WalError::io(path, e))?;
-            break;
+            if tail != Tail::Leave {
+                fs::remove_file(path).map_err(|e| WalError::io(path, e))?;
+            }
+            continue;
         };
         segments.push_back(SegmentInfo {
             path: path.clone(),
@@ -57,6 +79,7 @@ fn read(
     proxy: &InstanceName,
     before: Option<&Scan>,
     last: bool,
+    tail: Tail,
 ) -> Result<Scan, WalError> {
     let bytes = fs::read(path).map_err(|e| WalError::io(path, e))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -67,6 +90,7 @@ fn read(
         Ending::Torn if !last => {
             return Err(WalError::damaged(path, scan.good, "ends within a record"));
         }
+        Ending::Torn if tail == Tail::Leave => {}
         Ending::Torn => cut(path, scan.good)?,
     }
     if let Some(header) = &scan.header {

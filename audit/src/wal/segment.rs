@@ -56,6 +56,12 @@ fn parse_file_name(name: &str) -> Option<(u64, u64)> {
     (file_name(parsed.0, parsed.1) == name).then_some(parsed)
 }
 
+/// The epoch that a segment's file name states.
+pub(crate) fn epoch_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    parse_file_name(name).map(|(epoch, _)| epoch)
+}
+
 /// The segments in `dir`, oldest first, and the names of `.wal` files that are none.
 pub(crate) fn list(dir: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut segments, mut strange) = (Vec::new(), Vec::new());
@@ -90,6 +96,8 @@ pub(crate) struct Scan {
     pub(crate) header: Option<SegmentHeader>,
     /// Each record's payload, as a range of the file.
     pub(crate) records: Vec<std::ops::Range<usize>>,
+    /// The chain after each record.
+    chains: Vec<Chain>,
     /// The chain after the last record.
     pub(crate) chain: Chain,
     /// Where the last whole frame ends.
@@ -105,6 +113,22 @@ impl Scan {
         first
             .saturating_sub(1)
             .saturating_add(u64::try_from(self.records.len()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether `link` names a record of this segment or one before it, and what is here agrees.
+    fn holds(&self, link: &EpochLink) -> bool {
+        let Some(header) = &self.header else {
+            return false;
+        };
+        if link.epoch != header.epoch {
+            // Nothing was written in this epoch yet when the next one began.
+            return header.previous.as_ref() == Some(link);
+        }
+        if link.sequence < header.first_sequence {
+            return link.sequence + 1 < header.first_sequence || link.chain == header.chain;
+        }
+        let at = usize::try_from(link.sequence - header.first_sequence);
+        at.is_ok_and(|at| self.chains.get(at) == Some(&link.chain))
     }
 
     /// The last record up to and with this segment.
@@ -126,6 +150,7 @@ pub(crate) fn scan(bytes: &[u8], name: &str) -> Scan {
     let mut scan = Scan {
         header: None,
         records: Vec::new(),
+        chains: Vec::new(),
         chain: frame::CHAIN_START,
         good: 0,
         ending: Ending::Whole,
@@ -166,6 +191,7 @@ fn accept(
             return Err("the record does not match its checksum".to_owned());
         }
         scan.chain = chain;
+        scan.chains.push(chain);
         let start = scan.good + 8;
         scan.records.push(start..start + payload.len());
     }
@@ -193,10 +219,10 @@ pub(crate) fn follows(header: &SegmentHeader, before: &Scan) -> Result<(), Strin
     let Some(previous) = &before.header else {
         return Err("the segment before has no header".to_owned());
     };
-    if header.chain != before.chain {
-        return Err("the hash chain does not continue that of the segment before".to_owned());
-    }
     if header.epoch == previous.epoch {
+        if header.chain != before.chain {
+            return Err("the hash chain does not continue that of the segment before".to_owned());
+        }
         if header.first_sequence != before.last_sequence() + 1 {
             return Err(format!(
                 "begins with record {} after record {}",
@@ -204,8 +230,15 @@ pub(crate) fn follows(header: &SegmentHeader, before: &Scan) -> Result<(), Strin
                 before.last_sequence()
             ));
         }
-    } else if header.first_sequence != 1 || header.previous != before.last_record() {
-        return Err("the epoch does not link to the last record of the one before".to_owned());
+        return Ok(());
+    }
+    // In a hand-over the epoch before goes on after this one has begun, so the link may be to any record of it.
+    let (linked, chain) = match &header.previous {
+        Some(link) => (before.holds(link), link.chain),
+        None => (previous.previous.is_none(), frame::CHAIN_START),
+    };
+    if header.first_sequence != 1 || header.chain != chain || !linked {
+        return Err("the epoch does not link to a record of the one before".to_owned());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-use std::fs;
+use std::fs::{self, File};
 
 use proptest::prelude::*;
 use reeve_core::decision::Effect;

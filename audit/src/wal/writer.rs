@@ -281,6 +281,13 @@ impl Writer {
         }
     }
 
+    /// Segments of earlier epochs are this writer's from now on.
+    pub(crate) fn adopt(&mut self, before: VecDeque<SegmentInfo>) {
+        let own = std::mem::replace(&mut self.segments, before);
+        self.segments.extend(own);
+        self.release();
+    }
+
     /// Records here that are not acknowledged.
     pub(crate) fn backlog(&self) -> u64 {
         let (epoch, sequence) = self.acknowledged;

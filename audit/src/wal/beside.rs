@@ -1,0 +1,106 @@
+//! Two processes with one log, for the time of a hand-over.
+//!
+//! The old process holds the folder's lock until it ends. The new one holds the successor's lock and writes an epoch of
+//! its own, so that there are never more than two. When the old one has ended, the new one takes the folder over: it
+//! reads what is left of the epochs before, and only then ships, so that the log sees epochs in order.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use reeve_core::{Clock, InstanceName};
+
+use super::{
+    Wal, WalError, WalOptions,
+    recover::{self, Tail},
+    writer,
+};
+use crate::disk;
+
+/// The lock of a process that writes beside the one that holds the folder's.
+const SUCCESSOR_LOCK: &str = "successor.lock";
+/// A predecessor may delete a shipped segment while the folder is read; then it is read again, so often at most.
+const MAX_READS: usize = 5;
+
+/// By what right this process writes here; the locks are held as long.
+#[derive(Debug)]
+pub(super) struct Tenure {
+    /// Whether the folder is its own, or another process still writes an earlier epoch.
+    alone: bool,
+    _lock: File,
+}
+
+impl Tenure {
+    pub(super) fn alone(lock: File) -> Self {
+        Self {
+            alone: true,
+            _lock: lock,
+        }
+    }
+}
+
+impl Wal {
+    /// Opens the log beside a process that is about to end, and begins an epoch linked to the last record that is
+    /// there now. Without such a process this is [`Wal::open`]; with two of them already, [`WalError::InUse`].
+    ///
+    /// Each epoch has the whole of [`WalOptions::max_bytes`] while both are written.
+    pub fn open_beside(
+        dir: &Path,
+        proxy: InstanceName,
+        options: WalOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, WalError> {
+        let io = |e| WalError::io(dir, e);
+        disk::make_dir(dir).map_err(io)?;
+        let Some(successor) = disk::lock_file(&dir.join(SUCCESSOR_LOCK)).map_err(io)? else {
+            return Err(WalError::InUse {
+                path: dir.to_owned(),
+            });
+        };
+        if let Some(free) = disk::lock(dir).map_err(io)? {
+            drop(free);
+            return Self::open(dir, proxy, options, clock);
+        }
+        let mut start = read_again(|| recover::scan(dir, &proxy, Tail::Leave))?;
+        // They are the other process's, until it has ended.
+        start.segments.clear();
+        let opener = Arc::new(writer::open_file);
+        let tenure = Tenure {
+            alone: false,
+            _lock: successor,
+        };
+        Self::begin(dir, proxy, options, clock, opener, start, tenure)
+    }
+
+    /// Whether every earlier epoch is this process's to ship. Asked again and again, takes the folder over as soon as
+    /// the process before has ended.
+    pub(crate) fn is_alone(&self) -> Result<bool, WalError> {
+        let mut tenure = self
+            .tenure
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if tenure.alone {
+            return Ok(true);
+        }
+        let Some(lock) = disk::lock(&self.dir).map_err(|e| WalError::io(&self.dir, e))? else {
+            return Ok(false);
+        };
+        let epoch = self.writer().epoch;
+        let before = recover::scan(&self.dir, &self.proxy, Tail::CutBefore(epoch))?;
+        self.writer().adopt(before.segments);
+        *tenure = Tenure::alone(lock);
+        Ok(true)
+    }
+}
+
+fn read_again<T>(read: impl Fn() -> Result<T, WalError>) -> Result<T, WalError> {
+    let mut last = read();
+    for _ in 1..MAX_READS {
+        if last.is_ok() {
+            break;
+        }
+        last = read();
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests;
