@@ -1,6 +1,6 @@
 //! The proxy's own ports: metrics and health.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -45,11 +45,14 @@ pub(crate) async fn run(
             builder
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_READ_TIMEOUT);
-            let serving = builder.serve_connection(TokioIo::new(stream), service);
-            // Cancel-safe: a dropped connection is closed.
+            let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+            // Cancel-safe: the connection is polled on after the stop.
             tokio::select! {
-                () = stop.cancelled() => {}
-                ended = serving => drop(ended),
+                () = stop.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    drop(serving.await);
+                }
+                ended = serving.as_mut() => drop(ended),
             }
         });
     }
@@ -64,8 +67,14 @@ fn answer(shared: &Shared, registry: &Registry, path: &str) -> Response<Full<Byt
                 Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, String::new()),
             }
         }
-        "/healthz/ready" if shared.is_ready() => (StatusCode::OK, "ready\n".to_owned()),
-        "/healthz/ready" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+        "/healthz/live" => (StatusCode::OK, "live\n".to_owned()),
+        "/healthz/ready" => match shared.readiness() {
+            Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+            Err(why) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready: {why}\n"),
+            ),
+        },
         _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
     };
     let mut response = Response::new(Full::new(text.into()));

@@ -79,3 +79,5 @@ pub(crate) const RELAY_BUFFER_BYTES: usize = 64 * 1024;
 pub(crate) const RELAY_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// From `101 Switching Protocols` to both connections being switched.
 pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+/// When an HTTP/1.1 connection is to end: how long its next request may take to come before it is closed unasked.
+pub(crate) const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);

@@ -28,6 +28,7 @@ use crate::{
     connect::limit_life,
     credentials::Epoch,
     detect::{Opening, detect},
+    farewell::Farewell,
     io::{Io, Line},
     judge::{Peer, Question},
     life::{self, Arrival},
@@ -361,32 +362,28 @@ impl<I: Io + 'static> Serving<'_, I> {
             spoken,
             ..
         } = self;
-        let at = Arc::new((worker.clone(), arrival));
+        let at = Arc::new((worker.clone(), arrival, Farewell::default()));
+        let served = at.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let at = at.clone();
+            let at = served.clone();
             async move {
-                let (worker, arrival) = &*at;
-                Ok::<_, Infallible>(match side {
+                let (worker, arrival, farewell) = &*at;
+                let version = request.version();
+                farewell.heard(version);
+                let mut response = match side {
                     Side::Inbound => Box::pin(life::inbound(worker, arrival, request)).await,
                     Side::Outbound => Box::pin(life::outbound(worker, arrival, request)).await,
-                })
+                };
+                farewell.say(version, &mut response);
+                Ok::<_, Infallible>(response)
             }
         });
         let builder = builder(spoken);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-        tokio::pin!(connection, drain);
-        // Cancel-safe: the connection is polled on after the drain began.
-        let ended = tokio::select! {
-            ended = connection.as_mut() => Some(ended),
-            () = drain => None,
-        };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
+        let (_, _, farewell) = &*at;
+        let ended = farewell
+            .attend(connection, |it| it.graceful_shutdown(), drain)
+            .await;
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended");
         }

@@ -5,6 +5,7 @@ use std::{
     fmt,
     io::{self, Write},
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -29,6 +30,7 @@ use crate::{
     busy::Loads,
     credentials::Epoch,
     exchange::Exchange,
+    inherited::{Held, Inherited},
     ledger::{Ledger, lock},
     limits::{AGGREGATE_INTERVAL, EXPIRY_TICK, MAX_REQUESTS_IN_FLIGHT},
     listener::{self, Stop},
@@ -113,6 +115,17 @@ pub enum ApplyError {
     Draining,
 }
 
+/// Why a proxy cannot serve yet, or not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotReady {
+    #[error("there is no certificate yet")]
+    NoCertificate,
+    #[error("there is no configuration yet")]
+    NoConfiguration,
+    #[error("the proxy is shutting down")]
+    Leaving,
+}
+
 /// How a proxy stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyStatus {
@@ -144,11 +157,13 @@ pub struct Proxy {
 
 #[derive(Debug, Default)]
 struct Listeners {
-    /// Bound address → what stops it.
-    traffic: HashMap<SocketAddr, CancellationToken>,
+    /// Bound address → what stops it, and the socket.
+    traffic: HashMap<SocketAddr, (CancellationToken, Held)>,
     /// Listeners begun so far.
     count: usize,
     own: Option<OwnPorts>,
+    /// Sockets of the process before this one that no snapshot has asked for yet.
+    inherited: Inherited,
 }
 
 #[derive(Debug)]
@@ -157,6 +172,7 @@ struct OwnPorts {
     metrics: SocketAddr,
     health: SocketAddr,
     stop: CancellationToken,
+    held: [Held; 2],
 }
 
 /// What every connection and request of a proxy uses.
@@ -172,6 +188,8 @@ pub(crate) struct Shared {
     pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
     loads: Loads,
     epoch: ArcSwapOption<Epoch>,
+    /// Cancelled when the proxy is about to go: it says so, and takes requests until it drains.
+    pub(crate) leaving: CancellationToken,
     admission: Arc<Semaphore>,
     snapshot: ArcSwapOption<Snapshot>,
 }
@@ -198,9 +216,18 @@ impl Shared {
         self.epoch.load_full()
     }
 
-    /// Whether it can serve.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.snapshot.load().is_some() && self.epoch().is_some()
+    /// Whether it can serve, or why not.
+    pub(crate) fn readiness(&self) -> Result<(), NotReady> {
+        if self.leaving.is_cancelled() {
+            return Err(NotReady::Leaving);
+        }
+        if self.epoch().is_none() {
+            return Err(NotReady::NoCertificate);
+        }
+        match *self.snapshot.load() {
+            Some(_) => Ok(()),
+            None => Err(NotReady::NoConfiguration),
+        }
     }
 }
 
@@ -224,6 +251,7 @@ impl Proxy {
             epochs,
             loads: Loads::default(),
             epoch: ArcSwapOption::empty(),
+            leaving: CancellationToken::new(),
             admission: Arc::new(Semaphore::new(MAX_REQUESTS_IN_FLIGHT)),
             snapshot: ArcSwapOption::empty(),
             clock: deps.clock.clone(),
@@ -271,25 +299,26 @@ impl Proxy {
             .collect();
         let mut new = Vec::new();
         for address in wanted.iter().filter(|a| !listeners.traffic.contains_key(a)) {
-            new.push((*address, bind(*address)?));
+            new.push((*address, listeners.inherited.bind(*address)?));
         }
         let own = self.own_ports(&listeners, snapshot.workload().address)?;
+        listeners.inherited = Inherited::default();
 
         let (generation, snapshot) = (snapshot.generation(), Arc::new(snapshot));
         self.shared.spans.configure(snapshot.workload());
         self.shared.loads.count_on(&snapshot.clusters);
         self.shared.snapshot.store(Some(snapshot.clone()));
         self.shared.metrics.generation(generation.0);
-        listeners.traffic.retain(|address, stop| {
+        listeners.traffic.retain(|address, (stop, _)| {
             let kept = wanted.contains(address);
             if !kept {
                 stop.cancel();
             }
             kept
         });
-        for (address, listener) in new {
+        for (address, (listener, held)) in new {
             let drain = self.stop.drain.child_token();
-            listeners.traffic.insert(address, drain.clone());
+            listeners.traffic.insert(address, (drain.clone(), held));
             let stop = Stop {
                 drain,
                 cut: self.stop.cut.clone(),
@@ -333,7 +362,9 @@ impl Proxy {
         }
         let metrics = SocketAddr::new(at, self.mesh_ports.metrics);
         let health = SocketAddr::new(at, self.mesh_ports.health);
-        let (metrics_listener, health_listener) = (bind(metrics)?, bind(health)?);
+        let inherited = &listeners.inherited;
+        let (metrics_listener, metrics_held) = inherited.bind(metrics)?;
+        let (health_listener, health_held) = inherited.bind(health)?;
         let bound =
             |listener: &std::net::TcpListener, address| listener.local_addr().unwrap_or(address);
         let own = OwnPorts {
@@ -341,6 +372,7 @@ impl Proxy {
             metrics: bound(&metrics_listener, metrics),
             health: bound(&health_listener, health),
             stop: self.stop.cut.child_token(),
+            held: [metrics_held, health_held],
         };
         for listener in [metrics_listener, health_listener] {
             let listener = TcpListener::from_std(listener).map_err(|source| ApplyError::Bind {
@@ -365,7 +397,7 @@ impl Proxy {
         ProxyStatus {
             generation: snapshot.as_ref().map(|s| s.generation()),
             policy_hash: snapshot.as_ref().map(|s| s.policy_hash().to_owned()),
-            ready: self.shared.is_ready(),
+            ready: self.shared.readiness().is_ok(),
             open: self.workers.iter().map(|worker| worker.open.len()).sum(),
             certificate_not_after: epoch.as_ref().map(|e| e.credentials.svid.not_after()),
             credentials_epoch: epoch.map_or(0, |e| e.number),
@@ -385,9 +417,55 @@ impl Proxy {
             .map(|own| (own.metrics, own.health))
     }
 
+    /// Serves the proxy's own ports at `address` from now on: until the first snapshot, they say what is missing.
+    pub fn serve_own_ports(&self, address: IpAddr) -> Result<(), ApplyError> {
+        let _runtime = self.runtime.enter();
+        let mut listeners = lock(&self.listeners);
+        if let Some(own) = self.own_ports(&listeners, address)? {
+            listeners.own = Some(own);
+        }
+        Ok(())
+    }
+
+    /// Gives the proxy listening sockets of the process before it. The first snapshot takes those at its addresses;
+    /// the others are closed.
+    pub fn inherit(&self, sockets: Vec<OwnedFd>) -> io::Result<()> {
+        lock(&self.listeners).inherited = Inherited::new(sockets)?;
+        Ok(())
+    }
+
+    /// Every socket that the proxy listens on, its own ports' too, for the process after it.
+    pub fn listening_sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let listeners = lock(&self.listeners);
+        let own = listeners.own.iter().flat_map(|own| &own.held);
+        let traffic = listeners.traffic.values().map(|(_, held)| held);
+        traffic.chain(own).map(Held::try_clone).collect()
+    }
+
+    /// Says on the health port that the proxy is about to go, and goes on serving: time for those who choose where to
+    /// send requests to hear of it.
+    pub fn leave(&self) {
+        self.shared.leaving.cancel();
+    }
+
+    /// Closes the proxy's own ports and stops accepting: another process serves these sockets now. To be followed by
+    /// [`Proxy::drain`].
+    pub fn hand_over(&self) {
+        if let Some(own) = lock(&self.listeners).own.take() {
+            own.stop.cancel();
+        }
+        self.stop_accepting();
+    }
+
+    fn stop_accepting(&self) {
+        self.stop.drain.cancel();
+        lock(&self.listeners).traffic.clear();
+    }
+
     /// Stops accepting, lets what is in flight finish until `deadline` has passed, then cuts the rest.
     pub async fn drain(&self, deadline: Duration) {
-        self.stop.drain.cancel();
+        self.leave();
+        self.stop_accepting();
         self.shared.tasks.close();
         if tokio::time::timeout(deadline, self.shared.tasks.wait())
             .await
@@ -408,10 +486,6 @@ impl Proxy {
             tracing::debug!(%error, "the last spans were not exported");
         }
     }
-}
-
-fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ApplyError> {
-    listener::bind(address).map_err(|source| ApplyError::Bind { address, source })
 }
 
 /// Makes an epoch of every new version of the credentials.

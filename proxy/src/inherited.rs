@@ -1,0 +1,102 @@
+//! Listening sockets that pass from one process to the next, so that a restart refuses no connection.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+};
+
+use socket2::SockRef;
+
+use crate::{listener, proxy::ApplyError};
+
+/// A listening socket, held beside its accept loop for the process to come.
+#[derive(Debug)]
+pub(crate) struct Held(TcpListener);
+
+impl Held {
+    /// The same socket under a descriptor of its own.
+    pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
+        Ok(self.0.try_clone()?.into())
+    }
+}
+
+/// Sockets of the process before this one, by the address they listen at.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited(HashMap<SocketAddr, TcpListener>);
+
+impl Inherited {
+    /// Refuses what is no listening socket; where one listens, the kernel says.
+    pub(crate) fn new(sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut by_address = HashMap::new();
+        for socket in sockets {
+            if !SockRef::from(&socket).is_listener()? {
+                let what = "a descriptor that was handed over is no listening socket";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            }
+            let listener = TcpListener::from(socket);
+            listener.set_nonblocking(true)?;
+            by_address.insert(listener.local_addr()?, listener);
+        }
+        Ok(Self(by_address))
+    }
+
+    /// The inherited socket at `address`, or a fresh one. What is inherited stays here, for another try.
+    pub(crate) fn bind(&self, address: SocketAddr) -> Result<(TcpListener, Held), ApplyError> {
+        let bound = match self.0.get(&address) {
+            Some(inherited) => inherited.try_clone(),
+            None => listener::bind(address),
+        };
+        bound
+            .and_then(|listener| {
+                let held = Held(listener.try_clone()?);
+                Ok((listener, held))
+            })
+            .map_err(|source| ApplyError::Bind { address, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap()
+    }
+
+    #[test]
+    fn connections_queued_before_the_hand_over_are_accepted_after_it() {
+        let old = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = old.local_addr().unwrap();
+        let waiting = std::net::TcpStream::connect(address).unwrap();
+        let inherited = Inherited::new(vec![old.try_clone().unwrap().into()]).unwrap();
+        drop(old);
+        let (listener, held) = inherited.bind(address).unwrap();
+        let (_, from) = accept(&listener);
+        assert_eq!(from, waiting.local_addr().unwrap());
+        let third = Inherited::new(vec![held.try_clone().unwrap()]).unwrap();
+        assert!(third.bind(address).is_ok(), "it can be handed on again");
+    }
+
+    #[test]
+    fn an_address_that_was_not_handed_over_is_bound_afresh() {
+        let old = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let taken = old.local_addr().unwrap();
+        let refused = Inherited::default().bind(taken).unwrap_err();
+        assert!(matches!(refused, ApplyError::Bind { address, .. } if address == taken));
+        assert!(
+            Inherited::default()
+                .bind("127.0.0.1:0".parse().unwrap())
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn what_does_not_listen_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(Inherited::new(vec![stream.into()]).is_err());
+    }
+}
