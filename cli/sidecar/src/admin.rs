@@ -76,6 +76,8 @@ struct Feed {
 /// Ready, or what is missing.
 #[derive(Serialize)]
 struct Readiness {
+    /// Tells who answers while one process takes over from another.
+    pid: u32,
     certificate: bool,
     configuration: bool,
 }
@@ -83,6 +85,7 @@ struct Readiness {
 impl Admin {
     fn readiness(&self) -> Readiness {
         Readiness {
+            pid: std::process::id(),
             certificate: self.agent.status().issued_at.is_some(),
             configuration: self.data_plane.config().borrow().is_some(),
         }

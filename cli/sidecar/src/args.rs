@@ -1,6 +1,6 @@
 //! What a sidecar is told when it starts.
 
-use std::{num::NonZeroU16, path::PathBuf};
+use std::{net::IpAddr, num::NonZeroU16, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use reeve_ca::MeshAddress;
@@ -75,9 +75,29 @@ pub struct SidecarArgs {
     #[arg(long, value_name = "THREADS", default_value = "2")]
     pub workers: NonZeroU16,
 
-    /// How long connections may take to finish when the sidecar is told to stop
+    /// The workload's own address: its health and metrics ports answer there from the start
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+
+    /// When told to stop: how long to say so on the health port before no connection is accepted any more
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub drain_delay: u64,
+
+    /// How long connections may then take to finish before they are cut
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    pub drain_seconds: u64,
+    pub drain_deadline: u64,
+
+    /// Where this process hands its listening sockets to the one that is to go on in its place
+    #[arg(long, value_name = "PATH")]
+    pub handover_socket: Option<PathBuf>,
+
+    /// Take the listening sockets from the process that runs, once there are certificate and configuration
+    #[arg(long, requires = "handover_socket")]
+    pub take_over: bool,
+
+    /// How long connections may take to finish after the sockets were handed over
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub handover_deadline: u64,
 }
 
 /// When an audit record counts as written, and the request it belongs to may go on.

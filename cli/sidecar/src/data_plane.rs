@@ -1,15 +1,20 @@
 //! The proxy, and how configurations reach it.
 
-use std::{io::stdout, sync::Arc, time::Duration};
+use std::{
+    io::{self, stdout},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use reeve_audit::Wal;
 use reeve_core::{Clock, InstanceName, SpiffeId, error_chain, model::ProxyConfig};
 use reeve_proxy::{MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot, Workers};
 use reeve_svid::CredentialsWatch;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, MutexGuard, watch};
 
-use crate::SidecarArgs;
+use crate::{SidecarArgs, sockets::Door};
 
 /// The proxy of one instance.
 #[derive(Clone, Debug)]
@@ -19,6 +24,9 @@ pub(crate) struct DataPlane {
     proxy: Proxy,
     /// The configuration in force.
     config: Arc<watch::Sender<Option<Arc<ProxyConfig>>>>,
+    /// Held while a configuration is applied, and while sockets change hands.
+    applying: Arc<Mutex<()>>,
+    door: Door,
 }
 
 impl DataPlane {
@@ -29,6 +37,7 @@ impl DataPlane {
         wal: &Arc<Wal>,
         registry: &prometheus::Registry,
         clock: &Arc<dyn Clock>,
+        door: Door,
     ) -> anyhow::Result<Self> {
         let proxy = Proxy::start(ProxyDeps {
             credentials: credentials.clone(),
@@ -40,11 +49,17 @@ impl DataPlane {
             workers: Workers::Threads(args.workers),
         })
         .context("the proxy cannot start")?;
+        if let (Some(address), false) = (args.address, args.take_over) {
+            let own = proxy.serve_own_ports(address);
+            own.context("the health and metrics ports cannot be served")?;
+        }
         Ok(Self {
             instance: args.instance.clone(),
             identity: args.identity.clone(),
             proxy,
             config: Arc::new(watch::Sender::new(None)),
+            applying: Arc::default(),
+            door,
         })
     }
 
@@ -56,6 +71,8 @@ impl DataPlane {
     /// Switches to a configuration; an error leaves the one before in force.
     pub(crate) async fn apply(self, config: Arc<ProxyConfig>) -> Result<(), String> {
         self.check(&config)?;
+        let _applying = self.applying.lock().await;
+        let predecessor = self.door.enter(&self.proxy).await?;
         let generation = config.generation;
         let (proxy, new) = (self.proxy.clone(), Arc::clone(&config));
         // Compiling policies can take long enough to hold up requests on this thread.
@@ -65,6 +82,7 @@ impl DataPlane {
         });
         switched.await.map_err(|e| e.to_string())??;
         self.config.send_replace(Some(config));
+        self.door.open(predecessor).await;
         tracing::info!(%generation, "a configuration is in force");
         Ok(())
     }
@@ -72,6 +90,26 @@ impl DataPlane {
     /// How the proxy stands.
     pub(crate) fn status(&self) -> ProxyStatus {
         self.proxy.status()
+    }
+
+    /// Keeps configurations back while it is held, so that the list of sockets stays as it is.
+    pub(crate) async fn hold(&self) -> MutexGuard<'_, ()> {
+        self.applying.lock().await
+    }
+
+    /// The sockets it listens on.
+    pub(crate) fn listening_sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        self.proxy.listening_sockets()
+    }
+
+    /// Says on the health port that it is about to go.
+    pub(crate) fn leave(&self) {
+        self.proxy.leave();
+    }
+
+    /// Leaves its sockets to another process.
+    pub(crate) fn hand_over(&self) {
+        self.proxy.hand_over();
     }
 
     /// Lets connections finish until the deadline.

@@ -12,11 +12,13 @@ mod agent;
 mod args;
 mod connect;
 mod data_plane;
+mod handover;
 pub mod hardening;
 pub mod logging;
 mod run;
 mod signer;
 pub mod socket;
+mod sockets;
 pub mod whois;
 
 pub use agent::AgentEvents;

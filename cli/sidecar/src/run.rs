@@ -1,19 +1,19 @@
 //! The sidecar put together.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
+use axum::Router;
 use reeve_ads::AdsClient;
 use reeve_audit::{
     EventKind, EventRecord, Level, ShipOptions, Wal, WalOptions, ship, ship::ChannelFactory,
 };
-use reeve_ca::AgentHandle;
-use reeve_core::{Clock, SystemClock};
+use reeve_ca::{AgentHandle, PeerAttestor};
+use reeve_core::{Clock, SystemClock, error_chain};
 use reeve_svid::CredentialsWatch;
 use tokio::{
-    net::UnixListener,
     signal::unix::{SignalKind, signal},
-    sync::Notify,
+    sync::{Mutex, Notify},
     task::JoinHandle,
 };
 
@@ -26,15 +26,20 @@ use crate::{
     agent::{self, AgentEvents},
     connect::MeshConnector,
     data_plane::DataPlane,
+    handover::{HandOverError, Listener, Place, Successor},
     hardening,
     logging::{self, LogFilter},
-    socket,
+    sockets::{self, Door, UnixSockets},
 };
+
+/// Wait after a hand-over that failed, before the next one is heard.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// How long the last records may take to reach the log at the end; the rest is shipped after the next start.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
-/// Runs a sidecar until it is told to stop (SIGTERM, SIGINT or `POST /drain`) and has drained.
+/// Runs a sidecar until it is told to stop (SIGTERM, SIGINT or `POST /drain`), or another process takes its sockets
+/// over, and it has drained.
 ///
 /// Nothing here needs the mesh process to be alive: certificate, configuration and audit log each wait and try again
 /// on their own, and the data plane goes on with what it has.
@@ -47,23 +52,45 @@ pub async fn run(args: SidecarArgs) -> anyhow::Result<()> {
     let stop = Arc::new(Notify::new());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut sidecar = Sidecar::start(&args, log, Arc::clone(&stop))?;
+    let sidecar = Sidecar::start(&args, log, Arc::clone(&stop))?;
     tracing::info!(instance = %args.instance, identity = %args.identity, "the sidecar runs");
-    // Cancel-safe: whichever comes first, the sidecar ends.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = stop.notified() => {}
+    // Cancel-safe: whichever comes first, the sidecar ends. A hand-over that is broken off is the other one's to notice.
+    let ending = tokio::select! {
+        _ = terminate.recv() => Ending::Told,
+        _ = interrupt.recv() => Ending::Told,
+        () = stop.notified() => Ending::Told,
+        () = sidecar.handed_over() => Ending::HandedOver,
         error = sidecar.hopeless() => return Err(error),
-    }
-    tracing::info!(instance = %args.instance, "the sidecar drains");
-    // A second signal does not wait for connections to finish.
+    };
+    tracing::info!(instance = %args.instance, ?ending, "the sidecar drains");
+    let seconds = Duration::from_secs;
+    let mut end = pin!(async {
+        match ending {
+            Ending::Told => {
+                sidecar.leave(seconds(args.drain_delay)).await;
+                sidecar.stop(seconds(args.drain_deadline)).await;
+            }
+            Ending::HandedOver => sidecar.stop(seconds(args.handover_deadline)).await,
+        }
+    });
+    // Cancel-safe: signals are, and the end is polled on.
     tokio::select! {
-        () = sidecar.stop(Duration::from_secs(args.drain_seconds)) => {}
+        () = end.as_mut() => return Ok(()),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+    if ending == Ending::HandedOver {
+        // The first signal: the rest has as long as if it had been told to stop.
+        drop(tokio::time::timeout(seconds(args.drain_deadline), end).await);
     }
     Ok(())
+}
+
+/// Why a sidecar ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Told,
+    HandedOver,
 }
 
 /// A running sidecar; dropped, it stops at once.
@@ -72,12 +99,16 @@ pub struct Sidecar {
     data_plane: DataPlane,
     events: Arc<AgentEvents>,
     wal: Arc<Wal>,
+    door: Door,
+    place: Option<Place>,
     credentials: CredentialsWatch,
     /// The agent stops when the last handle is dropped; there may be no admin interface to hold one.
     _agent: Arc<AgentHandle>,
     feed: JoinHandle<()>,
-    tasks: Vec<JoinHandle<()>>,
-    hopeless: JoinHandle<anyhow::Error>,
+    shipping: JoinHandle<()>,
+    /// What serves the Unix sockets.
+    serving: Vec<JoinHandle<()>>,
+    hopeless: Mutex<JoinHandle<anyhow::Error>>,
 }
 
 impl Sidecar {
@@ -85,14 +116,15 @@ impl Sidecar {
     pub fn start(args: &SidecarArgs, log: LogFilter, stop: Arc<Notify>) -> anyhow::Result<Self> {
         check(args)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let sockets = Sockets::bind(args)?;
+        let door = Door::new(args)?;
         let wal = Arc::new(open_wal(args, &clock)?);
         let events = Arc::new(AgentEvents::new(Arc::clone(&wal)));
         let registry = prometheus::Registry::new();
         let agent = agent::start(args, &clock)?;
         let credentials = agent.credentials;
         let handle = Arc::new(agent.handle);
-        let data_plane = DataPlane::start(args, &credentials, &wal, &registry, &clock)?;
+        let data_plane =
+            DataPlane::start(args, &credentials, &wal, &registry, &clock, door.clone())?;
         let connector = MeshConnector::new(
             args.mesh_address.clone(),
             args.mesh_identity()?,
@@ -114,27 +146,30 @@ impl Sidecar {
             EventRecord::new(EventKind::Started).with("version", env!("CARGO_PKG_VERSION")),
         );
         let feed = tokio::spawn(feeding(feed, credentials.clone(), data_plane.clone()));
-        let mut tasks = vec![tokio::spawn(shipping(&connector, &wal, &credentials))];
-        if let Some(listener) = sockets.admin {
-            let inspect = Inspect::new(args, credentials.clone(), log);
-            let routes = admin::routes(admin).merge(inspect::routes(inspect));
-            tasks.push(tokio::spawn(admin::serve(listener, routes)));
-        }
-        if let Some(listener) = sockets.agent {
-            let attestor = agent::attestor(args);
-            let serving =
-                agent::serve(listener, credentials.clone(), attestor, Arc::clone(&events));
-            tasks.push(tokio::spawn(serving));
-        }
+        let shipping = tokio::spawn(shipping(&connector, &wal, &credentials));
+        let inspect = Inspect::new(args, credentials.clone(), log);
+        let routes = admin::routes(admin).merge(inspect::routes(inspect));
+        let attestor = agent::attestor(args);
+        let identities = (credentials.clone(), attestor, Arc::clone(&events));
+        let serving = vec![
+            tokio::spawn(serve_admin(door.clone(), routes)),
+            tokio::spawn(serve_agent(door.clone(), identities)),
+        ];
         Ok(Self {
             data_plane,
             events,
             wal,
+            door,
+            place: sockets::place(args),
             credentials,
             _agent: handle,
             feed,
-            tasks,
-            hopeless: tokio::spawn(agent::foreign_mesh(agent.issuer, args.clone())),
+            shipping,
+            serving,
+            hopeless: Mutex::new(tokio::spawn(agent::foreign_mesh(
+                agent.issuer,
+                args.clone(),
+            ))),
         })
     }
 
@@ -144,11 +179,57 @@ impl Sidecar {
     }
 
     /// Ends only if there is no sense in going on, with what is wrong.
-    pub async fn hopeless(&mut self) -> anyhow::Error {
-        match (&mut self.hopeless).await {
+    pub async fn hopeless(&self) -> anyhow::Error {
+        match (&mut *self.hopeless.lock().await).await {
             Ok(error) => error,
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Waits until another process serves the sockets of this one, which then accepts nothing any more. A process that
+    /// fails to take them over changes nothing.
+    pub async fn handed_over(&self) {
+        let sockets = self.door.sockets().await;
+        let (Some(place), Some(listener)) = (&self.place, &sockets.handover) else {
+            return std::future::pending().await;
+        };
+        let successor = loop {
+            match self.succession(place, listener, &sockets).await {
+                Ok(successor) => break successor,
+                Err(error) => {
+                    tracing::warn!(
+                        error = error_chain(&error),
+                        "no hand-over: this process goes on"
+                    );
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        };
+        self.data_plane.hand_over();
+        for task in &self.serving {
+            task.abort();
+        }
+        self.door.close();
+        successor.draining().await;
+    }
+
+    async fn succession(
+        &self,
+        place: &Place,
+        listener: &Listener,
+        sockets: &UnixSockets,
+    ) -> Result<Successor, HandOverError> {
+        let successor = place.successor(listener).await?;
+        let _held = self.data_plane.hold().await;
+        let sockets = sockets.share(self.data_plane.listening_sockets()?)?;
+        successor.hand_over(&sockets).await?;
+        Ok(successor)
+    }
+
+    /// Says that it is about to go, and goes on serving for that long.
+    pub async fn leave(&self, delay: Duration) {
+        self.data_plane.leave();
+        tokio::time::sleep(delay).await;
     }
 
     /// Lets connections finish until the deadline, and the last records reach the log.
@@ -170,11 +251,12 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in &self.serving {
             task.abort();
         }
+        self.shipping.abort();
         self.feed.abort();
-        self.hopeless.abort();
+        self.hopeless.get_mut().abort();
     }
 }
 
@@ -195,24 +277,24 @@ fn check(args: &SidecarArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The Unix sockets, bound before anything else: a path that is taken is said at once.
-struct Sockets {
-    agent: Option<UnixListener>,
-    admin: Option<UnixListener>,
+async fn serve_admin(door: Door, routes: Router) {
+    let sockets = door.sockets().await;
+    match sockets.admin.as_ref().map(sockets::clone).transpose() {
+        Ok(Some(listener)) => admin::serve(listener, routes).await,
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "the admin socket cannot be served"),
+    }
 }
 
-impl Sockets {
-    fn bind(args: &SidecarArgs) -> anyhow::Result<Self> {
-        let agent = args.agent_socket.as_deref();
-        let admin = args.admin_socket.as_deref();
-        Ok(Self {
-            agent: agent
-                .map(|path| socket::bind(path, "the agent's socket"))
-                .transpose()?,
-            admin: admin
-                .map(|path| socket::bind(path, "the admin socket"))
-                .transpose()?,
-        })
+/// What the agent's socket is served with.
+type Identities = (CredentialsWatch, Arc<dyn PeerAttestor>, Arc<AgentEvents>);
+
+async fn serve_agent(door: Door, (credentials, attestor, events): Identities) {
+    let sockets = door.sockets().await;
+    match sockets.agent.as_ref().map(sockets::clone).transpose() {
+        Ok(Some(listener)) => agent::serve(listener, credentials, attestor, events).await,
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "the agent's socket cannot be served"),
     }
 }
 
@@ -228,7 +310,12 @@ fn open_wal(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Wal> {
         segment_bytes: defaults.segment_bytes.min(args.wal_max_bytes / 4),
     };
     let dir = &args.wal_dir;
-    Wal::open(dir, args.instance.clone(), options, Arc::clone(clock))
+    let open = if args.take_over {
+        Wal::open_beside
+    } else {
+        Wal::open
+    };
+    open(dir, args.instance.clone(), options, Arc::clone(clock))
         .with_context(|| format!("the write-ahead log {}", dir.display()))
 }
 

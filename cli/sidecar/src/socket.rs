@@ -15,6 +15,21 @@ const MAX_PATH: usize = 107;
 /// Listens at `path`, for this user only. A socket that nobody answers at any more is replaced; anything else that
 /// stands there is left alone and is an error.
 pub fn bind(path: &Path, what: &str) -> anyhow::Result<UnixListener> {
+    prepare(path, what, || {
+        std::os::unix::net::UnixStream::connect(path).is_ok()
+    })?;
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("{what} cannot be made at {}", path.display()))?;
+    make_private(path, what)?;
+    Ok(listener)
+}
+
+/// Makes sure that a socket can be made at `path`; `served` tells whether somebody answers there.
+pub(crate) fn prepare(
+    path: &Path,
+    what: &str,
+    served: impl FnOnce() -> bool,
+) -> anyhow::Result<()> {
     let length = path.as_os_str().len();
     if length > MAX_PATH {
         bail!(
@@ -22,15 +37,16 @@ pub fn bind(path: &Path, what: &str) -> anyhow::Result<UnixListener> {
             path.display()
         );
     }
-    make_room(path, what)?;
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("{what} cannot be made at {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("{what} at {} cannot be made private", path.display()))?;
-    Ok(listener)
+    make_room(path, what, served)
 }
 
-fn make_room(path: &Path, what: &str) -> anyhow::Result<()> {
+/// Keeps others than this user away from the socket at `path`.
+pub(crate) fn make_private(path: &Path, what: &str) -> anyhow::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("{what} at {} cannot be made private", path.display()))
+}
+
+fn make_room(path: &Path, what: &str, served: impl FnOnce() -> bool) -> anyhow::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -44,7 +60,7 @@ fn make_room(path: &Path, what: &str) -> anyhow::Result<()> {
             path.display()
         );
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if served() {
         bail!(
             "{what} cannot be made: another process serves {}; stop it or use another state directory",
             path.display()

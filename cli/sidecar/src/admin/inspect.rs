@@ -42,7 +42,7 @@ struct Bootstrap {
     audit_level: String,
     agent_socket: Option<String>,
     admin_socket: Option<String>,
-    drain_seconds: u64,
+    drain_deadline: u64,
 }
 
 /// One certificate that the proxy holds.
@@ -133,7 +133,7 @@ impl Bootstrap {
             audit_level: format!("{:?}", args.audit_level).to_lowercase(),
             agent_socket: path(&args.agent_socket),
             admin_socket: path(&args.admin_socket),
-            drain_seconds: args.drain_seconds,
+            drain_deadline: args.drain_deadline,
         }
     }
 }
