@@ -130,6 +130,11 @@ impl StateDir {
         self.0.join("run").join(format!("{instance}.admin.sock"))
     }
 
+    /// Where a sidecar hands its listening sockets to the next.
+    pub(crate) fn handover_socket(&self, instance: &InstanceName) -> PathBuf {
+        self.0.join("run").join(format!("{instance}.next.sock"))
+    }
+
     /// All captured output.
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("logs")

@@ -20,10 +20,13 @@ mod keep;
 pub(crate) mod logfile;
 mod mesh_process;
 mod notices;
+mod orders;
 mod process;
 mod reconcile;
 mod roster;
 mod signals;
+mod spread;
+pub(crate) mod succession;
 mod whois;
 
 use std::{
@@ -91,6 +94,7 @@ pub(crate) struct Context {
     stop: CancellationToken,
     abort: CancellationToken,
     replacing: Arc<AsyncMutex<()>>,
+    restarts: Arc<succession::Restarts>,
     places: Mutex<BTreeMap<u8, Arc<AsyncMutex<()>>>>,
 }
 
@@ -130,6 +134,7 @@ impl Context {
             stop: options.stop.clone(),
             abort: options.abort.clone(),
             replacing: Arc::default(),
+            restarts: Arc::default(),
             places: Mutex::default(),
         })
     }
@@ -184,8 +189,12 @@ impl Supervisor {
         let file = options.state.instances();
         let notices = context.notices.clone();
         let keeper = roster.clone();
+        let desk = orders::Desk {
+            roster: roster.clone(),
+            restarts: context.restarts.clone(),
+        };
         let background = vec![
-            tokio::spawn(whois::serve(listener, roster.clone())),
+            tokio::spawn(whois::serve(listener, desk)),
             tokio::spawn(async move { keeper.keep_file(file, notices).await }),
             tokio::spawn(logfile::bound(
                 options.state.logs(),

@@ -14,7 +14,7 @@ mod status;
 pub use admin::{AdminView, CreatedToken, TokenRefused, TokenRequest, admin};
 pub use api::{MeshView, api};
 pub use graph::{Edge, Graph, Node, NodeKind};
-pub use status::{AuditFacts, CaFacts, ConfigFacts, MeshFacts, Status};
+pub use status::{AuditFacts, CaFacts, ConfigFacts, JobDone, MeshFacts, Status};
 
 #[cfg(test)]
 mod tests;

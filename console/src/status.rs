@@ -1,6 +1,6 @@
 //! `GET /status`.
 
-use reeve_core::{Namespace, TrustDomain, UnixTime, model::Generation};
+use reeve_core::{InstanceName, Namespace, TrustDomain, UnixTime, WorkloadName, model::Generation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,12 +15,26 @@ pub struct Status {
     pub mesh: MeshFacts,
     /// Each instance that has a proxy: instance, workload, identity, generation, policy_hash, acked_at, nack, connected.
     pub proxies: Vec<Value>,
+    /// Jobs that are done.
+    #[serde(default)]
+    pub jobs: Vec<JobDone>,
     /// The folder of configuration.
     pub config: ConfigFacts,
     /// The certificate authority.
     pub ca: CaFacts,
     /// The audit log.
     pub audit: AuditFacts,
+}
+
+/// An instance whose application ended for good, and its proxy with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDone {
+    /// Which.
+    pub instance: InstanceName,
+    /// Its workload.
+    pub workload: WorkloadName,
+    /// 0 = completed, anything else = failed; 128 and the signal's number if a signal ended it.
+    pub exit_code: i32,
 }
 
 /// The mesh.

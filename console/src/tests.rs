@@ -27,6 +27,7 @@ impl MeshView for Fixed {
                 version: "0.1.0".into(),
                 isolates_processes: false,
             },
+            jobs: Vec::new(),
             proxies: vec![json!({"instance": "reviews-v1-0"})],
             config: ConfigFacts::default(),
             ca: CaFacts::default(),

@@ -59,7 +59,8 @@ impl Mesh {
         keys: &FetchedKeys,
     ) -> BTreeMap<InstanceName, ProxyConfig> {
         let index = Index::new(self, instances);
-        let names = instances.instances.iter().map(|i| &i.instance);
+        let running = instances.instances.iter().filter(|i| i.exit_code.is_none());
+        let names = running.map(|i| &i.instance);
         names
             .filter_map(|name| Some((name.clone(), index.proxy(name, keys)?)))
             .collect()

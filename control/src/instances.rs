@@ -72,6 +72,10 @@ pub struct Instance {
     /// The sidecar's process.
     #[serde(default)]
     pub sidecar_pid: Option<u32>,
+    /// The exit code of an application that ended for good (128 and the signal's number if a signal ended it): a job
+    /// that is done, and has no proxy any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
 }
 
 /// Why `instances.json` could not be read, written or extended.
@@ -250,6 +254,7 @@ impl Instance {
             healthy: false,
             app_pid: None,
             sidecar_pid: None,
+            exit_code: None,
         }
     }
 }

@@ -7,8 +7,8 @@ use http::Extensions;
 use reeve_audit::{AuditLog, EventKind, EventRecord};
 use reeve_ca::{Caller, CertificateAuthority, JoinTokens, UnixPeer};
 use reeve_console::{
-    AdminView, AuditFacts, CaFacts, ConfigFacts, CreatedToken, Graph, MeshFacts, MeshView, Status,
-    TokenRefused, TokenRequest,
+    AdminView, AuditFacts, CaFacts, ConfigFacts, CreatedToken, Graph, JobDone, MeshFacts, MeshView,
+    Status, TokenRefused, TokenRequest,
 };
 use reeve_control::{Controller, instances::Instances};
 use reeve_core::{Clock, UnixTime};
@@ -36,6 +36,20 @@ pub(super) struct View {
     pub(super) clock: Arc<dyn Clock>,
 }
 
+impl View {
+    fn jobs_done(&self) -> Vec<JobDone> {
+        let instances = Instances::read(&self.instances).map(|all| all.instances);
+        let done = instances.unwrap_or_default().into_iter().filter_map(|i| {
+            Some(JobDone {
+                instance: i.instance,
+                workload: i.workload,
+                exit_code: i.exit_code?,
+            })
+        });
+        done.collect()
+    }
+}
+
 impl MeshView for View {
     fn status(&self) -> Status {
         let control = self.controller.status();
@@ -53,6 +67,7 @@ impl MeshView for View {
                 isolates_processes: false,
             },
             proxies: values(&control.proxies),
+            jobs: self.jobs_done(),
             config: ConfigFacts {
                 applied_at: control.applied_at,
                 faults: values(&control.faults),

@@ -76,6 +76,7 @@ pub(crate) fn check(state: &StateDir, plan: &Instances) -> Result<(), Problem> {
     for instance in &plan.instances {
         check_socket_path(&state.agent_socket(&instance.instance))?;
         check_socket_path(&state.admin_socket(&instance.instance))?;
+        check_socket_path(&state.handover_socket(&instance.instance))?;
     }
     check_socket_path(&state.supervisor_socket())
 }

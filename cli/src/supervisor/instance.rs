@@ -17,6 +17,8 @@ use super::{
     keep::keep,
     process::{Output, Spec},
     roster::Live,
+    spread::spread,
+    succession::{Seen, Sidecar},
 };
 use crate::verb::run::DeathSignal;
 
@@ -26,8 +28,6 @@ const READY_PORT: u16 = 15021;
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// How long an application may take to end after SIGTERM.
 const APP_GRACE: Duration = Duration::from_secs(1);
-/// Between "takes no new traffic" and the drain, so that clients' proxies hear of it first.
-const SPREAD: Duration = Duration::from_millis(300);
 /// A replaced instance has this long to get well before the next one is replaced.
 const REPLACED: Duration = Duration::from_secs(10);
 
@@ -94,9 +94,11 @@ impl Plan {
             service_account: workload.service_account.clone(),
             app_pid: None,
             sidecar_pid: None,
+            sidecars: Vec::new(),
             app_ok: self.app.is_none(),
             sidecar_ok: self.sidecar.is_none(),
             leaving: false,
+            exit_code: None,
         }
     }
 }
@@ -188,7 +190,9 @@ fn sidecar_spec(
     flag("--agent-socket", state.agent_socket(name).into());
     flag("--admin-socket", state.admin_socket(name).into());
     flag("--supervisor-socket", state.supervisor_socket().into());
-    flag("--drain-seconds", (DRAIN.as_secs() - 1).to_string().into());
+    flag("--handover-socket", state.handover_socket(name).into());
+    flag("--address", instance.address.to_string().into());
+    flag("--drain-deadline", (DRAIN.as_secs() - 1).to_string().into());
     let spec = Spec {
         title: format!("{name} (sidecar)"),
         command,
@@ -224,8 +228,11 @@ pub(crate) async fn run(
             break;
         };
         let place = context.place(plan.instance.slot).await;
-        Box::pin(run_shape(&context, &name, &plan, &mut wanted, turn.take())).await;
+        let ended = Box::pin(run_shape(&context, &name, &plan, &mut wanted, turn.take())).await;
         drop(place);
+        if ended == Ended::Done {
+            until_unwanted(&plan.shape, &mut wanted).await;
+        }
         if wanted.borrow().is_some() {
             // One replacement at a time, so that a workload's other replicas go on serving.
             turn = Some(context.replacing.clone().lock_owned().await);
@@ -240,36 +247,17 @@ async fn run_shape(
     plan: &Plan,
     wanted: &mut watch::Receiver<Option<Plan>>,
     turn: Option<OwnedMutexGuard<()>>,
-) {
+) -> Ended {
     context.roster.enter(name.clone(), plan.live());
     let (stop_sidecar, stop_app) = (CancellationToken::new(), CancellationToken::new());
-    let (sidecar_pid, app_pid) = (watch::Sender::new(None), watch::Sender::new(None));
+    let done = CancellationToken::new();
+    let (seen, app_pid) = (Seen::default(), watch::Sender::new(None));
     let roster = &context.roster;
 
-    let sidecar = async {
-        let Some((spec, check)) = &plan.sidecar else {
-            return;
-        };
-        let ready = |ok| roster.update(name, |live| live.sidecar_ok = ok);
-        // Cancel-safe: the health check ends with the process it watches.
-        tokio::select! {
-            () = keep(context, spec, &sidecar_pid, &stop_sidecar) => {}
-            () = health::watch(check, sidecar_pid.subscribe(), ready) => {}
-        }
-    };
-    let app = async {
-        let Some(spec) = &plan.app else {
-            return;
-        };
-        let well = |ok| roster.update(name, |live| live.app_ok = ok);
-        // Cancel-safe: as above.
-        tokio::select! {
-            () = keep(context, spec, &app_pid, &stop_app) => {}
-            () = health::watch(&plan.app_check, app_pid.subscribe(), well) => {}
-        }
-    };
+    let sidecar = run_sidecar(context, name, plan, &seen, &stop_sidecar);
+    let app = run_app(context, name, plan, &app_pid, &stop_app, &done);
     let pids = async {
-        let (mut sidecar, mut app) = (sidecar_pid.subscribe(), app_pid.subscribe());
+        let (mut sidecar, mut app) = (seen.pid.subscribe(), app_pid.subscribe());
         loop {
             let (s, a) = (*sidecar.borrow_and_update(), *app.borrow_and_update());
             roster.update(name, |live| (live.sidecar_pid, live.app_pid) = (s, a));
@@ -283,7 +271,11 @@ async fn run_shape(
     };
     let ending = async {
         until_well(context, name, turn).await;
-        until_unwanted(&plan.shape, wanted).await;
+        // Cancel-safe: flags and a watch.
+        tokio::select! {
+            () = until_unwanted(&plan.shape, wanted) => {}
+            () = done.cancelled() => {}
+        }
         context.leave_softly(name).await;
         stop_sidecar.cancel();
     };
@@ -299,6 +291,91 @@ async fn run_shape(
     tokio::select! {
         _ = work => {}
         () = pids => {}
+    }
+    roster.update(name, |live| (live.sidecar_pid, live.app_pid) = (None, None));
+    if done.is_cancelled() {
+        Ended::Done
+    } else {
+        Ended::Unwanted
+    }
+}
+
+async fn run_sidecar(
+    context: &Context,
+    name: &InstanceName,
+    plan: &Plan,
+    seen: &Seen,
+    stop: &CancellationToken,
+) {
+    let Some((spec, check)) = &plan.sidecar else {
+        return;
+    };
+    let ready = |ok| context.roster.update(name, |live| live.sidecar_ok = ok);
+    let sidecar = Sidecar {
+        context,
+        instance: name,
+        spec,
+        admin: context.state.admin_socket(name),
+        seen,
+    };
+    // Cancel-safe: the health check ends with the process it watches.
+    tokio::select! {
+        () = sidecar.keep(stop) => {}
+        () = health::watch(check, seen.line.subscribe(), ready) => {}
+    }
+}
+
+/// Runs the application; cancels `done` when it has ended for good.
+async fn run_app(
+    context: &Context,
+    name: &InstanceName,
+    plan: &Plan,
+    pid: &watch::Sender<Option<u32>>,
+    stop: &CancellationToken,
+    done: &CancellationToken,
+) {
+    let Some(spec) = &plan.app else {
+        return;
+    };
+    let workload = &plan.shape.workload;
+    if workload.hold_application {
+        // Cancel-safe: a watch and a flag.
+        tokio::select! {
+            () = until_proxied(context, name) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+    let well = |ok| context.roster.update(name, |live| live.app_ok = ok);
+    // Cancel-safe: the health check ends with the process it watches.
+    tokio::select! {
+        code = keep(context, spec, workload.restart_policy, pid, stop) => {
+            if code.is_some() {
+                let ended = |live: &mut Live| (live.exit_code, live.app_ok) = (code, false);
+                context.roster.update(name, ended);
+                done.cancel();
+            }
+        }
+        () = health::watch(&plan.app_check, pid.subscribe(), well) => {}
+    }
+}
+
+/// Why an instance does not run any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It is to be something else, or nothing.
+    Unwanted,
+    /// Its application ended for good.
+    Done,
+}
+
+/// Waits until the sidecar is ready, or there is none.
+async fn until_proxied(context: &Context, name: &InstanceName) {
+    let mut changed = context.roster.subscribe();
+    let proxied = |live: &Live| live.sidecar_ok;
+    while !context.roster.live().get(name).is_some_and(proxied) {
+        if changed.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -334,13 +411,11 @@ async fn until_unwanted(shape: &Shape, wanted: &mut watch::Receiver<Option<Plan>
 impl Context {
     /// Takes an instance out of the endpoints, and lets that spread before anything is stopped.
     async fn leave_softly(&self, name: &InstanceName) {
-        self.roster.update(name, |live| live.leaving = true);
-        if !self.stop.is_cancelled() {
-            // Cancel-safe: timers and flags.
-            tokio::select! {
-                () = tokio::time::sleep(SPREAD) => {}
-                () = self.stop.cancelled() => {}
-            }
+        let leave = || self.roster.update(name, |live| live.leaving = true);
+        if self.stop.is_cancelled() {
+            leave();
+        } else {
+            spread(self, leave).await;
         }
     }
 }

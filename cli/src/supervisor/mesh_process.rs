@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, net::SocketAddr, sync::Arc, time::Duration};
 
+use reeve_control::RestartPolicy;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,7 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     };
     // Cancel-safe: `report` only reports.
     tokio::select! {
-        () = keep(&context, &spec, &pid, &stop) => {}
+        _ = keep(&context, &spec, RestartPolicy::Always, &pid, &stop) => {}
         () = report => {}
     }
 }

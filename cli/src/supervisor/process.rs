@@ -109,7 +109,7 @@ impl Running {
     }
 
     /// Asks it to end, and ends it and whatever it left in its group when its grace is over or `abort` says so.
-    pub(crate) async fn stop(mut self, abort: &CancellationToken) {
+    pub(crate) async fn stop(&mut self, abort: &CancellationToken) {
         if !abort.is_cancelled() {
             // ESRCH: it has ended by itself.
             kill_process(self.pid, Signal::TERM).unwrap_or_default();
@@ -131,6 +131,13 @@ impl Running {
             escaped::end(marks);
         }
     }
+}
+
+/// An exit as a shell gives it: 128 and the signal's number if a signal ended it.
+pub(crate) fn exit_code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    let signal = || status.signal().map(|signal| signal.saturating_add(128));
+    status.code().or_else(signal).unwrap_or(-1)
 }
 
 /// An exit in words.

@@ -36,14 +36,18 @@ pub(crate) struct Live {
     pub(crate) service_account: ServiceAccount,
     /// The application's process.
     pub(crate) app_pid: Option<u32>,
-    /// The sidecar's process.
+    /// The sidecar's process that serves.
     pub(crate) sidecar_pid: Option<u32>,
+    /// All processes of the sidecar: while one takes over from another, both.
+    pub(crate) sidecars: Vec<u32>,
     /// Whether the application answers its health check, or there is none to ask.
     pub(crate) app_ok: bool,
     /// Whether the sidecar is ready, or there is none.
     pub(crate) sidecar_ok: bool,
     /// Whether it is on its way out.
     pub(crate) leaving: bool,
+    /// How its application ended, for good.
+    pub(crate) exit_code: Option<i32>,
 }
 
 impl Live {
@@ -90,6 +94,7 @@ impl Roster {
                 instance.healthy = live.is_some_and(Live::healthy);
                 instance.app_pid = live.and_then(|l| l.app_pid);
                 instance.sidecar_pid = live.and_then(|l| l.sidecar_pid);
+                instance.exit_code = live.and_then(|l| l.exit_code);
             }
             instances
         })

@@ -1,6 +1,6 @@
 //! The who-is service: which workload is behind a process id.
 //!
-//! One line of JSON in, one out. The answer rests on what the supervisor started itself: a sidecar is exactly the
+//! One line of JSON in, one out; an operator's orders come the same way ([`super::orders`]). The answer rests on what the supervisor started itself: a sidecar is exactly the
 //! process it started as one; an application is that process or a descendant of it. A process that was orphaned is
 //! nobody's descendant and gets no identity.
 
@@ -13,12 +13,15 @@ use reeve_core::InstanceName;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::UCred},
     sync::Semaphore,
     time::timeout,
 };
 
-use super::roster::{Live, Roster};
+use super::{
+    orders::{Desk, Done, Order},
+    roster::Live,
+};
 use crate::{problem::Problem, state::check_socket_path};
 
 /// Questions at one time.
@@ -31,14 +34,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_DEPTH: usize = 64;
 
 #[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Asked {
+    Who(Question),
+    Order(Order),
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Question {
     pid: u32,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Answer {
+    Done(Done),
     Found {
         instance: String,
         workload: String,
@@ -81,7 +92,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, Problem> {
 }
 
 /// Answers for as long as it is polled.
-pub(crate) async fn serve(listener: UnixListener, roster: Arc<Roster>) {
+pub(crate) async fn serve(listener: UnixListener, desk: Desk) {
     let callers = Arc::new(Semaphore::new(MAX_CALLERS));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -92,15 +103,16 @@ pub(crate) async fn serve(listener: UnixListener, roster: Arc<Roster>) {
         let Ok(permit) = callers.clone().acquire_owned().await else {
             return;
         };
-        let roster = roster.clone();
+        let desk = desk.clone();
         tokio::spawn(async move {
-            drop(converse(stream, &roster).await);
+            drop(converse(stream, &desk).await);
             drop(permit);
         });
     }
 }
 
-async fn converse(stream: UnixStream, roster: &Roster) -> io::Result<()> {
+async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -110,10 +122,14 @@ async fn converse(stream: UnixStream, roster: &Roster) -> io::Result<()> {
         if length == 0 {
             return Ok(());
         }
-        let answer = match serde_json::from_slice::<Question>(&line) {
-            Ok(question) => find(&roster.live(), question.pid, parent_of),
+        let answer = match serde_json::from_slice(&line) {
+            Ok(Asked::Who(question)) => find(&desk.roster.live(), question.pid, parent_of),
+            Ok(Asked::Order(order)) => match refusal(desk, &peer) {
+                None => Answer::Done(order.obey(desk).await),
+                Some(error) => Answer::Unknown { error },
+            },
             Err(error) => Answer::Unknown {
-                error: format!("ask {{\"pid\": 123}}: {error}"),
+                error: format!("ask {{\"pid\": 123}} or {{\"restart\": \"name\"}}: {error}"),
             },
         };
         let mut text = serde_json::to_vec(&answer)?;
@@ -122,12 +138,33 @@ async fn converse(stream: UnixStream, roster: &Roster) -> io::Result<()> {
     }
 }
 
+/// SECURITY: applications run as the same user as the operator, and are not the operator.
+fn refusal(desk: &Desk, peer: &UCred) -> Option<String> {
+    let own = rustix::process::getuid().as_raw();
+    if peer.uid() != own {
+        return Some(format!(
+            "user {} is not user {own}, whose mesh this is",
+            peer.uid()
+        ));
+    }
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+    let Some(pid) = pid else {
+        return Some("the caller's process is not known".to_owned());
+    };
+    match find(&desk.roster.live(), pid, parent_of) {
+        Answer::Found { instance, .. } => Some(format!(
+            "process {pid} belongs to {instance}; only the operator gives orders"
+        )),
+        Answer::Done(_) | Answer::Unknown { .. } => None,
+    }
+}
+
 fn find(
     live: &BTreeMap<InstanceName, Live>,
     pid: u32,
     parent_of: impl Fn(u32) -> Option<u32>,
 ) -> Answer {
-    if let Some((name, sidecar)) = live.iter().find(|(_, l)| l.sidecar_pid == Some(pid)) {
+    if let Some((name, sidecar)) = live.iter().find(|(_, l)| l.sidecars.contains(&pid)) {
         return Answer::found(name, sidecar, "sidecar");
     }
     let mut ancestor = Some(pid);
@@ -167,6 +204,7 @@ fn parent_of(pid: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::Roster;
 
     fn live(app: u32, sidecar: u32) -> Live {
         Live {
@@ -175,9 +213,11 @@ mod tests {
             service_account: "reviews".parse().unwrap(),
             app_pid: Some(app),
             sidecar_pid: Some(sidecar),
+            sidecars: vec![sidecar, 300],
             app_ok: true,
             sidecar_ok: true,
             leaving: false,
+            exit_code: None,
         }
     }
 
@@ -193,7 +233,7 @@ mod tests {
         };
         match find(&live, pid, parents) {
             Answer::Found { role, .. } => Some(role),
-            Answer::Unknown { .. } => None,
+            Answer::Done(_) | Answer::Unknown { .. } => None,
         }
     }
 
@@ -207,6 +247,11 @@ mod tests {
     fn only_the_very_process_is_the_sidecar() {
         assert_eq!(role_of(200), Some("sidecar"));
         assert_eq!(role_of(201), None);
+        assert_eq!(
+            role_of(300),
+            Some("sidecar"),
+            "one that takes over, or drains"
+        );
     }
 
     #[test]
@@ -232,7 +277,8 @@ mod tests {
         let roster = Arc::new(Roster::new(reeve_control::instances::Instances::new(77)));
         let own = std::process::id();
         roster.enter("reviews-v1-0".parse().unwrap(), live(own, 0));
-        tokio::spawn(serve(bind(&path).unwrap(), roster));
+        let restarts = Arc::default();
+        tokio::spawn(serve(bind(&path).unwrap(), Desk { roster, restarts }));
         let (read, mut write) = UnixStream::connect(&path).await.unwrap().into_split();
         let mut read = BufReader::new(read).lines();
         for (question, expected) in [
@@ -242,6 +288,10 @@ mod tests {
             ),
             ("nonsense\n".to_owned(), "error"),
             ("{\"pid\":1}\n".to_owned(), "was not started by this mesh"),
+            (
+                "{\"restart\":\"reviews-v1\"}\n".to_owned(),
+                "only the operator gives orders",
+            ),
         ] {
             write.write_all(question.as_bytes()).await.unwrap();
             let answer = read.next_line().await.unwrap().unwrap();

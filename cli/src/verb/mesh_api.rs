@@ -34,6 +34,8 @@ pub(crate) struct Status {
     pub(crate) mesh: Value,
     /// Every proxy.
     pub(crate) proxies: Vec<ProxyStatus>,
+    /// Jobs that are done.
+    pub(crate) jobs: Vec<reeve_console::JobDone>,
     /// What is wrong with the folder.
     pub(crate) config: ConfigStatus,
     /// The certificate authority.

@@ -1,4 +1,6 @@
-//! `reeve proxy`: runs a sidecar, or asks one how it is.
+//! `reeve proxy`: runs a sidecar, asks one how it is, or replaces its process.
+
+mod restart;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -39,6 +41,9 @@ enum ProxyVerb {
     /// Ask a sidecar on its admin socket how it is
     #[command(after_help = EXAMPLES)]
     Status(StatusArgs),
+    /// Replace a sidecar's process without losing a connection attempt or a request
+    #[command(after_help = restart::EXAMPLES)]
+    Restart(restart::RestartArgs),
 }
 
 #[derive(Args, Debug)]
@@ -63,6 +68,7 @@ pub(crate) fn run(args: ProxyArgs) -> Verdict {
     match args.verb {
         ProxyVerb::Run(args) => daemon(reeve_sidecar::run(*args)),
         ProxyVerb::Status(args) => block_on(status(args)),
+        ProxyVerb::Restart(args) => block_on(restart::run(args)),
     }
 }
 

@@ -179,6 +179,19 @@ fn describe(status: &Status, state: &StateDir) -> String {
             state,
         ]);
     }
+    for job in &status.jobs {
+        let state = match job.exit_code {
+            0 => "Completed".to_owned(),
+            code => format!("Failed: exit code {code}"),
+        };
+        table.add_row([
+            job.instance.to_string(),
+            job.workload.to_string(),
+            String::new(),
+            String::new(),
+            state,
+        ]);
+    }
     text.push_str(&table.trim_fmt());
     for (name, value) in [
         ("mesh", &status.mesh),

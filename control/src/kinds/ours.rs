@@ -48,6 +48,8 @@ raw! {
         working_dir: Option<String>,
         ports: Vec<LocalPortSpec>,
         health: Option<HealthSpec>,
+        restart_policy: Option<String>,
+        hold_application_until_proxy_starts: Option<bool>,
     }
     LocalPortSpec {
         port: u16,

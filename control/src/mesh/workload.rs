@@ -33,6 +33,34 @@ pub struct LocalWorkload {
     pub ports: Vec<WorkloadPort>,
     /// How its health is told; `None` = a first port that accepts connections, or running at all.
     pub health: Option<Health>,
+    /// What happens when its application ends.
+    pub restart_policy: RestartPolicy,
+    /// Whether the application is started only when its proxy is ready.
+    pub hold_application: bool,
+}
+
+/// What happens when an application ends, in Kubernetes' words. A workload whose application has ended for good is a
+/// job that is done: its proxy ends with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// It is started again.
+    #[default]
+    Always,
+    /// It is started again unless it ended with exit code 0.
+    OnFailure,
+    /// It is not started again.
+    Never,
+}
+
+impl RestartPolicy {
+    /// Whether an application that ended with this code is started again.
+    pub fn restarts(self, exit_code: i32) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => exit_code != 0,
+            Self::Never => false,
+        }
+    }
 }
 
 /// How a workload takes part in the mesh.

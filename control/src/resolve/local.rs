@@ -6,8 +6,8 @@ use reeve_core::{InstanceName, Namespace, ServiceAccount, WorkloadName, model::P
 
 use super::values::{Notes, protocol};
 use crate::{
-    Code, DEFAULT_NAMESPACE, Fault, Health, LocalWorkload, MeshSettings, Probe, WorkloadPort,
-    WorkloadRole,
+    Code, DEFAULT_NAMESPACE, Fault, Health, LocalWorkload, MeshSettings, Probe, RestartPolicy,
+    WorkloadPort, WorkloadRole,
     instances::MAX_INSTANCES,
     kinds::{HealthSpec, LocalMeshSpec, LocalWorkloadSpec, Object},
     source::path::Path,
@@ -89,6 +89,15 @@ fn workload(
         &path.key("serviceAccount"),
         ServiceAccount::parse(account),
     );
+    let policies = [
+        ("Always", RestartPolicy::Always),
+        ("OnFailure", RestartPolicy::OnFailure),
+        ("Never", RestartPolicy::Never),
+    ];
+    let restart_policy = spec.restart_policy.as_ref().and_then(|text| {
+        let path = path.key("restartPolicy");
+        notes.word(&path, text, &policies)
+    });
     let replicas = spec.replicas.unwrap_or(1);
     if replicas > MAX_REPLICAS {
         let text = format!("at most {MAX_REPLICAS} replicas, not {replicas}");
@@ -116,6 +125,8 @@ fn workload(
         working_dir: spec.working_dir.as_ref().map(PathBuf::from),
         ports,
         health,
+        restart_policy: restart_policy.unwrap_or_default(),
+        hold_application: spec.hold_application_until_proxy_starts.unwrap_or(true),
     })
 }
 
