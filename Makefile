@@ -3,7 +3,9 @@ CARGO ?= cargo
 TOOLS := target/tools
 DENY_VERSION := 0.20
 
-.PHONY: demo test check build prerequisites clean
+SOAK ?= 20m
+
+.PHONY: demo test soak check build prerequisites clean
 
 demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
 	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
@@ -15,6 +17,9 @@ build: prerequisites ## The binaries that the end-to-end tests run.
 test: build ## Every test, the end-to-end ones on the real binaries included.
 	tests/tools/install.sh
 	$(CARGO) test --workspace
+
+soak: build ## Restarts, drains, rotations and changes under load for SOAK (20m), with flat memory and descriptors.
+	$(CARGO) run -p reeve-tests --bin soak -- --for $(SOAK)
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check

@@ -1,10 +1,12 @@
 //! End-to-end tests: the mesh must prove itself. See `README.md` for how to run them.
 
 mod bad_input;
+mod churn;
 mod demo;
 mod fixture;
 mod full_disk;
 mod interop;
+mod jobs;
 mod jwt;
 mod mesh_outage;
 mod mtls;

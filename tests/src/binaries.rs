@@ -20,12 +20,14 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// `target/<profile>`: the test executable is in `deps` below it.
+/// `target/<profile>`: a test executable is in `deps` below it, another one in it.
 pub(crate) fn target_dir() -> PathBuf {
-    let test = env::current_exe().expect("the test executable's path");
-    let dir = test
-        .ancestors()
-        .nth(2)
-        .expect("target/<profile>/deps/<test>");
-    dir.to_path_buf()
+    let own = env::current_exe().expect("this executable's path");
+    let dir = own.parent().expect("target/<profile>[/deps]/<executable>");
+    let dir = if dir.ends_with("deps") {
+        dir.parent()
+    } else {
+        Some(dir)
+    };
+    dir.expect("target/<profile>").to_path_buf()
 }

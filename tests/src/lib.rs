@@ -6,6 +6,7 @@
 
 mod audit;
 mod binaries;
+mod churn;
 mod command;
 mod config;
 mod folder;
@@ -18,6 +19,7 @@ mod tools;
 
 pub use audit::{decisions, request_ids};
 pub use binaries::binary;
+pub use churn::{Report as ChurnReport, Tally, churn};
 pub use command::{Outcome, run};
 pub use config::{echo, local_mesh, mesh_config, permit, service, sidecar, strict};
 pub use folder::Folder;

@@ -5,8 +5,10 @@
 //! | `/status/CODE` | that status |
 //! | `/delay/MS` | after so many milliseconds |
 //! | `/stream/MS` | a line every so many milliseconds, for ever |
+//! | `/stream/MS/COUNT` | the same, so many lines |
 //! | `/body` | the request's body, streamed back |
 //! | `/grpc/*` | the body, and the trailer `grpc-status: 0` |
+//! | `/health` | 200; where `HEALTH_FLAPS` is a number of seconds, 503 for as many after as many of 200 |
 //! | any other | 200 |
 //!
 //! Where `ECHO_LOG` names a file, a line with the `x-request-id` of each request and the instance is appended to it
@@ -24,6 +26,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::server::{self, Call, Reply, bytes_reply, json_reply};
 
@@ -34,6 +37,8 @@ struct Echo {
     instance: String,
     version: String,
     log: Option<fs::File>,
+    started: Instant,
+    flaps: Option<u64>,
 }
 
 /// Serves the echo.
@@ -49,6 +54,10 @@ pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
         instance: env::var("REEVE_INSTANCE").unwrap_or_default(),
         version: env::var("VERSION").unwrap_or_default(),
         log,
+        started: Instant::now(),
+        flaps: env::var("HEALTH_FLAPS")
+            .ok()
+            .and_then(|text| text.parse().ok()),
     });
     server::serve("echo", address, move |call| {
         let echo = Arc::clone(&echo);
@@ -69,7 +78,9 @@ async fn answer(echo: &Echo, call: Call) -> Reply {
             tokio::time::sleep(Duration::from_millis(ms)).await;
             json_reply(StatusCode::OK, &described)
         }
-        ["stream", ms] => ticking(ms.parse().unwrap_or(100).clamp(1, MAX_DELAY_MS)),
+        ["health"] if echo.is_unwell() => json_reply(StatusCode::SERVICE_UNAVAILABLE, &described),
+        ["stream", ms] => ticking(ms, u64::MAX),
+        ["stream", ms, count] => ticking(ms, count.parse().unwrap_or(u64::MAX)),
         ["body"] => body_back(call.into_body(), None),
         ["grpc", ..] => {
             let status = HeaderMap::from_iter([(
@@ -110,8 +121,23 @@ fn describe(echo: &Echo, call: &Call) -> serde_json::Value {
     })
 }
 
-fn ticking(ms: u64) -> Reply {
+impl Echo {
+    /// Instances take turns, so that not all are unwell at once.
+    fn is_unwell(&self) -> bool {
+        let Some(flaps) = self.flaps else {
+            return false;
+        };
+        let turn = u64::from(self.instance.bytes().last().is_some_and(|b| b % 2 == 1));
+        (self.started.elapsed().as_secs() / flaps.max(1) + turn) % 2 == 1
+    }
+}
+
+fn ticking(ms: &str, count: u64) -> Reply {
+    let ms = ms.parse().unwrap_or(100).clamp(1, MAX_DELAY_MS);
     let ticks = stream::unfold(0_u64, move |tick| async move {
+        if tick == count {
+            return None;
+        }
         tokio::time::sleep(Duration::from_millis(ms)).await;
         let frame = Frame::data(Bytes::from(format!("tick {tick}\n")));
         Some((Ok::<_, Infallible>(frame), tick.saturating_add(1)))
