@@ -2,6 +2,7 @@
 
 mod edges;
 mod http;
+mod lifecycle;
 mod mesh;
 mod rotation;
 mod tcp;

@@ -34,7 +34,19 @@ async fn a_new_process_that_fails_leaves_the_old_one_serving() {
 
     std::fs::remove_dir(&lock).expect("the obstacle");
     mesh.reeve_ok(&["proxy", "restart", "echo-v1"]).await;
-    assert_ne!(mesh.instance("echo-v1-0").sidecar_pid, before);
+    eventually(
+        "the new process is known",
+        Duration::from_secs(5),
+        async || {
+            let now = mesh.instance("echo-v1-0").sidecar_pid;
+            if now == before {
+                Err(format!("{now:?}"))
+            } else {
+                Ok(())
+            }
+        },
+    )
+    .await;
     assert_eq!(get("/").status(to_echo(&mesh)).await, Ok(200));
     let unknown = mesh.reeve(&["proxy", "restart", "nobody"]).await;
     assert_eq!(unknown.code, Some(1), "{}", unknown.text());

@@ -105,7 +105,7 @@ if not tried.exists():
     let line = |name: &str| {
         status
             .lines()
-            .find(|line| line.starts_with(name))
+            .find(|line| line.trim_start().starts_with(name))
             .map(str::to_owned)
     };
     assert!(

@@ -148,6 +148,15 @@ impl Mesh {
     }
 
     pub(super) fn side_with(&self, account: &str, max_bytes: u64) -> Side {
+        self.side_at(account, account, max_bytes)
+    }
+
+    /// With a write-ahead log in a folder of its own.
+    pub(super) fn side_in(&self, account: &str, folder: &str) -> Side {
+        self.side_at(account, folder, 64 << 20)
+    }
+
+    fn side_at(&self, account: &str, folder: &str, max_bytes: u64) -> Side {
         let instance: InstanceName = format!("{account}-0").parse().unwrap();
         let options = WalOptions {
             level: Level::Os,
@@ -156,7 +165,7 @@ impl Mesh {
         };
         let clock = Arc::new(SystemClock);
         let wal = Wal::open(
-            &self.dir.path().join(account),
+            &self.dir.path().join(folder),
             instance,
             options,
             clock.clone(),

@@ -241,13 +241,18 @@ impl Client {
 }
 
 /// RFC 9113 section 6.8: a request beyond the last that GOAWAY names was not processed and may be sent again; and one
-/// that never left this process is none.
+/// that never left this process is none. (A stream that GOAWAY lets finish does not end with these errors.)
 fn was_not_processed(error: &anyhow::Error) -> bool {
     let cause = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<hyper::Error>());
-    let refused = error
+    let beyond = error
         .chain()
-        .any(|cause| cause.to_string().contains("REFUSED_STREAM"));
-    refused || cause.is_some_and(hyper::Error::is_canceled)
+        .filter_map(|cause| cause.downcast_ref::<h2::Error>())
+        .any(|cause| match cause.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => true,
+            Some(h2::Reason::NO_ERROR) => cause.is_go_away() && cause.is_remote(),
+            _ => false,
+        });
+    beyond || cause.is_some_and(hyper::Error::is_canceled)
 }
