@@ -59,15 +59,15 @@ async fn readiness_means_certificate_and_configuration_and_says_what_is_missing(
     side.proxy.serve_own_ports(config.workload.address).unwrap();
     let (_, at) = side.proxy.own_addresses().unwrap();
     let (status, why) = health(at, "/healthz/ready").await;
-    assert!(
-        status == 503 && why.contains("configuration"),
-        "{status} {why}"
-    );
+    assert!(status == 503 && why.contains("certificate"), "{why}");
     assert_eq!(health(at, "/healthz/live").await.0, 200);
+    side.credentials.send_replace(credentials);
+    let held = || (side.proxy.status().credentials_epoch > 0).then_some(());
+    eventually(held).await;
+    let (status, why) = health(at, "/healthz/ready").await;
+    assert!(status == 503 && why.contains("configuration"), "{why}");
     side.apply(&config);
     assert_eq!(side.proxy.own_addresses().unwrap().1, at, "the ports stay");
-    side.credentials.send_replace(credentials);
-    eventually(|| side.proxy.status().ready.then_some(())).await;
     assert_eq!(health(at, "/healthz/ready").await.0, 200);
 }
 
