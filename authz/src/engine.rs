@@ -19,6 +19,7 @@ use crate::{
     explain,
     judge::{OnForbidError, judge},
     mesh_schema::MeshSchema,
+    opaque::Blind,
     uses::Uses,
 };
 
@@ -53,6 +54,8 @@ struct Policies {
     /// The mesh's trust domain.
     home: Option<TrustDomain>,
     uses: Uses,
+    /// What opaque connections must not slip past.
+    blind: Blind,
     all: BTreeMap<PolicyId, Compiled>,
     /// By namespace of the resource: mesh-wide policies and the namespace's own.
     scoped: BTreeMap<Namespace, Candidates>,
@@ -92,7 +95,12 @@ impl Engine {
             headers: uses.headers.clone(),
             query: uses.query.clone(),
         };
+        let blind = Blind::of(all.values()).map_err(|id| {
+            let message = "the policy cannot be judged for connections".to_owned();
+            vec![PolicyFault::at(&id, "", 0, message)]
+        })?;
         let policies = Policies {
+            blind,
             mesh,
             home: None,
             uses,
@@ -130,6 +138,18 @@ impl Engine {
         match &self.state {
             State::Closed(reason) => Decision::without_policy(Effect::Deny, *reason),
             State::Open(policies) => policies.decide(request),
+        }
+    }
+
+    /// Answers for a connection on a port where HTTP is expected, and which could not be read as such: besides
+    /// `connect` being permitted, no `forbid` that looks at HTTP may concern it.
+    pub fn decide_opaque(&self, request: &AccessRequest) -> Decision {
+        let decision = self.decide(request);
+        match &self.state {
+            State::Open(policies) if decision.is_allow() => {
+                policies.blindly(request).unwrap_or(decision)
+            }
+            State::Open(_) | State::Closed(_) => decision,
         }
     }
 
@@ -193,6 +213,24 @@ impl Policies {
             errors: errors.collect(),
             shadow: None,
         }
+    }
+
+    /// The denial, if a `forbid` that looks at HTTP might apply.
+    fn blindly(&self, request: &AccessRequest) -> Option<Decision> {
+        if self.blind.is_empty() {
+            return None;
+        }
+        let denied = |policies| Decision {
+            policies,
+            ..Decision::without_policy(Effect::Deny, Reason::ForbidError)
+        };
+        let Ok(question) = Question::new(self.mesh, &self.uses, self.home.as_ref(), request) else {
+            return Some(denied(Vec::new()));
+        };
+        let found = self
+            .blind
+            .concerning(&request.resource.namespace, &question);
+        (!found.is_empty()).then(|| denied(found))
     }
 
     fn explain(&self, request: &AccessRequest) -> Vec<explain::PolicyVerdict> {

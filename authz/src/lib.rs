@@ -29,6 +29,7 @@ mod ids;
 mod judge;
 pub mod jwt;
 mod mesh_schema;
+mod opaque;
 mod uses;
 
 pub use document::{mesh_hash, parse_access_policy};

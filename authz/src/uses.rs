@@ -11,6 +11,8 @@ pub(crate) struct Uses {
     pub(crate) attributes: BTreeSet<String>,
     /// `context` stands alone somewhere, so all of it counts.
     pub(crate) whole_context: bool,
+    /// `action` stands in a condition.
+    pub(crate) action: bool,
     /// `in` is asked of something other than the request's own principal, action or resource.
     pub(crate) hierarchy: bool,
     /// Header names.
@@ -28,9 +30,16 @@ impl Uses {
     pub(crate) fn of(policy: &Template) -> Self {
         let mut uses = Self::default();
         for clause in policy.clauses() {
-            let (Clause::When(body) | Clause::Unless(body)) = clause;
-            uses.visit(body);
+            uses.merge(Self::of_clause(clause));
         }
+        uses
+    }
+
+    /// What one condition looks at.
+    pub(crate) fn of_clause(clause: &Clause) -> Self {
+        let mut uses = Self::default();
+        let (Clause::When(body) | Clause::Unless(body)) = clause;
+        uses.visit(body);
         uses
     }
 
@@ -38,6 +47,7 @@ impl Uses {
     pub(crate) fn merge(&mut self, other: Self) {
         self.attributes.extend(other.attributes);
         self.whole_context |= other.whole_context;
+        self.action |= other.action;
         self.hierarchy |= other.hierarchy;
         self.headers.extend(other.headers);
         self.query.extend(other.query);
@@ -54,6 +64,7 @@ impl Uses {
     fn visit(&mut self, expr: &Expr) {
         match expr {
             Expr::Var(Var::Context) => self.whole_context = true,
+            Expr::Var(Var::Action) => self.action = true,
             Expr::GetAttr { expr, attr } if is_context(expr) => {
                 self.attributes.insert(attr.to_string());
             }
@@ -98,6 +109,7 @@ impl Uses {
             // A construct of a later Cedar: build everything for it.
             Expr::Unknown { .. } | _ => {
                 self.whole_context = true;
+                self.action = true;
                 self.hierarchy = true;
             }
         }

@@ -217,7 +217,11 @@ fn outbound(
     };
     told.listener = Some(outbound.listener.bind);
     if snapshot.is_gateway() {
-        let place = Place::gateway(snapshot.workload(), request.port);
+        let place = Place::gateway(
+            snapshot.workload(),
+            request.port,
+            reeve_core::model::Protocol::Http,
+        );
         decide(snapshot, request, place, Some(head.clone()), told);
     }
     route(snapshot, outbound, &head, told);

@@ -9,13 +9,14 @@ use std::{
 };
 
 use reeve_audit::{AuthenticatedBy, DecisionRecord, Direction};
+use reeve_authz::Engine;
 use reeve_core::{
     UnixTime,
     decision::{
         AccessRequest, Action, Decision, Effect, HttpContext, Principal, Reason, RequestContext,
         ResourceRef, User, apply_state,
     },
-    model::{InboundListener, MtlsMode, ServiceConfig, ServiceState, WorkloadConfig},
+    model::{InboundListener, MtlsMode, Protocol, ServiceConfig, ServiceState, WorkloadConfig},
 };
 
 use crate::{head::Head, headers, query, snapshot::Snapshot, trace};
@@ -51,6 +52,8 @@ pub(crate) struct Place {
     pub(crate) port: u16,
     pub(crate) mtls: MtlsMode,
     pub(crate) state: ServiceState,
+    /// What is expected there: on an HTTP port, a connection without requests is one that could not be read.
+    pub(crate) protocol: Protocol,
 }
 
 impl Place {
@@ -62,22 +65,25 @@ impl Place {
             port: listener.bind.port(),
             mtls: listener.mtls,
             state: listener.state,
+            protocol: listener.protocol,
         }
     }
 
     /// The gateway itself, asked by the outside.
-    pub(crate) fn gateway(workload: &WorkloadConfig, port: u16) -> Self {
+    pub(crate) fn gateway(workload: &WorkloadConfig, port: u16, protocol: Protocol) -> Self {
         Self {
             direction: Direction::Outbound,
             resource: own_resource(workload),
             port,
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
+            protocol,
         }
     }
 
     /// A service whose endpoint has no proxy that could judge.
     pub(crate) fn outside_service(service: &ServiceConfig, port: u16) -> Self {
+        let known = service.ports.iter().find(|known| known.port == port);
         Self {
             direction: Direction::Outbound,
             resource: ResourceRef {
@@ -88,6 +94,7 @@ impl Place {
             port,
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
+            protocol: known.map_or(Protocol::Tcp, |known| known.protocol),
         }
     }
 }
@@ -127,7 +134,7 @@ impl Question {
         let decision = match self.place.state {
             ServiceState::Open => Decision::without_policy(Effect::Allow, Reason::ServiceOpen),
             state @ (ServiceState::Shadow | ServiceState::Enforced) => {
-                apply_state(state, snapshot.engine.decide(&access))
+                apply_state(state, self.decide(&snapshot.engine, &access))
             }
         };
         let decision = if self.strict_refuses() {
@@ -140,6 +147,15 @@ impl Question {
             access,
             decision,
             cost_us,
+        }
+    }
+
+    /// SECURITY: what cannot be read as HTTP where HTTP is expected does not slip past the policies on HTTP.
+    fn decide(&self, engine: &Engine, access: &AccessRequest) -> Decision {
+        if self.head.is_none() && self.place.protocol.is_http() {
+            engine.decide_opaque(access)
+        } else {
+            engine.decide(access)
         }
     }
 

@@ -86,7 +86,8 @@ pub(crate) async fn outbound(
     let own = Principal::Workload(snapshot.workload().identity.clone());
     if gateway {
         let peer = Peer::stranger(address.ip());
-        let place = Place::gateway(snapshot.workload(), outbound.listener.bind.port());
+        let listener = &outbound.listener;
+        let place = Place::gateway(snapshot.workload(), listener.bind.port(), listener.protocol);
         let question = Question {
             peer,
             place: Arc::new(place),

@@ -1,6 +1,6 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use reeve_core::model::{Generation, Protocol};
+use reeve_core::model::{Generation, MtlsMode, Protocol};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -47,8 +47,12 @@ async fn bytes_pass_by_mtls_and_end_with_the_permit() {
     );
     assert!(server.metrics().contains("istio_tcp_received_bytes_total{"));
 
-    let mut refused = TcpStream::connect(mesh.at(110, PORT)).await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(2), refused.read(&mut answer)).await;
+    // A reset may come before the connection is even used.
+    let refused = async {
+        let mut refused = TcpStream::connect(mesh.at(110, PORT)).await?;
+        refused.read(&mut answer).await
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(2), refused).await;
     assert!(matches!(ended.expect("closed at once"), Ok(0) | Err(_)));
 }
 
@@ -65,4 +69,37 @@ async fn junk_tls_is_counted() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.ok();
     eventually(|| server.metrics().contains("plaintext_refused").then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_http_do_not_slip_past_a_policy_on_http() {
+    let mesh = Mesh::new();
+    echo(&mesh).await;
+    let everyone = "permit(principal, action, resource);";
+    let no_writes = r#"forbid(principal, action in Action::"write", resource);"#;
+    let mut config = mesh.server(Protocol::Http, &[everyone]);
+    let mut workload = (*config.workload).clone();
+    workload.inbound[0].mtls = MtlsMode::Permissive;
+    config.workload = Arc::new(workload);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;
+    let opaque = async || {
+        let mut stream = TcpStream::connect(mesh.at(1, PORT)).await.unwrap();
+        stream.write_all(b"*1\r\n$4\r\nPING\r\n").await.unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).await.map(|_| stream)
+    };
+    let mut open = opaque().await.expect("no policy looks at HTTP");
+    config.generation = Generation(2);
+    set_policies(&mut config, &[everyone, no_writes]);
+    server.apply(&config);
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(1), open.read_to_end(&mut rest)).await;
+    ended.expect("it was judged again, and ended").ok();
+    assert!(opaque().await.is_err());
+    let line = server.log.wait(|line| line["effect"] == "deny").await;
+    assert_eq!(
+        (&line["reason"], &line["protocol"]),
+        (&"forbid_error".into(), &"tcp".into())
+    );
+    assert_eq!(line["policies"].as_array().unwrap().len(), 1, "{line}");
 }
