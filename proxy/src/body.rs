@@ -6,16 +6,17 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-use crate::{end::End, exchange::Exchange, ledger::lock};
+use crate::{end::End, exchange::Exchange, ledger::lock, limits::CONTINUE_TIMEOUT};
 
 /// The body of a response to the caller.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -42,6 +43,8 @@ struct UploadState {
     bytes: Arc<AtomicU64>,
     end: End,
     empty: bool,
+    /// Given when the upstream wants the body of a caller that asked first.
+    wanted: Option<End>,
 }
 
 impl Upload {
@@ -53,7 +56,28 @@ impl Upload {
             started: AtomicBool::new(false),
             bytes,
             end,
+            wanted: None,
         }))
+    }
+
+    /// The same for a caller that waits for `100 Continue` (RFC 9110 section 10.1.1): its body is not asked for before
+    /// the upstream has, or [`CONTINUE_TIMEOUT`] has passed. Asking is what makes this proxy say `100 Continue`.
+    pub(crate) fn when_wanted(mut self, headers: &HeaderMap, version: Version) -> Self {
+        let expects = headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if expects
+            && version == Version::HTTP_11
+            && let Some(state) = Arc::get_mut(&mut self.0)
+        {
+            state.wanted = Some(End::default());
+        }
+        self
+    }
+
+    /// Whether the caller waits for `100 Continue`.
+    pub(crate) fn awaits_continue(&self) -> bool {
+        self.0.wanted.is_some()
     }
 
     /// Whether another try can still send it: nothing of it has been read.
@@ -64,6 +88,11 @@ impl Upload {
     /// The body for one try.
     pub(crate) fn attempt(&self) -> UploadBody {
         UploadBody {
+            patience: self
+                .0
+                .wanted
+                .is_some()
+                .then(|| Box::pin(sleep(CONTINUE_TIMEOUT))),
             state: self.0.clone(),
         }
     }
@@ -73,6 +102,25 @@ impl Upload {
 #[derive(Debug)]
 pub(crate) struct UploadBody {
     state: Arc<UploadState>,
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl UploadBody {
+    /// What to give when the upstream wants the body; `None` = it is sent in any case.
+    pub(crate) fn wanted(&self) -> Option<&End> {
+        self.state.wanted.as_ref()
+    }
+
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(wanted), Some(patience)) = (&self.state.wanted, &mut self.patience) else {
+            return Poll::Ready(());
+        };
+        if wanted.poll(cx).is_pending() {
+            ready!(patience.as_mut().poll(cx));
+        }
+        self.patience = None;
+        Poll::Ready(())
+    }
 }
 
 impl Body for UploadBody {
@@ -80,12 +128,13 @@ impl Body for UploadBody {
     type Error = BodyError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.state.end.poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Ended)));
         }
+        ready!(self.poll_wanted(cx));
         let polled = Pin::new(&mut *lock(&self.state.body)).poll_frame(cx);
         match polled {
             Poll::Pending => Poll::Pending,
@@ -118,6 +167,8 @@ pub(crate) struct Download {
     body: Incoming,
     exchange: Exchange,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// It was ended by trailers of our own.
+    over: bool,
 }
 
 impl Download {
@@ -127,23 +178,44 @@ impl Download {
             body,
             deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
             exchange,
+            over: false,
         }
     }
 
-    fn cut(&mut self, cx: &mut Context<'_>) -> bool {
+    /// The end of a response that must go no further: gRPC has words for it, other streams break off.
+    fn end(&mut self, cut: Cut) -> Result<Frame<Bytes>, BodyError> {
+        let (flag, status) = match cut {
+            Cut::NotPermitted => ("DPE", "7"),
+            Cut::Late => ("UT", "4"),
+        };
+        self.exchange.flag(flag);
+        self.over = true;
+        if self.exchange.ends.protocol != "grpc" {
+            return Err(BodyError::Ended);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(status));
+        self.exchange.trailers(&trailers);
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn cut(&mut self, cx: &mut Context<'_>) -> Option<Cut> {
         if self.exchange.end().poll(cx).is_ready() {
-            self.exchange.flag("DPE");
-            return true;
+            return Some(Cut::NotPermitted);
         }
         let late = self
             .deadline
             .as_mut()
             .is_some_and(|d| d.as_mut().poll(cx).is_ready());
-        if late {
-            self.exchange.flag("UT");
-        }
-        late
+        late.then_some(Cut::Late)
     }
+}
+
+/// Why a response is ended before its end.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    NotPermitted,
+    Late,
 }
 
 impl Body for Download {
@@ -154,8 +226,11 @@ impl Body for Download {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.cut(cx) {
-            return Poll::Ready(Some(Err(BodyError::Ended)));
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Some(cut) = self.cut(cx) {
+            return Poll::Ready(Some(self.end(cut)));
         }
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
@@ -180,7 +255,7 @@ impl Body for Download {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.over || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

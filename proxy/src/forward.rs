@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{Response, Version};
 use hyper::body::Incoming;
 use rand::Rng as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     answer::Answer,
@@ -170,7 +170,8 @@ impl<P> Outgoing<'_, P> {
     /// What is spoken on the mesh hop. An HTTP/1.1 request alone costs least on a connection of its own; many at once
     /// cost least together on HTTP/2 (docs/performance.md). What needs HTTP/2 has it.
     fn link(&self, hop: &Hop) -> Dialect {
-        if self.changes.upgrade.is_some() {
+        // Interim responses and upgrades come through on HTTP/1.1 alone.
+        if self.changes.upgrade.is_some() || self.upload.awaits_continue() {
             return Dialect::Http1;
         }
         let simple =
@@ -256,11 +257,4 @@ fn backoff(retries: u32) -> Duration {
         .saturating_mul(1 << retries.min(8))
         .min(MAX_RETRY_BACKOFF);
     most.mul_f64(rand::rng().random_range(0.0..1.0))
-}
-
-/// The end of the time that a route allows.
-pub(crate) fn deadline(limit: Option<Duration>) -> Option<Instant> {
-    limit
-        .filter(|limit| !limit.is_zero())
-        .and_then(|limit| Instant::now().checked_add(limit))
 }

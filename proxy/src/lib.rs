@@ -22,6 +22,7 @@ mod busy;
 mod cluster;
 mod connect;
 mod credentials;
+mod deadline;
 mod detect;
 mod end;
 mod exchange;

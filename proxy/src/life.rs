@@ -19,6 +19,7 @@ use crate::{
     answer::Answer,
     body::{Download, ResponseBody, Upload, whole},
     cluster::{Cluster, Security},
+    deadline,
     exchange::Exchange,
     forward::{self, Answered, Outgoing},
     gate::{answer_refused, clean, enter, judge, unread},
@@ -119,7 +120,8 @@ pub(crate) async fn inbound(
     let record = &permit.proof().record;
     enter(worker, &snapshot, question, origin, record, &mut exchange);
 
-    let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone());
+    let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone())
+        .when_wanted(&permit.head().headers, permit.head().version);
     let dialect = dialect(inbound.listener.protocol, permit.head());
     let wanted = wanted.filter(|_| dialect == Dialect::Http1);
     let changes = Changes {
@@ -190,7 +192,8 @@ pub(crate) async fn outbound(
         exchange.ends.source = snapshot.own.clone();
         exchange.ends.source_principal = Some(snapshot.workload().identity.clone());
     }
-    let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone());
+    let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone())
+        .when_wanted(&parts.headers, parts.version);
     let arrived = Arrived {
         worker,
         snapshot: &snapshot,
@@ -253,8 +256,9 @@ impl Arrived<'_> {
         let gateway = self.snapshot.is_gateway();
         let (head, judged) = if gateway {
             let (worker, snapshot) = (self.worker, self.snapshot);
-            let port = self.outbound.listener.bind.port();
-            let place = Arc::new(Place::gateway(snapshot.workload(), port));
+            let listener = &self.outbound.listener;
+            let (port, protocol) = (listener.bind.port(), listener.protocol);
+            let place = Arc::new(Place::gateway(snapshot.workload(), port, protocol));
             let (permit, question) = judge(worker, snapshot, self.peer, place, parts, exchange)?;
             let record = &permit.proof().record;
             enter(
@@ -301,7 +305,7 @@ impl Arrived<'_> {
                 .filter(|_| dialect(cluster.protocol, &head) == Dialect::Http1),
         };
         let plain = self.judge_outside(&cluster, destination, &head, exchange)?;
-        let deadline = forward::deadline(route.rule.timeout);
+        let deadline = deadline::of(route.rule.timeout, &head);
         let permits = Permits {
             judged: judged.as_ref(),
             plain: plain.as_ref(),

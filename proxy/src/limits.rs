@@ -77,6 +77,9 @@ pub(crate) const RELAY_BUFFER_BYTES: usize = 64 * 1024;
 /// A relay (TCP, or an upgraded connection) through which nothing passed for this long, or at most twice, ends
 /// (Envoy's `tcp_proxy.idle_timeout`).
 pub(crate) const RELAY_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a caller that sent `Expect: 100-continue` is left waiting for the upstream to say so (RFC 9110 section
+/// 10.1.1: no longer than is reasonable, since the upstream may never).
+pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// From `101 Switching Protocols` to both connections being switched.
 pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When an HTTP/1.1 connection is to end: how long its next request may take to come before it is closed unasked.

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
+    ext::on_informational,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use reeve_core::Clock;
@@ -225,19 +226,29 @@ impl Pools {
         &self,
         key: PoolKey,
         epoch: Option<&Arc<Epoch>>,
-        request: Request<UploadBody>,
+        mut request: Request<UploadBody>,
         patience: Duration,
     ) -> Sent {
         let pool = self.pool(key);
         let clock = &*self.clock;
         match pool.key.dialect {
             Dialect::Http2 => {
+                if let Some(wanted) = request.body().wanted() {
+                    wanted.give();
+                }
                 let mut sender = pool.http2(epoch, clock, patience).await?;
                 let sent = sender.try_send_request(request).await;
                 let response = sent.map_err(|e| pool.classify(e, Reused::No))?;
                 Ok((response, None))
             }
             Dialect::Http1 => {
+                if let Some(wanted) = request.body().wanted().cloned() {
+                    on_informational(&mut request, move |interim| {
+                        if interim.status() == StatusCode::CONTINUE {
+                            wanted.give();
+                        }
+                    });
+                }
                 let (mut kept, reused) = pool.http1(epoch, clock, patience).await?;
                 let sent = kept.sender.try_send_request(request).await;
                 let response = sent.map_err(|e| pool.classify(e, reused))?;
@@ -376,6 +387,8 @@ impl Pool {
         mut failed: hyper::client::conn::TrySendError<Request<UploadBody>>,
         reused: Reused,
     ) -> SendError {
+        // Others that were idle may have been closed with it: the next try has a fresh connection.
+        lock(&self.idle).clear();
         let unsent = failed.take_message().is_some();
         let error = failed.into_error();
         if unsent {

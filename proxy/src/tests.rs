@@ -1,5 +1,6 @@
 //! Component tests: pairs of whole proxies on loopback sockets, with certificates of a real authority.
 
+mod connections;
 mod edges;
 mod http;
 mod lifecycle;

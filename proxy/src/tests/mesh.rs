@@ -462,3 +462,22 @@ pub(super) async fn fetch(client: &AppClient, url: String) -> (u16, serde_json::
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, serde_json::from_slice(&body).unwrap_or_default())
 }
+
+/// An application that reads the body at once and never says `100 Continue`.
+pub(super) async fn echo_app_that_ignores_expect(at: SocketAddr) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = TcpListener::bind(at).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut all = Vec::new();
+                while !all.ends_with(b"hello") {
+                    all.push(stream.read_u8().await?);
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                stream.write_all(answer).await
+            });
+        }
+    });
+}
