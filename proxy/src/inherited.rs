@@ -9,7 +9,7 @@ use std::{
 
 use socket2::SockRef;
 
-use crate::{listener, proxy::ApplyError};
+use crate::proxy::ApplyError;
 
 /// A listening socket, held beside its accept loop for the process to come.
 #[derive(Debug)]
@@ -42,11 +42,15 @@ impl Inherited {
         Ok(Self(by_address))
     }
 
-    /// The inherited socket at `address`, or a fresh one. What is inherited stays here, for another try.
-    pub(crate) fn bind(&self, address: SocketAddr) -> Result<(TcpListener, Held), ApplyError> {
+    /// The inherited socket at `address`, or a `fresh` one. What is inherited stays here, for another try.
+    pub(crate) fn bind(
+        &self,
+        address: SocketAddr,
+        fresh: impl FnOnce(SocketAddr) -> io::Result<TcpListener>,
+    ) -> Result<(TcpListener, Held), ApplyError> {
         let bound = match self.0.get(&address) {
             Some(inherited) => inherited.try_clone(),
-            None => listener::bind(address),
+            None => fresh(address),
         };
         bound
             .and_then(|listener| {
@@ -60,6 +64,7 @@ impl Inherited {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener;
 
     fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
         listener.set_nonblocking(false).unwrap();
@@ -73,22 +78,27 @@ mod tests {
         let waiting = std::net::TcpStream::connect(address).unwrap();
         let inherited = Inherited::new(vec![old.try_clone().unwrap().into()]).unwrap();
         drop(old);
-        let (listener, held) = inherited.bind(address).unwrap();
+        let (listener, held) = inherited.bind(address, listener::bind).unwrap();
         let (_, from) = accept(&listener);
         assert_eq!(from, waiting.local_addr().unwrap());
         let third = Inherited::new(vec![held.try_clone().unwrap()]).unwrap();
-        assert!(third.bind(address).is_ok(), "it can be handed on again");
+        assert!(
+            third.bind(address, listener::bind).is_ok(),
+            "it can be handed on again"
+        );
     }
 
     #[test]
     fn an_address_that_was_not_handed_over_is_bound_afresh() {
         let old = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let taken = old.local_addr().unwrap();
-        let refused = Inherited::default().bind(taken).unwrap_err();
+        let refused = Inherited::default()
+            .bind(taken, listener::bind)
+            .unwrap_err();
         assert!(matches!(refused, ApplyError::Bind { address, .. } if address == taken));
         assert!(
             Inherited::default()
-                .bind("127.0.0.1:0".parse().unwrap())
+                .bind("127.0.0.1:0".parse().unwrap(), listener::bind)
                 .is_ok()
         );
     }

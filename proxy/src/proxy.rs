@@ -299,7 +299,10 @@ impl Proxy {
             .collect();
         let mut new = Vec::new();
         for address in wanted.iter().filter(|a| !listeners.traffic.contains_key(a)) {
-            new.push((*address, listeners.inherited.bind(*address)?));
+            new.push((
+                *address,
+                listeners.inherited.bind(*address, listener::bind)?,
+            ));
         }
         let own = self.own_ports(&listeners, snapshot.workload().address)?;
         listeners.inherited = Inherited::default();
@@ -363,8 +366,8 @@ impl Proxy {
         let metrics = SocketAddr::new(at, self.mesh_ports.metrics);
         let health = SocketAddr::new(at, self.mesh_ports.health);
         let inherited = &listeners.inherited;
-        let (metrics_listener, metrics_held) = inherited.bind(metrics)?;
-        let (health_listener, health_held) = inherited.bind(health)?;
+        let (metrics_listener, metrics_held) = inherited.bind(metrics, listener::bind)?;
+        let (health_listener, health_held) = inherited.bind(health, listener::bind)?;
         let bound =
             |listener: &std::net::TcpListener, address| listener.local_addr().unwrap_or(address);
         let own = OwnPorts {
