@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reeve_core::{Clock, SpiffeId, UnixTime};
+use reeve_core::{SpiffeId, UnixTime};
 use reeve_svid::peer_of;
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     credentials::{Epoch, Lifetime},
     io::{Io, Line},
+    trust::{Chain, Trust},
 };
 
 /// A connection of any kind, which can be cut.
@@ -56,7 +57,7 @@ pub(crate) async fn mesh(
     expected: &Arc<[SpiffeId]>,
     protocol: &'static [u8],
     epoch: &Epoch,
-    clock: &dyn Clock,
+    trust: &Trust,
     patience: Duration,
 ) -> Result<(Upstream, CancellationToken), ConnectError> {
     let config = epoch.client(expected, protocol)?;
@@ -76,26 +77,32 @@ pub(crate) async fn mesh(
     if connection.alpn_protocol() != Some(protocol) {
         return Err(ConnectError::Protocol);
     }
-    let now = clock.now();
+    let now = trust.clock.now();
     let peer = peer_of(connection, &epoch.credentials.bundle, now);
     let Some(peer) = peer else {
         return Err(ConnectError::Peer);
     };
+    let chain = Chain::of(connection);
     let io: Box<dyn Io> = Box::new(stream);
     let cut = CancellationToken::new();
     let line = Line::new(io, Bytes::new(), cut.clone());
-    let drain = limit_life(epoch, peer.not_after(), now, cut, line.gone());
+    let until = peer.not_after();
+    let drain = limit_life(epoch, until, chain, trust.clone(), cut, line.gone());
     Ok((line, drain))
 }
 
-/// Watches over a connection's life; returns the token that is cancelled when it should drain.
+/// Watches over a connection's life, which ends with the certificates or when the peer's is no longer vouched for;
+/// returns the token that is cancelled when it should drain.
 pub(crate) fn limit_life(
     epoch: &Epoch,
     peer_not_after: UnixTime,
-    now: UnixTime,
+    peer: Chain,
+    trust: Trust,
     cut: CancellationToken,
     gone: CancellationToken,
 ) -> CancellationToken {
+    let now = trust.clock.now();
+    let lost = trust.lost(peer, epoch.credentials.bundle.clone());
     let life = Lifetime::of(epoch.credentials.svid.not_after(), peer_not_after, now);
     let drain = CancellationToken::new();
     let draining = drain.clone();
@@ -107,8 +114,13 @@ pub(crate) fn limit_life(
             tokio::time::sleep(life.end.saturating_sub(life.drain)).await;
             cut.cancel();
         };
+        let lost = async {
+            lost.await;
+            cut.cancel();
+        };
         tokio::select! {
             () = ending => {}
+            () = lost => {}
             () = gone.cancelled() => {}
         }
     });

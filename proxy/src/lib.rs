@@ -57,6 +57,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod trust;
 mod upgrade;
 mod worker;
 

@@ -42,6 +42,7 @@ use crate::{
     proxy::Shared,
     snapshot::{Inbound, Snapshot},
     tcp,
+    trust::Chain,
     worker::{Worker, WorkerSet},
 };
 
@@ -269,6 +270,7 @@ async fn mesh(
         proxy.strangers.handshake_refused();
         return;
     };
+    let chain = Chain::of(connection);
     let spoken = match connection.alpn_protocol() {
         Some(alpn::H2) => Spoken::Http2,
         Some(alpn::HTTP1) => Spoken::Http1,
@@ -279,7 +281,8 @@ async fn mesh(
         address: address.ip(),
         authenticated_by: AuthenticatedBy::Mtls,
     };
-    let old = limit_life(&epoch, verified.not_after(), now, cut, gone.clone());
+    let (until, trust) = (verified.not_after(), proxy.trust());
+    let old = limit_life(&epoch, until, chain, trust, cut, gone.clone());
     let arrival = Arrival::new(listener.bind, peer);
     if spoken == Spoken::Bytes {
         tcp::inbound(worker, &arrival, stream).await;

@@ -15,7 +15,6 @@ use hyper::{
     ext::on_informational,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use reeve_core::Clock;
 use reeve_svid::alpn;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +32,7 @@ use crate::{
     },
     permit::{Recorded, UpstreamRequest},
     route::Failure,
+    trust::Trust,
 };
 
 /// What is spoken to an endpoint.
@@ -47,7 +47,7 @@ pub(crate) enum Dialect {
 /// The pools of one worker.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    clock: Arc<dyn Clock>,
+    trust: Trust,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
 }
 
@@ -150,9 +150,9 @@ impl SendError {
 
 impl Pools {
     /// No connections yet.
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(trust: Trust) -> Self {
         Self {
-            clock,
+            trust,
             pools: Mutex::default(),
         }
     }
@@ -230,13 +230,13 @@ impl Pools {
         patience: Duration,
     ) -> Sent {
         let pool = self.pool(key);
-        let clock = &*self.clock;
+        let trust = &self.trust;
         match pool.key.dialect {
             Dialect::Http2 => {
                 if let Some(wanted) = request.body().wanted() {
                     wanted.give();
                 }
-                let mut sender = pool.http2(epoch, clock, patience).await?;
+                let mut sender = pool.http2(epoch, trust, patience).await?;
                 let sent = sender.try_send_request(request).await;
                 let response = sent.map_err(|e| pool.classify(e, Reused::No))?;
                 Ok((response, None))
@@ -249,7 +249,7 @@ impl Pools {
                         }
                     });
                 }
-                let (mut kept, reused) = pool.http1(epoch, clock, patience).await?;
+                let (mut kept, reused) = pool.http1(epoch, trust, patience).await?;
                 let sent = kept.sender.try_send_request(request).await;
                 let response = sent.map_err(|e| pool.classify(e, reused))?;
                 let pool = Arc::downgrade(&pool);
@@ -269,7 +269,7 @@ impl Pool {
     async fn http2(
         self: &Arc<Self>,
         epoch: Option<&Arc<Epoch>>,
-        clock: &dyn Clock,
+        trust: &Trust,
         patience: Duration,
     ) -> Result<http2::SendRequest<UploadBody>, ConnectError> {
         if let Some(sender) = self.usable() {
@@ -279,7 +279,7 @@ impl Pool {
         if let Some(sender) = self.usable() {
             return Ok(sender);
         }
-        let sender = self.connect_http2(epoch, clock, patience).await?;
+        let sender = self.connect_http2(epoch, trust, patience).await?;
         *lock(&self.shared) = Some(sender.clone());
         Ok(sender)
     }
@@ -294,11 +294,11 @@ impl Pool {
     async fn connect_http2(
         self: &Arc<Self>,
         epoch: Option<&Arc<Epoch>>,
-        clock: &dyn Clock,
+        trust: &Trust,
         patience: Duration,
     ) -> Result<http2::SendRequest<UploadBody>, ConnectError> {
         let address = self.key.address;
-        let (line, drain) = self.connect(alpn::H2, epoch, clock, patience).await?;
+        let (line, drain) = self.connect(alpn::H2, epoch, trust, patience).await?;
         retire_on(drain, line.gone(), Arc::downgrade(self));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -324,13 +324,13 @@ impl Pool {
         &self,
         protocol: &'static [u8],
         epoch: Option<&Arc<Epoch>>,
-        clock: &dyn Clock,
+        trust: &Trust,
         patience: Duration,
     ) -> Result<(Upstream, CancellationToken), ConnectError> {
         let address = self.key.address;
         match (&self.key.security, epoch) {
             (Security::Mesh(expected), Some(epoch)) => {
-                connect::mesh(address, expected, protocol, epoch, clock, patience).await
+                connect::mesh(address, expected, protocol, epoch, trust, patience).await
             }
             (Security::Mesh(_), None) => Err(ConnectError::NoCredentials),
             (Security::Plain, _) => {
@@ -344,13 +344,13 @@ impl Pool {
     async fn http1(
         &self,
         epoch: Option<&Arc<Epoch>>,
-        clock: &dyn Clock,
+        trust: &Trust,
         patience: Duration,
     ) -> Result<(Kept, Reused), ConnectError> {
         if let Some(kept) = self.idle_one() {
             return Ok((kept, Reused::Yes));
         }
-        let (line, drain) = self.connect(alpn::HTTP1, epoch, clock, patience).await?;
+        let (line, drain) = self.connect(alpn::HTTP1, epoch, trust, patience).await?;
         let mut builder = http1::Builder::new();
         builder.max_headers(crate::limits::MAX_HEADERS);
         let handshake = builder.handshake(TokioIo::new(line)).await;

@@ -142,9 +142,9 @@ async fn to_endpoint(
     match &hop.security {
         Security::Mesh(expected) => {
             let epoch = worker.proxy.epoch().ok_or(ConnectError::NoCredentials)?;
-            let clock = &*worker.proxy.clock;
+            let trust = &worker.proxy.trust();
             let connected =
-                connect::mesh(hop.address, expected, alpn::TCP, &epoch, clock, patience).await;
+                connect::mesh(hop.address, expected, alpn::TCP, &epoch, trust, patience).await;
             connected.map(|(line, _drain)| line)
         }
         Security::Plain => connect::plain(hop.address, patience).await,

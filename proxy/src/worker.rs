@@ -69,7 +69,7 @@ impl Drop for Charge {
 impl Worker {
     fn new(proxy: Arc<Shared>, ledger: Ledger, log: AccessLog, runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
-            pools: Pools::new(proxy.clock.clone()),
+            pools: Pools::new(proxy.trust()),
             open: Arc::default(),
             ledger,
             log: LogBuffer::new(log),

@@ -77,3 +77,33 @@ async fn no_connection_outlives_its_certificate() {
         Ok(0) | Err(_)
     ));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_when_its_peers_root_is_retired() {
+    let (mesh, stranger) = (Mesh::new(), Mesh::new());
+    let listener = tokio::net::TcpListener::bind(mesh.at(2, PORT))
+        .await
+        .unwrap();
+    let (server, client) = (
+        mesh.server(Protocol::Tcp, &[ALLOW_CLIENT]),
+        mesh.client(Protocol::Tcp),
+    );
+    let (server, _client) = pair(&mesh, &server, &client).await;
+    let mut stream = tokio::net::TcpStream::connect(mesh.at(110, PORT))
+        .await
+        .unwrap();
+    let (_held, _) = listener.accept().await.unwrap();
+    // A certificate renewed under the same bundle ends nothing that is open.
+    server.credentials.send_replace(Some(mesh.issue("server")));
+    let mut byte = [0];
+    let reading = tokio::io::AsyncReadExt::read(&mut stream, &mut byte);
+    tokio::pin!(reading);
+    let still = tokio::time::timeout(Duration::from_millis(300), &mut reading).await;
+    assert!(still.is_err(), "it goes on");
+    // The server's bundle has another root now, under which the client is a stranger.
+    server
+        .credentials
+        .send_replace(Some(stranger.issue("server")));
+    let ended = tokio::time::timeout(Duration::from_secs(2), reading).await;
+    assert!(matches!(ended.expect("it ends at once"), Ok(0) | Err(_)));
+}
