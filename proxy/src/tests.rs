@@ -2,9 +2,11 @@
 
 mod connections;
 mod edges;
+mod grpc;
 mod http;
 mod lifecycle;
 mod mesh;
 mod rotation;
 mod tcp;
+mod token;
 mod upgrades;

@@ -1,6 +1,6 @@
 //! Upgraded connections through a pair of proxies.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -15,6 +15,7 @@ use tokio::{
 use super::mesh::{
     ALLOW_CLIENT, AnyBody, HOST, Mesh, PORT, app, eventually, full, pair, set_policies,
 };
+use super::token::token;
 
 /// Switches to `protocol` whatever was asked for, and then sends back what it gets.
 fn switch_to(
@@ -44,10 +45,14 @@ fn switch_to(
 
 /// Asks the client's sidecar for an upgrade to `protocol`; the connection, and the head of the answer.
 async fn ask(mesh: &Mesh, protocol: &str) -> (TcpStream, String) {
+    ask_with(mesh, protocol, "").await
+}
+
+async fn ask_with(mesh: &Mesh, protocol: &str, headers: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(mesh.at(110, PORT)).await.unwrap();
     let request = format!(
         "GET /chat HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\
-         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+         {headers}sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
@@ -139,4 +144,27 @@ async fn an_upgraded_connection_ends_with_its_certificate() {
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     let ended = timeout(Duration::from_secs(6), stream.read_u8()).await;
     assert!(ended.expect("the certificates have ended").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgraded_connection_ends_with_its_token() {
+    let mesh = Mesh::new();
+    app(mesh.at(2, PORT), |request| switch_to("websocket", request)).await;
+    let (token, rule) = token(3);
+    let mut config = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let mut workload = (*config.workload).clone();
+    workload.jwt_rules = vec![rule];
+    config.workload = Arc::new(workload);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;
+    let authorization = format!("authorization: Bearer {token}\r\n");
+    let (mut stream, head) = ask_with(&mesh, "websocket", &authorization).await;
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    let (mut without, head) = ask(&mesh, "websocket").await;
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    let ended = timeout(Duration::from_secs(6), stream.read_u8()).await;
+    assert!(ended.expect("the token has ended").is_err());
+    let ended = r#"reeve_streams_ended_total{cause="token_expired"} 1"#;
+    assert!(server.metrics().contains(ended));
+    without.write_all(b"x").await.unwrap();
+    assert_eq!(without.read_u8().await.unwrap(), b'x', "another goes on");
 }
