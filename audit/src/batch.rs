@@ -12,7 +12,7 @@ use crate::{
     canonical::{self, CanonicalError},
     hexes,
     log::tree,
-    wal::Chunk,
+    wal::{Chunk, MAX_WORKERS},
 };
 
 /// The version of the batch format, the `schema` member of every header.
@@ -29,6 +29,9 @@ pub const MAX_BATCH_BYTES: usize = 3 << 20;
 
 /// The longest header: an entry of the tree has a two-byte length.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// A worker of a proxy: whose records are numbered and chained together.
+pub(crate) type Source = (InstanceName, u16);
 
 /// A failure of something handed in from outside (a key, a verifier, a channel).
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -66,7 +69,7 @@ pub trait BatchVerifier: fmt::Debug + Send + Sync {
     ) -> Result<SpiffeId, BoxError>;
 }
 
-/// The last record of a proxy before an epoch, named by the first record's batch of that epoch.
+/// The last record of a worker before an epoch, named by the first record's batch of that epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochLink {
@@ -89,21 +92,21 @@ pub struct BatchHeader {
     pub proxy: InstanceName,
     /// Of which epoch.
     pub epoch: u64,
-    /// Counted from 1 within the epoch.
+    /// Counted from 1 within the worker's epoch.
     pub batch: u64,
-    /// Worker → first and last sequence.
+    /// Worker → first and last sequence; a batch is of one worker.
     pub sequences: BTreeMap<u16, (u64, u64)>,
     /// How many records.
     pub count: u64,
     /// RFC 6962 root over the records.
     #[serde(with = "hexes")]
     pub root: [u8; 32],
-    /// The write-ahead log's hash chain after the last record.
+    /// The worker's hash chain after the last record.
     #[serde(with = "hexes")]
     pub chain: [u8; 32],
-    /// The last record of the epochs before this one.
+    /// The worker's last record in the epochs before this one.
     pub link: Option<EpochLink>,
-    /// RFC 6962 leaf hash of the proxy's batch before this one; zeros for its first.
+    /// RFC 6962 leaf hash of the worker's batch before this one; zeros for its first.
     #[serde(with = "hexes")]
     pub previous: [u8; 32],
     /// SHA-256 over the SHA-256 of each certificate in the signer's chain.
@@ -117,9 +120,19 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// The first and last sequence of worker 0, the only one there is.
+    /// The worker whose records these are.
+    pub fn worker(&self) -> u16 {
+        self.sequences.keys().next().copied().unwrap_or(0)
+    }
+
+    /// Whose records these are.
+    pub(crate) fn source(&self) -> Source {
+        (self.proxy.clone(), self.worker())
+    }
+
+    /// The first and last sequence.
     pub fn span(&self) -> Option<(u64, u64)> {
-        self.sequences.get(&0).copied()
+        self.sequences.values().next().copied()
     }
 
     /// What the signature covers.
@@ -177,7 +190,10 @@ impl Batch {
             proxy: proxy.clone(),
             epoch: chunk.epoch,
             batch,
-            sequences: BTreeMap::from([(0, (chunk.first_sequence, chunk.last_sequence))]),
+            sequences: BTreeMap::from([(
+                chunk.worker,
+                (chunk.first_sequence, chunk.last_sequence),
+            )]),
             count: u64::try_from(chunk.records.len())?,
             root: records_root(&chunk.records),
             chain: chunk.chain,
@@ -216,7 +232,8 @@ impl Batch {
         if self.records.len() > MAX_BATCH_RECORDS || bytes > MAX_BATCH_BYTES {
             return fault("the batch is too large");
         }
-        let span = header.span().filter(|_| header.sequences.len() == 1);
+        let known = header.sequences.len() == 1 && header.worker() < MAX_WORKERS;
+        let span = header.span().filter(|_| known);
         let counted = span.and_then(|(first, last)| last.checked_sub(first)?.checked_add(1));
         let count = u64::try_from(self.records.len()).unwrap_or(u64::MAX);
         if count == 0 || header.count != count || counted != Some(count) {

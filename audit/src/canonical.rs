@@ -2,8 +2,12 @@
 //!
 //! The form is that of RFC 8785 for the values we use: records hold no floating-point numbers, and keys are ASCII.
 
+mod serializer;
+
 use serde::Serialize;
 use serde_json::Value;
+
+use self::serializer::{Canonical, Scratch};
 
 /// The value cannot be written as canonical JSON.
 #[derive(Debug, thiserror::Error)]
@@ -18,18 +22,24 @@ pub enum CanonicalError {
 
 /// The canonical JSON of `value`.
 pub fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, CanonicalError> {
-    let value = serde_json::to_value(value).map_err(CanonicalError::Json)?;
     let mut out = Vec::with_capacity(512);
-    write(&value, &mut out)?;
+    append(value, &mut out)?;
     Ok(out)
+}
+
+/// Adds the canonical JSON of `value` to `out`; after an error, some of it may be there.
+pub(crate) fn append<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+    value.serialize(Canonical::new(out, &mut Scratch::default()))
 }
 
 /// Whether `bytes` are the canonical JSON of the value they hold.
 pub fn is_canonical(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Value>(bytes)
         .ok()
-        .and_then(|value| to_vec(&value).ok())
-        .is_some_and(|again| again == bytes)
+        .is_some_and(|value| {
+            let mut again = Vec::with_capacity(bytes.len());
+            write(&value, &mut again).is_ok() && again == bytes
+        })
 }
 
 /// Writes `value` in canonical form to the end of `out`.

@@ -12,7 +12,7 @@ pub(crate) mod proto {
     tonic::include_proto!("reeve.audit.v1");
 }
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use reeve_core::{Clock, InstanceName, SpiffeId};
 use tokio::sync::mpsc;
@@ -85,9 +85,9 @@ impl IngestService {
                 (Some(ship_request::Kind::Hello(hello)), None) => {
                     match self.greet(&peer, &hello.proxy) {
                         Ok(name) => {
-                            let position = self.log.position(&name);
+                            let positions = self.log.positions(&name);
                             proxy = Some(name);
-                            Ok(position_answer(position))
+                            Ok(positions_answer(positions))
                         }
                         Err(status) => Err(status),
                     }
@@ -189,6 +189,15 @@ fn refused(peer: &SpiffeId, proxy: &InstanceName, reason: &str) -> ShipResponse 
     ShipResponse {
         kind: Some(ship_response::Kind::Refused(proto::Refused {
             reason: reason.to_owned(),
+        })),
+    }
+}
+
+fn positions_answer(positions: BTreeMap<u16, Position>) -> ShipResponse {
+    let workers = positions.into_iter().map(|(w, p)| (w.into(), p.into()));
+    ShipResponse {
+        kind: Some(ship_response::Kind::Positions(proto::Positions {
+            workers: workers.collect(),
         })),
     }
 }

@@ -1,13 +1,13 @@
 //! The audit trail: decision records, the write-ahead log beside each proxy, shipping, and the transparency log.
 //!
-//! Flow: the proxy calls [`Wal::append`] with an [`Entry`] and forwards only when that returned; [`ship()`] sends what was
+//! Flow: each worker of the proxy calls [`WalWriter::append`] and forwards only when that returned; [`ship()`] sends what was
 //! appended as signed [`batch`]es to the mesh process, whose [`AuditLog`] puts each batch's header into a Merkle tree
 //! (C2SP tlog-tiles) under a signed checkpoint and only then acknowledges it; [`verify`] proves a folder whole, and
 //! [`query`] reads it.
 //!
 //! Invariants:
 //! - No record id without a durable record at the configured [`Level`]; no room is an error, never a silent drop.
-//! - Sequences are gapless per worker and epoch, and each epoch names the last record of the one before.
+//! - Sequences are gapless per worker and epoch, and each epoch names the worker's last record before it.
 //! - A torn tail (an unfinished last write) is cut; anything else that does not check is damage and is reported as such.
 //! - An acknowledged batch is in the tree under a checkpoint on disk.
 
@@ -33,8 +33,8 @@ pub use ingest::IngestService;
 pub use log::{AuditLog, LogError, LogOptions, LogStatus};
 pub use query::Reader;
 pub use record::{
-    AggregateRecord, AuthenticatedBy, DecisionRecord, Direction, Entry, EventKind, EventRecord,
-    OutcomeRecord, Record,
+    AggregateRecord, AuthenticatedBy, DecisionRecord, DecisionRecordRef, Direction, Entry,
+    EntryRef, EventKind, EventRecord, OutcomeRecord, Record,
 };
 pub use ship::{ShipOptions, ship, ship_local};
-pub use wal::{AppendError, Level, Wal, WalError, WalOptions, WalStatus};
+pub use wal::{AppendError, Level, MAX_WORKERS, Wal, WalError, WalOptions, WalStatus, WalWriter};

@@ -12,7 +12,7 @@ pub(crate) mod store;
 pub(crate) mod tree;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
     io,
@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use self::{key::LogKey, sequence::Pending, tree::Frontier};
 use crate::{
-    batch::{Batch, BatchFault, BatchHeader},
+    batch::{Batch, BatchFault, BatchHeader, Source},
     disk,
     seal::{SealError, SealKey},
 };
@@ -125,7 +125,7 @@ impl LogError {
     }
 }
 
-/// The last batch of a proxy that a log holds.
+/// The last batch of a proxy's worker that a log holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Its epoch.
@@ -171,7 +171,7 @@ struct State {
     frontier: Frontier,
     /// Entries of the unfinished bundle.
     tail: Vec<Vec<u8>>,
-    positions: BTreeMap<InstanceName, Position>,
+    positions: BTreeMap<Source, Position>,
     records: u64,
     checkpoint: Vec<u8>,
 }
@@ -209,13 +209,17 @@ impl AuditLog {
         Ok(hash)
     }
 
-    /// What is held of that proxy; all zero when nothing is.
+    /// What is held of worker 0 of that proxy; all zero when nothing is.
     pub fn position(&self, proxy: &InstanceName) -> Position {
-        self.state()
-            .positions
-            .get(proxy)
-            .cloned()
-            .unwrap_or_default()
+        self.positions(proxy).remove(&0).unwrap_or_default()
+    }
+
+    /// What is held of each worker of that proxy.
+    pub fn positions(&self, proxy: &InstanceName) -> BTreeMap<u16, Position> {
+        let workers = (proxy.clone(), 0)..=(proxy.clone(), u16::MAX);
+        (self.state().positions.range(workers))
+            .map(|((_, worker), position)| (*worker, position.clone()))
+            .collect()
     }
 
     /// Puts a batch into the tree; when this returns, a checkpoint on the disk covers it, and the answer is the
@@ -261,7 +265,7 @@ impl AuditLog {
             records: state.records,
             checkpoint: String::from_utf8_lossy(&state.checkpoint).into_owned(),
             verifier_key: self.key.verifier_key().to_owned(),
-            proxies: u64::try_from(state.positions.len()).unwrap_or(u64::MAX),
+            proxies: u64::try_from(state.proxies()).unwrap_or(u64::MAX),
         }
     }
 
@@ -272,6 +276,11 @@ impl AuditLog {
 }
 
 impl State {
+    fn proxies(&self) -> usize {
+        let names: BTreeSet<_> = self.positions.keys().map(|(proxy, _)| proxy).collect();
+        names.len()
+    }
+
     /// Adds an entry; `full` gets each hash tile completed, the answer is the bundle if that is complete.
     fn push(
         &mut self,
@@ -288,7 +297,7 @@ impl State {
             sequence: header.span().map_or(0, |(_, last)| last),
             header_hash: leaf.0,
         };
-        self.positions.insert(header.proxy.clone(), position);
+        self.positions.insert(header.source(), position);
         self.tail.push(entry);
         (self.tail.len() == tree::TILE_WIDTH).then(|| std::mem::take(&mut self.tail))
     }

@@ -20,7 +20,7 @@ use crate::{
     batch::{Batch, BatchHeader},
     decision_id,
     log::{layout, store},
-    wal::segment,
+    wal::{line, segment},
 };
 
 /// Which records are wanted; what is not set does not matter.
@@ -289,7 +289,7 @@ impl Reader {
                 if !log.is_dir() || proxy.is_some_and(|p| name.as_deref() != Some(p.as_str())) {
                     continue;
                 }
-                let (segments, _) = segment::list(&log).map_err(|e| unreadable(&log, e))?;
+                let segments = line::all_segments(&log).map_err(|e| unreadable(&log, e))?;
                 let mut segments = VecDeque::from(segments);
                 while let Some(path) = segments.pop_front() {
                     // Shipped and deleted meanwhile, perhaps.

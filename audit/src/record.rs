@@ -53,70 +53,84 @@ impl Record {
     }
 }
 
-/// A record that lacks only its id and time, so that little is left to do while the log is locked.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    /// Members before `id`, between `id` and `time`, and after `time`; each ends with a comma unless empty, `after`
-    /// begins with one.
-    before: Vec<u8>,
-    between: Vec<u8>,
-    after: Vec<u8>,
+/// Adds the canonical JSON of a record to `out`.
+pub(crate) fn write(
+    out: &mut Vec<u8>,
+    id: &RecordId,
+    time: UnixTime,
+    entry: EntryRef<'_>,
+) -> Result<(), CanonicalError> {
+    let line = Line {
+        schema: RECORD_SCHEMA,
+        id,
+        time,
+        entry,
+    };
+    canonical::append(&line, out)
 }
 
-impl Prepared {
-    pub(crate) fn new(entry: &Entry) -> Result<Self, CanonicalError> {
-        let mut members = match serde_json::to_value(entry).map_err(CanonicalError::Json)? {
-            serde_json::Value::Object(members) => members,
-            serde_json::Value::Null
-            | serde_json::Value::Bool(_)
-            | serde_json::Value::Number(_)
-            | serde_json::Value::String(_)
-            | serde_json::Value::Array(_) => serde_json::Map::new(),
-        };
-        members.insert("schema".to_owned(), RECORD_SCHEMA.into());
-        let mut sorted: Vec<_> = members.iter().collect();
-        sorted.sort_unstable_by_key(|(key, _)| key.as_str());
-        let (mut before, mut between, mut after) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, value) in sorted {
-            let (out, last) = match key.as_str() {
-                key if key < "id" => (&mut before, false),
-                key if key < "time" => (&mut between, false),
-                _ => (&mut after, true),
-            };
-            if last {
-                out.push(b',');
-            }
-            serde_json::to_writer(&mut *out, key).map_err(CanonicalError::Json)?;
-            out.push(b':');
-            canonical::write(value, out)?;
-            if !last {
-                out.push(b',');
-            }
+/// A record as it is written.
+#[derive(Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    id: &'a RecordId,
+    time: UnixTime,
+    #[serde(flatten)]
+    entry: EntryRef<'a>,
+}
+
+/// An [`Entry`] that borrows what it says, so that recording costs no copy.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EntryRef<'a> {
+    /// A request or connection was judged.
+    Decision(DecisionRecordRef<'a>),
+    /// What came of an allowed one.
+    Outcome(&'a OutcomeRecord),
+    /// Something else that an auditor wants to know.
+    Event(&'a EventRecord),
+    /// Many like events of strangers, counted.
+    Aggregate(&'a AggregateRecord),
+}
+
+impl<'a> From<&'a Entry> for EntryRef<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        match entry {
+            Entry::Decision(decision) => Self::Decision(decision.as_ref().into()),
+            Entry::Outcome(outcome) => Self::Outcome(outcome),
+            Entry::Event(event) => Self::Event(event),
+            Entry::Aggregate(aggregate) => Self::Aggregate(aggregate),
         }
-        Ok(Self {
-            before,
-            between,
-            after,
-        })
     }
+}
 
-    /// Bytes of the finished record, at most.
-    pub(crate) fn max_len(&self) -> usize {
-        self.before.len() + self.between.len() + self.after.len() + 400
+impl<'a> From<&'a DecisionRecord> for EntryRef<'a> {
+    fn from(record: &'a DecisionRecord) -> Self {
+        Self::Decision(record.into())
     }
+}
 
-    /// The record's canonical JSON.
-    pub(crate) fn finish(&self, id: &RecordId, time: UnixTime) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.max_len());
-        out.push(b'{');
-        out.extend_from_slice(&self.before);
-        // Record ids hold letters, digits, dashes, dots and slashes: nothing that JSON escapes.
-        out.extend_from_slice(format!("\"id\":\"{id}\",").as_bytes());
-        out.extend_from_slice(&self.between);
-        out.extend_from_slice(format!("\"time\":{}", time.as_millis()).as_bytes());
-        out.extend_from_slice(&self.after);
-        out.push(b'}');
-        out
+impl<'a> From<DecisionRecordRef<'a>> for EntryRef<'a> {
+    fn from(record: DecisionRecordRef<'a>) -> Self {
+        Self::Decision(record)
+    }
+}
+
+impl<'a> From<&'a OutcomeRecord> for EntryRef<'a> {
+    fn from(record: &'a OutcomeRecord) -> Self {
+        Self::Outcome(record)
+    }
+}
+
+impl<'a> From<&'a EventRecord> for EntryRef<'a> {
+    fn from(record: &'a EventRecord) -> Self {
+        Self::Event(record)
+    }
+}
+
+impl<'a> From<&'a AggregateRecord> for EntryRef<'a> {
+    fn from(record: &'a AggregateRecord) -> Self {
+        Self::Aggregate(record)
     }
 }
 
@@ -210,6 +224,48 @@ pub struct DecisionRecord {
     pub request_id: Option<String>,
     /// What deciding cost, in microseconds.
     pub cost_us: u64,
+}
+
+/// A [`DecisionRecord`] that borrows its parts; the fields are those of the same names there.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[expect(missing_docs, reason = "documented at DecisionRecord")]
+pub struct DecisionRecordRef<'a> {
+    pub request: &'a AccessRequest,
+    pub decision: &'a Decision,
+    pub authenticated_by: AuthenticatedBy,
+    pub direction: Direction,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    pub policy_hash: &'a str,
+    pub projection_hash: &'a str,
+    pub mtls_mode: MtlsMode,
+    pub strict_would_refuse: bool,
+    pub path_normalization: PathNormalization,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+    pub cost_us: u64,
+}
+
+impl<'a> From<&'a DecisionRecord> for DecisionRecordRef<'a> {
+    fn from(record: &'a DecisionRecord) -> Self {
+        Self {
+            request: &record.request,
+            decision: &record.decision,
+            authenticated_by: record.authenticated_by,
+            direction: record.direction,
+            generation: record.generation,
+            policy_hash: &record.policy_hash,
+            projection_hash: &record.projection_hash,
+            mtls_mode: record.mtls_mode,
+            strict_would_refuse: record.strict_would_refuse,
+            path_normalization: record.path_normalization,
+            trace_id: record.trace_id.as_deref(),
+            request_id: record.request_id.as_deref(),
+            cost_us: record.cost_us,
+        }
+    }
 }
 
 /// How a principal was established.

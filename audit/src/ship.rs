@@ -2,7 +2,7 @@
 
 mod grpc;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tonic::transport::Channel;
 
@@ -10,6 +10,7 @@ use crate::{
     AuditLog, BatchSigner, Wal, WalError,
     batch::{Batch, BoxError, MAX_BATCH_BYTES, MAX_BATCH_RECORDS},
     log::{LogError, Position},
+    wal::{Chunk, Cursor, line::Line, writer},
 };
 
 /// Makes a fresh channel to the mesh process; called for every (re)connection, so that each uses current credentials.
@@ -66,9 +67,9 @@ enum ShipError {
     #[error("cannot sign a batch")]
     Sign(#[source] BoxError),
     #[error(
-        "the audit log holds record {0}/{1} of this proxy, and this write-ahead log does not reach that far: was it replaced?"
+        "the audit log holds record {0}/{1}/{2} of this proxy, and this write-ahead log does not reach that far: was it replaced?"
     )]
-    Ahead(u64, u64),
+    Ahead(u64, u16, u64),
 }
 
 /// Where batches go.
@@ -91,7 +92,9 @@ pub async fn ship(
             continue;
         }
         let failed = match grpc::connect(&connect, wal.proxy(), options.answer_timeout).await {
-            Ok((position, uplink)) => pump(&wal, position, uplink, signer.as_ref(), &options).await,
+            Ok((positions, uplink)) => {
+                pump(&wal, positions, uplink, signer.as_ref(), &options).await
+            }
             Err(error) => error,
         };
         backoff = wait(&wal, &failed, before, backoff, &options).await;
@@ -108,9 +111,9 @@ pub async fn ship_local(
     let mut backoff = options.min_backoff;
     loop {
         let before = wal.status().backlog;
-        let position = log.position(wal.proxy());
+        let positions = log.positions(wal.proxy());
         let uplink = Local(log.clone());
-        let failed = pump(&wal, position, uplink, signer.as_ref(), &options).await;
+        let failed = pump(&wal, positions, uplink, signer.as_ref(), &options).await;
         backoff = wait(&wal, &failed, before, backoff, &options).await;
     }
 }
@@ -143,84 +146,97 @@ async fn wait(
     (now * 2).min(options.max_backoff)
 }
 
-/// Sends batch after batch until something fails.
+/// What is held of each worker; nothing is of those not named.
+type Positions = BTreeMap<u16, Position>;
+
+/// Sends batch after batch until something fails, in turn for each worker.
 async fn pump(
     wal: &Wal,
-    mut position: Position,
+    mut positions: Positions,
     mut uplink: impl Uplink,
     signer: &dyn BatchSigner,
     options: &ShipOptions,
 ) -> ShipError {
-    if let Err(error) = accept(wal, &position) {
-        return error;
-    }
-    let mut cursor = None;
+    let mut cursors = BTreeMap::new();
     loop {
-        let chunk = match next(wal, &mut cursor, &position, options) {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => {
-                tokio::time::sleep(options.interval).await;
-                continue;
+        let mut more = false;
+        for line in wal.all_lines() {
+            let position = positions.entry(line.worker).or_default();
+            if !cursors.contains_key(&line.worker)
+                && let Err(error) = accept(&line, position)
+            {
+                return error;
             }
-            Err(error) => return ShipError::Wal(error),
-        };
-        let full = chunk.records.len() >= options.max_records.min(MAX_BATCH_RECORDS) / 2;
-        let number = if chunk.epoch == position.epoch {
-            position.batch + 1
-        } else {
-            1
-        };
-        let Some(identity) = signer.identity() else {
-            return ShipError::NoIdentity;
-        };
-        let signed = Batch::sign(
-            chunk,
-            wal.proxy(),
-            number,
-            position.header_hash,
-            &identity,
-            wal.now(),
-        );
-        let sent = match signed {
-            Ok(batch) => uplink.send(batch).await,
-            Err(error) => return ShipError::Sign(error),
-        };
-        match sent {
-            Ok(reached) => {
-                wal.acknowledge(reached.epoch, reached.sequence);
-                position = reached;
+            let cursor = cursors.entry(line.worker).or_default();
+            let chunk = match next(&line, cursor, position, options) {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => continue,
+                Err(error) => return ShipError::Wal(error),
+            };
+            more |= chunk.records.len() >= options.max_records.min(MAX_BATCH_RECORDS) / 2;
+            match send(wal, chunk, position, &mut uplink, signer).await {
+                Ok(reached) => {
+                    let removed = line.writer().acknowledge(reached.epoch, reached.sequence);
+                    writer::remove(removed);
+                    *position = reached;
+                }
+                Err(error) => return error,
             }
-            Err(error) => return error,
         }
-        if !full {
+        if !more {
             tokio::time::sleep(options.interval).await;
         }
     }
 }
 
+async fn send(
+    wal: &Wal,
+    chunk: Chunk,
+    position: &Position,
+    uplink: &mut impl Uplink,
+    signer: &dyn BatchSigner,
+) -> Result<Position, ShipError> {
+    let number = if chunk.epoch == position.epoch {
+        position.batch + 1
+    } else {
+        1
+    };
+    let identity = signer.identity().ok_or(ShipError::NoIdentity)?;
+    let previous = position.header_hash;
+    let batch = Batch::sign(chunk, wal.proxy(), number, previous, &identity, wal.now())
+        .map_err(ShipError::Sign)?;
+    uplink.send(batch).await
+}
+
 /// Takes the position that the log states as acknowledgement, unless it cannot be of this write-ahead log.
-fn accept(wal: &Wal, position: &Position) -> Result<(), ShipError> {
-    let status = wal.status();
-    if (position.epoch, position.sequence) >= (status.epoch, status.next_sequence) {
-        return Err(ShipError::Ahead(position.epoch, position.sequence));
+fn accept(line: &Line, position: &Position) -> Result<(), ShipError> {
+    let mut writer = line.writer();
+    if (position.epoch, position.sequence) > (writer.epoch, writer.sequence()) {
+        return Err(ShipError::Ahead(
+            position.epoch,
+            line.worker,
+            position.sequence,
+        ));
     }
-    wal.acknowledge(position.epoch, position.sequence);
+    let removed = writer.acknowledge(position.epoch, position.sequence);
+    drop(writer);
+    writer::remove(removed);
     Ok(())
 }
 
 fn next(
-    wal: &Wal,
-    cursor: &mut Option<crate::wal::Cursor>,
+    line: &Line,
+    cursor: &mut Option<Cursor>,
     position: &Position,
     options: &ShipOptions,
-) -> Result<Option<crate::wal::Chunk>, WalError> {
+) -> Result<Option<Chunk>, WalError> {
     if cursor.is_none() {
-        *cursor = wal.cursor_after(position.epoch, position.sequence)?;
+        *cursor = line.cursor_after(position.epoch, position.sequence)?;
     }
     // A record is at most 64 KiB, so that one beyond the mark still fits the log's bound.
     let bytes = options.max_bytes.min(MAX_BATCH_BYTES - (1 << 17));
     match cursor {
-        Some(cursor) => wal.read(cursor, options.max_records.min(MAX_BATCH_RECORDS), bytes),
+        Some(cursor) => line.read(cursor, options.max_records.min(MAX_BATCH_RECORDS), bytes),
         None => Ok(None),
     }
 }

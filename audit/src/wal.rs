@@ -3,18 +3,24 @@
 //! A record is written before the request it is about goes on. Opening a log begins a new epoch whose header names the
 //! last record before it. A torn tail is cut; damage is an error, never repaired in silence.
 //!
+//! Each worker of the proxy has a line of its own ([`WalWriter`]): sequence, hash chain and segments, those of worker 0 in
+//! the log's folder, those of worker 3 in `worker-3` within. They share the bound on bytes, and nothing else.
+//!
 //! While one process hands over to the next, both write: each its own epoch, the new one's linked to the record that was
 //! the last when it began ([`Wal::open_beside`]). The new process ships when the old one has ended.
 
 mod beside;
 mod cursor;
 mod frame;
+pub(crate) mod line;
 mod rate;
 mod recover;
+mod room;
 pub(crate) mod segment;
-mod writer;
+pub(crate) mod writer;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,16 +29,20 @@ use std::{
 use reeve_core::{Clock, InstanceName, RecordId};
 use serde::{Deserialize, Serialize};
 
-use self::writer::{Opener, Start, Writer};
 pub(crate) use self::{
     cursor::{Chunk, Cursor},
     frame::{CHAIN_START, Chain, advance},
+};
+use self::{
+    line::Line,
+    rate::Rate,
+    writer::{Opener, Place},
 };
 use crate::{
     Entry,
     canonical::CanonicalError,
     disk,
-    record::{MAX_RECORD_BYTES, Prepared},
+    record::{EntryRef, MAX_RECORD_BYTES},
 };
 
 /// When an append counts as done.
@@ -139,9 +149,6 @@ pub enum AppendError {
     /// The file system refused (no space, no such device, …).
     #[error("cannot write the write-ahead log")]
     Io(#[source] io::Error),
-    /// An earlier write failed and could not be taken back; only opening the log again helps.
-    #[error("the write-ahead log is unusable since an earlier write failed")]
-    Broken,
 }
 
 /// How a log stands.
@@ -149,7 +156,7 @@ pub enum AppendError {
 pub struct WalStatus {
     /// This run.
     pub epoch: u64,
-    /// The sequence that the next record gets.
+    /// One more than the records of this run, of all workers: with one worker, the sequence that the next one gets.
     pub next_sequence: u64,
     /// Records of this epoch that the audit log has acknowledged.
     pub shipped: u64,
@@ -163,14 +170,67 @@ pub struct WalStatus {
     pub minutes_left: Option<u64>,
 }
 
-/// A proxy's write-ahead log. Appends are serialised; share it in an `Arc`.
+/// The most workers of one proxy.
+pub const MAX_WORKERS: u16 = 64;
+
+/// A proxy's write-ahead log; share it in an `Arc`. Each worker of the proxy appends with a [`WalWriter`] of its own.
 #[derive(Debug)]
 pub struct Wal {
-    dir: PathBuf,
-    proxy: InstanceName,
-    clock: Arc<dyn Clock>,
-    writer: Mutex<Writer>,
+    place: Place,
+    epoch: u64,
+    /// Worker 0's, for what no worker does: events of the process.
+    main: Arc<Line>,
+    lines: Mutex<BTreeMap<u16, Arc<Line>>>,
     tenure: Mutex<beside::Tenure>,
+}
+
+/// One worker's end of a [`Wal`]. No two workers share a lock in it; the shipper looks in a few times a second.
+///
+/// A worker calls [`append`](Self::append) (or, at level `disk`, awaits [`append_durable`](Self::append_durable)) with
+/// a decision before what was decided goes on; `Err` means deny. Outcomes go to [`defer`](Self::defer) and are written
+/// with the next decision in one call; when `defer` answers `true`, nothing waited before, and the worker sees to it
+/// that [`flush`](Self::flush) is called within 100 ms. All of them borrow what they record and serialise it into a
+/// buffer that is used again: `writer.append(&decision)?`.
+///
+/// Make the writers of all workers before the first request: [`Wal::writer`] waits for the disk, appending does not.
+#[derive(Clone, Debug)]
+pub struct WalWriter {
+    line: Arc<Line>,
+}
+
+impl WalWriter {
+    /// Which worker it is of.
+    pub fn worker(&self) -> u16 {
+        self.line.worker
+    }
+
+    /// Appends a record, and before it those that were deferred, in one write; when this returns, all of them are
+    /// durable at the log's level. After an error the record does not exist, its number goes to the next one, and
+    /// what was deferred still waits.
+    pub fn append<'a>(&self, entry: impl Into<EntryRef<'a>>) -> Result<RecordId, AppendError> {
+        self.line.append(entry.into())
+    }
+
+    /// The same as [`append`](Self::append), except that at level `disk` the wait for the disk is awaited on another
+    /// thread, and one wait serves every request that came meanwhile. When the disk fails, all those requests get an
+    /// error, while their records stay: recorded, and denied by the caller.
+    pub async fn append_durable<'a>(
+        &self,
+        entry: impl Into<EntryRef<'a>>,
+    ) -> Result<RecordId, AppendError> {
+        self.line.append_durable(entry.into()).await
+    }
+
+    /// Puts aside a record that nothing waits for. At most 64 KiB wait; then they are written at once. `true` when
+    /// nothing waited before this one. An error means that the record is lost, as its number is not.
+    pub fn defer<'a>(&self, entry: impl Into<EntryRef<'a>>) -> Result<bool, AppendError> {
+        self.line.defer(entry.into()).map(|staged| staged.first)
+    }
+
+    /// Writes what was deferred. After an error it still waits.
+    pub fn flush(&self) -> Result<(), AppendError> {
+        self.line.flush()
+    }
 }
 
 impl Wal {
@@ -198,77 +258,112 @@ impl Wal {
                 path: dir.to_owned(),
             });
         };
-        let start = recover::recover(dir, &proxy)?;
-        let tenure = beside::Tenure::alone(lock);
-        Self::begin(dir, proxy, options, clock, opener, start, tenure)
+        let place = Place::new(dir, proxy, options, clock, opener);
+        Self::begin(place, beside::Tenure::alone(lock))
     }
 
-    fn begin(
-        dir: &Path,
-        proxy: InstanceName,
-        options: WalOptions,
-        clock: Arc<dyn Clock>,
-        opener: Opener,
-        start: Start,
-        tenure: beside::Tenure,
-    ) -> Result<Self, WalError> {
-        let writer = Writer::begin(dir, proxy.clone(), options, clock.clone(), opener, start)
-            .map_err(|e| WalError::io(dir, e))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            proxy,
-            clock,
-            writer: Mutex::new(writer),
+    fn begin(place: Place, tenure: beside::Tenure) -> Result<Self, WalError> {
+        let alone = tenure.is_alone();
+        let main = Arc::new(place.begin(0, alone, 0)?);
+        let epoch = main.writer().epoch;
+        let wal = Self {
+            lines: Mutex::new(BTreeMap::from([(0, Arc::clone(&main))])),
+            place,
+            epoch,
+            main,
             tenure: Mutex::new(tenure),
-        })
+        };
+        if alone {
+            wal.open_left_behind()?;
+        }
+        Ok(wal)
+    }
+
+    /// Opens the lines that earlier runs left, so that they are shipped also when there are fewer workers now.
+    fn open_left_behind(&self) -> Result<(), WalError> {
+        let dir = &self.place.dir;
+        for (worker, _) in line::folders(dir).map_err(|e| WalError::io(dir, e))? {
+            self.line(worker, true)?;
+        }
+        Ok(())
+    }
+
+    fn line(&self, worker: u16, alone: bool) -> Result<Arc<Line>, WalError> {
+        let mut lines = self.lines();
+        if let Some(line) = lines.get(&worker) {
+            return Ok(Arc::clone(line));
+        }
+        let line = Arc::new(self.place.begin(worker, alone, self.epoch)?);
+        lines.insert(worker, Arc::clone(&line));
+        Ok(line)
+    }
+
+    /// The end of the log that `worker` appends with; asked again, the same one. Blocks on disk the first time.
+    pub fn writer(&self, worker: u16) -> Result<WalWriter, WalError> {
+        if worker >= MAX_WORKERS {
+            let what = format!("there are at most {MAX_WORKERS} workers");
+            let source = io::Error::new(io::ErrorKind::InvalidInput, what);
+            return Err(WalError::io(&self.place.dir, source));
+        }
+        // Held meanwhile, so that a hand-over does not end between the question and the line.
+        let tenure = self.tenure();
+        let line = self.line(worker, tenure.is_alone())?;
+        Ok(WalWriter { line })
     }
 
     /// Whose log it is.
     pub fn proxy(&self) -> &InstanceName {
-        &self.proxy
+        &self.place.proxy
     }
 
-    /// Appends a record; when this returns, it is durable at the log's level.
+    /// Appends a record for no worker in particular (numbered with worker 0's); when this returns, it is durable at the
+    /// log's level.
     pub fn append(&self, entry: impl Into<Entry>) -> Result<RecordId, AppendError> {
-        let prepared = Prepared::new(&entry.into()).map_err(AppendError::Canonical)?;
-        if prepared.max_len() > MAX_RECORD_BYTES {
-            return Err(AppendError::TooLong {
-                length: prepared.max_len(),
-            });
-        }
-        self.writer().append(&prepared)
+        self.main.append((&entry.into()).into())
     }
 
     /// How the log stands.
     pub fn status(&self) -> WalStatus {
-        let writer = self.writer();
-        let bytes = writer.bytes();
-        let max_bytes = writer.options().max_bytes;
-        let room = max_bytes.saturating_sub(bytes);
-        let (epoch, sequence) = writer.acknowledged;
-        WalStatus {
-            epoch: writer.epoch,
-            next_sequence: writer.sequence + 1,
-            shipped: if epoch == writer.epoch { sequence } else { 0 },
-            backlog: writer.backlog(),
-            bytes,
+        let max_bytes = self.place.options.max_bytes;
+        let mut status = WalStatus {
+            epoch: self.epoch,
+            next_sequence: 1,
+            shipped: 0,
+            backlog: 0,
+            bytes: 0,
             max_bytes,
-            minutes_left: writer.rate.minutes_for(room, self.clock.now()),
+            minutes_left: None,
+        };
+        let mut rate = Rate::default();
+        for line in self.all_lines() {
+            let writer = line.writer();
+            let (epoch, sequence) = writer.acknowledged;
+            status.next_sequence += writer.sequence();
+            status.shipped += if epoch == writer.epoch { sequence } else { 0 };
+            status.backlog += writer.backlog();
+            status.bytes += writer.bytes();
+            rate.add(&writer.rate);
         }
+        let room = max_bytes.saturating_sub(status.bytes);
+        status.minutes_left = rate.minutes_for(room, self.now());
+        status
     }
 
-    /// Notes that the audit log holds everything up to that record.
-    pub(crate) fn acknowledge(&self, epoch: u64, sequence: u64) {
-        self.writer().acknowledge(epoch, sequence);
+    /// Every worker's line.
+    pub(crate) fn all_lines(&self) -> Vec<Arc<Line>> {
+        self.lines().values().cloned().collect()
     }
 
     pub(crate) fn now(&self) -> reeve_core::UnixTime {
-        self.clock.now()
+        self.place.clock.now()
     }
 
-    /// A panic while the lock was held leaves the writer as it was after its last whole step.
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<u16, Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tenure(&self) -> MutexGuard<'_, beside::Tenure> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -35,7 +35,7 @@ impl AuditLog {
             answer,
         } in waiting
         {
-            let held = next.positions.get(&header.proxy);
+            let held = next.positions.get(&header.source());
             let taken = place(held, &header, &batch).and_then(|new| {
                 if new {
                     objects.insert(
@@ -47,7 +47,7 @@ impl AuditLog {
                         bundles.push((next.frontier.size() / 256 - 1, entries));
                     }
                 }
-                Ok(header.proxy)
+                Ok(header.source())
             });
             answers.push((answer, taken));
         }
@@ -64,7 +64,9 @@ impl AuditLog {
         for (answer, taken) in answers {
             let result = match (taken, &written) {
                 (Err(fault), _) => Err(LogError::Batch(fault)),
-                (Ok(proxy), Ok(())) => Ok(state.positions.get(&proxy).cloned().unwrap_or_default()),
+                (Ok(source), Ok(())) => {
+                    Ok(state.positions.get(&source).cloned().unwrap_or_default())
+                }
                 (Ok(_), Err(error)) => Err(LogError::NotSequenced {
                     what: error.to_string(),
                 }),
@@ -136,7 +138,7 @@ impl AuditLog {
     }
 }
 
-/// Whether the batch is new (and not one we hold already), given what is held of its proxy.
+/// Whether the batch is new (and not one we hold already), given what is held of its worker.
 ///
 /// A gap forward is taken: refusing it would stop a proxy whose records this log has lost. `verify` reports it.
 fn place(held: Option<&Position>, header: &BatchHeader, batch: &Batch) -> Result<bool, BatchFault> {

@@ -18,8 +18,9 @@ fn fill(wal: &Wal, count: usize) {
 }
 
 fn batch(wal: &Wal, number: u64, previous: [u8; 32], after: u64) -> Batch {
-    let mut cursor = wal.cursor_after(1, after).unwrap().unwrap();
-    let chunk = wal.read(&mut cursor, 5, 1 << 20).unwrap().unwrap();
+    let line = wal.all_lines().remove(0);
+    let mut cursor = line.cursor_after(1, after).unwrap().unwrap();
+    let chunk = line.read(&mut cursor, 5, 1 << 20).unwrap().unwrap();
     let identity = crate::BatchSigner::identity(TestSigner::new().as_ref()).unwrap();
     Batch::sign(chunk, wal.proxy(), number, previous, &identity, wal.now()).unwrap()
 }

@@ -63,12 +63,39 @@ fn long_particulars_are_shortened_at_a_character() {
 
 proptest! {
     #[test]
-    fn a_prepared_record_is_the_canonical_one(path in "\\PC{0,40}", sequence: u64, millis: u64) {
-        let entry = Entry::from(decision(&path, Effect::Allow));
-        let id = RecordId { sequence, ..id() };
+    fn a_record_written_from_borrowed_parts_is_the_canonical_one(
+        texts in prop::collection::vec(".{0,24}", 6), sequence: u64, worker: u16, millis: u64, flags in 0..64u8,
+    ) {
+        let bit = |n: u8| flags & (1 << n) != 0;
+        let mut record = decision(&texts[0], if bit(0) { Effect::Allow } else { Effect::Deny });
+        record.trace_id = bit(1).then(|| texts[1].clone());
+        record.request_id = bit(2).then(|| texts[2].clone());
+        record.generation = record.generation.filter(|_| bit(3));
+        record.policy_hash = texts[3].clone();
+        if let Some(http) = &mut record.request.context.http {
+            http.headers.insert(texts[4].clone(), texts.iter().cloned().collect());
+            http.query.insert(texts[5].clone(), [texts[4].clone()].into());
+        }
+        if bit(4) {
+            record.request.context.http = None;
+        }
+        if bit(5) {
+            record.decision.shadow = Some(Box::new(record.decision.clone()));
+        }
+        let event = EventRecord::new(EventKind::Started).with(&texts[4], texts[5].clone());
+        let outcome = OutcomeRecord {
+            decision: id(), status: bit(0).then_some(200), grpc_status: bit(1).then_some(3), bytes_in: sequence,
+            bytes_out: millis, duration_us: 7, upstream: bit(2).then(|| texts[1].clone()), flags: texts[3].clone(),
+        };
+        let id = RecordId { sequence, worker, ..id() };
         let time = UnixTime::from_millis(millis);
-        let record = Record { schema: RECORD_SCHEMA.into(), id: id.clone(), time, entry };
-        let prepared = Prepared::new(&record.entry).unwrap();
-        prop_assert_eq!(prepared.finish(&id, time), record.to_canonical().unwrap());
+        for entry in [Entry::from(record), event.into(), outcome.into()] {
+            let mut line = b"before".to_vec();
+            write(&mut line, &id, time, (&entry).into()).unwrap();
+            let record = Record { schema: RECORD_SCHEMA.into(), id: id.clone(), time, entry };
+            let mut tree = b"before".to_vec();
+            canonical::write(&serde_json::to_value(&record).unwrap(), &mut tree).unwrap();
+            prop_assert_eq!(String::from_utf8(line), String::from_utf8(tree));
+        }
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{ChannelFactory, ShipError, Uplink};
+use super::{ChannelFactory, Positions, ShipError, Uplink};
 use crate::{
     batch::Batch,
     ingest::proto::{
@@ -29,7 +29,7 @@ pub(super) async fn connect(
     factory: &ChannelFactory,
     proxy: &InstanceName,
     timeout: Duration,
-) -> Result<(Position, Stream), ShipError> {
+) -> Result<(Positions, Stream), ShipError> {
     let attempt = async {
         let channel = factory().await.map_err(ShipError::Connect)?;
         let (requests, outgoing) = mpsc::channel(1);
@@ -54,21 +54,27 @@ pub(super) async fn connect(
     let mut stream = tokio::time::timeout(timeout, attempt)
         .await
         .map_err(|_elapsed| ShipError::Gone)??;
-    let position = stream.answer().await?;
-    Ok((position, stream))
+    match stream.message().await? {
+        ship_response::Kind::Positions(positions) => Ok((known(positions), stream)),
+        ship_response::Kind::Refused(refused) => Err(ShipError::Refused(refused.reason)),
+        ship_response::Kind::Position(_) => Err(ShipError::Gone),
+    }
+}
+
+fn known(positions: proto::Positions) -> Positions {
+    let workers = positions.workers.into_iter();
+    workers
+        .filter_map(|(worker, position)| Some((u16::try_from(worker).ok()?, position.into())))
+        .collect()
 }
 
 impl Stream {
-    async fn answer(&mut self) -> Result<Position, ShipError> {
+    async fn message(&mut self) -> Result<ship_response::Kind, ShipError> {
         let answer = tokio::time::timeout(self.timeout, self.responses.message()).await;
         let message = answer
             .map_err(|_elapsed| ShipError::Gone)?
             .map_err(|status| ShipError::Rpc(Box::new(status)))?;
-        match message.and_then(|m| m.kind) {
-            Some(ship_response::Kind::Position(position)) => Ok(position.into()),
-            Some(ship_response::Kind::Refused(refused)) => Err(ShipError::Refused(refused.reason)),
-            None => Err(ShipError::Gone),
-        }
+        message.and_then(|m| m.kind).ok_or(ShipError::Gone)
     }
 }
 
@@ -81,6 +87,10 @@ impl Uplink for Stream {
         }));
         let sent = self.requests.send(ShipRequest { kind }).await;
         sent.map_err(|_closed| ShipError::Gone)?;
-        self.answer().await
+        match self.message().await? {
+            ship_response::Kind::Position(position) => Ok(position.into()),
+            ship_response::Kind::Refused(refused) => Err(ShipError::Refused(refused.reason)),
+            ship_response::Kind::Positions(_) => Err(ShipError::Gone),
+        }
     }
 }

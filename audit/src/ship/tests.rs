@@ -183,8 +183,8 @@ async fn refusal(peer: Option<&'static str>, proxy: &str) -> ShipError {
     fill(&wal, 1);
     let timeout = Duration::from_secs(5);
     let error = match grpc::connect(&mesh.factory(), &name(proxy), timeout).await {
-        Ok((position, uplink)) => {
-            pump(&wal, position, uplink, TestSigner::new().as_ref(), &fast()).await
+        Ok((positions, uplink)) => {
+            pump(&wal, positions, uplink, TestSigner::new().as_ref(), &fast()).await
         }
         Err(error) => error,
     };
@@ -224,12 +224,12 @@ async fn a_log_that_knows_more_than_the_proxy_is_not_taken_for_an_acknowledgemen
     let uplink = Local(log.clone());
     let error = pump(
         &replaced,
-        log.position(&name("a")),
+        log.positions(&name("a")),
         uplink,
         TestSigner::new().as_ref(),
         &fast(),
     )
     .await;
-    assert!(matches!(error, ShipError::Ahead(1, 10)), "{error}");
+    assert!(matches!(error, ShipError::Ahead(1, 0, 10)), "{error}");
     assert_eq!(replaced.status().backlog, 3);
 }

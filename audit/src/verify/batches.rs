@@ -1,14 +1,17 @@
 //! Batches: each one whole and signed, and each proxy's one unbroken chain.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
-use reeve_core::{InstanceName, RecordId};
+use reeve_core::RecordId;
 use tlog_tiles::record_hash;
 
 use super::{Check, leaves::Leaves};
 use crate::{
     BatchVerifier, Entry, Record,
-    batch::{Batch, BatchHeader, EpochLink},
+    batch::{Batch, BatchHeader, EpochLink, Source},
     canonical,
     log::layout,
     record::RECORD_SCHEMA,
@@ -18,15 +21,15 @@ use crate::{
 /// Particulars of events that name a blob.
 const BLOB_DETAILS: [&str; 3] = ["policy_set", "schema", "bundle"];
 
-/// What the log says of its proxies.
+/// What the log says of its proxies and their workers.
 #[derive(Debug, Default)]
 pub(super) struct Trail {
-    pub(super) proxies: BTreeMap<InstanceName, Reached>,
+    pub(super) sources: BTreeMap<Source, Reached>,
     /// Blob → a record that refers to it.
     pub(super) blobs: BTreeMap<String, RecordId>,
 }
 
-/// How far the log goes for a proxy.
+/// How far the log goes for a worker of a proxy.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
     last: Option<(BatchHeader, [u8; 32])>,
@@ -170,7 +173,7 @@ impl Check<'_> {
             let name = self.name(&object);
             let read = fs::read(&object).map_err(|error| error.to_string());
             let batch = read.and_then(|b| Batch::from_object(&b).map_err(|e| e.to_string()));
-            let reached = trail.proxies.entry(header.proxy.clone()).or_default();
+            let reached = trail.sources.entry(header.source()).or_default();
             let dir = self.dir;
             let read = |hash: &[u8; 32]| {
                 let bytes = fs::read(layout::batch_path(dir, hash)).ok()?;
@@ -200,7 +203,8 @@ impl Check<'_> {
                 Err(what) => self.find(name, what),
             }
         }
-        self.report.proxies = u64::try_from(trail.proxies.len()).unwrap_or(u64::MAX);
+        let proxies: BTreeSet<_> = trail.sources.keys().map(|(proxy, _)| proxy).collect();
+        self.report.proxies = u64::try_from(proxies.len()).unwrap_or(u64::MAX);
         if verifier.is_none() && self.report.batches > 0 {
             self.report.notes.push(
                 "the batches' signatures were not checked: the mesh's authorities were not given"
@@ -258,7 +262,7 @@ impl Check<'_> {
             let id = RecordId {
                 proxy: header.proxy.clone(),
                 epoch: header.epoch,
-                worker: 0,
+                worker: header.worker(),
                 sequence,
             };
             if record.id != id {

@@ -5,13 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reeve_core::InstanceName;
-
 use super::{Check, batches::Trail};
 use crate::{
     Record,
+    batch::Source,
     wal::{
-        Chain, advance,
+        Chain, advance, line,
         segment::{self, Ending, Scan},
     },
 };
@@ -20,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Held {
     dir: PathBuf,
-    proxy: InstanceName,
+    source: Source,
     /// The record before the oldest one here.
     before: (u64, u64),
     /// Each record's epoch and sequence, and the chain after it.
@@ -29,10 +28,23 @@ pub(super) struct Held {
 
 impl Check<'_> {
     pub(super) fn wals(&mut self, dirs: &[PathBuf]) -> Vec<Held> {
-        dirs.iter().filter_map(|dir| self.wal(dir)).collect()
+        let mut held = Vec::new();
+        for dir in dirs {
+            match line::folders(dir) {
+                Ok(lines) => {
+                    held.extend(
+                        lines
+                            .iter()
+                            .filter_map(|(worker, dir)| self.wal(*worker, dir)),
+                    );
+                }
+                Err(error) => self.find(dir.display(), error.to_string()),
+            }
+        }
+        held
     }
 
-    fn wal(&mut self, dir: &Path) -> Option<Held> {
+    fn wal(&mut self, worker: u16, dir: &Path) -> Option<Held> {
         let (paths, strange) = match segment::list(dir) {
             Ok(found) => found,
             Err(error) => {
@@ -68,7 +80,7 @@ impl Check<'_> {
             }
             let held = held.get_or_insert_with(|| Held {
                 dir: dir.to_owned(),
-                proxy: header.proxy.clone(),
+                source: (header.proxy.clone(), worker),
                 before: match (header.first_sequence, &header.previous) {
                     (1, Some(link)) => (link.epoch, link.sequence),
                     (1, None) => (0, 0),
@@ -105,6 +117,7 @@ impl Check<'_> {
             let right = Record::from_slice(payload).is_ok_and(|r| {
                 r.id.proxy == header.proxy
                     && r.id.epoch == header.epoch
+                    && r.id.worker == held.source.1
                     && r.id.sequence == sequence
             });
             if !right {
@@ -118,14 +131,14 @@ impl Check<'_> {
     /// What a proxy still holds must continue, and agree with, what the log has of it.
     pub(super) fn compare(&mut self, wals: &[Held], trail: &Trail) {
         for held in wals {
-            let reached = trail.proxies.get(&held.proxy);
+            let reached = trail.sources.get(&held.source);
             let end = reached.map_or((0, 0), super::batches::Reached::end);
             if held.before > end {
                 self.find(
                     held.dir.display(),
                     format!(
-                        "begins after record {}/{}, but the log of {} ends with {}/{}",
-                        held.before.0, held.before.1, held.proxy, end.0, end.1
+                        "begins after record {}/{}, but the log of {} worker {} ends with {}/{}",
+                        held.before.0, held.before.1, held.source.0, held.source.1, end.0, end.1
                     ),
                 );
             }

@@ -10,8 +10,9 @@ use reeve_core::{Clock, InstanceName};
 
 use super::{
     Wal, WalError, WalOptions,
+    line::{self, Line},
     recover::{self, Tail},
-    writer,
+    writer::{self, Place, Writer},
 };
 use crate::disk;
 
@@ -29,6 +30,10 @@ pub(super) struct Tenure {
 }
 
 impl Tenure {
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
     pub(super) fn alone(lock: File) -> Self {
         Self {
             alone: true,
@@ -59,35 +64,58 @@ impl Wal {
             drop(free);
             return Self::open(dir, proxy, options, clock);
         }
-        let mut start = read_again(|| recover::scan(dir, &proxy, Tail::Leave))?;
-        // They are the other process's, until it has ended.
-        start.segments.clear();
-        let opener = Arc::new(writer::open_file);
         let tenure = Tenure {
             alone: false,
             _lock: successor,
         };
-        Self::begin(dir, proxy, options, clock, opener, start, tenure)
+        let opener = Arc::new(writer::open_file);
+        Self::begin(Place::new(dir, proxy, options, clock, opener), tenure)
     }
 
     /// Whether every earlier epoch is this process's to ship. Asked again and again, takes the folder over as soon as
     /// the process before has ended.
     pub(crate) fn is_alone(&self) -> Result<bool, WalError> {
-        let mut tenure = self
-            .tenure
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tenure = self.tenure();
         if tenure.alone {
             return Ok(true);
         }
-        let Some(lock) = disk::lock(&self.dir).map_err(|e| WalError::io(&self.dir, e))? else {
+        let dir = &self.place.dir;
+        let Some(lock) = disk::lock(dir).map_err(|e| WalError::io(dir, e))? else {
             return Ok(false);
         };
-        let epoch = self.writer().epoch;
-        let before = recover::scan(&self.dir, &self.proxy, Tail::CutBefore(epoch))?;
-        self.writer().adopt(before.segments);
+        for line in self.all_lines() {
+            let epoch = line.writer().epoch;
+            let tail = Tail::CutBefore(epoch);
+            let before = recover::scan(&line.dir, self.proxy(), line.worker, tail)?;
+            line.writer().adopt(before.segments);
+        }
+        self.open_left_behind()?;
         *tenure = Tenure::alone(lock);
         Ok(true)
+    }
+}
+
+impl Place {
+    /// Begins a worker's next epoch, at least `epoch`.
+    pub(super) fn begin(&self, worker: u16, alone: bool, epoch: u64) -> Result<Line, WalError> {
+        let dir = line::folder(&self.dir, worker);
+        disk::make_dir(&dir).map_err(|e| WalError::io(&dir, e))?;
+        let mut start = if alone {
+            recover::recover(&dir, &self.proxy, worker)?
+        } else {
+            let mut start = read_again(|| recover::scan(&dir, &self.proxy, worker, Tail::Leave))?;
+            // They are the other process's, until it has ended.
+            start.segments.clear();
+            start
+        };
+        start.epoch = start.epoch.max(epoch);
+        let place = Self {
+            dir: dir.clone(),
+            worker,
+            ..self.clone()
+        };
+        let writer = Writer::begin(place, start).map_err(|e| WalError::io(&dir, e))?;
+        Ok(Line::new(worker, dir, self.options.level, writer))
     }
 }
 

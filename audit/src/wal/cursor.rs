@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    Wal, WalError,
+    WalError,
     frame::{self, Chain, Step},
+    line::Line,
     segment::{self, Ending},
     writer::SegmentInfo,
 };
@@ -26,9 +27,10 @@ pub(crate) struct Cursor {
     previous: Option<EpochLink>,
 }
 
-/// Consecutive records of one epoch.
+/// Consecutive records of one worker and epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
+    pub(crate) worker: u16,
     pub(crate) epoch: u64,
     pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
@@ -40,14 +42,14 @@ pub(crate) struct Chunk {
     pub(crate) previous: Option<EpochLink>,
 }
 
-impl Wal {
+impl Line {
     /// A place right after the record `(epoch, sequence)`, or at the oldest record here when that is gone.
     pub(crate) fn cursor_after(
         &self,
         epoch: u64,
         sequence: u64,
     ) -> Result<Option<Cursor>, WalError> {
-        let segments = self.committed()?;
+        let segments = self.committed();
         let wanted = segments
             .iter()
             .filter(|s| s.records > 0)
@@ -71,7 +73,7 @@ impl Wal {
         max_records: usize,
         max_bytes: usize,
     ) -> Result<Option<Chunk>, WalError> {
-        let segments = self.committed()?;
+        let segments = self.committed();
         let mut at = cursor.clone();
         let mut records = Vec::new();
         let mut first = at.next_sequence;
@@ -106,6 +108,7 @@ impl Wal {
             return Ok(None);
         }
         Ok(Some(Chunk {
+            worker: self.worker,
             epoch: at.epoch,
             first_sequence: first,
             last_sequence: at.next_sequence - 1,
@@ -116,10 +119,13 @@ impl Wal {
     }
 
     /// The segments, with the lengths that are in the files by now.
-    fn committed(&self) -> Result<Vec<SegmentInfo>, WalError> {
+    fn committed(&self) -> Vec<SegmentInfo> {
         let mut writer = self.writer();
-        writer.flush().map_err(|e| WalError::io(&self.dir, e))?;
-        Ok(writer.segments.iter().cloned().collect())
+        // What cannot be written yet waits; what is in the files can be read all the same.
+        if let Err(error) = writer.flush() {
+            tracing::warn!(dir = %self.dir.display(), %error, "records wait in memory");
+        }
+        writer.segments.iter().cloned().collect()
     }
 }
 

@@ -40,6 +40,33 @@ pub(crate) fn encode(payload: &[u8], check: &Chain, out: &mut Vec<u8>) {
     out.extend_from_slice(check);
 }
 
+/// Writes a record's frame to the end of `out`; `payload` adds the record. Answers the chain after it.
+pub(crate) fn append<E>(
+    out: &mut Vec<u8>,
+    chain: &Chain,
+    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<Chain, E> {
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    payload(out)?;
+    let (head, record) = out
+        .get_mut(start..)
+        .unwrap_or_default()
+        .split_at_mut(LENGTH_BYTES);
+    let chain = advance(chain, record);
+    let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
+    for (to, from) in head.iter_mut().zip(
+        length
+            .to_le_bytes()
+            .into_iter()
+            .chain((!length).to_le_bytes()),
+    ) {
+        *to = from;
+    }
+    out.extend_from_slice(&chain);
+    Ok(chain)
+}
+
 /// What stands at a place in a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step<'a> {

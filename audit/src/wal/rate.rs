@@ -26,6 +26,12 @@ impl Rate {
         }
     }
 
+    /// Adds what another worker wrote; for [`Rate::minutes_for`] only the sum and the start matter.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.steps.extend(&other.steps);
+        self.steps.make_contiguous().sort_unstable();
+    }
+
     /// Minutes until `room` is full at that rate.
     pub(crate) fn minutes_for(&self, room: u64, now: UnixTime) -> Option<u64> {
         let (since, _) = self.steps.front()?;

@@ -28,13 +28,18 @@ pub(crate) enum Tail {
 }
 
 /// Checks every segment in `dir`, cuts a torn tail, and says where the next epoch begins.
-pub(crate) fn recover(dir: &Path, proxy: &InstanceName) -> Result<Start, WalError> {
+pub(crate) fn recover(dir: &Path, proxy: &InstanceName, worker: u16) -> Result<Start, WalError> {
     sweep(dir)?;
-    scan(dir, proxy, Tail::Cut)
+    scan(dir, proxy, worker, Tail::Cut)
 }
 
 /// The same, for a folder that another process may be using.
-pub(crate) fn scan(dir: &Path, proxy: &InstanceName, tail: Tail) -> Result<Start, WalError> {
+pub(crate) fn scan(
+    dir: &Path,
+    proxy: &InstanceName,
+    worker: u16,
+    tail: Tail,
+) -> Result<Start, WalError> {
     let (mut paths, strange) = segment::list(dir).map_err(|e| WalError::io(dir, e))?;
     if let Some(path) = strange.first() {
         return Err(WalError::damaged(path, 0, "not the name of a segment"));
@@ -56,6 +61,10 @@ pub(crate) fn scan(dir: &Path, proxy: &InstanceName, tail: Tail) -> Result<Start
             }
             continue;
         };
+        if header.worker != worker {
+            let what = format!("belongs to worker {}, not {worker}", header.worker);
+            return Err(WalError::damaged(path, 0, &what));
+        }
         segments.push_back(SegmentInfo {
             path: path.clone(),
             epoch: header.epoch,

@@ -20,6 +20,8 @@ pub(crate) const SEGMENT_SCHEMA: &str = "reeve.wal/v1";
 pub(crate) struct SegmentHeader {
     pub(crate) schema: String,
     pub(crate) proxy: InstanceName,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) worker: u16,
     pub(crate) epoch: u64,
     /// The sequence of the first record that goes here.
     pub(crate) first_sequence: u64,
@@ -29,6 +31,10 @@ pub(crate) struct SegmentHeader {
     /// The last record of all epochs before this one.
     pub(crate) previous: Option<EpochLink>,
     pub(crate) begun: UnixTime,
+}
+
+fn is_zero(worker: &u16) -> bool {
+    *worker == 0
 }
 
 impl SegmentHeader {

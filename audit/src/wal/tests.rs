@@ -1,4 +1,4 @@
-use std::fs::{self, File};
+use std::fs;
 
 use proptest::prelude::*;
 use reeve_core::decision::Effect;
@@ -6,13 +6,15 @@ use tempfile::TempDir;
 
 use super::{
     segment::{Ending, scan},
-    writer::SegmentFile,
     *,
 };
 use crate::{
     EventKind, EventRecord, Record,
     fixture::{clock, decision, name, open_wal},
 };
+
+mod faults;
+mod workers;
 
 fn event(n: u64) -> EventRecord {
     EventRecord::new(EventKind::Started).with("n", n.to_string())
@@ -34,12 +36,20 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     segment::list(dir).unwrap().0
 }
 
+fn acknowledge(wal: &Wal, epoch: u64, sequence: u64) {
+    writer::remove(wal.main.writer().acknowledge(epoch, sequence));
+}
+
 fn everything(wal: &Wal) -> Vec<Chunk> {
+    everything_of(&wal.main)
+}
+
+fn everything_of(line: &Line) -> Vec<Chunk> {
     let mut chunks = Vec::new();
-    let Some(mut cursor) = wal.cursor_after(0, 0).unwrap() else {
+    let Some(mut cursor) = line.cursor_after(0, 0).unwrap() else {
         return chunks;
     };
-    while let Some(chunk) = wal.read(&mut cursor, 3, 1 << 20).unwrap() {
+    while let Some(chunk) = line.read(&mut cursor, 3, 1 << 20).unwrap() {
         chunks.push(chunk);
     }
     chunks
@@ -143,7 +153,7 @@ fn a_full_log_refuses_and_takes_records_again_once_shipped() {
     assert!(matches!(refused, AppendError::Full { max_bytes: 6000 }));
     assert!(wal.status().bytes <= 6000);
     let last = wal.status().next_sequence - 1;
-    wal.acknowledge(1, last);
+    acknowledge(&wal, 1, last);
     assert_eq!(wal.status().backlog, 0);
     let id = wal.append(event(2)).unwrap();
     assert_eq!(id.sequence, last + 1, "the refused record left no gap");
@@ -156,93 +166,17 @@ fn shipped_segments_are_deleted_and_numbering_goes_on() {
     for n in 0..50 {
         wal.append(event(n)).unwrap();
     }
-    wal.acknowledge(1, 50);
+    acknowledge(&wal, 1, 50);
     assert_eq!(segments(dir.path()).len(), 1);
     drop(wal);
     let wal = open(dir.path(), small(Level::Os)).unwrap();
     assert_eq!(wal.status().epoch, 2);
-    assert!(wal.cursor_after(1, 50).unwrap().is_none());
+    assert!(wal.main.cursor_after(1, 50).unwrap().is_none());
     wal.append(event(0)).unwrap();
-    let mut cursor = wal.cursor_after(1, 50).unwrap().unwrap();
-    let chunk = wal.read(&mut cursor, 10, 1 << 20).unwrap().unwrap();
+    let mut cursor = wal.main.cursor_after(1, 50).unwrap().unwrap();
+    let chunk = wal.main.read(&mut cursor, 10, 1 << 20).unwrap().unwrap();
     let link = chunk.previous.unwrap();
     assert_eq!((link.epoch, link.sequence), (1, 50));
-}
-
-/// A file that fails, after writing a part.
-#[derive(Debug)]
-struct Failing {
-    file: File,
-    after: usize,
-    can_cut: bool,
-}
-
-impl io::Write for Failing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(left) = self.after.checked_sub(1) else {
-            return Err(io::ErrorKind::StorageFull.into());
-        };
-        self.after = left;
-        if left == 0 {
-            return self.file.write(&bytes[..bytes.len() / 2]);
-        }
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl SegmentFile for Failing {
-    fn cut(&mut self, length: u64) -> io::Result<()> {
-        self.after = 100;
-        match self.can_cut {
-            true => self.file.set_len(length),
-            false => Err(io::ErrorKind::Other.into()),
-        }
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn failing(dir: &Path, can_cut: bool) -> Wal {
-    let opener: Opener = Arc::new(move |path: &Path| {
-        let file = fs::OpenOptions::new().append(true).open(path)?;
-        Ok(Box::new(Failing {
-            file,
-            after: 3,
-            can_cut,
-        }) as Box<dyn SegmentFile>)
-    });
-    Wal::open_with(dir, name("a"), WalOptions::default(), clock(), opener).unwrap()
-}
-
-#[test]
-fn a_failed_write_is_taken_back_and_the_next_record_has_its_number() {
-    let dir = TempDir::new().unwrap();
-    let wal = failing(dir.path(), true);
-    assert_eq!(wal.append(event(1)).unwrap().sequence, 1);
-    assert_eq!(wal.append(event(2)).unwrap().sequence, 2);
-    assert!(
-        matches!(wal.append(event(3)), Err(AppendError::Io(e)) if e.kind() == io::ErrorKind::StorageFull)
-    );
-    assert_eq!(wal.append(event(4)).unwrap().sequence, 3);
-    drop(wal);
-    assert_eq!(
-        open(dir.path(), small(Level::Os)).unwrap().status().backlog,
-        3
-    );
-}
-
-#[test]
-fn a_failed_write_that_cannot_be_taken_back_stops_the_log() {
-    let dir = TempDir::new().unwrap();
-    let wal = failing(dir.path(), false);
-    while wal.append(event(1)).is_ok() {}
-    assert!(matches!(wal.append(event(2)), Err(AppendError::Broken)));
 }
 
 #[test]

@@ -15,11 +15,17 @@ use super::{
     AppendError, Level, WalOptions,
     frame::{self, Chain},
     rate::Rate,
+    room::Room,
     segment::SegmentHeader,
 };
-use crate::{batch::EpochLink, canonical::CanonicalError, disk, record::Prepared};
+use crate::{
+    batch::EpochLink,
+    canonical::CanonicalError,
+    disk,
+    record::{self, EntryRef, MAX_RECORD_BYTES},
+};
 
-/// Bytes that `Level::Buffered` holds back at most.
+/// Bytes of records that wait for the next write, at most: those that nothing waits for, and all at `Level::Buffered`.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A segment file as the writer uses it; a test puts a failing one in its place.
@@ -28,7 +34,12 @@ pub(crate) trait SegmentFile: Write + fmt::Debug + Send {
     fn cut(&mut self, length: u64) -> io::Result<()>;
     /// Waits for the disk.
     fn sync(&mut self) -> io::Result<()>;
+    /// The same as [`SegmentFile::sync`], for another thread to do.
+    fn syncer(&self) -> io::Result<Syncer>;
 }
+
+/// Waits for the disk.
+pub(crate) type Syncer = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 impl SegmentFile for File {
     fn cut(&mut self, length: u64) -> io::Result<()> {
@@ -37,6 +48,11 @@ impl SegmentFile for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn syncer(&self) -> io::Result<Syncer> {
+        let file = self.try_clone()?;
+        Ok(Box::new(move || file.sync_data()))
     }
 }
 
@@ -59,24 +75,86 @@ impl SegmentInfo {
     }
 }
 
+/// A place in a worker's line: a record and the chain after it.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    sequence: u64,
+    chain: Chain,
+}
+
+/// What became of a record that nothing waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Staged {
+    /// Whether it is the first that waits for the next write.
+    pub(crate) first: bool,
+}
+
 pub(crate) struct Writer {
     dir: PathBuf,
     proxy: InstanceName,
+    worker: u16,
     options: WalOptions,
     clock: Arc<dyn Clock>,
     opener: Opener,
+    room: Arc<Room>,
+    /// Room taken and not used yet.
+    share: u64,
     file: Box<dyn SegmentFile>,
-    /// Written by `Level::Buffered` and not handed to the system yet.
-    buffer: Vec<u8>,
+    /// Frames of the records after `written`, up to `head`.
+    pending: Vec<u8>,
     pub(crate) epoch: u64,
     previous: Option<EpochLink>,
-    pub(crate) sequence: u64,
-    chain: Chain,
+    /// The last record that has a number.
+    head: Mark,
+    /// The last record in the file.
+    written: Mark,
+    /// A write failed, and what it left in the file must be cut before the next one.
+    spoiled: bool,
     /// Oldest first; the last is the active one and never deleted.
     pub(crate) segments: VecDeque<SegmentInfo>,
     pub(crate) acknowledged: (u64, u64),
     pub(crate) rate: Rate,
-    broken: bool,
+}
+
+/// Where a worker's records go, and how.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) dir: PathBuf,
+    pub(crate) proxy: InstanceName,
+    pub(crate) worker: u16,
+    pub(crate) options: WalOptions,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) opener: Opener,
+    pub(crate) room: Arc<Room>,
+}
+
+impl Place {
+    pub(crate) fn new(
+        dir: &Path,
+        proxy: InstanceName,
+        options: WalOptions,
+        clock: Arc<dyn Clock>,
+        opener: Opener,
+    ) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            proxy,
+            worker: 0,
+            room: Arc::new(Room::new(options.max_bytes)),
+            options,
+            clock,
+            opener,
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("dir", &self.dir)
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a new epoch begins.
@@ -89,32 +167,38 @@ pub(crate) struct Start {
 }
 
 impl Writer {
-    pub(crate) fn begin(
-        dir: &Path,
-        proxy: InstanceName,
-        options: WalOptions,
-        clock: Arc<dyn Clock>,
-        opener: Opener,
-        start: Start,
-    ) -> io::Result<Self> {
-        let mut writer = Self {
-            dir: dir.to_owned(),
-            proxy,
-            options,
-            clock,
-            opener,
-            file: Box::new(Unopened),
-            buffer: Vec::new(),
-            epoch: start.epoch,
-            previous: start.previous,
+    pub(crate) fn begin(place: Place, start: Start) -> io::Result<Self> {
+        let origin = Mark {
             sequence: 0,
             chain: start.chain,
+        };
+        place
+            .room
+            .occupy(start.segments.iter().map(|s| s.bytes).sum());
+        let mut writer = Self {
+            dir: place.dir,
+            proxy: place.proxy,
+            worker: place.worker,
+            options: place.options,
+            clock: place.clock,
+            opener: place.opener,
+            room: place.room,
+            share: 0,
+            file: Box::new(Unopened),
+            pending: Vec::new(),
+            epoch: start.epoch,
+            previous: start.previous,
+            head: origin,
+            written: origin,
+            spoiled: false,
             segments: start.segments,
             acknowledged: (0, 0),
             rate: Rate::default(),
-            broken: false,
         };
-        writer.roll()?;
+        // Whether there is room or not: a full log must still be able to begin an epoch.
+        let header = writer.next_header()?;
+        writer.room.occupy(disk::length(&header.1));
+        writer.roll(header)?;
         Ok(writer)
     }
 
@@ -123,102 +207,189 @@ impl Writer {
         self.segments.iter().map(|s| s.bytes).sum()
     }
 
-    pub(crate) fn append(&mut self, record: &Prepared) -> Result<RecordId, AppendError> {
-        if self.broken {
-            return Err(AppendError::Broken);
+    /// The last record that has a number.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.head.sequence
+    }
+
+    /// Appends a record, and before it those that wait; when this returns, it is durable at the log's level.
+    pub(crate) fn append(&mut self, entry: EntryRef<'_>) -> Result<RecordId, AppendError> {
+        let sync = self.options.level == Level::Disk;
+        self.append_with(entry, sync)
+    }
+
+    /// The same without waiting for the disk.
+    pub(crate) fn append_unsynced(&mut self, entry: EntryRef<'_>) -> Result<RecordId, AppendError> {
+        self.append_with(entry, false)
+    }
+
+    fn append_with(&mut self, entry: EntryRef<'_>, sync: bool) -> Result<RecordId, AppendError> {
+        let (before, length) = (self.head, self.pending.len());
+        let id = self.stage(entry)?;
+        if self.options.level == Level::Buffered && self.pending.len() < BUFFER_BYTES {
+            return Ok(id);
         }
+        // What waited before this record goes on waiting when the write fails; this one never was.
+        match self.write_out(sync) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.unstage(before, length);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts a record aside for the next write. When too much waits, it is written now.
+    pub(crate) fn defer(&mut self, entry: EntryRef<'_>) -> Result<Staged, AppendError> {
+        let (before, length) = (self.head, self.pending.len());
+        self.stage(entry)?;
+        if self.pending.len() < BUFFER_BYTES {
+            return Ok(Staged { first: length == 0 });
+        }
+        match self.write_out(false) {
+            Ok(()) => Ok(Staged { first: false }),
+            Err(error) => {
+                self.unstage(before, length);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a record its number and adds its frame to what waits.
+    fn stage(&mut self, entry: EntryRef<'_>) -> Result<RecordId, AppendError> {
         let now = self.clock.now();
         let id = RecordId {
             proxy: self.proxy.clone(),
             epoch: self.epoch,
-            worker: 0,
-            sequence: self.sequence + 1,
+            worker: self.worker,
+            sequence: self.head.sequence + 1,
         };
-        let payload = record.finish(&id, now);
-        let chain = frame::advance(&self.chain, &payload);
-        let mut framed = Vec::with_capacity(payload.len() + frame::OVERHEAD);
-        frame::encode(&payload, &chain, &mut framed);
-        self.make_room(framed.len())?;
-        self.write(&framed)?;
-        self.sequence += 1;
-        self.chain = chain;
-        if let Some(active) = self.segments.back_mut() {
-            active.records += 1;
-            active.bytes += disk::length(&framed);
+        let start = self.pending.len();
+        let staged = frame::append(&mut self.pending, &self.head.chain, |out| {
+            record::write(out, &id, now, entry)
+        });
+        let chain = match staged {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.pending.truncate(start);
+                return Err(AppendError::Canonical(error));
+            }
+        };
+        let framed = self.pending.len() - start;
+        let fits = match framed.saturating_sub(frame::OVERHEAD) {
+            length if length > MAX_RECORD_BYTES => Err(AppendError::TooLong { length }),
+            _ => self.take_room(u64::try_from(framed).unwrap_or(u64::MAX)),
+        };
+        if let Err(error) = fits {
+            self.pending.truncate(start);
+            return Err(error);
         }
-        self.rate.note(now, disk::length(&framed));
+        self.head = Mark {
+            sequence: id.sequence,
+            chain,
+        };
+        self.rate
+            .note(now, u64::try_from(framed).unwrap_or(u64::MAX));
         Ok(id)
     }
 
-    /// Refuses when the bound is reached; begins the next segment when this one is full.
-    fn make_room(&mut self, frame: usize) -> Result<(), AppendError> {
-        let frame = u64::try_from(frame).unwrap_or(u64::MAX);
-        if self.bytes().saturating_add(frame) > self.options.max_bytes {
-            return Err(AppendError::Full {
-                max_bytes: self.options.max_bytes,
-            });
+    /// Takes back what was staged since.
+    fn unstage(&mut self, before: Mark, length: usize) {
+        let taken = self.pending.len().saturating_sub(length);
+        self.share += u64::try_from(taken).unwrap_or(0);
+        self.pending.truncate(length);
+        self.head = before;
+    }
+
+    fn take_room(&mut self, bytes: u64) -> Result<(), AppendError> {
+        if let Some(missing) = bytes.checked_sub(self.share).filter(|m| *m > 0) {
+            self.share += self.room.take(missing)?;
         }
-        let active = self.segments.back();
-        let full = active.is_some_and(|s| {
-            s.records > 0 && s.bytes.saturating_add(frame) > self.options.segment_bytes
-        });
-        if full {
-            self.flush()
-                .and_then(|()| self.roll())
-                .map_err(AppendError::Io)?;
-        }
+        self.share -= bytes;
         Ok(())
     }
 
-    fn write(&mut self, framed: &[u8]) -> Result<(), AppendError> {
-        if self.options.level == Level::Buffered {
-            self.buffer.extend_from_slice(framed);
-            if self.buffer.len() < BUFFER_BYTES {
-                return Ok(());
+    /// Hands what waits to the system.
+    pub(crate) fn flush(&mut self) -> Result<(), AppendError> {
+        self.write_out(false)
+    }
+
+    /// Writes what waits in one call. A failed write is cut off again, now or before the next one, so that there is
+    /// always a whole frame before a record: when the fault ends, the log heals by itself.
+    fn write_out(&mut self, sync: bool) -> Result<(), AppendError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        if self.spoiled {
+            self.mend().map_err(AppendError::Io)?;
+        }
+        let length = disk::length(&self.pending);
+        let full = self.segments.back().is_some_and(|s| {
+            s.records > 0 && s.bytes.saturating_add(length) > self.options.segment_bytes
+        });
+        if full {
+            let header = self.next_header().map_err(AppendError::Io)?;
+            let room = disk::length(&header.1);
+            self.take_room(room)?;
+            if let Err(error) = self.roll(header) {
+                self.share += room;
+                return Err(AppendError::Io(error));
             }
-            return self.flush().map_err(AppendError::Io);
         }
         let written = self
             .file
-            .write_all(framed)
-            .and_then(|()| match self.options.level {
-                Level::Disk => self.file.sync(),
-                Level::Os | Level::Buffered => Ok(()),
-            });
-        written.map_err(|error| {
-            // Take back what was written of this record, so that the next one has a whole frame before it.
+            .write_all(&self.pending)
+            .and_then(|()| if sync { self.file.sync() } else { Ok(()) });
+        if let Err(error) = written {
             let good = self.segments.back().map_or(0, |s| s.bytes);
-            self.broken = self.file.cut(good).is_err();
-            AppendError::Io(error)
-        })
-    }
-
-    /// Hands what `Level::Buffered` holds back to the system.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
+            self.spoiled = self.file.cut(good).is_err();
+            return Err(AppendError::Io(error));
         }
-        let written = self.file.write_all(&self.buffer);
-        // Records already acknowledged to callers may be lost here: that is what this level means. The chain would
-        // have a hole, so nothing more is taken until the log is opened again.
-        self.broken |= written.is_err();
-        self.buffer.clear();
-        written
+        if let Some(active) = self.segments.back_mut() {
+            active.records += self.head.sequence - self.written.sequence;
+            active.bytes += length;
+        }
+        self.written = self.head;
+        self.pending.clear();
+        Ok(())
     }
 
-    /// Begins the next segment: header in a temporary file, room reserved, then renamed into place.
-    fn roll(&mut self) -> io::Result<()> {
+    /// Cuts off what a failed write left.
+    fn mend(&mut self) -> io::Result<()> {
+        if let Some(active) = self.segments.back() {
+            self.file = (self.opener)(&active.path)?;
+            self.file.cut(active.bytes)?;
+        }
+        self.spoiled = false;
+        Ok(())
+    }
+
+    /// What another thread does so that every record up to the one named is on the disk.
+    pub(crate) fn begin_sync(&mut self) -> io::Result<(u64, Syncer)> {
+        Ok((self.written.sequence, self.file.syncer()?))
+    }
+
+    /// The path and the header's frame of the segment that comes next.
+    fn next_header(&self) -> io::Result<(PathBuf, Vec<u8>)> {
         let header = SegmentHeader {
             schema: super::segment::SEGMENT_SCHEMA.to_owned(),
             proxy: self.proxy.clone(),
+            worker: self.worker,
             epoch: self.epoch,
-            first_sequence: self.sequence + 1,
-            chain: self.chain,
+            first_sequence: self.written.sequence + 1,
+            chain: self.written.chain,
             previous: self.previous.clone(),
             begun: self.clock.now(),
         };
         let bytes = header.encode().map_err(invalid)?;
-        let path = self.dir.join(header.file_name());
+        Ok((self.dir.join(header.file_name()), bytes))
+    }
+
+    /// Begins the next segment: header in a temporary file, blocks reserved, then renamed into place.
+    fn roll(&mut self, (path, bytes): (PathBuf, Vec<u8>)) -> io::Result<()> {
+        if self.options.level == Level::Disk {
+            self.file.sync()?;
+        }
         let unfinished = path.with_extension("tmp");
         let made = self.make_segment(&unfinished, &bytes).and_then(|()| {
             fs::rename(&unfinished, &path)?;
@@ -232,60 +403,79 @@ impl Writer {
                 return Err(error);
             }
         };
-        if self.options.level != Level::Buffered {
+        if self.outlives_machine() {
             disk::sync_dir(&self.dir)?;
         }
         self.file = file;
+
         self.segments.push_back(SegmentInfo {
             path,
             epoch: self.epoch,
-            first_sequence: self.sequence + 1,
+            first_sequence: self.written.sequence + 1,
             records: 0,
             bytes: disk::length(&bytes),
         });
-        self.release();
+        remove(self.release());
         Ok(())
     }
 
     fn make_segment(&self, path: &Path, header: &[u8]) -> io::Result<()> {
         let mut file = disk::create(path)?;
-        let left = self.options.max_bytes.saturating_sub(self.bytes());
-        disk::reserve(&file, self.options.segment_bytes.min(left))?;
+        let left = self.room.left().saturating_add(self.share);
+        let waiting = disk::length(&self.pending);
+        disk::reserve(
+            &file,
+            self.options.segment_bytes.min(left.saturating_add(waiting)),
+        )?;
         file.write_all(header)?;
-        // The header must outlive the machine even where records need not: the next epoch's number rests on it.
-        if self.options.level != Level::Buffered {
+        if self.outlives_machine() {
             file.sync_all()?;
         }
         Ok(())
     }
 
-    /// Notes that the audit log holds everything up to this record, and deletes segments that are all acknowledged.
-    pub(crate) fn acknowledge(&mut self, epoch: u64, sequence: u64) {
-        self.acknowledged = self.acknowledged.max((epoch, sequence));
-        self.release();
+    /// Whether a new segment must be on the disk before it is used. An epoch's first must even where records need not:
+    /// the next epoch's number rests on it.
+    fn outlives_machine(&self) -> bool {
+        match self.options.level {
+            Level::Buffered => false,
+            Level::Os => self.written.sequence == 0,
+            Level::Disk => true,
+        }
     }
 
-    fn release(&mut self) {
+    /// Notes that the audit log holds everything up to this record, and deletes segments that are all acknowledged.
+    /// Hands them out for [`remove`], so that the worker need not wait for that.
+    #[must_use]
+    pub(crate) fn acknowledge(&mut self, epoch: u64, sequence: u64) -> Vec<PathBuf> {
+        self.acknowledged = self.acknowledged.max((epoch, sequence));
+        self.release()
+    }
+
+    fn release(&mut self) -> Vec<PathBuf> {
+        let mut done_with = Vec::new();
         while self.segments.len() > 1 {
             let done = self.segments.front().is_some_and(|s| {
                 s.records == 0 || (s.epoch, s.last_sequence()) <= self.acknowledged
             });
             if !done {
-                return;
+                break;
             }
-            if let Some(segment) = self.segments.pop_front()
-                && let Err(error) = fs::remove_file(&segment.path)
-            {
-                tracing::warn!(path = %segment.path.display(), %error, "cannot delete a shipped segment");
+            if let Some(segment) = self.segments.pop_front() {
+                self.room.give(segment.bytes);
+                done_with.push(segment.path);
             }
         }
+        done_with
     }
 
     /// Segments of earlier epochs are this writer's from now on.
-    pub(crate) fn adopt(&mut self, before: VecDeque<SegmentInfo>) {
+    pub(crate) fn adopt(&mut self, mut before: VecDeque<SegmentInfo>) {
+        before.retain(|b| self.segments.iter().all(|s| s.path != b.path));
+        self.room.occupy(before.iter().map(|s| s.bytes).sum());
         let own = std::mem::replace(&mut self.segments, before);
         self.segments.extend(own);
-        self.release();
+        remove(self.release());
     }
 
     /// Records here that are not acknowledged.
@@ -297,10 +487,6 @@ impl Writer {
             std::cmp::Ordering::Greater => s.records,
         };
         self.segments.iter().map(left).sum()
-    }
-
-    pub(crate) fn options(&self) -> &WalOptions {
-        &self.options
     }
 }
 
@@ -317,8 +503,18 @@ impl fmt::Debug for Writer {
         f.debug_struct("Writer")
             .field("dir", &self.dir)
             .field("epoch", &self.epoch)
-            .field("sequence", &self.sequence)
+            .field("worker", &self.worker)
+            .field("sequence", &self.head.sequence)
             .finish_non_exhaustive()
+    }
+}
+
+/// Deletes segments that the audit log holds.
+pub(crate) fn remove(segments: Vec<PathBuf>) {
+    for path in segments {
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot delete a shipped segment");
+        }
     }
 }
 
@@ -347,6 +543,10 @@ impl SegmentFile for Unopened {
 
     fn sync(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn syncer(&self) -> io::Result<Syncer> {
+        Ok(Box::new(|| Ok(())))
     }
 }
 
