@@ -1,11 +1,12 @@
 # Three commands are all anyone needs: `make demo`, `make test`, `make check`.
 CARGO ?= cargo
 TOOLS := target/tools
+BENCH_BIN := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 DENY_VERSION := 0.20
 
 SOAK ?= 20m
 
-.PHONY: demo test soak check build prerequisites clean
+.PHONY: demo test soak check build bench bench-instructions prerequisites clean
 
 demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
 	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
@@ -20,6 +21,20 @@ test: build ## Every test, the end-to-end ones on the real binaries included.
 
 soak: build ## Restarts, drains, rotations and changes under load for SOAK (20m), with flat memory and descriptors.
 	$(CARGO) run -p reeve-tests --bin soak -- --for $(SOAK)
+
+bench: prerequisites ## The sidecar path beside Envoy, nginx and HAProxy; needs root. QUICK=1 runs one short round.
+	tests/bench/install.sh
+	$(CARGO) build --release -p reeve-cli -p reeve-sidecar
+	$(CARGO) build --release -p reeve-tests --bin meshbench
+	BENCH_OURS=$(BENCH_BIN)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench BENCH_ENVOY=$(CURDIR)/target/test-tools/bin/envoy \
+	  tests/bench/bench.py run --out target/bench --json target/bench/sidecar.json $(if $(QUICK),--quick)
+
+bench-instructions: prerequisites ## Instructions per request and handshake against the accepted counts; needs root and valgrind.
+	@command -v valgrind >/dev/null || { echo "valgrind is missing: apt-get install -y valgrind"; exit 1; }
+	$(CARGO) build --release -p reeve-cli -p reeve-sidecar
+	$(CARGO) build --release -p reeve-tests --bin meshbench
+	BENCH_OURS=$(BENCH_BIN)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench \
+	  tests/bench/instructions.py --out target/bench/instructions.json
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check
