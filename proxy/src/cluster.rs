@@ -1,11 +1,8 @@
 //! Clusters: the endpoints of a service, or of one of its subsets, at one port, and how they are reached.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use foldhash::HashMap;
 use reeve_core::{
     ServiceName, SpiffeId,
     model::{
@@ -26,7 +23,7 @@ pub(crate) struct Clusters(HashMap<ClusterKey, Arc<Cluster>>);
 impl Clusters {
     /// Every cluster that a route or listener could name.
     pub(crate) fn compile(config: &ProxyConfig) -> Self {
-        let mut clusters = HashMap::new();
+        let mut clusters = HashMap::default();
         for (name, service) in &config.services {
             let endpoints = config.endpoints.get(name).map(Arc::as_ref);
             for port in &service.ports {
@@ -67,6 +64,8 @@ pub(crate) struct Cluster {
     pub(crate) traffic: TrafficPolicy,
     pub(crate) hops: Vec<Arc<Hop>>,
     pub(crate) turn: Turn,
+    /// Whether any endpoint is in the mesh.
+    pub(crate) is_meshed: bool,
 }
 
 /// One endpoint as this proxy reaches it.
@@ -125,11 +124,14 @@ impl Cluster {
         let endpoints = endpoints
             .map(|set| set.endpoints.as_slice())
             .unwrap_or_default();
+        let hops: Vec<Arc<Hop>> = endpoints.iter().filter(selected).filter_map(hop).collect();
+        let is_mesh = |hop: &Arc<Hop>| matches!(hop.security, Security::Mesh(_));
         Self {
             service: service.clone(),
             protocol: port.protocol,
             traffic: traffic.clone(),
-            hops: endpoints.iter().filter(selected).filter_map(hop).collect(),
+            is_meshed: hops.iter().any(is_mesh),
+            hops,
             turn: Turn::random(),
         }
     }

@@ -30,7 +30,6 @@ use crate::{
     open::OpenGuard,
     pool::Lease,
     spans::{Attributes, OpenSpan, SpanEnd},
-    trace,
     worker::Worker,
 };
 
@@ -353,7 +352,6 @@ impl Exchange {
         let (head, raw) = (self.head.as_deref(), self.raw.as_ref());
         let decided = self.decided.as_ref();
         let decision_id = decided.map(|d| decision_id(&d.record));
-        let trace_id = head.and_then(|h| trace::trace_id(&h.headers));
         let direction = match self.ends.reporter {
             "destination" => "inbound",
             _ => "outbound",
@@ -363,9 +361,10 @@ impl Exchange {
             log: "access",
             time: self.time,
             direction,
-            trace_id: trace_id
-                .as_deref()
-                .or(raw.and_then(|raw| raw.trace_id.as_deref())),
+            trace_id: head.map_or_else(
+                || raw.and_then(|raw| raw.trace_id.as_deref()),
+                |h| h.trace_id.as_deref(),
+            ),
             request_id: head.and_then(Head::request_id),
             decision_id: decision_id.as_deref(),
             record: decided.map(|d| &d.record),

@@ -136,6 +136,7 @@ pub(crate) fn clean(worker: &Worker, head: &mut Head, exchange: &mut Exchange) {
         context.write(&mut head.headers);
         exchange.span(span);
     }
+    head.trace_id = Some(format!("{:032x}", context.trace));
 }
 
 pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answer {

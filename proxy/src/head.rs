@@ -25,6 +25,8 @@ pub(crate) struct Head {
     /// Without the question mark.
     pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
+    /// The trace it belongs to, once that is settled.
+    pub(crate) trace_id: Option<String>,
 }
 
 /// Why a request is answered 400 (or 431, 501) before it is judged.
@@ -115,12 +117,16 @@ impl Head {
             method: parts.method,
             version: parts.version,
             headers: parts.headers,
+            trace_id: None,
         };
         match error {
             None => Ok(head),
             Some(error) => Err(Unreadable {
                 error,
-                rest: Rest::AllButPath(Box::new(head)),
+                rest: Rest::AllButPath(Box::new(Self {
+                    trace_id: trace::trace_id(&head.headers),
+                    ..head
+                })),
             }),
         }
     }

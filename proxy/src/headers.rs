@@ -13,12 +13,29 @@ pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("x-reeve-deci
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// What belongs to one hop, beside what `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
 /// Longest request id that is kept; a longer one is replaced.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// Removes what belongs to one hop (RFC 9110 section 7.6.1): `Connection` and what it names, and the rest of them.
 /// `TE: trailers` stays, which gRPC needs (RFC 9110 section 10.1.4).
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // As a rule there are none: one look at each name is cheaper than a search for each that could be there.
+    if !headers
+        .keys()
+        .any(|name| HOP_BY_HOP.contains(name) || *name == header::TE)
+    {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -27,16 +44,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
         .filter(|name| *name != header::HOST && *name != header::TE)
         .collect();
-    let fixed = [
-        header::CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    for name in named.iter().chain(&fixed) {
+    for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
     let trailers = headers.get_all(header::TE).iter().any(|v| {

@@ -19,7 +19,7 @@ use reeve_core::{
     model::{InboundListener, MtlsMode, Protocol, ServiceConfig, ServiceState, WorkloadConfig},
 };
 
-use crate::{head::Head, headers, query, snapshot::Snapshot, trace};
+use crate::{head::Head, headers, query, snapshot::Snapshot};
 
 /// The other end of a connection, as far as it was verified.
 #[derive(Clone, Debug)]
@@ -211,7 +211,7 @@ impl Question {
             mtls_mode: self.place.mtls,
             strict_would_refuse: self.place.direction == Direction::Inbound && !self.peer.is_mtls(),
             path_normalization: snapshot.workload().path_normalization,
-            trace_id: head.and_then(|h| trace::trace_id(&h.headers)),
+            trace_id: head.and_then(|h| h.trace_id.clone()),
             request_id: request_id.map(str::to_owned),
             cost_us: verdict.cost_us,
         }

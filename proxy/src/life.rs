@@ -163,7 +163,7 @@ fn clean_response(snapshot: &Snapshot, peer: &Peer, headers: &mut HeaderMap) {
     headers::remove_hop_by_hop(headers);
     headers::remove_reserved(headers);
     if peer.is_mtls()
-        && let Some(own) = snapshot.own.to_value()
+        && let Some(own) = snapshot.own_header.clone()
     {
         headers.insert(headers::PEER, own);
     }
@@ -299,7 +299,7 @@ impl Arrived<'_> {
             path: rewritten.as_deref(),
             authority: rewrite_authority.as_deref(),
             edits: Some(&route.request_edits),
-            headers: self.own_headers(&cluster),
+            header: self.own_header(&cluster),
             upgrade: self
                 .upgrade
                 .filter(|_| dialect(cluster.protocol, &head) == Dialect::Http1),
@@ -331,12 +331,9 @@ impl Arrived<'_> {
                 Err(Answer::no_route())
             }
             Routed::Route {
-                route,
-                host,
-                index,
-                rewritten,
+                route, rewritten, ..
             } => {
-                exchange.route = Some(route_name(&route, host, index));
+                exchange.route = Some(route.name.clone());
                 Ok((route, rewritten))
             }
         }
@@ -347,15 +344,13 @@ impl Arrived<'_> {
         self.snapshot.clusters.get(&key).cloned()
     }
 
-    fn own_headers(&self, cluster: &Cluster) -> Vec<(HeaderName, HeaderValue)> {
-        let meshed = cluster
-            .hops
-            .iter()
-            .any(|hop| matches!(hop.security, Security::Mesh(_)));
-        let own = self.snapshot.own.to_value().filter(|_| meshed);
+    fn own_header(&self, cluster: &Cluster) -> Option<(HeaderName, HeaderValue)> {
+        let own = self
+            .snapshot
+            .own_header
+            .clone()
+            .filter(|_| cluster.is_meshed);
         own.map(|value| (headers::PEER, value))
-            .into_iter()
-            .collect()
     }
 
     /// Where an endpoint has no proxy that judges, this one does, before anything is sent.
@@ -462,14 +457,6 @@ impl Arrived<'_> {
             answered = sending => answered,
             () = end.wait() => Err(Answer::ended()),
         }
-    }
-}
-
-fn route_name(route: &CompiledRoute, host: Option<&str>, index: usize) -> Arc<str> {
-    let host = host.unwrap_or("-");
-    match &route.rule.name {
-        Some(name) => format!("{host}/{name}").into(),
-        None => format!("{host}/{index}").into(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Open streams and connections with the questions that let them in, to be asked again when the answers may change.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     snapshot::Snapshot,
 };
+use foldhash::HashMap;
 use reeve_audit::{EventKind, EventRecord};
 use reeve_core::{RecordId, UnixTime};
 

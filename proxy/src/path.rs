@@ -31,6 +31,20 @@ pub fn normalize(raw: &str, mode: PathNormalization) -> Result<String, PathError
     if !raw.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
+    if is_normal(raw) {
+        return Ok(raw.to_owned());
+    }
+    normalize_slowly(raw, mode)
+}
+
+/// Whether every mode leaves `raw` as it is: no escapes, no back-slashes, no empty and no dot segments. As a rule.
+fn is_normal(raw: &str) -> bool {
+    let suspect = |pair: &[u8]| matches!(pair, [b'/', b'/' | b'.']);
+    let plain = |byte: u8| !matches!(byte, b'%' | b'\\' | 0);
+    raw.bytes().all(plain) && !raw.as_bytes().windows(2).any(suspect)
+}
+
+fn normalize_slowly(raw: &str, mode: PathNormalization) -> Result<String, PathError> {
     match mode {
         PathNormalization::None => Ok(raw.to_owned()),
         PathNormalization::Base => base(raw),

@@ -148,7 +148,7 @@ pub(crate) struct Changes<'r> {
     pub(crate) path: Option<&'r str>,
     pub(crate) authority: Option<&'r str>,
     pub(crate) edits: Option<&'r HeaderEdits>,
-    pub(crate) headers: Vec<(http::HeaderName, HeaderValue)>,
+    pub(crate) header: Option<(http::HeaderName, HeaderValue)>,
     /// The protocols that the caller would rather speak.
     pub(crate) upgrade: Option<&'r HeaderValue>,
 }
@@ -190,7 +190,7 @@ impl<P> Permit<P> {
         if let Some(edits) = changes.edits {
             edits.apply(&mut headers);
         }
-        for (name, value) in &changes.headers {
+        if let Some((name, value)) = &changes.header {
             headers.insert(name.clone(), value.clone());
         }
         if let Some(protocols) = changes.upgrade {

@@ -2,12 +2,12 @@
 //! in another.
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
+use foldhash::HashMap;
 use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,

@@ -1,12 +1,13 @@
 //! One generation of configuration, compiled: everything a request is judged and routed by.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
 };
 
-use http::HeaderName;
+use foldhash::HashMap;
+use http::{HeaderName, HeaderValue};
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
 use reeve_core::model::{
     Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub(crate) projection_hash: String,
     /// The proxy's own workload, for metric labels.
     pub(crate) own: Arc<PeerInfo>,
+    /// The same, as mesh peers are told.
+    pub(crate) own_header: Option<HeaderValue>,
     tables: BTreeMap<RouteTableName, Table>,
 }
 
@@ -79,6 +82,7 @@ impl Snapshot {
             .map_err(SnapshotError::Policies)?
             .in_trust_domain(config.workload.identity.trust_domain());
         let workload = &config.workload;
+        let own = PeerInfo::of(workload);
         let mut tables = BTreeMap::new();
         for (name, table) in &config.routes {
             tables.insert(name.clone(), Table::compile(table)?);
@@ -89,7 +93,8 @@ impl Snapshot {
             clusters: Clusters::compile(&config),
             wanted_headers: wanted_headers(&engine, workload)?,
             projection_hash: reeve_authz::mesh_hash(&config.policies.policies),
-            own: Arc::new(PeerInfo::of(workload)),
+            own_header: own.to_value(),
+            own: Arc::new(own),
             engine,
             tables,
             inbound,
@@ -173,8 +178,8 @@ type Inbounds = HashMap<SocketAddr, Arc<Inbound>>;
 type Outbounds = HashMap<SocketAddr, Arc<Outbound>>;
 
 fn listeners(workload: &WorkloadConfig) -> Result<(Inbounds, Outbounds), SnapshotError> {
-    let mut inbound = HashMap::new();
-    let mut outbound = HashMap::new();
+    let mut inbound = HashMap::default();
+    let mut outbound = HashMap::default();
     for listener in &workload.inbound {
         let entry = Inbound {
             place: Arc::new(Place::inbound(workload, listener)),

@@ -60,7 +60,7 @@ fn clusters(tls: ClientTls) -> Clusters {
         service: name.clone(),
         endpoints,
     };
-    let mut all = HashMap::new();
+    let mut all = HashMap::default();
     for port in &service.ports {
         let whole = Cluster::compile(&service, port, None, Some(&set));
         all.insert((name.clone(), None, port.port), Arc::new(whole));

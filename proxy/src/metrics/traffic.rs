@@ -2,10 +2,11 @@
 //! adds the workers up.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::hash_map::Entry,
     sync::{Arc, Mutex},
 };
 
+use foldhash::{HashMap, HashSet};
 use prometheus::{
     core::{Collector, Desc},
     proto,
@@ -196,7 +197,7 @@ impl Traffic {
                 name.to_owned(),
                 super::help(name).to_owned(),
                 labels,
-                HashMap::new(),
+                std::collections::HashMap::new(),
             )?,
         })
     }

@@ -106,3 +106,12 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_path_taken_for_normal_is_what_every_mode_makes_of_it(raw in "/[a/.%\\\\é~-]{0,12}") {
+        for mode in [Raw, Base, MergeSlashes, DecodeAndMergeSlashes, RefuseAmbiguous] {
+            prop_assert_eq!(normalize(&raw, mode), normalize_slowly(&raw, mode));
+        }
+    }
+}

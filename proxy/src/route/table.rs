@@ -1,7 +1,8 @@
 //! A route table, compiled: authority → virtual host → first route that matches.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
+use foldhash::HashMap;
 use rand::Rng;
 use reeve_core::{
     ServiceName,
@@ -31,6 +32,8 @@ pub(crate) struct Host {
 /// A compiled [`Route`].
 #[derive(Debug)]
 pub(crate) struct CompiledRoute {
+    /// `host/route`, as logs have it.
+    pub(crate) name: Arc<str>,
     /// As configured.
     pub(crate) rule: Route,
     /// When to try again.
@@ -63,7 +66,7 @@ impl Table {
     pub(crate) fn compile(table: &RouteTable) -> Result<Self, RouteError> {
         let mut compiled = Self {
             hosts: Vec::new(),
-            exact: HashMap::new(),
+            exact: HashMap::default(),
             suffixes: Vec::new(),
             any: None,
         };
@@ -162,13 +165,12 @@ impl Host {
 
 impl CompiledRoute {
     fn compile(rule: &Route, host: &str, index: usize) -> Result<Self, RouteError> {
-        let name = match &rule.name {
-            Some(name) => format!("{name} of {host}"),
-            None => format!("{index} of {host}"),
-        };
+        let short = rule.name.clone().unwrap_or_else(|| index.to_string());
+        let name = format!("{short} of {host}");
         check_action(&rule.action, &name)?;
         let matchers = rule.matches.iter().map(|m| Matcher::compile(m, &name));
         Ok(Self {
+            name: format!("{host}/{short}").into(),
             matchers: matchers.collect::<Result<_, _>>()?,
             retry: RetryOn::compile(&rule.retries),
             request_edits: HeaderEdits::compile(&rule.request_headers, &name)?,
@@ -199,6 +201,7 @@ impl CompiledRoute {
             response_headers: reeve_core::model::HeaderOps::default(),
         };
         Self {
+            name: "-/default".into(),
             retry: RetryOn::compile(&rule.retries),
             request_edits: HeaderEdits::default(),
             response_edits: HeaderEdits::default(),
