@@ -11,6 +11,7 @@ mod jwt;
 mod mesh_outage;
 mod mtls;
 mod policy;
+mod protocols;
 mod proxy_config;
 mod refused_identity;
 mod rotation;

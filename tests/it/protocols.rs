@@ -1,0 +1,323 @@
+//! Protocols through a real pair of sidecars: WebSocket, gRPC in its four shapes, big bodies, many idle connections.
+//! The test plays both applications.
+
+mod greeter;
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use reeve_tests::{
+    Call, Connection, Folder, Mesh, Protocol, Signer, Token, local_mesh, permit, sidecar, strict,
+};
+use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tokio_tungstenite::{accept_async, client_async, tungstenite::Message};
+
+use crate::fixture::settings;
+
+const ISSUER: &str = "https://issuer.example";
+const WEB: u16 = 9080;
+const SOCKETS: u16 = 9081;
+const GRPC: u16 = 9082;
+/// Bytes of a big body each way; set it to 1024 for a GiB.
+const BODY_MIB: &str = "REEVE_TEST_BODY_MIB";
+const PIECE: usize = 64 << 10;
+/// What a sidecar's memory may grow by while a body of any size passes.
+const BODY_GROWTH_KIB: u64 = 24 << 10;
+/// Connections that are open and idle, and what each may cost the sidecar that holds it.
+const IDLE: usize = 8_000;
+const IDLE_KIB: u64 = 40;
+
+const CLIENT_TO_SERVER: &str = r#"permit (
+  principal == Workload::"spiffe://mesh.local/ns/default/sa/client",
+  action,
+  resource in Service::"server.default.svc.cluster.local"
+);"#;
+
+fn folder(signer: &Signer) -> Folder {
+    let ports = json!([
+        {"port": WEB, "name": "http-web"},
+        {"port": SOCKETS, "name": "http-sockets"},
+        {"port": GRPC, "name": "grpc"},
+    ]);
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server", "namespace": "default"},
+        "spec": {"selector": {"app": "server"}, "ports": ports},
+    });
+    let tokens = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+        "metadata": {"name": "server", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "server"}},
+            "jwtRules": [{"issuer": ISSUER, "jwks": signer.jwks().to_string()}],
+        },
+    });
+    let mut server = sidecar("server");
+    server["ports"] = ports;
+    Folder::new()
+        .with("mesh.yaml", settings(json!({})))
+        .with("strict.yaml", strict())
+        .with("workloads.yaml", local_mesh(&[sidecar("client"), server]))
+        .with("service.yaml", service.to_string())
+        .with("tokens.yaml", tokens.to_string())
+        .with("access.yaml", permit("server", CLIENT_TO_SERVER))
+}
+
+/// Where the application of `server` listens.
+fn app(mesh: &Mesh, port: u16) -> SocketAddr {
+    SocketAddr::from((mesh.instance("server-0").app_address, port))
+}
+
+fn to_server(mesh: &Mesh, port: u16) -> SocketAddr {
+    mesh.outbound("client-0", "server", port)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn protocols_pass_through_a_pair_of_sidecars() {
+    let signer = Signer::new("key-1");
+    let mut mesh = Mesh::start(folder(&signer)).await;
+    web_sockets(app(&mesh, SOCKETS)).await;
+    web(app(&mesh, WEB)).await;
+    greeter::serve(app(&mesh, GRPC)).await;
+
+    a_web_socket_talks_until_its_token_ends(&mesh, &signer).await;
+    greeter::every_shape_passes(to_server(&mesh, GRPC)).await;
+    big_bodies_pass_in_constant_memory(&mesh).await;
+    idle_connections_cost_little(&mesh).await;
+    mesh.stop().await;
+}
+
+/// Sends every message back.
+async fn web_sockets(at: SocketAddr) {
+    let listener = TcpListener::bind(at).await.expect("the application's port");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let socket = accept_async(stream).await.expect("a WebSocket");
+                let (write, read) = socket.split();
+                read.forward(write).await.unwrap_or_default();
+            });
+        }
+    });
+}
+
+async fn a_web_socket_talks_until_its_token_ends(mesh: &Mesh, signer: &Signer) {
+    const VALID_S: i64 = 4;
+    let token = signer.sign(&Token::new(ISSUER, "alice", "any", VALID_S));
+    let issued = Instant::now();
+    let stream = TcpStream::connect(to_server(mesh, SOCKETS))
+        .await
+        .expect("the sidecar");
+    let request = Request::get("ws://server:9081/chat")
+        .header("host", "server:9081")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("authorization", format!("Bearer {token}"))
+        .body(())
+        .expect("a request");
+    let (mut socket, answer) = client_async(request, stream).await.expect("an upgrade");
+    assert_eq!(answer.status(), 101);
+    let big = Message::binary(vec![7; 1 << 20]);
+    for message in [Message::text("hello"), big] {
+        socket.send(message.clone()).await.expect("sent");
+        let back = socket.next().await.expect("an answer").expect("a message");
+        assert!(back == message);
+    }
+    let ended = timeout(Duration::from_secs(10), socket.next()).await;
+    let ended = ended.expect("it ends with its token");
+    assert!(
+        !matches!(ended, Some(Ok(Message::Text(_) | Message::Binary(_)))),
+        "{ended:?}"
+    );
+    let lived = issued.elapsed();
+    let (least, most) = (Duration::from_secs(3), Duration::from_secs(6));
+    assert!((least..most).contains(&lived), "it lived {lived:?}");
+}
+
+type AnyBody = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// `POST /count` answers how many bytes came; `GET /<bytes>` sends that many.
+async fn web(at: SocketAddr) {
+    let listener = TcpListener::bind(at).await.expect("the application's port");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let service = service_fn(answer);
+                let builder = hyper::server::conn::http1::Builder::new();
+                builder
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await
+                    .unwrap_or_default();
+            });
+        }
+    });
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<AnyBody>, hyper::Error> {
+    let bytes = request
+        .uri()
+        .path()
+        .trim_start_matches('/')
+        .parse()
+        .unwrap_or_default();
+    let mut body = request.into_body();
+    let mut count: usize = 0;
+    while let Some(frame) = body.frame().await {
+        count += frame?.data_ref().map_or(0, Bytes::len);
+    }
+    let body = if bytes > 0 {
+        pieces(bytes)
+    } else {
+        let text = http_body_util::Full::new(Bytes::from(count.to_string()));
+        text.map_err(|never| match never {}).boxed_unsync()
+    };
+    Ok(Response::new(body))
+}
+
+/// A body of that many bytes, made as it is read.
+fn pieces(bytes: usize) -> AnyBody {
+    let piece = Bytes::from(vec![7; PIECE]);
+    let frames = (0..bytes / PIECE).map(move |_| Ok(Frame::data(piece.clone())));
+    StreamBody::new(tokio_stream::iter(frames)).boxed_unsync()
+}
+
+async fn big_bodies_pass_in_constant_memory(mesh: &Mesh) {
+    let mib = std::env::var(BODY_MIB)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let bytes = mib.unwrap_or(192_usize) << 20;
+    let to = to_server(mesh, WEB);
+    // Everything that is made once is there before memory is looked at.
+    transfer(to, 4 << 20).await;
+    let before = memory(mesh);
+    transfer(to, bytes).await;
+    for ((name, after), (_, before)) in peak(mesh).into_iter().zip(before) {
+        println!("{name}: {before} KiB, at most {after} KiB while 2 x {bytes} bytes passed");
+        assert!(
+            after < before + BODY_GROWTH_KIB,
+            "{name}: {before} KiB grew to {after} KiB"
+        );
+    }
+}
+
+/// Sends that many bytes and gets as many.
+async fn transfer(to: SocketAddr, bytes: usize) {
+    let stream = TcpStream::connect(to).await.expect("the sidecar");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .expect("a connection");
+    tokio::spawn(connection);
+    let post = Request::post("/count")
+        .header("host", "server:9080")
+        .body(pieces(bytes));
+    let sent = sender
+        .send_request(post.expect("a request"))
+        .await
+        .expect("an answer");
+    let text = sent
+        .into_body()
+        .collect()
+        .await
+        .expect("a count")
+        .to_bytes();
+    assert_eq!(text, bytes.to_string(), "every byte arrived");
+    sender.ready().await.expect("a kept connection");
+    let get = Request::get(format!("/{bytes}"))
+        .header("host", "server:9080")
+        .body(pieces(0));
+    let got = sender
+        .send_request(get.expect("a request"))
+        .await
+        .expect("an answer");
+    let mut body = got.into_body();
+    let mut count = 0;
+    while let Some(frame) = body.frame().await {
+        count += frame.expect("a piece").data_ref().map_or(0, Bytes::len);
+    }
+    assert_eq!(count, bytes, "every byte came back");
+}
+
+async fn idle_connections_cost_little(mesh: &Mesh) {
+    let to = to_server(mesh, WEB);
+    let before = memory(mesh);
+    let mut open = Vec::with_capacity(IDLE);
+    let mut opening = JoinSet::new();
+    let call = Call::post("server:9080", "/count", "x");
+    for n in 0..IDLE {
+        let call = call.clone();
+        opening.spawn(async move {
+            let mut connection = Connection::open(to, Protocol::Http1)
+                .await
+                .expect("a connection");
+            let answer = connection.send(&call).await.expect("an answer");
+            assert_eq!(answer.text(), "1", "connection {n}");
+            connection
+        });
+        if opening.len() >= 64 {
+            open.push(
+                opening
+                    .join_next()
+                    .await
+                    .expect("a task")
+                    .expect("a connection"),
+            );
+        }
+    }
+    open.extend(opening.join_all().await);
+    let after = memory(mesh);
+    assert_eq!(
+        open.iter()
+            .filter(|connection| !connection.is_closed())
+            .count(),
+        IDLE
+    );
+    for ((name, after), (_, before)) in after.into_iter().zip(before) {
+        println!("{name}: {before} KiB, with {IDLE} idle connections {after} KiB");
+        let each = after.saturating_sub(before) / IDLE as u64;
+        assert!(
+            each <= IDLE_KIB,
+            "{name}: {each} KiB for each idle connection"
+        );
+    }
+    let again = open[IDLE / 2]
+        .send(&call)
+        .await
+        .expect("an idle connection still serves");
+    assert_eq!(again.status, 200);
+}
+
+/// Resident memory of both sidecars, KiB.
+fn memory(mesh: &Mesh) -> Vec<(String, u64)> {
+    of_sidecars(mesh, "VmRSS:")
+}
+
+/// The most that it ever was.
+fn peak(mesh: &Mesh) -> Vec<(String, u64)> {
+    of_sidecars(mesh, "VmHWM:")
+}
+
+fn of_sidecars(mesh: &Mesh, what: &str) -> Vec<(String, u64)> {
+    let mut found = Vec::new();
+    for name in ["client-0", "server-0"] {
+        let pid = mesh.instance(name).sidecar_pid.expect("a sidecar");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        found.push((name.to_owned(), kib.expect("a figure")));
+    }
+    found
+}
