@@ -227,7 +227,7 @@ impl Exchange {
         let record = self.outcome_record(&flags, &outcome, duration);
         self.end_span(duration, &flags);
         if let Some(record) = record {
-            self.worker.ledger.outcome(record);
+            self.worker.ledger.outcome(&record);
         }
         self.worker.flush_soon();
     }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use reeve_audit::{AuthenticatedBy, DecisionRecord, Direction};
+use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction};
 use reeve_authz::Engine;
 use reeve_core::{
     UnixTime,
@@ -19,7 +19,7 @@ use reeve_core::{
     model::{InboundListener, MtlsMode, Protocol, ServiceConfig, ServiceState, WorkloadConfig},
 };
 
-use crate::{head::Head, headers, query, snapshot::Snapshot};
+use crate::{head::Head, query, snapshot::Snapshot};
 
 /// The other end of a connection, as far as it was verified.
 #[derive(Clone, Debug)]
@@ -197,22 +197,25 @@ impl Question {
     }
 
     /// The record of `verdict`, made under `snapshot`.
-    pub(crate) fn record(&self, snapshot: &Snapshot, verdict: &Verdict) -> DecisionRecord {
+    pub(crate) fn record<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        verdict: &'a Verdict,
+    ) -> DecisionRecordRef<'a> {
         let head = self.head.as_deref();
-        let request_id = head.and_then(|h| h.header(headers::REQUEST_ID.as_str()));
-        DecisionRecord {
-            request: verdict.access.clone(),
-            decision: verdict.decision.clone(),
+        DecisionRecordRef {
+            request: &verdict.access,
+            decision: &verdict.decision,
             authenticated_by: self.peer.authenticated_by,
             direction: self.place.direction,
             generation: Some(snapshot.generation()),
-            policy_hash: snapshot.policy_hash().to_owned(),
-            projection_hash: snapshot.projection_hash.clone(),
+            policy_hash: snapshot.policy_hash(),
+            projection_hash: &snapshot.projection_hash,
             mtls_mode: self.place.mtls,
             strict_would_refuse: self.place.direction == Direction::Inbound && !self.peer.is_mtls(),
             path_normalization: snapshot.workload().path_normalization,
-            trace_id: head.and_then(|h| h.trace_id.clone()),
-            request_id: request_id.map(str::to_owned),
+            trace_id: head.and_then(|h| h.trace_id.as_deref()),
+            request_id: head.and_then(Head::request_id),
             cost_us: verdict.cost_us,
         }
     }

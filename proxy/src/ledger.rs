@@ -1,80 +1,78 @@
 //! The write-ahead log as the data path uses it: decisions before anything moves, outcomes beside.
 
 use std::{
-    mem,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use reeve_audit::{AppendError, DecisionRecord, Entry, EventRecord, OutcomeRecord, Wal};
+use reeve_audit::{
+    AggregateRecord, AppendError, DecisionRecordRef, EventRecord, OutcomeRecord, Wal, WalError,
+    WalWriter,
+};
 use reeve_core::{Clock, RecordId, UnixTime};
 
-use crate::{
-    limits::MAX_DEFERRED_RECORDS,
-    metrics::{Meters, Metrics},
-};
+use crate::metrics::{Meters, Metrics};
 
 /// Appends to the write-ahead log for one worker.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     wal: Arc<Wal>,
+    writer: WalWriter,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     meters: Meters,
-    /// What nothing waits for, until the next write.
-    deferred: Mutex<Vec<Entry>>,
 }
 
 impl Ledger {
-    /// A ledger that appends to `wal`.
-    pub(crate) fn new(wal: Arc<Wal>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
-        Self {
+    /// The end of `wal` that worker `number` appends with.
+    pub(crate) fn new(
+        wal: Arc<Wal>,
+        number: u16,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, WalError> {
+        Ok(Self {
+            writer: wal.writer(number)?,
             wal,
             clock,
             meters: metrics.meters(),
             metrics,
-            deferred: Mutex::default(),
-        }
+        })
     }
 
-    /// Records a decision. Only when this returned `Ok` may what was decided go on.
-    pub(crate) fn decision(&self, record: DecisionRecord) -> Result<RecordId, AppendError> {
-        self.meters.decided(&record.decision);
-        self.flush();
-        self.wal.append(record).inspect_err(|error| {
+    /// Records a decision, and what waited. Only when this returned `Ok` may what was decided go on.
+    pub(crate) fn decision(&self, record: DecisionRecordRef<'_>) -> Result<RecordId, AppendError> {
+        self.meters.decided(record.decision);
+        self.writer.append(record).inspect_err(|error| {
             self.metrics.wal_failed("decision");
             tracing::error!(%error, "a decision could not be recorded; denied");
         })
     }
 
-    /// Records what came of it: with the next decision, or when the worker flushes. `true` = the first that waits.
-    pub(crate) fn outcome(&self, record: OutcomeRecord) -> bool {
-        let waiting = {
-            let mut deferred = lock(&self.deferred);
-            deferred.push(record.into());
-            deferred.len()
-        };
-        if waiting >= MAX_DEFERRED_RECORDS {
-            self.flush();
+    /// Records what came of it: with the next decision, or when the worker flushes.
+    pub(crate) fn outcome(&self, record: &OutcomeRecord) {
+        if self.writer.defer(record).is_err() {
+            self.metrics.wal_failed("outcome");
         }
-        waiting == 1
     }
 
     /// Records an event.
-    pub(crate) fn event(&self, record: EventRecord) {
-        self.append(record.into());
+    pub(crate) fn event(&self, record: &EventRecord) {
+        if self.writer.append(record).is_err() {
+            self.metrics.wal_failed("event");
+        }
+    }
+
+    /// Records what was counted of strangers.
+    pub(crate) fn aggregate(&self, record: &AggregateRecord) {
+        if self.writer.append(record).is_err() {
+            self.metrics.wal_failed("aggregate");
+        }
     }
 
     /// Writes what waits.
     pub(crate) fn flush(&self) {
-        for entry in mem::take(&mut *lock(&self.deferred)) {
-            self.append(entry);
-        }
-    }
-
-    /// Writes what no request waits for.
-    pub(crate) fn append(&self, entry: Entry) {
-        if self.wal.append(entry).is_err() {
+        if self.writer.flush().is_err() {
             self.metrics.wal_failed("outcome");
         }
     }

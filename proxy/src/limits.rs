@@ -64,8 +64,6 @@ pub(crate) const ACCESS_LOG_QUEUE: usize = 64;
 pub(crate) const ACCESS_LOG_LUMP_BYTES: usize = 64 * 1024;
 /// Access log lines and outcome records wait no longer than this in their worker.
 pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-/// Outcome records that wait in one worker for its next write; beyond, they are written at once.
-pub(crate) const MAX_DEFERRED_RECORDS: usize = 64;
 /// Plaintext refusals recorded one by one per second; more are counted.
 pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
 /// How often counted refusals are written down.

@@ -176,7 +176,7 @@ impl Stream {
             Some(id) => event.about(id.clone()),
             None => event,
         };
-        ledger.event(event);
+        ledger.event(&event);
         self.end.give();
     }
 }

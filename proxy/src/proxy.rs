@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use prometheus::Registry;
-use reeve_audit::Wal;
+use reeve_audit::{Wal, WalError};
 use reeve_core::{Clock, UnixTime, model::Generation};
 use reeve_svid::CredentialsWatch;
 use serde::Serialize;
@@ -91,6 +91,9 @@ pub enum StartError {
     /// A metric of that name is registered already.
     #[error("the metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
+    /// The write-ahead log has no place for a worker's records.
+    #[error("the write-ahead log cannot be written")]
+    Wal(#[from] WalError),
     /// A thread cannot be started.
     #[error("a thread cannot be started")]
     Thread(#[from] io::Error),
@@ -236,14 +239,14 @@ impl Proxy {
     pub fn start(deps: ProxyDeps) -> Result<Self, StartError> {
         let runtime = Handle::try_current()?;
         let metrics = Arc::new(Metrics::register(&deps.registry)?);
-        let ledger = |_number: u16| {
+        let ledger = |number: u16| {
             let (wal, clock) = (deps.wal.clone(), deps.clock.clone());
-            Ledger::new(wal, clock, metrics.clone())
+            Ledger::new(wal, number, clock, metrics.clone())
         };
         let log = AccessLog::start(deps.access_log, metrics.clone())?;
         let (epoch_sender, epochs) = watch::channel(None);
         let shared = Arc::new(Shared {
-            ledger: ledger(0),
+            ledger: ledger(0)?,
             metrics: metrics.clone(),
             spans: Spans::default(),
             strangers: Strangers::new(deps.clock.clone()),

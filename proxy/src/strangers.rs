@@ -89,7 +89,7 @@ impl Strangers {
                 until,
                 detail,
             };
-            ledger.append(aggregate.into());
+            ledger.aggregate(&aggregate);
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
     thread,
 };
 
+use reeve_audit::WalError;
 use tokio::{
     runtime::{Builder, Handle},
     sync::Notify,
@@ -24,7 +25,7 @@ use crate::{
     limits::FLUSH_INTERVAL,
     open::OpenStreams,
     pool::Pools,
-    proxy::Shared,
+    proxy::{Shared, StartError},
 };
 
 /// What carries the traffic.
@@ -121,8 +122,8 @@ impl WorkerSet {
         workers: Workers,
         proxy: &Arc<Shared>,
         log: &AccessLog,
-        ledger: impl Fn(u16) -> Ledger,
-    ) -> io::Result<Self> {
+        ledger: impl Fn(u16) -> Result<Ledger, WalError>,
+    ) -> Result<Self, StartError> {
         let end = CancellationToken::new();
         let numbers = match workers {
             Workers::Current => 1..=1,
@@ -134,7 +135,7 @@ impl WorkerSet {
                 Workers::Current => Handle::current(),
                 Workers::Threads(_) => thread(number, end.clone())?,
             };
-            let worker = Worker::new(proxy.clone(), ledger(number), log.clone(), runtime);
+            let worker = Worker::new(proxy.clone(), ledger(number)?, log.clone(), runtime);
             let flushing = end
                 .clone()
                 .run_until_cancelled_owned(worker.clone().keep_flushing());

@@ -6,7 +6,8 @@ use anyhow::{Context, ensure};
 use axum::Router;
 use reeve_ads::AdsClient;
 use reeve_audit::{
-    EventKind, EventRecord, Level, ShipOptions, Wal, WalOptions, ship, ship::ChannelFactory,
+    EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalOptions, ship,
+    ship::ChannelFactory,
 };
 use reeve_ca::{AgentHandle, PeerAttestor};
 use reeve_core::{Clock, SystemClock, error_chain};
@@ -268,6 +269,12 @@ fn check(args: &SidecarArgs) -> anyhow::Result<()> {
         "the identity {} is of trust domain {}, but this mesh's is {domain}; give --identity and --trust-domain of the same mesh",
         args.identity,
         args.identity.trust_domain().as_str(),
+    );
+    ensure!(
+        args.workers.get() < MAX_WORKERS,
+        "--workers {} is more than the {} that the write-ahead log has places for",
+        args.workers,
+        MAX_WORKERS - 1,
     );
     let mesh = args.mesh_identity()?;
     ensure!(
