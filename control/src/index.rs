@@ -15,8 +15,8 @@ use std::{
 use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
-        Endpoint, EndpointSet, Generation, JwksDocument, PolicySlice, ProxyConfig, ProxyRole,
-        ServiceConfig, ServicePort, TrafficPolicy, WorkloadConfig,
+        AppMetrics, Endpoint, EndpointSet, Generation, JwksDocument, PolicySlice, ProxyConfig,
+        ProxyRole, ServiceConfig, ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
     },
 };
 
@@ -155,6 +155,13 @@ impl<'a> Index<'a> {
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),
             tracing: self.mesh.settings.tracing.clone(),
+            telemetry: TelemetryConfig {
+                access_log: self.mesh.settings.access_log.clone(),
+                app_metrics: workload.metrics.as_ref().map(|page| AppMetrics {
+                    address: (instance.app_address, page.port).into(),
+                    path: page.path.clone(),
+                }),
+            },
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
         };
         Some(ProxyConfig {

@@ -28,8 +28,8 @@ pub use controller::{
 pub use fault::{Code, Fault, Severity};
 pub use index::FetchedKeys;
 pub use mesh::{
-    AuditLevel, AuthorizationSettings, Health, LocalWorkload, Mesh, MeshSettings, Probe,
-    RestartPolicy, Service, TargetPort, TargetedPort, WorkloadPort, WorkloadRole,
+    AuditLevel, AuthorizationSettings, Health, LocalWorkload, Mesh, MeshSettings, MetricsPage,
+    Probe, RestartPolicy, Service, TargetPort, TargetedPort, WorkloadPort, WorkloadRole,
 };
 
 /// The namespace of objects that name none.

@@ -18,7 +18,9 @@ pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, Reque
 pub(crate) use service::is_subset;
 pub use service::{Service, TargetPort, TargetedPort};
 pub use settings::{AuditLevel, AuthorizationSettings, MeshSettings};
-pub use workload::{Health, LocalWorkload, Probe, RestartPolicy, WorkloadPort, WorkloadRole};
+pub use workload::{
+    Health, LocalWorkload, MetricsPage, Probe, RestartPolicy, WorkloadPort, WorkloadRole,
+};
 
 use crate::Fault;
 

@@ -1,5 +1,6 @@
 //! Objects to one valid [`Mesh`], or every fault there is.
 
+mod access_log;
 pub(crate) mod hosts;
 mod local;
 mod policies;

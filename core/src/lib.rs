@@ -8,6 +8,7 @@
 //! listeners and routes, each request becomes an [`decision::AccessRequest`], and `authz` answers it with a
 //! [`decision::Decision`] that `audit` records.
 
+pub mod access_log;
 pub mod clock;
 pub mod decision;
 mod error_chain;

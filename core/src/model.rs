@@ -8,6 +8,7 @@ mod policy;
 mod resource;
 mod route;
 mod service;
+mod telemetry;
 mod workload;
 
 pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
@@ -20,6 +21,7 @@ pub use service::{
     ClientTls, Endpoint, EndpointSet, LoadBalancer, ServiceConfig, ServicePort, Subset,
     TrafficPolicy,
 };
+pub use telemetry::{AppMetrics, TelemetryConfig};
 pub use workload::{
     InboundListener, MtlsMode, OutboundListener, PathNormalization, Protocol, ProxyRole,
     ServiceState, TracingConfig, WorkloadConfig,

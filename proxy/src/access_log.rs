@@ -1,16 +1,22 @@
-//! The access log: one JSON line per request and connection. Each worker gathers lines and hands them on in lumps to
+//! The access log: one line per request and connection, in Reeve's JSON or a format of Envoy's (`format`). Each worker gathers lines and hands them on in lumps to
 //! one thread, which writes them.
+
+mod flags;
+mod format;
+
+pub(crate) use format::LogFormat;
 
 use std::{
     io::Write,
     mem,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
 };
 
+use http::HeaderMap;
 use reeve_core::{PolicyId, RecordId, UnixTime};
 use serde::Serialize;
 
@@ -19,6 +25,54 @@ use crate::{
     limits::{ACCESS_LOG_LUMP_BYTES, ACCESS_LOG_QUEUE},
     metrics::Metrics,
 };
+
+/// A finished request or connection, as whoever tells of it sees it.
+#[derive(Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) line: Line<'a>,
+    /// Headers as they were judged.
+    pub(crate) request: Option<&'a HeaderMap>,
+    pub(crate) query: Option<&'a str>,
+    /// `HTTP/1.1` and the like; `None` for TCP.
+    pub(crate) version: Option<&'static str>,
+    /// Headers of the response, when somebody needs them.
+    pub(crate) response: Option<&'a HeaderMap>,
+    pub(crate) trailers: Option<&'a HeaderMap>,
+    /// `via_upstream`, or why the proxy answered.
+    pub(crate) details: &'static str,
+    /// Why the upstream could not be reached.
+    pub(crate) failure: Option<&'a str>,
+    /// Port and subset of the service asked for, on the outbound side.
+    pub(crate) destination: Option<(u16, Option<&'a str>)>,
+    /// The SPIFFE ID on the server's side.
+    pub(crate) server: Option<&'a str>,
+    pub(crate) server_name: Option<&'a str>,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) peer_port: Option<u16>,
+    /// Milliseconds until the upstream's response began.
+    pub(crate) response_ms: Option<f64>,
+}
+
+impl Told<'_> {
+    /// The cluster by Envoy's name for it in Istio.
+    fn cluster(&self) -> Option<String> {
+        if self.line.direction == "inbound" {
+            return self.local.map(|at| format!("inbound|{}||", at.port()));
+        }
+        let (port, subset) = self.destination?;
+        let subset = subset.unwrap_or_default();
+        Some(format!("outbound|{port}|{subset}|{}", self.line.service))
+    }
+
+    /// The caller's address, with its port if that is known.
+    fn remote(&self) -> Option<String> {
+        let ip = self.line.peer_address?;
+        Some(match self.peer_port {
+            Some(port) => SocketAddr::new(ip, port).to_string(),
+            None => ip.to_string(),
+        })
+    }
+}
 
 /// One line.
 #[derive(Debug, Default, Serialize)]
@@ -111,15 +165,12 @@ impl LogBuffer {
     }
 
     /// Adds a line. It is handed on by [`Self::flush`], or with the lump that it fills.
-    pub(crate) fn write(&self, line: &Line<'_>) {
+    pub(crate) fn write(&self, told: &Told<'_>, format: &LogFormat) {
         let mut lines = lock(&self.lines);
-        let before = lines.len();
-        if serde_json::to_writer(&mut *lines, line).is_err() {
-            lines.truncate(before);
+        if !format.write(told, &mut lines) {
             self.log.metrics.log_lines_dropped("encode", 1);
             return;
         }
-        lines.push(b'\n');
         if lines.len() >= ACCESS_LOG_LUMP_BYTES {
             let lump = mem::take(&mut *lines);
             drop(lines);

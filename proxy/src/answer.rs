@@ -149,6 +149,7 @@ impl Answer {
     /// The response that ends `exchange`.
     pub(crate) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         exchange.flag(self.flag);
+        exchange.details = self.error;
         let mut response = if exchange.ends.protocol == "grpc" {
             self.grpc_head()
         } else {

@@ -2,7 +2,7 @@
 //! outcome record. An exchange is over when it is dropped, whatever way it ended.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +20,7 @@ use reeve_core::{
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
-    access_log::Line,
+    access_log::{Line, LogFormat, Told},
     busy::Busy,
     end::End,
     head::{Head, RawHead},
@@ -45,6 +45,18 @@ pub(crate) struct Exchange {
     pub(crate) route: Option<Arc<str>>,
     pub(crate) upstream: Option<Arc<str>>,
     pub(crate) attempts: u32,
+    /// The address that was reached.
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) peer_port: Option<u16>,
+    /// Port and subset of the service asked for.
+    pub(crate) destination: Option<(u16, Option<String>)>,
+    /// Why the upstream could not be reached.
+    pub(crate) failure: Option<String>,
+    /// `via_upstream`, or why the proxy answered.
+    pub(crate) details: &'static str,
+    response_after: Option<Duration>,
+    /// Headers and trailers of the response, when somebody needs them.
+    response: Option<Box<Response>>,
     head: Option<Arc<Head>>,
     raw: Option<RawHead>,
     decided: Option<Decided>,
@@ -81,6 +93,13 @@ impl Exchange {
             route: None,
             upstream: None,
             attempts: 0,
+            local: None,
+            peer_port: None,
+            destination: None,
+            failure: None,
+            details: "",
+            response_after: None,
+            response: None,
             head: None,
             raw: None,
             decided: None,
@@ -178,11 +197,26 @@ impl Exchange {
     /// Notes the response's head.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
-        self.trailers(headers);
+        self.response_after = Some(self.started.elapsed());
+        if self.worker.proxy.log_format(LogFormat::needs_response) {
+            self.response = Some(Box::new(Response {
+                headers: headers.clone(),
+                trailers: HeaderMap::new(),
+            }));
+        }
+        self.note_grpc_status(headers);
     }
 
-    /// Notes gRPC's status, wherever it stands.
+    /// Notes the response's trailers.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(response) = &mut self.response {
+            response.trailers = trailers.clone();
+        }
+        self.note_grpc_status(trailers);
+    }
+
+    /// gRPC's status stands in the head or in the trailers.
+    fn note_grpc_status(&mut self, trailers: &HeaderMap) {
         let status = trailers.get("grpc-status").and_then(|v| v.to_str().ok());
         if let Some(code) = status.and_then(|text| text.parse().ok()) {
             self.grpc_status = Some(code);
@@ -357,7 +391,7 @@ impl Exchange {
             _ => "outbound",
         };
         let of_raw = |part: fn(&RawHead) -> &str| raw.map(part).unwrap_or_default();
-        self.worker.log.write(&Line {
+        let line = Line {
             log: "access",
             time: self.time,
             direction,
@@ -391,8 +425,40 @@ impl Exchange {
             bytes_received: outcome.bytes_in,
             bytes_sent: outcome.bytes_out,
             duration_ms: outcome.duration_ms,
-        });
+        };
+        let told = Told {
+            line,
+            request: head.map(|h| &h.headers),
+            query: head.and_then(|h| h.query.as_deref()),
+            version: head.map(Head::protocol),
+            response: self.response.as_ref().map(|r| &r.headers),
+            trailers: self.response.as_ref().map(|r| &r.trailers),
+            details: self.details,
+            failure: self.failure.as_deref(),
+            destination: self
+                .destination
+                .as_ref()
+                .map(|(port, subset)| (*port, subset.as_deref())),
+            server: self
+                .ends
+                .destination_principal
+                .as_ref()
+                .map(SpiffeId::as_str),
+            server_name: None,
+            local: self.local,
+            peer_port: self.peer_port,
+            response_ms: self.response_after.map(|t| t.as_secs_f64() * 1000.0),
+        };
+        let proxy = &self.worker.proxy;
+        proxy.log_format(|format| self.worker.log.write(&told, format));
     }
+}
+
+/// What is kept of a response.
+#[derive(Debug)]
+struct Response {
+    headers: HeaderMap,
+    trailers: HeaderMap,
 }
 
 impl Decided {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{Response, Version};
 use hyper::body::Incoming;
 use rand::Rng as _;
+use reeve_core::error_chain;
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -60,6 +61,7 @@ pub(crate) async fn to_app(
             }
             Err(error) => {
                 tracing::debug!(%error, %app, "the application did not answer");
+                exchange.failure = Some(error_chain(&error));
                 return Err(Answer::upstream_failed(error.flag()));
             }
         }
@@ -130,7 +132,10 @@ impl<P> Outgoing<'_, P> {
                     resends += 1;
                     tried.pop();
                 }
-                Some(vain) if !self.may_retry(&vain, retries) => return Err(vain.answer()),
+                Some(vain) if !self.may_retry(&vain, retries) => {
+                    exchange.failure = vain.failure();
+                    return Err(vain.answer());
+                }
                 Some(_) | None => {
                     sleep(backoff(retries)).await;
                     retries += 1;
@@ -228,6 +233,14 @@ impl<P> Outgoing<'_, P> {
 }
 
 impl Vain {
+    /// What kept the endpoint from answering.
+    fn failure(&self) -> Option<String> {
+        match self {
+            Self::Failed(error) => Some(error_chain(error)),
+            Self::Timeout => None,
+        }
+    }
+
     fn answer(&self) -> Answer {
         match self {
             Self::Failed(error) => {

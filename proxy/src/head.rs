@@ -131,6 +131,15 @@ impl Head {
         }
     }
 
+    /// Its version as it stands in a log.
+    pub(crate) fn protocol(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_2 => "HTTP/2",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        }
+    }
+
     /// What routes are matched on.
     pub(crate) fn view(&self) -> RequestView<'_> {
         RequestView {

@@ -45,18 +45,28 @@ pub(crate) struct Arrival {
     /// The listener.
     pub(crate) bind: SocketAddr,
     pub(crate) peer: Peer,
+    /// The peer's port.
+    port: u16,
     /// What the peer last said of its workload: the same for all requests of a connection, as a rule.
     told: Mutex<Option<(HeaderValue, Ends)>>,
 }
 
 impl Arrival {
     /// A connection to `bind` from `peer`.
-    pub(crate) fn new(bind: SocketAddr, peer: Peer) -> Self {
+    pub(crate) fn new(bind: SocketAddr, peer: Peer, port: u16) -> Self {
         Self {
             bind,
             peer,
+            port,
             told: Mutex::default(),
         }
+    }
+
+    /// Notes where the connection came from and went.
+    pub(crate) fn note(&self, exchange: &mut Exchange) {
+        exchange.peer_address = Some(self.peer.address);
+        exchange.peer_port = Some(self.port);
+        exchange.local = Some(self.bind);
     }
 
     /// The two ends of a request, as far as the connection and its peer tell them. Takes the peer's header away.
@@ -89,7 +99,7 @@ pub(crate) async fn inbound(
     let (mut parts, body) = request.into_parts();
     let wanted = Wanted::take(&mut parts);
     let mut exchange = Exchange::begin(worker, arrival.ends(&mut parts.headers));
-    exchange.peer_address = Some(arrival.peer.address);
+    arrival.note(&mut exchange);
     if let Err(answer) = worker.proxy.admit(&mut exchange) {
         return answer.unread(&parts, exchange);
     }
@@ -178,7 +188,7 @@ pub(crate) async fn outbound(
     let (mut parts, body) = request.into_parts();
     let wanted = Wanted::take(&mut parts);
     let mut exchange = Exchange::begin(worker, Ends::outbound());
-    exchange.peer_address = Some(arrival.peer.address);
+    arrival.note(&mut exchange);
     if let Err(answer) = worker.proxy.admit(&mut exchange) {
         return answer.unread(&parts, exchange);
     }
@@ -205,6 +215,7 @@ pub(crate) async fn outbound(
     let (answered, route, deadline) = match sent {
         Ok(Sent::Upstream(answered, route, deadline)) => (answered, route, deadline),
         Ok(Sent::Local(response)) => {
+            exchange.details = "direct_response";
             exchange.answered(response.status(), response.headers());
             let (parts, text) = response.into_parts();
             return Response::from_parts(parts, whole(text, exchange));
@@ -294,6 +305,7 @@ impl Arrived<'_> {
         };
         let destination = pick(destinations, &mut rand::rng()).ok_or_else(Answer::no_cluster)?;
         exchange.ends.service = Some(destination.service.clone());
+        exchange.destination = Some((destination.port, destination.subset.clone()));
         let cluster = self.cluster(destination).ok_or_else(Answer::no_cluster)?;
         let changes = Changes {
             path: rewritten.as_deref(),
@@ -481,6 +493,7 @@ fn deliver(
     mut exchange: Exchange,
     deadline: Option<tokio::time::Instant>,
 ) -> Served {
+    exchange.details = "via_upstream";
     exchange.answered(response.status(), response.headers());
     response.map(|body| ResponseBody::new(Download::new(body, exchange, deadline)))
 }

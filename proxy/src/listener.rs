@@ -161,7 +161,7 @@ async fn connection(
         gauge.inc();
         let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
         if outbound.listener.protocol.is_http() {
-            let arrival = Arrival::new(bind, Peer::stranger(address.ip()));
+            let arrival = Arrival::new(bind, Peer::stranger(address.ip()), address.port());
             let gone = line.gone();
             let serving = serve_http(worker, Side::Outbound, arrival, line, gone, Spoken::Any);
             Box::pin(serving.until(stop.drain.clone())).await;
@@ -202,17 +202,27 @@ async fn inbound(
                 authenticated_by,
                 ..stranger
             };
-            tcp::inbound(worker, &Arrival::new(listener.bind, peer), line).await;
+            tcp::inbound(
+                worker,
+                &Arrival::new(listener.bind, peer, address.port()),
+                line,
+            )
+            .await;
         }
         (Opening::Http, _) if http => {
-            let arrival = Arrival::new(listener.bind, stranger);
+            let arrival = Arrival::new(listener.bind, stranger, address.port());
             let gone = line.gone();
             let serving = serve_http(worker, Side::Inbound, arrival, line, gone, Spoken::Any);
             serving.until(stop.drain.clone()).await;
         }
         (Opening::Silent, _) if http => {}
         (Opening::Http | Opening::Other | Opening::Silent, _) => {
-            tcp::inbound(worker, &Arrival::new(listener.bind, stranger), line).await;
+            tcp::inbound(
+                worker,
+                &Arrival::new(listener.bind, stranger, address.port()),
+                line,
+            )
+            .await;
         }
     }
 }
@@ -283,7 +293,7 @@ async fn mesh(
     };
     let (until, trust) = (verified.not_after(), proxy.trust());
     let old = limit_life(&epoch, until, chain, trust, cut, gone.clone());
-    let arrival = Arrival::new(listener.bind, peer);
+    let arrival = Arrival::new(listener.bind, peer, address.port());
     if spoken == Spoken::Bytes {
         tcp::inbound(worker, &arrival, stream).await;
         return;

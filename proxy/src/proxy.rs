@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access_log::AccessLog,
+    access_log::{AccessLog, LogFormat},
     admin,
     answer::Answer,
     busy::Loads,
@@ -212,6 +212,14 @@ impl Shared {
     /// The snapshot in force; a request takes it once.
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.load_full()
+    }
+
+    /// Does something with the form of the access log in force.
+    pub(crate) fn log_format<T>(&self, with: impl FnOnce(&LogFormat) -> T) -> T {
+        match &*self.snapshot.load() {
+            Some(snapshot) => with(&snapshot.log_format),
+            None => with(&LogFormat::Reeve),
+        }
     }
 
     /// The credentials in force.

@@ -9,12 +9,14 @@ use std::{
 use foldhash::HashMap;
 use http::{HeaderName, HeaderValue};
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
+use reeve_core::access_log::FormatError;
 use reeve_core::model::{
     Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
     WorkloadConfig,
 };
 
 use crate::{
+    access_log::LogFormat,
     cluster::Clusters,
     judge::Place,
     peer_info::PeerInfo,
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub(crate) own: Arc<PeerInfo>,
     /// The same, as mesh peers are told.
     pub(crate) own_header: Option<HeaderValue>,
+    /// What access log lines look like.
+    pub(crate) log_format: LogFormat,
     tables: BTreeMap<RouteTableName, Table>,
 }
 
@@ -70,6 +74,9 @@ pub enum SnapshotError {
     /// Two listeners on one address.
     #[error("two listeners bind {0}")]
     DuplicateListener(SocketAddr),
+    /// An access log format that cannot be read.
+    #[error("the access log's format cannot be used")]
+    AccessLog(#[from] FormatError),
     /// A header name to record that HTTP does not allow.
     #[error("{0:?} is no legal name of a header to record")]
     RecordedHeader(String),
@@ -95,6 +102,7 @@ impl Snapshot {
             projection_hash: reeve_authz::mesh_hash(&config.policies.policies),
             own_header: own.to_value(),
             own: Arc::new(own),
+            log_format: LogFormat::compile(&workload.telemetry.access_log)?,
             engine,
             tables,
             inbound,

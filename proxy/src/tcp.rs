@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use reeve_core::decision::Principal;
+use reeve_core::{decision::Principal, error_chain};
 use reeve_svid::alpn;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +36,7 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
         return;
     };
     let mut exchange = Exchange::begin(worker, inbound_ends(arrival, &snapshot));
-    exchange.peer_address = Some(arrival.peer.address);
+    arrival.note(&mut exchange);
     exchange.ends.service = inbound.listener.services.first().cloned();
     let question = Question {
         peer: arrival.peer.clone(),
@@ -74,10 +74,13 @@ pub(crate) async fn outbound(
         },
     );
     exchange.peer_address = Some(address.ip());
+    exchange.peer_port = Some(address.port());
+    exchange.local = Some(outbound.listener.bind);
     let Some((service, port)) = &outbound.listener.service else {
         return exchange.flag("NR");
     };
     exchange.ends.service = Some(service.clone());
+    exchange.destination = Some((*port, None));
     let key = (service.clone(), None, *port);
     let Some(cluster) = snapshot.clusters.get(&key) else {
         return exchange.flag("NC");
@@ -190,6 +193,7 @@ async fn pass(worker: &Worker, io: impl Io, upstream: Upstream, exchange: Exchan
 
 fn failed(error: &ConnectError, mut exchange: Exchange) {
     tracing::debug!(%error, "no upstream for a TCP connection");
+    exchange.failure = Some(error_chain(error));
     exchange.flag("UF");
 }
 

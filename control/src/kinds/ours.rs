@@ -19,6 +19,9 @@ raw! {
         path_normalization: Option<String>,
         tracing: Option<TracingSpec>,
         audit: Option<AuditSpec>,
+        access_log_file: Option<String>,
+        access_log_encoding: Option<String>,
+        access_log_format: Option<String>,
         danger_allow_internal_jwks: bool,
     }
     AuthorizationSpec {
@@ -50,6 +53,11 @@ raw! {
         health: Option<HealthSpec>,
         restart_policy: Option<String>,
         hold_application_until_proxy_starts: Option<bool>,
+        metrics: Option<MetricsSpec>,
+    }
+    MetricsSpec {
+        port: u16,
+        path: Option<String>,
     }
     LocalPortSpec {
         port: u16,

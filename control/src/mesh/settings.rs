@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
+    access_log::AccessLogConfig,
     model::{MtlsMode, PathNormalization, ServiceState, TracingConfig},
 };
 
@@ -28,6 +29,8 @@ pub struct MeshSettings {
     pub path_normalization: PathNormalization,
     /// Where spans go.
     pub tracing: Option<TracingConfig>,
+    /// What access log lines look like.
+    pub access_log: AccessLogConfig,
     /// Request headers that audit records keep, in lower case.
     pub recorded_headers: Vec<String>,
     /// How durable a record is before its request goes on.

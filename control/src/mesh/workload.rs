@@ -33,6 +33,8 @@ pub struct LocalWorkload {
     pub ports: Vec<WorkloadPort>,
     /// How its health is told; `None` = a first port that accepts connections, or running at all.
     pub health: Option<Health>,
+    /// Where the application serves its own metrics (`prometheus.io/port` and `prometheus.io/path`).
+    pub metrics: Option<MetricsPage>,
     /// What happens when its application ends.
     pub restart_policy: RestartPolicy,
     /// Whether the application is started only when its proxy is ready.
@@ -61,6 +63,15 @@ impl RestartPolicy {
             Self::Never => false,
         }
     }
+}
+
+/// Where an application serves metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsPage {
+    /// The application's port.
+    pub port: u16,
+    /// `/metrics` unless said otherwise.
+    pub path: String,
 }
 
 /// How a workload takes part in the mesh.

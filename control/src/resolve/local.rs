@@ -6,10 +6,10 @@ use reeve_core::{InstanceName, Namespace, ServiceAccount, WorkloadName, model::P
 
 use super::values::{Notes, protocol};
 use crate::{
-    Code, DEFAULT_NAMESPACE, Fault, Health, LocalWorkload, MeshSettings, Probe, RestartPolicy,
-    WorkloadPort, WorkloadRole,
+    Code, DEFAULT_NAMESPACE, Fault, Health, LocalWorkload, MeshSettings, MetricsPage, Probe,
+    RestartPolicy, WorkloadPort, WorkloadRole,
     instances::MAX_INSTANCES,
-    kinds::{HealthSpec, LocalMeshSpec, LocalWorkloadSpec, Object},
+    kinds::{HealthSpec, LocalMeshSpec, LocalWorkloadSpec, MetricsSpec, Object},
     source::path::Path,
 };
 
@@ -108,6 +108,7 @@ fn workload(
         .health
         .as_ref()
         .and_then(|h| health(notes, &path.key("health"), h));
+    let metrics = metrics(notes, &path.key("metrics"), spec.metrics.as_ref());
     let (name, namespace, service_account) = (name?, namespace?, account?);
     let instances = instance_names(&name, &namespace, replicas.min(MAX_REPLICAS));
     let in_mesh = role != WorkloadRole::None;
@@ -127,6 +128,32 @@ fn workload(
         health,
         restart_policy: restart_policy.unwrap_or_default(),
         hold_application: spec.hold_application_until_proxy_starts.unwrap_or(true),
+        metrics,
+    })
+}
+
+fn metrics(
+    notes: &mut Notes<'_, LocalMeshSpec>,
+    path: &Path,
+    spec: Option<&MetricsSpec>,
+) -> Option<MetricsPage> {
+    let spec = spec?;
+    if spec.port == 0 {
+        notes.error(
+            &path.key("port"),
+            Code::Missing,
+            "metrics need the application's port, from 1 to 65535",
+        );
+    }
+    let page = spec.path.as_deref().unwrap_or("/metrics");
+    let legal = page.starts_with('/') && page.parse::<http::uri::PathAndQuery>().is_ok();
+    if !legal {
+        let text = "a path begins with / and holds what a URL's path may";
+        notes.error(&path.key("path"), Code::Invalid, text);
+    }
+    Some(MetricsPage {
+        port: spec.port,
+        path: page.to_owned(),
     })
 }
 

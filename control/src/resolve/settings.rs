@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
+    access_log::AccessLogConfig,
     model::{MtlsMode, PathNormalization, ServiceState, TracingConfig},
 };
 
@@ -82,6 +83,7 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
         settings.authorization = authorization(notes, spec, services);
     }
     settings.tracing = spec.tracing.as_ref().and_then(|t| tracing(notes, t));
+    settings.access_log = super::access_log::resolve(notes);
     audit(settings, notes);
     settings.danger_allow_internal_jwks = spec.danger_allow_internal_jwks;
     if spec.danger_allow_internal_jwks {
@@ -273,6 +275,7 @@ impl Default for MeshSettings {
             authorization: AuthorizationSettings::default(),
             path_normalization: PathNormalization::default(),
             tracing: None,
+            access_log: AccessLogConfig::default(),
             recorded_headers: Vec::new(),
             audit_level: AuditLevel::default(),
             wal_max_bytes: 256 * 1024 * 1024,

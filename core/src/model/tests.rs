@@ -25,6 +25,7 @@ fn workload() -> WorkloadConfig {
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,
+        telemetry: Default::default(),
         recorded_headers: vec![],
     }
 }

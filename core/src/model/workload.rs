@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
-    model::{JwtRule, RouteTableName},
+    model::{JwtRule, RouteTableName, TelemetryConfig},
 };
 
 /// The proxy's own workload: identity, listeners and the rules at its door.
@@ -43,6 +43,9 @@ pub struct WorkloadConfig {
     pub jwt_rules: Vec<JwtRule>,
     /// Where spans go, if anywhere.
     pub tracing: Option<TracingConfig>,
+    /// What is told of traffic and application.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
     /// Request headers (lower case) whose values the audit record keeps.
     pub recorded_headers: Vec<String>,
 }

@@ -213,6 +213,7 @@ impl Mesh {
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],
             tracing: None,
+            telemetry: Default::default(),
             recorded_headers: vec![],
         }
     }

@@ -272,6 +272,26 @@ fn mesh_config() {
             &["6 spec.tracing.samplingPercent invalid"],
         ),
         (
+            "accessLogFile: /dev/stdout\n  accessLogFormat: \"%START_TIME% %REQ(:METHOD)%\"",
+            &[],
+        ),
+        ("accessLogFile: /tmp/x", &["6 spec.accessLogFile invalid"]),
+        (
+            "accessLogEncoding: XML\n  accessLogFormat: '%NOPE%'",
+            &[
+                "6 spec.accessLogEncoding invalid",
+                "7 spec.accessLogFormat invalid",
+            ],
+        ),
+        (
+            "accessLogEncoding: JSON\n  accessLogFormat: '{\"a\": \"%RESPONSE_CODE%\", \"b\": \"%REQ%\"}'",
+            &["7 spec.accessLogFormat.b invalid"],
+        ),
+        (
+            "accessLogEncoding: JSON\n  accessLogFormat: '{\"a\": {}}'",
+            &["7 spec.accessLogFormat invalid"],
+        ),
+        (
             "dangerAllowInternalJwks: 'true'",
             &["6 spec.dangerAllowInternalJwks wrong-type"],
         ),
@@ -306,6 +326,13 @@ fn local_mesh() {
         (
             "workloads: [{name: a, role: none}]",
             &["6 spec.workloads[0].command missing"],
+        ),
+        (
+            "workloads: [{name: a, command: [x], metrics: {port: 0, path: m}}]",
+            &[
+                "6 spec.workloads[0].metrics.path invalid",
+                "6 spec.workloads[0].metrics.port missing",
+            ],
         ),
         (
             "workloads: [{name: a, command: []}]",
