@@ -11,7 +11,7 @@ use prometheus::{Registry, TextEncoder};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits::HEADER_READ_TIMEOUT, proxy::Shared};
+use crate::{app_metrics, limits::HEADER_READ_TIMEOUT, proxy::Shared};
 
 /// Connections at once to one of the ports.
 const MAX_CONNECTIONS: usize = 64;
@@ -38,8 +38,11 @@ pub(crate) async fn run(
         tokio::spawn(async move {
             let _place = place;
             let service = service_fn(|request: Request<Incoming>| {
-                let response = answer(&shared, &registry, request.uri().path());
-                std::future::ready(Ok::<_, Infallible>(response))
+                let (shared, registry) = (&shared, &registry);
+                async move {
+                    let path = request.uri().path();
+                    Ok::<_, Infallible>(answer(shared, registry, path).await)
+                }
             });
             let mut builder = http1::Builder::new();
             builder
@@ -58,12 +61,31 @@ pub(crate) async fn run(
     }
 }
 
-fn answer(shared: &Shared, registry: &Registry, path: &str) -> Response<Full<Bytes>> {
+/// Adds the application's own metrics, if configuration says where they are and it answers.
+async fn with_app(shared: &Shared, own: String) -> String {
+    let snapshot = shared.snapshot();
+    let from = snapshot
+        .as_ref()
+        .and_then(|s| s.workload().telemetry.app_metrics.as_ref());
+    let Some(from) = from else {
+        return own;
+    };
+    match app_metrics::fetch(from).await {
+        Ok(page) => app_metrics::join(own, &page),
+        Err(error) => {
+            tracing::debug!(%error, at = %from.address, "the application's metrics are missing");
+            shared.metrics.app_metrics_missed();
+            own
+        }
+    }
+}
+
+async fn answer(shared: &Shared, registry: &Registry, path: &str) -> Response<Full<Bytes>> {
     let (status, text) = match path {
         "/stats/prometheus" | "/metrics" => {
             shared.metrics.wal_status(&shared.ledger.status());
             match TextEncoder::new().encode_to_string(&registry.gather()) {
-                Ok(text) => (StatusCode::OK, text),
+                Ok(text) => (StatusCode::OK, with_app(shared, text).await),
                 Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, String::new()),
             }
         }

@@ -40,14 +40,14 @@ pub(crate) struct Exchange {
     started: Instant,
     time: UnixTime,
     pub(crate) ends: Ends,
-    pub(crate) peer_address: Option<IpAddr>,
+    peer_address: Option<IpAddr>,
     pub(crate) user: Option<String>,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) upstream: Option<Arc<str>>,
     pub(crate) attempts: u32,
     /// The address that was reached.
-    pub(crate) local: Option<SocketAddr>,
-    pub(crate) peer_port: Option<u16>,
+    local: Option<SocketAddr>,
+    peer_port: Option<u16>,
     /// Port and subset of the service asked for.
     pub(crate) destination: Option<(u16, Option<String>)>,
     /// Why the upstream could not be reached.
@@ -116,6 +116,13 @@ impl Exchange {
             lease: None,
             span: None,
         }
+    }
+
+    /// Notes where it came from, and where it went.
+    pub(crate) fn between(&mut self, peer: SocketAddr, local: SocketAddr) {
+        self.peer_address = Some(peer.ip());
+        self.peer_port = Some(peer.port());
+        self.local = Some(local);
     }
 
     /// Notes what was asked for when it cannot be read, or there is no time to.

@@ -16,6 +16,7 @@
 mod access_log;
 mod admin;
 mod answer;
+mod app_metrics;
 mod balance;
 mod body;
 mod busy;

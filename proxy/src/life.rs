@@ -64,9 +64,7 @@ impl Arrival {
 
     /// Notes where the connection came from and went.
     pub(crate) fn note(&self, exchange: &mut Exchange) {
-        exchange.peer_address = Some(self.peer.address);
-        exchange.peer_port = Some(self.port);
-        exchange.local = Some(self.bind);
+        exchange.between(SocketAddr::new(self.peer.address, self.port), self.bind);
     }
 
     /// The two ends of a request, as far as the connection and its peer tell them. Takes the peer's header away.

@@ -2,7 +2,9 @@
 
 mod traffic;
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+};
 use reeve_audit::WalStatus;
 
 use self::traffic::Traffic;
@@ -17,6 +19,7 @@ pub(crate) struct Metrics {
     handshake_failures: IntCounterVec,
     dropped_log_lines: IntCounterVec,
     ended: IntCounterVec,
+    app_metrics_missed: IntCounter,
     certificate_expiry: IntGauge,
     rotations: IntGauge,
     generation: IntGauge,
@@ -35,6 +38,7 @@ impl Metrics {
             handshake_failures: new.counter("reeve_tls_handshake_failures_total", &["side"])?,
             dropped_log_lines: new.counter("reeve_access_log_dropped_total", &["cause"])?,
             ended: new.counter("reeve_streams_ended_total", &["cause"])?,
+            app_metrics_missed: new.single("reeve_app_metrics_missed_total")?,
             certificate_expiry: new.gauge("reeve_certificate_expiry_timestamp_seconds")?,
             rotations: new.gauge("reeve_certificate_rotations")?,
             generation: new.gauge("reeve_config_generation")?,
@@ -90,6 +94,11 @@ impl Metrics {
         self.ended.with_label_values(&[cause]).inc();
     }
 
+    /// Counts a scrape that the application's own metrics were missing from.
+    pub(crate) fn app_metrics_missed(&self) {
+        self.app_metrics_missed.inc();
+    }
+
     /// Exports the certificate in force.
     pub(crate) fn certificate(&self, epoch: u64, not_after_secs: u64) {
         self.rotations
@@ -118,6 +127,10 @@ impl Registrar<'_> {
         self.add(IntCounterVec::new(Opts::new(name, help(name)), labels)?)
     }
 
+    fn single(&self, name: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help(name))?)
+    }
+
     fn gauges(&self, name: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
         self.add(IntGaugeVec::new(Opts::new(name, help(name)), labels)?)
     }
@@ -133,8 +146,8 @@ fn help(name: &str) -> &'static str {
         "istio_request_duration_milliseconds" => {
             "Time from the first byte of a request to the last of its response."
         }
-        "istio_request_bytes_sum" => "Bytes of request bodies.",
-        "istio_response_bytes_sum" => "Bytes of response bodies.",
+        "istio_request_bytes" => "Bytes of request bodies.",
+        "istio_response_bytes" => "Bytes of response bodies.",
         "istio_tcp_connections_opened_total" => "TCP connections opened.",
         "istio_tcp_connections_closed_total" => "TCP connections closed.",
         "istio_tcp_sent_bytes_total" => "Bytes sent to TCP callers.",
@@ -147,6 +160,9 @@ fn help(name: &str) -> &'static str {
         "reeve_access_log_dropped_total" => "Access log lines dropped.",
         "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",
         "reeve_certificate_expiry_timestamp_seconds" => "When the proxy's certificate ends.",
+        "reeve_app_metrics_missed_total" => {
+            "Scrapes that the application's own metrics were missing from."
+        }
         "reeve_certificate_rotations" => "Certificates held since the start, less one.",
         "reeve_config_generation" => "The configuration generation in force.",
         _ => "No description.",

@@ -73,9 +73,7 @@ pub(crate) async fn outbound(
             ..Ends::default()
         },
     );
-    exchange.peer_address = Some(address.ip());
-    exchange.peer_port = Some(address.port());
-    exchange.local = Some(outbound.listener.bind);
+    exchange.between(address, outbound.listener.bind);
     let Some((service, port)) = &outbound.listener.service else {
         return exchange.flag("NR");
     };

@@ -50,6 +50,28 @@ const BUCKETS_MS: [f64; 17] = [
     0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0,
     30_000.0, 60_000.0, 300_000.0,
 ];
+/// Upper bounds in bytes, as Istio's.
+const BUCKETS_BYTES: [f64; 19] = [
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
 const UNKNOWN: &str = "unknown";
 
 /// The two ends of a request or connection, for labels. Cheap to clone.
@@ -142,6 +164,8 @@ struct Figures {
     duration_sum_ms: f64,
     /// Per bucket, not cumulative; the last is beyond all bounds.
     durations: [u64; BUCKETS_MS.len() + 1],
+    sizes_in: [u64; BUCKETS_BYTES.len() + 1],
+    sizes_out: [u64; BUCKETS_BYTES.len() + 1],
     opened: u64,
     closed: u64,
 }
@@ -152,7 +176,12 @@ impl Figures {
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.duration_sum_ms += other.duration_sum_ms;
-        for (sum, one) in self.durations.iter_mut().zip(other.durations) {
+        let sums = self.durations.iter_mut().chain(&mut self.sizes_in);
+        let ones = other.durations.iter().chain(&other.sizes_in);
+        for (sum, one) in sums.zip(ones) {
+            *sum += one;
+        }
+        for (sum, one) in self.sizes_out.iter_mut().zip(other.sizes_out) {
             *sum += one;
         }
         self.opened += other.opened;
@@ -235,10 +264,17 @@ impl Meters {
             figures.bytes_in += outcome.bytes_in;
             figures.bytes_out += outcome.bytes_out;
             figures.duration_sum_ms += outcome.duration_ms;
-            let bucket = BUCKETS_MS.partition_point(|bound| *bound < outcome.duration_ms);
-            if let Some(count) = figures.durations.get_mut(bucket) {
-                *count += 1;
-            }
+            place(&BUCKETS_MS, outcome.duration_ms, &mut figures.durations);
+            place(
+                &BUCKETS_BYTES,
+                float(outcome.bytes_in),
+                &mut figures.sizes_in,
+            );
+            place(
+                &BUCKETS_BYTES,
+                float(outcome.bytes_out),
+                &mut figures.sizes_out,
+            );
         });
     }
 
@@ -334,6 +370,11 @@ impl Collector for Traffic {
                 of(key, figures).map(|count| counted(label_pairs(key), count))
             })
         };
+        let spread = |name: &str, of: &dyn Fn(&Key, &Figures) -> proto::Metric| {
+            family(name, proto::MetricType::HISTOGRAM, &|key, figures| {
+                (!tcp(key)).then(|| of(key, figures))
+            })
+        };
         let http =
             |of: fn(&Figures) -> u64| move |key: &Key, f: &Figures| (!tcp(key)).then(|| of(f));
         let bytes = |of: fn(&Figures) -> u64| {
@@ -344,13 +385,33 @@ impl Collector for Traffic {
         };
         let mut families = vec![
             counter("istio_requests_total", &http(|f| f.requests)),
-            family(
-                "istio_request_duration_milliseconds",
-                proto::MetricType::HISTOGRAM,
-                &|key, figures| (!tcp(key)).then(|| durations(key, figures)),
-            ),
-            counter("istio_request_bytes_sum", &http(|f| f.bytes_in)),
-            counter("istio_response_bytes_sum", &http(|f| f.bytes_out)),
+            spread("istio_request_duration_milliseconds", &|key, f| {
+                histogram(
+                    key,
+                    f.requests,
+                    f.duration_sum_ms,
+                    &BUCKETS_MS,
+                    &f.durations,
+                )
+            }),
+            spread("istio_request_bytes", &|key, f| {
+                histogram(
+                    key,
+                    f.requests,
+                    float(f.bytes_in),
+                    &BUCKETS_BYTES,
+                    &f.sizes_in,
+                )
+            }),
+            spread("istio_response_bytes", &|key, f| {
+                histogram(
+                    key,
+                    f.requests,
+                    float(f.bytes_out),
+                    &BUCKETS_BYTES,
+                    &f.sizes_out,
+                )
+            }),
             counter("istio_tcp_connections_opened_total", &some(|f| f.opened)),
             counter("istio_tcp_connections_closed_total", &some(|f| f.closed)),
             counter("istio_tcp_sent_bytes_total", &bytes(|f| f.bytes_out)),
@@ -385,14 +446,26 @@ fn decisions(counts: &HashMap<(Effect, Reason), u64>) -> proto::MetricFamily {
 
 fn counted(labels: Vec<proto::LabelPair>, count: u64) -> proto::Metric {
     let mut counter = proto::Counter::default();
-    #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in f64")]
-    counter.set_value(count as f64);
+    counter.set_value(float(count));
     let mut metric = proto::Metric::from_label(labels);
     metric.set_counter(counter);
     metric
 }
 
-fn durations(key: &Key, figures: &Figures) -> proto::Metric {
+/// Counts a value in the bucket that it belongs to; the last is beyond all bounds.
+fn place(bounds: &[f64], value: f64, counts: &mut [u64]) {
+    let bucket = bounds.partition_point(|bound| *bound < value);
+    if let Some(count) = counts.get_mut(bucket) {
+        *count += 1;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in f64")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+fn histogram(key: &Key, count: u64, sum: f64, bounds: &[f64], counts: &[u64]) -> proto::Metric {
     let mut cumulative = 0;
     let bucket = |(bound, count): (&f64, &u64)| {
         cumulative += count;
@@ -401,14 +474,10 @@ fn durations(key: &Key, figures: &Figures) -> proto::Metric {
         bucket.set_cumulative_count(cumulative);
         bucket
     };
-    let buckets = BUCKETS_MS
-        .iter()
-        .zip(&figures.durations)
-        .map(bucket)
-        .collect();
+    let buckets = bounds.iter().zip(counts).map(bucket).collect();
     let mut histogram = proto::Histogram::default();
-    histogram.set_sample_count(figures.requests);
-    histogram.set_sample_sum(figures.duration_sum_ms);
+    histogram.set_sample_count(count);
+    histogram.set_sample_sum(sum);
     histogram.set_bucket(buckets);
     let mut metric = proto::Metric::from_label(label_pairs(key));
     metric.set_histogram(histogram);

@@ -272,23 +272,23 @@ fn mesh_config() {
             &["6 spec.tracing.samplingPercent invalid"],
         ),
         (
-            "accessLogFile: /dev/stdout\n  accessLogFormat: \"%START_TIME% %REQ(:METHOD)%\"",
+            "accessLogFile: /dev/stdout\naccessLogFormat: \"%START_TIME% %REQ(:METHOD)%\"",
             &[],
         ),
         ("accessLogFile: /tmp/x", &["6 spec.accessLogFile invalid"]),
         (
-            "accessLogEncoding: XML\n  accessLogFormat: '%NOPE%'",
+            "accessLogEncoding: XML\naccessLogFormat: '%NOPE%'",
             &[
                 "6 spec.accessLogEncoding invalid",
                 "7 spec.accessLogFormat invalid",
             ],
         ),
         (
-            "accessLogEncoding: JSON\n  accessLogFormat: '{\"a\": \"%RESPONSE_CODE%\", \"b\": \"%REQ%\"}'",
+            "accessLogEncoding: JSON\naccessLogFormat: '{\"a\": \"%RESPONSE_CODE%\", \"b\": \"%REQ%\"}'",
             &["7 spec.accessLogFormat.b invalid"],
         ),
         (
-            "accessLogEncoding: JSON\n  accessLogFormat: '{\"a\": {}}'",
+            "accessLogEncoding: JSON\naccessLogFormat: '{\"a\": {}}'",
             &["7 spec.accessLogFormat invalid"],
         ),
         (
