@@ -59,6 +59,7 @@ const FENCES: &[(&str, &[&str])] = &[
 const SOLE_USERS: &[(&str, &str)] = &[
     ("rcgen", "reeve-ca"),
     ("cedar-policy", "reeve-authz"),
+    ("cedar-policy-core", "reeve-authz"),
     ("jsonwebtoken", "reeve-authz"),
     ("kube", "reeve-control"),
     ("saphyr-parser", "reeve-control"),

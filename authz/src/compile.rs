@@ -7,6 +7,7 @@ use cedar_policy::{
     ffi::DetailedError,
     pst::{self, BinaryOp, Clause, Expr, Literal, StaticPolicy, UnaryOp, Var},
 };
+use cedar_policy_core::ast;
 use jiff::Timestamp;
 use reeve_core::{PolicyId, UnixTime, model::PolicySource};
 
@@ -30,6 +31,8 @@ pub(crate) struct Compiled {
     pub(crate) checked: Checked,
     /// What is evaluated: the source, and its `@until` as a condition.
     pub(crate) policy: Policy,
+    /// All of it as one expression, scope first.
+    pub(crate) condition: ast::Expr,
 }
 
 type Compilation = (&'static MeshSchema, BTreeMap<PolicyId, Compiled>);
@@ -103,15 +106,10 @@ fn compile_one(source: &PolicySource) -> Result<(Policy, Compiled), Vec<PolicyFa
     let compiled = Compiled {
         source: source.clone(),
         checked,
+        condition: AsRef::<ast::Policy>::as_ref(&policy).condition(),
         policy,
     };
     Ok((written, compiled))
-}
-
-/// Adds a compiled policy to a set.
-pub(crate) fn add(set: &mut PolicySet, policy: &Compiled) -> Result<(), Vec<PolicyFault>> {
-    set.add(policy.policy.clone())
-        .map_err(|e| vec![fault(&policy.source, e.to_string())])
 }
 
 /// Every diagnostic of a text that does not parse.

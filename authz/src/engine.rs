@@ -3,13 +3,15 @@
 //! Cedar skips a policy that fails to evaluate, a `forbid` included; the engine closes instead. Tenancy is not left
 //! to what policies say about their resource: a namespaced policy is in no set that judges another namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod verdict;
 
-use cedar_policy::{Effect as CedarEffect, PolicySet};
+use std::collections::BTreeSet;
+
+use cedar_policy::Effect as CedarEffect;
 use reeve_core::{
-    Namespace, PolicyId, TrustDomain,
-    decision::{AccessRequest, Decision, Effect, PolicyError, Reason},
-    model::{PolicyMode, PolicySlice},
+    TrustDomain,
+    decision::{AccessRequest, Decision, Effect, Reason},
+    model::PolicySlice,
 };
 
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
     compile::{self, Compiled},
     entities::Question,
     explain,
-    judge::{OnForbidError, judge},
+    index::Index,
     mesh_schema::MeshSchema,
     opaque::Blind,
     uses::Uses,
@@ -56,21 +58,9 @@ struct Policies {
     uses: Uses,
     /// What opaque connections must not slip past.
     blind: Blind,
-    all: BTreeMap<PolicyId, Compiled>,
-    /// By namespace of the resource: mesh-wide policies and the namespace's own.
-    scoped: BTreeMap<Namespace, Candidates>,
-    /// For resources of every other namespace: mesh-wide policies only.
-    mesh_wide: Candidates,
-}
-
-/// The policies that can concern a resource.
-#[derive(Debug)]
-struct Candidates {
-    ids: Vec<PolicyId>,
-    /// Those that bind.
-    enforced: PolicySet,
-    /// Those and the shadow ones; absent when there are no shadow ones.
-    with_shadow: Option<PolicySet>,
+    /// Ordered by id.
+    all: Vec<Compiled>,
+    index: Index,
 }
 
 impl Engine {
@@ -78,24 +68,15 @@ impl Engine {
     pub fn compile(slice: &PolicySlice) -> Result<Self, Vec<PolicyFault>> {
         let (mesh, all) = compile::compile(&slice.policies)?;
         let mut uses = Uses::default();
-        for policy in all.values() {
+        let all: Vec<_> = all.into_values().collect();
+        for policy in &all {
             uses.merge(policy.checked.uses.clone());
-        }
-        let namespaces: BTreeSet<_> = slice
-            .policies
-            .iter()
-            .filter_map(|p| p.scope.clone())
-            .collect();
-        let mut scoped = BTreeMap::new();
-        for namespace in namespaces {
-            let candidates = Candidates::select(&all, Some(&namespace))?;
-            scoped.insert(namespace, candidates);
         }
         let needs = Needs {
             headers: uses.headers.clone(),
             query: uses.query.clone(),
         };
-        let blind = Blind::of(all.values()).map_err(|id| {
+        let blind = Blind::of(all.iter()).map_err(|id| {
             let message = "the policy cannot be judged for connections".to_owned();
             vec![PolicyFault::at(&id, "", 0, message)]
         })?;
@@ -104,8 +85,7 @@ impl Engine {
             mesh,
             home: None,
             uses,
-            scoped,
-            mesh_wide: Candidates::select(&all, None)?,
+            index: Index::build(mesh, &all),
             all,
         };
         Ok(Self {
@@ -182,37 +162,11 @@ impl Policies {
             // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
             return Decision::without_policy(Effect::Deny, Reason::ForbidError);
         };
-        let candidates = self.candidates(request);
-        let mut decision = self.judge(&candidates.enforced, &question);
-        if let Some(with_shadow) = &candidates.with_shadow {
-            let other = self.judge(with_shadow, &question);
-            if other.effect != decision.effect {
-                decision.shadow = Some(Box::new(other));
-            }
-        }
-        decision
-    }
-
-    fn candidates(&self, request: &AccessRequest) -> &Candidates {
-        let own = self.scoped.get(&request.resource.namespace);
-        own.unwrap_or(&self.mesh_wide)
-    }
-
-    fn judge(&self, policies: &PolicySet, question: &Question) -> Decision {
-        let Question { request, entities } = question;
-        let judgement = judge(request, policies, entities, OnForbidError::Deny);
-        let known = |id: cedar_policy::PolicyId| PolicyId::parse(id.as_ref()).ok();
-        let errors = judgement.errors.into_iter().filter_map(|(id, message)| {
-            let policy = known(id)?;
-            Some(PolicyError { policy, message })
-        });
-        Decision {
-            effect: judgement.effect,
-            reason: judgement.reason,
-            policies: judgement.policies.into_iter().filter_map(known).collect(),
-            errors: errors.collect(),
-            shadow: None,
-        }
+        let candidates = self.index.candidates(request, self.home.as_ref());
+        let candidates = candidates
+            .into_iter()
+            .filter_map(|at| self.all.get(at as usize));
+        verdict::judge(candidates, &question)
     }
 
     /// The denial, if a `forbid` that looks at HTTP might apply.
@@ -244,42 +198,15 @@ impl Policies {
         else {
             return Vec::new();
         };
-        let candidates = self.candidates(request).ids.iter();
-        let mut verdicts: Vec<_> = candidates
-            .filter_map(|id| self.all.get(id))
+        let concerned = self.all.iter().filter(|p| {
+            let scope = p.source.scope.as_ref();
+            scope.is_none_or(|namespace| *namespace == request.resource.namespace)
+        });
+        let mut verdicts: Vec<_> = concerned
             .map(|policy| explain::verdict(policy, &question))
             .collect();
         explain::nearest_first(&mut verdicts);
         verdicts
-    }
-}
-
-impl Candidates {
-    fn select(
-        all: &BTreeMap<PolicyId, Compiled>,
-        namespace: Option<&Namespace>,
-    ) -> Result<Self, Vec<PolicyFault>> {
-        let mut this = Self {
-            ids: Vec::new(),
-            enforced: PolicySet::new(),
-            with_shadow: None,
-        };
-        let mut every = PolicySet::new();
-        let mut shadows = false;
-        let concerned = all.values().filter(|p| match &p.source.scope {
-            None => true,
-            own => own.as_ref() == namespace,
-        });
-        for policy in concerned {
-            this.ids.push(policy.source.id.clone());
-            compile::add(&mut every, policy)?;
-            match policy.source.mode {
-                PolicyMode::Enforce => compile::add(&mut this.enforced, policy)?,
-                PolicyMode::Shadow => shadows = true,
-            }
-        }
-        this.with_shadow = shadows.then_some(every);
-        Ok(this)
     }
 }
 

@@ -155,13 +155,7 @@ impl Builder<'_> {
         request: &AccessRequest,
     ) -> Result<EntityUid, QuestionError> {
         let resource = &request.resource;
-        // A service outside the mesh has no identity of its own to say its trust domain. It is the mesh's; where that
-        // was not told, it is the asker's, since a proxy's own workload asks. SECURITY: without any, a forbid on the
-        // service's namespace would miss.
-        let own = resource.workload.as_ref().map(SpiffeId::trust_domain);
-        let asker = || request.principal.spiffe_id().map(SpiffeId::trust_domain);
-        let domain = own.or_else(|| self.home.cloned()).or_else(asker);
-        let domain = domain.ok_or(QuestionError::ServiceAlone)?;
+        let domain = resource_domain(request, self.home).ok_or(QuestionError::ServiceAlone)?;
         let above = [
             self.namespace(graph, &domain, &resource.namespace),
             uid(&self.types.trust_domain, domain.as_str()),
@@ -258,6 +252,20 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// The trust domain that a request's resource belongs to.
+pub(crate) fn resource_domain(
+    request: &AccessRequest,
+    home: Option<&TrustDomain>,
+) -> Option<TrustDomain> {
+    // A service outside the mesh has no identity of its own to say its trust domain. It is the mesh's; where that
+    // was not told, it is the asker's, since a proxy's own workload asks. SECURITY: without any, a forbid on the
+    // service's namespace would miss.
+    let own = request.resource.workload.as_ref();
+    let own = own.map(SpiffeId::trust_domain);
+    let asker = || request.principal.spiffe_id().map(SpiffeId::trust_domain);
+    own.or_else(|| home.cloned()).or_else(asker)
 }
 
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {

@@ -12,6 +12,8 @@
 //!
 //! Deliberately absent: I/O, key fetching (that is `control`'s), wire formats, TLS.
 
+#[cfg(test)]
+mod arbitrary;
 mod bounds;
 #[cfg(test)]
 mod cases;
@@ -26,6 +28,7 @@ mod fault;
 #[cfg(test)]
 mod fixtures;
 mod ids;
+mod index;
 mod judge;
 pub mod jwt;
 mod mesh_schema;

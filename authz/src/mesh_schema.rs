@@ -23,6 +23,8 @@ pub(crate) struct SchemaFault(String);
 pub(crate) struct MeshSchema {
     validator: Validator,
     actions: Vec<(Action, EntityUid, Entity)>,
+    /// Each action with its own id and those of the groups it is in.
+    memberships: Vec<(Action, Vec<String>)>,
     pub(crate) types: EntityTypes,
 }
 
@@ -58,12 +60,16 @@ impl MeshSchema {
         let entities = schema.action_entities().map_err(|e| e.to_string())?;
         let action_type: EntityTypeName = "Action".parse().map_err(|_| "no Action type")?;
         let mut actions = Vec::new();
+        let mut memberships = Vec::new();
         for action in Action::ALL {
             let id = EntityId::new(action.as_str());
             let uid = EntityUid::from_type_name_and_id(action_type.clone(), id);
             let entity = entities
                 .get(&uid)
                 .ok_or_else(|| format!("no action {action}"))?;
+            let above = entities.ancestors(&uid).into_iter().flatten();
+            let ids = above.chain([&uid]).map(|e| e.id().unescaped().to_owned());
+            memberships.push((action, ids.collect()));
             actions.push((action, uid, entity.clone()));
         }
         let named = |name: &str| {
@@ -85,6 +91,7 @@ impl MeshSchema {
                 user: named("User")?,
             },
             actions,
+            memberships,
             validator: Validator::new(schema.clone()),
         })
     }
@@ -93,6 +100,12 @@ impl MeshSchema {
     pub(crate) fn action(&self, action: Action) -> Option<(&EntityUid, &Entity)> {
         let found = self.actions.iter().find(|(a, _, _)| *a == action);
         found.map(|(_, uid, entity)| (uid, entity))
+    }
+
+    /// Whether `action` is the action or in the group with the id `name`.
+    pub(crate) fn is_action_in(&self, action: Action, name: &str) -> bool {
+        let found = self.memberships.iter().find(|(a, _)| *a == action);
+        found.is_some_and(|(_, ids)| ids.iter().any(|id| id == name))
     }
 
     /// Strict validation: Cedar's id of each faulty policy, and the diagnostic.

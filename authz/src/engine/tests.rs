@@ -1,4 +1,8 @@
-use reeve_core::{ServiceName, UnixTime, decision::Principal, model::PolicySource};
+use reeve_core::{
+    PolicyId, ServiceName, UnixTime,
+    decision::Principal,
+    model::{PolicyMode, PolicySource},
+};
 
 use super::*;
 use crate::fixtures::{connection, engine, grpc, id, mesh_wide, namespace, request, source, user};

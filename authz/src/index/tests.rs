@@ -1,0 +1,377 @@
+//! The index against Cedar's own authorizer over all policies.
+
+use std::fmt::Write as _;
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use reeve_core::{
+    PolicyId,
+    decision::{Decision, PolicyError},
+    model::{PolicyMode, PolicySlice, PolicySource},
+};
+
+use super::*;
+use crate::{
+    Engine,
+    arbitrary::{any_request, everything},
+    entities::Question,
+    fixtures::{self, namespace, request, source},
+    judge::{self, OnForbidError},
+};
+
+const PRINCIPALS: &[&str] = &[
+    "principal",
+    "principal is Workload",
+    "principal is Unauthenticated",
+    r#"principal == Unauthenticated::"unauthenticated""#,
+    r#"principal == Workload::"spiffe://mesh.local/ns/default/sa/a""#,
+    r#"principal == Workload::"spiffe://partner.example/other/form""#,
+    r#"principal in ServiceAccount::"mesh.local/ns/pay/sa/a""#,
+    r#"principal in Namespace::"mesh.local/ns/default""#,
+    r#"principal is Workload in Namespace::"partner.example/ns/default""#,
+    r#"principal in TrustDomain::"mesh.local""#,
+];
+
+const ACTIONS: &[&str] = &[
+    r#"action in Action::"http""#,
+    r#"action in Action::"read""#,
+    r#"action in [Action::"write", Action::"GET"]"#,
+    r#"action == Action::"POST""#,
+];
+
+const CONNECTIONS: &[&str] = &["action", r#"action == Action::"connect""#];
+
+const RESOURCES: &[&str] = &[
+    "resource",
+    "resource is Workload",
+    "resource is Service",
+    r#"resource == Workload::"spiffe://mesh.local/ns/default/sa/b""#,
+    r#"resource == Service::"api.example.com""#,
+    r#"resource in Service::"reviews.default.svc.cluster.local""#,
+    r#"resource in Namespace::"mesh.local/ns/default""#,
+    r#"resource is Service in Namespace::"mesh.local/ns/pay""#,
+    r#"resource in TrustDomain::"partner.example""#,
+];
+
+/// Conditions of any action.
+const PARTS: &[&str] = &[
+    "context.mtls",
+    "context.port > 1023",
+    "context.port * 1000000000000000 > 0",
+    "principal == resource",
+    r#"principal == Workload::"spiffe://mesh.local/ns/default/sa/b""#,
+    r#"Workload::"spiffe://mesh.local/ns/pay/sa/a" == principal"#,
+    r#"principal != Workload::"spiffe://mesh.local/ns/default/sa/a""#,
+    r#"principal in [Namespace::"mesh.local/ns/pay", Namespace::"mesh.local/ns/default"]"#,
+    r#"principal in ServiceAccount::"mesh.local/ns/default/sa/b""#,
+    r#"[Workload::"spiffe://mesh.local/ns/default/sa/a", Workload::"spiffe://mesh.local/ns/pay/sa/a"].contains(principal)"#,
+    "principal is Workload",
+    r#"resource is Workload && resource in Service::"pay.pay.svc.cluster.local""#,
+    r#"resource in Namespace::"mesh.local/ns/pay""#,
+    r#"action in Action::"read""#,
+    r#"context.source_ip.isInRange(ip("10.0.0.0/8"))"#,
+    r#"context.time < datetime("2026-06-01")"#,
+];
+
+/// Conditions of HTTP actions.
+const HTTP_PARTS: &[&str] = &[
+    r#"context.path == "/reviews/7""#,
+    r#"context.path like "/a/*""#,
+    r#"context.path like "/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/*""#,
+    r#"context.path like "*/7""#,
+    r#"context.path like "/*""#,
+    r#"context.path like "a*""#,
+    r#"context.host == """#,
+    r#"context has user && context.user.subject == """#,
+    r#"context has user && context.user.hasTag("groups") && context.user.getTag("groups").contains("admin")"#,
+    r#"context has user && context.user.hasTag("groups") && context.user.getTag("groups").containsAll(["admin", "a"])"#,
+    r#"context has user && context.user.hasTag("realm.roles") && context.user.getTag("realm.roles").containsAny(["", "admin"])"#,
+    r#"context.headers.hasTag("end-user") && context.headers.getTag("end-user").contains("a")"#,
+    r#"context.headers.hasTag("x-a") && context.headers.getTag("x-a") == ["a"]"#,
+    r#"context.query.hasTag("page") && context.query.getTag("page").containsAll(["admin"])"#,
+    r#"context has grpc && context.grpc.service == "store.Ratings""#,
+    r#"context has grpc && context.grpc.service == "store.Reviews""#,
+    "context.path_segments.count > 2",
+];
+
+/// How conditions are joined.
+#[derive(Clone, Copy, Debug)]
+enum Join {
+    And,
+    Or,
+    Clause,
+    Unless,
+    NotAnd,
+    If,
+}
+
+fn condition(parts: &[(&str, Join)]) -> String {
+    let mut clauses = String::new();
+    let mut body = String::new();
+    for (part, join) in parts {
+        let first = body.is_empty();
+        body = match join {
+            _ if first => format!("({part})"),
+            Join::And => format!("({body} && ({part}))"),
+            Join::Or => format!("({body} || ({part}))"),
+            Join::NotAnd => format!("(!({part}) && {body})"),
+            Join::If => format!("(if {part} then {body} else context.mtls)"),
+            Join::Clause => {
+                write!(clauses, " when {{ {body} }}").unwrap();
+                format!("({part})")
+            }
+            Join::Unless => {
+                write!(clauses, " unless {{ {body} }}").unwrap();
+                format!("({part})")
+            }
+        };
+    }
+    if !body.is_empty() {
+        write!(clauses, " when {{ {body} }}").unwrap();
+    }
+    clauses
+}
+
+prop_compose! {
+    fn parts(pool: Vec<&'static str>)(
+        parts in vec((select(pool), select(vec![
+            Join::And, Join::And, Join::Or, Join::Clause, Join::Unless, Join::NotAnd, Join::If,
+        ])), 0..4),
+    ) -> String {
+        condition(&parts)
+    }
+}
+
+fn body() -> impl Strategy<Value = String> {
+    let http = (select(ACTIONS), parts([PARTS, HTTP_PARTS].concat()));
+    let any = (
+        select([ACTIONS, CONNECTIONS].concat()),
+        parts(PARTS.to_vec()),
+    );
+    let action = prop_oneof![http, any];
+    (select(PRINCIPALS), action, select(RESOURCES)).prop_map(
+        |(principal, (action, conditions), resource)| {
+            format!("({principal}, {action}, {resource}){conditions};")
+        },
+    )
+}
+
+prop_compose! {
+    fn any_policy()(
+        forbid in prop::bool::weighted(0.4),
+        shadow in prop::bool::weighted(0.2),
+        scope in option::weighted(0.3, select(vec!["default", "pay"])),
+        body in body(),
+    ) -> (Option<&'static str>, PolicyMode, String) {
+        let effect = if forbid { "forbid" } else { "permit" };
+        let mode = if shadow { PolicyMode::Shadow } else { PolicyMode::Enforce };
+        (scope, mode, format!("{effect} {body}"))
+    }
+}
+
+/// Strict validation refuses some of what is put together here, such as conditions that can never hold.
+fn valid(policies: Vec<(Option<&'static str>, PolicyMode, String)>) -> Vec<PolicySource> {
+    let sources = policies.into_iter().enumerate();
+    let sources = sources.map(|(at, (scope, mode, text))| PolicySource {
+        mode,
+        ..source(
+            &format!("{}/p{at}", scope.unwrap_or("reeve-system")),
+            scope,
+            &text,
+        )
+    });
+    let valid = |source: &PolicySource| {
+        let policies = vec![source.clone()];
+        let mesh_hash = String::new();
+        Engine::compile(&PolicySlice {
+            mesh_hash,
+            policies,
+        })
+        .is_ok()
+    };
+    sources.filter(valid).collect()
+}
+
+/// What Cedar's own authorizer says with every policy that concerns the resource's namespace, and everything built.
+fn plain(policies: &[PolicySource], question: &Question, asked: &AccessRequest) -> Decision {
+    let judged = |shadow: bool| {
+        let mut set = cedar_policy::PolicySet::new();
+        for source in policies {
+            let concerns = source.scope.as_ref();
+            if concerns.is_some_and(|scope| *scope != asked.resource.namespace)
+                || source.mode == PolicyMode::Shadow && !shadow
+            {
+                continue;
+            }
+            let id = cedar_policy::PolicyId::new(source.id.as_str());
+            set.add(cedar_policy::Policy::parse(Some(id), &source.text).unwrap())
+                .unwrap();
+        }
+        let judged = judge::judge(
+            &question.request,
+            &set,
+            &question.entities,
+            OnForbidError::Deny,
+        );
+        let known = |id: &cedar_policy::PolicyId| PolicyId::parse(id.as_ref()).unwrap();
+        let errors = judged.errors.iter().map(|(id, message)| PolicyError {
+            policy: known(id),
+            message: message.clone(),
+        });
+        Decision {
+            effect: judged.effect,
+            reason: judged.reason,
+            policies: judged.policies.iter().map(known).collect(),
+            errors: errors.collect(),
+            shadow: None,
+        }
+    };
+    let mut decision = judged(false);
+    let other = judged(true);
+    if other.effect != decision.effect {
+        decision.shadow = Some(Box::new(other));
+    }
+    decision
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_index_changes_no_decision_no_reason_and_no_error(
+        policies in vec(any_policy(), 1..12).prop_map(valid),
+        requests in vec(any_request(), 1..8),
+    ) {
+        let slice = PolicySlice { mesh_hash: String::new(), policies };
+        let engine = Engine::compile(&slice).unwrap();
+        let mesh = MeshSchema::get().unwrap();
+        for request in requests {
+            let question = Question::new(mesh, &everything(), None, &request).unwrap();
+            prop_assert_eq!(engine.decide(&request), plain(&slice.policies, &question, &request));
+        }
+    }
+}
+
+fn candidates(policies: Vec<PolicySource>, asked: &AccessRequest) -> Vec<String> {
+    let (mesh, all) = crate::compile::compile(&policies).unwrap();
+    let all: Vec<_> = all.into_values().collect();
+    let found = Index::build(mesh, &all).candidates(asked, None);
+    let ids = found
+        .into_iter()
+        .map(|at| all[at as usize].source.id.to_string());
+    ids.collect()
+}
+
+/// A thousand policies that differ in what stands for `@`, and one that is for [`request`].
+fn a_thousand(policy: &str, meant: &str) -> Vec<PolicySource> {
+    let numbered = (0..1000).map(|n| {
+        let other = meant.replace("bookinfo", &format!("other{n}"));
+        source(
+            &format!("default/p{n}"),
+            Some("default"),
+            &policy.replace('@', &other),
+        )
+    });
+    let own = source("default/own", Some("default"), &policy.replace('@', meant));
+    numbered.chain([own]).collect()
+}
+
+#[test]
+fn of_a_thousand_policies_for_one_service_only_the_callers_own_is_asked() {
+    let mut asked = request();
+    asked.user = Some(fixtures::user());
+    let http = asked.context.http.as_mut().unwrap();
+    http.path = "/bookinfo/7".into();
+    http.headers = [("tenant".into(), ["bookinfo".into()].into())].into();
+    asked.user.as_mut().unwrap().subject = "bookinfo".into();
+    let workload = "spiffe://mesh.local/ns/default/sa/bookinfo-productpage";
+    let account = "mesh.local/ns/default/sa/bookinfo-productpage";
+    let table = [
+        (
+            r#"permit (principal == Workload::"@", action, resource);"#,
+            workload,
+        ),
+        (
+            r#"permit (principal in ServiceAccount::"@", action, resource);"#,
+            account,
+        ),
+        (
+            r#"permit (principal, action, resource) when { principal == Workload::"@" };"#,
+            workload,
+        ),
+        (
+            r#"permit (principal, action, resource) when { context.mtls && Workload::"@" == principal };"#,
+            workload,
+        ),
+        (
+            r#"permit (principal, action, resource) unless { !context.mtls } when { principal in [ServiceAccount::"@"] };"#,
+            account,
+        ),
+        (
+            r#"permit (principal, action in Action::"read", resource) when { context has user && context.user.subject == "@" };"#,
+            "bookinfo",
+        ),
+        (
+            r#"permit (principal, action in Action::"read", resource) when { context.path == "/@/7" };"#,
+            "bookinfo",
+        ),
+        (
+            r#"permit (principal, action in Action::"read", resource) when { context.path like "/@/*" };"#,
+            "bookinfo",
+        ),
+        (
+            r#"permit (principal, action in Action::"read", resource) when { context.headers.hasTag("tenant") && context.headers.getTag("tenant").contains("@") };"#,
+            "bookinfo",
+        ),
+    ];
+    for (policy, meant) in table {
+        assert_eq!(
+            candidates(a_thousand(policy, meant), &asked),
+            ["default/own"],
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn what_may_fail_first_is_always_asked() {
+    let workload = "spiffe://mesh.local/ns/default/sa/bookinfo-productpage";
+    let table = [
+        r#"forbid (principal, action, resource) when { context.port + 1 > 0 && principal == Workload::"@" };"#,
+        r#"forbid (principal, action, resource) when { context.port + 1 > 0 } when { principal == Workload::"@" };"#,
+        r#"forbid (principal, action, resource) unless { context.port + 1 > 0 } when { principal == Workload::"@" };"#,
+        r#"forbid (principal, action, resource) when { context.port + 1 > 0 || principal == Workload::"@" };"#,
+        r#"forbid (principal, action, resource) unless { principal == Workload::"@" };"#,
+    ];
+    for policy in table {
+        assert_eq!(
+            candidates(a_thousand(policy, workload), &request()).len(),
+            1001,
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn another_namespaces_policies_are_no_candidates() {
+    let policies = || {
+        vec![
+            source(
+                "pay/a",
+                Some("pay"),
+                "permit (principal, action, resource);",
+            ),
+            source(
+                "reeve-system/b",
+                None,
+                "permit (principal, action, resource);",
+            ),
+        ]
+    };
+    assert_eq!(candidates(policies(), &request()), ["reeve-system/b"]);
+    let mut elsewhere = request();
+    elsewhere.resource.namespace = namespace("pay");
+    assert_eq!(
+        candidates(policies(), &elsewhere),
+        ["pay/a", "reeve-system/b"]
+    );
+}
