@@ -3,10 +3,7 @@
 //!
 //! All policies concern one service; their principals differ and the last one is the asker's.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "it measures real time, which nothing here decides by"
-)]
+#![expect(reason = "it measures real time, which nothing here decides by")]
 
 use std::{
     error::Error,
