@@ -3,8 +3,6 @@
 //!
 //! All policies concern one service; their principals differ and the last one is the asker's.
 
-#![expect(reason = "it measures real time, which nothing here decides by")]
-
 use std::{
     error::Error,
     hint::black_box,
