@@ -44,6 +44,7 @@ pub(crate) fn decision(path: &str, effect: Effect) -> DecisionRecord {
                 workload: Some("spiffe://mesh.local/ns/default/sa/ratings".parse().unwrap()),
                 namespace: "default".parse().unwrap(),
                 services: vec!["ratings.default.svc.cluster.local".parse().unwrap()],
+                address: None,
             },
             context: RequestContext {
                 source_ip: [127, 77, 3, 1].into(),

@@ -32,6 +32,7 @@ pub(crate) fn request() -> AccessRequest {
             workload: Some(id(REVIEWS)),
             namespace: namespace("default"),
             services: vec![ServiceName::parse("reviews.default.svc.cluster.local").unwrap()],
+            address: None,
         },
         context: RequestContext {
             source_ip: "10.1.2.3".parse().unwrap(),

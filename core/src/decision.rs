@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
@@ -176,13 +176,16 @@ impl fmt::Display for Action {
 /// the service alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceRef {
-    /// The workload's identity; absent when the endpoint has none, and then `services` holds exactly one.
+    /// The workload's identity; absent when the endpoint has none, and then `services` holds one or `address` is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<SpiffeId>,
     /// Its namespace: the only one whose namespaced policies apply.
     pub namespace: Namespace,
     /// The services that select it.
     pub services: Vec<ServiceName>,
+    /// Where it is, if it is neither a workload nor a service of the mesh: what a captured connection was made to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
 }
 
 /// The circumstances of a request or connection. For `connect`, the HTTP parts are absent.
@@ -303,6 +306,8 @@ pub enum Reason {
     AmbiguousPath,
     /// A request to an identity or log interface that the caller may not make.
     NotEntitled,
+    /// A captured connection to an address that stands for no service, under `REGISTRY_ONLY`.
+    NotInRegistry,
 }
 
 impl Reason {
@@ -320,6 +325,7 @@ impl Reason {
             Self::PlaintextRefused => "plaintext_refused",
             Self::AmbiguousPath => "ambiguous_path",
             Self::NotEntitled => "not_entitled",
+            Self::NotInRegistry => "not_in_registry",
         }
     }
 }

@@ -23,8 +23,8 @@ pub use service::{
 };
 pub use telemetry::{AppMetrics, TelemetryConfig};
 pub use workload::{
-    InboundListener, MtlsMode, OutboundListener, PathNormalization, Protocol, ProxyRole,
-    ServiceState, TracingConfig, WorkloadConfig,
+    Capture, CaptureMode, InboundListener, MtlsMode, OutboundListener, OutboundPolicy,
+    PathNormalization, Protocol, ProxyRole, ServiceState, TracingConfig, WorkloadConfig,
 };
 
 use std::fmt;

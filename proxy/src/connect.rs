@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    capture,
     credentials::{Epoch, Lifetime},
     io::{Io, Line},
     trust::{Chain, Trust},
@@ -46,6 +47,24 @@ pub(crate) async fn plain(
     patience: Duration,
 ) -> Result<Upstream, ConnectError> {
     let stream = tcp(address, patience).await?;
+    let io: Box<dyn Io> = Box::new(stream);
+    Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
+}
+
+/// Connects to the workload's own application, for a connection that came in at `arrived`.
+pub(crate) async fn app(
+    address: SocketAddr,
+    arrived: SocketAddr,
+    patience: Duration,
+) -> Result<Upstream, ConnectError> {
+    if address != arrived {
+        return plain(address, patience).await;
+    }
+    let stream = timeout(patience, capture::connect_past_the_rules(address)).await;
+    let stream = stream
+        .map_err(|_| ConnectError::Timeout)?
+        .map_err(ConnectError::Io)?;
+    stream.set_nodelay(true).map_err(ConnectError::Io)?;
     let io: Box<dyn Io> = Box::new(stream);
     Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
 }

@@ -7,9 +7,10 @@ use std::{
     os::fd::OwnedFd,
 };
 
+use reeve_core::model::Capture;
 use socket2::SockRef;
 
-use crate::proxy::ApplyError;
+use crate::{capture, proxy::ApplyError};
 
 /// A listening socket, held beside its accept loop for the process to come.
 #[derive(Debug)]
@@ -48,17 +49,36 @@ impl Inherited {
         address: SocketAddr,
         fresh: impl FnOnce(SocketAddr) -> io::Result<TcpListener>,
     ) -> Result<(TcpListener, Held), ApplyError> {
-        let bound = match self.0.get(&address) {
-            Some(inherited) => inherited.try_clone(),
-            None => fresh(address),
-        };
-        bound
-            .and_then(|listener| {
-                let held = Held(listener.try_clone()?);
-                Ok((listener, held))
-            })
-            .map_err(|source| ApplyError::Bind { address, source })
+        let bound = self.known(address).unwrap_or_else(|| fresh(address));
+        hold(address, bound)
     }
+
+    /// The same for an address of a snapshot; `None` for a family of addresses that this machine does not have.
+    pub(crate) fn bind_for(
+        &self,
+        address: SocketAddr,
+        capture: Option<&Capture>,
+    ) -> Result<Option<(TcpListener, Held)>, ApplyError> {
+        let bound = self.known(address).map(|known| known.map(Some));
+        let bound = bound.unwrap_or_else(|| capture::bind(address, capture));
+        bound.transpose().map(|bound| hold(address, bound)).transpose()
+    }
+
+    fn known(&self, address: SocketAddr) -> Option<io::Result<TcpListener>> {
+        self.0.get(&address).map(TcpListener::try_clone)
+    }
+}
+
+fn hold(
+    address: SocketAddr,
+    bound: io::Result<TcpListener>,
+) -> Result<(TcpListener, Held), ApplyError> {
+    bound
+        .and_then(|listener| {
+            let held = Held(listener.try_clone()?);
+            Ok((listener, held))
+        })
+        .map_err(|source| ApplyError::Bind { address, source })
 }
 
 #[cfg(test)]

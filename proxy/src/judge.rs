@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -90,11 +90,30 @@ impl Place {
                 workload: None,
                 namespace: service.namespace.clone(),
                 services: vec![service.name.clone()],
+                address: None,
             },
             port,
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
             protocol: known.map_or(Protocol::Tcp, |known| known.protocol),
+        }
+    }
+}
+
+impl Place {
+    /// An address outside the mesh, asked for by the workload itself; no policy can know it, so none is asked.
+    pub(crate) fn passthrough(workload: &WorkloadConfig, to: SocketAddr) -> Self {
+        Self {
+            direction: Direction::Outbound,
+            resource: ResourceRef {
+                workload: None,
+                namespace: workload.namespace.clone(),
+                services: Vec::new(),
+                address: Some(to),
+            },
+            port: to.port(),
+            mtls: MtlsMode::Disable,
+            state: ServiceState::Open,
         }
     }
 }
@@ -105,6 +124,7 @@ fn own_resource(workload: &WorkloadConfig) -> ResourceRef {
         workload: Some(workload.identity.clone()),
         namespace: workload.namespace.clone(),
         services: workload.services.clone(),
+        address: None,
     }
 }
 

@@ -20,6 +20,7 @@ mod app_metrics;
 mod balance;
 mod body;
 mod busy;
+mod capture;
 mod cluster;
 mod connect;
 mod credentials;

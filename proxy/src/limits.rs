@@ -46,6 +46,8 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const MAX_POOLS: usize = 4096;
 /// Bound on connecting to the application itself.
 pub(crate) const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bound on connecting to a captured destination that no service stands for (Istio's default for every cluster).
+pub(crate) const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most tries of one request, whatever its retry policy says.
 pub(crate) const MAX_ATTEMPTS: u32 = 10;
 /// Wait before the first retry; doubles up to [`MAX_RETRY_BACKOFF`] (Envoy's defaults).

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    capture::{self, Arrived},
     connect::limit_life,
     credentials::Epoch,
     detect::{Opening, detect},
@@ -151,17 +152,37 @@ async fn connection(
     let Some(snapshot) = worker.proxy.snapshot() else {
         return;
     };
-    if let Some(listener) = snapshot.inbound.get(&bind) {
+    let captured;
+    let (inbound_door, outbound_door) = match capture::arrived(&snapshot, bind, &stream) {
+        Ok(Arrived::At(bind)) => (snapshot.inbound.get(&bind), snapshot.outbound.get(&bind)),
+        Ok(Arrived::Inbound(to)) => {
+            captured = snapshot.inbound_at(to);
+            (captured.as_ref(), None)
+        }
+        Ok(Arrived::Outbound(to)) => match snapshot.outbound.get(&to) {
+            Some(outbound) => (None, Some(outbound)),
+            None => {
+                let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
+                let passing = tcp::passthrough(worker, &snapshot, to, address, line);
+                return Box::pin(passing).await;
+            }
+        },
+        Err(error) => {
+            worker.proxy.strangers.handshake_refused();
+            return tracing::debug!(%error, %bind, "a connection is refused");
+        }
+    };
+    if let Some(listener) = inbound_door {
         let gauge = worker.proxy.metrics.connections("inbound");
         gauge.inc();
         Box::pin(inbound(worker, listener, &snapshot, stream, address, stop)).await;
         gauge.dec();
-    } else if let Some(outbound) = snapshot.outbound.get(&bind) {
+    } else if let Some(outbound) = outbound_door {
         let gauge = worker.proxy.metrics.connections("outbound");
         gauge.inc();
         let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
         if outbound.listener.protocol.is_http() {
-            let arrival = Arrival::new(bind, Peer::stranger(address.ip()), address.port());
+            let arrival = Arrival::new(outbound.listener.bind, Peer::stranger(address.ip()), address.port());
             let gone = line.gone();
             let serving = serve_http(worker, Side::Outbound, arrival, line, gone, Spoken::Any);
             Box::pin(serving.until(stop.drain.clone())).await;

@@ -38,6 +38,8 @@ struct Open {
 pub(crate) enum Origin {
     Inbound(std::net::SocketAddr),
     Outbound,
+    /// At a captured connection to an address that stands for no service.
+    Passthrough(std::net::SocketAddr),
 }
 
 #[derive(Debug)]
@@ -161,8 +163,10 @@ impl Stream {
     /// The question as it would be asked today: the listener's rules may have changed.
     fn question_now(&self, snapshot: &Snapshot) -> Option<Question> {
         let mut question = self.question.clone();
-        if let Origin::Inbound(bind) = self.origin {
-            question.place = snapshot.inbound.get(&bind)?.place.clone();
+        match self.origin {
+            Origin::Inbound(bind) => question.place = snapshot.inbound_at(bind)?.place.clone(),
+            Origin::Outbound => {}
+            Origin::Passthrough(to) => question.place = Arc::new(snapshot.passthrough(to)?),
         }
         Some(question)
     }

@@ -1,7 +1,7 @@
 //! The proxy as its owner holds it: started once, given snapshots, drained at the end.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     io::{self, Write},
     net::{IpAddr, SocketAddr},
@@ -302,18 +302,12 @@ impl Proxy {
         }
         let _runtime = self.runtime.enter();
         let mut listeners = lock(&self.listeners);
-        let wanted: HashSet<SocketAddr> = snapshot
-            .inbound
-            .keys()
-            .chain(snapshot.outbound.keys())
-            .copied()
-            .collect();
+        let wanted = snapshot.binds();
         let mut new = Vec::new();
         for address in wanted.iter().filter(|a| !listeners.traffic.contains_key(a)) {
-            new.push((
-                *address,
-                listeners.inherited.bind(*address, listener::bind)?,
-            ));
+            let capture = snapshot.workload().capture.as_ref();
+            let bound = listeners.inherited.bind_for(*address, capture)?;
+            new.extend(bound.map(|listener| (*address, listener)));
         }
         let own = self.own_ports(&listeners, snapshot.workload().address)?;
         listeners.inherited = Inherited::default();

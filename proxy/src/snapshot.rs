@@ -55,6 +55,16 @@ pub(crate) struct Inbound {
     pub(crate) upstream: Arc<str>,
 }
 
+impl Inbound {
+    pub(crate) fn new(workload: &WorkloadConfig, listener: InboundListener) -> Self {
+        Self {
+            place: Arc::new(Place::inbound(workload, &listener)),
+            upstream: listener.app.to_string().into(),
+            listener,
+        }
+    }
+}
+
 /// An outbound listener and the route that its address alone means.
 #[derive(Debug)]
 pub(crate) struct Outbound {
@@ -189,11 +199,7 @@ fn listeners(workload: &WorkloadConfig) -> Result<(Inbounds, Outbounds), Snapsho
     let mut inbound = HashMap::default();
     let mut outbound = HashMap::default();
     for listener in &workload.inbound {
-        let entry = Inbound {
-            place: Arc::new(Place::inbound(workload, listener)),
-            upstream: listener.app.to_string().into(),
-            listener: listener.clone(),
-        };
+        let entry = Inbound::new(workload, listener.clone());
         if inbound.insert(listener.bind, Arc::new(entry)).is_some() {
             return Err(SnapshotError::DuplicateListener(listener.bind));
         }

@@ -4,7 +4,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use reeve_core::{decision::Principal, error_chain};
+use reeve_core::{
+    decision::{Principal, Reason},
+    error_chain,
+};
 use reeve_svid::alpn;
 use tokio_util::sync::CancellationToken;
 
@@ -18,10 +21,10 @@ use crate::{
     io::{Io, Line},
     judge::{Peer, Place, Question},
     life::Arrival,
-    limits::APP_CONNECT_TIMEOUT,
+    limits::{APP_CONNECT_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT},
     metrics::Ends,
     open::Origin,
-    permit::{ConnectPermit, Refused, permit_connection},
+    permit::{ConnectPermit, Refused, permit_connection, record_refusal},
     relay::relay,
     snapshot::{Outbound, Snapshot},
     worker::Worker,
@@ -32,7 +35,7 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     let Some(snapshot) = worker.proxy.snapshot() else {
         return;
     };
-    let Some(inbound) = snapshot.inbound.get(&arrival.bind) else {
+    let Some(inbound) = snapshot.inbound_at(arrival.bind) else {
         return;
     };
     let mut exchange = Exchange::begin(worker, inbound_ends(arrival, &snapshot));
@@ -48,7 +51,7 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange) else {
         return;
     };
-    match connect::plain(inbound.listener.app, APP_CONNECT_TIMEOUT).await {
+    match connect::app(inbound.listener.app, arrival.bind, APP_CONNECT_TIMEOUT).await {
         Ok(upstream) => {
             exchange.upstream = Some(inbound.upstream.clone());
             pass(worker, io, upstream, exchange).await;
@@ -134,6 +137,54 @@ pub(crate) async fn outbound(
     }
 }
 
+/// A captured connection of the workload to an address that stands for no service.
+pub(crate) async fn passthrough(
+    worker: &Arc<Worker>,
+    snapshot: &Arc<Snapshot>,
+    to: SocketAddr,
+    address: SocketAddr,
+    io: impl Io,
+) {
+    let mut exchange = Exchange::begin(
+        worker,
+        Ends {
+            reporter: "source",
+            protocol: "tcp",
+            source: snapshot.own.clone(),
+            source_principal: Some(snapshot.workload().identity.clone()),
+            ..Ends::default()
+        },
+    );
+    exchange.peer_address = Some(address.ip());
+    exchange.upstream = Some(to.to_string().into());
+    let place = Place::passthrough(snapshot.workload(), to);
+    let question = Question {
+        peer: Peer {
+            principal: Principal::Workload(snapshot.workload().identity.clone()),
+            ..Peer::stranger(address.ip())
+        },
+        place: Arc::new(place),
+        user: None,
+        head: None,
+    };
+    if snapshot.passthrough(to).is_none() {
+        let verdict = question.refuse(snapshot, worker.ledger.now(), Reason::NotInRegistry);
+        refused(
+            record_refusal(&question, verdict, snapshot, &worker.ledger),
+            &mut exchange,
+        );
+        return;
+    }
+    let origin = Origin::Passthrough(to);
+    let Some(_permit) = permitted(worker, snapshot, question, origin, &mut exchange) else {
+        return;
+    };
+    match connect::plain(to, PASSTHROUGH_CONNECT_TIMEOUT).await {
+        Ok(upstream) => pass(worker, io, upstream, exchange).await,
+        Err(error) => failed(&error, exchange),
+    }
+}
+
 async fn to_endpoint(
     worker: &Worker,
     cluster: &Cluster,
@@ -169,18 +220,21 @@ fn permitted(
             enter(worker, snapshot, question, origin, &proof.record, exchange);
             Some(permit)
         }
-        Err(Refused::Denied {
-            decision, record, ..
-        }) => {
-            exchange.decided(record, Arc::new(*decision));
-            exchange.flag("UAEX");
-            None
-        }
-        Err(Refused::NotRecorded) => {
-            exchange.flag("UAEX");
+        Err(why) => {
+            refused(why, exchange);
             None
         }
     }
+}
+
+fn refused(why: Refused, exchange: &mut Exchange) {
+    if let Refused::Denied {
+        decision, record, ..
+    } = why
+    {
+        exchange.decided(record, Arc::new(*decision));
+    }
+    exchange.flag("UAEX");
 }
 
 async fn pass(worker: &Worker, io: impl Io, upstream: Upstream, exchange: Exchange) {

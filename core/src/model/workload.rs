@@ -48,6 +48,49 @@ pub struct WorkloadConfig {
     pub telemetry: TelemetryConfig,
     /// Request headers (lower case) whose values the audit record keeps.
     pub recorded_headers: Vec<String>,
+    /// How the kernel brings traffic to the proxy. Then the addresses of the listeners are those that connections were
+    /// made *to*; the proxy binds none of them, only the two ports given here. `None`: it binds the listeners' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<Capture>,
+}
+
+/// Transparent capture: rules in the workload's network namespace (or machine) bring its TCP connections to the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// The port, of every local address, that the rules bring others' connections to.
+    pub inbound: u16,
+    /// The port, of every local address, that the rules bring the workload's own connections to.
+    pub outbound: u16,
+    /// How inbound connections come, and where their original destination is found.
+    pub mode: CaptureMode,
+    /// What becomes of connections of the workload to addresses that stand for no service.
+    pub outbound_policy: OutboundPolicy,
+    /// Whether plaintext is served at ports without a listener of their own.
+    pub mtls: MtlsMode,
+    /// Whether authorization binds at ports without a listener of their own.
+    pub state: ServiceState,
+}
+
+/// How captured inbound connections reach the proxy. The workload's own always come by `Redirect`, as in Istio.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CaptureMode {
+    /// By destination NAT; the kernel tells the original destination (`SO_ORIGINAL_DST`).
+    #[default]
+    Redirect,
+    /// Unchanged, to a transparent socket (`IP_TRANSPARENT`), whose local address is the original destination.
+    Tproxy,
+}
+
+/// Istio's `outboundTrafficPolicy` (<https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/>).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutboundPolicy {
+    /// Unknown destinations are connected to, and that is recorded.
+    #[default]
+    AllowAny,
+    /// Unknown destinations are refused, and that is recorded.
+    RegistryOnly,
 }
 
 /// What a proxy does for its workload.

@@ -215,6 +215,7 @@ impl Mesh {
             tracing: None,
             telemetry: Default::default(),
             recorded_headers: vec![],
+            capture: None,
         }
     }
 

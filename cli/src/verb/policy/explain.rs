@@ -171,6 +171,7 @@ fn resource(text: &str, mesh: &Mesh) -> Result<ResourceRef, Problem> {
             services: services.map(|service| service.host.clone()).collect(),
             workload: Some(id),
             namespace,
+            address: None,
         });
     }
     let host = full_name(text);
@@ -195,6 +196,7 @@ fn resource(text: &str, mesh: &Mesh) -> Result<ResourceRef, Problem> {
         workload: behind.and_then(|workload| workload.identity.clone()),
         namespace: service.namespace.clone(),
         services: services.map(|other| other.host.clone()).collect(),
+        address: None,
     })
 }
 

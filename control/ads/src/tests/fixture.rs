@@ -110,6 +110,7 @@ fn workload() -> WorkloadConfig {
         tracing: None,
         telemetry: Default::default(),
         recorded_headers: vec![],
+        capture: None,
     }
 }
 
