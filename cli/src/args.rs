@@ -53,6 +53,8 @@ pub(crate) enum Verb {
     /// Show what is in force in a sidecar: listeners, routes, clusters, endpoints, policies, certificates
     #[command(visible_alias = "pc")]
     ProxyConfig(verb::proxy_config::ProxyConfigArgs),
+    /// Put in place, show and take away the rules that bring traffic to the proxy
+    Intercept(verb::intercept::InterceptArgs),
     /// Run the mesh process: CA, control plane, audit log and HTTP API
     Control(ControlCommand),
     /// Replace this process by a command that dies with its parent

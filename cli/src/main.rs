@@ -10,6 +10,7 @@ mod args;
 mod demo;
 mod http;
 mod input;
+mod intercept;
 mod logs;
 mod mesh;
 mod output;

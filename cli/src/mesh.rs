@@ -15,9 +15,11 @@ mod view;
 
 use std::{
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
+use anyhow::Context;
 use clap::Args;
 
 /// Arguments of `reeve control run`.
@@ -43,13 +45,34 @@ pub(crate) struct MeshArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_key: Option<PathBuf>,
 
+    /// Group whose members may connect to the Unix sockets too: sidecars with users of their own
+    #[arg(long, value_name = "GID")]
+    pub(crate) socket_group: Option<u32>,
+
     /// The supervisor's socket, which knows who is behind a process id; by default supervisor.sock in the state
     /// directory
     #[arg(long, value_name = "PATH")]
     pub(crate) supervisor_socket: Option<PathBuf>,
 }
 
+/// Lets members of a group connect to a socket.
+pub(crate) fn open_to_group(path: &Path, group: u32) -> std::io::Result<()> {
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+}
+
 impl MeshArgs {
+    /// A Unix socket for our own user, and for the group that may reach it too.
+    fn bind(&self, name: &str, what: &str) -> anyhow::Result<tokio::net::UnixListener> {
+        let path = self.within(name);
+        let listener = reeve_sidecar::socket::bind(&path, what)?;
+        if let Some(group) = self.socket_group {
+            open_to_group(&path, group)
+                .with_context(|| format!("{what} cannot be opened to group {group}"))?;
+        }
+        Ok(listener)
+    }
+
     fn seal_key_file(&self) -> PathBuf {
         let given = self.seal_key.clone();
         given.unwrap_or_else(|| self.state.join("seal.key"))

@@ -100,6 +100,11 @@ impl StateDir {
         self.0.join("mesh.sock")
     }
 
+    /// Where sidecars without a network to the mesh process reach all of it.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+
     /// The mesh's authorities, as the mesh process wrote them down.
     pub(crate) fn bundle(&self) -> PathBuf {
         self.0.join("bundle.pem")
@@ -201,7 +206,13 @@ impl StateDir {
                 .at(&place)
                 .fix("name another with --state DIR"));
         }
-        if meta.mode() & 0o077 != 0 {
+        // Sidecars with users of their own pass through it (`reeve up --intercept`).
+        let through = if meta.gid() == crate::supervisor::SIDECAR_GROUP {
+            0o010
+        } else {
+            0
+        };
+        if meta.mode() & 0o077 & !through != 0 {
             return Err(Problem::new(format!(
                 "the state directory can be reached by other users (mode {:03o})",
                 meta.mode() & 0o777

@@ -19,6 +19,7 @@ mod instance;
 mod keep;
 pub(crate) mod logfile;
 mod mesh_process;
+pub(crate) mod network;
 mod notices;
 mod orders;
 mod process;
@@ -38,6 +39,7 @@ use std::{
 };
 
 use reeve_control::{Mesh, instances::Instances};
+use reeve_core::model::CaptureMode;
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     task::JoinHandle,
@@ -45,6 +47,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use addresses::BaseClaim;
+pub(crate) use network::{GROUP as SIDECAR_GROUP, Network};
 pub(crate) use notices::Notices;
 pub(crate) use roster::Roster;
 pub(crate) use signals::obey_signals;
@@ -67,6 +70,8 @@ pub(crate) struct Options {
     pub(crate) state: ClaimedState,
     /// The addresses, held by this process.
     pub(crate) base: BaseClaim,
+    /// How traffic is captured, each instance in a network namespace of its own; `None`: not at all.
+    pub(crate) intercept: Option<CaptureMode>,
     /// Where the key of sealed files is, if not in the state directory.
     pub(crate) seal_key: Option<PathBuf>,
     /// Remove the state directory if this process is killed.
@@ -86,6 +91,7 @@ pub(crate) struct Context {
     programs: Programs,
     state: StateDir,
     base: u8,
+    network: Option<Network>,
     seal_key: Option<PathBuf>,
     marker: String,
     guard: Guard,
@@ -109,7 +115,14 @@ impl Context {
         })?;
         let marker = hex::encode(rand::random::<[u8; 16]>());
         let temporary = options.temporary.then(|| options.state.path());
-        let guard = Guard::start(&reeve, &marker, temporary)?;
+        let network = options
+            .intercept
+            .map(|mode| Network::prepare(options.base.base(), mode, &options.state))
+            .transpose()?;
+        let guard = Guard::start(&reeve, &marker, temporary, network)?;
+        if let Some(network) = &network {
+            network.make()?;
+        }
         Ok(Self {
             programs: Programs {
                 bookinfo: reeve.with_file_name("reeve-bookinfo"),
@@ -119,6 +132,7 @@ impl Context {
             reeve,
             state: (*options.state).clone(),
             base: options.base.base(),
+            network,
             seal_key: options
                 .seal_key
                 .as_ref()
@@ -151,6 +165,11 @@ impl Context {
         place.lock_owned().await
     }
 
+    /// The network namespace of the instance in `slot`, if instances have one of their own.
+    fn namespace(&self, slot: u8) -> Option<String> {
+        self.network.map(|network| network.name(slot))
+    }
+
     /// The environment of our own processes.
     fn own_environment(&self) -> Vec<(OsString, OsString)> {
         let own = ["RUST_LOG", "RUST_BACKTRACE"];
@@ -181,8 +200,11 @@ impl Supervisor {
         let mesh = load(&options.folder)?;
         let plan = first_plan(&options, &mesh)?;
         let roster = Arc::new(Roster::new(plan));
-        let listener = whois::bind(&options.state.supervisor_socket())?;
         let context = Arc::new(Context::new(&options, roster.clone())?);
+        let listener = whois::bind(&options.state.supervisor_socket())?;
+        if context.network.is_some() {
+            network::open_to_sidecars(&options.state.supervisor_socket())?;
+        }
         for warning in &mesh.warnings {
             context.notices.tell(warning.to_string());
         }
@@ -311,8 +333,9 @@ fn first_plan(options: &Options, mesh: &Mesh) -> Result<Instances, Problem> {
     let base = options.base.base();
     let before = Instances::read(&options.state.instances()).ok();
     let mut plan = before
-        .filter(|before| before.mesh.base == base)
+        .filter(|before| before.mesh.base == base && before.mesh.capture == options.intercept)
         .unwrap_or_else(|| Instances::new(base));
+    plan.mesh.capture = options.intercept;
     plan.plan(&mesh.workloads, mesh.services.keys())
         .map_err(|error| {
             Problem::new(error)
@@ -320,7 +343,9 @@ fn first_plan(options: &Options, mesh: &Mesh) -> Result<Instances, Problem> {
                 .into_answer()
         })?;
     addresses::check(&options.state, &plan)?;
-    addresses::report_taken_ports(mesh, &plan, &options.notices);
+    if options.intercept.is_none() {
+        addresses::report_taken_ports(mesh, &plan, &options.notices);
+    }
     Ok(plan)
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod guard;
 pub(crate) mod identity;
+pub(crate) mod intercept;
 pub(crate) mod jwt;
 pub(crate) mod logs;
 pub(crate) mod mesh_api;
@@ -50,6 +51,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Ca(args) => ca::run(&args),
         Verb::Proxy(args) => proxy::run(args),
         Verb::ProxyConfig(args) => proxy_config::run(args),
+        Verb::Intercept(args) => intercept::run(args),
         Verb::Control(command) => match command.verb {
             ControlVerb::Run(args) => daemon(mesh::run(args)),
         },

@@ -163,6 +163,7 @@ impl<'a> Index<'a> {
                 }),
             },
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
+            capture: doors::capture(self.mesh, self.instances, workload),
         };
         Some(ProxyConfig {
             generation: Generation::default(),

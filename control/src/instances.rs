@@ -3,14 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
 };
 
-use reeve_core::{InstanceName, Namespace, ServiceName, WorkloadName};
+use reeve_core::{InstanceName, Namespace, ServiceName, WorkloadName, model::CaptureMode};
 use serde::{Deserialize, Serialize};
 
-use crate::LocalWorkload;
+use crate::{LocalWorkload, WorkloadRole};
 
 /// The file's name within the state folder.
 pub const FILE_NAME: &str = "instances.json";
@@ -20,10 +20,16 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 pub const MAX_INSTANCES: usize = 254;
 /// The last number of the first address that stands for a service; 1 and 2 are the proxy's and the application's.
 const FIRST_SERVICE: u8 = 10;
+/// The third number of the addresses that stand for services where traffic is captured; no slot has it.
+const SERVICES: u8 = 255;
 /// Numbers 10 to 254.
 pub const MAX_SERVICES: usize = 245;
 /// The port of the mesh process' gRPC services.
 pub const GRPC_PORT: u16 = 15012;
+/// Where the rules bring others' connections (Istio's port).
+pub const INBOUND_CAPTURE_PORT: u16 = 15006;
+/// Where the rules bring the workload's own connections (Istio's port).
+pub const OUTBOUND_CAPTURE_PORT: u16 = 15001;
 /// The port of the mesh process' HTTP API.
 pub const API_PORT: u16 = 15014;
 
@@ -47,6 +53,10 @@ pub struct MeshAddresses {
     pub grpc: SocketAddr,
     /// The HTTP API.
     pub api: SocketAddr,
+    /// How traffic of the instances is captured, each in a network namespace of its own. `None`: it is not, and each
+    /// has loopback addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureMode>,
 }
 
 /// One running copy of a workload.
@@ -126,6 +136,7 @@ impl Instances {
                 base,
                 grpc: (mesh, GRPC_PORT).into(),
                 api: (mesh, API_PORT).into(),
+                capture: None,
             },
             services: BTreeMap::new(),
             instances: Vec::new(),
@@ -188,18 +199,17 @@ impl Instances {
         old.retain(|name, _| names.contains(name));
         let taken: BTreeSet<u8> = old.values().map(|i| i.slot).collect();
         let mut free = (1..=254).filter(|slot| !taken.contains(slot));
-        let base = self.mesh.base;
         for (name, workload) in wanted {
             let instance = match old.remove(&name) {
                 Some(known) => Instance {
-                    app_address: workload.app_address(base, known.slot),
+                    app_address: self.mesh.of_application(workload, known.slot),
                     ..known
                 },
                 None => {
                     let slot = free
                         .next()
                         .ok_or(InstancesError::TooManyInstances(MAX_INSTANCES + 1))?;
-                    Instance::planned(name, workload, base, slot)
+                    Instance::planned(name, workload, &self.mesh, slot)
                 }
             };
             self.instances.push(instance);
@@ -238,19 +248,73 @@ impl Instances {
     /// The address beside the instance in `slot` that stands for `service`.
     pub fn outbound_address(&self, slot: u8, service: &ServiceName) -> Option<Ipv4Addr> {
         let number = *self.services.get(service)?;
-        Some(Ipv4Addr::new(127, self.mesh.base, slot, number))
+        let base = self.mesh.base;
+        Some(match self.mesh.capture {
+            None => Ipv4Addr::new(127, base, slot, number),
+            Some(_) => Ipv4Addr::new(10, base, SERVICES, number),
+        })
+    }
+
+    /// The IPv6 address that stands for `service`; only where traffic is captured.
+    pub fn outbound_address_v6(&self, service: &ServiceName) -> Option<Ipv6Addr> {
+        let number = *self.services.get(service)?;
+        let net = self.mesh.capture.map(|_| self.mesh.base)?;
+        Some(v6(net, 1, number))
+    }
+}
+
+/// `fd00:7265:6576:BASE:NET::NUMBER`, of the range for private use (RFC 4193).
+fn v6(base: u8, net: u16, number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(
+        0xfd00,
+        0x7265,
+        0x6576,
+        base.into(),
+        net,
+        0,
+        0,
+        number.into(),
+    )
+}
+
+impl MeshAddresses {
+    /// The mesh's side of an instance.
+    pub fn of_instance(&self, slot: u8) -> Ipv4Addr {
+        match self.capture {
+            None => Ipv4Addr::new(127, self.base, slot, 1),
+            Some(_) => Ipv4Addr::new(10, self.base, slot, 1),
+        }
+    }
+
+    /// An instance's IPv6 address where traffic is captured; slot 0 is the bridge between the instances.
+    pub fn of_instance_v6(&self, slot: u8) -> Ipv6Addr {
+        v6(self.base, 0, slot)
+    }
+
+    /// Where an application listens: where traffic is captured and a sidecar stands before it, on loopback alone.
+    fn of_application(&self, workload: &LocalWorkload, slot: u8) -> Ipv4Addr {
+        match (self.capture, workload.role) {
+            (None, _) => workload.app_address(self.base, slot),
+            (Some(_), WorkloadRole::Sidecar) => Ipv4Addr::LOCALHOST,
+            (Some(_), WorkloadRole::Gateway | WorkloadRole::None) => self.of_instance(slot),
+        }
     }
 }
 
 impl Instance {
-    fn planned(name: InstanceName, workload: &LocalWorkload, base: u8, slot: u8) -> Self {
+    fn planned(
+        name: InstanceName,
+        workload: &LocalWorkload,
+        mesh: &MeshAddresses,
+        slot: u8,
+    ) -> Self {
         Self {
             instance: name,
             workload: workload.name.clone(),
             namespace: workload.namespace.clone(),
             slot,
-            address: Ipv4Addr::new(127, base, slot, 1),
-            app_address: workload.app_address(base, slot),
+            address: mesh.of_instance(slot),
+            app_address: mesh.of_application(workload, slot),
             healthy: false,
             app_pid: None,
             sidecar_pid: None,

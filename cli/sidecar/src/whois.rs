@@ -51,6 +51,9 @@ pub struct Known {
     pub service_account: ServiceAccount,
     /// Which of the instance's processes it is.
     pub role: Role,
+    /// The user that the supervisor started it as, if that is not the supervisor's own.
+    #[serde(default)]
+    pub uid: Option<u32>,
 }
 
 /// Which process of an instance.

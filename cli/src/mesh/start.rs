@@ -15,7 +15,7 @@ use reeve_ca::{
 };
 use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
 use reeve_core::{Clock, InstanceName, SpiffeId, SystemClock};
-use reeve_sidecar::{SvidBatchVerifier, SvidSigner, socket, whois::WhoIs};
+use reeve_sidecar::{SvidBatchVerifier, SvidSigner, whois::WhoIs};
 use reeve_svid::CredentialsWatch;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -56,8 +56,8 @@ impl MeshProcess {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let grpc = listen(args.grpc, "the mesh's gRPC port").await?;
         let api = listen(args.api, "the mesh's HTTP API").await?;
-        let control = socket::bind(&args.within("control.sock"), "the mesh's control socket")?;
-        let socket = socket::bind(&args.within("mesh.sock"), "the mesh's socket")?;
+        let control = args.bind("control.sock", "the mesh's control socket")?;
+        let socket = args.bind("mesh.sock", "the mesh's socket")?;
         let registry = prometheus::Registry::new();
         let wal = Arc::new(open_wal(args, &clock)?);
         let events = Arc::new(Recorder::new(Arc::clone(&wal), &registry)?);

@@ -7,6 +7,7 @@ use std::{
     sync::Mutex,
 };
 
+use super::network::Network;
 use crate::{problem::Problem, verb::run::DeathSignal};
 
 /// Names process groups to the guard.
@@ -22,11 +23,15 @@ impl Guard {
         reeve: &Path,
         marker: &str,
         remove: Option<&Path>,
+        network: Option<Network>,
     ) -> Result<Self, Problem> {
         let mut command = Command::new(reeve);
         command.arg("guard").arg("--marker").arg(marker);
         if let Some(dir) = remove {
             command.arg("--remove").arg(dir);
+        }
+        if let Some(network) = network {
+            command.arg("--network").arg(network.base().to_string());
         }
         let mut child = command
             .stdin(Stdio::piped())

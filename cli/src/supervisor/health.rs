@@ -8,7 +8,10 @@ use std::{
 use reeve_control::Probe;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 
-use crate::http::{self, Target};
+use crate::{
+    http::{self, Target},
+    verb::run::enter_namespace,
+};
 
 /// A probe that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -18,6 +21,8 @@ const EAGER: Duration = Duration::from_millis(100);
 /// What is asked, and when it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Check {
+    /// In which network namespace, if not ours.
+    pub(crate) netns: Option<String>,
     /// At which address.
     pub(crate) address: IpAddr,
     /// What; `None` = running is enough.
@@ -71,6 +76,21 @@ async fn watch_process(check: &Check, process: Option<u32>, tell: &impl Fn(bool)
 }
 
 async fn passes(check: &Check) -> bool {
+    let Some(netns) = check.netns.clone() else {
+        return answers(check).await;
+    };
+    // A thread is in one namespace at a time, and this one's belongs to the supervisor.
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let check = check.clone();
+    let asking = std::thread::Builder::new().spawn(move || {
+        let answer = async { Ok(answers(&check).await) };
+        let passes = enter_namespace(&netns).and_then(|()| crate::verb::block_on(answer));
+        tell.send(passes.unwrap_or(false)).unwrap_or_default();
+    });
+    asking.is_ok() && told.await.unwrap_or(false)
+}
+
+async fn answers(check: &Check) -> bool {
     match &check.probe {
         None => true,
         Some(Probe::Tcp { port }) => {
@@ -128,6 +148,7 @@ mod tests {
         let router = Router::new().route("/health", get(answer));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let check = Check {
+            netns: None,
             address: address.ip(),
             probe: Some(Probe::Http {
                 path: "/health".into(),

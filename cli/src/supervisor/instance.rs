@@ -20,7 +20,7 @@ use super::{
     spread::spread,
     succession::{Seen, Sidecar},
 };
-use crate::verb::run::DeathSignal;
+use crate::verb::run::{DeathSignal, PrivilegeArgs};
 
 /// The port on which a sidecar says whether it is ready (Istio's).
 const READY_PORT: u16 = 15021;
@@ -79,7 +79,7 @@ impl Plan {
         };
         Self {
             app: app_spec(context, mesh, workload, instance, instances),
-            app_check: app_check(workload, instance),
+            app_check: app_check(context, workload, instance),
             sidecar: sidecar_spec(context, &shape, workload, instance, instances),
             shape,
             instance: instance.clone(),
@@ -95,6 +95,10 @@ impl Plan {
             app_pid: None,
             sidecar_pid: None,
             sidecars: Vec::new(),
+            sidecar_uid: self
+                .sidecar
+                .as_ref()
+                .and_then(|(spec, _)| spec.privilege.uid),
             app_ok: self.app.is_none(),
             sidecar_ok: self.sidecar.is_none(),
             leaving: false,
@@ -139,16 +143,22 @@ fn app_spec(
         death: DeathSignal::Kill,
         output: Output::Lines(context.state.logs().join(format!("{name}.app.log"))),
         grace: APP_GRACE,
+        netns: context.namespace(instance.slot),
+        privilege: PrivilegeArgs {
+            confined: context.network.is_some(),
+            ..PrivilegeArgs::default()
+        },
         marks: Some(Marks::of_instance(&context.marker, name.as_str())),
     })
 }
 
-fn app_check(workload: &LocalWorkload, instance: &Instance) -> Check {
+fn app_check(context: &Context, workload: &LocalWorkload, instance: &Instance) -> Check {
     let first = workload.ports.first().map(|port| Probe::Tcp {
         port: port.app_port,
     });
     let health = workload.health.as_ref();
     Check {
+        netns: context.namespace(instance.slot),
         address: instance.app_address.into(),
         probe: health.map(|h| h.probe.clone()).or(first),
         period: health.map_or(Duration::from_secs(1), |h| h.period),
@@ -180,7 +190,11 @@ fn sidecar_spec(
     flag("--identity", identity.as_str().into());
     flag("--trust-domain", shape.trust_domain.clone().into());
     flag("--mesh-socket", state.mesh_socket().into());
-    flag("--mesh-address", instances.mesh.grpc.to_string().into());
+    let mesh_address = match &context.network {
+        None => instances.mesh.grpc.to_string(),
+        Some(_) => format!("unix:{}", state.control_socket().display()),
+    };
+    flag("--mesh-address", mesh_address.into());
     if let Some(id) = &shape.mesh_identity {
         flag("--mesh-identity", id.into());
     }
@@ -201,10 +215,16 @@ fn sidecar_spec(
         death: DeathSignal::Term,
         output: Output::File(state.logs().join(format!("{name}.sidecar.log"))),
         grace: DRAIN,
+        netns: context.namespace(instance.slot),
+        privilege: context
+            .network
+            .map(|network| network.of_sidecar(instance.slot))
+            .unwrap_or_default(),
         marks: None,
     };
     let ready = SocketAddr::new(instance.address.into(), READY_PORT);
     let check = Check {
+        netns: None,
         address: ready.ip(),
         probe: Some(Probe::Http {
             path: "/healthz/ready".to_owned(),
@@ -248,6 +268,16 @@ async fn run_shape(
     wanted: &mut watch::Receiver<Option<Plan>>,
     turn: Option<OwnedMutexGuard<()>>,
 ) -> Ended {
+    if let Some(network) = &context.network {
+        let privilege = plan.sidecar.as_ref().map(|(spec, _)| &spec.privilege);
+        let uid = privilege.and_then(|privilege| privilege.uid);
+        let captured = plan.shape.workload.role == WorkloadRole::Sidecar;
+        let made = network.add(plan.instance.slot, uid.filter(|_| captured));
+        let ready = made.and_then(|()| network.hand_over(&context.state, name, uid));
+        if let Err(problem) = ready {
+            context.notices.tell(format!("{name}: {problem}"));
+        }
+    }
     context.roster.enter(name.clone(), plan.live());
     let (stop_sidecar, stop_app) = (CancellationToken::new(), CancellationToken::new());
     let done = CancellationToken::new();
@@ -291,6 +321,9 @@ async fn run_shape(
     tokio::select! {
         _ = work => {}
         () = pids => {}
+    }
+    if let Some(network) = &context.network {
+        network.remove(plan.instance.slot);
     }
     roster.update(name, |live| (live.sidecar_pid, live.app_pid) = (None, None));
     if done.is_cancelled() {

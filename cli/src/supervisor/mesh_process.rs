@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context,
     keep::keep,
+    network,
     process::{Output, Spec},
 };
 use crate::{
     http::{self, Target},
-    verb::run::DeathSignal,
+    verb::run::{DeathSignal, PrivilegeArgs},
 };
 
 /// How long it may take to write down what it holds.
@@ -49,6 +50,9 @@ fn spec(context: &Context) -> Spec {
     flag("--folder", context.programs.folder.clone().into());
     flag("--grpc", mesh.grpc.to_string().into());
     flag("--api", mesh.api.to_string().into());
+    if context.network.is_some() {
+        flag("--socket-group", network::GROUP.to_string().into());
+    }
     if let Some(file) = &context.seal_key {
         flag("--seal-key", file.into());
     }
@@ -60,6 +64,8 @@ fn spec(context: &Context) -> Spec {
         death: DeathSignal::Term,
         output: Output::File(state.logs().join("mesh.log")),
         grace: GRACE,
+        netns: None,
+        privilege: PrivilegeArgs::default(),
         marks: None,
     }
 }

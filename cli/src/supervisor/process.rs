@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::escaped::{self, Marks};
-use crate::verb::run::DeathSignal;
+use crate::verb::run::{DeathSignal, PrivilegeArgs};
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ pub(crate) struct Spec {
     pub(crate) output: Output,
     /// How long it may take to end after SIGTERM.
     pub(crate) grace: Duration,
+    /// The network namespace it runs in, if not ours.
+    pub(crate) netns: Option<String>,
+    /// What of our power it does not get.
+    pub(crate) privilege: PrivilegeArgs,
     /// What the processes that it starts carry in their environment, if they are to end with it.
     pub(crate) marks: Option<Marks>,
 }
@@ -66,6 +70,7 @@ pub(crate) fn start(reeve: &Path, spec: &Spec) -> io::Result<Running> {
         .arg(std::process::id().to_string())
         .arg("--signal")
         .arg(spec.death.as_str())
+        .args(confinement(spec))
         .arg("--")
         .args(&spec.command)
         .env_clear()
@@ -95,6 +100,26 @@ pub(crate) fn start(reeve: &Path, spec: &Spec) -> io::Result<Running> {
         grace: spec.grace,
         marks: spec.marks.clone(),
     })
+}
+
+fn confinement(spec: &Spec) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    if let Some(name) = &spec.netns {
+        args.extend(["--netns".into(), name.into()]);
+    }
+    let privilege = &spec.privilege;
+    for (flag, id) in [("--uid", privilege.uid), ("--gid", privilege.gid)] {
+        if let Some(id) = id {
+            args.extend([flag.into(), id.to_string().into()]);
+        }
+    }
+    if privilege.keep_net_admin {
+        args.push("--keep-net-admin".into());
+    }
+    if privilege.confined {
+        args.push("--confined".into());
+    }
+    args
 }
 
 impl Running {

@@ -40,6 +40,8 @@ pub(crate) struct Live {
     pub(crate) sidecar_pid: Option<u32>,
     /// All processes of the sidecar: while one takes over from another, both.
     pub(crate) sidecars: Vec<u32>,
+    /// The sidecar's user, if not ours.
+    pub(crate) sidecar_uid: Option<u32>,
     /// Whether the application answers its health check, or there is none to ask.
     pub(crate) app_ok: bool,
     /// Whether the sidecar is ready, or there is none.

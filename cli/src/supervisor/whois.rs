@@ -56,6 +56,8 @@ enum Answer {
         namespace: String,
         service_account: String,
         role: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
     },
     Unknown {
         error: String,
@@ -190,6 +192,7 @@ impl Answer {
             namespace: live.namespace.to_string(),
             service_account: live.service_account.to_string(),
             role,
+            uid: live.sidecar_uid.filter(|_| role == "sidecar"),
         }
     }
 }
@@ -214,6 +217,7 @@ mod tests {
             app_pid: Some(app),
             sidecar_pid: Some(sidecar),
             sidecars: vec![sidecar, 300],
+            sidecar_uid: None,
             app_ok: true,
             sidecar_ok: true,
             leaving: false,

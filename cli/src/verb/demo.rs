@@ -99,6 +99,7 @@ async fn demo(args: DemoArgs) -> Verdict {
         folder,
         state,
         base,
+        intercept: None,
         seal_key: None,
         temporary,
         notices,

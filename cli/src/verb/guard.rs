@@ -20,7 +20,10 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use crate::{
     problem::{Answer, Verdict},
-    supervisor::escaped::{self, Marks},
+    supervisor::{
+        escaped::{self, Marks},
+        network,
+    },
 };
 
 /// No more groups than a mesh can have: an application and a sidecar for each instance, and the mesh process.
@@ -36,6 +39,9 @@ pub(crate) struct GuardArgs {
     /// Value of REEVE_MESH_ID in the environment of everything that applications started.
     #[arg(long)]
     marker: String,
+    /// Base of the network namespaces and the bridge to remove at the end.
+    #[arg(long, value_name = "BASE")]
+    network: Option<u8>,
     /// A directory to remove at the end.
     #[arg(long, value_name = "DIR")]
     remove: Option<PathBuf>,
@@ -63,6 +69,9 @@ pub(crate) fn run(args: &GuardArgs) -> Verdict {
         kill_process_group(group, Signal::KILL).unwrap_or_default();
     }
     escaped::end(&marks);
+    if let Some(base) = args.network {
+        network::remove_all(base);
+    }
     if let Some(dir) = &args.remove {
         remove(dir);
     }

@@ -5,6 +5,10 @@ use std::{ffi::OsString, io::ErrorKind, os::unix::process::CommandExt, process::
 use clap::{Args, ValueEnum};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
+mod confine;
+
+pub(crate) use confine::enter_namespace;
+
 use crate::problem::{Problem, Verdict};
 
 /// `reeve run`.
@@ -16,9 +20,31 @@ pub(crate) struct RunArgs {
     /// What to be sent when the parent dies.
     #[arg(long, value_enum, default_value_t = DeathSignal::Kill)]
     signal: DeathSignal,
+    /// The named network namespace to run in.
+    #[arg(long, value_name = "NAME")]
+    netns: Option<String>,
+    #[command(flatten)]
+    privilege: PrivilegeArgs,
     /// The command and its arguments.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
+}
+
+/// What of root's power is given up.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PrivilegeArgs {
+    /// Become this user.
+    #[arg(long, value_name = "UID", requires = "gid")]
+    pub(crate) uid: Option<u32>,
+    /// And this group, without any other.
+    #[arg(long, value_name = "GID", requires = "uid")]
+    pub(crate) gid: Option<u32>,
+    /// Keep CAP_NET_ADMIN as that user.
+    #[arg(long, requires = "uid")]
+    pub(crate) keep_net_admin: bool,
+    /// Stay root, without the capabilities to leave or change a network namespace or become another user.
+    #[arg(long, conflicts_with = "uid")]
+    pub(crate) confined: bool,
 }
 
 /// The signal a parent's death sends.
@@ -46,6 +72,11 @@ pub(crate) fn run(args: RunArgs) -> Verdict {
         DeathSignal::Term => Signal::TERM,
         DeathSignal::Kill => Signal::KILL,
     };
+    if let Some(name) = &args.netns {
+        enter_namespace(name)?;
+    }
+    confine::give_up(&args.privilege)?;
+    // After the change of user, which clears it (prctl(2)).
     set_parent_process_death_signal(Some(signal))
         .map_err(|error| Problem::because("the kernel refused a parent-death signal", &error))?;
     // The parent may have died before the call above: then no signal ever comes.
@@ -56,7 +87,10 @@ pub(crate) fn run(args: RunArgs) -> Verdict {
     let program = command
         .next()
         .ok_or_else(|| Problem::new("there is no command to run"))?;
-    let error = Command::new(&program).args(command).exec();
+    let error = Command::new(confine::reachable(&program))
+        .arg0(&program)
+        .args(command)
+        .exec();
     let fix = if error.kind() == ErrorKind::NotFound {
         "install it, or write its full path in the workload's command"
     } else if error.kind() == ErrorKind::PermissionDenied {

@@ -10,7 +10,7 @@ use crate::{
     problem::{Answer, Verdict},
     state::StateArgs,
     supervisor::{BaseClaim, Notices, Options, Roster, Supervisor, load, obey_signals},
-    verb::block_on,
+    verb::{block_on, intercept::Mode},
 };
 
 const EXAMPLES: &str = "\
@@ -18,8 +18,12 @@ Examples:
   reeve up -f deploy/bookinfo/mesh               run it; edits to the folder apply live
   reeve up -f mesh --state /tmp/one --base 78    a second mesh beside the first
 
+  sudo reeve up -f mesh --intercept              each instance in a network namespace, its traffic captured
+
 Every instance gets loopback addresses of its own (127.BASE.SLOT.*); no root is needed. Processes are not
 isolated from each other in this form: anyone on this machine can reach an application around its sidecar.
+With --intercept each has a network namespace (10.BASE.SLOT.1), its sidecar a user of its own, and every TCP connection
+passes the sidecar; it needs root, ip (iproute2) and nft (nftables).
 Ctrl-C drains and ends everything; a second Ctrl-C ends it at once.
 
 Exit codes: 0 = stopped as asked, 1 = the configuration is invalid, 2 = the mesh could not run.";
@@ -36,6 +40,9 @@ pub(crate) struct UpArgs {
     /// Use addresses 127.X.*.
     #[arg(long, value_name = "X", default_value_t = 77, value_parser = clap::value_parser!(u8).range(1..=254))]
     pub(crate) base: u8,
+    /// Give each instance a network namespace of its own and capture its traffic (needs root)
+    #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "redirect")]
+    pub(crate) intercept: Option<Mode>,
     /// Keep the key of sealed files here instead of seal.key in the state directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_key: Option<PathBuf>,
@@ -63,6 +70,7 @@ async fn supervise(args: UpArgs) -> Verdict {
         folder: args.folder,
         state: args.state.dir().claim()?,
         base: BaseClaim::take(args.base)?,
+        intercept: args.intercept.map(Into::into),
         seal_key: args.seal_key,
         temporary: false,
         notices,
@@ -86,9 +94,18 @@ async fn supervise(args: UpArgs) -> Verdict {
 
 fn greet(supervisor: &Supervisor) {
     let instances = supervisor.roster().instances();
+    let (network, isolation) = match instances.mesh.capture {
+        None => (
+            127,
+            "Processes are not isolated from each other in this form.",
+        ),
+        Some(_) => (
+            10,
+            "Each instance has a network namespace, and its TCP traffic is captured.",
+        ),
+    };
     output::note(&format!(
-        "{} instances at 127.{}.*; the mesh's HTTP API is at http://{}\n\
-         Processes are not isolated from each other in this form. Ctrl-C ends everything.",
+        "{} instances at {network}.{}.*; the mesh's HTTP API is at http://{}\n{isolation} Ctrl-C ends everything.",
         instances.instances.len(),
         instances.mesh.base,
         instances.mesh.api,

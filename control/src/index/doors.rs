@@ -2,12 +2,16 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use reeve_core::model::{InboundListener, MtlsMode, Protocol, ServiceState};
+use reeve_core::model::{Capture, InboundListener, MtlsMode, Protocol, ServiceState};
 
 use super::app_port;
 use crate::{
-    AuthorizationSettings, LocalWorkload, Mesh, Service, WorkloadRole, instances::Instance,
+    AuthorizationSettings, LocalWorkload, Mesh, Service, WorkloadRole,
+    instances::{INBOUND_CAPTURE_PORT, Instance, Instances, OUTBOUND_CAPTURE_PORT},
 };
+
+/// No rule is about this port.
+const NO_PORT: u16 = 0;
 
 /// A listener for each port that the workload declares or that a service sends to.
 pub(super) fn inbound(
@@ -49,6 +53,23 @@ pub(super) fn inbound(
         }
     };
     ports.into_iter().map(listener).collect()
+}
+
+/// How the workload's traffic is captured. A gateway's is not: the outside comes to it by its address.
+pub(super) fn capture(
+    mesh: &Mesh,
+    instances: &Instances,
+    workload: &LocalWorkload,
+) -> Option<Capture> {
+    let mode = instances.mesh.capture?;
+    (workload.role == WorkloadRole::Sidecar).then(|| Capture {
+        inbound: INBOUND_CAPTURE_PORT,
+        outbound: OUTBOUND_CAPTURE_PORT,
+        mode,
+        outbound_policy: mesh.settings.outbound_policy,
+        mtls: mtls_mode(mesh, workload, NO_PORT),
+        state: state(&mesh.settings.authorization, workload, &[]),
+    })
 }
 
 /// `PeerAuthentication` for one port: the workload's (port, then as a whole), the namespace's, the mesh's, the

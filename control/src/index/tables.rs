@@ -4,7 +4,7 @@ mod routes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use reeve_core::{
@@ -47,20 +47,30 @@ pub(super) fn sidecar(
                 }
                 false => tcp_target(index, service, port.port),
             };
-            listeners.push(OutboundListener {
-                bind: SocketAddr::from((address, port.port)),
-                protocol: port.protocol,
-                routes: RouteTableName(port.port.to_string()),
-                service: Some(target),
-            });
+            let v6 = index.instances.outbound_address_v6(&service.host);
+            let addresses = [Some(IpAddr::V4(address)), v6.map(IpAddr::V6)];
+            listeners.extend(
+                addresses
+                    .into_iter()
+                    .flatten()
+                    .map(|address| OutboundListener {
+                        bind: SocketAddr::from((address, port.port)),
+                        protocol: port.protocol,
+                        routes: RouteTableName(port.port.to_string()),
+                        service: Some(target.clone()),
+                    }),
+            );
         }
     }
-    listeners.push(OutboundListener {
-        bind: SocketAddr::from((instance.address, ANY_AUTHORITY_PORT)),
-        protocol: Protocol::Http,
-        routes: RouteTableName(ANY_AUTHORITY_PORT.to_string()),
-        service: None,
-    });
+    // Captured connections come to this port, each for an address of its own.
+    if index.instances.mesh.capture.is_none() {
+        listeners.push(OutboundListener {
+            bind: SocketAddr::from((instance.address, ANY_AUTHORITY_PORT)),
+            protocol: Protocol::Http,
+            routes: RouteTableName(ANY_AUTHORITY_PORT.to_string()),
+            service: None,
+        });
+    }
     let by_port = ports
         .into_iter()
         .map(|port| port_table(index, instance, workload, port));

@@ -17,6 +17,7 @@ raw! {
         mtls: Option<MtlsSpec>,
         authorization: Option<AuthorizationSpec>,
         path_normalization: Option<String>,
+        outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
         tracing: Option<TracingSpec>,
         audit: Option<AuditSpec>,
         access_log_file: Option<String>,
@@ -24,6 +25,7 @@ raw! {
         access_log_format: Option<String>,
         danger_allow_internal_jwks: bool,
     }
+    OutboundTrafficPolicySpec { mode: Option<String>, }
     AuthorizationSpec {
         state: Option<String>,
         namespaces: BTreeMap<String, String>,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
-    model::{MtlsMode, PathNormalization, ServiceState, TracingConfig},
+    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TracingConfig},
 };
 
 /// `MeshConfig`, complete.
@@ -27,6 +27,8 @@ pub struct MeshSettings {
     pub authorization: AuthorizationSettings,
     /// How paths are normalised.
     pub path_normalization: PathNormalization,
+    /// What becomes of captured connections to addresses that stand for no service.
+    pub outbound_policy: OutboundPolicy,
     /// Where spans go.
     pub tracing: Option<TracingConfig>,
     /// What access log lines look like.

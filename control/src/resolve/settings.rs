@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
-    model::{MtlsMode, PathNormalization, ServiceState, TracingConfig},
+    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TracingConfig},
 };
 
 use super::{
@@ -78,6 +78,15 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     }
     if let Some(text) = &spec.path_normalization {
         settings.path_normalization = normalization(notes, &at("pathNormalization"), text);
+    }
+    let policy = spec.outbound_traffic_policy.as_ref();
+    if let Some(text) = policy.and_then(|p| p.mode.as_ref()) {
+        let words = [
+            ("ALLOW_ANY", OutboundPolicy::AllowAny),
+            ("REGISTRY_ONLY", OutboundPolicy::RegistryOnly),
+        ];
+        let path = at("outboundTrafficPolicy").key("mode");
+        settings.outbound_policy = notes.word(&path, text, &words).unwrap_or_default();
     }
     if let Some(spec) = &spec.authorization {
         settings.authorization = authorization(notes, spec, services);
@@ -279,6 +288,7 @@ impl Default for MeshSettings {
             recorded_headers: Vec::new(),
             audit_level: AuditLevel::default(),
             wal_max_bytes: 256 * 1024 * 1024,
+            outbound_policy: OutboundPolicy::default(),
             danger_allow_internal_jwks: false,
         }
     }
