@@ -11,6 +11,7 @@ mod graph;
 mod key;
 mod settings;
 mod start;
+mod unprotected;
 mod view;
 
 use std::{

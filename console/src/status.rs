@@ -48,8 +48,11 @@ pub struct MeshFacts {
     pub started_at: UnixTime,
     /// Its version.
     pub version: String,
-    /// Whether the mesh separates processes of this machine from each other; a local mesh without namespaces does not.
+    /// Whether each instance has a network namespace of its own; a local mesh without `--intercept` has none.
     pub isolates_processes: bool,
+    /// What goes around the sidecars, in words.
+    #[serde(default)]
+    pub unprotected: Vec<String>,
 }
 
 /// The folder of configuration.

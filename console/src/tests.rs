@@ -26,6 +26,7 @@ impl MeshView for Fixed {
                 started_at: UnixTime::from_secs(1),
                 version: "0.1.0".into(),
                 isolates_processes: false,
+                unprotected: Vec::new(),
             },
             jobs: Vec::new(),
             proxies: vec![json!({"instance": "reviews-v1-0"})],

@@ -5,6 +5,7 @@ mod churn;
 mod demo;
 mod fixture;
 mod full_disk;
+mod intercept;
 mod interop;
 mod jobs;
 mod jwt;

