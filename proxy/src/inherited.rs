@@ -61,7 +61,10 @@ impl Inherited {
     ) -> Result<Option<(TcpListener, Held)>, ApplyError> {
         let bound = self.known(address).map(|known| known.map(Some));
         let bound = bound.unwrap_or_else(|| capture::bind(address, capture));
-        bound.transpose().map(|bound| hold(address, bound)).transpose()
+        bound
+            .transpose()
+            .map(|bound| hold(address, bound))
+            .transpose()
     }
 
     fn known(&self, address: SocketAddr) -> Option<io::Result<TcpListener>> {

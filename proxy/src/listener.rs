@@ -182,7 +182,11 @@ async fn connection(
         gauge.inc();
         let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
         if outbound.listener.protocol.is_http() {
-            let arrival = Arrival::new(outbound.listener.bind, Peer::stranger(address.ip()), address.port());
+            let arrival = Arrival::new(
+                outbound.listener.bind,
+                Peer::stranger(address.ip()),
+                address.port(),
+            );
             let gone = line.gone();
             let serving = serve_http(worker, Side::Outbound, arrival, line, gone, Spoken::Any);
             Box::pin(serving.until(stop.drain.clone())).await;
@@ -208,7 +212,12 @@ async fn inbound(
     } else {
         DETECT_TIMEOUT
     };
-    let (opening, ahead) = detect(&mut stream, patience).await;
+    // Nothing could come of knowing, and a server that speaks first must not wait.
+    let (opening, ahead) = if !http && listener.mtls == MtlsMode::Disable {
+        (Opening::Other, Bytes::new())
+    } else {
+        detect(&mut stream, patience).await
+    };
     let line = Line::new(stream, ahead, stop.cut.child_token());
     let stranger = Peer::stranger(address.ip());
     match (opening, listener.mtls) {
