@@ -129,9 +129,13 @@ impl Rules {
         match self.mode {
             CaptureMode::Redirect => rules.push(to_proxy("", port)),
             CaptureMode::Tproxy => {
-                rules.push(format!("meta nfproto ipv4 tproxy ip to :{port} accept"));
+                rules.push(format!(
+                    "meta l4proto tcp meta nfproto ipv4 tproxy ip to :{port} accept"
+                ));
                 if self.ipv6 {
-                    rules.push(format!("meta nfproto ipv6 tproxy ip6 to :{port} accept"));
+                    rules.push(format!(
+                        "meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :{port} accept"
+                    ));
                 }
             }
         }

@@ -103,12 +103,12 @@ fn tproxy_leaves_inbound_destinations_alone() {
     assert!(
         inbound
             .iter()
-            .any(|rule| rule == "meta nfproto ipv4 tproxy ip to :15006 accept")
+            .any(|rule| rule == "meta l4proto tcp meta nfproto ipv4 tproxy ip to :15006 accept")
     );
     assert!(
         inbound
             .iter()
-            .any(|rule| rule == "meta nfproto ipv6 tproxy ip6 to :15006 accept")
+            .any(|rule| rule == "meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :15006 accept")
     );
     assert!(!inbound.iter().any(|rule| rule.contains("redirect")));
 }
