@@ -118,7 +118,7 @@ impl Pair {
                 if pair.call(from, &[], "echo", to, "9000").await {
                     Ok(())
                 } else {
-                    Err("no answer")
+                    Err("no answer".to_owned())
                 }
             })
             .await;
