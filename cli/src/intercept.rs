@@ -137,6 +137,8 @@ impl Rules {
                         "meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :{port} accept"
                     ));
                 }
+                // SECURITY: without a proxy that listens, tproxy does not match, and the application would be next.
+                rules.push("tcp flags & (syn | ack) == syn reject with tcp reset".to_owned());
             }
         }
         rules

@@ -98,9 +98,7 @@ impl Place {
             protocol: known.map_or(Protocol::Tcp, |known| known.protocol),
         }
     }
-}
 
-impl Place {
     /// An address outside the mesh, asked for by the workload itself; no policy can know it, so none is asked.
     pub(crate) fn passthrough(workload: &WorkloadConfig, to: SocketAddr) -> Self {
         Self {
@@ -114,6 +112,7 @@ impl Place {
             port: to.port(),
             mtls: MtlsMode::Disable,
             state: ServiceState::Open,
+            protocol: Protocol::Tcp,
         }
     }
 }

@@ -282,7 +282,11 @@ async fn nothing_goes_around_the_sidecar() {
     // QUIC is refused at once, so that clients fall back to TCP.
     for address in virtual_addresses(&mesh, "server") {
         let outcome = call(&mesh, &["udp", &address, "443"]).await;
-        assert!(outcome.text().contains("Operation not permitted"), "{}", outcome.text());
+        assert!(
+            outcome.text().contains("Operation not permitted"),
+            "{}",
+            outcome.text()
+        );
     }
     // The application has no power to change the rules, to leave, or to become its sidecar's user.
     let out = mesh.folder.path().join("escape.txt");
@@ -299,7 +303,8 @@ async fn nothing_goes_around_the_sidecar() {
         "command": ["python3", "${folder}/escape.py"],
         "env": {"OUT": out.display().to_string(), "SIDECAR": uid},
     });
-    mesh.apply("escape.yaml", local_mesh(&[escape])).await;
+    let more = local_mesh(&[escape]).replace("\"test\"", "\"escape\"");
+    mesh.apply("escape.yaml", more).await;
     eventually("every try to escape has ended", LIMIT, async || {
         let results = fs::read_to_string(&out).map_err(|error| error.to_string())?;
         let all = "flush refused\nleave refused\nsetgid refused\nsetuid refused";

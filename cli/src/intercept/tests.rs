@@ -1,8 +1,8 @@
 use super::*;
 
 fn chain(text: &str, name: &str) -> Vec<String> {
-    let start = text.find(&format!("chain {name} {{")).unwrap();
-    let rules = text[start..].lines().skip(1);
+    let (_, rest) = text.split_once(&format!("chain {name} {{")).unwrap();
+    let rules = rest.lines().skip(1);
     let rules = rules.take_while(|line| line.trim() != "}");
     rules.map(|line| line.trim().to_owned()).collect()
 }

@@ -283,18 +283,23 @@ async fn what_is_captured_needs_the_proxy_and_what_is_excluded_does_not() {
 async fn only_the_proxys_user_is_let_past_and_quic_is_refused() {
     let pair = Pair::new().await;
     pair.up(&["--proxy-uid", "1337"]).await;
-    let user = |uid: &'static str| ["setpriv", "--reuid", uid, "--clear-groups", "--"];
-    assert!(
-        pair.call(&pair.near, &user("1337"), "echo", "10.9.0.2", "9000")
-            .await,
-        "the proxy's"
-    );
-    assert!(
-        !pair
-            .call(&pair.near, &user("1338"), "echo", "10.9.0.2", "9000")
-            .await,
-        "another's"
-    );
+    let user = async |uid: &str| {
+        let talk = "exec 3<>/dev/tcp/10.9.0.2/9000 && echo across >&3 && head -c 6 <&3";
+        let by = [
+            "setpriv",
+            "--reuid",
+            uid,
+            "--clear-groups",
+            "bash",
+            "-c",
+            talk,
+        ];
+        let words = [&["netns", "exec", &pair.near][..], &by].concat();
+        run(Path::new("ip"), &words, &[], LIMIT).await
+    };
+    let own = user("1337").await;
+    assert_eq!(own.stdout, "across", "the proxy's: {}", own.text());
+    assert_eq!(user("1338").await.stdout, "", "another's");
     assert!(
         !pair.call(&pair.near, &[], "udp", "10.9.0.2", "443").await,
         "QUIC"
