@@ -29,8 +29,17 @@ enum InterceptVerb {
     #[command(after_help = UP_EXAMPLES)]
     Up(Box<UpArgs>),
     /// Take the rules away again, and nothing else
+    #[command(after_help = "\
+Examples:
+  reeve intercept down                                   fine too when there are none")]
     Down,
     /// Show the rules that are in place (exit code 1: there are none)
+    #[command(after_help = "\
+Examples:
+  reeve intercept show
+  reeve intercept show -o json | jq .mode
+
+Exit codes: 0 = there are rules, 1 = there are none, 2 = nft could not be asked.")]
     Show(OutputArgs),
 }
 
