@@ -37,6 +37,11 @@ for port in (443, 444):
 threading.Event().wait()
 "#;
 
+async fn ip(words: &str) {
+    let words: Vec<&str> = ["ip"].into_iter().chain(words.split(' ')).collect();
+    tool_ok(&words).await;
+}
+
 /// Two namespaces with a cable between: `near`, where the rules are, and `far`. Both run the server.
 struct Pair {
     near: String,
@@ -53,73 +58,38 @@ impl Pair {
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
-        let (near, far) = (format!("reeve-near-{id}"), format!("reeve-far-{id}"));
-        for name in [&near, &far] {
-            tool_ok(&["ip", "netns", "add", name]).await;
-        }
-        let folder = Folder::new().with("client.py", include_str!("client.py"));
         let mut pair = Self {
-            near,
-            far,
+            near: format!("reeve-near-{id}"),
+            far: format!("reeve-far-{id}"),
             servers: Vec::new(),
-            folder,
+            folder: Folder::new().with("client.py", include_str!("client.py")),
         };
-        tool_ok(&[
-            "ip", "-n", &pair.near, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0",
-            "netns", &pair.far,
-        ])
+        let (near, far) = (pair.near.clone(), pair.far.clone());
+        ip(&format!("netns add {near}")).await;
+        ip(&format!("netns add {far}")).await;
+        ip(&format!(
+            "-n {near} link add eth0 type veth peer name eth0 netns {far}"
+        ))
         .await;
-        for (name, host) in [(pair.near.clone(), "1"), (pair.far.clone(), "2")] {
-            for link in ["lo", "eth0"] {
-                tool_ok(&["ip", "-n", &name, "link", "set", link, "up"]).await;
-            }
-            tool_ok(&[
-                "ip",
-                "-n",
-                &name,
-                "addr",
-                "add",
-                &format!("10.9.0.{host}/24"),
-                "dev",
-                "eth0",
-            ])
-            .await;
-            tool_ok(&[
-                "ip",
-                "-n",
-                &name,
-                "addr",
-                "add",
-                &format!("fd09::{host}/64"),
-                "dev",
-                "eth0",
-                "nodad",
-            ])
+        for (name, host) in [(&near, "1"), (&far, "2")] {
+            ip(&format!("-n {name} link set lo up")).await;
+            ip(&format!("-n {name} link set eth0 up")).await;
+            ip(&format!("-n {name} addr add 10.9.0.{host}/24 dev eth0")).await;
+            ip(&format!(
+                "-n {name} addr add fd09::{host}/64 dev eth0 nodad"
+            ))
             .await;
             let server = Command::new("ip")
-                .args(["netns", "exec", &name, "python3", "-c", SERVER])
+                .args(["netns", "exec", name, "python3", "-c", SERVER])
                 .stdin(Stdio::null())
                 .spawn();
             pair.servers.push(server.expect("a server"));
         }
-        tool_ok(&[
-            "ip",
-            "-n",
-            &pair.far,
-            "addr",
-            "add",
-            "10.9.0.3/24",
-            "dev",
-            "eth0",
-        ])
-        .await;
-        for (from, to) in [(&pair.near, "10.9.0.2"), (&pair.far, "10.9.0.1")] {
+        ip(&format!("-n {far} addr add 10.9.0.3/24 dev eth0")).await;
+        for (from, to) in [(&near, "10.9.0.2"), (&far, "10.9.0.1")] {
             eventually("the servers serve", LIMIT, async || {
-                if pair.call(from, &[], "echo", to, "9000").await {
-                    Ok(())
-                } else {
-                    Err("no answer".to_owned())
-                }
+                let served = pair.call(from, &[], "echo", to, "9000").await;
+                served.then_some(()).ok_or_else(|| "no answer".to_owned())
             })
             .await;
         }
