@@ -155,7 +155,7 @@ pub(crate) async fn passthrough(
             ..Ends::default()
         },
     );
-    exchange.peer_address = Some(address.ip());
+    exchange.between(address, to);
     exchange.upstream = Some(to.to_string().into());
     let place = Place::passthrough(snapshot.workload(), to);
     let question = Question {
