@@ -115,7 +115,7 @@ fn request(asker: usize) -> Outcome<AccessRequest> {
             )?),
             namespace: Namespace::parse("default")?,
             services: vec![ServiceName::parse("reviews.default.svc.cluster.local")?],
-address: None,
+            address: None,
         },
         context: RequestContext {
             source_ip: "10.1.2.3".parse()?,

@@ -125,7 +125,7 @@ fn resource() -> impl Strategy<Value = ResourceRef> {
             workload,
             namespace: namespace(ns),
             services,
-address: None,
+            address: None,
         })
 }
 
