@@ -22,8 +22,10 @@ def tcp(family, host, port):
         s.bind((host, port)); s.listen(16)
         while True:
             c, _ = s.accept()
-            with c:
-                while data := c.recv(4096): c.sendall(data)
+            try:
+                with c:
+                    while data := c.recv(4096): c.sendall(data)
+            except OSError: pass
 def udp(port):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.bind(("0.0.0.0", port))
