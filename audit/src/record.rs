@@ -383,6 +383,10 @@ pub enum EventKind {
     Stopped,
     /// A batch of records was refused by the log.
     BatchRefused,
+    /// Somebody began to watch live traffic.
+    TapStarted,
+    /// They ceased to.
+    TapEnded,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

@@ -50,6 +50,8 @@ pub(crate) enum Verb {
     Ca(verb::ca::CaArgs),
     /// Run a sidecar, or ask one how it is
     Proxy(verb::proxy::ProxyArgs),
+    /// Watch requests and responses as they pass
+    Tap(verb::tap::TapArgs),
     /// Show what is in force in a sidecar: listeners, routes, clusters, endpoints, policies, certificates
     #[command(visible_alias = "pc")]
     ProxyConfig(verb::proxy_config::ProxyConfigArgs),

@@ -3,6 +3,10 @@
 //! One connection per exchange, HTTP/1.1, whole answers of at most [`MAX_BODY`] bytes, and a bound on the whole
 //! exchange. Only our own processes and the applications beside them are asked.
 
+mod lines;
+
+pub(crate) use lines::post_lines;
+
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;

@@ -17,6 +17,7 @@ pub(crate) mod proxy_config;
 pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod tap;
 pub(crate) mod up;
 
 use std::{future::Future, path::Path, time::Duration};
@@ -50,6 +51,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Identity(args) => identity::run(&args),
         Verb::Ca(args) => ca::run(&args),
         Verb::Proxy(args) => proxy::run(args),
+        Verb::Tap(args) => tap::run(&args),
         Verb::ProxyConfig(args) => proxy_config::run(args),
         Verb::Intercept(args) => intercept::run(args),
         Verb::Control(command) => match command.verb {

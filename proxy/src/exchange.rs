@@ -205,7 +205,8 @@ impl Exchange {
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
         self.response_after = Some(self.started.elapsed());
-        if self.worker.proxy.log_format(LogFormat::needs_response) {
+        let proxy = &self.worker.proxy;
+        if proxy.taps.is_on() || proxy.log_format(LogFormat::needs_response) {
             self.response = Some(Box::new(Response {
                 headers: headers.clone(),
                 trailers: HeaderMap::new(),
@@ -456,8 +457,16 @@ impl Exchange {
             peer_port: self.peer_port,
             response_ms: self.response_after.map(|t| t.as_secs_f64() * 1000.0),
         };
+        self.hand_on(&told);
+    }
+
+    /// To the access log, and to whoever watches.
+    fn hand_on(&self, told: &Told<'_>) {
         let proxy = &self.worker.proxy;
-        proxy.log_format(|format| self.worker.log.write(&told, format));
+        proxy.log_format(|format| self.worker.log.write(told, format));
+        if proxy.taps.is_on() {
+            proxy.taps.offer(told);
+        }
     }
 }
 

@@ -55,6 +55,7 @@ mod route;
 mod snapshot;
 mod spans;
 mod strangers;
+mod tap;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -68,4 +69,5 @@ pub use path::{PathError, normalize};
 pub use proxy::{ApplyError, MeshPorts, Proxy, ProxyDeps, ProxyStatus, StartError};
 pub use route::RouteError;
 pub use snapshot::{Snapshot, SnapshotError};
+pub use tap::{TapFilter, TapStream, TooManyTaps};
 pub use worker::Workers;

@@ -84,3 +84,9 @@ pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When an HTTP/1.1 connection is to end: how long its next request may take to come before it is closed unasked.
 pub(crate) const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+/// Live taps at once on one proxy.
+pub(crate) const MAX_TAPS: usize = 8;
+/// Requests that wait to be shown by one tap; beyond, they are counted and dropped.
+pub(crate) const TAP_QUEUE: usize = 1024;
+/// Bytes of one header's value that a tap shows.
+pub(crate) const MAX_TAP_VALUE_BYTES: usize = 1024;

@@ -38,6 +38,7 @@ use crate::{
     snapshot::Snapshot,
     spans::Spans,
     strangers::Strangers,
+    tap::{TapFilter, TapStream, Taps, TooManyTaps},
     worker::{WorkerSet, Workers},
 };
 
@@ -186,6 +187,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) spans: Spans,
+    pub(crate) taps: Arc<Taps>,
     pub(crate) strangers: Strangers,
     pub(crate) tasks: TaskTracker,
     pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
@@ -257,6 +259,7 @@ impl Proxy {
             ledger: ledger(0)?,
             metrics: metrics.clone(),
             spans: Spans::default(),
+            taps: Arc::default(),
             strangers: Strangers::new(deps.clock.clone()),
             tasks: TaskTracker::new(),
             epochs,
@@ -396,6 +399,11 @@ impl Proxy {
             self.runtime.spawn(admin);
         }
         Ok(Some(own))
+    }
+
+    /// Opens a live tap on the requests and connections that pass.
+    pub fn tap(&self, filter: TapFilter) -> Result<TapStream, TooManyTaps> {
+        self.shared.taps.open(filter)
     }
 
     /// How it stands.

@@ -18,5 +18,6 @@ mod refused_identity;
 mod rotation;
 mod sidecar_crash;
 mod tamper;
+mod tap;
 mod traffic;
 mod up;

@@ -10,7 +10,9 @@ use std::{
 use anyhow::Context;
 use reeve_audit::Wal;
 use reeve_core::{Clock, InstanceName, SpiffeId, error_chain, model::ProxyConfig};
-use reeve_proxy::{MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot, Workers};
+use reeve_proxy::{
+    MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot, TapFilter, TapStream, TooManyTaps, Workers,
+};
 use reeve_svid::CredentialsWatch;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
@@ -85,6 +87,11 @@ impl DataPlane {
         self.door.open(predecessor).await;
         tracing::info!(%generation, "a configuration is in force");
         Ok(())
+    }
+
+    /// Opens a live tap.
+    pub(crate) fn tap(&self, filter: TapFilter) -> Result<TapStream, TooManyTaps> {
+        self.proxy.tap(filter)
     }
 
     /// How the proxy stands.

@@ -23,6 +23,7 @@ use crate::{
     admin::{
         self, Admin,
         inspect::{self, Inspect},
+        tap::{self, TapDoor},
     },
     agent::{self, AgentEvents},
     connect::MeshConnector,
@@ -150,6 +151,11 @@ impl Sidecar {
         let shipping = tokio::spawn(shipping(&connector, &wal, &credentials));
         let inspect = Inspect::new(args, credentials.clone(), log);
         let routes = admin::routes(admin).merge(inspect::routes(inspect));
+        let taps = TapDoor {
+            data_plane: data_plane.clone(),
+            wal: Arc::clone(&wal),
+        };
+        let routes = routes.merge(tap::routes(taps));
         let attestor = agent::attestor(args);
         let identities = (credentials.clone(), attestor, Arc::clone(&events));
         let serving = vec![

@@ -1,0 +1,141 @@
+//! Live taps for the operator: `POST /tap` answers with a JSON object per request until the tap's end.
+//!
+//! SECURITY: reading traffic is itself recorded, before the first byte is read: who, with which filter, and at the end
+//! how much. Without a record there is no tap.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{ConnectInfo, State, connect_info::Connected},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::post,
+    serve::IncomingStream,
+};
+use futures_util::stream;
+use reeve_audit::{EventKind, EventRecord, Wal};
+use reeve_proxy::{TapFilter, TapStream};
+use serde::Deserialize;
+use tokio::{
+    net::UnixListener,
+    time::{Instant, timeout_at},
+};
+
+use crate::data_plane::DataPlane;
+
+/// Longest life of a tap.
+const MAX_LIFE: Duration = Duration::from_secs(3600);
+
+/// What taps are opened on.
+pub(crate) struct TapDoor {
+    pub(crate) data_plane: DataPlane,
+    pub(crate) wal: Arc<Wal>,
+}
+
+/// Who is at the other end of the socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    uid: Option<u32>,
+    pid: Option<i32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred().ok();
+        Self {
+            uid: credentials.map(|c| c.uid()),
+            pid: credentials.and_then(|c| c.pid()),
+        }
+    }
+}
+
+/// A request for a tap.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    #[serde(default)]
+    filter: TapFilter,
+    /// Ends after so many requests.
+    max: Option<u64>,
+    /// Ends after so many milliseconds.
+    for_ms: Option<u64>,
+}
+
+/// The route.
+pub(crate) fn routes(door: TapDoor) -> Router {
+    Router::new()
+        .route("/tap", post(open))
+        .with_state(Arc::new(door))
+}
+
+async fn open(
+    State(door): State<Arc<TapDoor>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(wanted): Json<Wanted>,
+) -> Response {
+    let own = rustix::process::geteuid().as_raw();
+    let Some(uid) = caller.uid.filter(|uid| *uid == own || *uid == 0) else {
+        return (StatusCode::FORBIDDEN, "only the mesh's operator may tap\n").into_response();
+    };
+    let filter = serde_json::to_string(&wanted.filter).unwrap_or_default();
+    let who = |event| {
+        EventRecord::new(event)
+            .with("uid", uid.to_string())
+            .with("pid", caller.pid.unwrap_or_default().to_string())
+            .with("filter", &filter)
+    };
+    let tap = match door.data_plane.tap(wanted.filter) {
+        Ok(tap) => tap,
+        Err(error) => {
+            return (StatusCode::TOO_MANY_REQUESTS, format!("{error}\n")).into_response();
+        }
+    };
+    if let Err(error) = door.wal.append(who(EventKind::TapStarted)) {
+        let text = format!("the tap cannot be recorded, so there is none: {error}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    let life = wanted.for_ms.map_or(MAX_LIFE, Duration::from_millis);
+    let open = Open {
+        tap,
+        left: wanted.max.unwrap_or(u64::MAX),
+        end: Instant::now() + life.min(MAX_LIFE),
+        wal: door.wal.clone(),
+        ended: Some(who(EventKind::TapEnded)),
+    };
+    let lines = stream::unfold(open, |mut open| async move {
+        if open.left == 0 {
+            return None;
+        }
+        open.left -= 1;
+        let line = timeout_at(open.end, open.tap.next()).await.ok()??;
+        Some((Ok::<_, Infallible>(line), open))
+    });
+    let kind = [(CONTENT_TYPE, "application/jsonl")];
+    (kind, Body::from_stream(lines)).into_response()
+}
+
+/// An open tap; its end is recorded, whatever way it comes.
+struct Open {
+    tap: TapStream,
+    left: u64,
+    end: Instant,
+    wal: Arc<Wal>,
+    ended: Option<EventRecord>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let (shown, dropped) = self.tap.counts();
+        let Some(event) = self.ended.take() else {
+            return;
+        };
+        let event = event
+            .with("shown", shown.to_string())
+            .with("dropped", dropped.to_string());
+        if let Err(error) = self.wal.append(event) {
+            tracing::error!(%error, "the end of a tap could not be recorded");
+        }
+    }
+}
