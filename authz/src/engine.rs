@@ -17,7 +17,7 @@ use reeve_core::{
 use crate::{
     Explanation, PolicyFault,
     compile::{self, Compiled},
-    entities::Question,
+    entities::{Looks, Question},
     explain,
     index::Index,
     mesh_schema::MeshSchema,
@@ -158,15 +158,19 @@ impl Engine {
 
 impl Policies {
     fn decide(&self, request: &AccessRequest) -> Decision {
-        let Ok(question) = Question::new(self.mesh, &self.uses, self.home.as_ref(), request) else {
-            // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
-            return Decision::without_policy(Effect::Deny, Reason::ForbidError);
-        };
-        let candidates = self.index.candidates(request, self.home.as_ref());
-        let candidates = candidates
+        let home = self.home.as_ref();
+        let candidates = self.index.candidates(request, home);
+        let candidates: Vec<_> = candidates
             .into_iter()
-            .filter_map(|at| self.all.get(at as usize));
-        verdict::judge(candidates, &question)
+            .filter_map(|at| self.all.get(at as usize))
+            .collect();
+        // Only what the candidates look at is built.
+        let uses: Vec<_> = candidates.iter().map(|p| &p.checked.uses).collect();
+        match Question::new(self.mesh, Looks(&uses), home, request) {
+            Ok(question) => verdict::judge(&candidates, &question),
+            // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
+            Err(_) => Decision::without_policy(Effect::Deny, Reason::ForbidError),
+        }
     }
 
     /// The denial, if a `forbid` that looks at HTTP might apply.
@@ -178,7 +182,8 @@ impl Policies {
             policies,
             ..Decision::without_policy(Effect::Deny, Reason::ForbidError)
         };
-        let Ok(question) = Question::new(self.mesh, &self.uses, self.home.as_ref(), request) else {
+        let looks = Looks(&[&self.uses]);
+        let Ok(question) = Question::new(self.mesh, looks, self.home.as_ref(), request) else {
             return Some(denied(Vec::new()));
         };
         let found = self
@@ -194,8 +199,8 @@ impl Policies {
             hierarchy: true,
             ..self.uses.clone()
         };
-        let Ok(question) = Question::new(self.mesh, &everything, self.home.as_ref(), request)
-        else {
+        let looks = Looks(&[&everything]);
+        let Ok(question) = Question::new(self.mesh, looks, self.home.as_ref(), request) else {
             return Vec::new();
         };
         let concerned = self.all.iter().filter(|p| {

@@ -3,10 +3,15 @@
 //! The data path never checks them against the schema (that alone would cost more than the decision); the property
 //! test below does it for every shape of request instead.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use cedar_policy::{
-    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
+use cedar_policy_core::{
+    ast::{
+        Context, Eid, Entity, EntityType, EntityUID, EntityUIDEntry, Name, PartialValue, Request,
+        Value,
+    },
+    entities::{Entities, NoEntitiesSchema, TCComputation},
+    extensions::Extensions,
 };
 use jiff::Timestamp;
 use reeve_core::{
@@ -22,12 +27,21 @@ use crate::{
 /// Path segments that policies can name; the schema lists them.
 pub(crate) const MAX_NAMED_SEGMENTS: usize = 16;
 
+const SEGMENT_NAMES: [&str; MAX_NAMED_SEGMENTS] = [
+    "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15",
+    "s16",
+];
+
 /// A question in Cedar's terms.
 #[derive(Debug)]
 pub(crate) struct Question {
-    pub(crate) request: Request,
-    pub(crate) entities: Entities,
+    pub(crate) request: cedar_policy::Request,
+    pub(crate) entities: cedar_policy::Entities,
 }
+
+/// What each of the policies that are asked looks at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Looks<'a>(pub(crate) &'a [&'a Uses]);
 
 /// Why a request could not be put to Cedar. No input is known to cause it; the engine then denies.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +52,8 @@ pub(crate) enum QuestionError {
         "exactly one service is named when it is asked for alone, and its trust domain is known"
     )]
     ServiceAlone,
+    #[error("Cedar's extension function gives no value")]
+    Extension,
     #[error("Cedar refuses it: {0}")]
     Cedar(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -52,7 +68,7 @@ impl Question {
     /// Puts `request` in Cedar's terms, with those parts that `uses` names. `home` is the mesh's trust domain.
     pub(crate) fn new(
         mesh: &MeshSchema,
-        uses: &Uses,
+        uses: Looks<'_>,
         home: Option<&TrustDomain>,
         request: &AccessRequest,
     ) -> Result<Self, QuestionError> {
@@ -69,21 +85,50 @@ impl Question {
         let resource = builder.resource(&mut graph, request)?;
         let mut entities = graph.into_entities();
         entities.push(action_entity.clone());
-        let context = builder.context(request, &mut entities)?;
+        let context = builder.context(mesh, request, &mut entities)?;
+        let known = |uid| EntityUIDEntry::known(uid, None);
+        let asked = Request::new_unchecked(
+            known(principal),
+            known(action.clone()),
+            known(resource),
+            Some(context),
+        );
+        // All ancestors of what a request names are its direct parents; only membership of something else has to be
+        // worked out.
+        let closure = if uses.hierarchy() {
+            TCComputation::ComputeNow
+        } else {
+            TCComputation::AssumeAlreadyComputed
+        };
+        let entities = Entities::from_entities(
+            entities,
+            None::<&NoEntitiesSchema>,
+            closure,
+            Extensions::all_available(),
+        );
         Ok(Self {
-            request: Request::new(principal, action.clone(), resource, context, None)
-                .map_err(QuestionError::cedar)?,
-            entities: Entities::from_entities(entities, None).map_err(QuestionError::cedar)?,
+            request: asked.into(),
+            entities: entities.map_err(QuestionError::cedar)?.into(),
         })
+    }
+}
+
+impl Looks<'_> {
+    fn attribute(self, name: &str) -> bool {
+        self.0.iter().any(|uses| uses.attribute(name))
+    }
+
+    fn hierarchy(self) -> bool {
+        self.0.iter().any(|uses| uses.hierarchy)
     }
 }
 
 /// Entities without attributes and their parents; one entry each, also when principal and resource are the same.
 #[derive(Debug, Default)]
-struct Graph(Vec<(EntityUid, HashSet<EntityUid>)>);
+struct Graph(Vec<(EntityUID, HashSet<EntityUID>)>);
 
 impl Graph {
-    fn add(&mut self, uid: &EntityUid, parents: impl IntoIterator<Item = EntityUid>) {
+    fn add(&mut self, uid: &EntityUID, parents: impl IntoIterator<Item = EntityUID>) {
         match self.0.iter_mut().find(|(known, _)| known == uid) {
             Some((_, known)) => known.extend(parents),
             None => self.0.push((uid.clone(), parents.into_iter().collect())),
@@ -93,7 +138,7 @@ impl Graph {
     fn into_entities(self) -> Vec<Entity> {
         self.0
             .into_iter()
-            .map(|(uid, parents)| Entity::new_no_attrs(uid, parents))
+            .map(|(uid, parents)| entity(uid, parents, [], []))
             .collect()
     }
 }
@@ -101,12 +146,12 @@ impl Graph {
 #[derive(Clone, Copy)]
 struct Builder<'a> {
     types: &'a EntityTypes,
-    uses: &'a Uses,
+    uses: Looks<'a>,
     home: Option<&'a TrustDomain>,
 }
 
 impl Builder<'_> {
-    fn principal(self, graph: &mut Graph, principal: &Principal) -> EntityUid {
+    fn principal(self, graph: &mut Graph, principal: &Principal) -> EntityUID {
         match principal {
             Principal::Workload(id) => self.workload(graph, id),
             Principal::Unauthenticated => {
@@ -119,7 +164,7 @@ impl Builder<'_> {
 
     /// A workload and what its identity says it belongs to. All ancestors are direct parents, so that membership
     /// needs no further entities.
-    fn workload(self, graph: &mut Graph, id: &SpiffeId) -> EntityUid {
+    fn workload(self, graph: &mut Graph, id: &SpiffeId) -> EntityUID {
         let workload = uid(&self.types.workload, id.as_str());
         let domain = id.trust_domain();
         let mut parents = vec![uid(&self.types.trust_domain, domain.as_str())];
@@ -127,20 +172,20 @@ impl Builder<'_> {
             let name = format!("{domain}/ns/{namespace}/sa/{account}");
             let account = uid(&self.types.service_account, &name);
             let namespace = self.namespace(graph, &domain, &namespace);
-            if self.uses.hierarchy {
+            if self.uses.hierarchy() {
                 graph.add(&account, [namespace.clone()]);
             }
             parents.extend([account, namespace]);
-        } else if self.uses.hierarchy {
+        } else if self.uses.hierarchy() {
             graph.add(&uid(&self.types.trust_domain, domain.as_str()), []);
         }
         graph.add(&workload, parents);
         workload
     }
 
-    fn namespace(self, graph: &mut Graph, domain: &TrustDomain, name: &Namespace) -> EntityUid {
+    fn namespace(self, graph: &mut Graph, domain: &TrustDomain, name: &Namespace) -> EntityUID {
         let namespace = uid(&self.types.namespace, &format!("{domain}/ns/{name}"));
-        if self.uses.hierarchy {
+        if self.uses.hierarchy() {
             let domain = uid(&self.types.trust_domain, domain.as_str());
             graph.add(&domain, []);
             graph.add(&namespace, [domain]);
@@ -153,7 +198,7 @@ impl Builder<'_> {
         self,
         graph: &mut Graph,
         request: &AccessRequest,
-    ) -> Result<EntityUid, QuestionError> {
+    ) -> Result<EntityUID, QuestionError> {
         let resource = &request.resource;
         let domain = resource_domain(request, self.home).ok_or(QuestionError::ServiceAlone)?;
         let above = [
@@ -172,7 +217,7 @@ impl Builder<'_> {
             graph.add(&workload, above);
             return Ok(workload);
         }
-        match <[EntityUid; 1]>::try_from(services) {
+        match <[EntityUID; 1]>::try_from(services) {
             Ok([service]) => Ok(service),
             Err(_) => Err(QuestionError::ServiceAlone),
         }
@@ -180,77 +225,99 @@ impl Builder<'_> {
 
     fn context(
         self,
+        mesh: &MeshSchema,
         request: &AccessRequest,
         entities: &mut Vec<Entity>,
     ) -> Result<Context, QuestionError> {
         let context = &request.context;
-        let mut pairs = Vec::with_capacity(8);
-        let mut put = |name: &str, value: &dyn Fn() -> RestrictedExpression| {
+        let mut values = BTreeMap::new();
+        let mut put = |name: &'static str, value: &dyn Fn() -> Result<Value, QuestionError>| {
             if self.uses.attribute(name) {
-                pairs.push((name.to_owned(), value()));
+                values.insert(name.into(), value()?);
             }
+            Ok::<_, QuestionError>(())
         };
         put("source_ip", &|| {
             // An IPv4 caller on a dual-stack socket is that IPv4 address.
-            RestrictedExpression::new_ip(context.source_ip.to_canonical().to_string())
-        });
-        put("port", &|| long(context.port.into()));
-        put("mtls", &|| RestrictedExpression::new_bool(context.mtls));
+            let address = context.source_ip.to_canonical().to_string();
+            extension(&mesh.functions.ip, &address)
+        })?;
+        put("port", &|| Ok(Value::from(i64::from(context.port))))?;
+        put("mtls", &|| Ok(Value::from(context.mtls)))?;
         put("time", &|| {
-            RestrictedExpression::new_datetime(datetime(context.time))
-        });
+            extension(&mesh.functions.datetime, &datetime(context.time))
+        })?;
         if let Some(http) = &context.http {
-            put("method", &|| text(&http.method));
-            put("host", &|| text(&http.host));
-            put("path", &|| text(&http.path));
-            if self.uses.attribute("path_segments") {
-                pairs.push(("path_segments".to_owned(), path_segments(&http.path)?));
+            put("method", &|| Ok(text(&http.method)))?;
+            put("host", &|| Ok(text(&http.host)))?;
+            put("path", &|| Ok(text(&http.path)))?;
+            put("path_segments", &|| Ok(path_segments(&http.path)))?;
+            if let Some(grpc) = &http.grpc {
+                let parts = [
+                    ("service", text(&grpc.service)),
+                    ("method", text(&grpc.method)),
+                ];
+                put("grpc", &|| Ok(Value::record(parts.clone(), None)))?;
             }
-            if let Some(grpc) = http.grpc.as_ref().filter(|_| self.uses.attribute("grpc")) {
-                let parts = [("service", &grpc.service), ("method", &grpc.method)];
-                let parts = parts.map(|(name, value)| (name.to_owned(), text(value)));
-                pairs.push((
-                    "grpc".to_owned(),
-                    RestrictedExpression::new_record(parts).map_err(QuestionError::cedar)?,
-                ));
+            for entity in self.request_entities(http, request.user.as_ref()) {
+                let uid = entity.uid().clone();
+                let name = uid.eid().clone().into_smolstr();
+                values.insert(name, Value::from(uid));
+                entities.push(entity);
             }
-            self.request_entities(http, request.user.as_ref(), &mut pairs, entities)?;
         }
-        Context::from_pairs(pairs).map_err(QuestionError::cedar)
+        Ok(Context::Value(values.into()))
     }
 
-    fn request_entities(
-        self,
-        http: &HttpContext,
-        user: Option<&User>,
-        pairs: &mut Vec<(String, RestrictedExpression)>,
-        entities: &mut Vec<Entity>,
-    ) -> Result<(), QuestionError> {
-        let mut put = |name: &'static str, kind, attributes, tags| {
-            let uid = uid(kind, name);
-            let entity = Entity::new_with_tags(uid.clone(), attributes, HashSet::new(), tags)
-                .map_err(QuestionError::cedar)?;
-            entities.push(entity);
-            pairs.push((name.to_owned(), RestrictedExpression::new_entity_uid(uid)));
-            Ok::<_, QuestionError>(())
-        };
+    /// The entities that hold tags; each has the name of the attribute that refers to it as its id.
+    fn request_entities(self, http: &HttpContext, user: Option<&User>) -> Vec<Entity> {
+        let mut found = Vec::new();
         if self.uses.attribute("headers") {
-            let tags = tags(&self.uses.headers, |name| http.headers.get(name));
-            put("headers", &self.types.headers, HashMap::new(), tags)?;
+            let tags = self.tags(|uses| &uses.headers, &http.headers);
+            found.push(entity(
+                uid(&self.types.headers, "headers"),
+                HashSet::new(),
+                [],
+                tags,
+            ));
         }
         if self.uses.attribute("query") {
-            let tags = tags(&self.uses.query, |name| http.query.get(name));
-            put("query", &self.types.query, HashMap::new(), tags)?;
+            let tags = self.tags(|uses| &uses.query, &http.query);
+            found.push(entity(
+                uid(&self.types.query, "query"),
+                HashSet::new(),
+                [],
+                tags,
+            ));
         }
         if let Some(user) = user.filter(|_| self.uses.attribute("user")) {
-            let attributes = HashMap::from([
-                ("issuer".to_owned(), text(&user.issuer)),
-                ("subject".to_owned(), text(&user.subject)),
-            ]);
-            let tags = tags(&self.uses.claims, |name| user.claims.get(name));
-            put("user", &self.types.user, attributes, tags)?;
+            let tags = self.tags(|uses| &uses.claims, &user.claims);
+            let attributes = [
+                ("issuer", text(&user.issuer)),
+                ("subject", text(&user.subject)),
+            ];
+            found.push(entity(
+                uid(&self.types.user, "user"),
+                HashSet::new(),
+                attributes,
+                tags,
+            ));
         }
-        Ok(())
+        found
+    }
+
+    /// Those of `values` that are named.
+    fn tags(
+        self,
+        named: impl Fn(&Uses) -> &BTreeSet<String>,
+        values: &BTreeMap<String, BTreeSet<String>>,
+    ) -> impl Iterator<Item = (&str, Value)> {
+        let wanted = move |name: &str| self.uses.0.iter().any(|uses| named(uses).contains(name));
+        let wanted = values.iter().filter(move |(name, _)| wanted(name));
+        wanted.map(|(name, members)| {
+            let members = members.iter().map(|member| text(member));
+            (name.as_str(), Value::set(members, None))
+        })
     }
 }
 
@@ -268,42 +335,52 @@ pub(crate) fn resource_domain(
     own.or_else(|| home.cloned()).or_else(asker)
 }
 
-fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
-    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+fn uid(kind: &EntityType, id: &str) -> EntityUID {
+    EntityUID::from_components(kind.clone(), Eid::new(id), None)
 }
 
-fn text(value: &str) -> RestrictedExpression {
-    RestrictedExpression::new_string(value.to_owned())
+fn entity<'a>(
+    uid: EntityUID,
+    parents: HashSet<EntityUID>,
+    attributes: impl IntoIterator<Item = (&'a str, Value)>,
+    tags: impl IntoIterator<Item = (&'a str, Value)>,
+) -> Entity {
+    let named = |(name, value): (&str, Value)| (name.into(), PartialValue::from(value));
+    Entity::new_with_attr_partial_value(
+        uid,
+        attributes.into_iter().map(named),
+        HashSet::new(),
+        parents,
+        tags.into_iter().map(named),
+    )
 }
 
-fn long(value: i64) -> RestrictedExpression {
-    RestrictedExpression::new_long(value)
+fn text(value: &str) -> Value {
+    Value::from(value)
 }
 
-fn tags<'a>(
-    names: &BTreeSet<String>,
-    values: impl Fn(&str) -> Option<&'a BTreeSet<String>>,
-) -> HashMap<String, RestrictedExpression> {
-    let set = |values: &BTreeSet<String>| {
-        RestrictedExpression::new_set(values.iter().map(|value| text(value)))
-    };
-    names
-        .iter()
-        .filter_map(|name| Some((name.clone(), set(values(name)?))))
-        .collect()
+/// What an extension function makes of a text.
+fn extension(function: &Name, argument: &str) -> Result<Value, QuestionError> {
+    let function = Extensions::all_available()
+        .func(function)
+        .map_err(QuestionError::cedar)?;
+    match function.call(&[text(argument)]) {
+        Ok(PartialValue::Value(value)) => Ok(value),
+        Ok(PartialValue::Residual(_)) => Err(QuestionError::Extension),
+        Err(e) => Err(QuestionError::cedar(e)),
+    }
 }
 
 /// `count` and the first parts, by the rule that the schema states.
-fn path_segments(path: &str) -> Result<RestrictedExpression, QuestionError> {
+fn path_segments(path: &str) -> Value {
     let rest = path.strip_prefix('/').unwrap_or(path);
     let parts = || rest.split('/').filter(|_| !rest.is_empty());
     let count = i64::try_from(parts().count()).unwrap_or(i64::MAX);
     let named = parts()
         .take(MAX_NAMED_SEGMENTS)
-        .enumerate()
-        .map(|(at, part)| (format!("s{}", at + 1), text(part)));
-    let all = named.chain([("count".to_owned(), long(count))]);
-    RestrictedExpression::new_record(all).map_err(QuestionError::cedar)
+        .zip(SEGMENT_NAMES)
+        .map(|(part, name)| (name, text(part)));
+    Value::record(named.chain([("count", Value::from(count))]), None)
 }
 
 /// Cedar's datetime form with milliseconds, UTC; times beyond the year 9999 are its last.

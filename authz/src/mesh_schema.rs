@@ -3,9 +3,10 @@
 use std::sync::OnceLock;
 
 use cedar_policy::{
-    Entity, EntityTypeName, EntityUid, PolicySet, Schema, ValidationMode, Validator,
+    EntityId, EntityTypeName, EntityUid, PolicySet, Schema, ValidationMode, Validator,
+    ffi::DetailedError,
 };
-use cedar_policy::{EntityId, ffi::DetailedError};
+use cedar_policy_core::ast::{Entity, EntityType, EntityUID, Name};
 use reeve_core::decision::Action;
 
 /// The mesh's Cedar schema in its human-readable form (`policies/mesh.cedarschema`).
@@ -22,24 +23,32 @@ pub(crate) struct SchemaFault(String);
 #[derive(Debug)]
 pub(crate) struct MeshSchema {
     validator: Validator,
-    actions: Vec<(Action, EntityUid, Entity)>,
+    actions: Vec<(Action, EntityUID, Entity)>,
     /// Each action with its own id and those of the groups it is in.
     memberships: Vec<(Action, Vec<String>)>,
     pub(crate) types: EntityTypes,
+    pub(crate) functions: Functions,
+}
+
+/// The extension functions that make values of requests.
+#[derive(Debug)]
+pub(crate) struct Functions {
+    pub(crate) ip: Name,
+    pub(crate) datetime: Name,
 }
 
 /// The schema's entity types.
 #[derive(Debug)]
 pub(crate) struct EntityTypes {
-    pub(crate) trust_domain: EntityTypeName,
-    pub(crate) namespace: EntityTypeName,
-    pub(crate) service_account: EntityTypeName,
-    pub(crate) service: EntityTypeName,
-    pub(crate) workload: EntityTypeName,
-    pub(crate) unauthenticated: EntityTypeName,
-    pub(crate) headers: EntityTypeName,
-    pub(crate) query: EntityTypeName,
-    pub(crate) user: EntityTypeName,
+    pub(crate) trust_domain: EntityType,
+    pub(crate) namespace: EntityType,
+    pub(crate) service_account: EntityType,
+    pub(crate) service: EntityType,
+    pub(crate) workload: EntityType,
+    pub(crate) unauthenticated: EntityType,
+    pub(crate) headers: EntityType,
+    pub(crate) query: EntityType,
+    pub(crate) user: EntityType,
 }
 
 impl MeshSchema {
@@ -70,14 +79,15 @@ impl MeshSchema {
             let above = entities.ancestors(&uid).into_iter().flatten();
             let ids = above.chain([&uid]).map(|e| e.id().unescaped().to_owned());
             memberships.push((action, ids.collect()));
-            actions.push((action, uid, entity.clone()));
+            actions.push((action, uid.as_ref().clone(), entity.as_ref().clone()));
         }
         let named = |name: &str| {
             let found = schema.entity_types().find(|t| t.basename() == name);
             found
-                .cloned()
+                .map(|t| t.as_ref().clone())
                 .ok_or_else(|| format!("no entity type {name}"))
         };
+        let function = |name: &str| Name::parse_unqualified_name(name).map_err(|e| e.to_string());
         Ok(Self {
             types: EntityTypes {
                 trust_domain: named("TrustDomain")?,
@@ -90,6 +100,10 @@ impl MeshSchema {
                 query: named("Query")?,
                 user: named("User")?,
             },
+            functions: Functions {
+                ip: function("ip")?,
+                datetime: function("datetime")?,
+            },
             actions,
             memberships,
             validator: Validator::new(schema.clone()),
@@ -97,7 +111,7 @@ impl MeshSchema {
     }
 
     /// The action's entity, with its groups as parents.
-    pub(crate) fn action(&self, action: Action) -> Option<(&EntityUid, &Entity)> {
+    pub(crate) fn action(&self, action: Action) -> Option<(&EntityUID, &Entity)> {
         let found = self.actions.iter().find(|(a, _, _)| *a == action);
         found.map(|(_, uid, entity)| (uid, entity))
     }

@@ -24,10 +24,7 @@ struct Heard<'a> {
 }
 
 /// Judges `candidates`, which are ordered by id.
-pub(super) fn judge<'a>(
-    candidates: impl Iterator<Item = &'a Compiled>,
-    question: &Question,
-) -> Decision {
+pub(super) fn judge(candidates: &[&Compiled], question: &Question) -> Decision {
     let evaluator = Evaluator::new(
         question.request.as_ref().clone(),
         question.entities.as_ref(),
@@ -35,6 +32,7 @@ pub(super) fn judge<'a>(
     );
     let slots = SlotEnv::new();
     let heard: Vec<_> = candidates
+        .iter()
         .filter_map(|policy| {
             let answer = evaluator.interpret(&policy.condition, &slots);
             let error = match answer.map(|value| value.value) {

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     Engine,
     arbitrary::{any_request, everything},
-    entities::Question,
+    entities::{Looks, Question},
     fixtures::{self, namespace, request, source},
     judge::{self, OnForbidError},
 };
@@ -245,7 +245,7 @@ proptest! {
         let engine = Engine::compile(&slice).unwrap();
         let mesh = MeshSchema::get().unwrap();
         for request in requests {
-            let question = Question::new(mesh, &everything(), None, &request).unwrap();
+            let question = Question::new(mesh, Looks(&[&everything()]), None, &request).unwrap();
             prop_assert_eq!(engine.decide(&request), plain(&slice.policies, &question, &request));
         }
     }
@@ -305,6 +305,10 @@ fn of_a_thousand_policies_for_one_service_only_the_callers_own_is_asked() {
         (
             r#"permit (principal, action, resource) unless { !context.mtls } when { principal in [ServiceAccount::"@"] };"#,
             account,
+        ),
+        (
+            r#"forbid (principal is Workload, action, resource in Service::"reviews.default.svc.cluster.local") when { [Workload::"@"].contains(principal) };"#,
+            workload,
         ),
         (
             r#"permit (principal, action in Action::"read", resource) when { context has user && context.user.subject == "@" };"#,
