@@ -7,7 +7,8 @@ mod serializer;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::serializer::{Canonical, Scratch};
+use self::serializer::Canonical;
+pub(crate) use self::serializer::Scratch;
 
 /// The value cannot be written as canonical JSON.
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +24,18 @@ pub enum CanonicalError {
 /// The canonical JSON of `value`.
 pub fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, CanonicalError> {
     let mut out = Vec::with_capacity(512);
-    append(value, &mut out)?;
+    append(value, &mut out, &mut Scratch::default())?;
     Ok(out)
 }
 
 /// Adds the canonical JSON of `value` to `out`; after an error, some of it may be there.
-pub(crate) fn append<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    value.serialize(Canonical::new(out, &mut Scratch::default()))
+pub(crate) fn append<T: Serialize>(
+    value: &T,
+    out: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> Result<(), CanonicalError> {
+    scratch.clear();
+    value.serialize(Canonical::new(out, scratch))
 }
 
 /// Whether `bytes` are the canonical JSON of the value they hold.

@@ -9,7 +9,7 @@ use reeve_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::canonical::{self, CanonicalError};
+use crate::canonical::{self, CanonicalError, Scratch};
 
 /// The version of the record format, the `schema` member of every record.
 pub const RECORD_SCHEMA: &str = "reeve.audit/v1";
@@ -56,6 +56,7 @@ impl Record {
 /// Adds the canonical JSON of a record to `out`.
 pub(crate) fn write(
     out: &mut Vec<u8>,
+    scratch: &mut Scratch,
     id: &RecordId,
     time: UnixTime,
     entry: EntryRef<'_>,
@@ -66,7 +67,7 @@ pub(crate) fn write(
         time,
         entry,
     };
-    canonical::append(&line, out)
+    canonical::append(&line, out, scratch)
 }
 
 /// A record as it is written.

@@ -20,13 +20,22 @@ struct Member {
     /// The end of its key, quotes and all.
     key_end: usize,
     end: usize,
+    /// Whether its key has characters that JSON escapes, so that its bytes here are not those to sort by.
+    escaped: bool,
 }
 
-/// A buffer and the members of the objects that are open in it.
+/// What writing needs besides its buffer: the members of the objects that are open. Kept, it is not allocated again.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     members: Vec<Member>,
     sorted: Vec<u8>,
+}
+
+impl Scratch {
+    /// Forgets what an error left.
+    pub(super) fn clear(&mut self) {
+        self.members.clear();
+    }
 }
 
 #[derive(Debug)]
@@ -142,6 +151,7 @@ impl Object<'_> {
             start,
             key_end,
             end: key_end,
+            escaped: out.get(start..).unwrap_or_default().contains(&b'\\'),
         };
         let before = self.to.scratch.members.get(self.first..);
         if let Some(last) = before.and_then(<[_]>::last) {
@@ -191,9 +201,8 @@ fn order(out: &[u8], a: &Member, b: &Member) -> std::cmp::Ordering {
         out.get(m.start + 1..m.key_end.saturating_sub(1))
             .unwrap_or_default()
     };
-    let (left, right) = (text(a), text(b));
-    if !left.contains(&b'\\') && !right.contains(&b'\\') {
-        return left.cmp(right);
+    if !a.escaped && !b.escaped {
+        return text(a).cmp(text(b));
     }
     let plain = |m: &Member| -> String {
         serde_json::from_slice(out.get(m.start..m.key_end).unwrap_or_default()).unwrap_or_default()

@@ -91,7 +91,7 @@ proptest! {
         let time = UnixTime::from_millis(millis);
         for entry in [Entry::from(record), event.into(), outcome.into()] {
             let mut line = b"before".to_vec();
-            write(&mut line, &id, time, (&entry).into()).unwrap();
+            write(&mut line, &mut Scratch::default(), &id, time, (&entry).into()).unwrap();
             let record = Record { schema: RECORD_SCHEMA.into(), id: id.clone(), time, entry };
             let mut tree = b"before".to_vec();
             canonical::write(&serde_json::to_value(&record).unwrap(), &mut tree).unwrap();

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     batch::EpochLink,
-    canonical::CanonicalError,
+    canonical::{CanonicalError, Scratch},
     disk,
     record::{self, EntryRef, MAX_RECORD_BYTES},
 };
@@ -102,6 +102,7 @@ pub(crate) struct Writer {
     file: Box<dyn SegmentFile>,
     /// Frames of the records after `written`, up to `head`.
     pending: Vec<u8>,
+    scratch: Scratch,
     pub(crate) epoch: u64,
     previous: Option<EpochLink>,
     /// The last record that has a number.
@@ -186,6 +187,7 @@ impl Writer {
             share: 0,
             file: Box::new(Unopened),
             pending: Vec::new(),
+            scratch: Scratch::default(),
             epoch: start.epoch,
             previous: start.previous,
             head: origin,
@@ -266,7 +268,7 @@ impl Writer {
         };
         let start = self.pending.len();
         let staged = frame::append(&mut self.pending, &self.head.chain, |out| {
-            record::write(out, &id, now, entry)
+            record::write(out, &mut self.scratch, &id, now, entry)
         });
         let chain = match staged {
             Ok(chain) => chain,
