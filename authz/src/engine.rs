@@ -3,6 +3,8 @@
 //! Cedar skips a policy that fails to evaluate, a `forbid` included; the engine closes instead. Tenancy is not left
 //! to what policies say about their resource: a namespaced policy is in no set that judges another namespace.
 
+mod key;
+mod memory;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -52,6 +54,8 @@ enum State {
 
 #[derive(Debug)]
 struct Policies {
+    /// Tells this compilation from every other of the process.
+    number: u64,
     mesh: &'static MeshSchema,
     /// The mesh's trust domain.
     home: Option<TrustDomain>,
@@ -81,6 +85,7 @@ impl Engine {
             vec![PolicyFault::at(&id, "", 0, message)]
         })?;
         let policies = Policies {
+            number: memory::next_number(),
             blind,
             mesh,
             home: None,
@@ -109,6 +114,7 @@ impl Engine {
     pub fn in_trust_domain(mut self, domain: TrustDomain) -> Self {
         if let State::Open(policies) = &mut self.state {
             policies.home = Some(domain);
+            policies.number = memory::next_number();
         }
         self
     }
@@ -158,19 +164,9 @@ impl Engine {
 
 impl Policies {
     fn decide(&self, request: &AccessRequest) -> Decision {
-        let home = self.home.as_ref();
-        let candidates = self.index.candidates(request, home);
-        let candidates: Vec<_> = candidates
-            .into_iter()
-            .filter_map(|at| self.all.get(at as usize))
-            .collect();
-        // Only what the candidates look at is built.
-        let uses: Vec<_> = candidates.iter().map(|p| &p.checked.uses).collect();
-        match Question::new(self.mesh, Looks(&uses), home, request) {
-            Ok(question) => verdict::judge(&candidates, &question),
-            // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
-            Err(_) => Decision::without_policy(Effect::Deny, Reason::ForbidError),
-        }
+        // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
+        memory::decide(self, request)
+            .unwrap_or_else(|_| Decision::without_policy(Effect::Deny, Reason::ForbidError))
     }
 
     /// The denial, if a `forbid` that looks at HTTP might apply.

@@ -3,7 +3,11 @@
 //! The data path never checks them against the schema (that alone would cost more than the decision); the property
 //! test below does it for every shape of request instead.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use cedar_policy_core::{
     ast::{
@@ -72,9 +76,35 @@ impl Question {
         home: Option<&TrustDomain>,
         request: &AccessRequest,
     ) -> Result<Self, QuestionError> {
+        let parties = Parties::new(mesh, uses.hierarchy(), home, request)?;
+        let (request, entities) = parties.asked(mesh, uses, request)?;
+        Ok(Self {
+            request: request.into(),
+            entities: entities.into_owned().into(),
+        })
+    }
+}
+
+/// Who asks, for what, and what is asked for: the part of a question that many requests share.
+#[derive(Debug)]
+pub(crate) struct Parties {
+    principal: EntityUIDEntry,
+    action: EntityUIDEntry,
+    resource: EntityUIDEntry,
+    entities: Entities,
+}
+
+impl Parties {
+    /// Those of `request`. `hierarchy`: whether membership of anything else may be asked.
+    pub(crate) fn new(
+        mesh: &MeshSchema,
+        hierarchy: bool,
+        home: Option<&TrustDomain>,
+        request: &AccessRequest,
+    ) -> Result<Self, QuestionError> {
         let builder = Builder {
             types: &mesh.types,
-            uses,
+            hierarchy,
             home,
         };
         let (action, action_entity) = mesh
@@ -85,17 +115,9 @@ impl Question {
         let resource = builder.resource(&mut graph, request)?;
         let mut entities = graph.into_entities();
         entities.push(action_entity.clone());
-        let context = builder.context(mesh, request, &mut entities)?;
-        let known = |uid| EntityUIDEntry::known(uid, None);
-        let asked = Request::new_unchecked(
-            known(principal),
-            known(action.clone()),
-            known(resource),
-            Some(context),
-        );
         // All ancestors of what a request names are its direct parents; only membership of something else has to be
         // worked out.
-        let closure = if uses.hierarchy() {
+        let closure = if hierarchy {
             TCComputation::ComputeNow
         } else {
             TCComputation::AssumeAlreadyComputed
@@ -106,16 +128,51 @@ impl Question {
             closure,
             Extensions::all_available(),
         );
+        let known = |uid| EntityUIDEntry::known(uid, None);
         Ok(Self {
-            request: asked.into(),
-            entities: entities.map_err(QuestionError::cedar)?.into(),
+            principal: known(principal),
+            action: known(action.clone()),
+            resource: known(resource),
+            entities: entities.map_err(QuestionError::cedar)?,
         })
+    }
+
+    /// The whole question: `request`, whose parties these are, with those parts that `uses` names.
+    pub(crate) fn asked(
+        &self,
+        mesh: &MeshSchema,
+        uses: Looks<'_>,
+        request: &AccessRequest,
+    ) -> Result<(Request, Cow<'_, Entities>), QuestionError> {
+        let (context, more) = Circumstances { mesh, uses }.of(request)?;
+        let asked = Request::new_unchecked(
+            self.principal.clone(),
+            self.action.clone(),
+            self.resource.clone(),
+            Some(context),
+        );
+        if more.is_empty() {
+            return Ok((asked, Cow::Borrowed(&self.entities)));
+        }
+        let entities = self.entities.clone().add_entities(
+            more.into_iter().map(Arc::new),
+            None::<&NoEntitiesSchema>,
+            TCComputation::AssumeAlreadyComputed,
+            Extensions::all_available(),
+        );
+        Ok((asked, Cow::Owned(entities.map_err(QuestionError::cedar)?)))
     }
 }
 
 impl Looks<'_> {
-    fn attribute(self, name: &str) -> bool {
+    /// Whether any of them looks at `context.<name>`.
+    pub(crate) fn attribute(self, name: &str) -> bool {
         self.0.iter().any(|uses| uses.attribute(name))
+    }
+
+    /// Whether any of them looks at the context as a whole.
+    pub(crate) fn everything(self) -> bool {
+        self.0.iter().any(|uses| uses.whole_context)
     }
 
     fn hierarchy(self) -> bool {
@@ -146,7 +203,7 @@ impl Graph {
 #[derive(Clone, Copy)]
 struct Builder<'a> {
     types: &'a EntityTypes,
-    uses: Looks<'a>,
+    hierarchy: bool,
     home: Option<&'a TrustDomain>,
 }
 
@@ -172,11 +229,11 @@ impl Builder<'_> {
             let name = format!("{domain}/ns/{namespace}/sa/{account}");
             let account = uid(&self.types.service_account, &name);
             let namespace = self.namespace(graph, &domain, &namespace);
-            if self.uses.hierarchy() {
+            if self.hierarchy {
                 graph.add(&account, [namespace.clone()]);
             }
             parents.extend([account, namespace]);
-        } else if self.uses.hierarchy() {
+        } else if self.hierarchy {
             graph.add(&uid(&self.types.trust_domain, domain.as_str()), []);
         }
         graph.add(&workload, parents);
@@ -185,7 +242,7 @@ impl Builder<'_> {
 
     fn namespace(self, graph: &mut Graph, domain: &TrustDomain, name: &Namespace) -> EntityUID {
         let namespace = uid(&self.types.namespace, &format!("{domain}/ns/{name}"));
-        if self.uses.hierarchy() {
+        if self.hierarchy {
             let domain = uid(&self.types.trust_domain, domain.as_str());
             graph.add(&domain, []);
             graph.add(&namespace, [domain]);
@@ -222,13 +279,20 @@ impl Builder<'_> {
             Err(_) => Err(QuestionError::ServiceAlone),
         }
     }
+}
 
-    fn context(
-        self,
-        mesh: &MeshSchema,
-        request: &AccessRequest,
-        entities: &mut Vec<Entity>,
-    ) -> Result<Context, QuestionError> {
+/// The circumstances of a request, as far as policies look at them.
+#[derive(Clone, Copy)]
+struct Circumstances<'a> {
+    mesh: &'a MeshSchema,
+    uses: Looks<'a>,
+}
+
+impl Circumstances<'_> {
+    /// The context, and the entities that it refers to.
+    fn of(self, request: &AccessRequest) -> Result<(Context, Vec<Entity>), QuestionError> {
+        let functions = &self.mesh.functions;
+        let mut entities = Vec::new();
         let context = &request.context;
         let mut values = BTreeMap::new();
         let mut put = |name: &'static str, value: &dyn Fn() -> Result<Value, QuestionError>| {
@@ -240,12 +304,12 @@ impl Builder<'_> {
         put("source_ip", &|| {
             // An IPv4 caller on a dual-stack socket is that IPv4 address.
             let address = context.source_ip.to_canonical().to_string();
-            extension(&mesh.functions.ip, &address)
+            extension(&functions.ip, &address)
         })?;
         put("port", &|| Ok(Value::from(i64::from(context.port))))?;
         put("mtls", &|| Ok(Value::from(context.mtls)))?;
         put("time", &|| {
-            extension(&mesh.functions.datetime, &datetime(context.time))
+            extension(&functions.datetime, &datetime(context.time))
         })?;
         if let Some(http) = &context.http {
             put("method", &|| Ok(text(&http.method)))?;
@@ -266,16 +330,17 @@ impl Builder<'_> {
                 entities.push(entity);
             }
         }
-        Ok(Context::Value(values.into()))
+        Ok((Context::Value(values.into()), entities))
     }
 
     /// The entities that hold tags; each has the name of the attribute that refers to it as its id.
     fn request_entities(self, http: &HttpContext, user: Option<&User>) -> Vec<Entity> {
+        let types = &self.mesh.types;
         let mut found = Vec::new();
         if self.uses.attribute("headers") {
             let tags = self.tags(|uses| &uses.headers, &http.headers);
             found.push(entity(
-                uid(&self.types.headers, "headers"),
+                uid(&types.headers, "headers"),
                 HashSet::new(),
                 [],
                 tags,
@@ -283,12 +348,7 @@ impl Builder<'_> {
         }
         if self.uses.attribute("query") {
             let tags = self.tags(|uses| &uses.query, &http.query);
-            found.push(entity(
-                uid(&self.types.query, "query"),
-                HashSet::new(),
-                [],
-                tags,
-            ));
+            found.push(entity(uid(&types.query, "query"), HashSet::new(), [], tags));
         }
         if let Some(user) = user.filter(|_| self.uses.attribute("user")) {
             let tags = self.tags(|uses| &uses.claims, &user.claims);
@@ -297,7 +357,7 @@ impl Builder<'_> {
                 ("subject", text(&user.subject)),
             ];
             found.push(entity(
-                uid(&self.types.user, "user"),
+                uid(&types.user, "user"),
                 HashSet::new(),
                 attributes,
                 tags,

@@ -11,7 +11,10 @@ mod demand;
 mod fact;
 mod lineage;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+};
 
 use reeve_core::{
     Namespace, TrustDomain,
@@ -57,11 +60,15 @@ struct Entry {
     tenant: u32,
 }
 
-/// What a request is looked up by.
-struct Asked {
+/// What the index holds for one principal, action and resource.
+#[derive(Debug)]
+pub(crate) struct Shelf {
     shape: u16,
     tenant: u32,
-    details: Vec<FactId>,
+    /// Candidates whatever the rest of the request is, in order.
+    plain: Vec<Position>,
+    /// Drawers in which more candidates may be, depending on the rest.
+    detailed: Vec<(FactId, FactId)>,
 }
 
 impl Index {
@@ -108,36 +115,55 @@ impl Index {
         }
     }
 
-    /// The policies that can apply to `request`, or fail to evaluate on it, in order. `home` is the mesh's trust
-    /// domain.
-    pub(crate) fn candidates(
-        &self,
-        request: &AccessRequest,
-        home: Option<&TrustDomain>,
-    ) -> Vec<Position> {
+    /// What there is for the principal, action and resource of `request`. `home` is the mesh's trust domain.
+    pub(crate) fn shelf(&self, request: &AccessRequest, home: Option<&TrustDomain>) -> Shelf {
         let lineage = Lineage::of(request, home);
-        let asked = Asked {
+        let tenant = self.tenants.get(&request.resource.namespace);
+        let mut shelf = Shelf {
             shape: demand::shape_of(request),
-            tenant: self
-                .tenants
-                .get(&request.resource.namespace)
-                .copied()
-                .unwrap_or_default(),
-            details: self.details(request),
+            tenant: tenant.copied().unwrap_or_default(),
+            plain: Vec::new(),
+            detailed: Vec::new(),
         };
-        let principals = self.facts.of_entities(&lineage.principal);
         let resources = self.facts.of_entities(&lineage.resource);
-        let mut found = Vec::new();
-        for principal in &principals {
+        for principal in self.facts.of_entities(&lineage.principal) {
             for resource in &resources {
-                if let Some(drawer) = self.drawers.get(&(*principal, *resource)) {
-                    drawer.collect(&asked, &mut found);
+                let place = (principal, *resource);
+                let Some(drawer) = self.drawers.get(&place) else {
+                    continue;
+                };
+                let fitting = drawer.plain.iter().filter(|e| e.fits(&shelf));
+                let fitting: Vec<_> = fitting.map(|e| e.policy).collect();
+                shelf.plain.extend(fitting);
+                if !drawer.detailed.is_empty() {
+                    shelf.detailed.push(place);
                 }
             }
         }
+        shelf.plain.sort_unstable();
+        shelf.plain.dedup();
+        shelf
+    }
+
+    /// The policies that can apply to `request`, or fail to evaluate on it, in order; `shelf` is its own.
+    pub(crate) fn candidates<'s>(
+        &self,
+        shelf: &'s Shelf,
+        request: &AccessRequest,
+    ) -> Cow<'s, [Position]> {
+        if shelf.detailed.is_empty() {
+            return Cow::Borrowed(&shelf.plain);
+        }
+        let details = self.details(request);
+        let mut found = shelf.plain.clone();
+        for drawer in shelf.detailed.iter().filter_map(|at| self.drawers.get(at)) {
+            let entries = details.iter().filter_map(|fact| drawer.detailed.get(fact));
+            let fitting = entries.flatten().filter(|e| e.fits(shelf));
+            found.extend(fitting.map(|e| e.policy));
+        }
         found.sort_unstable();
         found.dedup();
-        found
+        Cow::Owned(found)
     }
 
     /// What is known of the context and the user, as far as any policy asks.
@@ -184,19 +210,8 @@ fn path_prefixes(path: &str) -> impl Iterator<Item = &str> {
     slashes.filter_map(|(at, _)| path.get(..=at))
 }
 
-impl Drawer {
-    fn collect(&self, asked: &Asked, found: &mut Vec<Position>) {
-        let detailed = asked
-            .details
-            .iter()
-            .filter_map(|fact| self.detailed.get(fact));
-        let entries = self.plain.iter().chain(detailed.flatten());
-        found.extend(entries.filter(|e| e.fits(asked)).map(|e| e.policy));
-    }
-}
-
 impl Entry {
-    fn fits(self, asked: &Asked) -> bool {
+    fn fits(self, asked: &Shelf) -> bool {
         // SECURITY: tenancy; a namespaced policy is no candidate for another namespace's resources.
         self.shape & asked.shape == asked.shape && (self.tenant == 0 || self.tenant == asked.tenant)
     }

@@ -5,7 +5,8 @@
 //! Cedar's own authorizer.
 
 use cedar_policy_core::{
-    ast::{Literal, SlotEnv, ValueKind},
+    ast::{Literal, Request, SlotEnv, ValueKind},
+    entities::Entities,
     evaluator::Evaluator,
     extensions::Extensions,
 };
@@ -15,7 +16,7 @@ use reeve_core::{
     model::PolicyMode,
 };
 
-use crate::{compile::Compiled, entities::Question};
+use crate::compile::Compiled;
 
 /// A policy that holds, or failed to evaluate.
 struct Heard<'a> {
@@ -24,12 +25,8 @@ struct Heard<'a> {
 }
 
 /// Judges `candidates`, which are ordered by id.
-pub(super) fn judge(candidates: &[&Compiled], question: &Question) -> Decision {
-    let evaluator = Evaluator::new(
-        question.request.as_ref().clone(),
-        question.entities.as_ref(),
-        Extensions::all_available(),
-    );
+pub(super) fn judge(candidates: &[&Compiled], request: Request, entities: &Entities) -> Decision {
+    let evaluator = Evaluator::new(request, entities, Extensions::all_available());
     let slots = SlotEnv::new();
     let heard: Vec<_> = candidates
         .iter()

@@ -244,9 +244,18 @@ proptest! {
         let slice = PolicySlice { mesh_hash: String::new(), policies };
         let engine = Engine::compile(&slice).unwrap();
         let mesh = MeshSchema::get().unwrap();
-        for request in requests {
-            let question = Question::new(mesh, Looks(&[&everything()]), None, &request).unwrap();
-            prop_assert_eq!(engine.decide(&request), plain(&slice.policies, &question, &request));
+        // Also the first one's principal and resource in every other's circumstances, and all of it again: what is
+        // remembered must not depend on what was asked before.
+        let first = requests[0].clone();
+        let mixed = requests.iter().map(|request| AccessRequest {
+            principal: first.principal.clone(),
+            resource: first.resource.clone(),
+            ..request.clone()
+        });
+        let asked: Vec<_> = mixed.chain(requests.iter().cloned()).collect();
+        for request in asked.iter().chain(&asked) {
+            let question = Question::new(mesh, Looks(&[&everything()]), None, request).unwrap();
+            prop_assert_eq!(engine.decide(request), plain(&slice.policies, &question, request));
         }
     }
 }
@@ -254,10 +263,12 @@ proptest! {
 fn candidates(policies: Vec<PolicySource>, asked: &AccessRequest) -> Vec<String> {
     let (mesh, all) = crate::compile::compile(&policies).unwrap();
     let all: Vec<_> = all.into_values().collect();
-    let found = Index::build(mesh, &all).candidates(asked, None);
+    let index = Index::build(mesh, &all);
+    let shelf = index.shelf(asked, None);
+    let found = index.candidates(&shelf, asked);
     let ids = found
-        .into_iter()
-        .map(|at| all[at as usize].source.id.to_string());
+        .iter()
+        .map(|at| all[*at as usize].source.id.to_string());
     ids.collect()
 }
 
