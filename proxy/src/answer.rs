@@ -7,6 +7,7 @@ use crate::{
     exchange::Exchange,
     head::{HeadError, RawHead},
     headers::DECISION_ID,
+    limits::RETRY_AFTER_SECONDS,
     path::PathError,
 };
 
@@ -20,6 +21,8 @@ pub(crate) struct Answer {
     /// Envoy's response flag.
     flag: &'static str,
     close: bool,
+    /// The limit that bit.
+    limit: Option<&'static str>,
 }
 
 impl Answer {
@@ -30,6 +33,7 @@ impl Answer {
             decision_id: None,
             flag,
             close: false,
+            limit: None,
         }
     }
 
@@ -68,8 +72,15 @@ impl Answer {
     }
 
     /// Too much at once.
-    pub(crate) fn overloaded() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "UO")
+    pub(crate) fn overloaded(limit: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "UO").by(limit)
+    }
+
+    fn by(self, limit: &'static str) -> Self {
+        Self {
+            limit: Some(limit),
+            ..self
+        }
     }
 
     /// The head cannot be served.
@@ -82,8 +93,11 @@ impl Answer {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "too_many_headers",
                 "DPE",
-            ),
-            HeadError::LongPath => Self::new(StatusCode::URI_TOO_LONG, "path_too_long", "DPE"),
+            )
+            .by("max_headers"),
+            HeadError::LongPath => {
+                Self::new(StatusCode::URI_TOO_LONG, "path_too_long", "DPE").by("max_path_bytes")
+            }
             HeadError::Connect => {
                 Self::new(StatusCode::NOT_IMPLEMENTED, "connect_not_served", "DPE")
             }
@@ -150,6 +164,9 @@ impl Answer {
     pub(crate) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         exchange.flag(self.flag);
         exchange.details = self.error;
+        if let Some(limit) = self.limit {
+            exchange.limited(limit);
+        }
         let mut response = if exchange.ends.protocol == "grpc" {
             self.grpc_head()
         } else {
@@ -181,6 +198,9 @@ impl Answer {
         );
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.error == "overloaded" {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");

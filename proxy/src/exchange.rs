@@ -17,7 +17,7 @@ use reeve_core::{
     RecordId, ServiceName, SpiffeId, UnixTime,
     decision::{Decision, Effect},
 };
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     access_log::{Line, LogFormat, Told},
@@ -69,8 +69,8 @@ pub(crate) struct Exchange {
     end: End,
     guard: Option<OpenGuard>,
     busy: Option<Busy>,
-    admission: Option<OwnedSemaphorePermit>,
     lease: Option<Lease>,
+    admitted: bool,
     span: Option<OpenSpan>,
 }
 
@@ -112,8 +112,8 @@ impl Exchange {
             end: End::default(),
             guard: None,
             busy: None,
-            admission: None,
             lease: None,
+            admitted: false,
             span: None,
         }
     }
@@ -169,9 +169,14 @@ impl Exchange {
         self.span = Some(span);
     }
 
-    /// Keeps the request counted among those in flight.
-    pub(crate) fn admit(&mut self, admission: OwnedSemaphorePermit) {
-        self.admission = Some(admission);
+    /// The request is counted among those in flight until it is over.
+    pub(crate) fn admitted(&mut self) {
+        self.admitted = true;
+    }
+
+    /// Counts that a limit refused the request.
+    pub(crate) fn limited(&self, limit: &'static str) {
+        self.worker.proxy.metrics.limit_hit(limit);
     }
 
     /// Given when the exchange must end.
@@ -489,5 +494,8 @@ impl Decided {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.tell();
+        if self.admitted {
+            self.worker.proxy.in_flight.leave();
+        }
     }
 }

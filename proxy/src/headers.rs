@@ -58,17 +58,32 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what only the mesh itself may say.
+/// Removes what only the mesh itself may say, and what an application that takes underscores for dashes (CGI and its
+/// heirs) would read as if the mesh or the connection had said it.
 pub(crate) fn remove_reserved(headers: &mut HeaderMap) {
     headers.remove(FORWARDED_CLIENT_CERT);
     let reserved: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("x-reeve-"))
+        .filter(|name| is_reserved(name.as_str()))
         .cloned()
         .collect();
     for name in reserved {
         headers.remove(name);
     }
+}
+
+fn is_reserved(name: &str) -> bool {
+    name.starts_with("x-reeve-") || (name.contains('_') && is_disguise(name))
+}
+
+fn is_disguise(name: &str) -> bool {
+    let read = name.replace('_', "-");
+    let known = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        FORWARDED_CLIENT_CERT,
+    ];
+    read.starts_with("x-reeve-") || known.iter().any(|known| *known == read.as_str())
 }
 
 /// Gives the request an `x-request-id` if it has none that can be used.
@@ -141,10 +156,15 @@ mod tests {
             ("x-reeve-peer", "w=a"),
             ("x-reeve-anything", "1"),
             ("x-forwarded-client-cert", "Hash=1"),
+            ("x_reeve-peer", "w=a"),
+            ("x_forwarded_client_cert", "Hash=1"),
+            ("content_length", "5"),
+            ("transfer_encoding", "chunked"),
+            ("x_mine", "kept"),
             ("x-request-id", "kept"),
         ]);
         remove_reserved(&mut headers);
-        assert_eq!(names(&headers), ["x-request-id"]);
+        assert_eq!(names(&headers), ["x-request-id", "x_mine"]);
     }
 
     #[test]

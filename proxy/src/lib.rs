@@ -15,9 +15,11 @@
 
 mod access_log;
 mod admin;
+mod admission;
 mod answer;
 mod app_metrics;
 mod balance;
+mod bitten;
 mod body;
 mod busy;
 mod capture;
@@ -31,6 +33,7 @@ mod exchange;
 pub mod explain;
 mod farewell;
 mod forward;
+mod framing;
 mod gate;
 mod head;
 mod headers;
@@ -61,6 +64,7 @@ mod tcp;
 mod tests;
 mod trace;
 mod trust;
+mod unproven;
 mod upgrade;
 mod worker;
 

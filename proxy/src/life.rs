@@ -98,7 +98,7 @@ pub(crate) async fn inbound(
     let wanted = Wanted::take(&mut parts);
     let mut exchange = Exchange::begin(worker, arrival.ends(&mut parts.headers));
     arrival.note(&mut exchange);
-    if let Err(answer) = worker.proxy.admit(&mut exchange) {
+    if let Err(answer) = worker.admit(&mut exchange) {
         return answer.unread(&parts, exchange);
     }
     let Some(snapshot) = worker.proxy.snapshot() else {
@@ -187,7 +187,7 @@ pub(crate) async fn outbound(
     let wanted = Wanted::take(&mut parts);
     let mut exchange = Exchange::begin(worker, Ends::outbound());
     arrival.note(&mut exchange);
-    if let Err(answer) = worker.proxy.admit(&mut exchange) {
+    if let Err(answer) = worker.admit(&mut exchange) {
         return answer.unread(&parts, exchange);
     }
     let Some(snapshot) = worker.proxy.snapshot() else {

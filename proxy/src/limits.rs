@@ -3,13 +3,38 @@
 use std::time::Duration;
 
 /// Open connections per listener; more wait in the kernel's queue.
-pub(crate) const MAX_CONNECTIONS_PER_LISTENER: usize = 8192;
+pub(crate) const MAX_CONNECTIONS_PER_LISTENER: usize = 16_384;
+/// Connections per inbound listener that have not shown yet who speaks; beyond, the oldest of them is cut.
+pub(crate) const MAX_UNPROVEN_PER_LISTENER: usize = 1024;
+/// Plaintext connections per inbound listener; more are closed, so that there is room for peers of the mesh.
+pub(crate) const MAX_STRANGERS_PER_LISTENER: usize = 12_288;
 /// The kernel's queue of connections not yet accepted.
 pub(crate) const LISTEN_BACKLOG: i32 = 1024;
-/// Request streams at once on one HTTP/2 connection.
+/// Request streams at once on one HTTP/2 connection of a mesh peer, which carries many callers' requests.
 pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1024;
+/// Request streams at once on one plaintext HTTP/2 connection, which is one client's (Envoy's advice for edges).
+pub(crate) const MAX_PLAINTEXT_STREAMS: u32 = 100;
+/// Streams that a peer reset before they were served, per HTTP/2 connection; beyond, it ends (rapid reset).
+pub(crate) const MAX_PENDING_RESETS: usize = 20;
+/// Streams that the proxy had to reset for the peer's errors, per HTTP/2 connection; beyond, it ends.
+pub(crate) const MAX_ERROR_RESETS: usize = 128;
+/// Frames that do nothing (PING, SETTINGS, WINDOW_UPDATE and the like) that an HTTP/2 connection may send on top of what
+/// its requests and data allow; beyond, it ends with GOAWAY.
+pub(crate) const MAX_IDLE_FRAMES: u32 = 2000;
+/// How many such frames a second adds.
+pub(crate) const IDLE_FRAMES_PER_SECOND: u32 = 100;
 /// Requests in flight through one proxy; more are answered 503 with the flag `UO`.
 pub(crate) const MAX_REQUESTS_IN_FLIGHT: usize = 65_536;
+/// A worker whose timers are this late for a whole window sheds requests (RFC 8033's reference delay).
+pub(crate) const OVERLOAD_DELAY: Duration = Duration::from_millis(100);
+/// How often a worker looks how late it is.
+pub(crate) const OVERLOAD_TICK: Duration = Duration::from_millis(50);
+/// Looks per window; the least lateness of them counts.
+pub(crate) const OVERLOAD_TICKS_PER_WINDOW: u32 = 4;
+/// The most that is ever refused: some requests show whether the overload is over.
+pub(crate) const MAX_REFUSED_SHARE: f64 = 0.98;
+/// Seconds that a refused caller is asked to wait (`Retry-After`).
+pub(crate) const RETRY_AFTER_SECONDS: u16 = 1;
 /// Header fields of one request.
 pub(crate) const MAX_HEADERS: usize = 128;
 /// Bytes of one request's header list (names, values and 32 each, RFC 9113 section 6.5.2).

@@ -18,32 +18,37 @@ use reeve_svid::{alpn, peer_of};
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    bitten::limit_of,
     capture::{self, Arrived},
     connect::limit_life,
     credentials::Epoch,
     detect::{Opening, detect},
     farewell::Farewell,
+    framing::Framed,
     io::{Io, Line},
     judge::{Peer, Question},
     life::{self, Arrival},
     limits::{
         CONNECTION_WINDOW_BYTES, DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_READ_TIMEOUT,
         KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, LISTEN_BACKLOG, MAX_CONCURRENT_STREAMS,
-        MAX_CONNECTIONS_PER_LISTENER, MAX_HEADER_LIST_BYTES, MAX_HEADERS, MAX_HTTP1_BUFFER_BYTES,
-        MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+        MAX_CONNECTIONS_PER_LISTENER, MAX_ERROR_RESETS, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
+        MAX_HTTP1_BUFFER_BYTES, MAX_PENDING_RESETS, MAX_PLAINTEXT_STREAMS, MAX_SEND_BUFFER_BYTES,
+        MAX_STRANGERS_PER_LISTENER, STREAM_WINDOW_BYTES,
     },
+    metrics::Metrics,
     permit,
     proxy::Shared,
     snapshot::{Inbound, Snapshot},
     tcp,
     trust::Chain,
+    unproven::{self, Room, Unproven},
     worker::{Worker, WorkerSet},
 };
 
@@ -83,7 +88,11 @@ pub(crate) async fn run(
         Err(error) => return tracing::error!(%error, %bind, "nothing can be accepted"),
     };
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS_PER_LISTENER));
+    let guests = Guests::default();
     loop {
+        if room.available_permits() == 0 {
+            here.proxy.metrics.limit_hit("max_connections_per_listener");
+        }
         let Ok(place) = room.clone().acquire_owned().await else {
             return;
         };
@@ -106,11 +115,12 @@ pub(crate) async fn run(
             }
         };
         let (stop, runtime) = (stop.clone(), worker.runtime().clone());
+        let guests = guests.clone();
         let tasks = worker.proxy.tasks.clone();
         let serving = async move {
             let (_place, _charge) = (place, charge);
             if let Ok(stream) = stream.take() {
-                connection(&worker, bind, stream, address, &stop).await;
+                connection(&worker, bind, stream, address, &stop, &guests).await;
             }
         };
         tasks.spawn_on(serving, &runtime);
@@ -145,6 +155,7 @@ async fn connection(
     stream: TcpStream,
     address: SocketAddr,
     stop: &Stop,
+    guests: &Guests,
 ) {
     if stream.set_nodelay(true).is_err() {
         return;
@@ -175,7 +186,11 @@ async fn connection(
     if let Some(listener) = inbound_door {
         let gauge = worker.proxy.metrics.connections("inbound");
         gauge.inc();
-        Box::pin(inbound(worker, listener, &snapshot, stream, address, stop)).await;
+        let cut = stop.cut.child_token();
+        let serving = inbound(
+            worker, listener, &snapshot, stream, address, stop, guests, cut,
+        );
+        Box::pin(serving).await;
         gauge.dec();
     } else if let Some(outbound) = outbound_door {
         let gauge = worker.proxy.metrics.connections("outbound");
@@ -197,6 +212,46 @@ async fn connection(
     }
 }
 
+/// Peers of one listener that have not proved who they are.
+#[derive(Clone, Debug)]
+struct Guests {
+    unproven: Arc<Unproven>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Default for Guests {
+    fn default() -> Self {
+        Self {
+            unproven: Arc::default(),
+            strangers: Arc::new(Semaphore::new(MAX_STRANGERS_PER_LISTENER)),
+        }
+    }
+}
+
+impl Guests {
+    /// Takes in a new connection, which `cut` ends.
+    fn enter(&self, cut: &CancellationToken, metrics: &Metrics) -> unproven::Place {
+        let (place, room) = self.unproven.enter(cut.clone());
+        if room == Room::Made {
+            metrics.limit_hit("max_unproven_per_listener");
+        }
+        place
+    }
+
+    /// A place for a connection in plaintext, if there is one.
+    fn stranger(&self, metrics: &Metrics) -> Option<OwnedSemaphorePermit> {
+        let place = self.strangers.clone().try_acquire_owned().ok();
+        if place.is_none() {
+            metrics.limit_hit("max_strangers_per_listener");
+        }
+        place
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a connection is, and where it came in"
+)]
 async fn inbound(
     worker: &Arc<Worker>,
     inbound: &Inbound,
@@ -204,7 +259,11 @@ async fn inbound(
     mut stream: TcpStream,
     address: SocketAddr,
     stop: &Stop,
+    guests: &Guests,
+    cut: CancellationToken,
 ) {
+    let metrics = &worker.proxy.metrics;
+    let unproven = guests.enter(&cut, metrics);
     let listener = &inbound.listener;
     let http = listener.protocol.is_http();
     let patience = if http {
@@ -216,15 +275,24 @@ async fn inbound(
     let (opening, ahead) = if !http && listener.mtls == MtlsMode::Disable {
         (Opening::Other, Bytes::new())
     } else {
-        detect(&mut stream, patience).await
+        let detecting = cut.run_until_cancelled(detect(&mut stream, patience)).await;
+        let Some(detected) = detecting else {
+            return;
+        };
+        detected
     };
-    let line = Line::new(stream, ahead, stop.cut.child_token());
+    let line = Line::new(stream, ahead, cut);
+    let meshed = opening == Opening::MeshTls && listener.mtls != MtlsMode::Disable;
+    if meshed {
+        return mesh(worker, listener, line, address, stop, unproven).await;
+    }
+    drop(unproven);
+    let Some(_place) = guests.stranger(metrics) else {
+        return;
+    };
     let stranger = Peer::stranger(address.ip());
     match (opening, listener.mtls) {
         (Opening::Closed, _) => {}
-        (Opening::MeshTls, MtlsMode::Permissive | MtlsMode::Strict) => {
-            mesh(worker, listener, line, address, stop).await;
-        }
         (_, MtlsMode::Strict) => refuse_plaintext(worker, snapshot, inbound, stranger),
         (Opening::MeshTls | Opening::OtherTls, _) => {
             let authenticated_by = AuthenticatedBy::TlsPassthrough;
@@ -280,6 +348,7 @@ async fn mesh(
     line: Line<TcpStream>,
     address: SocketAddr,
     stop: &Stop,
+    unproven: unproven::Place,
 ) {
     let proxy = &worker.proxy;
     let Some(epoch) = proxy.epoch() else {
@@ -294,7 +363,11 @@ async fn mesh(
     };
     let (gone, cut) = (line.gone(), line.cut());
     let handshake = TlsAcceptor::from(config.clone()).accept(line);
-    let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+    let shaken = timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    if shaken.is_err() {
+        proxy.metrics.limit_hit("handshake_timeout");
+    }
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(_)) | Err(_) => {
             proxy.metrics.handshake_failed("server");
@@ -311,6 +384,7 @@ async fn mesh(
         return;
     };
     let chain = Chain::of(connection);
+    drop(unproven);
     let spoken = match connection.alpn_protocol() {
         Some(alpn::H2) => Spoken::Http2,
         Some(alpn::HTTP1) => Spoken::Http1,
@@ -422,12 +496,17 @@ impl<I: Io + 'static> Serving<'_, I> {
             }
         });
         let builder = builder(spoken);
+        let metrics = worker.proxy.metrics.clone();
+        let io = Framed::new(io, metrics.clone());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
         let (_, _, farewell) = &*at;
         let ended = farewell
             .attend(connection, |it| it.graceful_shutdown(), drain)
             .await;
         if let Err(error) = ended {
+            if let Some(limit) = limit_of(error.as_ref()) {
+                metrics.limit_hit(limit);
+            }
             tracing::debug!(%error, "a connection ended");
         }
     }
@@ -435,6 +514,10 @@ impl<I: Io + 'static> Serving<'_, I> {
 
 fn builder(spoken: Spoken) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
+    let streams = match spoken {
+        Spoken::Http2 => MAX_CONCURRENT_STREAMS,
+        Spoken::Any | Spoken::Http1 | Spoken::Bytes => MAX_PLAINTEXT_STREAMS,
+    };
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -445,7 +528,9 @@ fn builder(spoken: Spoken) -> auto::Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_concurrent_streams(streams)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

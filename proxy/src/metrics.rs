@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     dropped_log_lines: IntCounterVec,
     ended: IntCounterVec,
     app_metrics_missed: IntCounter,
+    limits: IntCounterVec,
+    malformed: IntCounterVec,
     certificate_expiry: IntGauge,
     rotations: IntGauge,
     generation: IntGauge,
@@ -39,6 +41,8 @@ impl Metrics {
             dropped_log_lines: new.counter("reeve_access_log_dropped_total", &["cause"])?,
             ended: new.counter("reeve_streams_ended_total", &["cause"])?,
             app_metrics_missed: new.single("reeve_app_metrics_missed_total")?,
+            limits: new.counter("reeve_limit_hits_total", &["limit"])?,
+            malformed: new.counter("reeve_malformed_connections_total", &["protocol"])?,
             certificate_expiry: new.gauge("reeve_certificate_expiry_timestamp_seconds")?,
             rotations: new.gauge("reeve_certificate_rotations")?,
             generation: new.gauge("reeve_config_generation")?,
@@ -97,6 +101,16 @@ impl Metrics {
     /// Counts a scrape that the application's own metrics were missing from.
     pub(crate) fn app_metrics_missed(&self) {
         self.app_metrics_missed.inc();
+    }
+
+    /// Counts that a limit (docs/limits.md) bit.
+    pub(crate) fn limit_hit(&self, limit: &'static str) {
+        self.limits.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a connection that ended because its messages could be read in two ways, or in none.
+    pub(crate) fn malformed(&self, protocol: &'static str) {
+        self.malformed.with_label_values(&[protocol]).inc();
     }
 
     /// Exports the certificate in force.
@@ -159,6 +173,10 @@ fn help(name: &str) -> &'static str {
         "reeve_tls_handshake_failures_total" => "TLS handshakes that failed.",
         "reeve_access_log_dropped_total" => "Access log lines dropped.",
         "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",
+        "reeve_limit_hits_total" => "Times that a limit bit, by its name in docs/limits.md.",
+        "reeve_malformed_connections_total" => {
+            "Connections ended for bytes that servers could read in different ways."
+        }
         "reeve_certificate_expiry_timestamp_seconds" => "When the proxy's certificate ends.",
         "reeve_app_metrics_missed_total" => {
             "Scrapes that the application's own metrics were missing from."

@@ -16,23 +16,18 @@ use reeve_audit::{Wal, WalError};
 use reeve_core::{Clock, UnixTime, model::Generation};
 use reeve_svid::CredentialsWatch;
 use serde::Serialize;
-use tokio::{
-    net::TcpListener,
-    runtime::Handle,
-    sync::{Semaphore, watch},
-};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access_log::{AccessLog, LogFormat},
     admin,
-    answer::Answer,
+    admission::InFlight,
     busy::Loads,
     credentials::Epoch,
-    exchange::Exchange,
     inherited::{Held, Inherited},
     ledger::{Ledger, lock},
-    limits::{AGGREGATE_INTERVAL, EXPIRY_TICK, MAX_REQUESTS_IN_FLIGHT},
+    limits::{AGGREGATE_INTERVAL, EXPIRY_TICK},
     listener::{self, Stop},
     metrics::Metrics,
     snapshot::Snapshot,
@@ -195,22 +190,11 @@ pub(crate) struct Shared {
     epoch: ArcSwapOption<Epoch>,
     /// Cancelled when the proxy is about to go: it says so, and takes requests until it drains.
     pub(crate) leaving: CancellationToken,
-    admission: Arc<Semaphore>,
+    pub(crate) in_flight: InFlight,
     snapshot: ArcSwapOption<Snapshot>,
 }
 
 impl Shared {
-    /// Counts a request among those in flight.
-    pub(crate) fn admit(&self, exchange: &mut Exchange) -> Result<(), Answer> {
-        match self.admission.clone().try_acquire_owned() {
-            Ok(admission) => {
-                exchange.admit(admission);
-                Ok(())
-            }
-            Err(_) => Err(Answer::overloaded()),
-        }
-    }
-
     /// The snapshot in force; a request takes it once.
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.load_full()
@@ -266,7 +250,7 @@ impl Proxy {
             loads: Loads::default(),
             epoch: ArcSwapOption::empty(),
             leaving: CancellationToken::new(),
-            admission: Arc::new(Semaphore::new(MAX_REQUESTS_IN_FLIGHT)),
+            in_flight: InFlight::default(),
             snapshot: ArcSwapOption::empty(),
             clock: deps.clock.clone(),
         });

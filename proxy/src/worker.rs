@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     access_log::{AccessLog, LogBuffer},
+    admission::Shedding,
     ledger::Ledger,
     limits::FLUSH_INTERVAL,
     open::OpenStreams,
@@ -45,6 +46,7 @@ pub(crate) struct Worker {
     pub(crate) open: Arc<OpenStreams>,
     pub(crate) ledger: Ledger,
     pub(crate) log: LogBuffer,
+    pub(crate) shedding: Shedding,
     runtime: Handle,
     connections: AtomicUsize,
     flush: Flush,
@@ -74,6 +76,7 @@ impl Worker {
             open: Arc::default(),
             ledger,
             log: LogBuffer::new(log),
+            shedding: Shedding::default(),
             runtime,
             connections: AtomicUsize::new(0),
             flush: Flush::default(),
@@ -140,6 +143,10 @@ impl WorkerSet {
                 .clone()
                 .run_until_cancelled_owned(worker.clone().keep_flushing());
             worker.runtime.spawn(flushing);
+            let timing = end
+                .clone()
+                .run_until_cancelled_owned(worker.clone().keep_time());
+            worker.runtime.spawn(timing);
             all.push(worker);
         }
         Ok(Self {

@@ -12,7 +12,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -150,6 +153,14 @@ impl Connection {
     async fn connect(to: SocketAddr, protocol: Protocol) -> Result<Self> {
         let stream = TcpStream::connect(to).await.context("connecting")?;
         stream.set_nodelay(true)?;
+        Self::over(stream, protocol).await
+    }
+
+    /// Speaks HTTP over a byte stream that there is already.
+    pub async fn over<I>(stream: I, protocol: Protocol) -> Result<Self>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let io = TokioIo::new(stream);
         // The task ends with the connection, which the sender keeps open; its error is seen at the sender too.
         let sender = match protocol {
