@@ -307,7 +307,8 @@ async fn inbound(
             )
             .await;
         }
-        (Opening::Http, _) if http => {
+        // Bytes that are no HTTP get HTTP's answer (400): an HTTP port passes nothing on that it cannot read.
+        (Opening::Http | Opening::Other, _) if http => {
             let arrival = Arrival::new(listener.bind, stranger, address.port());
             let gone = line.gone();
             let serving = serve_http(worker, Side::Inbound, arrival, line, gone, Spoken::Any);

@@ -251,7 +251,10 @@ impl Pools {
                 }
                 let (mut kept, reused) = pool.http1(epoch, trust, patience).await?;
                 let sent = kept.sender.try_send_request(request).await;
-                let response = sent.map_err(|e| pool.classify(e, reused))?;
+                let response = sent.map_err(|e| {
+                    pool.distrust_idle(reused);
+                    pool.classify(e, reused)
+                })?;
                 let pool = Arc::downgrade(&pool);
                 Ok((response, Some(Lease { pool, kept })))
             }
@@ -380,6 +383,13 @@ impl Pool {
         }
         idle.retain(|kept| !kept.sender.is_closed() && !kept.drain.is_cancelled());
         None
+    }
+
+    /// Where one idle connection turned out to be closed the others probably are: the next try gets a fresh one.
+    fn distrust_idle(&self, reused: Reused) {
+        if reused == Reused::Yes {
+            lock(&self.idle).clear();
+        }
     }
 
     fn classify(

@@ -1,6 +1,8 @@
 //! `reeve proxy-config` shows what is in force in a sidecar, and no private key.
 
-use reeve_tests::Mesh;
+use std::time::Duration;
+
+use reeve_tests::{Mesh, eventually};
 use serde_json::json;
 
 use crate::fixture::{CLIENT, client_and_echo, get, to_echo};
@@ -102,6 +104,11 @@ async fn the_log_level_changes_while_the_sidecar_runs() {
             .is_some_and(|f| f.contains("h2=trace"))
     );
     assert_eq!(get("/").status(to_echo(&mesh)).await, Ok(200));
-    let told = mesh.reeve_ok(&["logs", "client", "--internal"]).await;
-    assert!(told.stdout.contains("\"h2::"), "{}", told.text());
+    // The sidecar ships its records over HTTP/2 every second.
+    eventually("HTTP/2 is told of", Duration::from_secs(10), async || {
+        let told = mesh.reeve_ok(&["logs", "client", "--internal"]).await;
+        let found = told.stdout.contains("\"h2::");
+        found.then_some(()).ok_or_else(|| told.text())
+    })
+    .await;
 }
