@@ -284,7 +284,7 @@ async fn inbound(
     let line = Line::new(stream, ahead, cut);
     let meshed = opening == Opening::MeshTls && listener.mtls != MtlsMode::Disable;
     if meshed {
-        return mesh(worker, listener, line, address, stop, unproven).await;
+        return Box::pin(mesh(worker, listener, line, address, stop, unproven)).await;
     }
     drop(unproven);
     let Some(_place) = guests.stranger(metrics) else {
