@@ -103,7 +103,7 @@ impl Metrics {
         self.app_metrics_missed.inc();
     }
 
-    /// Counts that a limit (docs/limits.md) bit.
+    /// Counts that a limit (`limits.rs`) bit.
     pub(crate) fn limit_hit(&self, limit: &'static str) {
         self.limits.with_label_values(&[limit]).inc();
     }
@@ -173,7 +173,7 @@ fn help(name: &str) -> &'static str {
         "reeve_tls_handshake_failures_total" => "TLS handshakes that failed.",
         "reeve_access_log_dropped_total" => "Access log lines dropped.",
         "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",
-        "reeve_limit_hits_total" => "Times that a limit bit, by its name in docs/limits.md.",
+        "reeve_limit_hits_total" => "Times that a limit bit, by its name.",
         "reeve_malformed_connections_total" => {
             "Connections ended for bytes that servers could read in different ways."
         }
