@@ -153,6 +153,7 @@ fn decision() -> Result<DecisionRecord, Failure> {
                 workload: Some("spiffe://mesh.local/ns/default/sa/reviews".parse()?),
                 namespace: "default".parse()?,
                 services: vec!["reviews.default.svc.cluster.local".parse()?],
+                address: None,
             },
             context: RequestContext {
                 source_ip: [127, 77, 3, 1].into(),
