@@ -1,6 +1,6 @@
 //! From policy sources to policies that may decide.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cedar_policy::{
     Policy, PolicySet, Template,
@@ -35,10 +35,15 @@ pub(crate) struct Compiled {
     pub(crate) condition: ast::Expr,
 }
 
-type Compilation = (&'static MeshSchema, BTreeMap<PolicyId, Compiled>);
+/// Policies that may decide, ordered by id.
+type Compilation = (&'static MeshSchema, Vec<Arc<Compiled>>);
 
-/// Parses, checks and validates `sources`; reports all faults.
-pub(crate) fn compile(sources: &[PolicySource]) -> Result<Compilation, Vec<PolicyFault>> {
+/// Parses, checks and validates `sources`, apart from those that are among `before`, which is ordered by id; reports
+/// all faults.
+pub(crate) fn compile(
+    sources: &[PolicySource],
+    before: &[Arc<Compiled>],
+) -> Result<Compilation, Vec<PolicyFault>> {
     let mesh = match (MeshSchema::get(), sources.first()) {
         (Ok(mesh), _) => mesh,
         (Err(e), Some(first)) => return Err(vec![fault(first, e.to_string())]),
@@ -48,14 +53,23 @@ pub(crate) fn compile(sources: &[PolicySource]) -> Result<Compilation, Vec<Polic
     let mut faults = Vec::new();
     let mut set = PolicySet::new();
     for source in sources.iter().take(MAX_POLICIES) {
-        match compile_one(source) {
-            Ok(compiled) => {
-                if let Err(e) = set.add(compiled.0) {
-                    faults.push(fault(source, e.to_string()));
+        let compiled = match known(before, source) {
+            Some(compiled) => compiled,
+            None => match compile_one(source) {
+                Ok((written, compiled)) => {
+                    if let Err(e) = set.add(written) {
+                        faults.push(fault(source, e.to_string()));
+                    }
+                    Arc::new(compiled)
                 }
-                all.insert(source.id.clone(), compiled.1);
-            }
-            Err(found) => faults.extend(found),
+                Err(found) => {
+                    faults.extend(found);
+                    continue;
+                }
+            },
+        };
+        if all.insert(source.id.clone(), compiled).is_some() {
+            faults.push(fault(source, "another policy has this id".to_owned()));
         }
     }
     if let Some(beyond) = sources.get(MAX_POLICIES) {
@@ -63,15 +77,21 @@ pub(crate) fn compile(sources: &[PolicySource]) -> Result<Compilation, Vec<Polic
     }
     for (id, diagnostic) in mesh.validate(&set) {
         let compiled = PolicyId::parse(&id).ok().and_then(|id| all.get(&id));
-        if let Some(Compiled { source, .. }) = compiled {
+        if let Some(source) = compiled.map(|c| &c.source) {
             faults.push(PolicyFault::of_cedar(&source.id, &source.text, &diagnostic));
         }
     }
     if faults.is_empty() {
-        Ok((mesh, all))
+        Ok((mesh, all.into_values().collect()))
     } else {
         Err(merged(faults))
     }
+}
+
+fn known(before: &[Arc<Compiled>], source: &PolicySource) -> Option<Arc<Compiled>> {
+    let at = before.binary_search_by(|known| known.source.id.cmp(&source.id));
+    let known = before.get(at.ok()?)?;
+    (known.source == *source).then(|| Arc::clone(known))
 }
 
 /// The policy as it was written (whose places validation reports), and as it is evaluated.

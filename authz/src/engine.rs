@@ -7,7 +7,7 @@ mod key;
 mod memory;
 mod verdict;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use cedar_policy::Effect as CedarEffect;
 use reeve_core::{
@@ -63,16 +63,27 @@ struct Policies {
     /// What opaque connections must not slip past.
     blind: Blind,
     /// Ordered by id.
-    all: Vec<Compiled>,
+    all: Vec<Arc<Compiled>>,
     index: Index,
 }
 
 impl Engine {
     /// Compiles a slice; every policy is validated in strict mode, and all faults are reported.
     pub fn compile(slice: &PolicySlice) -> Result<Self, Vec<PolicyFault>> {
-        let (mesh, all) = compile::compile(&slice.policies)?;
+        Self::compile_after(slice, None)
+    }
+
+    /// The same, without reading those policies again that `before` already has.
+    pub fn compile_after(
+        slice: &PolicySlice,
+        before: Option<&Self>,
+    ) -> Result<Self, Vec<PolicyFault>> {
+        let before = match before.map(|engine| &engine.state) {
+            Some(State::Open(policies)) => policies.all.as_slice(),
+            Some(State::Closed(_)) | None => &[],
+        };
+        let (mesh, all) = compile::compile(&slice.policies, before)?;
         let mut uses = Uses::default();
-        let all: Vec<_> = all.into_values().collect();
         for policy in &all {
             uses.merge(policy.checked.uses.clone());
         }
@@ -80,7 +91,7 @@ impl Engine {
             headers: uses.headers.clone(),
             query: uses.query.clone(),
         };
-        let blind = Blind::of(all.iter()).map_err(|id| {
+        let blind = Blind::of(all.iter().map(AsRef::as_ref)).map_err(|id| {
             let message = "the policy cannot be judged for connections".to_owned();
             vec![PolicyFault::at(&id, "", 0, message)]
         })?;
@@ -90,7 +101,7 @@ impl Engine {
             mesh,
             home: None,
             uses,
-            index: Index::build(mesh, &all),
+            index: Index::build(mesh, all.iter().map(AsRef::as_ref)),
             all,
         };
         Ok(Self {

@@ -13,7 +13,10 @@ use std::{
 use arc_swap::ArcSwapOption;
 use prometheus::Registry;
 use reeve_audit::{Wal, WalError};
-use reeve_core::{Clock, UnixTime, model::Generation};
+use reeve_core::{
+    Clock, UnixTime,
+    model::{Generation, ProxyConfig},
+};
 use reeve_svid::CredentialsWatch;
 use serde::Serialize;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
@@ -30,7 +33,7 @@ use crate::{
     limits::{AGGREGATE_INTERVAL, EXPIRY_TICK},
     listener::{self, Stop},
     metrics::Metrics,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, SnapshotError},
     spans::Spans,
     strangers::Strangers,
     tap::{TapFilter, TapStream, Taps, TooManyTaps},
@@ -279,6 +282,11 @@ impl Proxy {
             registry: deps.registry,
             mesh_ports: deps.mesh_ports,
         })
+    }
+
+    /// Compiles a configuration for [`Self::apply`], keeping what the one in force has already compiled of it.
+    pub fn compile(&self, config: Arc<ProxyConfig>) -> Result<Snapshot, SnapshotError> {
+        Snapshot::compile_after(config, self.shared.snapshot().as_deref())
     }
 
     /// Puts `snapshot` in force as a whole: binds what is new, drops what is gone, judges open streams again.

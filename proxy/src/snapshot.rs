@@ -27,8 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Snapshot {
     pub(crate) config: Arc<ProxyConfig>,
-    pub(crate) engine: Engine,
-    pub(crate) jwt: JwtVerifier,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) jwt: Arc<JwtVerifier>,
     pub(crate) clusters: Clusters,
     pub(crate) inbound: HashMap<SocketAddr, Arc<Inbound>>,
     pub(crate) outbound: HashMap<SocketAddr, Arc<Outbound>>,
@@ -95,10 +95,21 @@ pub enum SnapshotError {
 impl Snapshot {
     /// Compiles everything, so that applying it can fail only at binding addresses.
     pub fn compile(config: Arc<ProxyConfig>) -> Result<Self, SnapshotError> {
-        let engine = Engine::compile(&config.policies)
-            .map_err(SnapshotError::Policies)?
-            .in_trust_domain(config.workload.identity.trust_domain());
+        Self::compile_after(config, None)
+    }
+
+    /// The same, keeping what `before` has already compiled of it.
+    pub fn compile_after(
+        config: Arc<ProxyConfig>,
+        before: Option<&Self>,
+    ) -> Result<Self, SnapshotError> {
+        let (engine, projection_hash) = engine(&config, before)?;
         let workload = &config.workload;
+        let same_rules = |b: &&Self| b.workload().jwt_rules == workload.jwt_rules;
+        let jwt = match before.filter(same_rules) {
+            Some(before) => Arc::clone(&before.jwt),
+            None => Arc::new(JwtVerifier::compile(&workload.jwt_rules)),
+        };
         let own = PeerInfo::of(workload);
         let mut tables = BTreeMap::new();
         for (name, table) in &config.routes {
@@ -106,10 +117,10 @@ impl Snapshot {
         }
         let (inbound, outbound) = listeners(workload)?;
         Ok(Self {
-            jwt: JwtVerifier::compile(&workload.jwt_rules),
+            jwt,
             clusters: Clusters::compile(&config),
             wanted_headers: wanted_headers(&engine, workload)?,
-            projection_hash: reeve_authz::mesh_hash(&config.policies.policies),
+            projection_hash,
             own_header: own.to_value(),
             own: Arc::new(own),
             log_format: LogFormat::compile(&workload.telemetry.access_log)?,
@@ -190,6 +201,24 @@ pub(crate) enum Routed<'s> {
         index: usize,
         rewritten: Option<String>,
     },
+}
+
+/// The engine, and the hash of its slice.
+fn engine(
+    config: &ProxyConfig,
+    before: Option<&Snapshot>,
+) -> Result<(Arc<Engine>, String), SnapshotError> {
+    let domain = config.workload.identity.trust_domain();
+    if let Some(before) = before
+        && before.config.policies == config.policies
+        && before.workload().identity.trust_domain() == domain
+    {
+        return Ok((Arc::clone(&before.engine), before.projection_hash.clone()));
+    }
+    let known = before.map(|before| before.engine.as_ref());
+    let engine = Engine::compile_after(&config.policies, known).map_err(SnapshotError::Policies)?;
+    let hash = reeve_authz::mesh_hash(&config.policies.policies);
+    Ok((Arc::new(engine.in_trust_domain(domain)), hash))
 }
 
 type Inbounds = HashMap<SocketAddr, Arc<Inbound>>;

@@ -119,7 +119,7 @@ impl Met {
         let positions = policies.index.candidates(&self.shelf, request);
         let candidates: Vec<_> = positions
             .iter()
-            .filter_map(|at| policies.all.get(*at as usize))
+            .filter_map(|at| Some(policies.all.get(*at as usize)?.as_ref()))
             .collect();
         // Only what the candidates look at counts.
         let uses: Vec<_> = candidates.iter().map(|p| &p.checked.uses).collect();

@@ -11,7 +11,7 @@ use anyhow::Context;
 use reeve_audit::Wal;
 use reeve_core::{Clock, InstanceName, SpiffeId, error_chain, model::ProxyConfig};
 use reeve_proxy::{
-    MeshPorts, Proxy, ProxyDeps, ProxyStatus, Snapshot, TapFilter, TapStream, TooManyTaps, Workers,
+    MeshPorts, Proxy, ProxyDeps, ProxyStatus, TapFilter, TapStream, TooManyTaps, Workers,
 };
 use reeve_svid::CredentialsWatch;
 use tokio::sync::{Mutex, MutexGuard, watch};
@@ -79,7 +79,7 @@ impl DataPlane {
         let (proxy, new) = (self.proxy.clone(), Arc::clone(&config));
         // Compiling policies can take long enough to hold up requests on this thread.
         let switched = tokio::task::spawn_blocking(move || {
-            let snapshot = Snapshot::compile(new).map_err(|e| error_chain(&e))?;
+            let snapshot = proxy.compile(new).map_err(|e| error_chain(&e))?;
             proxy.apply(snapshot).map_err(|e| error_chain(&e))
         });
         switched.await.map_err(|e| e.to_string())??;

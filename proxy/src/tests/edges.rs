@@ -13,9 +13,9 @@ use http::{HeaderValue, Response};
 use http_body_util::BodyExt as _;
 use reeve_audit::Direction;
 use reeve_core::{
-    UnixTime,
+    SpiffeId, UnixTime,
     model::{
-        Generation, MtlsMode, Protocol, ProxyConfig, ProxyRole, RouteMatch, StringMatch,
+        Generation, JwtRule, MtlsMode, Protocol, ProxyConfig, ProxyRole, RouteMatch, StringMatch,
         TracingConfig,
     },
 };
@@ -278,4 +278,44 @@ fn explain_tells_what_the_proxy_would_do() {
     let mut elsewhere = question(Direction::Outbound, "/shop");
     elsewhere.port = 1;
     assert!(explain(&config, &elsewhere).unwrap().refused.is_some());
+}
+
+#[test]
+fn a_generation_keeps_what_an_earlier_one_compiled_of_the_same() {
+    let mesh = Mesh::new();
+    let mut config = mesh.server(Protocol::Http, &["permit (principal, action, resource);"]);
+    let first = Snapshot::compile(Arc::new(config.clone())).unwrap();
+    config.generation = Generation(2);
+    config.policies = Arc::new((*config.policies).clone());
+    let second = Snapshot::compile_after(Arc::new(config.clone()), Some(&first)).unwrap();
+    assert!(Arc::ptr_eq(&first.engine, &second.engine) && Arc::ptr_eq(&first.jwt, &second.jwt));
+    assert_eq!(first.projection_hash, second.projection_hash);
+
+    set_policies(&mut config, &["forbid (principal, action, resource);"]);
+    let mut workload = (*config.workload).clone();
+    workload.jwt_rules = vec![JwtRule {
+        name: "rule".to_owned(),
+        issuer: "issuer".to_owned(),
+        audiences: vec![],
+        from_headers: vec![],
+        from_params: vec![],
+        forward_original_token: false,
+        claims_to_headers: vec![],
+        leeway: Duration::ZERO,
+        jwks: None,
+    }];
+    config.workload = Arc::new(workload);
+    let third = Snapshot::compile_after(Arc::new(config.clone()), Some(&second)).unwrap();
+    assert!(!Arc::ptr_eq(&second.engine, &third.engine) && !Arc::ptr_eq(&second.jwt, &third.jwt));
+    assert_eq!(third.policy_hash(), config.policies.mesh_hash);
+    assert_ne!(second.projection_hash, third.projection_hash);
+
+    let mut workload = (*config.workload).clone();
+    workload.identity = SpiffeId::parse("spiffe://other.example/ns/default/sa/server").unwrap();
+    config.workload = Arc::new(workload);
+    let fourth = Snapshot::compile_after(Arc::new(config), Some(&third)).unwrap();
+    assert!(
+        !Arc::ptr_eq(&third.engine, &fourth.engine),
+        "the trust domain is another"
+    );
 }
