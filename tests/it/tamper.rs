@@ -47,6 +47,8 @@ async fn one_flipped_byte_anywhere_in_the_record_is_found_and_named() {
         let files: Vec<PathBuf> = places
             .iter()
             .flat_map(|place| files_below(&copy.join(place)))
+            // The mesh was running when it was copied: what it had not put in place yet is no part of the log.
+            .filter(|file| file.extension().is_none_or(|ending| ending != "tmp"))
             .collect();
         assert!(!files.is_empty(), "no file of kind {kind} below {places:?}");
         for file in spread(&files) {

@@ -53,15 +53,14 @@ fn outbound(mesh: &Mesh) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_means_certificate_and_configuration_and_says_what_is_missing() {
     let mesh = Mesh::new();
-    let side = mesh.side("server");
-    let credentials = side.credentials.send_replace(None);
+    let side = mesh.side_without_certificate("server");
     let config = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
     side.proxy.serve_own_ports(config.workload.address).unwrap();
     let (_, at) = side.proxy.own_addresses().unwrap();
     let (status, why) = health(at, "/healthz/ready").await;
     assert!(status == 503 && why.contains("certificate"), "{why}");
     assert_eq!(health(at, "/healthz/live").await.0, 200);
-    side.credentials.send_replace(credentials);
+    side.credentials.send_replace(Some(mesh.issue("server")));
     let held = || (side.proxy.status().credentials_epoch > 0).then_some(());
     eventually(held).await;
     let (status, why) = health(at, "/healthz/ready").await;

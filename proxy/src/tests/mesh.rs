@@ -157,6 +157,21 @@ impl Mesh {
     }
 
     fn side_at(&self, account: &str, folder: &str, max_bytes: u64) -> Side {
+        self.side_holding(Some(self.issue(account)), account, folder, max_bytes)
+    }
+
+    /// One that waits for its first certificate.
+    pub(super) fn side_without_certificate(&self, account: &str) -> Side {
+        self.side_holding(None, account, account, 64 << 20)
+    }
+
+    fn side_holding(
+        &self,
+        credentials: Option<Arc<Credentials>>,
+        account: &str,
+        folder: &str,
+        max_bytes: u64,
+    ) -> Side {
         let instance: InstanceName = format!("{account}-0").parse().unwrap();
         let options = WalOptions {
             level: Level::Os,
@@ -171,7 +186,7 @@ impl Mesh {
             clock.clone(),
         );
         let wal = Arc::new(wal.unwrap());
-        let (credentials, watch) = watch::channel(Some(self.issue(account)));
+        let (credentials, watch) = watch::channel(credentials);
         let log = Captured::default();
         let proxy = Proxy::start(ProxyDeps {
             credentials: watch,
