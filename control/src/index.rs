@@ -102,8 +102,9 @@ impl<'a> Index<'a> {
                     RouteTo::Forward { to, .. } => Some(to),
                     RouteTo::Redirect { .. } | RouteTo::Respond { .. } => None,
                 });
+            let tls = virtual_service.tls.iter().flat_map(|t| &t.to);
             let tcp = virtual_service.tcp.iter().map(|t| &t.to);
-            for to in forwards.flatten().chain(tcp) {
+            for to in forwards.flatten().chain(tls).chain(tcp) {
                 let service = &to.service;
                 self.endpoints.entry(service.clone()).or_insert_with(|| {
                     Arc::new(EndpointSet {

@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use reeve_core::{InstanceName, ServiceName, model::PolicySource};
 
 pub(crate) use routing::{
-    DestinationRule, Gateway, GatewayServer, HttpRoute, Match, RouteTo, TcpRoute, To,
-    VirtualService,
+    At, DestinationRule, Gateway, GatewayServer, HttpRoute, Match, RouteTo, TcpRoute, TlsMatch,
+    TlsRoute, To, VirtualService,
 };
 pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
 pub(crate) use service::is_subset;

@@ -15,7 +15,7 @@ pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, Poli
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
 pub use route::{
     Destination, HeaderMatch, HeaderOps, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
-    RouteTableName, StringMatch, VirtualHost,
+    RouteTableName, SniRoute, StringMatch, VirtualHost,
 };
 pub use service::{
     ClientTls, Endpoint, EndpointSet, LoadBalancer, ServiceConfig, ServicePort, Subset,

@@ -91,6 +91,8 @@ pub(crate) struct Line<'a> {
     pub(crate) peer_address: Option<IpAddr>,
     pub(crate) user: Option<&'a str>,
     pub(crate) protocol: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_name: Option<&'a str>,
     pub(crate) method: &'a str,
     pub(crate) authority: &'a str,
     pub(crate) path: &'a str,

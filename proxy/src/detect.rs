@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reeve_svid::alpn;
-use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     time::timeout,
 };
 
-use crate::limits::MAX_CLIENT_HELLO_BYTES;
+use crate::hello::{Hello, HelloReader};
 
 /// The HTTP/2 connection preface (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -42,9 +41,10 @@ pub(crate) async fn detect<I: AsyncRead + Unpin>(
     patience: Duration,
 ) -> (Opening, Bytes) {
     let mut ahead = BytesMut::with_capacity(1024);
+    let mut reader = HelloReader::default();
     let reading = async {
         loop {
-            if let Some(opening) = classify(&ahead) {
+            if let Some(opening) = classify(&ahead, &mut reader) {
                 return opening;
             }
             match io.read_buf(&mut ahead).await {
@@ -64,40 +64,31 @@ pub(crate) async fn detect<I: AsyncRead + Unpin>(
 }
 
 /// `None` = more bytes are needed.
-fn classify(ahead: &[u8]) -> Option<Opening> {
+fn classify(ahead: &[u8], reader: &mut HelloReader) -> Option<Opening> {
     match ahead {
         [] => None,
         // A TLS record of type handshake, version 3.x.
         [0x16] => None,
-        [0x16, 0x03, ..] => client_hello(ahead),
+        [0x16, 0x03, ..] => client_hello(reader.read(ahead)),
         _ => plaintext(ahead),
     }
 }
 
-fn client_hello(ahead: &[u8]) -> Option<Opening> {
-    let mut acceptor = Acceptor::default();
-    let mut rest = ahead;
-    while !rest.is_empty() {
-        if acceptor.read_tls(&mut rest).is_err() {
-            return Some(Opening::OtherTls);
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let hello = accepted.client_hello();
-                let mut offered = hello.alpn().into_iter().flatten();
-                let mesh = offered.any(|protocol| MESH_PROTOCOLS.contains(&protocol));
-                return Some(if mesh {
-                    Opening::MeshTls
-                } else {
-                    Opening::OtherTls
-                });
-            }
-            Ok(None) => {}
-            // Not a ClientHello that we understand; the application may.
-            Err(_) => return Some(Opening::OtherTls),
-        }
-    }
-    (ahead.len() >= MAX_CLIENT_HELLO_BYTES).then_some(Opening::OtherTls)
+fn client_hello(hello: Hello) -> Option<Opening> {
+    let accepted = match hello {
+        Hello::Whole(accepted) => accepted,
+        Hello::More => return None,
+        // Not a ClientHello that we understand; the application may.
+        Hello::Unreadable => return Some(Opening::OtherTls),
+    };
+    let hello = accepted.client_hello();
+    let mut offered = hello.alpn().into_iter().flatten();
+    let mesh = offered.any(|protocol| MESH_PROTOCOLS.contains(&protocol));
+    Some(if mesh {
+        Opening::MeshTls
+    } else {
+        Opening::OtherTls
+    })
 }
 
 fn plaintext(ahead: &[u8]) -> Option<Opening> {
@@ -119,25 +110,15 @@ fn plaintext(ahead: &[u8]) -> Option<Opening> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use rustls::{ClientConfig, ClientConnection, RootCertStore};
-
     use super::*;
+    use crate::hello::tests;
 
     fn hello(protocols: &[&[u8]]) -> Vec<u8> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-        let name = "a".try_into().unwrap();
-        let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut bytes = Vec::new();
-        connection.write_tls(&mut bytes).unwrap();
-        bytes
+        tests::hello("a", protocols)
+    }
+
+    fn classify(ahead: &[u8]) -> Option<Opening> {
+        super::classify(ahead, &mut HelloReader::default())
     }
 
     #[test]

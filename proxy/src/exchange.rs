@@ -50,6 +50,8 @@ pub(crate) struct Exchange {
     peer_port: Option<u16>,
     /// Port and subset of the service asked for.
     pub(crate) destination: Option<(u16, Option<String>)>,
+    /// The server name in the caller's ClientHello, where that was read.
+    pub(crate) server_name: Option<String>,
     /// Why the upstream could not be reached.
     pub(crate) failure: Option<String>,
     /// `via_upstream`, or why the proxy answered.
@@ -96,6 +98,7 @@ impl Exchange {
             local: None,
             peer_port: None,
             destination: None,
+            server_name: None,
             failure: None,
             details: "",
             response_after: None,
@@ -425,6 +428,7 @@ impl Exchange {
             user: self.user.as_deref(),
             protocol: self.ends.protocol,
             method: head.map_or(of_raw(|raw| raw.method.as_str()), |h| h.method.as_str()),
+            server_name: self.server_name.as_deref(),
             authority: head.map_or(of_raw(|raw| &raw.authority), |h| &h.authority),
             path: head.map(|h| h.path.as_str()).unwrap_or_default(),
             raw_path: head.map_or(of_raw(|raw| &raw.path), |h| &h.raw_path),
@@ -457,7 +461,7 @@ impl Exchange {
                 .destination_principal
                 .as_ref()
                 .map(SpiffeId::as_str),
-            server_name: None,
+            server_name: self.server_name.as_deref(),
             local: self.local,
             peer_port: self.peer_port,
             response_ms: self.response_after.map(|t| t.as_secs_f64() * 1000.0),

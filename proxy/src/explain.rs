@@ -11,12 +11,13 @@ use reeve_audit::{AuthenticatedBy, Direction};
 use reeve_core::{
     SpiffeId, UnixTime,
     decision::{Principal, User, apply_state},
-    model::{ProxyConfig, RouteAction},
+    model::{Destination, ProxyConfig, RouteAction},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     head::Head,
+    hello::ServerName,
     judge::{Peer, Place, Question},
     snapshot::{Outbound, Routed, Snapshot, SnapshotError},
 };
@@ -32,6 +33,9 @@ pub struct ExplainRequest {
     pub address: Option<IpAddr>,
     /// The port that it comes in at.
     pub port: u16,
+    /// The server name in the ClientHello, where TLS is passed through; none when absent.
+    #[serde(default)]
+    pub sni: Option<String>,
     /// `GET` when absent.
     #[serde(default = "get")]
     pub method: String,
@@ -216,15 +220,58 @@ fn outbound(
         return;
     };
     told.listener = Some(outbound.listener.bind);
+    let protocol = outbound.listener.protocol;
+    let head = protocol.is_http().then_some(head);
     if snapshot.is_gateway() {
-        let place = Place::gateway(
-            snapshot.workload(),
-            request.port,
-            reeve_core::model::Protocol::Http,
-        );
-        decide(snapshot, request, place, Some(head.clone()), told);
+        let place = Place::gateway(snapshot.workload(), request.port, protocol);
+        decide(snapshot, request, place, head.clone(), told);
     }
-    route(snapshot, outbound, &head, told);
+    match head {
+        Some(head) => route(snapshot, outbound, &head, told),
+        None => connection(snapshot, outbound, request.sni.as_deref(), told),
+    }
+}
+
+/// Where a connection goes whose bytes are not read as HTTP.
+fn connection(snapshot: &Snapshot, outbound: &Outbound, sni: Option<&str>, told: &mut Explanation) {
+    let name = match sni {
+        Some(name) => ServerName::Named(name.to_ascii_lowercase()),
+        None => ServerName::Unnamed,
+    };
+    let found = match (&outbound.sni, &outbound.listener.service) {
+        (Some(table), _) => table.find(&name).map(|route| {
+            told.route = Some(route.name.to_string());
+            route.destinations.clone()
+        }),
+        (None, Some((service, port))) => Some(vec![Destination {
+            service: service.clone(),
+            subset: None,
+            port: *port,
+            weight: 1,
+        }]),
+        (None, None) => None,
+    };
+    match found {
+        Some(destinations) => told.destinations = explained(snapshot, &destinations),
+        None => told.refused = Some("no route names that server: it is closed".to_owned()),
+    }
+}
+
+fn explained(snapshot: &Snapshot, destinations: &[Destination]) -> Vec<ExplainedDestination> {
+    let one = |d: &Destination| {
+        let key = (d.service.clone(), d.subset.clone(), d.port);
+        let cluster = snapshot.clusters.get(&key);
+        ExplainedDestination {
+            service: d.service.to_string(),
+            subset: d.subset.clone(),
+            port: d.port,
+            weight: d.weight,
+            endpoints: cluster
+                .map(|c| c.hops.iter().map(|hop| hop.address).collect())
+                .unwrap_or_default(),
+        }
+    };
+    destinations.iter().map(one).collect()
 }
 
 fn route(snapshot: &Snapshot, outbound: &Outbound, head: &Head, told: &mut Explanation) {
@@ -255,20 +302,7 @@ fn route(snapshot: &Snapshot, outbound: &Outbound, head: &Head, told: &mut Expla
                 } => {
                     let edited = route.request_edits.authority().map(str::to_owned);
                     told.rewritten_authority = rewrite_authority.clone().or(edited);
-                    let explained = destinations.iter().map(|d| {
-                        let key = (d.service.clone(), d.subset.clone(), d.port);
-                        let cluster = snapshot.clusters.get(&key);
-                        ExplainedDestination {
-                            service: d.service.to_string(),
-                            subset: d.subset.clone(),
-                            port: d.port,
-                            weight: d.weight,
-                            endpoints: cluster
-                                .map(|c| c.hops.iter().map(|hop| hop.address).collect())
-                                .unwrap_or_default(),
-                        }
-                    });
-                    told.destinations = explained.collect();
+                    told.destinations = explained(snapshot, destinations);
                 }
             }
         }

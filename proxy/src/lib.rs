@@ -37,6 +37,7 @@ mod framing;
 mod gate;
 mod head;
 mod headers;
+mod hello;
 mod inherited;
 mod io;
 mod judge;

@@ -3,11 +3,13 @@
 mod header_ops;
 mod matcher;
 mod retry;
+mod sni;
 mod table;
 
 pub(crate) use header_ops::HeaderEdits;
 pub(crate) use matcher::RequestView;
 pub(crate) use retry::{Failure, RetryOn};
+pub(crate) use sni::SniTable;
 pub(crate) use table::{CompiledRoute, Found, Table, pick, without_port};
 
 /// Why a route table cannot be used. `control` checks all of this too; this is the last line.

@@ -20,7 +20,7 @@ use crate::{
     cluster::Clusters,
     judge::Place,
     peer_info::PeerInfo,
-    route::{CompiledRoute, Found, RequestView, RouteError, Table},
+    route::{CompiledRoute, Found, RequestView, RouteError, SniTable, Table},
 };
 
 /// A compiled [`ProxyConfig`]. Immutable; a request takes one and sees no other.
@@ -70,6 +70,8 @@ impl Inbound {
 pub(crate) struct Outbound {
     pub(crate) listener: OutboundListener,
     pub(crate) straight: Option<Arc<CompiledRoute>>,
+    /// Where TLS goes by its server name, if that is what decides.
+    pub(crate) sni: Option<SniTable>,
 }
 
 /// Why a configuration cannot be used; the last good one stays.
@@ -238,6 +240,7 @@ fn listeners(workload: &WorkloadConfig) -> Result<(Inbounds, Outbounds), Snapsho
         let entry = Outbound {
             straight: straight
                 .map(|(service, port)| Arc::new(CompiledRoute::straight_to(service, port))),
+            sni: SniTable::compile(&listener.sni),
             listener: listener.clone(),
         };
         let doubled = outbound.insert(listener.bind, Arc::new(entry)).is_some();

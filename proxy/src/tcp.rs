@@ -7,8 +7,10 @@ use bytes::Bytes;
 use reeve_core::{
     decision::{Principal, Reason},
     error_chain,
+    model::Destination,
 };
 use reeve_svid::alpn;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,14 +20,16 @@ use crate::{
     exchange::Exchange,
     forward::note_upstream,
     gate::enter,
+    hello::{self, ServerName},
     io::{Io, Line},
     judge::{Peer, Place, Question},
     life::Arrival,
-    limits::{APP_CONNECT_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT},
+    limits::{APP_CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT},
     metrics::Ends,
     open::Origin,
     permit::{ConnectPermit, Refused, permit_connection, record_refusal},
     relay::relay,
+    route::pick,
     snapshot::{Outbound, Snapshot},
     worker::Worker,
 };
@@ -54,19 +58,20 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     match connect::app(inbound.listener.app, arrival.bind, APP_CONNECT_TIMEOUT).await {
         Ok(upstream) => {
             exchange.upstream = Some(inbound.upstream.clone());
-            pass(worker, io, upstream, exchange).await;
+            pass(worker, (io, Bytes::new()), upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
 }
 
-/// A connection of the workload (or, at a gateway, from outside) to the service that its address stands for.
+/// A connection of the workload (or, at a gateway, from outside): to the service that its address stands for, or to
+/// where its ClientHello's server name leads.
 pub(crate) async fn outbound(
     worker: &Arc<Worker>,
     snapshot: &Arc<Snapshot>,
     outbound: &Outbound,
     address: SocketAddr,
-    io: impl Io,
+    mut io: Line<TcpStream>,
 ) {
     let mut exchange = Exchange::begin(
         worker,
@@ -77,33 +82,29 @@ pub(crate) async fn outbound(
         },
     );
     exchange.between(address, outbound.listener.bind);
-    let Some((service, port)) = &outbound.listener.service else {
+    let own = Principal::Workload(snapshot.workload().identity.clone());
+    if !snapshot.is_gateway() {
+        exchange.ends.source = snapshot.own.clone();
+        exchange.ends.source_principal = own.spiffe_id().cloned();
+    }
+    let (destination, ahead) = destination(worker, outbound, &mut io, &mut exchange).await;
+    // SECURITY: what no route names goes nowhere.
+    let Some(destination) = destination else {
         return exchange.flag("NR");
     };
-    exchange.ends.service = Some(service.clone());
-    exchange.destination = Some((*port, None));
-    let key = (service.clone(), None, *port);
+    exchange.ends.service = Some(destination.service.clone());
+    exchange.destination = Some((destination.port, destination.subset.clone()));
+    let key = (destination.service, destination.subset, destination.port);
     let Some(cluster) = snapshot.clusters.get(&key) else {
         return exchange.flag("NC");
     };
-    let gateway = snapshot.is_gateway();
-    let own = Principal::Workload(snapshot.workload().identity.clone());
-    if gateway {
-        let peer = Peer::stranger(address.ip());
+    if snapshot.is_gateway() {
         let listener = &outbound.listener;
         let place = Place::gateway(snapshot.workload(), listener.bind.port(), listener.protocol);
-        let question = Question {
-            peer,
-            place: Arc::new(place),
-            user: None,
-            head: None,
-        };
+        let question = connecting(Peer::stranger(address.ip()), place);
         if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
             return;
         }
-    } else {
-        exchange.ends.source = snapshot.own.clone();
-        exchange.ends.source_principal = own.spiffe_id().cloned();
     }
     let hops: Vec<&Arc<Hop>> = cluster.hops.iter().collect();
     let load = |hop: &Arc<Hop>| hop.load.now();
@@ -116,13 +117,7 @@ pub(crate) async fn outbound(
             principal: own,
             ..Peer::stranger(address.ip())
         };
-        let place = Place::outside_service(&cluster.service, *port);
-        let question = Question {
-            peer,
-            place: Arc::new(place),
-            user: None,
-            head: None,
-        };
+        let question = connecting(peer, Place::outside_service(&cluster.service, key.2));
         if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
             return;
         }
@@ -131,9 +126,51 @@ pub(crate) async fn outbound(
     match to_endpoint(worker, cluster, hop).await {
         Ok(upstream) => {
             note_upstream(&mut exchange, hop);
-            pass(worker, io, upstream, exchange).await;
+            pass(worker, (io, ahead), upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
+    }
+}
+
+/// Where a connection goes, and the bytes that were read to know it.
+async fn destination(
+    worker: &Worker,
+    outbound: &Outbound,
+    io: &mut Line<TcpStream>,
+    exchange: &mut Exchange,
+) -> (Option<Destination>, Bytes) {
+    let Some(table) = &outbound.sni else {
+        let straight = outbound.listener.service.clone();
+        let to = straight.map(|(service, port)| Destination {
+            service,
+            subset: None,
+            port,
+            weight: 1,
+        });
+        return (to, Bytes::new());
+    };
+    let (name, ahead) = hello::server_name(io, HANDSHAKE_TIMEOUT).await;
+    let found = table.find(&name);
+    match name {
+        ServerName::Named(name) => exchange.server_name = Some(name),
+        ServerName::Unnamed => {}
+        ServerName::Unreadable => worker.proxy.metrics.malformed("tls"),
+    }
+    let Some(route) = found else {
+        return (None, ahead);
+    };
+    exchange.route = Some(route.name.clone());
+    let to = pick(&route.destinations, &mut rand::rng());
+    (to.cloned(), ahead)
+}
+
+/// The question whether `peer` may connect at `place`.
+fn connecting(peer: Peer, place: Place) -> Question {
+    Question {
+        peer,
+        place: Arc::new(place),
+        user: None,
+        head: None,
     }
 }
 
@@ -158,15 +195,11 @@ pub(crate) async fn passthrough(
     exchange.between(address, to);
     exchange.upstream = Some(to.to_string().into());
     let place = Place::passthrough(snapshot.workload(), to);
-    let question = Question {
-        peer: Peer {
-            principal: Principal::Workload(snapshot.workload().identity.clone()),
-            ..Peer::stranger(address.ip())
-        },
-        place: Arc::new(place),
-        user: None,
-        head: None,
+    let peer = Peer {
+        principal: Principal::Workload(snapshot.workload().identity.clone()),
+        ..Peer::stranger(address.ip())
     };
+    let question = connecting(peer, place);
     if snapshot.passthrough(to).is_none() {
         let verdict = question.refuse(snapshot, worker.ledger.now(), Reason::NotInRegistry);
         refused(
@@ -180,7 +213,7 @@ pub(crate) async fn passthrough(
         return;
     };
     match connect::plain(to, PASSTHROUGH_CONNECT_TIMEOUT).await {
-        Ok(upstream) => pass(worker, io, upstream, exchange).await,
+        Ok(upstream) => pass(worker, (io, Bytes::new()), upstream, exchange).await,
         Err(error) => failed(&error, exchange),
     }
 }
@@ -237,9 +270,15 @@ fn refused(why: Refused, exchange: &mut Exchange) {
     exchange.flag("UAEX");
 }
 
-async fn pass(worker: &Worker, io: impl Io, upstream: Upstream, exchange: Exchange) {
+/// Passes bytes, beginning with those read ahead.
+async fn pass(
+    worker: &Worker,
+    (io, ahead): (impl Io, Bytes),
+    upstream: Upstream,
+    exchange: Exchange,
+) {
     worker.ledger.meters().tcp_opened(&exchange.ends);
-    let downstream = Line::new(io, Bytes::new(), CancellationToken::new());
+    let downstream = Line::new(io, ahead, CancellationToken::new());
     relay(downstream, upstream, exchange).await;
 }
 

@@ -22,5 +22,6 @@ mod sidecar_crash;
 mod smuggling;
 mod tamper;
 mod tap;
+mod tls_passthrough;
 mod traffic;
 mod up;

@@ -73,6 +73,9 @@ struct ExplainArgs {
     /// The address that it comes in at; any listener of that port if absent.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
+    /// The server name in the ClientHello, where TLS is passed through.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     /// The method.
     #[arg(long, default_value = "GET")]
     method: String,
@@ -189,6 +192,7 @@ fn from_flags(args: &ExplainArgs) -> Result<(InstanceName, ExplainRequest), Prob
         },
         address: args.address,
         port,
+        sni: args.sni.clone(),
         method: args.method.clone(),
         authority: args.authority.clone(),
         path: args.path.clone(),

@@ -1,6 +1,7 @@
 //! Outbound listeners and the route tables behind them.
 
 mod routes;
+mod sni;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,6 +48,17 @@ pub(super) fn sidecar(
                 }
                 false => tcp_target(index, service, port.port),
             };
+            let (place, tls) = (
+                Place::Mesh {
+                    workload,
+                    port: port.port,
+                },
+                port.protocol == Protocol::Tls,
+            );
+            let sni = match tls {
+                true => sni::of_service(index, service, &place),
+                false => Vec::new(),
+            };
             let v6 = index.instances.outbound_address_v6(&service.host);
             let addresses = [Some(IpAddr::V4(address)), v6.map(IpAddr::V6)];
             listeners.extend(
@@ -58,6 +70,7 @@ pub(super) fn sidecar(
                         protocol: port.protocol,
                         routes: RouteTableName(port.port.to_string()),
                         service: Some(target.clone()),
+                        sni: sni.clone(),
                     }),
             );
         }
@@ -69,6 +82,7 @@ pub(super) fn sidecar(
             protocol: Protocol::Http,
             routes: RouteTableName(ANY_AUTHORITY_PORT.to_string()),
             service: None,
+            sni: Vec::new(),
         });
     }
     let by_port = ports
@@ -186,18 +200,23 @@ fn service_routes(
     port: u16,
     place: &Place<'_>,
 ) -> Vec<Route> {
+    match best_for(index, service, |v| !v.http.is_empty()) {
+        Some(virtual_service) => routes(index, virtual_service, place),
+        None => vec![forward(service.host.clone(), port)],
+    }
+}
+
+/// The `VirtualService` for sidecars that names `service` most exactly, of those that are `wanted`.
+fn best_for<'i>(
+    index: &Index<'i>,
+    service: &Service,
+    wanted: impl Fn(&VirtualService) -> bool,
+) -> Option<&'i VirtualService> {
     let mut best: Option<(usize, &VirtualService)> = None;
-    for candidate in index
-        .mesh
-        .virtual_services
-        .iter()
-        .filter(|v| v.in_mesh && !v.http.is_empty())
-    {
-        for host in candidate
-            .hosts
-            .iter()
-            .filter(|h| falls_under(service.host.as_str(), h))
-        {
+    let candidates = index.mesh.virtual_services.iter();
+    for candidate in candidates.filter(|v| v.in_mesh && wanted(v)) {
+        let hosts = candidate.hosts.iter();
+        for host in hosts.filter(|h| falls_under(service.host.as_str(), h)) {
             let rank = match host.starts_with('*') {
                 true => host.len(),
                 false => usize::MAX,
@@ -207,10 +226,7 @@ fn service_routes(
             }
         }
     }
-    match best {
-        Some((_, virtual_service)) => routes(index, virtual_service, place),
-        None => vec![forward(service.host.clone(), port)],
-    }
+    best.map(|(_, virtual_service)| virtual_service)
 }
 
 /// Hosts of mesh-wide `VirtualService`s that no service has.
@@ -256,16 +272,25 @@ pub(super) fn gateway(
     }
     let mut listeners = Vec::new();
     let mut tables = Vec::new();
-    for (port, servers) in by_port {
+    for (port, mut servers) in by_port {
         let name = RouteTableName(format!("gateway/{}:{port}", workload.name));
         let protocol = servers.first().map_or(Protocol::Http, |(_, s)| s.protocol);
+        // Others on the port were refused with the configuration.
+        servers.retain(|(_, s)| s.protocol.is_http() == protocol.is_http());
+        let sni = match protocol {
+            Protocol::Tls => sni::of_gateway(index, port, &servers),
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tcp => Vec::new(),
+        };
         listeners.push(OutboundListener {
             bind: SocketAddr::from((instance.address, port)),
             protocol,
             routes: name.clone(),
             service: None,
+            sni,
         });
-        tables.push(gateway_table(index, port, &servers, name));
+        if protocol.is_http() {
+            tables.push(gateway_table(index, port, &servers, name));
+        }
     }
     (listeners, tables)
 }
@@ -307,23 +332,29 @@ fn gateway_table(
 
 /// The hosts of `virtual_service` that `server` takes; of a host and a pattern, the narrower.
 fn admitted(server: &GatewayServer, virtual_service: &VirtualService) -> BTreeSet<String> {
-    let mut hosts = BTreeSet::new();
-    for (namespace, pattern) in &server.hosts {
-        if namespace
-            .as_ref()
-            .is_some_and(|n| n != virtual_service.namespace.as_str())
-        {
-            continue;
-        }
-        for host in &virtual_service.hosts {
-            if host == pattern || falls_under(host, pattern) {
-                hosts.insert(host.clone());
-            } else if falls_under(pattern, host) {
-                hosts.insert(pattern.clone());
-            }
-        }
+    let patterns = server.hosts.iter().filter(|h| admits(h, virtual_service));
+    let narrowed = patterns.flat_map(|(_, pattern)| {
+        let hosts = virtual_service.hosts.iter();
+        hosts.filter_map(move |host| narrower(host, pattern))
+    });
+    narrowed.map(str::to_owned).collect()
+}
+
+/// Whether a host of a gateway's server is for `virtual_service`s of that namespace.
+fn admits((namespace, _): &&(Option<String>, String), virtual_service: &VirtualService) -> bool {
+    let own = virtual_service.namespace.as_str();
+    namespace.as_ref().is_none_or(|n| n == own)
+}
+
+/// Of two hosts or patterns of which one falls under the other, the narrower.
+fn narrower<'h>(one: &'h str, other: &'h str) -> Option<&'h str> {
+    if one == other || falls_under(one, other) {
+        Some(one)
+    } else if falls_under(other, one) {
+        Some(other)
+    } else {
+        None
     }
-    hosts
 }
 
 /// Virtual hosts with domains that are unique: who comes first keeps a domain.

@@ -1,3 +1,5 @@
+mod sni;
+
 use reeve_core::model::{
     MtlsMode, Protocol, RouteAction, RouteTableName, ServiceState, VirtualHost,
 };

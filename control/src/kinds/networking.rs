@@ -19,6 +19,7 @@ raw! {
         hosts: Vec<String>,
         gateways: Vec<String>,
         http: Vec<HttpRouteSpec>,
+        tls: Vec<TlsRouteSpec>,
         tcp: Vec<TcpRouteSpec>,
     }
     HttpRouteSpec {
@@ -98,6 +99,17 @@ raw! {
     TcpMatchSpec {
         port: Option<u16>,
     }
+    TlsRouteSpec {
+        r#match: Vec<TlsMatchSpec>,
+        route: Vec<WeightedSpec>,
+    }
+    TlsMatchSpec {
+        sni_hosts: Vec<String>,
+        port: Option<u16>,
+        gateways: Vec<String>,
+        source_labels: BTreeMap<String, String>,
+        source_namespace: Option<String>,
+    }
     DestinationRuleSpec {
         host: String,
         traffic_policy: Option<TrafficPolicySpec>,
@@ -125,7 +137,9 @@ raw! {
         name: Option<String>,
         port: Option<ServerPortSpec>,
         hosts: Vec<String>,
+        tls: Option<ServerTlsSpec>,
     }
+    ServerTlsSpec { mode: Option<String>, }
     ServerPortSpec {
         number: u16,
         name: String,

@@ -19,6 +19,7 @@ pub(crate) struct VirtualService {
     /// Gateways that take it: (namespace, name).
     pub(crate) gateways: Vec<(Namespace, String)>,
     pub(crate) http: Vec<HttpRoute>,
+    pub(crate) tls: Vec<TlsRoute>,
     pub(crate) tcp: Vec<TcpRoute>,
 }
 
@@ -38,6 +39,12 @@ pub(crate) struct HttpRoute {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Match {
     pub(crate) request: RouteMatch,
+    pub(crate) at: At,
+}
+
+/// The listeners and proxies that a `match` entry holds for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct At {
     pub(crate) port: Option<u16>,
     pub(crate) in_mesh: bool,
     pub(crate) gateways: Vec<(Namespace, String)>,
@@ -72,6 +79,21 @@ pub(crate) struct To {
     /// `None` = the service's only port, else the listener's.
     pub(crate) port: Option<u16>,
     pub(crate) weight: u32,
+}
+
+/// One `tls` entry.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TlsRoute {
+    pub(crate) matches: Vec<TlsMatch>,
+    pub(crate) to: Vec<To>,
+}
+
+/// One `match` entry of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TlsMatch {
+    /// Server names in lower case; may be `*` or `*.suffix`.
+    pub(crate) sni_hosts: Vec<String>,
+    pub(crate) at: At,
 }
 
 /// One `tcp` entry.

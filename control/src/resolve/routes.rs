@@ -2,6 +2,7 @@
 
 mod http;
 mod servers;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -68,11 +69,11 @@ fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>)
     let hosts = hosts(notes);
     let gateways_path = Path::of(&["spec", "gateways"]);
     let (in_mesh, gateways) = gateway_names(notes, &gateways_path, &spec.gateways, known);
-    if spec.http.is_empty() && spec.tcp.is_empty() {
+    if spec.http.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty() {
         notes.error(
             &Path::of(&["spec"]),
             Code::Missing,
-            "there is no route: neither http nor tcp",
+            "there is no route: neither http nor tls nor tcp",
         );
     }
     let http = spec.http.iter().enumerate().map(|(n, route)| {
@@ -81,6 +82,11 @@ fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>)
     });
     let http: Vec<_> = http.collect();
     http::check_reachable(notes);
+    let tls = spec.tls.iter().enumerate().map(|(n, route)| {
+        let path = Path::of(&["spec", "tls"]).index(n);
+        tls::route(notes, &path, route, &hosts, known)
+    });
+    let tls = tls.collect();
     let tcp = spec.tcp.iter().enumerate().filter_map(|(n, route)| {
         let path = Path::of(&["spec", "tcp"]).index(n);
         tcp(notes, &path, route, known)
@@ -92,6 +98,7 @@ fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>)
         in_mesh: in_mesh || spec.gateways.is_empty(),
         gateways,
         tcp: tcp.collect(),
+        tls,
         http,
     }
 }

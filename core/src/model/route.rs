@@ -100,6 +100,17 @@ pub struct Destination {
     pub weight: u32,
 }
 
+/// Where TLS that the proxy does not end goes. The narrowest name wins: exact, then the longest suffix, then `*`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SniRoute {
+    /// For people: the `VirtualService` with its namespace.
+    pub name: String,
+    /// Server names in lower case: `host`, `*.suffix` or `*`; the last also stands for a ClientHello without a name.
+    pub hosts: Vec<String>,
+    /// Where to, with weights.
+    pub destinations: Vec<Destination>,
+}
+
 /// All conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
-    model::{JwtRule, RouteTableName, TelemetryConfig},
+    model::{JwtRule, RouteTableName, SniRoute, TelemetryConfig},
 };
 
 /// The proxy's own workload: identity, listeners and the rules at its door.
@@ -131,6 +131,9 @@ pub struct OutboundListener {
     pub routes: RouteTableName,
     /// The service and service port this address stands for; HTTP to an unknown authority goes there, and TCP always.
     pub service: Option<(ServiceName, u16)>,
+    /// Where TLS goes by the server name in its ClientHello. With any of these, what none of them names goes nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sni: Vec<SniRoute>,
 }
 
 /// What a port speaks, from the service port's name or `appProtocol` (Istio's protocol selection).

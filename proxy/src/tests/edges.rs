@@ -15,14 +15,14 @@ use reeve_audit::Direction;
 use reeve_core::{
     SpiffeId, UnixTime,
     model::{
-        Generation, JwtRule, MtlsMode, Protocol, ProxyConfig, ProxyRole, RouteMatch, StringMatch,
-        TracingConfig,
+        Destination, Generation, JwtRule, MtlsMode, Protocol, ProxyConfig, ProxyRole, RouteMatch,
+        SniRoute, StringMatch, TracingConfig,
     },
 };
 
 use super::mesh::{
     ALLOW_CLIENT, HOST, Mesh, PORT, app, caller, echo_app, eventually, fetch, full, get, pair,
-    set_policies, set_route,
+    service, set_policies, set_route,
 };
 use crate::{ApplyError, ExplainRequest, Snapshot, explain::explain};
 
@@ -212,6 +212,7 @@ fn question(direction: Direction, path: &str) -> ExplainRequest {
         direction,
         address: None,
         port: PORT,
+        sni: None,
         method: "GET".to_owned(),
         authority: HOST.to_owned(),
         path: path.to_owned(),
@@ -220,6 +221,36 @@ fn question(direction: Direction, path: &str) -> ExplainRequest {
         source_ip: None,
         user: None,
         time: UnixTime::from_secs(1),
+    }
+}
+
+#[test]
+fn explain_tells_where_tls_goes_by_its_server_name() {
+    let mesh = Mesh::new();
+    let mut config = mesh.client(Protocol::Tls);
+    let straight = explain(&config, &question(Direction::Outbound, "/")).unwrap();
+    assert_eq!(straight.destinations[0].service, HOST);
+    let mut workload = (*config.workload).clone();
+    workload.outbound[0].sni = vec![SniRoute {
+        name: "default/shop".to_owned(),
+        hosts: vec!["*.example.org".to_owned()],
+        destinations: vec![Destination {
+            service: service(),
+            subset: None,
+            port: PORT,
+            weight: 1,
+        }],
+    }];
+    config.workload = Arc::new(workload);
+    let mut asked = question(Direction::Outbound, "/");
+    asked.sni = Some("A.example.org".to_owned());
+    let told = explain(&config, &asked).unwrap();
+    assert_eq!(told.route.as_deref(), Some("default/shop"));
+    assert_eq!(told.destinations[0].endpoints, [mesh.at(1, PORT)]);
+    for sni in [None, Some("example.org".to_owned())] {
+        asked.sni = sni;
+        let told = explain(&config, &asked).unwrap();
+        assert!(told.refused.is_some() && told.destinations.is_empty());
     }
 }
 

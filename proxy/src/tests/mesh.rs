@@ -257,6 +257,7 @@ impl Mesh {
             protocol,
             routes: RouteTableName("9080".to_owned()),
             service: Some((service(), PORT)),
+            sni: vec![],
         }];
         let mut config = config(workload, &[]);
         let service_config = ServiceConfig {

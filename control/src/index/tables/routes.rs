@@ -8,7 +8,7 @@ use reeve_core::{
 use super::{Index, only_port};
 use crate::{
     LocalWorkload,
-    mesh::{HttpRoute, Match, RouteTo, VirtualService, is_subset},
+    mesh::{At, HttpRoute, RouteTo, To, VirtualService, is_subset},
 };
 
 /// Where routes are used: conditions on port, gateway and source are settled here and do not travel.
@@ -24,13 +24,13 @@ pub(super) enum Place<'a> {
 }
 
 impl Place<'_> {
-    fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         match self {
             Self::Mesh { port, .. } | Self::Gateway { port, .. } => *port,
         }
     }
 
-    fn holds(&self, condition: &Match) -> bool {
+    pub(super) fn holds(&self, condition: &At) -> bool {
         let anywhere = !condition.in_mesh && condition.gateways.is_empty();
         let here = match self {
             Self::Mesh { workload, .. } => {
@@ -56,7 +56,7 @@ pub(super) fn routes(
 }
 
 fn route(index: &Index<'_>, rule: &HttpRoute, place: &Place<'_>) -> Option<Route> {
-    let holding: Vec<_> = rule.matches.iter().filter(|m| place.holds(m)).collect();
+    let holding: Vec<_> = rule.matches.iter().filter(|m| place.holds(&m.at)).collect();
     if holding.is_empty() && !rule.matches.is_empty() {
         return None;
     }
@@ -77,25 +77,11 @@ fn action(index: &Index<'_>, to: &RouteTo, listener: u16) -> RouteAction {
             to,
             rewrite_uri,
             rewrite_authority,
-        } => {
-            let destination = |t: &crate::mesh::To| Destination {
-                service: t.service.clone(),
-                subset: t.subset.clone(),
-                port: t
-                    .port
-                    .unwrap_or_else(|| only_port(index, &t.service, listener)),
-                weight: t.weight,
-            };
-            RouteAction::Forward {
-                destinations: to
-                    .iter()
-                    .filter(|t| t.weight > 0)
-                    .map(destination)
-                    .collect(),
-                rewrite_uri: rewrite_uri.clone(),
-                rewrite_authority: rewrite_authority.clone(),
-            }
-        }
+        } => RouteAction::Forward {
+            destinations: destinations(index, to, listener),
+            rewrite_uri: rewrite_uri.clone(),
+            rewrite_authority: rewrite_authority.clone(),
+        },
         RouteTo::Redirect {
             uri,
             authority,
@@ -110,6 +96,20 @@ fn action(index: &Index<'_>, to: &RouteTo, listener: u16) -> RouteAction {
             body: body.clone(),
         },
     }
+}
+
+/// Those that get anything, with their ports.
+pub(super) fn destinations(index: &Index<'_>, to: &[To], listener: u16) -> Vec<Destination> {
+    let destination = |t: &To| Destination {
+        service: t.service.clone(),
+        subset: t.subset.clone(),
+        port: t
+            .port
+            .unwrap_or_else(|| only_port(index, &t.service, listener)),
+        weight: t.weight,
+    };
+    let some = to.iter().filter(|t| t.weight > 0);
+    some.map(destination).collect()
 }
 
 /// Everything to one service.

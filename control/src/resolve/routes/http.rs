@@ -6,7 +6,7 @@ use super::{Known, destination, gateway_names};
 use crate::{
     Code,
     kinds::{HttpRouteSpec, MatchSpec, RetriesSpec, VirtualServiceSpec, WeightedSpec},
-    mesh::{HttpRoute, Match, RouteTo, To},
+    mesh::{At, HttpRoute, Match, RouteTo, To},
     resolve::values::{Case, Notes},
     source::path::Path,
 };
@@ -122,7 +122,7 @@ fn action(
     }
 }
 
-fn destinations(
+pub(super) fn destinations(
     notes: &mut VsNotes<'_>,
     path: &Path,
     specs: &[WeightedSpec],
@@ -264,14 +264,14 @@ fn one_match(notes: &mut VsNotes<'_>, path: &Path, spec: &MatchSpec, known: &Kno
         ),
     };
     let (in_mesh, gateways) = gateway_names(notes, &path.key("gateways"), &spec.gateways, known);
-    Match {
-        request,
+    let at = At {
         port: spec.port,
         in_mesh,
         gateways,
         source_labels: spec.source_labels.clone(),
         source_namespace: spec.source_namespace.clone(),
-    }
+    };
+    Match { request, at }
 }
 
 /// Warns of rules that stand after one that takes everything.

@@ -139,7 +139,11 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
             "  hosts: [a]\n  http:\n    - mirror: {host: b}",
             "8 spec.http[0].mirror",
         ),
-        ("VirtualService", "  hosts: [a]\n  tls: []", "7 spec.tls"),
+        (
+            "VirtualService",
+            "  hosts: [a]\n  tls:\n    - match: [{destinationSubnets: [10.0.0.0/8]}]",
+            "8 spec.tls[0].match[0].destinationSubnets",
+        ),
         (
             "DestinationRule",
             "  host: a\n  trafficPolicy:\n    outlierDetection: {}",
@@ -152,12 +156,12 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ),
         (
             "Gateway",
-            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: HTTP}\n      hosts: ['*']\n      tls: {}",
-            "10 spec.servers[0].tls",
+            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: HTTP}\n      hosts: ['*']\n      tls: {httpsRedirect: true}",
+            "10 spec.servers[0].tls.httpsRedirect",
         ),
         (
             "Gateway",
-            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: HTTPS}\n      hosts: ['*']",
+            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: MONGO}\n      hosts: ['*']",
             "8 spec.servers[0].port.protocol",
         ),
         (

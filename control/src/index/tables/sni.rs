@@ -1,0 +1,74 @@
+//! `tls` routes of `VirtualService`s as one listener has them: TLS that nobody on the way ends, by its server name.
+
+use std::collections::BTreeSet;
+
+use reeve_core::model::SniRoute;
+
+use super::{
+    Index, admits, narrower,
+    routes::{Place, destinations},
+};
+use crate::{
+    Service,
+    mesh::{Gateway, GatewayServer, VirtualService},
+};
+
+/// The routes at the address that stands for `service`; none means that its address alone says where to.
+pub(super) fn of_service(index: &Index<'_>, service: &Service, place: &Place<'_>) -> Vec<SniRoute> {
+    let best = super::best_for(index, service, |v| !v.tls.is_empty());
+    let mut taken = BTreeSet::new();
+    best.map(|v| routes(index, v, place, &mut taken, |host| vec![host.to_owned()]))
+        .unwrap_or_default()
+}
+
+/// The routes of a gateway's port, within what its servers take.
+pub(super) fn of_gateway(
+    index: &Index<'_>,
+    port: u16,
+    servers: &[(&Gateway, &GatewayServer)],
+) -> Vec<SniRoute> {
+    let mut all = Vec::new();
+    let mut taken = BTreeSet::new();
+    for (gateway, server) in servers {
+        let key = (gateway.namespace.clone(), gateway.name.clone());
+        let place = Place::Gateway {
+            gateway: &key,
+            port,
+        };
+        let services = index.mesh.virtual_services.iter();
+        for virtual_service in services.filter(|v| v.gateways.contains(&key)) {
+            let admitted = |host: &str| {
+                let patterns = server.hosts.iter().filter(|h| admits(h, virtual_service));
+                let narrowed = patterns.filter_map(|(_, pattern)| narrower(host, pattern));
+                narrowed.map(str::to_owned).collect()
+            };
+            all.extend(routes(index, virtual_service, &place, &mut taken, admitted));
+        }
+    }
+    all
+}
+
+/// The rules that hold at `place`. Of two for one server name the first keeps it.
+fn routes(
+    index: &Index<'_>,
+    virtual_service: &VirtualService,
+    place: &Place<'_>,
+    taken: &mut BTreeSet<String>,
+    admitted: impl Fn(&str) -> Vec<String>,
+) -> Vec<SniRoute> {
+    let mut routes = Vec::new();
+    for rule in &virtual_service.tls {
+        let holding = rule.matches.iter().filter(|m| place.holds(&m.at));
+        let named = holding.flat_map(|m| &m.sni_hosts);
+        let hosts = named.flat_map(|host| admitted(host));
+        let hosts: Vec<_> = hosts.filter(|host| taken.insert(host.clone())).collect();
+        if !hosts.is_empty() {
+            routes.push(SniRoute {
+                name: format!("{}/{}", virtual_service.namespace, virtual_service.name),
+                hosts,
+                destinations: destinations(index, &rule.to, place.port()),
+            });
+        }
+    }
+    routes
+}
