@@ -76,6 +76,11 @@ impl Answer {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "UO").by(limit)
     }
 
+    /// The caller holds its whole share of the application (RFC 6585 section 4).
+    pub(crate) fn too_many_requests(limit: &'static str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "UO").by(limit)
+    }
+
     fn by(self, limit: &'static str) -> Self {
         Self {
             limit: Some(limit),
@@ -199,7 +204,7 @@ impl Answer {
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if self.error == "overloaded" {
+        if matches!(self.error, "overloaded" | "too_many_requests") {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         if self.status == StatusCode::UNAUTHORIZED {

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{
     access_log::{Line, LogFormat, Told},
     busy::Busy,
+    callers::Held,
     end::End,
     head::{Head, RawHead},
     judge::Question,
@@ -72,6 +73,7 @@ pub(crate) struct Exchange {
     guard: Option<OpenGuard>,
     busy: Option<Busy>,
     lease: Option<Lease>,
+    held: Option<Held>,
     admitted: bool,
     span: Option<OpenSpan>,
 }
@@ -116,6 +118,7 @@ impl Exchange {
             guard: None,
             busy: None,
             lease: None,
+            held: None,
             admitted: false,
             span: None,
         }
@@ -165,6 +168,11 @@ impl Exchange {
     /// Keeps the endpoint counted as busy until the exchange is over.
     pub(crate) fn busy(&mut self, busy: Busy) {
         self.busy = Some(busy);
+    }
+
+    /// Keeps the caller's share of the application taken until the exchange is over.
+    pub(crate) fn holds(&mut self, held: Option<Held>) {
+        self.held = held;
     }
 
     /// Notes the span that ends with the exchange.

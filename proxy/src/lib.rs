@@ -22,6 +22,7 @@ mod balance;
 mod bitten;
 mod body;
 mod busy;
+mod callers;
 mod capture;
 mod cluster;
 mod connect;

@@ -18,6 +18,7 @@ use tokio::time::timeout_at;
 use crate::{
     answer::Answer,
     body::{Download, ResponseBody, Upload, whole},
+    callers::{Callers, Held, Share},
     cluster::{Cluster, Security},
     deadline,
     exchange::Exchange,
@@ -47,6 +48,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: Peer,
     /// The peer's port.
     port: u16,
+    /// What it may hold of the application; `None` where the application itself calls.
+    share: Option<Arc<Share>>,
     /// What the peer last said of its workload: the same for all requests of a connection, as a rule.
     told: Mutex<Option<(HeaderValue, Ends)>>,
 }
@@ -58,8 +61,28 @@ impl Arrival {
             bind,
             peer,
             port,
+            share: None,
             told: Mutex::default(),
         }
+    }
+
+    /// A connection to the application behind `bind`, of which each peer has a share.
+    pub(crate) fn sharing(bind: SocketAddr, peer: Peer, port: u16, callers: &Arc<Callers>) -> Self {
+        Self {
+            share: Some(callers.connected(bind, &peer)),
+            ..Self::new(bind, peer, port)
+        }
+    }
+
+    /// Takes one request's share of the application, or answers it.
+    fn share_with(&self, exchange: &mut Exchange) -> Result<(), Answer> {
+        exchange.holds(self.hold().map_err(Answer::too_many_requests)?);
+        Ok(())
+    }
+
+    /// Holds one more of the application, or names the limit that forbids it.
+    pub(crate) fn hold(&self) -> Result<Option<Held>, &'static str> {
+        self.share.as_ref().map(Share::hold).transpose()
     }
 
     /// Notes where the connection came from and went.
@@ -98,7 +121,8 @@ pub(crate) async fn inbound(
     let wanted = Wanted::take(&mut parts);
     let mut exchange = Exchange::begin(worker, arrival.ends(&mut parts.headers));
     arrival.note(&mut exchange);
-    if let Err(answer) = worker.admit(&mut exchange) {
+    let admitted = worker.admit(&mut exchange);
+    if let Err(answer) = admitted.and_then(|()| arrival.share_with(&mut exchange)) {
         return answer.unread(&parts, exchange);
     }
     let Some(snapshot) = worker.proxy.snapshot() else {

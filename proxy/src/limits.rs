@@ -14,8 +14,11 @@ pub(crate) const LISTEN_BACKLOG: i32 = 1024;
 pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// Request streams at once on one plaintext HTTP/2 connection, which is one client's (Envoy's advice for edges).
 pub(crate) const MAX_PLAINTEXT_STREAMS: u32 = 100;
-/// Streams that a peer reset before they were served, per HTTP/2 connection; beyond, it ends (rapid reset).
+/// Streams that a plaintext peer reset before they were served, per HTTP/2 connection; beyond, it ends (rapid reset).
 pub(crate) const MAX_PENDING_RESETS: usize = 20;
+/// The same for a mesh peer: when one of its callers goes, all that it asked for is reset at once, and the others'
+/// requests on that connection must not go with it. Several times [`MAX_STREAMS_PER_LINK`].
+pub(crate) const MAX_PENDING_RESETS_OF_PEER: usize = 1024;
 /// Streams that the proxy had to reset for the peer's errors, per HTTP/2 connection; beyond, it ends.
 pub(crate) const MAX_ERROR_RESETS: usize = 128;
 /// Frames that do nothing (PING, SETTINGS, WINDOW_UPDATE and the like) that an HTTP/2 connection may send on top of what
@@ -25,6 +28,17 @@ pub(crate) const MAX_IDLE_FRAMES: u32 = 2000;
 pub(crate) const IDLE_FRAMES_PER_SECOND: u32 = 100;
 /// Requests in flight through one proxy; more are answered 503 with the flag `UO`.
 pub(crate) const MAX_REQUESTS_IN_FLIGHT: usize = 65_536;
+/// Requests at the application at once from one connection; more are answered 429.
+pub(crate) const MAX_REQUESTS_PER_CONNECTION: usize = 512;
+/// Requests and relayed connections at the application at once from one caller – a workload by its identity, anybody else
+/// by address; more requests are answered 429, more connections closed.
+pub(crate) const MAX_REQUESTS_PER_CALLER: usize = 2048;
+/// Requests at once that the proxy sends on one HTTP/2 connection; for more it opens another.
+pub(crate) const MAX_STREAMS_PER_LINK: usize = 256;
+/// Such connections to one endpoint, per worker; when all are full, requests wait there.
+pub(crate) const MAX_LINKS_PER_ENDPOINT: usize = 16;
+/// How long a request that was given up keeps its place on such a connection.
+pub(crate) const RESET_PAUSE: Duration = Duration::from_millis(250);
 /// A worker whose timers are this late for a whole window sheds requests (RFC 8033's reference delay).
 pub(crate) const OVERLOAD_DELAY: Duration = Duration::from_millis(100);
 /// How often a worker looks how late it is.

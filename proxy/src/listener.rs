@@ -39,8 +39,9 @@ use crate::{
         CONNECTION_WINDOW_BYTES, DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_READ_TIMEOUT,
         KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, LISTEN_BACKLOG, MAX_CONCURRENT_STREAMS,
         MAX_CONNECTIONS_PER_LISTENER, MAX_ERROR_RESETS, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
-        MAX_HTTP1_BUFFER_BYTES, MAX_PENDING_RESETS, MAX_PLAINTEXT_STREAMS, MAX_SEND_BUFFER_BYTES,
-        MAX_STRANGERS_PER_LISTENER, STREAM_WINDOW_BYTES,
+        MAX_HTTP1_BUFFER_BYTES, MAX_PENDING_RESETS, MAX_PENDING_RESETS_OF_PEER,
+        MAX_PLAINTEXT_STREAMS, MAX_SEND_BUFFER_BYTES, MAX_STRANGERS_PER_LISTENER,
+        STREAM_WINDOW_BYTES,
     },
     metrics::Metrics,
     permit,
@@ -291,6 +292,7 @@ async fn inbound(
         return;
     };
     let stranger = Peer::stranger(address.ip());
+    let callers = &worker.proxy.callers;
     match (opening, listener.mtls) {
         (Opening::Closed, _) => {}
         (_, MtlsMode::Strict) => refuse_plaintext(worker, snapshot, inbound, stranger),
@@ -302,14 +304,14 @@ async fn inbound(
             };
             tcp::inbound(
                 worker,
-                &Arrival::new(listener.bind, peer, address.port()),
+                &Arrival::sharing(listener.bind, peer, address.port(), callers),
                 line,
             )
             .await;
         }
         // Bytes that are no HTTP get HTTP's answer (400): an HTTP port passes nothing on that it cannot read.
         (Opening::Http | Opening::Other, _) if http => {
-            let arrival = Arrival::new(listener.bind, stranger, address.port());
+            let arrival = Arrival::sharing(listener.bind, stranger, address.port(), callers);
             let gone = line.gone();
             let serving = serve_http(worker, Side::Inbound, arrival, line, gone, Spoken::Any);
             serving.until(stop.drain.clone()).await;
@@ -318,7 +320,7 @@ async fn inbound(
         (Opening::Http | Opening::Other | Opening::Silent, _) => {
             tcp::inbound(
                 worker,
-                &Arrival::new(listener.bind, stranger, address.port()),
+                &Arrival::sharing(listener.bind, stranger, address.port(), callers),
                 line,
             )
             .await;
@@ -398,7 +400,7 @@ async fn mesh(
     };
     let (until, trust) = (verified.not_after(), proxy.trust());
     let old = limit_life(&epoch, until, chain, trust, cut, gone.clone());
-    let arrival = Arrival::new(listener.bind, peer, address.port());
+    let arrival = Arrival::sharing(listener.bind, peer, address.port(), &proxy.callers);
     if spoken == Spoken::Bytes {
         tcp::inbound(worker, &arrival, stream).await;
         return;
@@ -515,9 +517,9 @@ impl<I: Io + 'static> Serving<'_, I> {
 
 fn builder(spoken: Spoken) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    let streams = match spoken {
-        Spoken::Http2 => MAX_CONCURRENT_STREAMS,
-        Spoken::Any | Spoken::Http1 | Spoken::Bytes => MAX_PLAINTEXT_STREAMS,
+    let (streams, pending_resets) = match spoken {
+        Spoken::Http2 => (MAX_CONCURRENT_STREAMS, MAX_PENDING_RESETS_OF_PEER),
+        Spoken::Any | Spoken::Http1 | Spoken::Bytes => (MAX_PLAINTEXT_STREAMS, MAX_PENDING_RESETS),
     };
     builder
         .http1()
@@ -530,7 +532,7 @@ fn builder(spoken: Spoken) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_pending_accept_reset_streams(pending_resets)
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -35,6 +35,10 @@ use crate::{
     trust::Trust,
 };
 
+mod links;
+
+use links::{Links, Stream};
+
 /// What is spoken to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Dialect {
@@ -61,9 +65,9 @@ struct PoolKey {
 }
 
 #[derive(Debug)]
-struct Pool {
+pub(crate) struct Pool {
     key: PoolKey,
-    shared: Mutex<Option<http2::SendRequest<UploadBody>>>,
+    links: Links,
     idle: Mutex<Vec<Kept>>,
     /// One connection attempt at a time for HTTP/2.
     connecting: tokio::sync::Mutex<()>,
@@ -71,7 +75,7 @@ struct Pool {
 
 /// An HTTP/1.1 connection that can take another request.
 #[derive(Debug)]
-struct Kept {
+pub(crate) struct Kept {
     since: Instant,
     sender: http1::SendRequest<UploadBody>,
     /// Cancelled when it should take no more requests; never for plaintext.
@@ -84,26 +88,31 @@ impl Kept {
     }
 }
 
-/// An HTTP/1.1 connection while its response is read. Given back after the last byte of the body, it is kept for the
-/// next request; dropped before, it is closed.
+/// A connection while its response is read.
 #[derive(Debug)]
-pub(crate) struct Lease {
-    pool: Weak<Pool>,
-    kept: Kept,
+pub(crate) enum Lease {
+    /// HTTP/1.1. Given back after the last byte of the body, it is kept for the next request; dropped before, it is closed.
+    Whole(Weak<Pool>, Kept),
+    /// HTTP/2: one stream.
+    Stream(Stream),
 }
 
 impl Lease {
     /// The response was read to its end.
-    pub(crate) fn give_back(mut self) {
-        let Some(pool) = self.pool.upgrade() else {
+    pub(crate) fn give_back(self) {
+        let (pool, mut kept) = match self {
+            Self::Whole(pool, kept) => (pool, kept),
+            Self::Stream(stream) => return stream.ended(),
+        };
+        let Some(pool) = pool.upgrade() else {
             return;
         };
-        self.kept.since = Instant::now();
+        kept.since = Instant::now();
         let mut idle = lock(&pool.idle);
         if idle.len() >= MAX_IDLE_PER_ENDPOINT {
             idle.remove(0);
         }
-        idle.push(self.kept);
+        idle.push(kept);
     }
 }
 
@@ -214,7 +223,7 @@ impl Pools {
         }
         let pool = Arc::new(Pool {
             key: key.clone(),
-            shared: Mutex::default(),
+            links: Links::default(),
             idle: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         });
@@ -236,10 +245,14 @@ impl Pools {
                 if let Some(wanted) = request.body().wanted() {
                     wanted.give();
                 }
-                let mut sender = pool.http2(epoch, trust, patience).await?;
-                let sent = sender.try_send_request(request).await;
-                let response = sent.map_err(|e| pool.classify(e, Reused::No))?;
-                Ok((response, None))
+                let (mut sender, stream) = pool.http2(epoch, trust, patience).await?;
+                match sender.try_send_request(request).await {
+                    Ok(response) => Ok((response, Some(Lease::Stream(stream)))),
+                    Err(error) => {
+                        stream.ended();
+                        Err(pool.classify(error, Reused::No))
+                    }
+                }
             }
             Dialect::Http1 => {
                 if let Some(wanted) = request.body().wanted().cloned() {
@@ -256,7 +269,7 @@ impl Pools {
                     pool.classify(e, reused)
                 })?;
                 let pool = Arc::downgrade(&pool);
-                Ok((response, Some(Lease { pool, kept })))
+                Ok((response, Some(Lease::Whole(pool, kept))))
             }
         }
     }
@@ -274,24 +287,23 @@ impl Pool {
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
         patience: Duration,
-    ) -> Result<http2::SendRequest<UploadBody>, ConnectError> {
-        if let Some(sender) = self.usable() {
-            return Ok(sender);
+    ) -> Result<(http2::SendRequest<UploadBody>, Stream), ConnectError> {
+        if let Some(place) = self.links.with_room() {
+            return Ok(place);
         }
         let _one_at_a_time = self.connecting.lock().await;
-        if let Some(sender) = self.usable() {
-            return Ok(sender);
+        if let Some(place) = self.links.with_room() {
+            return Ok(place);
         }
-        let sender = self.connect_http2(epoch, trust, patience).await?;
-        *lock(&self.shared) = Some(sender.clone());
-        Ok(sender)
-    }
-
-    fn usable(&self) -> Option<http2::SendRequest<UploadBody>> {
-        lock(&self.shared)
-            .as_ref()
-            .filter(|s| !s.is_closed())
-            .cloned()
+        if !self.links.may_grow()
+            && let Some(place) = self.links.least_busy()
+        {
+            return Ok(place);
+        }
+        match self.connect_http2(epoch, trust, patience).await {
+            Ok((sender, drain)) => Ok(self.links.add(sender, drain)),
+            Err(error) => self.links.least_busy().ok_or(error),
+        }
     }
 
     async fn connect_http2(
@@ -299,10 +311,10 @@ impl Pool {
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
         patience: Duration,
-    ) -> Result<http2::SendRequest<UploadBody>, ConnectError> {
+    ) -> Result<(http2::SendRequest<UploadBody>, CancellationToken), ConnectError> {
         let address = self.key.address;
         let (line, drain) = self.connect(alpn::H2, epoch, trust, patience).await?;
-        retire_on(drain, line.gone(), Arc::downgrade(self));
+        retire_on(drain.clone(), line.gone(), Arc::downgrade(self));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -319,7 +331,7 @@ impl Pool {
                 tracing::debug!(%error, %address, "an HTTP/2 connection ended");
             }
         });
-        Ok(sender)
+        Ok((sender, drain))
     }
 
     /// A connection, and the token that is cancelled when it should drain.
@@ -423,7 +435,7 @@ fn retire_on(drain: CancellationToken, gone: CancellationToken, pool: Weak<Pool>
             () = drain.cancelled() => {}
         }
         if let Some(pool) = pool.upgrade() {
-            *lock(&pool.shared) = None;
+            pool.links.forget_draining();
         }
     });
 }

@@ -27,6 +27,7 @@ use crate::{
     admin,
     admission::InFlight,
     busy::Loads,
+    callers::Callers,
     credentials::Epoch,
     inherited::{Held, Inherited},
     ledger::{Ledger, lock},
@@ -194,6 +195,7 @@ pub(crate) struct Shared {
     /// Cancelled when the proxy is about to go: it says so, and takes requests until it drains.
     pub(crate) leaving: CancellationToken,
     pub(crate) in_flight: InFlight,
+    pub(crate) callers: Arc<Callers>,
     snapshot: ArcSwapOption<Snapshot>,
 }
 
@@ -254,6 +256,7 @@ impl Proxy {
             epoch: ArcSwapOption::empty(),
             leaving: CancellationToken::new(),
             in_flight: InFlight::default(),
+            callers: Arc::default(),
             snapshot: ArcSwapOption::empty(),
             clock: deps.clock.clone(),
         });
@@ -282,6 +285,12 @@ impl Proxy {
             registry: deps.registry,
             mesh_ports: deps.mesh_ports,
         })
+    }
+
+    /// Who holds how much of the application.
+    #[cfg(test)]
+    pub(crate) fn callers(&self) -> &Arc<Callers> {
+        &self.shared.callers
     }
 
     /// Compiles a configuration for [`Self::apply`], keeping what the one in force has already compiled of it.

@@ -45,6 +45,13 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     let mut exchange = Exchange::begin(worker, inbound_ends(arrival, &snapshot));
     arrival.note(&mut exchange);
     exchange.ends.service = inbound.listener.services.first().cloned();
+    match arrival.hold() {
+        Ok(held) => exchange.holds(held),
+        Err(limit) => {
+            exchange.limited(limit);
+            return exchange.flag("UO");
+        }
+    }
     let question = Question {
         peer: arrival.peer.clone(),
         place: inbound.place.clone(),

@@ -7,6 +7,7 @@ mod http;
 mod lifecycle;
 mod mesh;
 mod rotation;
+mod shares;
 mod tcp;
 mod token;
 mod upgrades;

@@ -122,7 +122,12 @@ impl Hostile {
 
     /// The lines of an instance's access log.
     pub(crate) fn access_log(&self, instance: &str) -> Vec<Value> {
-        let text = self.mesh.log(&format!("{instance}.sidecar.log"));
+        // A log that grows long is set aside once.
+        let [before, now] = [".1", ""].map(|end| {
+            let name = format!("{instance}.sidecar.log{end}");
+            self.mesh.log(&name)
+        });
+        let text = before + &now;
         let lines = text
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());

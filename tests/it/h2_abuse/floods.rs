@@ -124,6 +124,12 @@ pub(super) fn floods() -> Vec<Flood> {
                 frame(kind::HEADERS, WHOLE, stream(n + 1), &bomb())
             })
         },
+        flood("open streams in excess", |n| open_request(stream(n))),
+        Flood {
+            open: || settings(&[(4, 0)]),
+            reads: false,
+            ..flood("stalled windows", request)
+        },
     ]
 }
 

@@ -1,0 +1,220 @@
+//! Shares of the application: how much of it one connection, and one caller, may hold at once.
+//!
+//! An application stands so many requests and connections at a time. Whoever opens streams and never ends them would take
+//! all of them, and everybody else would wait. So each connection and each caller – a workload by its identity, anybody
+//! else by address – has a share; what goes beyond is answered with 429, before it is judged. Counted exactly, across all
+//! workers, per port of the workload; a request takes no lock for it.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use reeve_core::{SpiffeId, decision::Principal};
+
+use crate::{
+    judge::Peer,
+    ledger::lock,
+    limits::{MAX_REQUESTS_PER_CALLER, MAX_REQUESTS_PER_CONNECTION},
+};
+
+/// Everybody who is connected to one proxy.
+#[derive(Debug, Default)]
+pub(crate) struct Callers(Mutex<HashMap<Caller, Arc<AtomicUsize>>>);
+
+/// Somebody at one of the workload's ports.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Caller {
+    bind: SocketAddr,
+    who: Who,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    Workload(SpiffeId),
+    Network(IpAddr),
+}
+
+impl Who {
+    fn of(peer: &Peer) -> Self {
+        match &peer.principal {
+            Principal::Workload(id) => Self::Workload(id.clone()),
+            Principal::Unauthenticated => Self::Network(network(peer.address)),
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has the 2^64 beside it (RFC 4291 section 2.5.4).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+    }
+}
+
+/// What one connection may hold, and the caller's other connections with it.
+#[derive(Debug)]
+pub(crate) struct Share {
+    callers: Arc<Callers>,
+    caller: Caller,
+    by_caller: Arc<AtomicUsize>,
+    by_connection: AtomicUsize,
+}
+
+/// One request or relayed connection at the application; over when dropped.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Share>);
+
+impl Callers {
+    /// A connection of `peer` to `bind`.
+    pub(crate) fn connected(self: &Arc<Self>, bind: SocketAddr, peer: &Peer) -> Arc<Share> {
+        let caller = Caller {
+            bind,
+            who: Who::of(peer),
+        };
+        let by_caller = lock(&self.0).entry(caller.clone()).or_default().clone();
+        Arc::new(Share {
+            callers: self.clone(),
+            caller,
+            by_caller,
+            by_connection: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl Share {
+    /// Holds one more, or names the limit that forbids it.
+    pub(crate) fn hold(self: &Arc<Self>) -> Result<Held, &'static str> {
+        if !enter(&self.by_connection, MAX_REQUESTS_PER_CONNECTION) {
+            return Err("max_requests_per_connection");
+        }
+        if !enter(&self.by_caller, MAX_REQUESTS_PER_CALLER) {
+            self.by_connection.fetch_sub(1, Ordering::Relaxed);
+            return Err("max_requests_per_caller");
+        }
+        Ok(Held(self.clone()))
+    }
+}
+
+fn enter(count: &AtomicUsize, most: usize) -> bool {
+    let room = count.fetch_add(1, Ordering::Relaxed) < most;
+    if !room {
+        count.fetch_sub(1, Ordering::Relaxed);
+    }
+    room
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.by_connection.fetch_sub(1, Ordering::Relaxed);
+        self.0.by_caller.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut callers = lock(&self.callers.0);
+        // Under the lock nobody joins: the map's and our own are the last.
+        if Arc::strong_count(&self.by_caller) <= 2 {
+            callers.remove(&self.caller);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn workload(name: &str) -> Peer {
+        let id = SpiffeId::parse(&format!("spiffe://mesh.local/ns/default/sa/{name}")).unwrap();
+        Peer {
+            principal: Principal::Workload(id),
+            ..stranger("127.0.0.9")
+        }
+    }
+
+    fn stranger(address: &str) -> Peer {
+        Peer::stranger(address.parse().unwrap())
+    }
+
+    fn fill(share: &Arc<Share>) -> (Vec<Held>, &'static str) {
+        let mut held = Vec::new();
+        loop {
+            match share.hold() {
+                Ok(one) => held.push(one),
+                Err(limit) => return (held, limit),
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_and_a_caller_have_a_share_each() {
+        let callers = Arc::<Callers>::default();
+        let greedy: Vec<_> = (0..2 * MAX_REQUESTS_PER_CALLER / MAX_REQUESTS_PER_CONNECTION)
+            .map(|_| callers.connected(bind(1), &workload("greedy")))
+            .collect();
+        let (held, limits): (Vec<_>, Vec<_>) = greedy.iter().map(fill).unzip();
+        let half = limits.len() / 2;
+        assert!(
+            limits[..half]
+                .iter()
+                .all(|l| *l == "max_requests_per_connection")
+        );
+        assert!(
+            limits[half..]
+                .iter()
+                .all(|l| *l == "max_requests_per_caller")
+        );
+        assert_eq!(
+            held.iter().map(Vec::len).sum::<usize>(),
+            MAX_REQUESTS_PER_CALLER
+        );
+        // Others, and other ports, are no concern of it.
+        for (port, peer) in [
+            (1, workload("modest")),
+            (1, stranger("127.0.0.9")),
+            (2, workload("greedy")),
+        ] {
+            assert!(callers.connected(bind(port), &peer).hold().is_ok());
+        }
+        drop(held);
+        assert!(greedy.iter().all(|share| share.hold().is_ok()));
+    }
+
+    #[test]
+    fn strangers_are_told_apart_by_what_they_cannot_choose() {
+        let callers = Arc::<Callers>::default();
+        for (one, other, same) in [
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "::ffff:10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("2001:db8::1", "2001:db8::ffff:1", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+        ] {
+            let shares = [one, other].map(|a| callers.connected(bind(1), &stranger(a)));
+            let shared = Arc::ptr_eq(&shares[0].by_caller, &shares[1].by_caller);
+            assert_eq!(shared, same, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn those_that_leave_leave_nothing_behind() {
+        let callers = Arc::<Callers>::default();
+        let first = callers.connected(bind(1), &workload("a"));
+        let held = first.hold().unwrap();
+        let second = callers.connected(bind(1), &workload("a"));
+        drop(first);
+        drop(second);
+        assert_eq!(lock(&callers.0).len(), 1, "one request is still there");
+        drop(held);
+        assert!(lock(&callers.0).is_empty());
+    }
+}
