@@ -16,7 +16,10 @@ use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::{end::End, exchange::Exchange, ledger::lock, limits::CONTINUE_TIMEOUT};
+use crate::{
+    end::End, exchange::Exchange, io::Flow, ledger::lock, limits::CONTINUE_TIMEOUT,
+    messages::Messages,
+};
 
 /// The body of a response to the caller.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -45,6 +48,17 @@ struct UploadState {
     empty: bool,
     /// Given when the upstream wants the body of a caller that asked first.
     wanted: Option<End>,
+    /// Counts the messages of a gRPC call.
+    messages: Option<(Mutex<Messages>, Arc<Flow>)>,
+}
+
+impl UploadState {
+    fn count(&self, data: &[u8]) {
+        self.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if let Some((messages, flow)) = &self.messages {
+            flow.count_read(lock(messages).read(data));
+        }
+    }
 }
 
 impl Upload {
@@ -57,7 +71,16 @@ impl Upload {
             bytes,
             end,
             wanted: None,
+            messages: None,
         }))
+    }
+
+    /// The same, and its gRPC messages are counted as read from `flow`.
+    pub(crate) fn counted(mut self, flow: Option<Arc<Flow>>) -> Self {
+        if let Some(state) = Arc::get_mut(&mut self.0) {
+            state.messages = flow.map(|flow| (Mutex::default(), flow));
+        }
+        self
     }
 
     /// The same for a caller that waits for `100 Continue` (RFC 9110 section 10.1.1): its body is not asked for before
@@ -143,9 +166,7 @@ impl Body for UploadBody {
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {
-                    self.state
-                        .bytes
-                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.state.count(data);
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Failed)))
             }
@@ -239,7 +260,7 @@ impl Body for Download {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    self.exchange.sent(data.len() as u64);
+                    self.exchange.sent_data(data);
                 }
                 if let Some(trailers) = frame.trailers_ref() {
                     self.exchange.trailers(trailers);

@@ -24,10 +24,12 @@ use crate::{
     busy::Busy,
     callers::Held,
     end::End,
-    head::{Head, RawHead},
+    head::{Head, RawHead, is_grpc},
+    io::Flow,
     judge::Question,
     ledger::micros,
-    metrics::{Ends, Outcome},
+    messages::Messages,
+    metrics::{Ends, Live, Outcome, Unit},
     open::OpenGuard,
     pool::Lease,
     spans::{Attributes, OpenSpan, SpanEnd},
@@ -76,6 +78,20 @@ pub(crate) struct Exchange {
     held: Option<Held>,
     admitted: bool,
     span: Option<OpenSpan>,
+    /// Counts the bytes of a TCP connection while it is open.
+    tcp: Option<Live>,
+    grpc: Option<Box<Grpc>>,
+}
+
+/// What is counted of a gRPC call's messages.
+#[derive(Debug, Default)]
+struct Grpc {
+    flow: Arc<Flow>,
+    /// Of the response; the request's are counted where its body is read.
+    messages: Messages,
+    /// Whether the response is gRPC as well.
+    answered: bool,
+    live: Option<Live>,
 }
 
 #[derive(Debug)]
@@ -121,6 +137,8 @@ impl Exchange {
             held: None,
             admitted: false,
             span: None,
+            tcp: None,
+            grpc: None,
         }
     }
 
@@ -190,6 +208,34 @@ impl Exchange {
         self.worker.proxy.metrics.limit_hit(limit);
     }
 
+    /// Counts a TCP connection as open, and the bytes through `flow` as the caller's.
+    pub(crate) fn connected(&mut self, flow: Arc<Flow>) {
+        let meters = self.worker.ledger.meters();
+        self.tcp = Some(meters.watch(&self.ends, Unit::Bytes, flow));
+    }
+
+    /// Where the messages of a request with these headers are to be counted, if it is gRPC.
+    pub(crate) fn messages_of(&mut self, headers: &HeaderMap) -> Option<Arc<Flow>> {
+        let grpc = is_grpc(headers).then(|| self.grpc.get_or_insert_default());
+        grpc.map(|grpc| grpc.flow.clone())
+    }
+
+    /// The two ends are known from here on: a gRPC call's messages are counted as theirs.
+    pub(crate) fn under_way(&mut self) {
+        if let Some(grpc) = &mut self.grpc {
+            let meters = self.worker.ledger.meters();
+            grpc.live = Some(meters.watch(&self.ends, Unit::Messages, grpc.flow.clone()));
+        }
+    }
+
+    /// Counts a piece of the response's body.
+    pub(crate) fn sent_data(&mut self, data: &[u8]) {
+        self.sent(data.len() as u64);
+        if let Some(grpc) = self.grpc.as_deref_mut().filter(|grpc| grpc.answered) {
+            grpc.flow.count_written(grpc.messages.read(data));
+        }
+    }
+
     /// Given when the exchange must end.
     pub(crate) fn end(&self) -> &End {
         &self.end
@@ -221,6 +267,9 @@ impl Exchange {
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
         self.response_after = Some(self.started.elapsed());
+        if let Some(grpc) = &mut self.grpc {
+            grpc.answered = is_grpc(headers);
+        }
         let proxy = &self.worker.proxy;
         if proxy.taps.is_on() || proxy.log_format(LogFormat::needs_response) {
             self.response = Some(Box::new(Response {
@@ -277,7 +326,7 @@ impl Exchange {
         let is_tcp = self.ends.protocol == "tcp";
         if !is_tcp {
             meters.request(&self.ends, &outcome);
-        } else if self.upstream.is_some() {
+        } else if self.tcp.take().is_some() {
             meters.tcp_closed(&self.ends, &outcome);
         }
         let flags = self.flags.join(",");

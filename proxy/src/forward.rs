@@ -42,6 +42,7 @@ pub(crate) async fn to_app(
 ) -> Answered {
     let app = inbound.listener.app;
     exchange.upstream = Some(inbound.upstream.clone());
+    exchange.under_way();
     let mut resends = 0;
     loop {
         exchange.attempts += 1;
@@ -115,6 +116,7 @@ impl<P> Outgoing<'_, P> {
             };
             exchange.attempts += 1;
             note_upstream(exchange, &hop);
+            exchange.under_way();
             exchange.busy(hop.load.enter());
             let vain = match self.attempt(worker, &hop).await {
                 Ok((response, lease)) if !self.is_bad(&response, retries) => {

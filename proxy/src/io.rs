@@ -30,6 +30,16 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
+    /// Counts what was read.
+    pub(crate) fn count_read(&self, count: u64) {
+        self.read.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts what was written.
+    pub(crate) fn count_written(&self, count: u64) {
+        self.written.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Bytes read and written so far.
     pub(crate) fn passed(&self) -> (u64, u64) {
         (
@@ -159,7 +169,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Line<I> {
             ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
         }
         let count = buffer.filled().len().saturating_sub(before);
-        self.flow.read.fetch_add(count as u64, Ordering::Relaxed);
+        self.flow.count_read(count as u64);
         Poll::Ready(Ok(()))
     }
 }
@@ -172,7 +182,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Line<I> {
     ) -> Poll<io::Result<usize>> {
         self.check_cut()?;
         let count = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes))?;
-        self.flow.written.fetch_add(count as u64, Ordering::Relaxed);
+        self.flow.count_written(count as u64);
         Poll::Ready(Ok(count))
     }
 
@@ -183,7 +193,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Line<I> {
     ) -> Poll<io::Result<usize>> {
         self.check_cut()?;
         let count = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bytes))?;
-        self.flow.written.fetch_add(count as u64, Ordering::Relaxed);
+        self.flow.count_written(count as u64);
         Poll::Ready(Ok(count))
     }
 

@@ -47,6 +47,7 @@ mod life;
 mod limits;
 mod listener;
 mod local;
+mod messages;
 mod metrics;
 mod open;
 mod path;

@@ -152,8 +152,8 @@ pub(crate) async fn inbound(
     let record = &permit.proof().record;
     enter(worker, &snapshot, question, origin, record, &mut exchange);
 
-    let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone())
-        .when_wanted(&permit.head().headers, permit.head().version);
+    let (headers, version) = (&permit.head().headers, permit.head().version);
+    let upload = upload(body, headers, version, &mut exchange);
     let dialect = dialect(inbound.listener.protocol, permit.head());
     let wanted = wanted.filter(|_| dialect == Dialect::Http1);
     let changes = Changes {
@@ -190,6 +190,19 @@ pub(crate) async fn inbound(
     }
 }
 
+/// A request's body, counted as its exchange's.
+fn upload(
+    body: Incoming,
+    headers: &HeaderMap,
+    version: Version,
+    exchange: &mut Exchange,
+) -> Upload {
+    let messages = exchange.messages_of(headers);
+    Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone())
+        .counted(messages)
+        .when_wanted(headers, version)
+}
+
 /// What the application may not say goes; a mesh peer is told whose answer it is.
 fn clean_response(snapshot: &Snapshot, peer: &Peer, headers: &mut HeaderMap) {
     headers::remove_hop_by_hop(headers);
@@ -224,8 +237,7 @@ pub(crate) async fn outbound(
         exchange.ends.source = snapshot.own.clone();
         exchange.ends.source_principal = Some(snapshot.workload().identity.clone());
     }
-    let upload = Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone())
-        .when_wanted(&parts.headers, parts.version);
+    let upload = upload(body, &parts.headers, parts.version, &mut exchange);
     let arrived = Arrived {
         worker,
         snapshot: &snapshot,

@@ -1,5 +1,7 @@
 //! Prometheus metrics with Istio's standard names and labels, and Reeve's own beside them.
 
+mod live;
+mod render;
 mod traffic;
 
 use prometheus::{
@@ -8,7 +10,10 @@ use prometheus::{
 use reeve_audit::WalStatus;
 
 use self::traffic::Traffic;
-pub(crate) use self::traffic::{Ends, Meters, Outcome};
+pub(crate) use self::{
+    live::{Live, Unit},
+    traffic::{Ends, Meters, Outcome},
+};
 
 /// Every metric of the proxy.
 #[derive(Debug)]
@@ -166,6 +171,8 @@ fn help(name: &str) -> &'static str {
         "istio_tcp_connections_closed_total" => "TCP connections closed.",
         "istio_tcp_sent_bytes_total" => "Bytes sent to TCP callers.",
         "istio_tcp_received_bytes_total" => "Bytes received from TCP callers.",
+        "istio_request_messages_total" => "Messages of gRPC callers.",
+        "istio_response_messages_total" => "Messages to gRPC callers.",
         "reeve_decisions_total" => "Decisions, by what they rest on.",
         "reeve_wal_append_failures_total" => "Records that could not be written.",
         "reeve_wal" => "The write-ahead log in figures: bytes, records, minutes of room left.",

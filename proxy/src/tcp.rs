@@ -65,7 +65,7 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     match connect::app(inbound.listener.app, arrival.bind, APP_CONNECT_TIMEOUT).await {
         Ok(upstream) => {
             exchange.upstream = Some(inbound.upstream.clone());
-            pass(worker, (io, Bytes::new()), upstream, exchange).await;
+            pass((io, Bytes::new()), upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
@@ -133,7 +133,7 @@ pub(crate) async fn outbound(
     match to_endpoint(worker, cluster, hop).await {
         Ok(upstream) => {
             note_upstream(&mut exchange, hop);
-            pass(worker, (io, ahead), upstream, exchange).await;
+            pass((io, ahead), upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
@@ -220,7 +220,7 @@ pub(crate) async fn passthrough(
         return;
     };
     match connect::plain(to, PASSTHROUGH_CONNECT_TIMEOUT).await {
-        Ok(upstream) => pass(worker, (io, Bytes::new()), upstream, exchange).await,
+        Ok(upstream) => pass((io, Bytes::new()), upstream, exchange).await,
         Err(error) => failed(&error, exchange),
     }
 }
@@ -278,14 +278,9 @@ fn refused(why: Refused, exchange: &mut Exchange) {
 }
 
 /// Passes bytes, beginning with those read ahead.
-async fn pass(
-    worker: &Worker,
-    (io, ahead): (impl Io, Bytes),
-    upstream: Upstream,
-    exchange: Exchange,
-) {
-    worker.ledger.meters().tcp_opened(&exchange.ends);
+async fn pass((io, ahead): (impl Io, Bytes), upstream: Upstream, mut exchange: Exchange) {
     let downstream = Line::new(io, ahead, CancellationToken::new());
+    exchange.connected(downstream.flow());
     relay(downstream, upstream, exchange).await;
 }
 

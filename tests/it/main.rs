@@ -22,6 +22,7 @@ mod sidecar_crash;
 mod smuggling;
 mod tamper;
 mod tap;
+mod telemetry;
 mod tls_passthrough;
 mod traffic;
 mod up;

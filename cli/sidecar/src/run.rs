@@ -31,6 +31,7 @@ use crate::{
     handover::{HandOverError, Listener, Place, Successor},
     hardening,
     logging::{self, LogFilter},
+    process_metrics,
     sockets::{self, Door, UnixSockets},
 };
 
@@ -122,6 +123,7 @@ impl Sidecar {
         let wal = Arc::new(open_wal(args, &clock)?);
         let events = Arc::new(AgentEvents::new(Arc::clone(&wal)));
         let registry = prometheus::Registry::new();
+        process_metrics::register(&registry, "proxy")?;
         let agent = agent::start(args, &clock)?;
         let credentials = agent.credentials;
         let handle = Arc::new(agent.handle);

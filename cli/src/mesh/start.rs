@@ -15,7 +15,7 @@ use reeve_ca::{
 };
 use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
 use reeve_core::{Clock, InstanceName, SpiffeId, SystemClock};
-use reeve_sidecar::{SvidBatchVerifier, SvidSigner, whois::WhoIs};
+use reeve_sidecar::{SvidBatchVerifier, SvidSigner, process_metrics, whois::WhoIs};
 use reeve_svid::CredentialsWatch;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -59,6 +59,7 @@ impl MeshProcess {
         let control = args.bind("control.sock", "the mesh's control socket")?;
         let socket = args.bind("mesh.sock", "the mesh's socket")?;
         let registry = prometheus::Registry::new();
+        process_metrics::register(&registry, "mesh")?;
         let wal = Arc::new(open_wal(args, &clock)?);
         let events = Arc::new(Recorder::new(Arc::clone(&wal), &registry)?);
         let controller = Controller::start(ControllerOptions {

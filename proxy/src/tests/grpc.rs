@@ -10,7 +10,9 @@ use hyper::body::{Frame, Incoming};
 use reeve_core::model::{Generation, Protocol};
 use tokio::time::Instant;
 
-use super::mesh::{ALLOW_CLIENT, AnyBody, Mesh, PORT, app, caller_http2, full, pair, set_policies};
+use super::mesh::{
+    ALLOW_CLIENT, AnyBody, Mesh, PORT, app, caller_http2, eventually, full, pair, set_policies,
+};
 
 const MESSAGE: &[u8] = b"\0\0\0\0\0";
 
@@ -100,5 +102,42 @@ async fn a_call_ends_with_its_deadline_and_in_grpcs_words() {
         status(open).await.1.unwrap()["grpc-status"],
         "7",
         "no longer permitted"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_counted_while_a_call_is_open() {
+    let mesh = Mesh::new();
+    service(&mesh).await;
+    let config = mesh.server(Protocol::Grpc, &[ALLOW_CLIENT]);
+    let (server, client) = pair(&mesh, &config, &mesh.client(Protocol::Grpc)).await;
+    let caller = caller_http2();
+    let mut open = caller.request(call(&mesh, "Endless", "60S")).await.unwrap();
+    open.body_mut().frame().await.unwrap().unwrap();
+    for proxy in [&server, &client] {
+        for name in [
+            "istio_request_messages_total",
+            "istio_response_messages_total",
+        ] {
+            eventually(|| (proxy.sum_of(name) == 1).then_some(())).await;
+        }
+        assert_eq!(proxy.sum_of("istio_requests_total"), 0);
+    }
+    drop(open);
+    let failed = caller.request(call(&mesh, "Fail", "9S")).await.unwrap();
+    status(failed).await;
+    eventually(|| (server.sum_of("istio_requests_total") == 2).then_some(())).await;
+    assert_eq!(server.sum_of("istio_request_messages_total"), 2);
+    assert_eq!(server.sum_of("istio_response_messages_total"), 1);
+    let page = server.metrics();
+    let line = page
+        .lines()
+        .find(|line| line.starts_with("istio_request_messages_total{"))
+        .unwrap();
+    assert!(line.contains("source_principal=\"mesh.local/"), "{line}");
+    // As Istio's proxy: counted before there is a code, so without one.
+    assert!(
+        !line.contains("response_code") && !line.contains("request_protocol"),
+        "{line}"
     );
 }

@@ -375,6 +375,17 @@ impl Side {
             .unwrap();
     }
 
+    /// All series of a counter together.
+    pub(super) fn sum_of(&self, name: &str) -> u64 {
+        let page = self.metrics();
+        let values = page
+            .lines()
+            .filter(|line| line.starts_with(&format!("{name}{{")));
+        values
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    }
+
     pub(super) fn metrics(&self) -> String {
         let families = self.proxy.registry().gather();
         prometheus::TextEncoder::new()

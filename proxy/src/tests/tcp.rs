@@ -57,6 +57,37 @@ async fn bytes_pass_by_mtls_and_end_with_the_permit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_counted_while_a_connection_is_open() {
+    let mesh = Mesh::new();
+    echo(&mesh).await;
+    let config = mesh.server(Protocol::Tcp, &[ALLOW_CLIENT]);
+    let (server, client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let mut stream = TcpStream::connect(mesh.at(110, PORT)).await.unwrap();
+    for total in [5, 10] {
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        for proxy in [&server, &client] {
+            for name in [
+                "istio_tcp_received_bytes_total",
+                "istio_tcp_sent_bytes_total",
+            ] {
+                eventually(|| (proxy.sum_of(name) == total).then_some(())).await;
+            }
+        }
+    }
+    assert_eq!(server.sum_of("istio_tcp_connections_opened_total"), 1);
+    assert_eq!(server.sum_of("istio_tcp_connections_closed_total"), 0);
+    assert!(!server.metrics().contains("response_code=\"0\""));
+    drop(stream);
+    eventually(|| (server.sum_of("istio_tcp_connections_closed_total") == 1).then_some(())).await;
+    assert_eq!(
+        server.sum_of("istio_tcp_sent_bytes_total"),
+        10,
+        "nothing twice"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn junk_tls_is_counted() {
     let mesh = Mesh::new();
     let config = mesh.server(Protocol::Tcp, &[ALLOW_CLIENT]);
