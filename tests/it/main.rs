@@ -10,6 +10,7 @@ mod hostile;
 mod intercept;
 mod interop;
 mod jobs;
+mod junk;
 mod jwt;
 mod mesh_outage;
 mod mtls;

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs::default_provider},
 };
@@ -53,8 +53,26 @@ impl MeshTls {
         }
     }
 
+    /// The ClientHello of a handshake that offers this ALPN protocol.
+    pub fn client_hello(&self, alpn: &[u8]) -> Result<Vec<u8>> {
+        let name = ServerName::try_from("mesh.invalid")?;
+        let mut connection = ClientConnection::new(Arc::new(self.config(alpn)?), name)?;
+        let mut bytes = Vec::new();
+        connection.write_tls(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// A handshake that offers this ALPN protocol.
     pub async fn connect(&self, stream: TcpStream, alpn: &[u8]) -> Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from("mesh.invalid")?;
+        let connector = TlsConnector::from(Arc::new(self.config(alpn)?));
+        connector
+            .connect(name, stream)
+            .await
+            .context("the handshake")
+    }
+
+    fn config(&self, alpn: &[u8]) -> Result<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -65,12 +83,7 @@ impl MeshTls {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![alpn.to_vec()];
-        let name = ServerName::try_from("mesh.invalid")?;
-        let connector = TlsConnector::from(Arc::new(config));
-        connector
-            .connect(name, stream)
-            .await
-            .context("the handshake")
+        Ok(config)
     }
 }
 
