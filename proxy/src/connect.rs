@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ahead::ReadAhead,
     capture,
     credentials::{Epoch, Lifetime},
     io::{Io, Line},
@@ -85,7 +86,7 @@ pub(crate) async fn mesh(
         let stream = tcp(address, patience).await?;
         let connector = TlsConnector::from(config);
         connector
-            .connect(name, stream)
+            .connect(name, ReadAhead::new(stream))
             .await
             .map_err(ConnectError::Io)
     };

@@ -16,6 +16,7 @@
 mod access_log;
 mod admin;
 mod admission;
+mod ahead;
 mod answer;
 mod app_metrics;
 mod balance;
@@ -26,6 +27,7 @@ mod callers;
 mod capture;
 mod cluster;
 mod connect;
+mod cork;
 mod credentials;
 mod deadline;
 mod detect;

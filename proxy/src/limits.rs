@@ -111,6 +111,10 @@ pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
 pub(crate) const AGGREGATE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often open streams are looked at for an expired token.
 pub(crate) const EXPIRY_TICK: Duration = Duration::from_millis(250);
+/// Bytes read at once below TLS; what TLS has not asked for of them is all that a connection keeps.
+pub(crate) const READ_AHEAD_BYTES: usize = 32 * 1024;
+/// Bytes of HTTP/2 frames that may wait to leave together.
+pub(crate) const CORK_BYTES: usize = 64 * 1024;
 /// Most bytes that wait in one direction of a relay, and what it reads at once.
 pub(crate) const RELAY_BUFFER_BYTES: usize = 64 * 1024;
 /// A relay (TCP, or an upgraded connection) through which nothing passed for this long, or at most twice, ends

@@ -25,9 +25,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ahead::ReadAhead,
     bitten::limit_of,
     capture::{self, Arrived},
     connect::limit_life,
+    cork::Corked,
     credentials::Epoch,
     detect::{Opening, detect},
     farewell::Farewell,
@@ -365,7 +367,7 @@ async fn mesh(
         &epoch.tcp_server
     };
     let (gone, cut) = (line.gone(), line.cut());
-    let handshake = TlsAcceptor::from(config.clone()).accept(line);
+    let handshake = TlsAcceptor::from(config.clone()).accept(ReadAhead::new(line));
     let shaken = timeout(HANDSHAKE_TIMEOUT, handshake).await;
     if shaken.is_err() {
         proxy.metrics.limit_hit("handshake_timeout");
@@ -413,8 +415,14 @@ async fn mesh(
             () = proxy.epoch_after(&epoch) => {}
         }
     };
-    let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
-    serving.until_future(draining).await;
+    if spoken == Spoken::Http2 {
+        let stream = Corked::new(stream);
+        let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
+        serving.until_future(draining).await;
+    } else {
+        let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
+        serving.until_future(draining).await;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use crate::{
     body::UploadBody,
     cluster::Security,
     connect::{self, ConnectError, Upstream},
+    cork::Corked,
     credentials::Epoch,
     ledger::lock,
     limits::{
@@ -324,7 +325,7 @@ impl Pool {
             .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-        let handshake = builder.handshake(TokioIo::new(line)).await;
+        let handshake = builder.handshake(TokioIo::new(Corked::new(line))).await;
         let (sender, connection) = handshake.map_err(ConnectError::Http)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
