@@ -6,6 +6,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use crate::{
     SvidError, pem,
     profile::{self, Validity},
+    verify::Memory,
 };
 
 /// Most authorities in a bundle. A root rotation needs two.
@@ -18,6 +19,7 @@ pub struct TrustBundle {
     authorities: Vec<CertificateDer<'static>>,
     anchors: Vec<(Validity, TrustAnchor<'static>)>,
     sequence: u64,
+    verified: Memory,
 }
 
 /// Why a set of certificates is not a trust bundle.
@@ -71,6 +73,7 @@ impl TrustBundle {
             trust_domain,
             authorities,
             sequence,
+            verified: Memory::default(),
         })
     }
 
@@ -113,6 +116,19 @@ impl TrustBundle {
         let valid: Vec<_> = valid.map(|(_, anchor)| anchor.clone()).collect();
         let some_left_out = valid.len() < self.anchors.len();
         (valid, some_left_out)
+    }
+
+    /// The earliest time after `at` at which an authority begins or ceases to be valid.
+    pub(crate) fn steady_until(&self, at: UnixTime) -> UnixTime {
+        let bounds = self.anchors.iter();
+        let bounds = bounds.flat_map(|(validity, _)| [validity.not_before, validity.not_after]);
+        let next = bounds.filter(|bound| *bound > at).min();
+        next.unwrap_or(UnixTime::from_millis(u64::MAX))
+    }
+
+    /// The chains that verified against this bundle.
+    pub(crate) fn verified(&self) -> &Memory {
+        &self.verified
     }
 
     /// All authorities as anchors, valid or not: only to say why a chain is refused.

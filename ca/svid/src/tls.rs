@@ -6,7 +6,10 @@ use reeve_core::{Clock, SpiffeId, UnixTime};
 use rustls::{
     ClientConfig, CommonState, ConfigBuilder, ServerConfig, WantsVerifier,
     client::Resumption,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{
+        CryptoProvider,
+        aws_lc_rs::{self, cipher_suite},
+    },
     server::NoServerSessionStorage,
     time_provider::TimeProvider,
 };
@@ -132,8 +135,17 @@ pub fn refusal_of(error: &rustls::Error) -> Option<&SvidError> {
     other.0.downcast_ref()
 }
 
+/// AES-128 first, as the mesh's peers have it: its hash, SHA-256, has instructions of its own in today's processors,
+/// which the SHA-384 of the AES-256 suite has not.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
 }
 
 fn client_builder(

@@ -1,9 +1,9 @@
 //! Verifying a chain against a trust bundle, with the exact reason when it is refused.
 
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
 use reeve_core::{SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls_pki_types::CertificateDer;
 use webpki::{EndEntityCert, Error as PathError, KeyUsage};
 
@@ -11,6 +11,14 @@ use crate::{
     TrustBundle,
     profile::{self, Leaf, Validity},
 };
+
+mod memory;
+
+pub(crate) use memory::Memory;
+
+/// Making a provider anew costs a dozen allocations.
+static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+    LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
 
 /// Most certificates in a chain. Ours have two.
 const MAX_CHAIN: usize = 8;
@@ -224,8 +232,27 @@ pub enum SvidError {
 }
 
 /// Verifies a chain (leaf first) for use at `at`: the SPIFFE profile of each certificate, validity, and the path to an
-/// authority of the bundle.
+/// authority of the bundle. A bundle remembers the chains that it verified.
 pub fn verify_svid(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    at: UnixTime,
+    purpose: Purpose,
+) -> Result<VerifiedPeer, SvidError> {
+    if chain.len() > MAX_CHAIN {
+        return Err(SvidError::ChainTooLong { found: chain.len() });
+    }
+    let key = memory::key(chain, purpose);
+    if let Some(peer) = bundle.verified().recall(&key, at) {
+        return Ok(peer);
+    }
+    let peer = verify_path(chain, bundle, at, purpose)?;
+    let until = peer.not_after.min(bundle.steady_until(at));
+    bundle.verified().remember(key, &peer, at, until);
+    Ok(peer)
+}
+
+fn verify_path(
     chain: &[CertificateDer<'_>],
     bundle: &TrustBundle,
     at: UnixTime,
@@ -286,10 +313,9 @@ fn check_path(
         Purpose::Client => KeyUsage::client_auth(),
         Purpose::Server => KeyUsage::server_auth(),
     };
-    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     let time = rustls_pki_types::UnixTime::since_unix_epoch(at.since(UnixTime::default()));
     let path = leaf
-        .verify_for_usage(algorithms.all, anchors, issuers, time, usage, None, None)
+        .verify_for_usage(ALGORITHMS.all, anchors, issuers, time, usage, None, None)
         .map_err(explain)?;
     let mut earliest = UnixTime::from_millis(u64::MAX);
     for issuer in path.intermediate_certificates() {

@@ -92,6 +92,8 @@ fn two_workloads_know_each_other() {
     assert_eq!(c.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     assert_eq!(s.alpn_protocol(), Some(alpn::H2));
     assert_eq!(s.server_name(), None, "no name is sent");
+    let suite = c.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     let group = c.negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
     let bundle = forge.bundle();
@@ -231,7 +233,7 @@ fn tls_1_2_is_refused() {
         roots.add(CertificateDer::clone(&forge.root)).unwrap();
         roots
     };
-    let old = ClientConfig::builder_with_provider(provider())
+    let old = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
         .with_root_certificates(roots)
