@@ -112,12 +112,12 @@ fn slice(count: usize, condition: &str) -> Outcome<PolicySlice> {
 fn request(asker: usize) -> Outcome<AccessRequest> {
     Ok(AccessRequest {
         principal: Principal::Workload(SpiffeId::parse(&workload(asker))?),
-        user: Some(User {
+        user: Some(std::sync::Arc::new(User {
             issuer: "https://issuer.example".into(),
             subject: "alice".into(),
             claims: [("groups".into(), ["staff".into(), "admin".into()].into())].into(),
             expires_at: None,
-        }),
+        })),
         action: Action::Get,
         resource: ResourceRef {
             workload: Some(SpiffeId::parse(

@@ -150,7 +150,7 @@ prop_compose! {
         let principal = principal.or_else(|| resource.workload.is_none().then(|| fixtures::id(fixtures::PRODUCTPAGE)));
         AccessRequest {
             principal: principal.map_or(Principal::Unauthenticated, Principal::Workload),
-            user: user.filter(|_| http.is_some()),
+            user: user.filter(|_| http.is_some()).map(Into::into),
             action,
             resource,
             context: RequestContext { source_ip, port, mtls, time: UnixTime::from_millis(time), http },

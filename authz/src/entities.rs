@@ -323,7 +323,7 @@ impl Circumstances<'_> {
                 ];
                 put("grpc", &|| Ok(Value::record(parts.clone(), None)))?;
             }
-            for entity in self.request_entities(http, request.user.as_ref()) {
+            for entity in self.request_entities(http, request.user.as_deref()) {
                 let uid = entity.uid().clone();
                 let name = uid.eid().clone().into_smolstr();
                 values.insert(name, Value::from(uid));

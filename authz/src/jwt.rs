@@ -9,16 +9,21 @@ mod claims;
 mod error;
 mod json;
 mod keys;
+mod memory;
 mod token;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use reeve_core::{UnixTime, decision::User, model::JwtRule};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use self::error::{JwksError, TokenError};
-use self::{claims::Claims, keys::KeySet, token::Token};
+use self::{
+    claims::{Claims, Validity},
+    keys::KeySet,
+    token::Token,
+};
 
 /// Longest token.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -39,6 +44,8 @@ pub trait TokenLookup {
 /// The token rules of one workload, with their keys parsed.
 #[derive(Debug)]
 pub struct JwtVerifier {
+    /// No other has it.
+    number: u64,
     rules: Vec<Rule>,
 }
 
@@ -48,6 +55,8 @@ struct Rule {
     /// (name, prefix)
     headers: Vec<(String, String)>,
     params: Vec<String>,
+    /// Headers (lower case) that claims are put into.
+    claimed_headers: Vec<String>,
     keys: KeySet,
 }
 
@@ -56,7 +65,7 @@ struct Rule {
 pub struct Verified {
     /// The end user; `None` when no token was there. With several tokens, the one found first: rules in their order,
     /// headers before query parameters.
-    pub user: Option<User>,
+    pub user: Option<Arc<User>>,
     /// Headers (lower case) to remove before the request goes on; do this before `set_headers`.
     pub strip_headers: Vec<String>,
     /// Query parameters to remove before the request goes on.
@@ -66,18 +75,37 @@ pub struct Verified {
 }
 
 /// A token as it stands in a request.
-#[derive(Debug, Default)]
-struct Found {
-    /// Rules that look where it stands.
+#[derive(Debug)]
+struct Found<'a> {
+    text: Cow<'a, str>,
+    places: Places<'a>,
+}
+
+/// Where a token was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Places<'a> {
+    /// Rules that look there.
     rules: Vec<usize>,
-    headers: Vec<String>,
-    params: Vec<String>,
+    headers: Vec<&'a str>,
+    params: Vec<&'a str>,
+}
+
+/// A token that a rule accepted.
+#[derive(Debug)]
+struct Accepted {
+    /// The first of the rules that look for it and accept it.
+    rule: usize,
+    user: Arc<User>,
+    /// From claims.
+    set_headers: Vec<(String, String)>,
+    valid: Validity,
 }
 
 impl JwtVerifier {
     /// Parses the keys of `rules`. A rule without usable keys refuses every token of its issuer.
     pub fn compile(rules: &[JwtRule]) -> Self {
         Self {
+            number: memory::next_number(),
             rules: rules.iter().cloned().map(Rule::new).collect(),
         }
     }
@@ -87,27 +115,24 @@ impl JwtVerifier {
         let mut verified = Verified::default();
         for rule in &self.rules {
             // SECURITY: a caller cannot pass a header off as a claim, token or not.
-            let claimed = rule.rule.claims_to_headers.iter();
-            verified
-                .strip_headers
-                .extend(claimed.map(|(header, _)| header.to_ascii_lowercase()));
+            let claimed = rule.claimed_headers.iter();
+            verified.strip_headers.extend(claimed.cloned());
         }
-        for (text, found) in self.find(lookup)? {
-            let token = Token::parse(&text)?;
-            let (rule, claims) = self.verify_one(&token, &found, now)?;
-            if !rule.rule.forward_original_token {
-                verified.strip_headers.extend(found.headers);
-                verified.strip_query.extend(found.params);
+        for Found { text, places } in self.find(lookup)? {
+            let accepted = memory::accepted(self, &text, &places.rules, now)?;
+            let rule = self.rules.get(accepted.rule);
+            if rule.is_some_and(|rule| !rule.rule.forward_original_token) {
+                let (headers, params) = (places.headers.iter(), places.params.iter());
+                verified
+                    .strip_headers
+                    .extend(headers.map(|&h| h.to_owned()));
+                verified.strip_query.extend(params.map(|&p| p.to_owned()));
             }
-            for (header, claim) in &rule.rule.claims_to_headers {
-                if let Some(value) = claims.header_value(claim) {
-                    verified
-                        .set_headers
-                        .push((header.to_ascii_lowercase(), value));
-                }
-            }
+            verified
+                .set_headers
+                .extend(accepted.set_headers.iter().cloned());
             if verified.user.is_none() {
-                verified.user = Some(claims.into_user()?);
+                verified.user = Some(accepted.user.clone());
             }
         }
         for names in [&mut verified.strip_headers, &mut verified.strip_query] {
@@ -118,27 +143,14 @@ impl JwtVerifier {
     }
 
     /// The different tokens of a request, in the order in which rules look for them.
-    fn find(&self, lookup: &impl TokenLookup) -> Result<Vec<(String, Found)>, TokenError> {
-        let mut order = Vec::new();
-        let mut all: BTreeMap<String, Found> = BTreeMap::new();
-        let mut add = |token: String, rule: usize| {
-            if !all.contains_key(&token) {
-                if all.len() == MAX_TOKENS {
-                    return Err(TokenError::TooManyTokens);
-                }
-                order.push(token.clone());
-            }
-            let found = all.entry(token).or_default();
-            found.rules.push(rule);
-            Ok(())
-        };
-        let mut places = Vec::new();
+    fn find<'a>(&'a self, lookup: &'a impl TokenLookup) -> Result<Vec<Found<'a>>, TokenError> {
+        let mut all: Vec<Found<'a>> = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
             for (name, prefix) in &rule.headers {
                 for value in lookup.header_values(name) {
                     if let Some(token) = without_prefix(value, prefix)? {
-                        add(token.clone(), index)?;
-                        places.push((token, Some(name), None));
+                        let places = places_of(&mut all, token.into(), index)?;
+                        places.headers.push(name);
                     }
                 }
             }
@@ -146,45 +158,61 @@ impl JwtVerifier {
         for (index, rule) in self.rules.iter().enumerate() {
             for name in &rule.params {
                 for token in lookup.query_values(name) {
-                    add(token.clone(), index)?;
-                    places.push((token, None, Some(name)));
+                    let places = places_of(&mut all, token.into(), index)?;
+                    places.params.push(name);
                 }
             }
         }
-        for (token, header, param) in places {
-            if let Some(found) = all.get_mut(&token) {
-                found.headers.extend(header.cloned());
-                found.params.extend(param.cloned());
-            }
-        }
-        let taken = order
-            .into_iter()
-            .filter_map(|token| all.remove_entry(&token));
-        Ok(taken.collect())
+        Ok(all)
     }
 
-    /// The first of the rules of the token's issuer that accepts it, else the first one's reason.
-    fn verify_one(
-        &self,
-        token: &Token<'_>,
-        found: &Found,
-        now: UnixTime,
-    ) -> Result<(&Rule, Claims), TokenError> {
+    /// What the first of `rules` that accepts the token makes of it, else the first one's reason against it.
+    fn accept(&self, text: &str, rules: &[usize], now: UnixTime) -> Result<Accepted, TokenError> {
+        let token = Token::parse(text)?;
         let object = token.claims()?;
         let issuer = claims::issuer(&object)?;
         let mut reason = TokenError::UnknownIssuer;
-        for rule in found.rules.iter().filter_map(|at| self.rules.get(*at)) {
-            if rule.rule.issuer != issuer {
+        for at in rules {
+            let Some(rule) = self.rules.get(*at).filter(|r| r.rule.issuer == issuer) else {
                 continue;
-            }
-            match rule.accept(token, &object, now) {
-                Ok(claims) => return Ok((rule, claims)),
+            };
+            match rule.accept(&token, &object, now) {
+                Ok(claims) => {
+                    return Ok(Accepted {
+                        rule: *at,
+                        set_headers: rule.set_headers(&claims),
+                        valid: claims.validity(),
+                        user: Arc::new(claims.into_user()?),
+                    });
+                }
                 Err(e) if reason == TokenError::UnknownIssuer => reason = e,
                 Err(_) => {}
             }
         }
         Err(reason)
     }
+}
+
+/// The places of `token` among `all`, which the rule at `index` looks for.
+fn places_of<'s, 'a>(
+    all: &'s mut Vec<Found<'a>>,
+    token: Cow<'a, str>,
+    index: usize,
+) -> Result<&'s mut Places<'a>, TokenError> {
+    let at = match all.iter().position(|found| found.text == token) {
+        Some(at) => at,
+        None if all.len() == MAX_TOKENS => return Err(TokenError::TooManyTokens),
+        None => {
+            all.push(Found {
+                text: token,
+                places: Places::default(),
+            });
+            all.len().saturating_sub(1)
+        }
+    };
+    let found = all.get_mut(at).ok_or(TokenError::TooManyTokens)?;
+    found.places.rules.push(index);
+    Ok(&mut found.places)
 }
 
 impl Rule {
@@ -201,9 +229,12 @@ impl Rule {
         }
         let document = rule.jwks.as_ref();
         let keys = document.and_then(|d| KeySet::parse(&d.json).ok());
+        let claimed = rule.claims_to_headers.iter();
+        let claimed_headers = claimed.map(|(header, _)| header.to_ascii_lowercase());
         Self {
             headers,
             params,
+            claimed_headers: claimed_headers.collect(),
             keys: keys.unwrap_or_default(),
             rule,
         }
@@ -223,11 +254,20 @@ impl Rule {
         };
         Claims::check(object, &expected, now)
     }
+
+    fn set_headers(&self, claims: &Claims) -> Vec<(String, String)> {
+        let rules = self.rule.claims_to_headers.iter();
+        let set = rules.filter_map(|(header, claim)| {
+            let value = claims.header_value(claim)?;
+            Some((header.to_ascii_lowercase(), value))
+        });
+        set.collect()
+    }
 }
 
 /// What follows `prefix`, which is compared without regard to case (RFC 9110 section 11.1); `None` when the value is
 /// something else, such as another authentication scheme.
-fn without_prefix(value: &[u8], prefix: &str) -> Result<Option<String>, TokenError> {
+fn without_prefix<'v>(value: &'v [u8], prefix: &str) -> Result<Option<&'v str>, TokenError> {
     let Some((start, token)) = value.split_at_checked(prefix.len()) else {
         return Ok(None);
     };
@@ -235,7 +275,7 @@ fn without_prefix(value: &[u8], prefix: &str) -> Result<Option<String>, TokenErr
         return Ok(None);
     }
     let token = std::str::from_utf8(token).map_err(|_| TokenError::Malformed)?;
-    Ok(Some(token.trim_matches([' ', '\t']).to_owned()))
+    Ok(Some(token.trim_matches([' ', '\t'])))
 }
 
 /// How `reeve jwt verify` looks at a token.

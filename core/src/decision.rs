@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -21,7 +22,7 @@ pub struct AccessRequest {
     pub principal: Principal,
     /// The end user, as a verified JWT says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<User>,
+    pub user: Option<Arc<User>>,
     /// What it wants to do.
     pub action: Action,
     /// What it wants to do it to.

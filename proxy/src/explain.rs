@@ -197,7 +197,7 @@ fn decide(
     let question = Question {
         peer,
         place: Arc::new(place),
-        user: request.user.clone(),
+        user: request.user.clone().map(Into::into),
         head,
     };
     let verdict = question.ask(snapshot, request.time);

@@ -159,7 +159,7 @@ pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answe
 }
 
 /// Removes and sets what the tokens' rules say, before the request is judged: it is judged as it is sent.
-fn apply_tokens(head: &mut Head, verified: Verified) -> Option<User> {
+fn apply_tokens(head: &mut Head, verified: Verified) -> Option<Arc<User>> {
     for name in &verified.strip_headers {
         head.headers.remove(name.as_str());
     }

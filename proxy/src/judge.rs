@@ -132,7 +132,7 @@ fn own_resource(workload: &WorkloadConfig) -> ResourceRef {
 pub(crate) struct Question {
     pub(crate) peer: Peer,
     pub(crate) place: Arc<Place>,
-    pub(crate) user: Option<User>,
+    pub(crate) user: Option<Arc<User>>,
     /// `None` = a TCP connection.
     pub(crate) head: Option<Arc<Head>>,
 }

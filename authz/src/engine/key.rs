@@ -63,7 +63,7 @@ pub(super) fn values(
             key.push(1);
             http(key, looks, found);
             if looks.attribute("user") {
-                user(key, looks, request.user.as_ref());
+                user(key, looks, request.user.as_deref());
             }
         }
     }

@@ -196,7 +196,7 @@ fn conditions_see_what_the_request_says() {
         ),
     ];
     let mut asked = request();
-    asked.user = Some(user());
+    asked.user = Some(user().into());
     asked.context.http.as_mut().unwrap().grpc = Some(grpc());
     for (holds, twin) in table.iter().chain(&http) {
         let scoped = |condition: &str| {

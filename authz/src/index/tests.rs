@@ -288,11 +288,11 @@ fn a_thousand(policy: &str, meant: &str) -> Vec<PolicySource> {
 #[test]
 fn of_a_thousand_policies_for_one_service_only_the_callers_own_is_asked() {
     let mut asked = request();
-    asked.user = Some(fixtures::user());
+    asked.user = Some(fixtures::user().into());
     let http = asked.context.http.as_mut().unwrap();
     http.path = "/bookinfo/7".into();
     http.headers = [("tenant".into(), ["bookinfo".into()].into())].into();
-    asked.user.as_mut().unwrap().subject = "bookinfo".into();
+    std::sync::Arc::make_mut(asked.user.as_mut().unwrap()).subject = "bookinfo".into();
     let workload = "spiffe://mesh.local/ns/default/sa/bookinfo-productpage";
     let account = "mesh.local/ns/default/sa/bookinfo-productpage";
     let table = [

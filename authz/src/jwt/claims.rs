@@ -36,7 +36,38 @@ pub(super) struct Claims {
     issuer: String,
     subject: String,
     expires_at: Option<UnixTime>,
+    valid: Validity,
     object: Map<String, Value>,
+}
+
+/// When claims hold, leeway included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Validity {
+    leeway: Duration,
+    expires_at: Option<UnixTime>,
+    not_before: Option<UnixTime>,
+    issued_at: Option<UnixTime>,
+}
+
+impl Validity {
+    /// Refuses claims that do not hold at `now`.
+    pub(super) fn check(&self, now: UnixTime) -> Result<(), TokenError> {
+        // "The current date/time MUST be before the expiration date/time" (RFC 7519 section 4.1.4).
+        if self
+            .expires_at
+            .is_some_and(|exp| now >= exp.plus(self.leeway))
+        {
+            return Err(TokenError::Expired);
+        }
+        let latest = now.plus(self.leeway);
+        if self.not_before.is_some_and(|nbf| nbf > latest) {
+            return Err(TokenError::NotYetValid);
+        }
+        if self.issued_at.is_some_and(|iat| iat > latest) {
+            return Err(TokenError::IssuedInFuture);
+        }
+        Ok(())
+    }
 }
 
 /// `iss`, which selects the rule.
@@ -66,26 +97,25 @@ impl Claims {
         {
             return Err(TokenError::WrongAudience);
         }
-        let expires_at = time(claims, "exp")?;
-        let not_before = time(claims, "nbf")?;
-        let issued_at = time(claims, "iat")?;
-        // "The current date/time MUST be before the expiration date/time" (RFC 7519 section 4.1.4).
-        if expires_at.is_some_and(|exp| now >= exp.plus(expected.leeway)) {
-            return Err(TokenError::Expired);
-        }
-        let latest = now.plus(expected.leeway);
-        if not_before.is_some_and(|nbf| nbf > latest) {
-            return Err(TokenError::NotYetValid);
-        }
-        if issued_at.is_some_and(|iat| iat > latest) {
-            return Err(TokenError::IssuedInFuture);
-        }
+        let valid = Validity {
+            leeway: expected.leeway,
+            expires_at: time(claims, "exp")?,
+            not_before: time(claims, "nbf")?,
+            issued_at: time(claims, "iat")?,
+        };
+        valid.check(now)?;
         Ok(Self {
             issuer: found.unwrap_or_default().to_owned(),
             subject: subject.to_owned(),
-            expires_at,
+            expires_at: valid.expires_at,
+            valid,
             object: claims.clone(),
         })
+    }
+
+    /// When they hold.
+    pub(super) fn validity(&self) -> Validity {
+        self.valid
     }
 
     /// The end user as policy sees it.

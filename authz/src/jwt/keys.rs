@@ -1,14 +1,6 @@
 //! Key sets (RFC 7517, 7518, 8037) and the check of a signature.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
-
-use aws_lc_rs::{
-    digest::SHA256_OUTPUT_LEN,
-    signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey},
-};
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
@@ -26,18 +18,10 @@ const MAX_KEYS: usize = 256;
 /// Modulus of RSA keys, in bytes: 2048 to 8192 bits.
 const RSA_MODULUS_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// Most tokens whose signature is remembered as right.
-const MAX_REMEMBERED: usize = 4096;
-
 /// The usable keys of an issuer.
-///
-/// A set also remembers the tokens that it verified, by their hash, so that a client that sends one token with every
-/// request costs one signature check. Nothing else is remembered: claims and times are checked each time. New keys
-/// make a new set, which remembers nothing.
 #[derive(Debug, Default)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
-    remembered: Mutex<HashSet<[u8; SHA256_OUTPUT_LEN]>>,
 }
 
 #[derive(Debug)]
@@ -82,7 +66,6 @@ impl KeySet {
         let usable = keys.iter().filter_map(|key| Key::parse(key.as_object()?));
         Ok(Self {
             keys: usable.collect(),
-            ..Self::default()
         })
     }
 
@@ -100,10 +83,6 @@ impl KeySet {
         if self.keys.is_empty() {
             return Err(TokenError::NoKeys);
         }
-        let hash = token.hash();
-        if self.remembers(&hash) {
-            return Ok(());
-        }
         let fits = |key: &&Key| match (&token.key_id, &key.id) {
             (Some(wanted), Some(id)) => wanted == id,
             _ => true,
@@ -117,31 +96,11 @@ impl KeySet {
                 continue;
             }
             if key.verifies(token) {
-                self.remember(hash);
                 return Ok(());
             }
             reason = TokenError::BadSignature;
         }
         Err(reason)
-    }
-
-    fn remembers(&self, hash: &[u8; SHA256_OUTPUT_LEN]) -> bool {
-        let remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        remembered.contains(hash)
-    }
-
-    fn remember(&self, hash: [u8; SHA256_OUTPUT_LEN]) {
-        let mut remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= MAX_REMEMBERED {
-            remembered.clear();
-        }
-        remembered.insert(hash);
     }
 }
 
@@ -254,6 +213,3 @@ impl std::fmt::Debug for Material {
 fn decode(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
-
-#[cfg(test)]
-mod tests;

@@ -21,7 +21,7 @@ use super::*;
 const NOW: u64 = 1_800_000_000;
 const ISSUER: &str = "https://issuer.example";
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     UnixTime::from_secs(NOW)
 }
 
@@ -153,6 +153,12 @@ impl TokenLookup for Request {
     }
 }
 
+pub(super) fn verifier(change: impl Fn(&mut JwtRule)) -> JwtVerifier {
+    let mut rule = rule();
+    change(&mut rule);
+    JwtVerifier::compile(&[rule])
+}
+
 fn bearer(token: &str) -> Request {
     Request {
         headers: [("authorization", vec![format!("Bearer {token}")])].into(),
@@ -168,7 +174,7 @@ fn verify_claims(changes: Value) -> Result<Verified, TokenError> {
     verify(&KEY.token(&with(changes)))
 }
 
-fn user(verified: Result<Verified, TokenError>) -> User {
+fn user(verified: Result<Verified, TokenError>) -> Arc<User> {
     verified.unwrap().user.unwrap()
 }
 

@@ -1,6 +1,5 @@
 //! The compact form of a signed token (RFC 7515 section 7.1).
 
-use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
@@ -105,18 +104,6 @@ impl<'a> Token<'a> {
             signature,
             payload,
         })
-    }
-
-    /// SHA-256 of the whole token.
-    pub(super) fn hash(&self) -> [u8; SHA256_OUTPUT_LEN] {
-        let mut context = Context::new(&SHA256);
-        context.update(self.signed.as_bytes());
-        context.update(b".");
-        context.update(self.signature.as_bytes());
-        let mut hash = [0; SHA256_OUTPUT_LEN];
-        // A SHA-256 digest has exactly this length.
-        hash.copy_from_slice(context.finish().as_ref());
-        hash
     }
 
     /// The claims, not yet believed.

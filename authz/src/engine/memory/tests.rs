@@ -19,7 +19,7 @@ fn grpc(request: &mut AccessRequest) -> &mut GrpcMethod {
 }
 
 fn user(request: &mut AccessRequest) -> &mut User {
-    request.user.as_mut().unwrap()
+    std::sync::Arc::make_mut(request.user.as_mut().unwrap())
 }
 
 /// Each row: a condition that holds for the request, and a change after which it does not.
@@ -108,7 +108,7 @@ const TABLE: [(&str, Change); 24] = [
 #[test]
 fn a_decision_is_remembered_by_every_value_that_it_rests_on() {
     let mut base = request();
-    base.user = Some(fixtures::user());
+    base.user = Some(fixtures::user().into());
     http(&mut base).grpc = Some(fixtures::grpc());
     for (condition, change) in TABLE {
         let engine = mesh_wide(&format!(
