@@ -16,7 +16,8 @@ use super::mesh::{
 
 const MESSAGE: &[u8] = b"\0\0\0\0\0";
 
-/// `/t.S/Sleep` never answers, `/t.S/Endless` never ends, `/t.S/Fail` answers by trailers alone.
+/// `/t.S/Sleep` never answers, `/t.S/Endless` never ends, `/t.S/Fail` reads what it is told and answers by
+/// trailers alone.
 async fn service(mesh: &Mesh) {
     app(mesh.at(2, PORT), |request: Request<Incoming>| async move {
         let path = request.uri().path().to_owned();
@@ -28,6 +29,7 @@ async fn service(mesh: &Mesh) {
             let endless = first.chain(stream::pending());
             Response::new(StreamBody::new(endless).boxed_unsync())
         } else {
+            drop(request.into_body().collect().await);
             let mut response = Response::new(full(""));
             let status = HeaderValue::from_static("9");
             response.headers_mut().insert("grpc-status", status);
