@@ -19,8 +19,8 @@ test: build ## Every test, the end-to-end ones on the real binaries included.
 	tests/tools/install.sh
 	$(CARGO) test --workspace
 
-soak: build ## Restarts, drains, rotations and changes under load for SOAK (20m), with flat memory and descriptors.
-	$(CARGO) run -p reeve-tests --bin soak -- --for $(SOAK)
+soak: build ## Restarts, drains, rotations and changes under load for SOAK (20m), with flat memory; KILLS=1000 kills sidecars instead.
+	$(CARGO) run -p reeve-tests --bin soak -- $(if $(KILLS),--kills $(KILLS),--for $(SOAK))
 
 bench: prerequisites ## The sidecar path beside Envoy, nginx and HAProxy; needs root. QUICK=1 runs one short round.
 	tests/bench/install.sh

@@ -13,13 +13,7 @@ pub(crate) const CLIENT: &str = "spiffe://mesh.local/ns/default/sa/client";
 /// The echo server's.
 pub(crate) const ECHO: &str = "spiffe://mesh.local/ns/default/sa/echo";
 
-/// Lets `client` ask `echo` for anything.
-pub(crate) const CLIENT_TO_ECHO: &str = r#"@id("client-to-echo")
-permit (
-  principal == Workload::"spiffe://mesh.local/ns/default/sa/client",
-  action,
-  resource in Service::"echo.default.svc.cluster.local"
-);"#;
+pub(crate) use reeve_tests::CLIENT_TO_ECHO;
 
 /// Settings with records of request ids.
 pub(crate) fn settings(spec: Value) -> String {

@@ -70,7 +70,7 @@ async fn traffic_and_its_record_survive_the_loss_of_the_mesh_process() {
         },
     )
     .await;
-    crate::sidecar_crash::assert_gapless(&mesh.records(&[]).await);
+    reeve_tests::assert_gapless(&mesh.records(&[]).await);
     let shown = checkpoint.display().to_string();
     mesh.verify_audit_with(&["--checkpoint", &shown]).await;
 }

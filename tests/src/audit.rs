@@ -1,6 +1,9 @@
 //! Reading the audit log through `reeve audit`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -83,6 +86,37 @@ pub fn request_ids(records: &[Value], instance: &str) -> BTreeSet<String> {
         .filter(|record| record["logged"] == true && proxy_of(record) == instance)
         .filter_map(|record| Some(record["request_id"].as_str()?.to_owned()))
         .collect()
+}
+
+/// Asserts that the sequences of every proxy, epoch and worker have no gap.
+///
+/// # Panics
+/// When one has.
+pub fn assert_gapless(records: &[Value]) {
+    let mut sequences = BTreeMap::<&str, BTreeSet<u64>>::new();
+    for record in records {
+        let id = record["id"].as_str().expect("a record's id");
+        let (place, sequence) = id.rsplit_once('/').expect("proxy/epoch/worker/sequence");
+        let fresh = sequences
+            .entry(place)
+            .or_default()
+            .insert(sequence.parse().expect("a sequence"));
+        assert!(fresh, "{id} is twice in the log");
+    }
+    for (place, sequences) in sequences {
+        let (first, last) = (
+            sequences.first().expect("one"),
+            sequences.last().expect("one"),
+        );
+        let gap = sequences
+            .iter()
+            .zip(*first..)
+            .find(|(got, expected)| **got != *expected);
+        assert!(
+            *first <= 1 && gap.is_none(),
+            "{place}: {first}..={last}, gap at {gap:?}"
+        );
+    }
 }
 
 /// A record's id is `proxy/epoch/worker/sequence`.

@@ -13,7 +13,9 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::{Folder, Mesh, echo, local_mesh, mesh_config, permit, service, sidecar, strict};
+use crate::{
+    CLIENT_TO_ECHO, Folder, Mesh, echo, local_mesh, mesh_config, permit, service, sidecar, strict,
+};
 use load::Streams;
 pub use load::Tally;
 use usage::{Growth, Watch};
@@ -30,13 +32,6 @@ const CERTIFICATE_TTL: &str = "20s";
 const WARM_UP: Duration = Duration::from_secs(15);
 /// The sidecars that are replaced; the others run from start to end.
 const RESTARTED: [&str; 2] = ["client-0", "echo-v1-0"];
-
-const ACCESS: &str = r#"@id("client-to-echo")
-permit (
-  principal == Workload::"spiffe://mesh.local/ns/default/sa/client",
-  action,
-  resource in Service::"echo.default.svc.cluster.local"
-);"#;
 
 /// What came of it.
 #[derive(Debug)]
@@ -114,7 +109,7 @@ fn folder() -> Folder {
         .with("strict.yaml", strict())
         .with("workloads.yaml", workloads(2))
         .with("services.yaml", service("echo", 9080, "http"))
-        .with("access.yaml", permit("echo", ACCESS))
+        .with("access.yaml", permit("echo", CLIENT_TO_ECHO))
         .with("churn.yaml", churning(0))
 }
 

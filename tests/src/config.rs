@@ -2,6 +2,14 @@
 
 use serde_json::{Value, json};
 
+/// Lets `client` ask `echo` for anything.
+pub const CLIENT_TO_ECHO: &str = r#"@id("client-to-echo")
+permit (
+  principal == Workload::"spiffe://mesh.local/ns/default/sa/client",
+  action,
+  resource in Service::"echo.default.svc.cluster.local"
+);"#;
+
 /// The mesh's settings; `spec` is merged over `trustDomain: mesh.local`.
 pub fn mesh_config(spec: Value) -> String {
     let mut whole = json!({

@@ -1,4 +1,4 @@
-//! `make soak`: [`reeve_tests::churn`] for as long as one likes.
+//! `make soak`: [`reeve_tests::churn`] for as long as one likes; `--kills 1000` runs [`reeve_tests::crash`] instead.
 
 use std::time::Duration;
 
@@ -9,12 +9,18 @@ const DEFAULT: Duration = Duration::from_secs(20 * 60);
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let time = match words.as_slice() {
-        [] => Some(DEFAULT),
-        ["--for", time] => duration(time),
-        _ => None,
-    };
-    let time = time.expect("soak [--for 20m]");
+    match words.as_slice() {
+        [] => churn(DEFAULT).await,
+        ["--for", time] => churn(duration(time).expect("a time such as 20m")).await,
+        ["--kills", kills] => {
+            let report = reeve_tests::crash(kills.parse().expect("a number of kills")).await;
+            println!("{report:#?}");
+        }
+        _ => panic!("soak [--for 20m | --kills 1000]"),
+    }
+}
+
+async fn churn(time: Duration) {
     reeve_tests::churn(time).await;
     println!("nobody noticed");
 }
