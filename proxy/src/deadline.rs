@@ -76,6 +76,16 @@ mod tests {
         fn no_header_panics(text: String) {
             parse(&text);
         }
+
+        #[test]
+        fn every_timeout_is_read_as_it_was_written(value in 0u64..100_000_000, unit in 0usize..6) {
+            let (unit, nanos) = [
+                ('H', 3_600_000_000_000), ('M', 60_000_000_000), ('S', 1_000_000_000),
+                ('m', 1_000_000), ('u', 1000), ('n', 1_u128),
+            ][unit];
+            let read = parse(&format!("{value}{unit}")).map(|time| time.as_nanos());
+            prop_assert_eq!(read, Some(u128::from(value) * nanos));
+        }
     }
 
     #[tokio::test(start_paused = true)]

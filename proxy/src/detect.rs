@@ -110,6 +110,8 @@ fn plaintext(ahead: &[u8]) -> Option<Opening> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::hello::tests;
 
@@ -168,5 +170,27 @@ mod tests {
         assert_eq!(detect(&mut near, patience).await.0, Opening::Silent);
         drop(far);
         assert_eq!(detect(&mut near, patience).await.0, Opening::Closed);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_of_the_first_bytes_is_not_taken_back(
+            bytes in proptest::collection::vec(any::<u8>(), 0..60),
+            text in "(PRI|GET|M-)?[A-Z *-]{0,9}(HTTP/2.0\r\n\r\nSM\r\n\r\n)?",
+            at in any::<prop::sample::Index>(),
+            flip in any::<u8>(),
+        ) {
+            let mut damaged = hello(&[alpn::H2]);
+            let place = at.index(damaged.len());
+            damaged[place] = flip;
+            let record = [&[0x16, 0x03, 0x01, 0, 40], bytes.as_slice()].concat();
+            for whole in [bytes, record, text.into_bytes(), damaged] {
+                let mut reader = HelloReader::default();
+                let told = (0..=whole.len()).find_map(|end| super::classify(&whole[..end], &mut reader));
+                if told.is_some() {
+                    prop_assert_eq!(classify(&whole), told);
+                }
+            }
+        }
     }
 }

@@ -249,6 +249,8 @@ fn authority(parts: &Parts) -> Result<String, HeadError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(uri: &str, headers: &[(&str, &str)]) -> Result<Head, HeadError> {
@@ -316,5 +318,26 @@ mod tests {
         headers.pop();
         headers.push(("host", "a"));
         assert!(read("/", &headers).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_served_has_one_legal_authority_and_an_absolute_path(
+            target in "/[a-z%./]{0,8}|http://[a-z.:@]{0,6}/x?|[*]",
+            hosts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..6), 0..2),
+            named in proptest::option::of("[A-Za-z.:@\\[\\] 0-9]{0,8}"),
+        ) {
+            let mut request = http::Request::builder().uri(target);
+            for host in hosts.into_iter().chain(named.map(String::into_bytes)) {
+                request = request.header("host", host);
+            }
+            let Ok(request) = request.body(()) else { return Ok(()) };
+            let (parts, ()) = request.into_parts();
+            let Ok(head) = Head::read(parts, PathNormalization::default()) else { return Ok(()) };
+            prop_assert!(!head.authority.is_empty() && !head.authority.contains('@'));
+            prop_assert_eq!(head.authority.to_ascii_lowercase(), head.authority.clone());
+            prop_assert!(head.authority.starts_with(head.host()));
+            prop_assert!(head.path.starts_with('/') || head.path == "*");
+        }
     }
 }

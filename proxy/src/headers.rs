@@ -111,6 +111,8 @@ fn new_request_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -179,5 +181,50 @@ mod tests {
         );
         ensure_request_id(&mut headers);
         assert_eq!(headers[REQUEST_ID], id.as_str());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_of_one_hop_is_left(
+            lists in proptest::collection::vec("([xyht][a-e]{0,2}|close|host|te|upgrade|[ ,\t]|é){0,6}", 0..3),
+            te in "(trailers|gzip|[, ;q=1]){0,4}",
+            others in proptest::collection::vec("[xyht][a-e]{0,2}", 0..6),
+        ) {
+            let mut headers = map(&[("host", "a"), ("keep-alive", "1"), ("upgrade", "b")]);
+            headers.insert(header::TE, HeaderValue::try_from(te).unwrap());
+            for name in others {
+                headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_static("1"));
+            }
+            let mut named = Vec::new();
+            for list in lists {
+                let Ok(value) = HeaderValue::from_str(&list) else { continue };
+                if value.to_str().is_ok() {
+                    named.extend(list.split(',').map(|name| name.trim().to_owned()));
+                }
+                headers.append(header::CONNECTION, value);
+            }
+            remove_hop_by_hop(&mut headers);
+            prop_assert!(HOP_BY_HOP.iter().all(|name| !headers.contains_key(name)));
+            prop_assert_eq!(&headers[header::HOST], "a");
+            prop_assert!(headers.get(header::TE).is_none_or(|te| te == "trailers"));
+            for name in named.iter().filter(|name| !matches!(name.as_str(), "" | "host" | "te")) {
+                prop_assert!(!headers.contains_key(name), "{}", name);
+            }
+        }
+
+        #[test]
+        fn no_name_is_left_that_reads_as_the_meshs(
+            name in "x[-_]reeve[-_][a-z_-]{0,5}|(content|transfer)[-_](length|encoding)|x[-_]forwarded[-_]client[-_]cert|[a-z_-]{1,9}",
+        ) {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::try_from(&name).unwrap(), HeaderValue::from_static("1"));
+            remove_reserved(&mut headers);
+            let left = headers.keys().next().map(|name| name.as_str().replace('_', "-"));
+            let left = left.unwrap_or_default();
+            prop_assert!(!left.starts_with("x-reeve-") && left != "x-forwarded-client-cert");
+            // A framing header itself is the library's to judge; one that only looks like it goes.
+            let framing = ["content-length", "transfer-encoding"];
+            prop_assert!(!framing.contains(&left.as_str()) || !name.contains('_'));
+        }
     }
 }

@@ -108,6 +108,8 @@ fn is_label(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -133,5 +135,24 @@ mod tests {
             ("", "ok")
         );
         assert_eq!((info.app.as_str(), info.version.as_str()), ("", "v1"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_label_is_read_as_it_was_written(labels in proptest::array::uniform4("[A-Za-z0-9._-]{0,253}")) {
+            let [workload, namespace, app, version] = labels;
+            let info = PeerInfo { workload, namespace, app, version };
+            prop_assert_eq!(PeerInfo::read(&info.to_value().unwrap()), Some(info));
+        }
+
+        #[test]
+        fn nothing_but_labels_comes_of_any_bytes(text in "([wnavz]=?[a\"{}=. -]{0,6};?){0,6}", bytes: Vec<u8>) {
+            for bytes in [text.into_bytes(), bytes] {
+                let value = HeaderValue::from_bytes(&bytes);
+                let info = value.ok().and_then(|value| PeerInfo::read(&value)).unwrap_or_default();
+                let PeerInfo { workload, namespace, app, version } = info;
+                prop_assert!([workload, namespace, app, version].iter().all(|text| is_label(text)));
+            }
+        }
     }
 }

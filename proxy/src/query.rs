@@ -63,6 +63,8 @@ fn hex_pair(bytes: &[u8]) -> Option<(u8, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -80,5 +82,31 @@ mod tests {
         assert_eq!(all, expected.iter().map(text).collect::<Vec<_>>());
         assert_eq!(values("a=1&A=2&a=3", "a"), ["1", "3"]);
         assert_eq!(first("x=1", "y"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_is_read_and_one_way_only(text in "[a=&%+62;é]{0,24}|\\PC{0,40}", name in "[a=&b]{0,2}") {
+            let all: Vec<_> = pairs(&text).collect();
+            let named = all.iter().filter(|(found, _)| *found == name);
+            let expected: Vec<String> = named.map(|(_, value)| value.clone()).collect();
+            prop_assert_eq!(first(&text, &name), expected.first().cloned());
+            prop_assert_eq!(values(&text, &name), expected);
+        }
+
+        #[test]
+        fn what_is_encoded_is_read_again(sent in proptest::collection::vec((".{1,6}", ".{0,6}"), 0..5)) {
+            let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+            let text = sent.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+            let text = text.collect::<Vec<_>>().join("&");
+            prop_assert_eq!(pairs(&text).collect::<Vec<_>>(), sent);
+        }
+
+        #[test]
+        fn a_parameter_that_is_taken_out_is_gone_however_it_is_spelt(text in "[ab=&%+621]{0,24}") {
+            let kept = without(&text, &["a".to_owned()]).unwrap_or_default();
+            let others: Vec<_> = pairs(&text).filter(|(name, _)| name != "a").collect();
+            prop_assert_eq!(pairs(&kept).collect::<Vec<_>>(), others);
+        }
     }
 }

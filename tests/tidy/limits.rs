@@ -16,6 +16,7 @@ const ROOMS: &[&str] = &[
     "console/",
     "control/",
     "core/",
+    "proxy/",
 ];
 
 /// A limit's file and name.

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use reeve_core::clock::ManualClock;
 
 use super::*;
@@ -97,4 +98,27 @@ fn secrets_are_neither_kept_nor_shown() {
     let token = tokens.create(id("a"), HOUR).unwrap();
     assert!(token.len() > 50);
     assert_eq!(format!("{tokens:?}"), "JoinTokens(..)");
+}
+
+proptest! {
+    #[test]
+    fn no_other_text_redeems_a_token(
+        text in "\\PC{0,80}", at in any::<prop::sample::Index>(), to in prop::char::range('-', 'z'), cut in any::<prop::sample::Index>(),
+    ) {
+        let (tokens, _) = tokens();
+        let token = tokens.create(id("a"), HOUR).unwrap();
+        let at = at.index(token.len());
+        let changed: String = token
+            .chars()
+            .enumerate()
+            .map(|(place, sign)| if place == at { to } else { sign })
+            .collect();
+        let part: String = token.chars().take(cut.index(token.len())).collect();
+        for other in [&text, &changed, &part] {
+            if **other != **token {
+                prop_assert_eq!(tokens.redeem(other, &id("a")), Err(TokenError::Unknown));
+            }
+        }
+        prop_assert_eq!(tokens.redeem(&token, &id("a")), Ok(()));
+    }
 }

@@ -182,4 +182,22 @@ mod tests {
             }
         }
     }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_have_an_answer(
+            bytes in proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..400),
+            pieces in 1usize..50, left in 0u32..4, preface in 0usize..20,
+        ) {
+            let mut frames = Frames::new(preface);
+            frames.allowance = left;
+            for piece in bytes.chunks(pieces) {
+                if let Verdict::Refused { at } = frames.read(piece) {
+                    prop_assert!(at + HEADER_BYTES <= piece.len());
+                    break;
+                }
+                prop_assert!(frames.header.len() < HEADER_BYTES);
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::prelude::*;
 use rand::{SeedableRng as _, rngs::StdRng};
 use reeve_core::{
     ServiceName,
@@ -439,5 +440,17 @@ fn retry_words_mean_what_envoys_do() {
             covered,
             "{word} {status}"
         );
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_port_is_taken_off_whatever_the_host(
+        host in "[a-z][a-z0-9.-]{0,12}|[0-9]{1,3}\\.0\\.0\\.1|\\[[0-9a-f:]{2,12}\\]", port: u16, text in "[\\[\\]:.a0é]{0,12}",
+    ) {
+        let with_port = format!("{host}:{port}");
+        prop_assert_eq!(without_port(&with_port), host.as_str());
+        prop_assert_eq!(without_port(&host), host.as_str());
+        prop_assert!(text.starts_with(without_port(&text)));
     }
 }

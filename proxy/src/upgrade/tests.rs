@@ -1,4 +1,5 @@
 use http::Request;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -36,5 +37,34 @@ fn only_upgrades_that_can_be_passed_on_are_asked_for() {
             asked(version, &[("connection", "upgrade"), websocket]),
             None
         );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_protocol_that_carries_requests_is_ever_asked_for(
+        connection in "(upgrade|Upgrade|close|[, ]){0,3}",
+        upgrade in "([hH]2[cC]|HTTP|http|TLS|websocket|foo|[/.,; 12]|\t){0,7}",
+        bytes: Vec<u8>,
+    ) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (header::CONNECTION, connection.as_bytes()),
+            (header::UPGRADE, upgrade.as_bytes()),
+            (header::UPGRADE, bytes.as_slice()),
+        ] {
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                headers.append(name, value);
+            }
+        }
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.headers = headers;
+        let Some(asked) = protocols(&parts) else { return Ok(()) };
+        let asked = asked.to_str().unwrap();
+        prop_assert!(!asked.is_empty() && connection.to_ascii_lowercase().contains("upgrade"));
+        for protocol in asked.split(',') {
+            let name = protocol.trim().split('/').next().unwrap_or_default().to_ascii_lowercase();
+            prop_assert!(!["h2c", "http", "tls"].contains(&name.as_str()), "{}", asked);
+        }
     }
 }
