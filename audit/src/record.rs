@@ -388,6 +388,8 @@ pub enum EventKind {
     TapStarted,
     /// They ceased to.
     TapEnded,
+    /// Somebody may not watch live traffic, or not what they asked for.
+    TapRefused,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

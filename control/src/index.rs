@@ -162,6 +162,7 @@ impl<'a> Index<'a> {
                     address: (instance.app_address, page.port).into(),
                     path: page.path.clone(),
                 }),
+                tap: self.mesh.settings.tap.of(&workload.namespace),
             },
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
             capture: doors::capture(self.mesh, self.instances, workload),

@@ -29,7 +29,8 @@ pub use fault::{Code, Fault, Severity};
 pub use index::FetchedKeys;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, Health, LocalWorkload, Mesh, MeshSettings, MetricsPage,
-    Probe, RestartPolicy, Service, TargetPort, TargetedPort, WorkloadPort, WorkloadRole,
+    Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort, WorkloadPort,
+    WorkloadRole,
 };
 
 /// The namespace of objects that name none.

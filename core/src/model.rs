@@ -21,7 +21,7 @@ pub use service::{
     ClientTls, Endpoint, EndpointSet, LoadBalancer, ServiceConfig, ServicePort, Subset,
     TrafficPolicy,
 };
-pub use telemetry::{AppMetrics, TelemetryConfig};
+pub use telemetry::{AppMetrics, TapMode, TelemetryConfig};
 pub use workload::{
     Capture, CaptureMode, InboundListener, MtlsMode, OutboundListener, OutboundPolicy,
     PathNormalization, Protocol, ProxyRole, ServiceState, TracingConfig, WorkloadConfig,

@@ -24,6 +24,7 @@ use crate::{
     ledger::lock,
     limits::{ACCESS_LOG_LUMP_BYTES, ACCESS_LOG_QUEUE},
     metrics::Metrics,
+    tap::Bodies,
 };
 
 /// A finished request or connection, as whoever tells of it sees it.
@@ -51,6 +52,8 @@ pub(crate) struct Told<'a> {
     pub(crate) peer_port: Option<u16>,
     /// Milliseconds until the upstream's response began.
     pub(crate) response_ms: Option<f64>,
+    /// What is kept of the bodies for taps.
+    pub(crate) bodies: Option<&'a Bodies>,
 }
 
 impl Told<'_> {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
     end::End, exchange::Exchange, io::Flow, ledger::lock, limits::CONTINUE_TIMEOUT,
-    messages::Messages,
+    messages::Messages, tap::Bodies,
 };
 
 /// The body of a response to the caller.
@@ -48,6 +48,8 @@ struct UploadState {
     empty: bool,
     /// Given when the upstream wants the body of a caller that asked first.
     wanted: Option<End>,
+    /// Keeps its beginning for taps.
+    kept: Option<Arc<Bodies>>,
     /// Counts the messages of a gRPC call.
     messages: Option<(Mutex<Messages>, Arc<Flow>)>,
 }
@@ -55,6 +57,9 @@ struct UploadState {
 impl UploadState {
     fn count(&self, data: &[u8]) {
         self.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if let Some(kept) = &self.kept {
+            kept.add_request(data);
+        }
         if let Some((messages, flow)) = &self.messages {
             flow.count_read(lock(messages).read(data));
         }
@@ -71,13 +76,15 @@ impl Upload {
             bytes,
             end,
             wanted: None,
+            kept: None,
             messages: None,
         }))
     }
 
-    /// The same, and its gRPC messages are counted as read from `flow`.
-    pub(crate) fn counted(mut self, flow: Option<Arc<Flow>>) -> Self {
+    /// The same, and its gRPC messages are counted as read from `flow`, its beginning is kept in `bodies`.
+    pub(crate) fn watched(mut self, flow: Option<Arc<Flow>>, bodies: Option<Arc<Bodies>>) -> Self {
         if let Some(state) = Arc::get_mut(&mut self.0) {
+            state.kept = bodies;
             state.messages = flow.map(|flow| (Mutex::default(), flow));
         }
         self
@@ -287,7 +294,7 @@ impl Body for Download {
 /// A body of our own making; the exchange is over when it has gone out.
 pub(crate) fn whole(text: impl Into<Bytes>, mut exchange: Exchange) -> ResponseBody {
     let bytes = text.into();
-    exchange.sent(bytes.len() as u64);
+    exchange.sent_data(&bytes);
     exchange.finished();
     let body = Full::new(bytes).map_err(|never| match never {});
     // The exchange ends with the body, so that its duration is the caller's.

@@ -33,6 +33,7 @@ use crate::{
     open::OpenGuard,
     pool::Lease,
     spans::{Attributes, OpenSpan, SpanEnd},
+    tap::Bodies,
     worker::Worker,
 };
 
@@ -81,6 +82,8 @@ pub(crate) struct Exchange {
     /// Counts the bytes of a TCP connection while it is open.
     tcp: Option<Live>,
     grpc: Option<Box<Grpc>>,
+    /// What is kept of the bodies for taps.
+    bodies: Option<Arc<Bodies>>,
 }
 
 /// What is counted of a gRPC call's messages.
@@ -139,6 +142,7 @@ impl Exchange {
             span: None,
             tcp: None,
             grpc: None,
+            bodies: None,
         }
     }
 
@@ -214,6 +218,12 @@ impl Exchange {
         self.tcp = Some(meters.watch(&self.ends, Unit::Bytes, flow));
     }
 
+    /// Where the request's body is kept for taps, if one wants it.
+    pub(crate) fn bodies(&mut self) -> Option<Arc<Bodies>> {
+        self.bodies = self.worker.proxy.taps.bodies();
+        self.bodies.clone()
+    }
+
     /// Where the messages of a request with these headers are to be counted, if it is gRPC.
     pub(crate) fn messages_of(&mut self, headers: &HeaderMap) -> Option<Arc<Flow>> {
         let grpc = is_grpc(headers).then(|| self.grpc.get_or_insert_default());
@@ -231,6 +241,9 @@ impl Exchange {
     /// Counts a piece of the response's body.
     pub(crate) fn sent_data(&mut self, data: &[u8]) {
         self.sent(data.len() as u64);
+        if let Some(bodies) = &self.bodies {
+            bodies.add_response(data);
+        }
         if let Some(grpc) = self.grpc.as_deref_mut().filter(|grpc| grpc.answered) {
             grpc.flow.count_written(grpc.messages.read(data));
         }
@@ -522,6 +535,7 @@ impl Exchange {
             local: self.local,
             peer_port: self.peer_port,
             response_ms: self.response_after.map(|t| t.as_secs_f64() * 1000.0),
+            bodies: self.bodies.as_deref(),
         };
         self.hand_on(&told);
     }

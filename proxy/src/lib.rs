@@ -78,5 +78,5 @@ pub use path::{PathError, normalize};
 pub use proxy::{ApplyError, MeshPorts, Proxy, ProxyDeps, ProxyStatus, StartError};
 pub use route::RouteError;
 pub use snapshot::{Snapshot, SnapshotError};
-pub use tap::{TapFilter, TapStream, TooManyTaps};
+pub use tap::{TapFilter, TapRefused, TapStream};
 pub use worker::Workers;

@@ -197,9 +197,9 @@ fn upload(
     version: Version,
     exchange: &mut Exchange,
 ) -> Upload {
-    let messages = exchange.messages_of(headers);
+    let (messages, bodies) = (exchange.messages_of(headers), exchange.bodies());
     Upload::new(body, exchange.bytes_in().clone(), exchange.end().clone())
-        .counted(messages)
+        .watched(messages, bodies)
         .when_wanted(headers, version)
 }
 

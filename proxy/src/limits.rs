@@ -131,5 +131,9 @@ pub(crate) const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const MAX_TAPS: usize = 8;
 /// Requests that wait to be shown by one tap; beyond, they are counted and dropped.
 pub(crate) const TAP_QUEUE: usize = 1024;
+/// Bytes of one body that are kept for taps.
+pub(crate) const MAX_TAP_BODY_BYTES: usize = 16 * 1024;
+/// Requests at once whose bodies are kept for taps; of more, no bodies are shown.
+pub(crate) const MAX_TAP_BODIES: usize = 256;
 /// Bytes of one header's value that a tap shows.
 pub(crate) const MAX_TAP_VALUE_BYTES: usize = 1024;

@@ -37,7 +37,7 @@ use crate::{
     snapshot::{Snapshot, SnapshotError},
     spans::Spans,
     strangers::Strangers,
-    tap::{TapFilter, TapStream, Taps, TooManyTaps},
+    tap::{TapFilter, TapRefused, TapStream, Taps},
     worker::{WorkerSet, Workers},
 };
 
@@ -318,6 +318,7 @@ impl Proxy {
 
         let (generation, snapshot) = (snapshot.generation(), Arc::new(snapshot));
         self.shared.spans.configure(snapshot.workload());
+        self.shared.taps.allow(snapshot.workload().telemetry.tap);
         self.shared.loads.count_on(&snapshot.clusters);
         self.shared.snapshot.store(Some(snapshot.clone()));
         self.shared.metrics.generation(generation.0);
@@ -403,7 +404,7 @@ impl Proxy {
     }
 
     /// Opens a live tap on the requests and connections that pass.
-    pub fn tap(&self, filter: TapFilter) -> Result<TapStream, TooManyTaps> {
+    pub fn tap(&self, filter: TapFilter) -> Result<TapStream, TapRefused> {
         self.shared.taps.open(filter)
     }
 

@@ -1,22 +1,29 @@
 //! Live taps: an operator watches requests and responses as they end. Costs one relaxed load while nobody does.
 //!
-//! SECURITY: credentials never leave: headers that carry them are `[redacted]`, and queries are left out. A tap's queue
-//! is bounded; what does not fit is counted and dropped, so that a slow reader slows no traffic.
+//! SECURITY: credentials never leave: headers that carry them are `[redacted]`, queries are left out, and bodies are shown
+//! only where configuration and the tap both say so, redacted as well ([`bodies`]). A tap's queue is bounded; what does not
+//! fit is counted and dropped, so that a slow reader slows no traffic.
+
+mod bodies;
 
 use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::HeaderMap;
+use reeve_core::model::TapMode;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::bodies::Bodies;
+use self::bodies::{Room, ShownBody};
 use crate::{
     access_log::{Line, Told},
     limits::{MAX_TAP_VALUE_BYTES, MAX_TAPS, TAP_QUEUE},
@@ -57,6 +64,8 @@ pub struct TapFilter {
     pub denied: bool,
     /// Further headers that are not shown, by their names in lower case.
     pub redact: Vec<String>,
+    /// Bodies are shown too.
+    pub body: bool,
 }
 
 impl TapFilter {
@@ -88,10 +97,24 @@ impl TapFilter {
             && (!self.denied || line.effect == Some("deny"))
     }
 
+    /// Whether what is called so is not shown.
     fn hides(&self, name: &str) -> bool {
-        SECRET_WORDS.iter().any(|word| name.contains(word))
-            || self.redact.iter().any(|hidden| hidden == name)
+        names_a_secret(name) || self.redact.iter().any(|hidden| hidden == name)
     }
+
+    /// What must be allowed for it.
+    fn needs(&self) -> TapMode {
+        if self.body {
+            TapMode::Bodies
+        } else {
+            TapMode::Heads
+        }
+    }
+}
+
+/// Whether a name, in lower case, speaks of credentials.
+fn names_a_secret(name: &str) -> bool {
+    SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
 fn is_status(wanted: &str, status: u16) -> bool {
@@ -105,6 +128,10 @@ fn is_status(wanted: &str, status: u16) -> bool {
 #[derive(Default)]
 pub(crate) struct Taps {
     open: AtomicUsize,
+    /// The [`TapMode`] in force, as a number; nothing before the first configuration.
+    allowed: AtomicU8,
+    /// Bodies that are kept for taps which want them.
+    room: Arc<Room>,
     all: ArcSwap<Vec<Arc<Tap>>>,
 }
 
@@ -117,6 +144,8 @@ impl fmt::Debug for Taps {
 struct Tap {
     filter: TapFilter,
     queue: mpsc::Sender<Bytes>,
+    /// Given when it is no longer allowed.
+    end: CancellationToken,
     shown: AtomicU64,
     dropped: AtomicU64,
 }
@@ -136,10 +165,22 @@ impl fmt::Debug for TapStream {
     }
 }
 
-/// Too many taps are open.
+/// Why a tap is not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_TAPS} taps are open on this proxy already; end one of them")]
-pub struct TooManyTaps;
+pub enum TapRefused {
+    /// Too many are open.
+    #[error("{MAX_TAPS} taps are open on this proxy already; end one of them")]
+    TooMany,
+    /// Configuration allows less.
+    #[error(
+        "{} by MeshConfig.spec.tap",
+        if *bodies { "bodies may not be tapped here" } else { "nothing may be tapped here" }
+    )]
+    NotAllowed {
+        /// Whether it is bodies alone that may not be shown.
+        bodies: bool,
+    },
+}
 
 impl Taps {
     /// Whether anybody watches.
@@ -147,16 +188,40 @@ impl Taps {
         self.open.load(Ordering::Relaxed) > 0
     }
 
+    /// What may be tapped from now on. Taps that show more end.
+    pub(crate) fn allow(&self, mode: TapMode) {
+        self.allowed.store(mode as u8, Ordering::Release);
+        for tap in self.all.load().iter() {
+            if tap.filter.needs() > mode {
+                tap.end.cancel();
+            }
+        }
+    }
+
+    fn allows(&self, needed: TapMode) -> bool {
+        self.allowed.load(Ordering::Acquire) >= needed as u8
+    }
+
+    /// Where the bodies of one more request are kept, if a tap wants them and there is room.
+    pub(crate) fn bodies(&self) -> Option<Arc<Bodies>> {
+        self.room.take()
+    }
+
     /// Opens one more.
-    pub(crate) fn open(self: &Arc<Self>, filter: TapFilter) -> Result<TapStream, TooManyTaps> {
+    pub(crate) fn open(self: &Arc<Self>, filter: TapFilter) -> Result<TapStream, TapRefused> {
+        if !self.allows(filter.needs()) {
+            let bodies = self.allows(TapMode::Heads);
+            return Err(TapRefused::NotAllowed { bodies });
+        }
         if self.open.fetch_add(1, Ordering::Relaxed) >= MAX_TAPS {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            return Err(TooManyTaps);
+            return Err(TapRefused::TooMany);
         }
         let (queue, events) = mpsc::channel(TAP_QUEUE);
         let tap = Arc::new(Tap {
             filter,
             queue,
+            end: CancellationToken::new(),
             shown: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         });
@@ -165,6 +230,13 @@ impl Taps {
             all.push(tap.clone());
             all
         });
+        if tap.filter.body {
+            self.room.want();
+        }
+        // Configuration may have changed meanwhile, and `allow` not have seen this tap.
+        if !self.allows(tap.filter.needs()) {
+            tap.end.cancel();
+        }
         Ok(TapStream {
             events,
             tap,
@@ -188,12 +260,15 @@ impl Tap {
             headers,
             filter: &self.filter,
         };
+        let bodies = told.bodies.filter(|_| self.filter.body);
         let event = Event {
             line: &told.line,
             details: told.details,
             response_ms: told.response_ms,
             request_headers: headers(told.request),
             response_headers: headers(told.response),
+            request_body: bodies.map(|kept| kept.request(told.request, &self.filter)),
+            response_body: bodies.map(|kept| kept.response(told.response, &self.filter)),
             dropped: self.dropped.load(Ordering::Relaxed),
         };
         let queued = match (self.queue.try_reserve(), serde_json::to_vec(&event)) {
@@ -212,7 +287,12 @@ impl Tap {
 impl TapStream {
     /// The next one, with the end of its line.
     pub async fn next(&mut self) -> Option<Bytes> {
-        self.events.recv().await
+        // Cancel-safe: `recv` loses nothing when dropped.
+        tokio::select! {
+            biased;
+            () = self.tap.end.cancelled() => None,
+            event = self.events.recv() => event,
+        }
     }
 
     /// How many were shown and how many were dropped.
@@ -229,6 +309,9 @@ impl Drop for TapStream {
             let others = all.iter().filter(|tap| !same(tap));
             others.cloned().collect::<Vec<_>>()
         });
+        if self.tap.filter.body {
+            self.taps.room.unwant();
+        }
         self.taps.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -241,6 +324,10 @@ struct Event<'a> {
     response_ms: Option<f64>,
     request_headers: Shown<'a>,
     response_headers: Shown<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_body: Option<ShownBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_body: Option<ShownBody>,
     /// How many did not fit into this tap's queue so far.
     dropped: u64,
 }
@@ -272,146 +359,4 @@ impl Serialize for Shown<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    fn told<'a>(line: Line<'a>, headers: &'a HeaderMap) -> Told<'a> {
-        Told {
-            line,
-            request: Some(headers),
-            query: Some("token=1"),
-            version: None,
-            response: None,
-            trailers: None,
-            details: "denied",
-            failure: None,
-            destination: None,
-            server: None,
-            server_name: None,
-            local: None,
-            peer_port: None,
-            response_ms: None,
-        }
-    }
-
-    fn line() -> Line<'static> {
-        Line {
-            method: "GET",
-            path: "/a/b",
-            peer: "spiffe://mesh.local/ns/default/sa/client",
-            response_code: 403,
-            effect: Some("deny"),
-            ..Line::default()
-        }
-    }
-
-    #[tokio::test]
-    async fn secrets_are_redacted_and_the_rest_is_shown() {
-        let taps = Arc::new(Taps::default());
-        assert!(!taps.is_on());
-        let redact = vec!["x-mine".to_owned()];
-        let mut tap = taps
-            .open(TapFilter {
-                redact,
-                ..TapFilter::default()
-            })
-            .unwrap();
-        assert!(taps.is_on());
-        let mut headers = HeaderMap::new();
-        for name in [
-            "authorization",
-            "cookie",
-            "x-auth-token",
-            "x-mine",
-            "x-api-key",
-        ] {
-            headers.insert(name, HeaderValue::from_static("hunter2"));
-        }
-        headers.insert("accept", HeaderValue::from_static("text/plain"));
-        taps.offer(&told(line(), &headers));
-        let shown = String::from_utf8(tap.next().await.unwrap().to_vec()).unwrap();
-        assert!(
-            !shown.contains("hunter2") && !shown.contains("token=1"),
-            "{shown}"
-        );
-        assert!(
-            shown.contains("text/plain") && shown.contains(REDACTED),
-            "{shown}"
-        );
-        drop(tap);
-        assert!(!taps.is_on());
-    }
-
-    #[test]
-    fn a_filter_holds_when_all_of_it_does() {
-        let headers = HeaderMap::from_iter([(http::header::ACCEPT, HeaderValue::from_static("a"))]);
-        let text = |text: &str| Some(text.to_owned());
-        let all = TapFilter {
-            method: text("get"),
-            path: text("/a"),
-            status: text("4xx"),
-            peer: text("sa/client"),
-            headers: vec![("accept".into(), text("a"))],
-            denied: true,
-            redact: Vec::new(),
-        };
-        assert!(all.holds(&told(line(), &headers)));
-        for other in [
-            TapFilter {
-                method: text("POST"),
-                ..all.clone()
-            },
-            TapFilter {
-                path: text("/b"),
-                ..all.clone()
-            },
-            TapFilter {
-                status: text("404"),
-                ..all.clone()
-            },
-            TapFilter {
-                peer: text("sa/other"),
-                ..all.clone()
-            },
-            TapFilter {
-                headers: vec![("accept".into(), text("b"))],
-                ..all.clone()
-            },
-            TapFilter {
-                headers: vec![("host".into(), None)],
-                ..all.clone()
-            },
-        ] {
-            assert!(!other.holds(&told(line(), &headers)), "{other:?}");
-        }
-        let allowed = Line {
-            effect: Some("allow"),
-            ..line()
-        };
-        assert!(!all.holds(&told(allowed, &headers)));
-    }
-
-    #[test]
-    fn a_slow_reader_loses_events_and_they_are_counted() {
-        let taps = Arc::new(Taps::default());
-        let tap = taps.open(TapFilter::default()).unwrap();
-        let headers = HeaderMap::new();
-        for _ in 0..TAP_QUEUE + 3 {
-            taps.offer(&told(line(), &headers));
-        }
-        assert_eq!(tap.counts(), (TAP_QUEUE as u64, 3));
-    }
-
-    #[test]
-    fn taps_are_bounded() {
-        let taps = Arc::new(Taps::default());
-        let open: Vec<_> = (0..MAX_TAPS)
-            .map(|_| taps.open(TapFilter::default()).unwrap())
-            .collect();
-        assert_eq!(taps.open(TapFilter::default()).err(), Some(TooManyTaps));
-        drop(open);
-        assert!(taps.open(TapFilter::default()).is_ok());
-    }
-}
+mod tests;

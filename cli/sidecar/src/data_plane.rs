@@ -11,7 +11,7 @@ use anyhow::Context;
 use reeve_audit::Wal;
 use reeve_core::{Clock, InstanceName, SpiffeId, error_chain, model::ProxyConfig};
 use reeve_proxy::{
-    MeshPorts, Proxy, ProxyDeps, ProxyStatus, TapFilter, TapStream, TooManyTaps, Workers,
+    MeshPorts, Proxy, ProxyDeps, ProxyStatus, TapFilter, TapRefused, TapStream, Workers,
 };
 use reeve_svid::CredentialsWatch;
 use tokio::sync::{Mutex, MutexGuard, watch};
@@ -90,7 +90,7 @@ impl DataPlane {
     }
 
     /// Opens a live tap.
-    pub(crate) fn tap(&self, filter: TapFilter) -> Result<TapStream, TooManyTaps> {
+    pub(crate) fn tap(&self, filter: TapFilter) -> Result<TapStream, TapRefused> {
         self.proxy.tap(filter)
     }
 

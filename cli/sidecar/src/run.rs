@@ -33,6 +33,7 @@ use crate::{
     logging::{self, LogFilter},
     process_metrics,
     sockets::{self, Door, UnixSockets},
+    whois::WhoIs,
 };
 
 /// Wait after a hand-over that failed, before the next one is heard.
@@ -156,6 +157,7 @@ impl Sidecar {
         let taps = TapDoor {
             data_plane: data_plane.clone(),
             wal: Arc::clone(&wal),
+            supervisor: args.supervisor_socket.as_deref().map(WhoIs::new),
         };
         let routes = routes.merge(tap::routes(taps));
         let attestor = agent::attestor(args);

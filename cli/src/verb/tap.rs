@@ -26,8 +26,9 @@ Examples:
   reeve tap --denied --for 30s                   what is denied within half a minute
   reeve tap --header end-user=jason --max 10 -o json | jq .path
 
-Headers that carry credentials are shown as [redacted], and queries not at all. Opening and closing a tap are events in
-the audit log (`reeve audit query`). A tap lasts an hour at most.
+Headers that carry credentials are shown as [redacted], and queries not at all. --body adds the first 16 KiB of JSON,
+forms and text, redacted likewise, where MeshConfig.spec.tap.mode is BODIES. Opening and closing a tap are events in the
+audit log (`reeve audit query`). A tap lasts an hour at most.
 
 Exit codes: 0 = fine, 1 = nothing came by, 2 = no sidecar could be asked.";
 
@@ -59,7 +60,10 @@ pub(crate) struct TapArgs {
     /// Only what was denied.
     #[arg(long)]
     denied: bool,
-    /// Another header whose value is not shown; may be given several times.
+    /// Show bodies too, if configuration allows it.
+    #[arg(long)]
+    body: bool,
+    /// Another header, member or field whose value is not shown; may be given several times.
     #[arg(long, value_name = "NAME")]
     redact: Vec<String>,
     /// End after so many requests.
@@ -142,6 +146,7 @@ fn request(args: &TapArgs) -> Value {
             .iter()
             .map(|name| name.to_ascii_lowercase())
             .collect(),
+        body: args.body,
     };
     let for_ms = args
         .limit
@@ -184,7 +189,37 @@ fn show(name: &InstanceName, mut event: Value, format: Format) -> Result<(), Pro
         text("peer"),
         text("effect"),
         text("decision_id"),
-    ))
+    ))?;
+    for (sign, key) in [('>', "request_body"), ('<', "response_body")] {
+        if let Some(body) = event.get(key) {
+            show_body(sign, body)?;
+        }
+    }
+    Ok(())
+}
+
+/// Escaped, so that a body moves no cursor and begins no line of its own.
+fn show_body(sign: char, body: &Value) -> Result<(), Problem> {
+    let bytes = body
+        .get("bytes")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    let cut = if body.get("cut") == Some(&Value::Bool(true)) {
+        ", cut"
+    } else {
+        ""
+    };
+    match (
+        body.get("text").and_then(Value::as_str),
+        body.get("hidden").and_then(Value::as_str),
+    ) {
+        (Some(text), _) => output::line(&format!(
+            "  {sign} ({bytes} bytes{cut}) {}",
+            text.escape_debug()
+        )),
+        (None, Some(why)) => output::line(&format!("  {sign} ({bytes} bytes, not shown: {why})")),
+        (None, None) => Ok(()),
+    }
 }
 
 fn status(text: &str) -> Result<String, String> {

@@ -1,7 +1,7 @@
 mod sni;
 
 use reeve_core::model::{
-    MtlsMode, Protocol, RouteAction, RouteTableName, ServiceState, VirtualHost,
+    MtlsMode, Protocol, RouteAction, RouteTableName, ServiceState, TapMode, VirtualHost,
 };
 
 use super::*;
@@ -300,6 +300,22 @@ fn states_come_from_service_namespace_and_mesh() {
     ] {
         let config = config(&document("MeshConfig", "mesh", spec), "reviews-v1-0");
         assert_eq!(config.workload.inbound[0].state, expected, "{spec}");
+    }
+}
+
+#[test]
+fn taps_are_allowed_by_namespace_and_mesh() {
+    for (spec, expected) in [
+        ("  {}", TapMode::Heads),
+        ("  tap: {mode: BODIES}", TapMode::Bodies),
+        (
+            "  tap: {mode: BODIES, namespaces: {default: NONE}}",
+            TapMode::Off,
+        ),
+        ("  tap: {namespaces: {other: BODIES}}", TapMode::Heads),
+    ] {
+        let config = config(&document("MeshConfig", "mesh", spec), "reviews-v1-0");
+        assert_eq!(config.workload.telemetry.tap, expected, "{spec}");
     }
 }
 

@@ -20,6 +20,7 @@ raw! {
         outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
         tracing: Option<TracingSpec>,
         audit: Option<AuditSpec>,
+        tap: Option<TapSpec>,
         access_log_file: Option<String>,
         access_log_encoding: Option<String>,
         access_log_format: Option<String>,
@@ -30,6 +31,10 @@ raw! {
         state: Option<String>,
         namespaces: BTreeMap<String, String>,
         services: BTreeMap<String, String>,
+    }
+    TapSpec {
+        mode: Option<String>,
+        namespaces: BTreeMap<String, String>,
     }
     TracingSpec {
         otlp_endpoint: String,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
-    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TracingConfig},
+    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, TracingConfig},
 };
 
 /// `MeshConfig`, complete.
@@ -25,6 +25,8 @@ pub struct MeshSettings {
     pub mtls: MtlsMode,
     /// Where policies bind.
     pub authorization: AuthorizationSettings,
+    /// What live taps may show.
+    pub tap: TapSettings,
     /// How paths are normalised.
     pub path_normalization: PathNormalization,
     /// What becomes of captured connections to addresses that stand for no service.
@@ -65,4 +67,20 @@ pub struct AuthorizationSettings {
     pub namespaces: BTreeMap<Namespace, ServiceState>,
     /// By service; wins over the namespace.
     pub services: BTreeMap<ServiceName, ServiceState>,
+}
+
+/// What live taps may show of whose traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TapSettings {
+    /// For what is not named below.
+    pub mode: TapMode,
+    /// By namespace of the workload whose sidecar is watched.
+    pub namespaces: BTreeMap<Namespace, TapMode>,
+}
+
+impl TapSettings {
+    /// What holds for the workloads of a namespace.
+    pub fn of(&self, namespace: &Namespace) -> TapMode {
+        self.namespaces.get(namespace).copied().unwrap_or(self.mode)
+    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
-    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TracingConfig},
+    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, TracingConfig},
 };
 
 use super::{
@@ -13,8 +13,8 @@ use super::{
     values::Notes,
 };
 use crate::{
-    AuditLevel, AuthorizationSettings, Code, Fault, MeshSettings,
-    kinds::{AuthorizationSpec, MeshConfigSpec, Object, TracingSpec},
+    AuditLevel, AuthorizationSettings, Code, Fault, MeshSettings, TapSettings,
+    kinds::{AuthorizationSpec, MeshConfigSpec, Object, TapSpec, TracingSpec},
     source::path::Path,
 };
 
@@ -90,6 +90,9 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     }
     if let Some(spec) = &spec.authorization {
         settings.authorization = authorization(notes, spec, services);
+    }
+    if let Some(spec) = &spec.tap {
+        settings.tap = tap(notes, spec);
     }
     settings.tracing = spec.tracing.as_ref().and_then(|t| tracing(notes, t));
     settings.access_log = super::access_log::resolve(notes);
@@ -167,6 +170,32 @@ fn authorization(
         }
     }
     settings.services = service_states(notes, &path.key("services"), spec, services);
+    settings
+}
+
+fn tap(notes: &mut Notes<'_, MeshConfigSpec>, spec: &TapSpec) -> TapSettings {
+    let path = Path::of(&["spec", "tap"]);
+    let words = [
+        ("NONE", TapMode::Off),
+        ("HEADS", TapMode::Heads),
+        ("BODIES", TapMode::Bodies),
+    ];
+    let mut settings = TapSettings::default();
+    if let Some(text) = &spec.mode {
+        settings.mode = notes
+            .word(&path.key("mode"), text, &words)
+            .unwrap_or_default();
+    }
+    for (name, text) in &spec.namespaces {
+        let path = path.key("namespaces").key(name);
+        let mode = notes.word(&path, text, &words).unwrap_or_default();
+        match Namespace::parse(name) {
+            Ok(namespace) => {
+                settings.namespaces.insert(namespace, mode);
+            }
+            Err(error) => notes.error(&path, Code::Invalid, error.to_string()),
+        }
+    }
     settings
 }
 
@@ -282,6 +311,7 @@ impl Default for MeshSettings {
             intermediate_ttl: Duration::from_secs(8_760 * 3600),
             mtls: MtlsMode::Permissive,
             authorization: AuthorizationSettings::default(),
+            tap: TapSettings::default(),
             path_normalization: PathNormalization::default(),
             tracing: None,
             access_log: AccessLogConfig::default(),

@@ -1,7 +1,8 @@
 //! Live taps for the operator: `POST /tap` answers with a JSON object per request until the tap's end.
 //!
 //! SECURITY: reading traffic is itself recorded, before the first byte is read: who, with which filter, and at the end
-//! how much. Without a record there is no tap.
+//! how much. Without a record there is no tap. Applications run as the operator's user, so whoever the supervisor knows as
+//! part of a workload is refused; what may be shown at all is configuration's to say (`MeshConfig.spec.tap`).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -16,14 +17,17 @@ use axum::{
 };
 use futures_util::stream;
 use reeve_audit::{EventKind, EventRecord, Wal};
-use reeve_proxy::{TapFilter, TapStream};
+use reeve_proxy::{TapFilter, TapRefused, TapStream};
 use serde::Deserialize;
 use tokio::{
     net::UnixListener,
     time::{Instant, timeout_at},
 };
 
-use crate::data_plane::DataPlane;
+use crate::{
+    data_plane::DataPlane,
+    whois::{WhoIs, WhoIsError},
+};
 
 /// Longest life of a tap.
 const MAX_LIFE: Duration = Duration::from_secs(3600);
@@ -32,6 +36,8 @@ const MAX_LIFE: Duration = Duration::from_secs(3600);
 pub(crate) struct TapDoor {
     pub(crate) data_plane: DataPlane,
     pub(crate) wal: Arc<Wal>,
+    /// Knows which processes are workloads'; absent without a supervisor.
+    pub(crate) supervisor: Option<WhoIs>,
 }
 
 /// Who is at the other end of the socket.
@@ -75,20 +81,32 @@ async fn open(
     ConnectInfo(caller): ConnectInfo<Caller>,
     Json(wanted): Json<Wanted>,
 ) -> Response {
-    let own = rustix::process::geteuid().as_raw();
-    let Some(uid) = caller.uid.filter(|uid| *uid == own || *uid == 0) else {
-        return (StatusCode::FORBIDDEN, "only the mesh's operator may tap\n").into_response();
-    };
     let filter = serde_json::to_string(&wanted.filter).unwrap_or_default();
     let who = |event| {
         EventRecord::new(event)
-            .with("uid", uid.to_string())
+            .with(
+                "uid",
+                caller.uid.map(|uid| uid.to_string()).unwrap_or_default(),
+            )
             .with("pid", caller.pid.unwrap_or_default().to_string())
             .with("filter", &filter)
     };
+    let refuse = |why: String| {
+        if let Err(error) = door
+            .wal
+            .append(who(EventKind::TapRefused).with("reason", &why))
+        {
+            tracing::error!(%error, "a refused tap could not be recorded");
+        }
+        (StatusCode::FORBIDDEN, format!("{why}\n")).into_response()
+    };
+    if let Err(why) = operator(caller, door.supervisor.as_ref()).await {
+        return refuse(why);
+    }
     let tap = match door.data_plane.tap(wanted.filter) {
         Ok(tap) => tap,
-        Err(error) => {
+        Err(error @ TapRefused::NotAllowed { .. }) => return refuse(error.to_string()),
+        Err(error @ TapRefused::TooMany) => {
             return (StatusCode::TOO_MANY_REQUESTS, format!("{error}\n")).into_response();
         }
     };
@@ -114,6 +132,27 @@ async fn open(
     });
     let kind = [(CONTENT_TYPE, "application/jsonl")];
     (kind, Body::from_stream(lines)).into_response()
+}
+
+/// Whether the caller is the mesh's operator; else why not.
+async fn operator(caller: Caller, supervisor: Option<&WhoIs>) -> Result<(), String> {
+    let own = rustix::process::geteuid().as_raw();
+    if !caller.uid.is_some_and(|uid| uid == own || uid == 0) {
+        return Err("only the mesh's operator may tap".to_owned());
+    }
+    let Some(supervisor) = supervisor else {
+        return Ok(());
+    };
+    let pid = caller.pid.and_then(|pid| u32::try_from(pid).ok());
+    let pid = pid.ok_or("the caller's process is unknown")?;
+    match supervisor.ask(pid).await {
+        Ok(known) => Err(format!(
+            "process {pid} belongs to {}; only the mesh's operator may tap",
+            known.instance
+        )),
+        Err(WhoIsError::Unknown(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// An open tap; its end is recorded, whatever way it comes.

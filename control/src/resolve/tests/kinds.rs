@@ -264,6 +264,13 @@ fn mesh_config() {
             ],
         ),
         (
+            "tap: {mode: everything, namespaces: {Default: BODIES}}",
+            &[
+                "6 spec.tap.mode invalid",
+                "6 spec.tap.namespaces.Default invalid",
+            ],
+        ),
+        (
             "tracing: {otlpEndpoint: here}",
             &["6 spec.tracing.otlpEndpoint invalid"],
         ),

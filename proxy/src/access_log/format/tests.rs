@@ -56,6 +56,7 @@ fn told<'a>(line: Line<'a>, request: &'a HeaderMap, response: &'a HeaderMap) -> 
         local: Some((Ipv4Addr::new(127, 9, 4, 1), 9080).into()),
         peer_port: Some(4711),
         response_ms: Some(6.2),
+        bodies: None,
     }
 }
 
