@@ -9,7 +9,10 @@ use reeve_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::canonical::{self, CanonicalError, Scratch};
+mod line;
+
+pub(crate) use self::line::write;
+use crate::canonical::{self, CanonicalError};
 
 /// The version of the record format, the `schema` member of every record.
 pub const RECORD_SCHEMA: &str = "reeve.audit/v1";
@@ -51,33 +54,6 @@ impl Record {
     pub fn from_slice(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
-}
-
-/// Adds the canonical JSON of a record to `out`.
-pub(crate) fn write(
-    out: &mut Vec<u8>,
-    scratch: &mut Scratch,
-    id: &RecordId,
-    time: UnixTime,
-    entry: EntryRef<'_>,
-) -> Result<(), CanonicalError> {
-    let line = Line {
-        schema: RECORD_SCHEMA,
-        id,
-        time,
-        entry,
-    };
-    canonical::append(&line, out, scratch)
-}
-
-/// A record as it is written.
-#[derive(Serialize)]
-struct Line<'a> {
-    schema: &'static str,
-    id: &'a RecordId,
-    time: UnixTime,
-    #[serde(flatten)]
-    entry: EntryRef<'a>,
 }
 
 /// An [`Entry`] that borrows what it says, so that recording costs no copy.

@@ -2,6 +2,8 @@
 //!
 //! `proxy` fills in an [`AccessRequest`] from what it verified itself, `authz` answers with a [`Decision`], `audit`
 //! records both. A denial is a [`Decision`], not an error.
+//!
+//! Fields stand in the order of canonical JSON (by name), so that recording them sorts nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,17 +20,17 @@ use crate::{Namespace, PolicyId, ServiceName, SpiffeId, UnixTime, model::Service
 /// A question to the policies: may `principal` (acting for `user`) do `action` on `resource`?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRequest {
+    /// What it wants to do.
+    pub action: Action,
+    /// The circumstances.
+    pub context: RequestContext,
     /// The peer, as its certificate proved it.
     pub principal: Principal,
+    /// What it wants to do it to.
+    pub resource: ResourceRef,
     /// The end user, as a verified JWT says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<Arc<User>>,
-    /// What it wants to do.
-    pub action: Action,
-    /// What it wants to do it to.
-    pub resource: ResourceRef,
-    /// The circumstances.
-    pub context: RequestContext,
 }
 
 /// The verified identity of a peer, as policy sees it.
@@ -63,14 +65,14 @@ impl fmt::Display for Principal {
 /// The claims of one verified JWT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// `iss`.
-    pub issuer: String,
-    /// `sub`, empty if the token has none.
-    pub subject: String,
     /// Claim name → every value it has, as text; nested claims are joined with dots (`realm.roles`).
     pub claims: BTreeMap<String, BTreeSet<String>>,
     /// `exp`; a stream that this token opened ends then.
     pub expires_at: Option<UnixTime>,
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`, empty if the token has none.
+    pub subject: String,
 }
 
 /// What a peer wants to do. HTTP methods that are not listed are `Other`.
@@ -177,49 +179,49 @@ impl fmt::Display for Action {
 /// the service alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceRef {
-    /// The workload's identity; absent when the endpoint has none, and then `services` holds one or `address` is there.
+    /// Where it is, if it is neither a workload nor a service of the mesh: what a captured connection was made to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload: Option<SpiffeId>,
+    pub address: Option<SocketAddr>,
     /// Its namespace: the only one whose namespaced policies apply.
     pub namespace: Namespace,
     /// The services that select it.
     pub services: Vec<ServiceName>,
-    /// Where it is, if it is neither a workload nor a service of the mesh: what a captured connection was made to.
+    /// The workload's identity; absent when the endpoint has none, and then `services` holds one or `address` is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<SocketAddr>,
+    pub workload: Option<SpiffeId>,
 }
 
 /// The circumstances of a request or connection. For `connect`, the HTTP parts are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestContext {
-    /// The caller's address.
-    pub source_ip: IpAddr,
-    /// The port asked for, as the caller addressed it.
-    pub port: u16,
-    /// Whether the connection is mesh mTLS.
-    pub mtls: bool,
-    /// When it was asked.
-    pub time: UnixTime,
     /// What HTTP adds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpContext>,
+    /// Whether the connection is mesh mTLS.
+    pub mtls: bool,
+    /// The port asked for, as the caller addressed it.
+    pub port: u16,
+    /// The caller's address.
+    pub source_ip: IpAddr,
+    /// When it was asked.
+    pub time: UnixTime,
 }
 
 /// The HTTP part of the circumstances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpContext {
-    /// Method as sent.
-    pub method: String,
-    /// Authority in lower case, without port.
-    pub host: String,
-    /// Normalised path, without query.
-    pub path: String,
     /// gRPC service and method, when the content type says gRPC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcMethod>,
     /// Header name (lower case) → every value; only those that policies or the record name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, BTreeSet<String>>,
+    /// Authority in lower case, without port.
+    pub host: String,
+    /// Method as sent.
+    pub method: String,
+    /// Normalised path, without query.
+    pub path: String,
     /// Query parameter → every value, percent-decoded; only those that policies name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, BTreeSet<String>>,
@@ -249,14 +251,14 @@ pub enum Effect {
 pub struct Decision {
     /// Allowed or denied.
     pub effect: Effect,
-    /// Why, in one word.
-    pub reason: Reason,
-    /// The policies that determined it, ordered.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub policies: Vec<PolicyId>,
     /// Policies that failed to evaluate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<PolicyError>,
+    /// The policies that determined it, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyId>,
+    /// Why, in one word.
+    pub reason: Reason,
     /// What would have been answered with shadow policies in force, or, for a service in state `shadow`, if it were
     /// enforced – when that differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -162,6 +162,33 @@ impl Object<'_> {
         Ok(())
     }
 
+    /// The same for a field's name, which as a rule has nothing that JSON escapes.
+    fn field(&mut self, key: &'static str) -> Result<(), CanonicalError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if !key.bytes().all(plain) {
+            return self.key(key);
+        }
+        let Canonical { out, scratch } = &mut self.to;
+        if let Some(last) = scratch.members.get(self.first..).and_then(<[_]>::last) {
+            out.push(b',');
+            let before = out.get(last.start + 1..last.key_end.saturating_sub(1));
+            self.in_order &= !last.escaped && before.unwrap_or_default() < key.as_bytes();
+        }
+        let start = out.len();
+        out.push(b'"');
+        out.extend_from_slice(key.as_bytes());
+        out.push(b'"');
+        let key_end = out.len();
+        scratch.members.push(Member {
+            start,
+            key_end,
+            end: key_end,
+            escaped: false,
+        });
+        out.push(b':');
+        Ok(())
+    }
+
     fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CanonicalError> {
         value.serialize(self.to.again())?;
         if let Some(last) = self.to.scratch.members.last_mut() {
@@ -408,7 +435,7 @@ macro_rules! object {
                 key: &'static str,
                 value: &T,
             ) -> Result<(), CanonicalError> {
-                self.key(key)?;
+                self.field(key)?;
                 self.value(value)
             }
 

@@ -3,7 +3,11 @@ use proptest::prelude::*;
 use reeve_core::decision::Effect;
 
 use super::*;
-use crate::fixture::{START, clock, decision};
+
+use crate::{
+    canonical::Scratch,
+    fixture::{START, clock, decision},
+};
 
 fn id() -> RecordId {
     "ratings-v1-0/2/0/42".parse().unwrap()
