@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import goals  # noqa: E402
 import peers  # noqa: E402
 import report  # noqa: E402
-from stage import Stage, boost, measure, rss_kib, tree  # noqa: E402
+from stage import Stage, boost, cpu_seconds_fine, measure, rss_kib, tree  # noqa: E402
 from peers.base import Unavailable  # noqa: E402
 
 
@@ -61,6 +61,20 @@ GROUPS = {
 GOAL_GROUPS = ["full", "full-fresh", "h1", "h2", "newconn", "tcp"]
 
 
+def settle(procs, most=20.0):
+    """Waits until the proxies have come to rest: what a load left to be done (records to be shipped, connections to be
+    closed) is not measured with the next one. The wait is at most `most` seconds."""
+    pids = [q for p in procs.values() for q in tree(p.pid)]
+    end, calm = time.time() + most, 0
+    while calm < 3 and time.time() < end:
+        before = cpu_seconds_fine(pids)
+        time.sleep(0.2)
+        after = cpu_seconds_fine(pids)
+        if before is None or after is None:
+            return
+        calm = calm + 1 if after - before < 0.03 * 0.2 else 0
+
+
 def one_group(stage, peer, group, only, warmup, duration, keep):
     v, scenarios = GROUPS[group]
     header = "authorization: Bearer " + stage.token() if v["jwt"] else None
@@ -79,6 +93,7 @@ def one_group(stage, peer, group, only, warmup, duration, keep):
         for name, load in scenarios:
             if only and name not in only:
                 continue
+            settle(procs)
             r = measure(stage, procs, warmup, duration, **credentials, **load)
             if r.get("token_wraps"):
                 raise RuntimeError("more requests than fresh tokens; raise FRESH_TOKENS")
