@@ -73,16 +73,12 @@ def cpu_seconds(pids):
 
 
 def cpu_seconds_fine(pids):
-    """The same from the scheduler's own nanosecond account of each thread."""
-    t = 0
-    for p in pids:
-        try:
-            for task in os.listdir("/proc/%d/task" % p):
-                with open("/proc/%d/task/%s/schedstat" % (p, task)) as f:
-                    t += int(f.read().split()[0])
-        except OSError:
-            return None
-    return t / 1e9
+    """The same from the processes' CPU clocks, in nanoseconds; threads that have ended count too."""
+    try:
+        # The clock id of a process, as clock_getcpuclockid(3) makes it.
+        return sum(time.clock_gettime(~p << 3 | 2) for p in pids)
+    except OSError:
+        return None
 
 
 def rss_kib(pids):
