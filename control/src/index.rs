@@ -153,6 +153,7 @@ impl<'a> Index<'a> {
             inbound: doors::inbound(self.mesh, instance, workload, &selecting),
             outbound,
             services: selecting.iter().map(|s| s.host.clone()).collect(),
+            ecdh_curves: self.mesh.settings.ecdh_curves.clone(),
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),
             tracing: self.mesh.settings.tracing.clone(),

@@ -23,7 +23,7 @@ pub use service::{
 };
 pub use telemetry::{AppMetrics, TapMode, TelemetryConfig};
 pub use workload::{
-    Capture, CaptureMode, InboundListener, MtlsMode, OutboundListener, OutboundPolicy,
+    Capture, CaptureMode, EcdhCurve, InboundListener, MtlsMode, OutboundListener, OutboundPolicy,
     PathNormalization, Protocol, ProxyRole, ServiceState, TracingConfig, WorkloadConfig,
 };
 

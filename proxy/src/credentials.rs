@@ -1,4 +1,5 @@
-//! The credentials in force, as TLS configurations. Each version is an *epoch*: nothing is shared between two.
+//! The credentials in force, as TLS configurations. Each version is an *epoch*: nothing is shared between two. Other key
+//! exchanges make a new epoch, as new credentials do.
 
 use std::{
     collections::HashMap,
@@ -6,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use reeve_core::{Clock, SpiffeId, UnixTime};
+use reeve_core::{Clock, SpiffeId, UnixTime, model::EcdhCurve};
 use reeve_svid::{Credentials, MeshTls, TlsError, alpn};
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 
 use crate::{
     ledger::lock,
@@ -40,8 +42,9 @@ impl Epoch {
         number: u64,
         credentials: Arc<Credentials>,
         clock: Arc<dyn Clock>,
+        curves: &[EcdhCurve],
     ) -> Result<Self, TlsError> {
-        let tls = MeshTls::new(credentials.clone(), clock);
+        let tls = MeshTls::new(credentials.clone(), clock).with_curves(curves);
         Ok(Self {
             number,
             http_server: tls.server_config(&[alpn::H2, alpn::HTTP1])?,
@@ -69,6 +72,77 @@ impl Epoch {
         }
         clients.insert(key, config.clone());
         Ok(config)
+    }
+}
+
+/// Makes the epochs, one after the other, from the credentials held and the key exchanges configured.
+#[derive(Debug)]
+pub(crate) struct Epochs {
+    clock: Arc<dyn Clock>,
+    made: Mutex<Made>,
+    sender: watch::Sender<Option<Arc<Epoch>>>,
+}
+
+#[derive(Debug, Default)]
+struct Made {
+    epochs: u64,
+    /// Certificates held so far.
+    certificates: u64,
+    held: Option<Arc<Credentials>>,
+    curves: Vec<EcdhCurve>,
+}
+
+impl Epochs {
+    /// None yet.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            made: Mutex::default(),
+            sender: watch::Sender::new(None),
+        }
+    }
+
+    /// The epoch in force, as it changes.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Arc<Epoch>>> {
+        self.sender.subscribe()
+    }
+
+    /// An epoch of new credentials, and how many certificates there were with it.
+    pub(crate) fn hold(&self, held: Arc<Credentials>) -> Result<(Arc<Epoch>, u64), TlsError> {
+        let mut made = lock(&self.made);
+        let curves = made.curves.clone();
+        let epoch = self.make(&mut made, held, curves)?;
+        made.certificates += 1;
+        Ok((epoch, made.certificates))
+    }
+
+    /// An epoch with these key exchanges, if they are others than before and there are credentials.
+    pub(crate) fn exchange_by(&self, curves: &[EcdhCurve]) -> Result<Option<Arc<Epoch>>, TlsError> {
+        let mut made = lock(&self.made);
+        if made.curves == curves {
+            return Ok(None);
+        }
+        let Some(held) = made.held.clone() else {
+            made.curves = curves.to_vec();
+            return Ok(None);
+        };
+        self.make(&mut made, held, curves.to_vec()).map(Some)
+    }
+
+    fn make(
+        &self,
+        made: &mut Made,
+        held: Arc<Credentials>,
+        curves: Vec<EcdhCurve>,
+    ) -> Result<Arc<Epoch>, TlsError> {
+        let number = made.epochs + 1;
+        let epoch = Epoch::new(number, held.clone(), self.clock.clone(), &curves)?;
+        let epoch = Arc::new(epoch);
+        self.sender.send_replace(Some(epoch.clone()));
+        made.epochs = number;
+        made.held = Some(held);
+        made.curves = curves;
+        Ok(epoch)
     }
 }
 

@@ -119,9 +119,9 @@ impl Metrics {
     }
 
     /// Exports the certificate in force.
-    pub(crate) fn certificate(&self, epoch: u64, not_after_secs: u64) {
+    pub(crate) fn certificate(&self, certificates: u64, not_after_secs: u64) {
         self.rotations
-            .set(i64::try_from(epoch.saturating_sub(1)).unwrap_or(i64::MAX));
+            .set(i64::try_from(certificates.saturating_sub(1)).unwrap_or(i64::MAX));
         self.certificate_expiry
             .set(i64::try_from(not_after_secs).unwrap_or(i64::MAX));
     }

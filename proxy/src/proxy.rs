@@ -17,7 +17,7 @@ use reeve_core::{
     Clock, UnixTime,
     model::{Generation, ProxyConfig},
 };
-use reeve_svid::CredentialsWatch;
+use reeve_svid::{CredentialsWatch, TlsError};
 use serde::Serialize;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,7 +28,7 @@ use crate::{
     admission::InFlight,
     busy::Loads,
     callers::Callers,
-    credentials::Epoch,
+    credentials::{Epoch, Epochs},
     inherited::{Held, Inherited},
     ledger::{Ledger, lock},
     limits::{AGGREGATE_INTERVAL, EXPIRY_TICK},
@@ -113,6 +113,9 @@ pub enum ApplyError {
         /// Why.
         source: io::Error,
     },
+    /// The key exchanges cannot be used.
+    #[error("mTLS cannot be set up")]
+    Tls(#[from] TlsError),
     /// The proxy is being drained.
     #[error("the proxy is shutting down")]
     Draining,
@@ -190,6 +193,7 @@ pub(crate) struct Shared {
     pub(crate) strangers: Strangers,
     pub(crate) tasks: TaskTracker,
     pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
+    made: Epochs,
     loads: Loads,
     epoch: ArcSwapOption<Epoch>,
     /// Cancelled when the proxy is about to go: it says so, and takes requests until it drains.
@@ -218,6 +222,19 @@ impl Shared {
         self.epoch.load_full()
     }
 
+    /// Puts `epoch` in force.
+    fn switch(&self, epoch: Arc<Epoch>, workers: &WorkerSet) {
+        let number = epoch.number;
+        let newer = |held: &Arc<Epoch>| held.number > number;
+        self.epoch.rcu(|held| match held {
+            Some(held) if newer(held) => Some(held.clone()),
+            _ => Some(epoch.clone()),
+        });
+        for worker in workers.iter() {
+            worker.pools.forget_before(number);
+        }
+    }
+
     /// Whether it can serve, or why not.
     pub(crate) fn readiness(&self) -> Result<(), NotReady> {
         if self.leaving.is_cancelled() {
@@ -243,7 +260,7 @@ impl Proxy {
             Ledger::new(wal, number, clock, metrics.clone())
         };
         let log = AccessLog::start(deps.access_log, metrics.clone())?;
-        let (epoch_sender, epochs) = watch::channel(None);
+        let made = Epochs::new(deps.clock.clone());
         let shared = Arc::new(Shared {
             ledger: ledger(0)?,
             metrics: metrics.clone(),
@@ -251,7 +268,8 @@ impl Proxy {
             taps: Arc::default(),
             strangers: Strangers::new(deps.clock.clone()),
             tasks: TaskTracker::new(),
-            epochs,
+            epochs: made.watch(),
+            made,
             loads: Loads::default(),
             epoch: ArcSwapOption::empty(),
             leaving: CancellationToken::new(),
@@ -265,7 +283,6 @@ impl Proxy {
             shared.clone(),
             workers.clone(),
             deps.credentials,
-            epoch_sender,
         ));
         let stop = Stop {
             drain: CancellationToken::new(),
@@ -315,6 +332,12 @@ impl Proxy {
         }
         let own = self.own_ports(&listeners, snapshot.workload().address)?;
         listeners.inherited = Inherited::default();
+
+        let curves = &snapshot.workload().ecdh_curves;
+        // Before the snapshot is in force, so that none of its connections is made by other key exchanges.
+        if let Some(epoch) = self.shared.made.exchange_by(curves)? {
+            self.shared.switch(epoch, &self.workers);
+        }
 
         let (generation, snapshot) = (snapshot.generation(), Arc::new(snapshot));
         self.shared.spans.configure(snapshot.workload());
@@ -511,23 +534,15 @@ async fn follow_credentials(
     shared: Arc<Shared>,
     workers: Arc<WorkerSet>,
     mut credentials: CredentialsWatch,
-    epochs: watch::Sender<Option<Arc<Epoch>>>,
 ) {
-    let mut number = 0;
     loop {
         let held = credentials.borrow_and_update().clone();
         if let Some(held) = held {
-            number += 1;
             let not_after = held.svid.not_after().as_secs();
-            match Epoch::new(number, held, shared.clock.clone()) {
-                Ok(epoch) => {
-                    let epoch = Arc::new(epoch);
-                    shared.epoch.store(Some(epoch.clone()));
-                    epochs.send_replace(Some(epoch));
-                    for worker in workers.iter() {
-                        worker.pools.forget_before(number);
-                    }
-                    shared.metrics.certificate(number, not_after);
+            match shared.made.hold(held) {
+                Ok((epoch, certificates)) => {
+                    shared.switch(epoch, &workers);
+                    shared.metrics.certificate(certificates, not_after);
                 }
                 Err(error) => {
                     tracing::error!(%error, "new credentials cannot be used; the old ones stay");
@@ -536,7 +551,6 @@ async fn follow_credentials(
         }
         if credentials.changed().await.is_err() {
             // The agent is gone; what is held is used until it ends.
-            epochs.closed().await;
             return;
         }
     }

@@ -2,12 +2,12 @@
 
 use std::{fmt, net::Ipv4Addr, sync::Arc};
 
-use reeve_core::{Clock, SpiffeId, UnixTime};
+use reeve_core::{Clock, SpiffeId, UnixTime, model::EcdhCurve};
 use rustls::{
     ClientConfig, CommonState, ConfigBuilder, ServerConfig, WantsVerifier,
     client::Resumption,
     crypto::{
-        CryptoProvider,
+        CryptoProvider, SupportedKxGroup,
         aws_lc_rs::{self, cipher_suite},
     },
     server::NoServerSessionStorage,
@@ -26,6 +26,7 @@ use verifier::{ClientVerifier, Presence, ServerVerifier};
 pub struct MeshTls {
     credentials: Arc<Credentials>,
     clock: Arc<dyn Clock>,
+    provider: Arc<CryptoProvider>,
 }
 
 /// The TLS library refused our parameters: a fault of this build, not of a peer.
@@ -36,7 +37,23 @@ pub struct TlsError(#[source] rustls::Error);
 impl MeshTls {
     /// Configurations that prove `credentials` and judge peers by them.
     pub fn new(credentials: Arc<Credentials>, clock: Arc<dyn Clock>) -> Self {
-        Self { credentials, clock }
+        Self {
+            credentials,
+            clock,
+            provider: provider(),
+        }
+    }
+
+    /// The same with these key exchanges alone, the preferred one first; with none named, with all that there are.
+    pub fn with_curves(mut self, curves: &[EcdhCurve]) -> Self {
+        if !curves.is_empty() {
+            let kx_groups = curves.iter().map(|curve| group(*curve)).collect();
+            self.provider = Arc::new(CryptoProvider {
+                kx_groups,
+                ..CryptoProvider::clone(&provider())
+            });
+        }
+        self
     }
 
     /// The credentials these configurations are of.
@@ -69,7 +86,7 @@ impl MeshTls {
             expected,
         );
         let key = self.credentials.svid.certified_key();
-        let config = client_builder(&self.clock)?
+        let config = client_builder(&self.clock, self.provider.clone())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(SingleCertificate(key)));
@@ -81,7 +98,7 @@ impl MeshTls {
         let verifier = ClientVerifier::new(bundle, Arc::clone(&self.clock), presence);
         let key = self.credentials.svid.certified_key();
         let time = Arc::new(RustlsTime(Arc::clone(&self.clock)));
-        let mut config = ServerConfig::builder_with_details(provider(), time)
+        let mut config = ServerConfig::builder_with_details(self.provider.clone(), time)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsError)?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -102,7 +119,7 @@ pub fn anonymous_client_config(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier = ServerVerifier::new(bundle, Arc::clone(clock), expected);
-    let config = client_builder(clock)?
+    let config = client_builder(clock, provider())?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
@@ -148,11 +165,21 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
+fn group(curve: EcdhCurve) -> &'static dyn SupportedKxGroup {
+    match curve {
+        EcdhCurve::X25519MLKEM768 => aws_lc_rs::kx_group::X25519MLKEM768,
+        EcdhCurve::X25519 => aws_lc_rs::kx_group::X25519,
+        EcdhCurve::P256 => aws_lc_rs::kx_group::SECP256R1,
+        EcdhCurve::P384 => aws_lc_rs::kx_group::SECP384R1,
+    }
+}
+
 fn client_builder(
     clock: &Arc<dyn Clock>,
+    provider: Arc<CryptoProvider>,
 ) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
     let time = Arc::new(RustlsTime(Arc::clone(clock)));
-    ClientConfig::builder_with_details(provider(), time)
+    ClientConfig::builder_with_details(provider, time)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError)
 }

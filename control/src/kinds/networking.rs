@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 macro_rules! raw {
-    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Default, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
-        pub(crate) struct $name { $(pub(crate) $field: $type,)* }
+        pub(crate) struct $name { $($(#[$attr])* pub(crate) $field: $type,)* }
     )*};
 }
 pub(crate) use raw;

@@ -15,6 +15,8 @@ raw! {
         root_ttl: Option<String>,
         intermediate_ttl: Option<String>,
         mtls: Option<MtlsSpec>,
+        #[serde(rename = "meshMTLS")]
+        mesh_mtls: Option<MeshMtlsSpec>,
         authorization: Option<AuthorizationSpec>,
         path_normalization: Option<String>,
         outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
@@ -26,6 +28,7 @@ raw! {
         access_log_format: Option<String>,
         danger_allow_internal_jwks: bool,
     }
+    MeshMtlsSpec { ecdh_curves: Vec<String>, }
     OutboundTrafficPolicySpec { mode: Option<String>, }
     AuthorizationSpec {
         state: Option<String>,

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
-    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, TracingConfig},
+    model::{
+        EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode,
+        TracingConfig,
+    },
 };
 
 /// `MeshConfig`, complete.
@@ -23,6 +26,8 @@ pub struct MeshSettings {
     pub intermediate_ttl: Duration,
     /// mTLS where no `PeerAuthentication` says otherwise.
     pub mtls: MtlsMode,
+    /// The key exchanges of mTLS between sidecars, the preferred one first. None: all that there are.
+    pub ecdh_curves: Vec<EcdhCurve>,
     /// Where policies bind.
     pub authorization: AuthorizationSettings,
     /// What live taps may show.

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
-    model::{MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, TracingConfig},
+    model::{
+        EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode,
+        TracingConfig,
+    },
 };
 
 use super::{
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     AuditLevel, AuthorizationSettings, Code, Fault, MeshSettings, TapSettings,
-    kinds::{AuthorizationSpec, MeshConfigSpec, Object, TapSpec, TracingSpec},
+    kinds::{AuthorizationSpec, MeshConfigSpec, MeshMtlsSpec, Object, TapSpec, TracingSpec},
     source::path::Path,
 };
 
@@ -76,6 +79,7 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     if let Some(mode) = notes.mtls_mode(&at("mtls").key("mode"), mode) {
         settings.mtls = mode;
     }
+    settings.ecdh_curves = ecdh_curves(notes, spec.mesh_mtls.as_ref());
     if let Some(text) = &spec.path_normalization {
         settings.path_normalization = normalization(notes, &at("pathNormalization"), text);
     }
@@ -129,6 +133,31 @@ fn check_lives(settings: &MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>) {
             hint,
         );
     }
+}
+
+fn ecdh_curves(
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    spec: Option<&MeshMtlsSpec>,
+) -> Vec<EcdhCurve> {
+    let path = Path::of(&["spec", "meshMTLS", "ecdhCurves"]);
+    let words = [
+        ("X25519MLKEM768", EcdhCurve::X25519MLKEM768),
+        ("X25519", EcdhCurve::X25519),
+        ("P-256", EcdhCurve::P256),
+        ("P-384", EcdhCurve::P384),
+    ];
+    let mut curves = Vec::new();
+    for (n, name) in spec.iter().flat_map(|s| &s.ecdh_curves).enumerate() {
+        let path = path.index(n);
+        match notes.word(&path, name, &words) {
+            Some(curve) if curves.contains(&curve) => {
+                notes.error(&path, Code::Conflict, format!("{name} is named twice"));
+            }
+            Some(curve) => curves.push(curve),
+            None => {}
+        }
+    }
+    curves
 }
 
 fn normalization(
@@ -310,6 +339,7 @@ impl Default for MeshSettings {
             root_ttl: Duration::from_secs(87_600 * 3600),
             intermediate_ttl: Duration::from_secs(8_760 * 3600),
             mtls: MtlsMode::Permissive,
+            ecdh_curves: Vec::new(),
             authorization: AuthorizationSettings::default(),
             tap: TapSettings::default(),
             path_normalization: PathNormalization::default(),

@@ -22,6 +22,7 @@ fn workload() -> WorkloadConfig {
         inbound: vec![],
         outbound: vec![],
         services: vec![],
+        ecdh_curves: vec![],
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,

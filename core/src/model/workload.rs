@@ -37,6 +37,9 @@ pub struct WorkloadConfig {
     pub outbound: Vec<OutboundListener>,
     /// The services that select this workload, parents of the resource in every decision.
     pub services: Vec<ServiceName>,
+    /// The key exchanges of mTLS between sidecars, the preferred one first. None: all that there are, hybrid first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ecdh_curves: Vec<EcdhCurve>,
     /// How paths are normalised before they are judged.
     pub path_normalization: PathNormalization,
     /// JWT rules from `RequestAuthentication`.
@@ -91,6 +94,22 @@ pub enum OutboundPolicy {
     AllowAny,
     /// Unknown destinations are refused, and that is recorded.
     RegistryOnly,
+}
+
+/// A key exchange of TLS 1.3, by the name that Istio's `meshMTLS.ecdhCurves` and Envoy's `ecdh_curves` give it
+/// (<https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig-TLSConfig>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EcdhCurve {
+    /// X25519 and ML-KEM-768 together (draft-ietf-tls-ecdhe-mlkem): safe as long as one of the two is.
+    X25519MLKEM768,
+    /// X25519 (RFC 7748).
+    X25519,
+    /// secp256r1.
+    #[serde(rename = "P-256")]
+    P256,
+    /// secp384r1.
+    #[serde(rename = "P-384")]
+    P384,
 }
 
 /// What a proxy does for its workload.

@@ -227,6 +227,7 @@ impl Mesh {
             inbound: vec![],
             outbound: vec![],
             services: vec![],
+            ecdh_curves: vec![],
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],
             tracing: None,

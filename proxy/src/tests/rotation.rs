@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use reeve_core::model::Protocol;
+use reeve_core::model::{EcdhCurve, Protocol, ProxyConfig};
 
 use super::mesh::{ALLOW_CLIENT, Mesh, PORT, caller, echo_app, fetch, pair};
 
@@ -106,4 +106,33 @@ async fn a_connection_ends_when_its_peers_root_is_retired() {
         .send_replace(Some(stranger.issue("server")));
     let ended = tokio::time::timeout(Duration::from_secs(2), reading).await;
     assert!(matches!(ended.expect("it ends at once"), Ok(0) | Err(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configured_key_exchanges_hold_at_once_on_both_sides() {
+    let mesh = Mesh::new();
+    echo_app(mesh.at(2, PORT)).await;
+    let by = |mut config: ProxyConfig, curves: &[EcdhCurve]| {
+        Arc::make_mut(&mut config.workload).ecdh_curves = curves.to_vec();
+        config
+    };
+    let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let client = mesh.client(Protocol::Http);
+    let (server_side, client_side) = pair(
+        &mesh,
+        &by(server.clone(), &[EcdhCurve::X25519]),
+        &by(client.clone(), &[EcdhCurve::P256]),
+    )
+    .await;
+    let status = async || fetch(&caller(), mesh.url("/")).await.0;
+    assert_eq!(status().await, 503, "nothing in common");
+    client_side.apply(&by(client.clone(), &[EcdhCurve::X25519]));
+    assert_eq!(status().await, 200);
+    let epoch = client_side.proxy.status().credentials_epoch;
+    client_side.apply(&by(client.clone(), &[EcdhCurve::X25519]));
+    let after = client_side.proxy.status().credentials_epoch;
+    assert_eq!(after, epoch, "the same ones change nothing");
+    server_side.apply(&by(server, &[EcdhCurve::P384]));
+    client_side.apply(&by(client, &[EcdhCurve::X25519MLKEM768]));
+    assert_eq!(status().await, 503, "a kept connection is not used again");
 }

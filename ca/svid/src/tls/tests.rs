@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use reeve_core::clock::ManualClock;
+use reeve_core::{clock::ManualClock, model::EcdhCurve};
 use rustls::{ClientConnection, ServerConnection, pki_types::CertificateDer};
 
 use super::*;
@@ -105,6 +105,42 @@ fn two_workloads_know_each_other() {
         None,
         "its certificate has ended"
     );
+}
+
+/// The key exchange that two sides agree on, each with its own curves; `None` if there is none.
+fn agreed(ours: &[EcdhCurve], theirs: &[EcdhCurve]) -> Option<rustls::NamedGroup> {
+    let forge = Forge::new("mesh.local");
+    let (client, server) = (side(&forge, &forge, ID), side(&forge, &forge, SERVER));
+    let client = client.tls.with_curves(ours);
+    let server = server.tls.with_curves(theirs);
+    let (c, _, outcome) = connect(
+        client.client_config(&ids(&[SERVER]), &[alpn::H2]).unwrap(),
+        server.server_config(&[alpn::H2]).unwrap(),
+    );
+    let fine = outcome.iter().all(Result::is_ok);
+    assert!(!fine || c.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3));
+    fine.then(|| c.negotiated_key_exchange_group().unwrap().name())
+}
+
+#[test]
+fn named_curves_hold_for_both_directions_and_no_others_do() {
+    use rustls::NamedGroup;
+    for (curve, group) in [
+        (EcdhCurve::X25519MLKEM768, NamedGroup::X25519MLKEM768),
+        (EcdhCurve::X25519, NamedGroup::X25519),
+        (EcdhCurve::P256, NamedGroup::secp256r1),
+        (EcdhCurve::P384, NamedGroup::secp384r1),
+    ] {
+        assert_eq!(agreed(&[curve], &[]), Some(group), "a client's alone");
+        assert_eq!(agreed(&[], &[curve]), Some(group), "a server's alone");
+    }
+    assert_eq!(
+        agreed(&[EcdhCurve::X25519], &[EcdhCurve::P256]),
+        None,
+        "nothing in common"
+    );
+    let both = [EcdhCurve::X25519, EcdhCurve::X25519MLKEM768];
+    assert_eq!(agreed(&both, &both), Some(NamedGroup::X25519), "the first");
 }
 
 #[test]

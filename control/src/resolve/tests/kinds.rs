@@ -312,6 +312,28 @@ fn mesh_config() {
 }
 
 #[test]
+fn mesh_mtls() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "meshMTLS: {ecdhCurves: [X25519MLKEM768, X25519, P-256, P-384]}",
+            &[],
+        ),
+        (
+            "meshMTLS: {ecdhCurves: [X25519, P-521, X25519]}",
+            &[
+                "6 spec.meshMTLS.ecdhCurves[1] invalid",
+                "6 spec.meshMTLS.ecdhCurves[2] conflict",
+            ],
+        ),
+        (
+            "meshMTLS: {minProtocolVersion: TLSV1_2}",
+            &["6 spec.meshMTLS.minProtocolVersion unknown-field"],
+        ),
+    ];
+    expect("MeshConfig", rows);
+}
+
+#[test]
 fn local_mesh() {
     let rows: &[(&str, &[&str])] = &[
         (
