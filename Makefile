@@ -26,15 +26,18 @@ bench: prerequisites ## The sidecar path beside Envoy, nginx and HAProxy; needs 
 	tests/bench/install.sh
 	$(CARGO) build --release -p reeve-cli -p reeve-sidecar
 	$(CARGO) build --release -p reeve-tests --bin meshbench
-	BENCH_OURS=$(BENCH_BIN)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench BENCH_ENVOY=$(CURDIR)/target/test-tools/bin/envoy \
+	$(CARGO) build --release -p reeve-proxy --example decide_and_record
+	BENCH_OURS=$(BENCH_BIN)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench \
+	  BENCH_DECIDE=$(BENCH_BIN)/examples/decide_and_record BENCH_ENVOY=$(CURDIR)/target/test-tools/bin/envoy \
 	  tests/bench/bench.py run --out target/bench --json target/bench/sidecar.json $(if $(QUICK),--quick)
 
 bench-instructions: prerequisites ## Instructions per request and handshake against the accepted counts; needs root and valgrind.
 	@command -v valgrind >/dev/null || { echo "valgrind is missing: apt-get install -y valgrind"; exit 1; }
 	$(CARGO) build --release -p reeve-cli -p reeve-sidecar
 	$(CARGO) build --release -p reeve-tests --bin meshbench
+	$(CARGO) build --release -p reeve-proxy --example decide_and_record
 	BENCH_OURS=$(BENCH_BIN)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench \
-	  tests/bench/instructions.py --out target/bench/instructions.json
+	  BENCH_DECIDE=$(BENCH_BIN)/examples/decide_and_record tests/bench/instructions.py --out target/bench/instructions.json
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check

@@ -17,8 +17,9 @@ from stage import Stage, boost, cpu_seconds_fine, measure, rss_kib, tree  # noqa
 from peers.base import Unavailable  # noqa: E402
 
 
-def variant(proto="h1", authz="rbac1", pool=True, log=False, jwt=False, any_link=False):
-    return {"proto": proto, "authz": authz, "pool": pool, "log": log, "jwt": jwt, "any_link": any_link}
+def variant(proto="h1", authz="rbac1", pool=True, log=False, jwt=False, any_link=False, workers=1):
+    return {"proto": proto, "authz": authz, "pool": pool, "log": log, "jwt": jwt, "any_link": any_link,
+            "workers": workers}
 
 
 #: tokens signed ahead; no request of a run carries one twice
@@ -50,6 +51,11 @@ GROUPS = {
     ]),
     # opaque bytes, four connections
     "tcp": (variant("tcp"), [("stream", {"mode": "stream", "conns": 4})]),
+    # one connection carries every call, beside 64 that hardly have any; two workers and both cores for each proxy
+    "grpc": (variant("grpc", workers=2), [
+        ("hot", {"mode": "grpc", "conns": 64, "streams": 128, "spread": "hot"}),
+        ("even", {"mode": "grpc", "conns": 64, "streams": 128, "spread": "even"}),
+    ]),
     # not among the goals: what single abilities cost
     "log": (variant("h1", log=True), [("max-1k", {"path": "/b/1024", "conns": 64})]),
     "noauthz": (variant("h1", authz="none"), [("max-1k", {"path": "/b/1024", "conns": 64})]),
@@ -58,7 +64,7 @@ GROUPS = {
 }
 
 #: the groups that the goals are read from
-GOAL_GROUPS = ["full", "full-fresh", "h1", "h2", "newconn", "tcp"]
+GOAL_GROUPS = ["full", "full-fresh", "h1", "h2", "newconn", "tcp", "grpc"]
 
 
 def settle(procs, most=20.0):
@@ -87,7 +93,7 @@ def one_group(stage, peer, group, only, warmup, duration, keep):
             for f in files:
                 os.chmod(os.path.join(base, f), 0o644)
         procs = peer.start(stage, v)
-        stage.wait_ready(header, procs=procs.values(), mode="stream" if v["proto"] == "tcp" else "load")
+        stage.wait_ready(header, procs=procs.values(), mode={"tcp": "stream", "grpc": "grpc"}.get(v["proto"], "load"))
         time.sleep(0.3)
         idle = {k: rss_kib(tree(p.pid)) for k, p in procs.items()}
         for name, load in scenarios:
@@ -136,6 +142,12 @@ def cmd_run(a):
         "layers": {p.name: p.layer for p in chosen}, "samples": [], "failures": [],
     }
     os.makedirs(a.out, exist_ok=True)
+    if any(p.name == "ours" for p in chosen):
+        try:
+            res["decide_and_record"] = stage.decide_and_record()
+        except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as e:
+            print("decide and record FAILED: %s" % e, flush=True)
+            res["failures"].append({"round": 0, "peer": "ours", "group": "decide and record", "why": str(e)})
     for rnd in range(a.rounds):
         for group in a.groups:
             # interleave: within a round every peer meets each group back to back,
@@ -174,7 +186,7 @@ def cmd_run(a):
     if a.json:
         os.makedirs(os.path.dirname(os.path.abspath(a.json)), exist_ok=True)
         with open(a.json, "w") as f:
-            json.dump(goals.figures(res), f, indent=1)
+            json.dump(goals.document(res), f, indent=1)
 
 
 def cmd_list(a):
@@ -260,7 +272,8 @@ def cmd_crosscheck(a):
 
 def cmd_report(a):
     with open(a.json) as f:
-        print(report.markdown(json.load(f)))
+        res = json.load(f)
+    print(report.markdown(res) + "\n" + goals.markdown(goals.figures(res)))
 
 
 def main():

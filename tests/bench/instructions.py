@@ -12,11 +12,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from bench import variant  # noqa: E402
 from peers.ours import Ours  # noqa: E402
-from stage import HERE, Stage  # noqa: E402
+from stage import HERE, TARGET, Stage  # noqa: E402
 
 REFERENCE = os.path.join(HERE, "instructions.json")
 TOLERANCE = 0.05
@@ -29,6 +30,11 @@ FIGURES = {
     "request, full": (variant("h1", log=True, jwt=True), {}),
     "new connection with handshake, opaque": (variant("h1", pool=False), {"newconn": True}),
 }
+
+
+#: one decision among 1,000 policies
+DECISION = "decision"
+DECIDE = os.environ.get("BENCH_DECIDE") or os.path.join(TARGET, "release/examples/decide_and_record")
 
 
 class Counted(Ours):
@@ -80,6 +86,17 @@ def count(stage, v, more):
     return {side: round((many[side] - few[side]) / (MANY - FEW)) for side in SIDES}
 
 
+def decisions():
+    """Instructions of one decision among 1,000 policies, by the same difference."""
+    def total(calls):
+        with tempfile.NamedTemporaryFile() as counted:
+            subprocess.run(["valgrind", "--tool=callgrind", "--callgrind-out-file=" + counted.name, DECIDE, ".",
+                            "--calls", str(calls)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with open(counted.name) as f:
+                return next(int(line.split()[1]) for line in f if line.startswith("totals:"))
+    return round((total(MANY) - total(FEW)) / (MANY - FEW))
+
+
 def judge(found, accepted):
     """Lines of a table, and whether all is well."""
     fine, lines = True, []
@@ -101,23 +118,30 @@ def main():
     ap.add_argument("--work", default="/tmp/meshbench")
     ap.add_argument("--out", help="write the counts here as JSON")
     ap.add_argument("--accept", action="store_true", help="make these counts the accepted ones")
+    ap.add_argument("--only", action="append", choices=[*FIGURES, DECISION], help="this figure; may be repeated")
     a = ap.parse_args()
+    a.only = a.only or [*FIGURES, DECISION]
     stage, found = Stage(a.work, "free"), {}
+    if DECISION in a.only:
+        found[DECISION] = decisions()
     for name, (v, more) in FIGURES.items():
+        if name not in a.only:
+            continue
         for side, n in count(stage, v, more).items():
             found["%s: %s" % (name, side)] = n
     if a.out:
         os.makedirs(os.path.dirname(os.path.abspath(a.out)), exist_ok=True)
         with open(a.out, "w") as f:
             json.dump(found, f, indent=1, sort_keys=True)
-    if a.accept:
-        with open(REFERENCE, "w") as f:
-            json.dump(found, f, indent=1, sort_keys=True)
-            f.write("\n")
     accepted = {}
     if os.path.exists(REFERENCE):
         with open(REFERENCE) as f:
             accepted = json.load(f)
+    if a.accept:
+        accepted.update(found)
+        with open(REFERENCE, "w") as f:
+            json.dump(accepted, f, indent=1, sort_keys=True)
+            f.write("\n")
     fine, lines = judge(found, accepted)
     print("\n".join(lines))
     raise SystemExit(0 if fine else 1)

@@ -19,7 +19,7 @@ CLIENT_IP, SERVER_IP = "10.203.0.1", "10.203.0.2"
 def meshbench():
     p = os.environ.get("BENCH_TOOL") or os.path.join(TARGET, "release/meshbench")
     if not os.path.exists(p):
-        raise SystemExit("there is no %s; build it: cargo build --release -p meshbench" % p)
+        raise SystemExit("there is no %s; build it: cargo build --release -p reeve-tests --bin meshbench" % p)
     return p
 
 
@@ -140,7 +140,7 @@ class Stage:
         self.work = os.path.abspath(workdir)
         self.certs = os.path.join(self.work, "certs")
         self.client_ip, self.server_ip = CLIENT_IP, SERVER_IP
-        self.layout = LAYOUTS[layout]
+        self.layout = self.usual_layout = LAYOUTS[layout]
         self.cores = sorted(os.sched_getaffinity(0))
         self.ns = {}
         self.procs = []
@@ -201,6 +201,21 @@ class Stage:
                "--audience", self.jwt_audience, "--count", str(count), "--out", path)
         return path
 
+    def decide_and_record(self):
+        """CPU time of a decision and its record, flat out on the proxies' core, on the write-ahead logs' file system."""
+        tool = os.environ.get("BENCH_DECIDE") or os.path.join(TARGET, "release/examples/decide_and_record")
+        if not os.path.exists(tool):
+            raise RuntimeError("there is no %s; build it: cargo build --release -p reeve-proxy --example "
+                               "decide_and_record" % tool)
+        where = self.layout["inbound"]
+        pin = ["taskset", "-c", ",".join(str(self.cores[i % len(self.cores)]) for i in where)] if where else []
+        run = subprocess.Popen(pin + [tool, self.work], stdout=subprocess.PIPE, text=True, start_new_session=True)
+        boost(run.pid)
+        out = run.communicate(timeout=300)[0]
+        if run.returncode:
+            raise RuntimeError("%s ended with %d" % (tool, run.returncode))
+        return json.loads(out)
+
     def file_system(self):
         """What write-ahead logs and access logs are on; memory would flatter whoever writes."""
         kind = subprocess.run(["stat", "-f", "-c", "%T", self.work], capture_output=True, text=True).stdout.strip()
@@ -233,6 +248,9 @@ class Stage:
 
     # life
     def open(self, peer, variant):
+        self.workers = variant["workers"]
+        # More than one worker has something to do only where there is more than one core.
+        self.layout = self.usual_layout if self.workers == 1 else LAYOUTS["free"]
         self.n += 1
         self.dir = os.path.join(self.work, "run-%d-%d-%s" % (os.getpid(), self.n, peer.name))
         self.logdir = os.path.join(self.dir, "logs")
@@ -266,7 +284,7 @@ class Stage:
             os.chown(d, PROXY_UID, PROXY_UID)
         self.backend = self.spawn(
             "backend", [meshbench(), "backend", "--listen", "%s:%d" % (peer.backend_address, self.app_port)]
-            + (["--stream", "yes"] if variant["proto"] == "tcp" else []), uid=None)
+            + {"tcp": ["--stream", "yes"], "grpc": ["--grpc", "yes"]}.get(variant["proto"], []), uid=None)
 
     def load_argv(self, mode="load", **kw):
         argv = self.prefix("load", "client") + [

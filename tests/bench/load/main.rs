@@ -5,6 +5,8 @@
 
 #[path = "backend.rs"]
 mod backend;
+#[path = "grpc.rs"]
+mod grpc;
 #[path = "load.rs"]
 mod load;
 #[path = "stream.rs"]
@@ -17,12 +19,14 @@ mod tokens;
 use std::{collections::BTreeMap, io, process::ExitCode};
 
 const USAGE: &str = "\
-usage: meshbench backend --listen IP:PORT [--stream yes]
+usage: meshbench backend --listen IP:PORT [--stream yes] [--grpc yes]
        meshbench load --target IP:PORT [--host H] [--path /b/1024] [--header 'k: v'] [--conns 64] [--rate 0]
                       [--warmup 1] [--duration 5] [--newconn yes] [--timeout 5] [--tokens FILE] [--skip 0]
                       [--requests N]
        meshbench stream --target IP:PORT [--conns 4] [--warmup 1] [--duration 5]
        meshbench hold --target IP:PORT [--conns 1000] [--duration 5] [--header 'k: v']
+       meshbench grpc --target IP:PORT [--host H] [--conns 64] [--streams 128] [--spread hot|even] [--warmup 1]
+                      [--duration 5]
        meshbench tokens --key FILE.pk8 --issuer I --audience A --count N --out FILE";
 
 /// The options given, by name.
@@ -76,11 +80,23 @@ impl Given {
 
 fn run(mode: &str, given: &Given) -> io::Result<()> {
     match mode {
+        "backend" if given.0.contains_key("grpc") => {
+            grpc::serve(&given.text("listen", "127.0.0.1:8080"))
+        }
         "backend" => backend::run(
             &given.text("listen", "127.0.0.1:8080"),
             given.0.contains_key("stream"),
         ),
         "load" => load::run(&given.load()?),
+        "grpc" => grpc::load(&grpc::Opts {
+            target: given.value("target", "127.0.0.1:8080")?,
+            host: given.text("host", "server.bench.internal"),
+            conns: given.value("conns", "64")?,
+            streams: given.value("streams", "128")?,
+            hot: given.text("spread", "even") == "hot",
+            warmup: given.value("warmup", "1")?,
+            duration: given.value("duration", "5")?,
+        }),
         "stream" => stream::run(&given.load()?),
         "hold" => stream::hold(&given.load()?),
         "tokens" => tokens::write(&tokens::Wanted {

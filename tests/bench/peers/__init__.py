@@ -1,8 +1,8 @@
 """One adapter a peer. See base.py for what an adapter has to offer."""
 import importlib
 
-NAMES = ["direct", "envoy", "nginx", "haproxy", "ours"]
+NAMES = ["direct", "envoy", "nginx", "haproxy", "ours", "ours-pq"]
 
 
 def load(name):
-    return importlib.import_module("peers." + name).PEER
+    return importlib.import_module("peers." + name.replace("-", "_")).PEER

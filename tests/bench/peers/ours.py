@@ -22,13 +22,15 @@ class Ours(Peer):
     env_var = "BENCH_OURS"
     binary = "reeve"
     #: the link's protocol is the proxy's own choice, so one group stands for "best link"
-    protos = ("h1", "tcp")
+    protos = ("h1", "tcp", "grpc")
     features = ("nopool", "log", "noauthz", "rbac1000", "jwt", "tcp")
     #: the outbound listener of the local form is a loopback address that stands for the service
     out_address = "127.%d.%d.%d:8080" % (BASE, CLIENT_SLOT, SERVICE_NUMBER)
     in_port = 8080
     backend_address = "127.0.0.1"
     policies = POLICIES
+    #: the key exchange that every peer is pinned to; None: our own choice
+    curves = ("X25519",)
     #: its certificates come from its own mesh, never from the bench's authority
     probe_positive = False
 
@@ -52,6 +54,7 @@ class Ours(Peer):
     # -- the mesh's folder -------------------------------------------------------
     def _policies(self, v):
         """All of them concern the server; only the last one's principal is the client."""
+        grpc = v["proto"] == "grpc"
         count = self.policies if v["authz"] in ("rbac1000", "rbac1") else 1
         user = ' && context has user && context.user.issuer == "bench-issuer"' if v["jwt"] else ""
         for i in range(count):
@@ -59,14 +62,16 @@ class Ours(Peer):
             yield (
                 '@id("p%04d") permit (principal == Workload::"spiffe://%s/ns/bench/sa/%s", action == Action::"%s",\n'
                 '  resource in Service::"server.bench.svc.cluster.local")%s;'
-                % (i, DOMAIN, who, "connect" if self._opaque(v) else "GET",
-                   "" if self._opaque(v) else ' when { context.path like "/b/*"%s }' % user))
+                % (i, DOMAIN, who, "connect" if self._opaque(v) else "POST" if grpc else "GET",
+                   "" if self._opaque(v) else ' when { context.path like "%s"%s }' % (
+                       "/bench.Echo/*" if grpc else "/b/*", user)))
 
     def _documents(self, ctx, v):
-        port = "tcp" if self._opaque(v) else "http"
+        port = "tcp" if self._opaque(v) else "grpc" if v["proto"] == "grpc" else "http"
         state = "open" if v["authz"] == "none" else "enforced"
         yield {"apiVersion": "reeve.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "mesh"},
-               "spec": {"trustDomain": DOMAIN, "rootNamespace": "reeve-system", "authorization": {"state": state}}}
+               "spec": {"trustDomain": DOMAIN, "rootNamespace": "reeve-system", "authorization": {"state": state},
+                        **({"meshMTLS": {"ecdhCurves": list(self.curves)}} if self.curves else {})}}
         yield {"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
                "metadata": {"name": "strict", "namespace": "bench"}, "spec": {"mtls": {"mode": "STRICT"}}}
         yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "server", "namespace": "bench"},
