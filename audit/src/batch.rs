@@ -12,7 +12,7 @@ use crate::{
     canonical::{self, CanonicalError},
     hexes,
     log::tree,
-    wal::{Chunk, MAX_WORKERS},
+    wal::{Chunk, MAX_LINES},
 };
 
 /// The version of the batch format, the `schema` member of every header.
@@ -232,7 +232,7 @@ impl Batch {
         if self.records.len() > MAX_BATCH_RECORDS || bytes > MAX_BATCH_BYTES {
             return fault("the batch is too large");
         }
-        let known = header.sequences.len() == 1 && header.worker() < MAX_WORKERS;
+        let known = header.sequences.len() == 1 && header.worker() < MAX_LINES;
         let span = header.span().filter(|_| known);
         let counted = span.and_then(|(first, last)| last.checked_sub(first)?.checked_add(1));
         let count = u64::try_from(self.records.len()).unwrap_or(u64::MAX);

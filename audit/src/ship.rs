@@ -70,6 +70,8 @@ enum ShipError {
         "the audit log holds record {0}/{1}/{2} of this proxy, and this write-ahead log does not reach that far: was it replaced?"
     )]
     Ahead(u64, u16, u64),
+    #[error("the process before has ended: what it left is to be shipped, too")]
+    TookOver,
 }
 
 /// Where batches go.
@@ -87,16 +89,26 @@ pub async fn ship(
     let mut backoff = options.min_backoff;
     loop {
         let before = wal.status().backlog;
-        if let Err(error) = until_alone(&wal, &options).await {
-            backoff = wait(&wal, &error, before, backoff, &options).await;
+        // Asked before the log is: what the process before shipped until then counts as held.
+        let alone = wal.is_alone();
+        let connected = grpc::connect(&connect, wal.proxy(), options.answer_timeout).await;
+        let failed = match (alone, connected) {
+            (Ok(alone), Ok((positions, uplink))) => {
+                pump(
+                    &wal,
+                    Known { alone, positions },
+                    uplink,
+                    signer.as_ref(),
+                    &options,
+                )
+                .await
+            }
+            (Err(error), _) => ShipError::Wal(error),
+            (_, Err(error)) => error,
+        };
+        if matches!(failed, ShipError::TookOver) {
             continue;
         }
-        let failed = match grpc::connect(&connect, wal.proxy(), options.answer_timeout).await {
-            Ok((positions, uplink)) => {
-                pump(&wal, positions, uplink, signer.as_ref(), &options).await
-            }
-            Err(error) => error,
-        };
         backoff = wait(&wal, &failed, before, backoff, &options).await;
     }
 }
@@ -111,19 +123,26 @@ pub async fn ship_local(
     let mut backoff = options.min_backoff;
     loop {
         let before = wal.status().backlog;
-        let positions = log.positions(wal.proxy());
-        let uplink = Local(log.clone());
-        let failed = pump(&wal, positions, uplink, signer.as_ref(), &options).await;
+        let alone = wal.is_alone();
+        let (positions, uplink) = (log.positions(wal.proxy()), Local(log.clone()));
+        let failed = match alone {
+            Ok(alone) => {
+                pump(
+                    &wal,
+                    Known { alone, positions },
+                    uplink,
+                    signer.as_ref(),
+                    &options,
+                )
+                .await
+            }
+            Err(error) => ShipError::Wal(error),
+        };
+        if matches!(failed, ShipError::TookOver) {
+            continue;
+        }
         backoff = wait(&wal, &failed, before, backoff, &options).await;
     }
-}
-
-/// Waits until the process before has shipped what it had to, and ended.
-async fn until_alone(wal: &Wal, options: &ShipOptions) -> Result<(), ShipError> {
-    while !wal.is_alone().map_err(ShipError::Wal)? {
-        tokio::time::sleep(options.interval).await;
-    }
-    Ok(())
 }
 
 /// Waits after a failure, and says for how long after the next one.
@@ -149,21 +168,45 @@ async fn wait(
 /// What is held of each worker; nothing is of those not named.
 type Positions = BTreeMap<u16, Position>;
 
+/// What is known when shipping begins.
+struct Known {
+    /// Whether no other process writes here.
+    alone: bool,
+    /// Asked for after that.
+    positions: Positions,
+}
+
 /// Sends batch after batch until something fails, in turn for each worker.
+///
+/// Beside another process (not [`Known::alone`]), a line waits that continues one which the log does not hold yet: that is the
+/// other process's to ship. Ends when there is no such process any more.
 async fn pump(
     wal: &Wal,
-    mut positions: Positions,
+    known: Known,
     mut uplink: impl Uplink,
     signer: &dyn BatchSigner,
     options: &ShipOptions,
 ) -> ShipError {
+    let Known {
+        alone,
+        mut positions,
+    } = known;
     let mut cursors = BTreeMap::new();
     loop {
+        match wal.is_alone() {
+            Ok(now) if now != alone => return ShipError::TookOver,
+            Ok(_) => {}
+            Err(error) => return ShipError::Wal(error),
+        }
         let mut more = false;
         for line in wal.all_lines() {
             let position = positions.entry(line.worker).or_default();
+            let reached = (position.epoch, position.sequence);
+            if !alone && !line.writer().may_ship_after(reached) {
+                continue;
+            }
             if !cursors.contains_key(&line.worker)
-                && let Err(error) = accept(&line, position)
+                && let Err(error) = accept(wal, &line, position)
             {
                 return error;
             }
@@ -208,10 +251,12 @@ async fn send(
     uplink.send(batch).await
 }
 
-/// Takes the position that the log states as acknowledgement, unless it cannot be of this write-ahead log.
-fn accept(line: &Line, position: &Position) -> Result<(), ShipError> {
+/// Takes the position that the log states as acknowledgement, unless it cannot be of this write-ahead log. A line that
+/// this process only ships the rest of may have been gone on with by the one that takes over.
+fn accept(wal: &Wal, line: &Line, position: &Position) -> Result<(), ShipError> {
     let mut writer = line.writer();
-    if (position.epoch, position.sequence) > (writer.epoch, writer.sequence()) {
+    let own = wal.writes(line.worker);
+    if own && (position.epoch, position.sequence) > (writer.epoch, writer.sequence()) {
         return Err(ShipError::Ahead(
             position.epoch,
             line.worker,

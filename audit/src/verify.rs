@@ -141,6 +141,7 @@ impl<'a> Check<'a> {
             let trail = self.batches(&leaves, options.batches.as_deref());
             self.blobs(&trail);
             self.compare(&wals, &trail);
+            self.predecessors(&wals, &trail);
         } else {
             self.blobs(&batches::Trail::default());
         }

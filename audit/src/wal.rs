@@ -6,8 +6,8 @@
 //! Each worker of the proxy has a line of its own ([`WalWriter`]): sequence, hash chain and segments, those of worker 0 in
 //! the log's folder, those of worker 3 in `worker-3` within. They share the bound on bytes, and nothing else.
 //!
-//! While one process hands over to the next, both write: each its own epoch, the new one's linked to the record that was
-//! the last when it began ([`Wal::open_beside`]). The new process ships when the old one has ended.
+//! While one process hands over to the next, both write, each its own epoch, and both ship: their workers have numbers of
+//! their own, and so lines of their own ([`Wal::open_beside`]).
 
 mod beside;
 mod cursor;
@@ -172,13 +172,17 @@ pub struct WalStatus {
 
 /// The most workers of one proxy.
 pub const MAX_WORKERS: u16 = 64;
+/// The most lines: a process that takes over numbers its workers from [`MAX_WORKERS`] on, the one after it from 0 again.
+pub(crate) const MAX_LINES: u16 = 2 * MAX_WORKERS;
 
 /// A proxy's write-ahead log; share it in an `Arc`. Each worker of the proxy appends with a [`WalWriter`] of its own.
 #[derive(Debug)]
 pub struct Wal {
     place: Place,
     epoch: u64,
-    /// Worker 0's, for what no worker does: events of the process.
+    /// What the numbers of its workers begin with.
+    bank: u16,
+    /// Its first worker's, for what no worker does: events of the process.
     main: Arc<Line>,
     lines: Mutex<BTreeMap<u16, Arc<Line>>>,
     tenure: Mutex<beside::Tenure>,
@@ -258,18 +262,20 @@ impl Wal {
                 path: dir.to_owned(),
             });
         };
-        let place = Place::new(dir, proxy, options, clock, opener);
-        Self::begin(place, beside::Tenure::alone(lock))
+        let tenure = beside::Tenure::alone(dir, lock)?;
+        Self::begin(Place::new(dir, proxy, options, clock, opener), tenure)
     }
 
     fn begin(place: Place, tenure: beside::Tenure) -> Result<Self, WalError> {
-        let alone = tenure.is_alone();
-        let main = Arc::new(place.begin(0, alone, 0)?);
+        let (alone, bank) = (tenure.is_alone(), tenure.bank());
+        let last = line::last_epoch(&place.dir).map_err(|e| WalError::io(&place.dir, e))?;
+        let main = Arc::new(place.begin(bank, alone, last + 1)?);
         let epoch = main.writer().epoch;
         let wal = Self {
-            lines: Mutex::new(BTreeMap::from([(0, Arc::clone(&main))])),
+            lines: Mutex::new(BTreeMap::from([(bank, Arc::clone(&main))])),
             place,
             epoch,
+            bank,
             main,
             tenure: Mutex::new(tenure),
         };
@@ -307,7 +313,7 @@ impl Wal {
         }
         // Held meanwhile, so that a hand-over does not end between the question and the line.
         let tenure = self.tenure();
-        let line = self.line(worker, tenure.is_alone())?;
+        let line = self.line(self.bank + worker, tenure.is_alone())?;
         Ok(WalWriter { line })
     }
 
@@ -316,7 +322,7 @@ impl Wal {
         &self.place.proxy
     }
 
-    /// Appends a record for no worker in particular (numbered with worker 0's); when this returns, it is durable at the
+    /// Appends a record for no worker in particular (numbered with the first one's); when this returns, it is durable at the
     /// log's level.
     pub fn append(&self, entry: impl Into<Entry>) -> Result<RecordId, AppendError> {
         self.main.append((&entry.into()).into())
@@ -347,6 +353,11 @@ impl Wal {
         let room = max_bytes.saturating_sub(status.bytes);
         status.minutes_left = rate.minutes_for(room, self.now());
         status
+    }
+
+    /// Whether this process may append to that line, and no other.
+    pub(crate) fn writes(&self, worker: u16) -> bool {
+        (self.bank..self.bank + MAX_WORKERS).contains(&worker)
     }
 
     /// Every worker's line.

@@ -6,6 +6,7 @@ mod demo;
 mod fixture;
 mod full_disk;
 mod h2_abuse;
+mod handover;
 mod hostile;
 mod intercept;
 mod interop;

@@ -17,6 +17,13 @@ use crate::{
     verify::{VerifyOptions, verify},
 };
 
+fn alone(positions: Positions) -> Known {
+    Known {
+        alone: true,
+        positions,
+    }
+}
+
 /// A server that dies when it is dropped.
 struct Running(Option<tokio::runtime::Runtime>);
 
@@ -184,7 +191,14 @@ async fn refusal(peer: Option<&'static str>, proxy: &str) -> ShipError {
     let timeout = Duration::from_secs(5);
     let error = match grpc::connect(&mesh.factory(), &name(proxy), timeout).await {
         Ok((positions, uplink)) => {
-            pump(&wal, positions, uplink, TestSigner::new().as_ref(), &fast()).await
+            pump(
+                &wal,
+                alone(positions),
+                uplink,
+                TestSigner::new().as_ref(),
+                &fast(),
+            )
+            .await
         }
         Err(error) => error,
     };
@@ -224,7 +238,7 @@ async fn a_log_that_knows_more_than_the_proxy_is_not_taken_for_an_acknowledgemen
     let uplink = Local(log.clone());
     let error = pump(
         &replaced,
-        log.positions(&name("a")),
+        alone(log.positions(&name("a"))),
         uplink,
         TestSigner::new().as_ref(),
         &fast(),

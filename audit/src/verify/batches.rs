@@ -21,12 +21,17 @@ use crate::{
 /// Particulars of events that name a blob.
 const BLOB_DETAILS: [&str; 3] = ["policy_set", "schema", "bundle"];
 
+/// The detail of a `started` event that names the last records of the process before ([`crate::Wal::predecessors`]).
+const PREDECESSORS: &str = "after";
+
 /// What the log says of its proxies and their workers.
 #[derive(Debug, Default)]
 pub(super) struct Trail {
     pub(super) sources: BTreeMap<Source, Reached>,
     /// Blob → a record that refers to it.
     pub(super) blobs: BTreeMap<String, RecordId>,
+    /// Records that were there when a process took over, each with the record that says so.
+    pub(super) predecessors: Vec<(RecordId, RecordId)>,
 }
 
 /// How far the log goes for a worker of a proxy.
@@ -272,6 +277,11 @@ impl Check<'_> {
                 self.find(&place, "is not in the canonical form of its schema");
             }
             if let Entry::Event(event) = &record.entry {
+                let after = event.detail.get(PREDECESSORS).map(String::as_str);
+                let named = after.unwrap_or_default().split_whitespace();
+                for earlier in named.filter_map(|id| id.parse().ok()) {
+                    trail.predecessors.push((earlier, id.clone()));
+                }
                 for blob in BLOB_DETAILS.iter().filter_map(|d| event.detail.get(*d)) {
                     trail
                         .blobs

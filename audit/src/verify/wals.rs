@@ -128,6 +128,30 @@ impl Check<'_> {
         }
     }
 
+    /// What was there when a process took over must be in the log, or be on its way there.
+    pub(super) fn predecessors(&mut self, wals: &[Held], trail: &Trail) {
+        for (earlier, by) in &trail.predecessors {
+            let source = (earlier.proxy.clone(), earlier.worker);
+            let at = (earlier.epoch, earlier.sequence);
+            let reached = trail.sources.get(&source);
+            if reached.is_some_and(|reached| reached.end() >= at) {
+                continue;
+            }
+            let waits = |held: &Held| {
+                held.source == source && held.records.iter().any(|(record, _)| *record == at)
+            };
+            if wals.is_empty() {
+                let text = format!("record {earlier}, which {by} names, is not in the log yet");
+                self.report.notes.push(text);
+            } else if !wals.iter().any(waits) {
+                self.find(
+                    earlier,
+                    format!("is missing; record {by} says that it was there"),
+                );
+            }
+        }
+    }
+
     /// What a proxy still holds must continue, and agree with, what the log has of it.
     pub(super) fn compare(&mut self, wals: &[Held], trail: &Trail) {
         for held in wals {

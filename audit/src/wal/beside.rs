@@ -1,15 +1,18 @@
 //! Two processes with one log, for the time of a hand-over.
 //!
-//! The old process holds the folder's lock until it ends. The new one holds the successor's lock and writes an epoch of
-//! its own, so that there are never more than two. When the old one has ended, the new one takes the folder over: it
-//! reads what is left of the epochs before, and only then ships, so that the log sees epochs in order.
+//! The old process holds the folder's lock until it ends. The new one holds the successor's lock, so that there are never
+//! more than two. It numbers its workers apart from the old one's (its *bank*, a lock too), so that both write and ship
+//! lines of their own, each in order and gapless. When the old one has ended, the new one takes the folder over, and
+//! ships what is left there.
+//!
+//! A process of before banks holds the lock of neither and uses the first: so the second is tried first.
 
 use std::{fs::File, path::Path, sync::Arc};
 
-use reeve_core::{Clock, InstanceName};
+use reeve_core::{Clock, InstanceName, RecordId};
 
 use super::{
-    Wal, WalError, WalOptions,
+    MAX_WORKERS, Wal, WalError, WalOptions,
     line::{self, Line},
     recover::{self, Tail},
     writer::{self, Place, Writer},
@@ -26,7 +29,10 @@ const MAX_READS: usize = 5;
 pub(super) struct Tenure {
     /// Whether the folder is its own, or another process still writes an earlier epoch.
     alone: bool,
-    _lock: File,
+    bank: u16,
+    // Goes before the other lock: whoever has that finds a bank free.
+    _bank: File,
+    lock: File,
 }
 
 impl Tenure {
@@ -34,17 +40,38 @@ impl Tenure {
         self.alone
     }
 
-    pub(super) fn alone(lock: File) -> Self {
-        Self {
+    /// Whose workers these are: what their numbers begin with.
+    pub(super) fn bank(&self) -> u16 {
+        self.bank
+    }
+
+    pub(super) fn alone(dir: &Path, lock: File) -> Result<Self, WalError> {
+        let (bank, held) = free_bank(dir, [0, MAX_WORKERS])?;
+        Ok(Self {
             alone: true,
-            _lock: lock,
-        }
+            bank,
+            _bank: held,
+            lock,
+        })
     }
 }
 
+/// Takes the first of these banks that nobody uses.
+fn free_bank(dir: &Path, banks: [u16; 2]) -> Result<(u16, File), WalError> {
+    for bank in banks {
+        let path = dir.join(format!("bank-{bank}.lock"));
+        if let Some(held) = disk::lock_file(&path).map_err(|e| WalError::io(&path, e))? {
+            return Ok((bank, held));
+        }
+    }
+    Err(WalError::InUse {
+        path: dir.to_owned(),
+    })
+}
+
 impl Wal {
-    /// Opens the log beside a process that is about to end, and begins an epoch linked to the last record that is
-    /// there now. Without such a process this is [`Wal::open`]; with two of them already, [`WalError::InUse`].
+    /// Opens the log beside a process that is about to end, and begins an epoch of its own. Without such a process this
+    /// is [`Wal::open`]; with two of them already, [`WalError::InUse`].
     ///
     /// Each epoch has the whole of [`WalOptions::max_bytes`] while both are written.
     pub fn open_beside(
@@ -64,12 +91,39 @@ impl Wal {
             drop(free);
             return Self::open(dir, proxy, options, clock);
         }
+        let (bank, held) = free_bank(dir, [MAX_WORKERS, 0])?;
         let tenure = Tenure {
             alone: false,
-            _lock: successor,
+            bank,
+            _bank: held,
+            lock: successor,
         };
         let opener = Arc::new(writer::open_file);
         Self::begin(Place::new(dir, proxy, options, clock, opener), tenure)
+    }
+
+    /// The last records of the process that this one began beside, for the record: whoever takes them away before they
+    /// are shipped is found out. `proxy/epoch/worker/sequence`, with spaces between.
+    pub fn predecessors(&self) -> Result<String, WalError> {
+        let dir = &self.place.dir;
+        let io = |e| WalError::io(dir, e);
+        let mut last = Vec::new();
+        for (worker, folder) in line::folders(dir).map_err(io)? {
+            if self.lines().contains_key(&worker) {
+                continue;
+            }
+            let scan = || recover::scan(&folder, self.proxy(), worker, Tail::Leave);
+            last.extend(read_again(scan)?.previous.map(|link| {
+                let id = RecordId {
+                    proxy: self.proxy().clone(),
+                    epoch: link.epoch,
+                    worker,
+                    sequence: link.sequence,
+                };
+                id.to_string()
+            }));
+        }
+        Ok(last.join(" "))
     }
 
     /// Whether every earlier epoch is this process's to ship. Asked again and again, takes the folder over as soon as
@@ -90,7 +144,8 @@ impl Wal {
             line.writer().adopt(before.segments);
         }
         self.open_left_behind()?;
-        *tenure = Tenure::alone(lock);
+        tenure.alone = true;
+        tenure.lock = lock;
         Ok(true)
     }
 }
@@ -114,7 +169,8 @@ impl Place {
             worker,
             ..self.clone()
         };
-        let writer = Writer::begin(place, start).map_err(|e| WalError::io(&dir, e))?;
+        let mut writer = Writer::begin(place, start).map_err(|e| WalError::io(&dir, e))?;
+        writer.keeps = !alone;
         Ok(Line::new(worker, dir, self.options.level, writer))
     }
 }

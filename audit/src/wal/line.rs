@@ -41,6 +41,13 @@ pub(crate) fn folders(dir: &Path) -> io::Result<Vec<(u16, PathBuf)>> {
     Ok(found)
 }
 
+/// The newest epoch of any worker in `dir`; 0 when there is none.
+pub(crate) fn last_epoch(dir: &Path) -> io::Result<u64> {
+    let segments = all_segments(dir)?;
+    let epochs = segments.iter().filter_map(|path| segment::epoch_of(path));
+    Ok(epochs.max().unwrap_or(0))
+}
+
 /// Every segment in `dir`, of all workers.
 pub(crate) fn all_segments(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();

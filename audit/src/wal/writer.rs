@@ -114,6 +114,8 @@ pub(crate) struct Writer {
     /// Oldest first; the last is the active one and never deleted.
     pub(crate) segments: VecDeque<SegmentInfo>,
     pub(crate) acknowledged: (u64, u64),
+    /// Beside another process, whose segments stand before these, nothing is deleted: there would be a gap between.
+    pub(crate) keeps: bool,
     pub(crate) rate: Rate,
 }
 
@@ -195,6 +197,7 @@ impl Writer {
             spoiled: false,
             segments: start.segments,
             acknowledged: (0, 0),
+            keeps: false,
             rate: Rate::default(),
         };
         // Whether there is room or not: a full log must still be able to begin an epoch.
@@ -456,7 +459,7 @@ impl Writer {
 
     fn release(&mut self) -> Vec<PathBuf> {
         let mut done_with = Vec::new();
-        while self.segments.len() > 1 {
+        while !self.keeps && self.segments.len() > 1 {
             let done = self.segments.front().is_some_and(|s| {
                 s.records == 0 || (s.epoch, s.last_sequence()) <= self.acknowledged
             });
@@ -477,7 +480,14 @@ impl Writer {
         self.room.occupy(before.iter().map(|s| s.bytes).sum());
         let own = std::mem::replace(&mut self.segments, before);
         self.segments.extend(own);
+        self.keeps = false;
         remove(self.release());
+    }
+
+    /// Whether all that its epoch follows on is in the log, which is held up to `reached`.
+    pub(crate) fn may_ship_after(&self, reached: (u64, u64)) -> bool {
+        let before = self.previous.as_ref().map(|p| (p.epoch, p.sequence));
+        before.is_none_or(|before| before <= reached)
     }
 
     /// Records here that are not acknowledged.

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use axum::Router;
 use reeve_ads::AdsClient;
 use reeve_audit::{
-    EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalOptions, ship,
+    EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalError, WalOptions, ship,
     ship::ChannelFactory,
 };
 use reeve_ca::{AgentHandle, PeerAttestor};
@@ -39,6 +39,11 @@ use crate::{
 /// Wait after a hand-over that failed, before the next one is heard.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
+/// The process to take over from may itself have taken over a moment ago, and not have noticed yet that it is alone in
+/// the write-ahead log. So often it is tried again …
+const IN_USE_TRIES: u32 = 60;
+/// … after this time.
+const IN_USE_WAIT: Duration = Duration::from_millis(50);
 /// How long the last records may take to reach the log at the end; the rest is shipped after the next start.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
@@ -147,9 +152,7 @@ impl Sidecar {
             registry,
             stop,
         };
-        events.record(
-            EventRecord::new(EventKind::Started).with("version", env!("CARGO_PKG_VERSION")),
-        );
+        events.record(started(&wal, args)?);
         let feed = tokio::spawn(feeding(feed, credentials.clone(), data_plane.clone()));
         let shipping = tokio::spawn(shipping(&connector, &wal, &credentials));
         let inspect = Inspect::new(args, credentials.clone(), log);
@@ -315,6 +318,16 @@ async fn serve_agent(door: Door, (credentials, attestor, events): Identities) {
     }
 }
 
+/// What a process says of itself at first.
+fn started(wal: &Wal, args: &SidecarArgs) -> anyhow::Result<EventRecord> {
+    let event = EventRecord::new(EventKind::Started).with("version", env!("CARGO_PKG_VERSION"));
+    Ok(if args.take_over {
+        event.with("after", wal.predecessors()?)
+    } else {
+        event
+    })
+}
+
 fn open_wal(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Wal> {
     let defaults = WalOptions::default();
     let options = WalOptions {
@@ -332,8 +345,24 @@ fn open_wal(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Wal> {
     } else {
         Wal::open
     };
-    open(dir, args.instance.clone(), options, Arc::clone(clock))
-        .with_context(|| format!("the write-ahead log {}", dir.display()))
+    let mut tries = IN_USE_TRIES;
+    loop {
+        let opened = open(
+            dir,
+            args.instance.clone(),
+            options.clone(),
+            Arc::clone(clock),
+        );
+        match opened {
+            Err(WalError::InUse { .. }) if args.take_over && tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(IN_USE_WAIT);
+            }
+            opened => {
+                return opened.with_context(|| format!("the write-ahead log {}", dir.display()));
+            }
+        }
+    }
 }
 
 fn feed_channels(connector: &MeshConnector) -> reeve_ads::ChannelFactory {

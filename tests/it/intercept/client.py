@@ -3,6 +3,7 @@
 import socket
 import ssl
 import sys
+import time
 
 kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -37,6 +38,21 @@ elif kind == "tls":
     with context.wrap_socket(connect(), server_hostname="server.test") as c:
         c.sendall(b"secret")
         print(read_all(c).decode())
+elif kind == "load":
+    # Requests one after the other until the time is over, each on a connection of its own; prints what failed.
+    done, failed = 0, []
+    end = time.monotonic() + float(sys.argv[4])
+    while time.monotonic() < end:
+        try:
+            with connect() as c:
+                c.sendall(b"GET / HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\n\r\n")
+                answer = read_all(c)
+            if not answer.startswith(b"HTTP/1.1 200 ") or not answer.endswith(b"hello"):
+                failed.append(repr(answer[:60]))
+        except OSError as error:
+            failed.append(repr(error))
+        done += 1
+    print("done", done, "failed", len(failed), failed[:5])
 elif kind == "udp":
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as c:

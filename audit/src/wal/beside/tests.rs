@@ -2,7 +2,7 @@ use reeve_core::decision::Effect;
 use tempfile::TempDir;
 
 use crate::{
-    AuditLog, Wal, WalError, WalOptions,
+    AuditLog, EventKind, EventRecord, Wal, WalError, WalOptions,
     fixture::{TestVerifier, clock, decision, drain, fast, log_options, name},
     verify::{Report, VerifyOptions, verify},
 };
@@ -94,7 +94,13 @@ async fn an_epoch_that_nobody_shipped_is_missed() {
     let old = Arc::new(open(&wal).unwrap());
     write(&old, 5);
     let new = Arc::new(beside(&wal).unwrap());
+    let after = new.predecessors().unwrap();
+    assert_eq!(after, "a/1/0/5");
+    new.append(EventRecord::new(EventKind::Started).with("after", &after))
+        .unwrap();
     write(&new, 5);
+    drain(&new, &log, fast()).await;
+    assert!(verified(dir.path()).ok, "they wait in the old one's log");
     drop(old);
     // As if the old epoch's records had been taken away before the new process shipped them.
     for entry in std::fs::read_dir(&wal).unwrap() {
@@ -111,7 +117,69 @@ async fn an_epoch_that_nobody_shipped_is_missed() {
     assert!(new.is_alone().unwrap());
     drain(&new, &log, fast()).await;
     let report = verified(dir.path());
-    assert!(!report.ok);
+    let found: Vec<_> = report.findings.iter().map(|f| f.place.as_str()).collect();
+    assert_eq!(found, ["a/1/0/5"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_new_process_ships_while_the_old_one_still_writes() {
+    let dir = TempDir::new().unwrap();
+    let wal = dir.path().join("wal");
+    let log = AuditLog::open(&dir.path().join("audit"), log_options()).unwrap();
+    let mut old = Arc::new(open(&wal).unwrap());
+    let mut expected = 0;
+    for _ in 0..4 {
+        write(&old, 3);
+        let new = Arc::new(beside(&wal).unwrap());
+        let worker = new.writer(1).unwrap();
+        write(&new, 5);
+        worker.append(&decision("/w", Effect::Allow)).unwrap();
+        drain(&new, &log, fast()).await;
+        assert!(!new.is_alone().unwrap(), "the old one has not ended");
+        write(&old, 2);
+        drain(&old, &log, fast()).await;
+        write(&old, 1);
+        expected += 12;
+        let report = verified(dir.path());
+        assert!(report.ok, "{:?}", report.findings);
+        assert_eq!(report.records + 1, expected, "all but the old one's last");
+        drop(old);
+        drop(worker);
+        drain_after(&new, &log).await;
+        assert_eq!(verified(dir.path()).records, expected);
+        old = new;
+    }
+    let report = verified(dir.path());
+    assert!(report.ok, "{:?}", report.findings);
+}
+
+/// Ships what the process before left as well.
+async fn drain_after(wal: &Arc<Wal>, log: &Arc<AuditLog>) {
+    assert!(wal.is_alone().unwrap());
+    drain(wal, log, fast()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_whose_beginning_is_anothers_to_ship_waits() {
+    let dir = TempDir::new().unwrap();
+    let wal = dir.path().join("wal");
+    let log = AuditLog::open(&dir.path().join("audit"), log_options()).unwrap();
+    // The second bank's first records are left behind by a process that died.
+    let first = open(&wal).unwrap();
+    let second = beside(&wal).unwrap();
+    write(&second, 4);
+    drop((first, second));
+    let old = Arc::new(open(&wal).unwrap());
+    let new = Arc::new(beside(&wal).unwrap());
+    write(&new, 3);
+    let shipping = drain(&new, &log, fast());
+    let shipped = tokio::time::timeout(std::time::Duration::from_millis(200), shipping).await;
+    assert!(shipped.is_err(), "what came before is not in the log");
+    drain(&old, &log, fast()).await;
+    drain(&new, &log, fast()).await;
+    let report = verified(dir.path());
+    assert!(report.ok, "{:?}", report.findings);
+    assert_eq!(report.records, 7);
 }
 
 #[test]
