@@ -46,6 +46,8 @@ struct UploadState {
     bytes: Arc<AtomicU64>,
     end: End,
     empty: bool,
+    /// Given when all of it is on its way; `None` = there is nothing to send.
+    sent: Option<End>,
     /// Given when the upstream wants the body of a caller that asked first.
     wanted: Option<End>,
     /// Keeps its beginning for taps.
@@ -69,8 +71,10 @@ impl UploadState {
 impl Upload {
     /// Wraps a body; `bytes` counts it, `end` ends it.
     pub(crate) fn new(body: Incoming, bytes: Arc<AtomicU64>, end: End) -> Self {
+        let empty = body.is_end_stream();
         Self(Arc::new(UploadState {
-            empty: body.is_end_stream(),
+            empty,
+            sent: (!empty).then(End::default),
             body: Mutex::new(body),
             started: AtomicBool::new(false),
             bytes,
@@ -113,6 +117,13 @@ impl Upload {
     /// Whether another try can still send it: nothing of it has been read.
     pub(crate) fn is_whole(&self) -> bool {
         self.0.empty || !self.0.started.load(Ordering::Acquire)
+    }
+
+    /// Ready when all of it is on its way.
+    pub(crate) async fn sent(&self) {
+        if let Some(sent) = &self.0.sent {
+            sent.wait().await;
+        }
     }
 
     /// The body for one try.
@@ -165,7 +176,13 @@ impl Body for UploadBody {
             return Poll::Ready(Some(Err(BodyError::Ended)));
         }
         ready!(self.poll_wanted(cx));
-        let polled = Pin::new(&mut *lock(&self.state.body)).poll_frame(cx);
+        let mut body = lock(&self.state.body);
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let over = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
+        drop(body);
+        if over && let Some(sent) = &self.state.sent {
+            sent.give();
+        }
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(frame) => {

@@ -20,6 +20,7 @@ use crate::{
     judge::Peer,
     ledger::lock,
     limits::{MAX_REQUESTS_PER_CALLER, MAX_REQUESTS_PER_CONNECTION},
+    pressure::CallerKey,
 };
 
 /// Everybody who is connected to one proxy.
@@ -87,6 +88,11 @@ impl Callers {
 }
 
 impl Share {
+    /// The same for all connections of a caller.
+    pub(crate) fn key(&self) -> CallerKey {
+        CallerKey(Arc::as_ptr(&self.by_caller).addr())
+    }
+
     /// Holds one more, or names the limit that forbids it.
     pub(crate) fn hold(self: &Arc<Self>) -> Result<Held, &'static str> {
         if !enter(&self.by_connection, MAX_REQUESTS_PER_CONNECTION) {

@@ -32,6 +32,7 @@ use crate::{
     metrics::{Ends, Live, Outcome, Unit},
     open::OpenGuard,
     pool::Lease,
+    pressure::{CallerKey, Pressure},
     spans::{Attributes, OpenSpan, SpanEnd},
     tap::Bodies,
     worker::Worker,
@@ -77,6 +78,7 @@ pub(crate) struct Exchange {
     busy: Option<Busy>,
     lease: Option<Lease>,
     held: Option<Held>,
+    pressure: Option<(Arc<Pressure>, CallerKey)>,
     admitted: bool,
     span: Option<OpenSpan>,
     /// Counts the bytes of a TCP connection while it is open.
@@ -138,6 +140,7 @@ impl Exchange {
             busy: None,
             lease: None,
             held: None,
+            pressure: None,
             admitted: false,
             span: None,
             tcp: None,
@@ -195,6 +198,16 @@ impl Exchange {
     /// Keeps the caller's share of the application taken until the exchange is over.
     pub(crate) fn holds(&mut self, held: Option<Held>) {
         self.held = held;
+    }
+
+    /// Notes the application that will be waited for.
+    pub(crate) fn will_wait(&mut self, pressure: Arc<Pressure>, caller: CallerKey) {
+        self.pressure = Some((pressure, caller));
+    }
+
+    /// The application that will be waited for, and who waits.
+    pub(crate) fn waits_for(&mut self) -> Option<(Arc<Pressure>, CallerKey)> {
+        self.pressure.take()
     }
 
     /// Notes the span that ends with the exchange.

@@ -1,6 +1,6 @@
 //! Sending a permitted request: choosing an endpoint, trying, trying again.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::{Response, Version};
 use hyper::body::Incoming;
@@ -32,6 +32,36 @@ pub(crate) type Answered = Result<Response<Incoming>, Answer>;
 
 /// Sends a judged request to the application itself.
 pub(crate) async fn to_app(
+    worker: &Worker,
+    inbound: &Inbound,
+    dialect: Dialect,
+    permit: &Permit<Recorded>,
+    changes: &Changes<'_>,
+    upload: &Upload,
+    exchange: &mut Exchange,
+) -> Answered {
+    let pressure = exchange.waits_for();
+    let mut sending = pin!(try_app(
+        worker, inbound, dialect, permit, changes, upload, exchange
+    ));
+    let Some((pressure, caller)) = pressure else {
+        return sending.await;
+    };
+    // Cancel-safe: `sending` goes on below.
+    tokio::select! {
+        answered = &mut sending => return answered,
+        () = upload.sent() => {}
+    }
+    let waiting = pressure.enter(caller);
+    let answered = sending.await;
+    match &answered {
+        Ok(_) => waiting.answered(),
+        Err(_) => waiting.failed(),
+    }
+    answered
+}
+
+async fn try_app(
     worker: &Worker,
     inbound: &Inbound,
     dialect: Dialect,

@@ -56,6 +56,7 @@ mod path;
 mod peer_info;
 mod permit;
 mod pool;
+mod pressure;
 mod proxy;
 mod query;
 mod relay;

@@ -18,7 +18,7 @@ use tokio::time::timeout_at;
 use crate::{
     answer::Answer,
     body::{Download, ResponseBody, Upload, whole},
-    callers::{Callers, Held, Share},
+    callers::{Held, Share},
     cluster::{Cluster, Security},
     deadline,
     exchange::Exchange,
@@ -34,6 +34,7 @@ use crate::{
     peer_info::PeerInfo,
     permit::{self, Changes, Permit, Recorded},
     pool::Dialect,
+    pressure::Pressure,
     route::{CompiledRoute, pick},
     snapshot::{Outbound, Routed, Snapshot},
     upgrade::{self, Wanted},
@@ -50,6 +51,8 @@ pub(crate) struct Arrival {
     port: u16,
     /// What it may hold of the application; `None` where the application itself calls.
     share: Option<Arc<Share>>,
+    /// How busy the application is; `None` there too.
+    pressure: Option<Arc<Pressure>>,
     /// What the peer last said of its workload: the same for all requests of a connection, as a rule.
     told: Mutex<Option<(HeaderValue, Ends)>>,
 }
@@ -62,21 +65,30 @@ impl Arrival {
             peer,
             port,
             share: None,
+            pressure: None,
             told: Mutex::default(),
         }
     }
 
     /// A connection to the application behind `bind`, of which each peer has a share.
-    pub(crate) fn sharing(bind: SocketAddr, peer: Peer, port: u16, callers: &Arc<Callers>) -> Self {
+    pub(crate) fn sharing(bind: SocketAddr, peer: Peer, port: u16, worker: &Worker) -> Self {
         Self {
-            share: Some(callers.connected(bind, &peer)),
+            share: Some(worker.proxy.callers.connected(bind, &peer)),
+            pressure: Some(worker.pressures.of(bind)),
             ..Self::new(bind, peer, port)
         }
     }
 
     /// Takes one request's share of the application, or answers it.
-    fn share_with(&self, exchange: &mut Exchange) -> Result<(), Answer> {
+    fn share_with(&self, worker: &Worker, exchange: &mut Exchange) -> Result<(), Answer> {
         exchange.holds(self.hold().map_err(Answer::too_many_requests)?);
+        if let (Some(pressure), Some(share)) = (&self.pressure, &self.share) {
+            let caller = share.key();
+            if pressure.is_full_for(caller) && !worker.proxy.tasks.is_closed() {
+                return Err(Answer::overloaded("app_overload"));
+            }
+            exchange.will_wait(pressure.clone(), caller);
+        }
         Ok(())
     }
 
@@ -122,7 +134,7 @@ pub(crate) async fn inbound(
     let mut exchange = Exchange::begin(worker, arrival.ends(&mut parts.headers));
     arrival.note(&mut exchange);
     let admitted = worker.admit(&mut exchange);
-    if let Err(answer) = admitted.and_then(|()| arrival.share_with(&mut exchange)) {
+    if let Err(answer) = admitted.and_then(|()| arrival.share_with(worker, &mut exchange)) {
         return answer.unread(&parts, exchange);
     }
     let Some(snapshot) = worker.proxy.snapshot() else {

@@ -49,6 +49,16 @@ pub(crate) const OVERLOAD_TICKS_PER_WINDOW: u32 = 4;
 pub(crate) const MAX_REFUSED_SHARE: f64 = 0.98;
 /// Seconds that a refused caller is asked to wait (`Retry-After`).
 pub(crate) const RETRY_AFTER_SECONDS: u16 = 1;
+/// Requests that may always wait for the application, however few it has time for.
+pub(crate) const MIN_APP_REQUESTS: usize = 16;
+/// How long is looked whether callers give up before the application answers.
+pub(crate) const APP_WINDOW: Duration = Duration::from_millis(500);
+/// Callers that give up within that time, at least, if it is to mean anything.
+pub(crate) const MIN_GIVEN_UP: u32 = 10;
+/// Who waited for less than this, on an average, before giving up, had not waited.
+pub(crate) const MIN_APP_WAIT: Duration = Duration::from_millis(100);
+/// Who waited longer than this waited for something that takes long.
+pub(crate) const APP_PATIENCE: Duration = Duration::from_secs(10);
 /// Header fields of one request.
 pub(crate) const MAX_HEADERS: usize = 128;
 /// Bytes of one request's header list (names, values and 32 each, RFC 9113 section 6.5.2).

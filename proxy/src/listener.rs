@@ -294,7 +294,6 @@ async fn inbound(
         return;
     };
     let stranger = Peer::stranger(address.ip());
-    let callers = &worker.proxy.callers;
     match (opening, listener.mtls) {
         (Opening::Closed, _) => {}
         (_, MtlsMode::Strict) => refuse_plaintext(worker, snapshot, inbound, stranger),
@@ -306,14 +305,14 @@ async fn inbound(
             };
             tcp::inbound(
                 worker,
-                &Arrival::sharing(listener.bind, peer, address.port(), callers),
+                &Arrival::sharing(listener.bind, peer, address.port(), worker),
                 line,
             )
             .await;
         }
         // Bytes that are no HTTP get HTTP's answer (400): an HTTP port passes nothing on that it cannot read.
         (Opening::Http | Opening::Other, _) if http => {
-            let arrival = Arrival::sharing(listener.bind, stranger, address.port(), callers);
+            let arrival = Arrival::sharing(listener.bind, stranger, address.port(), worker);
             let gone = line.gone();
             let serving = serve_http(worker, Side::Inbound, arrival, line, gone, Spoken::Any);
             serving.until(stop.drain.clone()).await;
@@ -322,7 +321,7 @@ async fn inbound(
         (Opening::Http | Opening::Other | Opening::Silent, _) => {
             tcp::inbound(
                 worker,
-                &Arrival::sharing(listener.bind, stranger, address.port(), callers),
+                &Arrival::sharing(listener.bind, stranger, address.port(), worker),
                 line,
             )
             .await;
@@ -402,7 +401,7 @@ async fn mesh(
     };
     let (until, trust) = (verified.not_after(), proxy.trust());
     let old = limit_life(&epoch, until, chain, trust, cut, gone.clone());
-    let arrival = Arrival::sharing(listener.bind, peer, address.port(), &proxy.callers);
+    let arrival = Arrival::sharing(listener.bind, peer, address.port(), worker);
     if spoken == Spoken::Bytes {
         tcp::inbound(worker, &arrival, stream).await;
         return;

@@ -6,6 +6,7 @@ mod grpc;
 mod http;
 mod lifecycle;
 mod mesh;
+mod overload;
 mod rotation;
 mod shares;
 mod tcp;

@@ -26,6 +26,7 @@ use crate::{
     limits::FLUSH_INTERVAL,
     open::OpenStreams,
     pool::Pools,
+    pressure::Pressures,
     proxy::{Shared, StartError},
 };
 
@@ -47,6 +48,7 @@ pub(crate) struct Worker {
     pub(crate) ledger: Ledger,
     pub(crate) log: LogBuffer,
     pub(crate) shedding: Shedding,
+    pub(crate) pressures: Pressures,
     runtime: Handle,
     connections: AtomicUsize,
     flush: Flush,
@@ -77,6 +79,7 @@ impl Worker {
             ledger,
             log: LogBuffer::new(log),
             shedding: Shedding::default(),
+            pressures: Pressures::default(),
             runtime,
             connections: AtomicUsize::new(0),
             flush: Flush::default(),
