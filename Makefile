@@ -1,7 +1,10 @@
 # Three commands are all anyone needs: `make demo`, `make test`, `make check`.
 CARGO ?= cargo
 TOOLS := target/tools
-BENCH_BIN := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+BENCH_BIN := $(TARGET)/release
+# What is shipped is what is measured; a quick round takes the build that is there sooner.
+BENCH_PROFILE := $(if $(QUICK),release,dist)
 DENY_VERSION := 0.20
 
 SOAK ?= 20m
@@ -24,10 +27,10 @@ soak: build ## Restarts, drains, rotations and changes under load for SOAK (20m)
 
 bench: prerequisites ## The sidecar path beside Envoy, nginx and HAProxy; needs root. QUICK=1 runs one short round.
 	tests/bench/install.sh
-	$(CARGO) build --release -p reeve-cli -p reeve-sidecar
+	$(CARGO) build --profile $(BENCH_PROFILE) -p reeve-cli -p reeve-sidecar
 	$(CARGO) build --release -p reeve-tests --bin meshbench
 	$(CARGO) build --release -p reeve-proxy --example decide_and_record
-	BENCH_OURS=$(BENCH_BIN)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench \
+	BENCH_OURS=$(TARGET)/$(BENCH_PROFILE)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench \
 	  BENCH_DECIDE=$(BENCH_BIN)/examples/decide_and_record BENCH_ENVOY=$(CURDIR)/target/test-tools/bin/envoy \
 	  tests/bench/bench.py run --out target/bench --json target/bench/sidecar.json $(if $(QUICK),--quick)
 
