@@ -1,6 +1,7 @@
 //! Traffic is captured in real network namespaces: every kind of protocol, IPv4 and IPv6, REDIRECT and TPROXY; nothing
 //! goes around the sidecar; nothing is left behind.
 
+mod edges;
 mod handover;
 mod rules;
 
