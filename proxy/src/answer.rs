@@ -137,6 +137,11 @@ impl Answer {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_failed", flag)
     }
 
+    /// The request is nothing but an upgrade, and the upstream's port takes none.
+    pub(crate) fn no_upgrade() -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "upgrade_not_served", "DPE")
+    }
+
     /// Out of time.
     pub(crate) fn timeout() -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "UT")

@@ -17,8 +17,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
-    end::End, exchange::Exchange, io::Flow, ledger::lock, limits::CONTINUE_TIMEOUT,
-    messages::Messages, tap::Bodies,
+    end::End, exchange::Exchange, headers::clean_trailers, io::Flow, ledger::lock,
+    limits::CONTINUE_TIMEOUT, messages::Messages, tap::Bodies,
 };
 
 /// The body of a response to the caller.
@@ -185,8 +185,13 @@ impl Body for UploadBody {
         }
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(frame) => {
+            Poll::Ready(mut frame) => {
                 self.state.started.store(true, Ordering::Release);
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    clean_trailers(trailers);
+                }
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {
@@ -277,10 +282,15 @@ impl Body for Download {
         if let Some(cut) = self.cut(cx) {
             return Poll::Ready(Some(self.end(cut)));
         }
-        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+        let mut frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(frame) => frame,
         };
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            clean_trailers(trailers);
+        }
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

@@ -23,6 +23,22 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+/// What must stand in a head, beside what belongs to one hop.
+const NO_TRAILERS: [HeaderName; 13] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+];
 /// Longest request id that is kept; a longer one is replaced.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -55,6 +71,19 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(header::TE);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes from trailers what is no trailer (RFC 9110 section 6.5.1): what frames, routes, authenticates or describes a
+/// message, which a recipient that merges trailers would take for a header that was judged.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    if trailers.is_empty() {
+        return;
+    }
+    remove_hop_by_hop(trailers);
+    remove_reserved(trailers);
+    for name in &NO_TRAILERS {
+        trailers.remove(name);
     }
 }
 

@@ -167,10 +167,9 @@ pub(crate) async fn inbound(
     let (headers, version) = (&permit.head().headers, permit.head().version);
     let upload = upload(body, headers, version, &mut exchange);
     let dialect = dialect(inbound.listener.protocol, permit.head());
-    let wanted = wanted.filter(|_| dialect == Dialect::Http1);
-    let changes = Changes {
-        upgrade: wanted.as_ref().map(Wanted::protocols),
-        ..Changes::default()
+    let changes = match upgrade::changes(wanted.as_ref(), dialect) {
+        Ok(changes) => changes,
+        Err(answer) => return answer.into_response(exchange),
     };
     let end = exchange.end().clone();
     let sending = forward::to_app(
@@ -255,7 +254,7 @@ pub(crate) async fn outbound(
         snapshot: &snapshot,
         outbound,
         peer: &arrival.peer,
-        upgrade: wanted.as_ref().map(Wanted::protocols),
+        wanted: wanted.as_ref(),
     };
     let sent = arrived.serve(parts, &upload, &mut exchange).await;
     let (answered, route, deadline) = match sent {
@@ -290,8 +289,8 @@ struct Arrived<'a> {
     snapshot: &'a Arc<Snapshot>,
     outbound: &'a Outbound,
     peer: &'a Peer,
-    /// The protocols that the caller would rather speak.
-    upgrade: Option<&'a HeaderValue>,
+    /// The upgrade that the caller asks for.
+    wanted: Option<&'a Wanted>,
 }
 
 enum Sent {
@@ -339,6 +338,9 @@ impl Arrived<'_> {
         let (route, rewritten) = self.route(&head, exchange)?;
         let local = local_answer(&route, &head);
         if let Some(local) = local {
+            if let Some(wanted) = self.wanted {
+                wanted.bears(local.status())?;
+            }
             return Ok(Sent::Local(local));
         }
         let RouteAction::Forward {
@@ -353,14 +355,13 @@ impl Arrived<'_> {
         exchange.ends.service = Some(destination.service.clone());
         exchange.destination = Some((destination.port, destination.subset.clone()));
         let cluster = self.cluster(destination).ok_or_else(Answer::no_cluster)?;
+        let dialect = dialect(cluster.protocol, &head);
         let changes = Changes {
             path: rewritten.as_deref(),
             authority: rewrite_authority.as_deref(),
             edits: Some(&route.request_edits),
             header: self.own_header(&cluster),
-            upgrade: self
-                .upgrade
-                .filter(|_| dialect(cluster.protocol, &head) == Dialect::Http1),
+            ..upgrade::changes(self.wanted, dialect)?
         };
         let plain = self.judge_outside(&cluster, destination, &head, exchange)?;
         let deadline = deadline::of(route.rule.timeout, &head);

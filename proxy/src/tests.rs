@@ -1,5 +1,6 @@
 //! Component tests: pairs of whole proxies on loopback sockets, with certificates of a real authority.
 
+mod connect;
 mod connections;
 mod edges;
 mod grpc;
@@ -7,8 +8,10 @@ mod http;
 mod lifecycle;
 mod mesh;
 mod overload;
+mod resumption;
 mod rotation;
 mod shares;
 mod tcp;
 mod token;
+mod trailers;
 mod upgrades;
