@@ -93,6 +93,7 @@ impl MeshArgs {
 pub(crate) async fn run(args: MeshArgs) -> anyhow::Result<()> {
     reeve_sidecar::logging::start();
     reeve_sidecar::hardening::forbid_core_dumps()?;
+    reeve_sidecar::hardening::raise_open_files();
     if args.supervisor().exists() {
         reeve_sidecar::hardening::end_with_parent()?;
     }

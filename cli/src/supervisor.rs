@@ -102,6 +102,8 @@ pub(crate) struct Context {
     replacing: Arc<AsyncMutex<()>>,
     restarts: Arc<succession::Restarts>,
     places: Mutex<BTreeMap<u8, Arc<AsyncMutex<()>>>>,
+    /// The soft limit of open files that this process was started with, and all that it starts.
+    open_files: Option<u64>,
 }
 
 impl Context {
@@ -150,6 +152,7 @@ impl Context {
             replacing: Arc::default(),
             restarts: Arc::default(),
             places: Mutex::default(),
+            open_files: reeve_sidecar::hardening::raise_open_files(),
         })
     }
 

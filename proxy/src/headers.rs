@@ -199,6 +199,27 @@ mod tests {
     }
 
     #[test]
+    fn trailers_are_no_headers() {
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("x-sum", "7"),
+            ("connection", "x-sum"),
+            ("authorization", "Bearer x"),
+            ("content-length", "5"),
+            ("host", "other"),
+            ("cookie", "a=b"),
+            ("te", "trailers"),
+            ("x-reeve-peer", "w=a"),
+            ("content_length", "5"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(names(&trailers), ["grpc-status"]);
+        let mut untouched = map(&[("x-sum", "7"), ("grpc-message", "fine")]);
+        clean_trailers(&mut untouched);
+        assert_eq!(names(&untouched), ["grpc-message", "x-sum"]);
+    }
+
+    #[test]
     fn a_request_id_is_made_when_absent_and_kept_when_there() {
         let mut headers = HeaderMap::new();
         ensure_request_id(&mut headers);

@@ -19,6 +19,7 @@ mod policy;
 mod protocols;
 mod proxy_config;
 mod refused_identity;
+mod resumption;
 mod rotation;
 mod sidecar_crash;
 mod smuggling;

@@ -53,9 +53,14 @@ impl MeshTls {
         }
     }
 
+    /// The name that it asks for; no proxy looks at it.
+    pub fn server_name() -> ServerName<'static> {
+        ServerName::try_from("mesh.invalid").expect("a name")
+    }
+
     /// The ClientHello of a handshake that offers this ALPN protocol.
     pub fn client_hello(&self, alpn: &[u8]) -> Result<Vec<u8>> {
-        let name = ServerName::try_from("mesh.invalid")?;
+        let name = Self::server_name();
         let mut connection = ClientConnection::new(Arc::new(self.config(alpn)?), name)?;
         let mut bytes = Vec::new();
         connection.write_tls(&mut bytes)?;
@@ -64,7 +69,7 @@ impl MeshTls {
 
     /// A handshake that offers this ALPN protocol.
     pub async fn connect(&self, stream: TcpStream, alpn: &[u8]) -> Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from("mesh.invalid")?;
+        let name = Self::server_name();
         let connector = TlsConnector::from(Arc::new(self.config(alpn)?));
         connector
             .connect(name, stream)
@@ -72,7 +77,8 @@ impl MeshTls {
             .context("the handshake")
     }
 
-    fn config(&self, alpn: &[u8]) -> Result<ClientConfig> {
+    /// What it shakes hands by, offering this ALPN protocol.
+    pub fn config(&self, alpn: &[u8]) -> Result<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()?
             .dangerous()

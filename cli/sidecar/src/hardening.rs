@@ -1,8 +1,8 @@
-//! What a process that holds keys does first.
+//! What a process that holds keys or connections does first.
 
 use anyhow::Context;
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior,
+    DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior,
     set_parent_process_death_signal, setrlimit,
 };
 
@@ -21,4 +21,18 @@ pub fn forbid_core_dumps() -> anyhow::Result<()> {
 pub fn end_with_parent() -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::TERM))
         .context("the parent's death could not be asked to end this process")
+}
+
+/// Lets this process have as many open files as its hard limit allows: each connection is one. Returns the soft limit
+/// before, which programs that use select(2) are to get back; none if there was no limit.
+pub fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "the number of open files stays limited");
+    }
+    limit.current
 }

@@ -55,6 +55,7 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 pub async fn run(args: SidecarArgs) -> anyhow::Result<()> {
     let log = logging::start();
     hardening::forbid_core_dumps()?;
+    hardening::raise_open_files();
     if args.supervisor_socket.is_some() {
         hardening::end_with_parent()?;
     }

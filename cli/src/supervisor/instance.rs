@@ -148,6 +148,7 @@ fn app_spec(
             confined: context.network.is_some(),
             ..PrivilegeArgs::default()
         },
+        open_files: context.open_files,
         marks: Some(Marks::of_instance(&context.marker, name.as_str())),
     })
 }
@@ -220,6 +221,7 @@ fn sidecar_spec(
             .network
             .map(|network| network.of_sidecar(instance.slot))
             .unwrap_or_default(),
+        open_files: context.open_files,
         marks: None,
     };
     let ready = SocketAddr::new(instance.address.into(), READY_PORT);

@@ -66,6 +66,7 @@ fn spec(context: &Context) -> Spec {
         grace: GRACE,
         netns: None,
         privilege: PrivilegeArgs::default(),
+        open_files: context.open_files,
         marks: None,
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Spec {
     pub(crate) netns: Option<String>,
     /// What of our power it does not get.
     pub(crate) privilege: PrivilegeArgs,
+    /// Its soft limit of open files, if not ours.
+    pub(crate) open_files: Option<u64>,
     /// What the processes that it starts carry in their environment, if they are to end with it.
     pub(crate) marks: Option<Marks>,
 }
@@ -106,6 +108,9 @@ fn confinement(spec: &Spec) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     if let Some(name) = &spec.netns {
         args.extend(["--netns".into(), name.into()]);
+    }
+    if let Some(limit) = spec.open_files {
+        args.extend(["--open-files".into(), limit.to_string().into()]);
     }
     let privilege = &spec.privilege;
     for (flag, id) in [("--uid", privilege.uid), ("--gid", privilege.gid)] {

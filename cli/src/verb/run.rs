@@ -3,7 +3,9 @@
 use std::{ffi::OsString, io::ErrorKind, os::unix::process::CommandExt, process::Command};
 
 use clap::{Args, ValueEnum};
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 
 mod confine;
 
@@ -23,6 +25,9 @@ pub(crate) struct RunArgs {
     /// The named network namespace to run in.
     #[arg(long, value_name = "NAME")]
     netns: Option<String>,
+    /// The soft limit of open files.
+    #[arg(long, value_name = "NUMBER")]
+    open_files: Option<u64>,
     #[command(flatten)]
     privilege: PrivilegeArgs,
     /// The command and its arguments.
@@ -75,6 +80,9 @@ pub(crate) fn run(args: RunArgs) -> Verdict {
     if let Some(name) = &args.netns {
         enter_namespace(name)?;
     }
+    if let Some(limit) = args.open_files {
+        limit_open_files(limit)?;
+    }
     confine::give_up(&args.privilege)?;
     // After the change of user, which clears it (prctl(2)).
     set_parent_process_death_signal(Some(signal))
@@ -103,4 +111,14 @@ pub(crate) fn run(args: RunArgs) -> Verdict {
         &error,
     )
     .fix(fix))
+}
+
+/// Sets the soft limit alone: the program can raise it again.
+fn limit_open_files(soft: u64) -> Result<(), Problem> {
+    let limit = Rlimit {
+        current: Some(soft),
+        ..getrlimit(Resource::Nofile)
+    };
+    setrlimit(Resource::Nofile, limit)
+        .map_err(|error| Problem::because("the number of open files could not be limited", &error))
 }
