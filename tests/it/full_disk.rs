@@ -55,7 +55,7 @@ async fn a_full_disk_under_the_write_ahead_log_denies_and_forwards_nothing() {
         .join("wal");
     fill(&wal.join("filler"));
 
-    // What is reserved must be written full first.
+    // What is reserved must be written full first, by each worker.
     let target = Target {
         address,
         protocol: Protocol::Http1,
@@ -63,9 +63,13 @@ async fn a_full_disk_under_the_write_ahead_log_denies_and_forwards_nothing() {
         bad_text: None,
     };
     let load = Load::start("full", vec![target; 4], Duration::from_millis(1));
-    eventually("requests are denied", LIMIT, async || match load.so_far() {
-        (served, 0) => Err(format!("{served} served")),
-        _ => Ok(()),
+    eventually("requests are denied", LIMIT, async || {
+        let (before, _) = load.so_far();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        match load.so_far() {
+            (served, denied) if served == before && denied > 0 => Ok(()),
+            (served, denied) => Err(format!("{served} served, {denied} denied")),
+        }
     })
     .await;
     let denied = load.stop().await.failures;
