@@ -67,6 +67,9 @@ pub struct WalOptions {
     pub max_bytes: u64,
     /// Size of one segment, reserved when it is begun.
     pub segment_bytes: u64,
+    /// The number of the first epoch in an empty folder. SECURITY: a process that keeps its name while its folder is taken
+    /// away must not give a record id twice; milliseconds since 1970 see to that. Otherwise 1 is as good.
+    pub first_epoch: u64,
 }
 
 impl Default for WalOptions {
@@ -75,6 +78,7 @@ impl Default for WalOptions {
             level: Level::Os,
             max_bytes: 256 << 20,
             segment_bytes: 8 << 20,
+            first_epoch: 1,
         }
     }
 }
@@ -269,7 +273,11 @@ impl Wal {
     fn begin(place: Place, tenure: beside::Tenure) -> Result<Self, WalError> {
         let (alone, bank) = (tenure.is_alone(), tenure.bank());
         let last = line::last_epoch(&place.dir).map_err(|e| WalError::io(&place.dir, e))?;
-        let main = Arc::new(place.begin(bank, alone, last + 1)?);
+        let next = match last {
+            0 => place.options.first_epoch.max(1),
+            last => last.saturating_add(1),
+        };
+        let main = Arc::new(place.begin(bank, alone, next)?);
         let epoch = main.writer().epoch;
         let wal = Self {
             lines: Mutex::new(BTreeMap::from([(bank, Arc::clone(&main))])),

@@ -16,6 +16,7 @@ const SOON: Duration = Duration::from_secs(1);
 async fn the_new_process_is_recorded_while_the_old_one_still_serves() {
     let mesh = Mesh::start(client_and_echo(json!({}))).await;
     let before = mesh.instance("echo-v1-0").sidecar_pid.expect("a sidecar");
+    let first = first_epoch(&mesh).await;
     // Keeps the old process for as long as the stream is read.
     let mut held = Connection::open(to_echo(&mesh), Protocol::Http1)
         .await
@@ -45,7 +46,8 @@ async fn the_new_process_is_recorded_while_the_old_one_still_serves() {
         slowest = slowest.max(began.elapsed());
         let of: Vec<&str> = record["id"].as_str().expect("an id").split('/').collect();
         let worker: u64 = of[2].parse().expect("a worker");
-        assert!(of[1] == "2" && worker >= SECOND_BANK, "{record}");
+        let epoch: u64 = of[1].parse().expect("an epoch");
+        assert!(epoch == first + 1 && worker >= SECOND_BANK, "{record}");
     }
     assert!(slowest < 2 * SOON, "the slowest took {slowest:?}");
     assert!(reeve_tests::alive(before), "all the while");
@@ -69,7 +71,7 @@ async fn the_new_process_is_recorded_while_the_old_one_still_serves() {
         record["event"] == "stopped"
             && record["id"]
                 .as_str()
-                .is_some_and(|id| id.starts_with("echo-v1-0/1/0/"))
+                .is_some_and(|id| id.starts_with(&format!("echo-v1-0/{first}/0/")))
     })
     .await;
     // Once more: the first numbers are free again.
@@ -79,8 +81,23 @@ async fn the_new_process_is_recorded_while_the_old_one_still_serves() {
         record["event"] == "started"
             && record["id"]
                 .as_str()
-                .is_some_and(|id| id.starts_with("echo-v1-0/3/0/"))
+                .is_some_and(|id| id.starts_with(&format!("echo-v1-0/{}/0/", first + 2)))
     })
     .await;
     mesh.verify_audit().await;
+}
+
+/// The number of the first process' run.
+async fn first_epoch(mesh: &Mesh) -> u64 {
+    let record = mesh
+        .record("the first process has begun", |record| {
+            record["event"] == "started"
+                && record["id"]
+                    .as_str()
+                    .is_some_and(|id| id.starts_with("echo-v1-0/"))
+        })
+        .await;
+    let id = record["id"].as_str().expect("an id");
+    let epoch = id.split('/').nth(1).expect("an epoch");
+    epoch.parse().expect("a number")
 }

@@ -9,7 +9,7 @@ use tonic::transport::{Endpoint, Server};
 
 use super::*;
 use crate::{
-    IngestService,
+    IngestService, WalOptions,
     fixture::{
         ID, TestSigner, TestVerifier, clock, decision, drain, fast, log_options, name, open_wal,
         until_shipped,
@@ -246,4 +246,42 @@ async fn a_log_that_knows_more_than_the_proxy_is_not_taken_for_an_acknowledgemen
     .await;
     assert!(matches!(error, ShipError::Ahead(1, 0, 10)), "{error}");
     assert_eq!(replaced.status().backlog, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_was_taken_away_repeats_no_id_and_the_gap_is_found() {
+    let dir = TempDir::new().unwrap();
+    let log = AuditLog::open(&dir.path().join("audit"), log_options()).unwrap();
+    let open = |first_epoch| {
+        let options = WalOptions {
+            first_epoch,
+            ..WalOptions::default()
+        };
+        Arc::new(Wal::open(&dir.path().join("wal"), name("a"), options, clock()).unwrap())
+    };
+    let first = open(1_795_000_000_000);
+    fill(&first, 10);
+    drain(&first, &log, fast()).await;
+    drop(first);
+    let second = open(1_795_000_000_500);
+    assert_eq!(
+        second.status().epoch,
+        1_795_000_000_001,
+        "it goes on from what is there"
+    );
+    drop(second);
+    fs::remove_dir_all(dir.path().join("wal")).unwrap();
+    let replaced = open(1_795_000_001_000);
+    fill(&replaced, 3);
+    drain(&replaced, &log, fast()).await;
+    let report = verify(&dir.path().join("audit"), &VerifyOptions::default()).unwrap();
+    assert_eq!(report.records, 13, "no record was taken for another");
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|f| f.what.contains("does not link")),
+        "{:?}",
+        report.findings
+    );
 }

@@ -71,8 +71,8 @@ impl Reached {
         }
     }
 
-    /// Whether `link` names a record that the log has. In a hand-over the epoch before goes on after the next one has
-    /// begun; that its end is all there, `previous` tells: a proxy ships an epoch when the one before is shipped.
+    /// Whether `link` names a record that the log has. In logs of before processes in a hand-over had lines of their own, an
+    /// epoch may go on after the next one has begun; that its end is all there, `previous` tells.
     fn holds(&self, link: &EpochLink, object: impl Fn(&[u8; 32]) -> Option<Batch>) -> bool {
         let at = (link.epoch, link.sequence);
         let Some((end, sealed)) = self.batches.range(at..).next() else {
@@ -126,14 +126,11 @@ impl Reached {
                     header.epoch
                 ));
             }
-            let linked = match &header.link {
-                Some(link) => self.holds(link, object),
-                // The epoch before had no record yet, nor had any other.
-                None => {
-                    self.batches.keys().all(|(epoch, _)| *epoch == last.epoch)
-                        && last.link.is_none()
-                }
-            };
+            // Without a link, the write-ahead log had been emptied, or taken away.
+            let linked = header
+                .link
+                .as_ref()
+                .is_some_and(|link| self.holds(link, object));
             if !linked {
                 return Err(format!(
                     "epoch {} does not link to a record before it, the last of which is {end_epoch}/{end}",

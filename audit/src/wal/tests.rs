@@ -25,6 +25,7 @@ fn small(level: Level) -> WalOptions {
         level,
         max_bytes: 1 << 20,
         segment_bytes: 1500,
+        first_epoch: 1,
     }
 }
 

@@ -339,6 +339,7 @@ fn open_wal(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Wal> {
         },
         max_bytes: args.wal_max_bytes,
         segment_bytes: defaults.segment_bytes.min(args.wal_max_bytes / 4),
+        first_epoch: clock.now().as_millis(),
     };
     let dir = &args.wal_dir;
     let open = if args.take_over {

@@ -200,7 +200,11 @@ async fn listen(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> 
 fn open_wal(args: &MeshArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Wal> {
     let dir = args.within("wal").join(OWN_NAME);
     let name = InstanceName::parse(OWN_NAME)?;
-    Wal::open(&dir, name, WalOptions::default(), Arc::clone(clock))
+    let options = WalOptions {
+        first_epoch: clock.now().as_millis(),
+        ..WalOptions::default()
+    };
+    Wal::open(&dir, name, options, Arc::clone(clock))
         .with_context(|| format!("the write-ahead log {}", dir.display()))
 }
 

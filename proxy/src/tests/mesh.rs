@@ -179,6 +179,7 @@ impl Mesh {
             level: Level::Os,
             max_bytes,
             segment_bytes: max_bytes.min(1 << 20),
+            first_epoch: 1,
         };
         let clock = Arc::new(SystemClock);
         let wal = Wal::open(
