@@ -275,7 +275,7 @@ async fn an_endpoint_that_is_down_is_retried_elsewhere() {
     for _ in 0..20 {
         assert_eq!(fetch(&caller(), mesh.url("/")).await.0, 200);
     }
-    assert!(side.log.lines().iter().any(|line| line["attempts"] == 2));
+    side.log.wait(|line| line["attempts"] == 2).await;
 
     set_route(&mut client, |route| route.retries.attempts = 0);
     mesh.endpoints(&mut client, &[down], Some(Mesh::id("server")));
