@@ -20,7 +20,7 @@ use crate::{
     mesh::{Gateway, GatewayServer, TcpRoute, VirtualService},
     resolve::hosts::falls_under,
 };
-use routes::{Place, forward, routes};
+use routes::{Place, routes};
 
 /// The listener that takes HTTP for any authority.
 const ANY_AUTHORITY_PORT: u16 = 15001;
@@ -202,7 +202,7 @@ fn service_routes(
 ) -> Vec<Route> {
     match best_for(index, service, |v| !v.http.is_empty()) {
         Some(virtual_service) => routes(index, virtual_service, place),
-        None => vec![forward(service.host.clone(), port)],
+        None => vec![Route::to(service.host.clone(), port)],
     }
 }
 

@@ -56,6 +56,35 @@ pub struct Route {
     pub response_headers: HeaderOps,
 }
 
+impl Route {
+    /// Does this for every request, and nothing else: Istio's defaults.
+    pub fn new(action: RouteAction) -> Self {
+        Self {
+            name: None,
+            matches: Vec::new(),
+            action,
+            timeout: None,
+            retries: RetryPolicy::default(),
+            request_headers: HeaderOps::default(),
+            response_headers: HeaderOps::default(),
+        }
+    }
+
+    /// Forwards every request to one port of one service.
+    pub fn to(service: ServiceName, port: u16) -> Self {
+        Self::new(RouteAction::Forward {
+            destinations: vec![Destination {
+                service,
+                subset: None,
+                port,
+                weight: 100,
+            }],
+            rewrite_uri: None,
+            rewrite_authority: None,
+        })
+    }
+}
+
 /// What happens to a request that matched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -181,24 +181,9 @@ impl CompiledRoute {
 
     /// A route to one service and nothing more: what an address that stands for a service does by itself.
     pub(crate) fn straight_to(service: ServiceName, port: u16) -> Self {
-        let destination = Destination {
-            service,
-            subset: None,
-            port,
-            weight: 1,
-        };
         let rule = Route {
             name: Some("default".to_owned()),
-            matches: Vec::new(),
-            action: RouteAction::Forward {
-                destinations: vec![destination],
-                rewrite_uri: None,
-                rewrite_authority: None,
-            },
-            timeout: None,
-            retries: reeve_core::model::RetryPolicy::default(),
-            request_headers: reeve_core::model::HeaderOps::default(),
-            response_headers: reeve_core::model::HeaderOps::default(),
+            ..Route::to(service, port)
         };
         Self {
             name: "-/default".into(),

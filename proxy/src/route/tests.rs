@@ -26,15 +26,7 @@ fn route(name: &str, matches: Vec<RouteMatch>) -> Route {
     Route {
         name: Some(name.to_owned()),
         matches,
-        action: RouteAction::Forward {
-            destinations: vec![to(1)],
-            rewrite_uri: None,
-            rewrite_authority: None,
-        },
-        timeout: None,
-        retries: RetryPolicy::default(),
-        request_headers: HeaderOps::default(),
-        response_headers: HeaderOps::default(),
+        ..Route::to("a.default.svc.cluster.local".parse().unwrap(), 80)
     }
 }
 

@@ -342,21 +342,7 @@ pub(super) fn set_policies(config: &mut ProxyConfig, policies: &[&str]) {
 pub(super) fn set_route(config: &mut ProxyConfig, change: impl FnOnce(&mut Route)) {
     let mut route = Route {
         name: Some("only".to_owned()),
-        matches: vec![],
-        action: RouteAction::Forward {
-            destinations: vec![Destination {
-                service: service(),
-                subset: None,
-                port: PORT,
-                weight: 1,
-            }],
-            rewrite_uri: None,
-            rewrite_authority: None,
-        },
-        timeout: None,
-        retries: RetryPolicy::default(),
-        request_headers: HeaderOps::default(),
-        response_headers: HeaderOps::default(),
+        ..Route::to(service(), PORT)
     };
     change(&mut route);
     let host = VirtualHost {

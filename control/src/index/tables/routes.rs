@@ -1,8 +1,8 @@
 //! A `VirtualService`'s rules as one listener of one proxy has them.
 
 use reeve_core::{
-    Namespace, ServiceName,
-    model::{Destination, HeaderOps, RetryPolicy, Route, RouteAction},
+    Namespace,
+    model::{Destination, Route, RouteAction},
 };
 
 use super::{Index, only_port};
@@ -63,11 +63,11 @@ fn route(index: &Index<'_>, rule: &HttpRoute, place: &Place<'_>) -> Option<Route
     Some(Route {
         name: rule.name.clone(),
         matches: holding.into_iter().map(|m| m.request.clone()).collect(),
-        action: action(index, &rule.to, place.port()),
         timeout: rule.timeout,
         retries: rule.retries.clone(),
         request_headers: rule.request_headers.clone(),
         response_headers: rule.response_headers.clone(),
+        ..Route::new(action(index, &rule.to, place.port()))
     })
 }
 
@@ -110,26 +110,4 @@ pub(super) fn destinations(index: &Index<'_>, to: &[To], listener: u16) -> Vec<D
     };
     let some = to.iter().filter(|t| t.weight > 0);
     some.map(destination).collect()
-}
-
-/// Everything to one service.
-pub(super) fn forward(service: ServiceName, port: u16) -> Route {
-    Route {
-        name: None,
-        matches: Vec::new(),
-        action: RouteAction::Forward {
-            destinations: vec![Destination {
-                service,
-                subset: None,
-                port,
-                weight: 100,
-            }],
-            rewrite_uri: None,
-            rewrite_authority: None,
-        },
-        timeout: None,
-        retries: RetryPolicy::default(),
-        request_headers: HeaderOps::default(),
-        response_headers: HeaderOps::default(),
-    }
 }
