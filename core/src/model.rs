@@ -18,7 +18,7 @@ pub use route::{
     RouteTableName, SniRoute, StringMatch, VirtualHost,
 };
 pub use service::{
-    ClientTls, Endpoint, EndpointSet, LoadBalancer, ServiceConfig, ServicePort, Subset,
+    ClientTls, Endpoint, EndpointSet, HttpPool, LoadBalancer, ServiceConfig, ServicePort, Subset,
     TrafficPolicy,
 };
 pub use telemetry::{AppMetrics, TapMode, TelemetryConfig};

@@ -15,9 +15,9 @@ use crate::{
     cluster::{Cluster, Hop, Security},
     connect::ConnectError,
     exchange::Exchange,
-    limits::{APP_CONNECT_TIMEOUT, BASE_RETRY_BACKOFF, MAX_HTTP1_LINKS, MAX_RETRY_BACKOFF},
+    limits::{BASE_RETRY_BACKOFF, MAX_HTTP1_LINKS, MAX_RETRY_BACKOFF},
     permit::{Changes, Permit, Recorded},
-    pool::{Dialect, Lease, SendError, Sent},
+    pool::{Dialect, Lease, SendError, Sent, Terms},
     route::{Failure, RetryOn},
     snapshot::Inbound,
     worker::Worker,
@@ -80,7 +80,7 @@ async fn try_app(
         let request = request.map_err(|_| Answer::unbuildable())?;
         let sent = worker
             .pools
-            .send_plain(app, dialect, request, APP_CONNECT_TIMEOUT)
+            .send_plain(app, dialect, request, Terms::of_app())
             .await;
         match sent {
             Ok((response, lease)) => {
@@ -213,7 +213,9 @@ impl<P> Outgoing<'_, P> {
         }
         let simple =
             self.permit.head().version != Version::HTTP_2 && self.dialect == Dialect::Http1;
-        if simple && hop.load.now() <= MAX_HTTP1_LINKS {
+        // Where nothing is shared, HTTP/2 has nothing to give.
+        let is_alone = || Terms::from(&self.cluster.traffic).is_one_each();
+        if simple && (hop.load.now() <= MAX_HTTP1_LINKS || is_alone()) {
             Dialect::Http1
         } else {
             Dialect::Http2
@@ -236,7 +238,7 @@ impl<P> Outgoing<'_, P> {
     }
 
     async fn send_once(&self, worker: &Worker, hop: &Hop) -> Sent {
-        let patience = self.cluster.traffic.connect_timeout;
+        let terms = Terms::from(&self.cluster.traffic);
         let unbuildable = |_| SendError::Connect(ConnectError::Protocol);
         match (&hop.security, self.plain) {
             (Security::Mesh(_), _) => {
@@ -247,7 +249,7 @@ impl<P> Outgoing<'_, P> {
                 let request = request.map_err(unbuildable)?;
                 let pools = &worker.pools;
                 pools
-                    .send_mesh(hop.address, &hop.security, link, &epoch, request, patience)
+                    .send_mesh(hop.address, &hop.security, link, &epoch, request, terms)
                     .await
             }
             (Security::Plain, Some(permit)) => {
@@ -256,7 +258,7 @@ impl<P> Outgoing<'_, P> {
                 let request = request.map_err(unbuildable)?;
                 worker
                     .pools
-                    .send_plain(hop.address, self.dialect, request, patience)
+                    .send_plain(hop.address, self.dialect, request, terms)
                     .await
             }
             (Security::Plain | Security::Unreachable, _) => Err(ConnectError::NotInMesh.into()),

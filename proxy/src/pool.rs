@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use hyper::{
     ext::on_informational,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use reeve_core::model::TrafficPolicy;
 use reeve_svid::alpn;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,9 +29,9 @@ use crate::{
     credentials::Epoch,
     ledger::lock,
     limits::{
-        CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT,
-        MAX_HEADER_LIST_BYTES, MAX_IDLE_PER_ENDPOINT, MAX_POOLS, MAX_SEND_BUFFER_BYTES,
-        STREAM_WINDOW_BYTES,
+        APP_CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL,
+        KEEP_ALIVE_TIMEOUT, MAX_HEADER_LIST_BYTES, MAX_IDLE_PER_ENDPOINT, MAX_POOLS,
+        MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     },
     permit::{Recorded, UpstreamRequest},
     route::Failure,
@@ -65,6 +67,45 @@ struct PoolKey {
     epoch: u64,
 }
 
+/// What connections may be made and used for: from the `DestinationRule`, one request at a time, so that a change
+/// holds for connections that are open already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Bound on making a connection.
+    patience: Duration,
+    /// A connection takes no more requests after so many (Envoy's `max_requests_per_connection`).
+    max_requests: Option<NonZeroU32>,
+}
+
+impl Terms {
+    /// To the application itself, which no `DestinationRule` concerns.
+    pub(crate) fn of_app() -> Self {
+        Self {
+            patience: APP_CONNECT_TIMEOUT,
+            max_requests: None,
+        }
+    }
+
+    /// Whether every request has a connection of its own.
+    pub(crate) fn is_one_each(self) -> bool {
+        self.max_requests == Some(NonZeroU32::MIN)
+    }
+
+    /// Whether a connection that took `requests` may take another.
+    fn allow_another_after(self, requests: u32) -> bool {
+        self.max_requests.is_none_or(|most| requests < most.get())
+    }
+}
+
+impl From<&TrafficPolicy> for Terms {
+    fn from(traffic: &TrafficPolicy) -> Self {
+        Self {
+            patience: traffic.connect_timeout,
+            max_requests: traffic.http.max_requests_per_connection,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Pool {
     key: PoolKey,
@@ -78,12 +119,22 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Kept {
     since: Instant,
+    /// Requests that it took.
+    requests: u32,
+    /// Whether it ends with the request that it has.
+    is_last: bool,
     sender: http1::SendRequest<UploadBody>,
     /// Cancelled when it should take no more requests; never for plaintext.
     drain: CancellationToken,
 }
 
 impl Kept {
+    /// Gives it a request.
+    fn enter(&mut self, terms: Terms) {
+        self.requests = self.requests.saturating_add(1);
+        self.is_last = !terms.allow_another_after(self.requests);
+    }
+
     fn is_usable(&self) -> bool {
         self.since.elapsed() < IDLE_TIMEOUT && self.sender.is_ready() && !self.drain.is_cancelled()
     }
@@ -105,7 +156,7 @@ impl Lease {
             Self::Whole(pool, kept) => (pool, kept),
             Self::Stream(stream) => return stream.ended(),
         };
-        let Some(pool) = pool.upgrade() else {
+        let Some(pool) = pool.upgrade().filter(|_| !kept.is_last) else {
             return;
         };
         kept.since = Instant::now();
@@ -175,7 +226,7 @@ impl Pools {
         dialect: Dialect,
         epoch: &Arc<Epoch>,
         request: UpstreamRequest<P, UploadBody>,
-        patience: Duration,
+        terms: Terms,
     ) -> Sent {
         let key = PoolKey {
             address,
@@ -183,7 +234,7 @@ impl Pools {
             dialect,
             epoch: epoch.number,
         };
-        self.send(key, Some(epoch), request.into_http(), patience)
+        self.send(key, Some(epoch), request.into_http(), terms)
             .await
     }
 
@@ -193,7 +244,7 @@ impl Pools {
         address: SocketAddr,
         dialect: Dialect,
         request: UpstreamRequest<Recorded, UploadBody>,
-        patience: Duration,
+        terms: Terms,
     ) -> Sent {
         let key = PoolKey {
             address,
@@ -201,7 +252,7 @@ impl Pools {
             dialect,
             epoch: 0,
         };
-        self.send(key, None, request.into_http(), patience).await
+        self.send(key, None, request.into_http(), terms).await
     }
 
     /// Forgets pools of earlier epochs: their connections end when what is in flight has ended.
@@ -237,7 +288,7 @@ impl Pools {
         key: PoolKey,
         epoch: Option<&Arc<Epoch>>,
         mut request: Request<UploadBody>,
-        patience: Duration,
+        terms: Terms,
     ) -> Sent {
         let pool = self.pool(key);
         let trust = &self.trust;
@@ -246,7 +297,7 @@ impl Pools {
                 if let Some(wanted) = request.body().wanted() {
                     wanted.give();
                 }
-                let (mut sender, stream) = pool.http2(epoch, trust, patience).await?;
+                let (mut sender, stream) = pool.http2(epoch, trust, terms).await?;
                 match sender.try_send_request(request).await {
                     Ok(response) => Ok((response, Some(Lease::Stream(stream)))),
                     Err(error) => {
@@ -263,7 +314,7 @@ impl Pools {
                         }
                     });
                 }
-                let (mut kept, reused) = pool.http1(epoch, trust, patience).await?;
+                let (mut kept, reused) = pool.http1(epoch, trust, terms).await?;
                 let sent = kept.sender.try_send_request(request).await;
                 let response = sent.map_err(|e| {
                     pool.distrust_idle(reused);
@@ -287,23 +338,27 @@ impl Pool {
         self: &Arc<Self>,
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        patience: Duration,
+        terms: Terms,
     ) -> Result<(http2::SendRequest<UploadBody>, Stream), ConnectError> {
-        if let Some(place) = self.links.with_room() {
+        if terms.is_one_each() {
+            let (sender, drain) = self.connect_http2(epoch, trust, terms).await?;
+            return Ok(self.links.add(sender, drain, terms));
+        }
+        if let Some(place) = self.links.with_room(terms) {
             return Ok(place);
         }
         let _one_at_a_time = self.connecting.lock().await;
-        if let Some(place) = self.links.with_room() {
+        if let Some(place) = self.links.with_room(terms) {
             return Ok(place);
         }
         if !self.links.may_grow()
-            && let Some(place) = self.links.least_busy()
+            && let Some(place) = self.links.least_busy(terms)
         {
             return Ok(place);
         }
-        match self.connect_http2(epoch, trust, patience).await {
-            Ok((sender, drain)) => Ok(self.links.add(sender, drain)),
-            Err(error) => self.links.least_busy().ok_or(error),
+        match self.connect_http2(epoch, trust, terms).await {
+            Ok((sender, drain)) => Ok(self.links.add(sender, drain, terms)),
+            Err(error) => self.links.least_busy(terms).ok_or(error),
         }
     }
 
@@ -311,10 +366,10 @@ impl Pool {
         self: &Arc<Self>,
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        patience: Duration,
+        terms: Terms,
     ) -> Result<(http2::SendRequest<UploadBody>, CancellationToken), ConnectError> {
         let address = self.key.address;
-        let (line, drain) = self.connect(alpn::H2, epoch, trust, patience).await?;
+        let (line, drain) = self.connect(alpn::H2, epoch, trust, terms).await?;
         retire_on(drain.clone(), line.gone(), Arc::downgrade(self));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -341,16 +396,16 @@ impl Pool {
         protocol: &'static [u8],
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        patience: Duration,
+        terms: Terms,
     ) -> Result<(Upstream, CancellationToken), ConnectError> {
         let address = self.key.address;
         match (&self.key.security, epoch) {
             (Security::Mesh(expected), Some(epoch)) => {
-                connect::mesh(address, expected, protocol, epoch, trust, patience).await
+                connect::mesh(address, expected, protocol, epoch, trust, terms.patience).await
             }
             (Security::Mesh(_), None) => Err(ConnectError::NoCredentials),
             (Security::Plain, _) => {
-                let line = connect::plain(address, patience).await?;
+                let line = connect::plain(address, terms.patience).await?;
                 Ok((line, CancellationToken::new()))
             }
             (Security::Unreachable, _) => Err(ConnectError::NotInMesh),
@@ -361,12 +416,13 @@ impl Pool {
         &self,
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        patience: Duration,
+        terms: Terms,
     ) -> Result<(Kept, Reused), ConnectError> {
-        if let Some(kept) = self.idle_one() {
+        if let Some(mut kept) = self.idle_one(terms) {
+            kept.enter(terms);
             return Ok((kept, Reused::Yes));
         }
-        let (line, drain) = self.connect(alpn::HTTP1, epoch, trust, patience).await?;
+        let (line, drain) = self.connect(alpn::HTTP1, epoch, trust, terms).await?;
         let mut builder = http1::Builder::new();
         builder.max_headers(crate::limits::MAX_HEADERS);
         let handshake = builder.handshake(TokioIo::new(line)).await;
@@ -377,24 +433,25 @@ impl Pool {
                 tracing::debug!(%error, %address, "an HTTP/1.1 connection ended");
             }
         });
-        let since = Instant::now();
-        Ok((
-            Kept {
-                since,
-                sender,
-                drain,
-            },
-            Reused::No,
-        ))
+        let mut kept = Kept {
+            since: Instant::now(),
+            requests: 0,
+            is_last: false,
+            sender,
+            drain,
+        };
+        kept.enter(terms);
+        Ok((kept, Reused::No))
     }
 
     /// The connection given back last that can be used again. One that has not come to rest yet stays.
-    fn idle_one(&self) -> Option<Kept> {
+    fn idle_one(&self, terms: Terms) -> Option<Kept> {
         let mut idle = lock(&self.idle);
-        if let Some(at) = idle.iter().rposition(Kept::is_usable) {
+        let may = |kept: &Kept| terms.allow_another_after(kept.requests);
+        if let Some(at) = idle.iter().rposition(|k| k.is_usable() && may(k)) {
             return Some(idle.swap_remove(at));
         }
-        idle.retain(|kept| !kept.sender.is_closed() && !kept.drain.is_cancelled());
+        idle.retain(|k| !k.sender.is_closed() && !k.drain.is_cancelled() && may(k));
         None
     }
 

@@ -6,6 +6,7 @@ mod edges;
 mod grpc;
 mod http;
 mod lifecycle;
+mod max_requests;
 mod mesh;
 mod overload;
 mod resumption;

@@ -107,6 +107,10 @@ def figures(res):
         ours = _by_round(res, "ours", groups, scenario, read, more)
         theirs = _by_round(res, peer, groups, scenario, read, more)
         out.append(_figure(figure, unit, peer, ours, theirs, more, goal))
+        beside = _by_round(res, "ours-http", groups, scenario, read, more)
+        if beside:
+            out.append({**_figure(figure + ", ours over HTTP", unit, peer, beside, theirs, more, goal),
+                        "goal": None, "met": None})
         hybrid = _by_round(res, "ours-pq", groups, scenario, read, more)
         if hybrid:
             # no goal of its own: the peers have no hybrid key exchange here

@@ -207,6 +207,67 @@ async fn weighted_routes_get_their_shares_and_a_matched_header_its_version() {
     mesh.verify_audit().await;
 }
 
+const ONE_EACH: &str = "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  name: echo
+spec:
+  host: echo
+  trafficPolicy:
+    connectionPool:
+      http:
+        maxRequestsPerConnection: 1
+";
+
+/// Connections that the sidecar of `echo` has open from the mesh.
+async fn inbound_connections(mesh: &Mesh) -> u64 {
+    let metrics = mesh.inbound("echo-v1-0", 15020);
+    let mut connection = Connection::open(metrics, Protocol::Http1)
+        .await
+        .expect("a connection");
+    let call = Call::get("metrics", "/stats/prometheus");
+    let page = connection.send(&call).await.expect("an answer").text();
+    let line = page
+        .lines()
+        .find_map(|l| l.strip_prefix("reeve_connections{direction=\"inbound\"} "))
+        .expect("the gauge");
+    line.parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_of_one_request_per_connection_keeps_none_open() {
+    let mesh = Mesh::start(crate::fixture::client_and_echo(json!({}))).await;
+    let address = crate::fixture::to_echo(&mesh);
+    let mut kept = Connection::open(address, Protocol::Http1)
+        .await
+        .expect("a connection");
+    let call = crate::fixture::get("/");
+    assert_eq!(kept.send(&call).await.expect("an answer").status, 200);
+    assert!(inbound_connections(&mesh).await > 0);
+
+    mesh.apply("one-each.yaml", ONE_EACH).await;
+    // The one that was kept is not used again; it ends when it has been idle.
+    let before = inbound_connections(&mesh).await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let mut connection = Connection::open(address, protocol)
+            .await
+            .expect("a connection");
+        for _ in 0..5 {
+            assert_eq!(connection.send(&call).await.expect("an answer").status, 200);
+        }
+    }
+    let limit = std::time::Duration::from_secs(5);
+    reeve_tests::eventually("they end", limit, async || {
+        match inbound_connections(&mesh).await {
+            open if open <= before => Ok(()),
+            open => Err(format!("{open} connections, {before} before")),
+        }
+    })
+    .await;
+    mesh.verify_audit().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_trailers_and_streamed_bodies_pass_through_a_sidecar_pair() {
     let mesh = Mesh::start(crate::fixture::client_and_echo(json!({}))).await;

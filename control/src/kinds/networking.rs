@@ -126,8 +126,12 @@ raw! {
         tls: Option<TlsSpec>,
     }
     LoadBalancerSpec { simple: Option<String>, }
-    ConnectionPoolSpec { tcp: Option<TcpPoolSpec>, }
+    ConnectionPoolSpec {
+        tcp: Option<TcpPoolSpec>,
+        http: Option<HttpPoolSpec>,
+    }
     TcpPoolSpec { connect_timeout: Option<String>, }
+    HttpPoolSpec { max_requests_per_connection: Option<i32>, }
     TlsSpec { mode: Option<String>, }
     GatewaySpec {
         selector: BTreeMap<String, String>,

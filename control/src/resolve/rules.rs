@@ -1,6 +1,6 @@
 //! `DestinationRule`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use reeve_core::{
     ServiceName,
@@ -13,10 +13,13 @@ use super::{
 };
 use crate::{
     Code, Fault,
-    kinds::{DestinationRuleSpec, Object, TrafficPolicySpec},
+    kinds::{ConnectionPoolSpec, DestinationRuleSpec, Object, TrafficPolicySpec},
     mesh::DestinationRule,
     source::path::Path,
 };
+
+/// The most that Istio lets anyone configure for `maxRequestsPerConnection`.
+const MOST_REQUESTS: u32 = 1 << 29;
 
 pub(super) fn resolve(
     objects: &[Object<DestinationRuleSpec>],
@@ -119,17 +122,49 @@ fn traffic(
     {
         policy.load_balancer = load_balancer(notes, &path.key("loadBalancer").key("simple"), text);
     }
-    let pool = spec.connection_pool.as_ref().and_then(|p| p.tcp.as_ref());
-    if let Some(text) = pool.and_then(|p| p.connect_timeout.as_deref()) {
-        let path = path.key("connectionPool").key("tcp").key("connectTimeout");
-        policy.connect_timeout = notes
-            .duration(&path, text)
-            .unwrap_or(policy.connect_timeout);
+    if let Some(pool) = &spec.connection_pool {
+        connection_pool(notes, &path.key("connectionPool"), pool, &mut policy);
     }
     if let Some(text) = spec.tls.as_ref().and_then(|t| t.mode.as_deref()) {
         policy.tls = client_tls(notes, &path.key("tls").key("mode"), text).unwrap_or_default();
     }
     policy
+}
+
+fn connection_pool(
+    notes: &mut Notes<'_, DestinationRuleSpec>,
+    path: &Path,
+    spec: &ConnectionPoolSpec,
+    policy: &mut TrafficPolicy,
+) {
+    let connect = spec.tcp.as_ref().and_then(|p| p.connect_timeout.as_deref());
+    if let Some(text) = connect {
+        let path = path.key("tcp").key("connectTimeout");
+        policy.connect_timeout = notes
+            .duration(&path, text)
+            .unwrap_or(policy.connect_timeout);
+    }
+    let http = spec.http.as_ref();
+    if let Some(most) = http.and_then(|p| p.max_requests_per_connection) {
+        let path = path.key("http").key("maxRequestsPerConnection");
+        policy.http.max_requests_per_connection = max_requests(notes, &path, most);
+    }
+}
+
+/// 0 stands for any number; the bound is Istio's.
+fn max_requests(
+    notes: &mut Notes<'_, DestinationRuleSpec>,
+    path: &Path,
+    most: i32,
+) -> Option<NonZeroU32> {
+    match u32::try_from(most) {
+        Ok(most) if most <= MOST_REQUESTS => NonZeroU32::new(most),
+        Ok(_) | Err(_) => {
+            let text = format!("a number of requests is 0 (any number) to {MOST_REQUESTS}");
+            notes.error(path, Code::Invalid, text);
+            None
+        }
+    }
 }
 
 fn load_balancer(

@@ -1,6 +1,6 @@
 //! Services as a client's proxy sees them: ports, subsets, endpoints and how to reach them.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub struct TrafficPolicy {
     pub connect_timeout: Duration,
     /// Whether the client speaks mesh mTLS.
     pub tls: ClientTls,
+    /// How connections carry HTTP.
+    #[serde(default)]
+    pub http: HttpPool,
 }
 
 impl Default for TrafficPolicy {
@@ -63,8 +66,16 @@ impl Default for TrafficPolicy {
             load_balancer: LoadBalancer::default(),
             connect_timeout: Duration::from_secs(10),
             tls: ClientTls::default(),
+            http: HttpPool::default(),
         }
     }
+}
+
+/// `connectionPool.http` of a traffic policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpPool {
+    /// A connection takes no more requests after so many; `None` = any number. 1 = a connection for each request.
+    pub max_requests_per_connection: Option<NonZeroU32>,
 }
 
 /// How one of several endpoints is chosen.

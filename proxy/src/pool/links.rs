@@ -16,6 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::Terms;
 use crate::{
     body::UploadBody,
     ledger::lock,
@@ -32,6 +33,8 @@ struct Link {
     /// Cancelled when it should take no more requests; never for plaintext.
     drain: CancellationToken,
     used: Instant,
+    /// Requests that it took.
+    requests: u32,
     /// Held once by each stream, and once here.
     streams: Arc<()>,
 }
@@ -44,14 +47,14 @@ pub(crate) struct Stream {
 
 impl Links {
     /// A place on the first that is not full, so that those opened for a rush run empty after it, and close.
-    pub(super) fn with_room(&self) -> Option<(SendRequest<UploadBody>, Stream)> {
+    pub(super) fn with_room(&self, terms: Terms) -> Option<(SendRequest<UploadBody>, Stream)> {
         let mut links = lock(&self.0);
         let mut first = true;
-        links.retain(|link| link.is_usable() && (mem::take(&mut first) || link.is_wanted()));
+        links.retain(|link| link.may_take(terms) && (mem::take(&mut first) || link.is_wanted()));
         let free = links
-            .iter_mut()
-            .find(|link| link.streams() < MAX_STREAMS_PER_LINK);
-        free.map(Link::enter)
+            .iter()
+            .position(|link| link.streams() < MAX_STREAMS_PER_LINK)?;
+        enter(&mut links, free, terms)
     }
 
     /// Whether there may be another connection.
@@ -60,10 +63,14 @@ impl Links {
     }
 
     /// A place on a full one, where the request waits for its turn: better than none.
-    pub(super) fn least_busy(&self) -> Option<(SendRequest<UploadBody>, Stream)> {
+    pub(super) fn least_busy(&self, terms: Terms) -> Option<(SendRequest<UploadBody>, Stream)> {
         let mut links = lock(&self.0);
-        let usable = links.iter_mut().filter(|link| link.is_usable());
-        usable.min_by_key(|link| link.streams()).map(Link::enter)
+        let usable = links
+            .iter()
+            .enumerate()
+            .filter(|(_, link)| link.may_take(terms));
+        let (least, _) = usable.min_by_key(|(_, link)| link.streams())?;
+        enter(&mut links, least, terms)
     }
 
     /// Takes in a new connection, and a place on it.
@@ -71,15 +78,19 @@ impl Links {
         &self,
         sender: SendRequest<UploadBody>,
         drain: CancellationToken,
+        terms: Terms,
     ) -> (SendRequest<UploadBody>, Stream) {
         let mut link = Link {
             sender,
             drain,
             used: Instant::now(),
+            requests: 0,
             streams: Arc::default(),
         };
         let entered = link.enter();
-        lock(&self.0).push(link);
+        if link.may_take(terms) {
+            lock(&self.0).push(link);
+        }
         entered
     }
 
@@ -89,9 +100,24 @@ impl Links {
     }
 }
 
+/// A place on one of them, which is forgotten if that was its last: it ends when it has answered.
+fn enter(
+    links: &mut Vec<Link>,
+    at: usize,
+    terms: Terms,
+) -> Option<(SendRequest<UploadBody>, Stream)> {
+    let link = links.get_mut(at)?;
+    let entered = link.enter();
+    if !link.may_take(terms) {
+        links.remove(at);
+    }
+    Some(entered)
+}
+
 impl Link {
     fn enter(&mut self) -> (SendRequest<UploadBody>, Stream) {
         self.used = Instant::now();
+        self.requests = self.requests.saturating_add(1);
         let place = Some(self.streams.clone());
         (self.sender.clone(), Stream { place })
     }
@@ -102,6 +128,11 @@ impl Link {
 
     fn is_usable(&self) -> bool {
         !self.sender.is_closed() && !self.drain.is_cancelled()
+    }
+
+    /// One that took its last request ends when that is answered.
+    fn may_take(&self, terms: Terms) -> bool {
+        self.is_usable() && terms.allow_another_after(self.requests)
     }
 
     fn is_wanted(&self) -> bool {

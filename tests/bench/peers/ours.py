@@ -47,8 +47,8 @@ class Ours(Peer):
 
     @staticmethod
     def _opaque(v):
-        """Link connections of HTTP are pooled whatever the client does; opaque ones are never shared, so that every
-        request of `newconn` pays its handshake here too."""
+        """Link connections of HTTP are pooled whatever the client does, unless a rule says otherwise (`ours-http`);
+        opaque ones are never shared, so that every request of `newconn` pays its handshake here too."""
         return v["proto"] == "tcp" or not v["pool"]
 
     # -- the mesh's folder -------------------------------------------------------
@@ -82,6 +82,11 @@ class Ours(Peer):
                     "command": ["true"]},
                    {"name": "server", "namespace": "bench", "serviceAccount": "server", "labels": {"app": "server"},
                     "command": ["true"], "ports": [{"port": ctx.app_port, "name": port}]}]}}
+        if not v["pool"]:
+            yield {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+                   "metadata": {"name": "server", "namespace": "bench"},
+                   "spec": {"host": "server", "trafficPolicy": {
+                       "connectionPool": {"http": {"maxRequestsPerConnection": 1}}}}}
         if v["jwt"]:
             yield {"apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
                    "metadata": {"name": "server", "namespace": "bench"},

@@ -141,6 +141,15 @@ fn destination_rule() {
                 "9 spec.trafficPolicy.connectionPool.tcp.connectTimeout invalid",
             ],
         ),
+        (
+            "host: other\ntrafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: -1}}}\nsubsets:\n  - name: a\n    trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 536870913}}}\n  - name: b\n    trafficPolicy: {connectionPool: {http: {maxRetries: 1}}}",
+            &[
+                "6 spec.host unknown-reference?",
+                "7 spec.trafficPolicy.connectionPool.http.maxRequestsPerConnection invalid",
+                "10 spec.subsets[0].trafficPolicy.connectionPool.http.maxRequestsPerConnection invalid",
+                "12 spec.subsets[1].trafficPolicy.connectionPool.http.maxRetries unsupported",
+            ],
+        ),
     ];
     // The conflict is told where the second rule stands, which is in REVIEWS.
     let found = findings(&format!(
