@@ -12,7 +12,8 @@ use crate::{
     canonical::{self, CanonicalError},
     hexes,
     log::tree,
-    wal::{Chunk, MAX_LINES},
+    pace::paced,
+    wal::{Chunk, Leaf, MAX_LINES, leaf},
 };
 
 /// The version of the batch format, the `schema` member of every header.
@@ -163,6 +164,13 @@ pub struct Batch {
     pub records: Vec<Vec<u8>>,
 }
 
+/// A batch that holds together; who signed it is another question.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedBatch {
+    pub(crate) batch: Batch,
+    pub(crate) header: BatchHeader,
+}
+
 /// A batch does not hold together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -195,7 +203,7 @@ impl Batch {
                 (chunk.first_sequence, chunk.last_sequence),
             )]),
             count: u64::try_from(chunk.records.len())?,
-            root: records_root(&chunk.records),
+            root: root_of(&chunk.leaves),
             chain: chunk.chain,
             link: chunk.previous,
             previous,
@@ -219,6 +227,16 @@ impl Batch {
 
     /// Reads the header and checks it against the rest: bounds, canonical form, count, root, signer.
     pub fn check(&self) -> Result<BatchHeader, BatchFault> {
+        self.check_with(&self.leaves())
+    }
+
+    /// The leaf hash of each record.
+    pub(crate) fn leaves(&self) -> Vec<Leaf> {
+        paced(self.records.iter()).map(|r| leaf(r)).collect()
+    }
+
+    /// The same as [`Self::check`], given [`Self::leaves`].
+    pub(crate) fn check_with(&self, leaves: &[Leaf]) -> Result<BatchHeader, BatchFault> {
         let fault = |what: &str| Err(BatchFault(what.to_owned()));
         if self.header.len() > MAX_HEADER_BYTES || !canonical::is_canonical(&self.header) {
             return fault("the header is not canonical JSON of legal length");
@@ -239,13 +257,22 @@ impl Batch {
         if count == 0 || header.count != count || counted != Some(count) {
             return fault("the header's count and sequences do not fit its records");
         }
-        if records_root(&self.records) != header.root {
+        if root_of(leaves) != header.root {
             return fault("the records do not hash to the header's root");
         }
         if signer_hash(&self.chain_der) != header.signer {
             return fault("the certificates are not those that the header names");
         }
         Ok(header)
+    }
+
+    /// The batch with its header, if it holds together as [`Self::check`] says.
+    pub(crate) fn checked(self) -> Result<CheckedBatch, BatchFault> {
+        let header = self.check()?;
+        Ok(CheckedBatch {
+            batch: self,
+            header,
+        })
     }
 
     /// The batch object: the header, the certificates, then each record, one a line.
@@ -291,9 +318,8 @@ impl Batch {
     }
 }
 
-/// RFC 6962 root over records.
-pub fn records_root(records: &[Vec<u8>]) -> [u8; 32] {
-    let leaves: Vec<Hash> = records.iter().map(|r| record_hash(r)).collect();
+fn root_of(leaves: &[Leaf]) -> [u8; 32] {
+    let leaves: Vec<Hash> = leaves.iter().copied().map(Hash).collect();
     tree::root(&leaves).0
 }
 

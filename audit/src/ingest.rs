@@ -26,7 +26,7 @@ use self::proto::{
 };
 use crate::{
     AuditLog, BatchVerifier,
-    batch::{Batch, MAX_BATCH_BYTES, MAX_HEADER_BYTES},
+    batch::{Batch, CheckedBatch, MAX_BATCH_BYTES, MAX_HEADER_BYTES},
     log::{LogError, Position},
 };
 
@@ -129,8 +129,8 @@ impl IngestService {
             chain_der: batch.chain_der,
             records: batch.records,
         };
-        match self.check(peer, proxy, &batch) {
-            Ok(()) => match self.log.submit(batch).await {
+        match self.check(peer, proxy, batch) {
+            Ok(batch) => match self.log.submit_checked(batch).await {
                 Ok(position) => Ok(position_answer(position)),
                 Err(LogError::Batch(fault)) => Ok(refused(peer, proxy, &fault.to_string())),
                 Err(error) => {
@@ -143,8 +143,14 @@ impl IngestService {
     }
 
     /// SECURITY: nothing enters the log that is not signed by the identity on the connection, for its own proxy.
-    fn check(&self, peer: &SpiffeId, proxy: &InstanceName, batch: &Batch) -> Result<(), String> {
-        let header = batch.check().map_err(|fault| fault.to_string())?;
+    fn check(
+        &self,
+        peer: &SpiffeId,
+        proxy: &InstanceName,
+        batch: Batch,
+    ) -> Result<CheckedBatch, String> {
+        let checked = batch.checked().map_err(|fault| fault.to_string())?;
+        let CheckedBatch { batch, header } = &checked;
         if header.proxy != *proxy {
             return Err(format!("the batch is of {}", header.proxy));
         }
@@ -161,7 +167,7 @@ impl IngestService {
         if signer != *peer {
             return Err(format!("signed by {signer}, sent by {peer}"));
         }
-        Ok(())
+        Ok(checked)
     }
 }
 

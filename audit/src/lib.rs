@@ -20,6 +20,7 @@ mod fixture;
 mod hexes;
 pub mod ingest;
 pub mod log;
+mod pace;
 pub mod query;
 pub mod record;
 pub mod seal;

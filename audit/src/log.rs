@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use self::{key::LogKey, sequence::Pending, tree::Frontier};
 use crate::{
-    batch::{Batch, BatchFault, BatchHeader, Source},
+    batch::{Batch, BatchFault, BatchHeader, CheckedBatch, Source},
     disk,
     seal::{SealError, SealKey},
 };
@@ -225,7 +225,15 @@ impl AuditLog {
     /// Puts a batch into the tree; when this returns, a checkpoint on the disk covers it, and the answer is the
     /// position reached. A batch that is there already changes nothing. The signature is the caller's to verify.
     pub async fn submit(self: &Arc<Self>, batch: Batch) -> Result<Position, LogError> {
-        let header = batch.check()?;
+        self.submit_checked(batch.checked()?).await
+    }
+
+    /// The same, for a batch that was checked before.
+    pub(crate) async fn submit_checked(
+        self: &Arc<Self>,
+        batch: CheckedBatch,
+    ) -> Result<Position, LogError> {
+        let CheckedBatch { batch, header } = batch;
         let (answer, mut answered) = oneshot::channel();
         {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);

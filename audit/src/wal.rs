@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
     cursor::{Chunk, Cursor},
-    frame::{CHAIN_START, Chain, advance},
+    frame::{CHAIN_START, Chain, Leaf, advance, leaf, link},
 };
 use self::{
     line::Line,

@@ -15,7 +15,7 @@ use crate::{
     canonical,
     log::layout,
     record::RECORD_SCHEMA,
-    wal::{CHAIN_START, Chain, advance},
+    wal::{CHAIN_START, Chain, advance, link},
 };
 
 /// Particulars of events that name a blob.
@@ -224,10 +224,11 @@ impl Check<'_> {
         before: Chain,
         verifier: Option<&dyn BatchVerifier>,
     ) {
-        if let Err(fault) = batch.check() {
+        let leaves = batch.leaves();
+        if let Err(fault) = batch.check_with(&leaves) {
             self.find(name, fault.to_string());
         }
-        let chain = (batch.records.iter()).fold(before, |chain, record| advance(&chain, record));
+        let chain = leaves.iter().fold(before, |chain, leaf| link(&chain, leaf));
         if chain != header.chain {
             self.find(
                 name,

@@ -7,12 +7,19 @@ use std::{
 
 use super::{
     WalError,
-    frame::{self, Chain, Step},
+    frame::{self, Chain, Leaf, Step},
     line::Line,
     segment::{self, Ending},
     writer::SegmentInfo,
 };
-use crate::batch::EpochLink;
+use crate::{batch::EpochLink, pace};
+
+/// Records as they are read.
+#[derive(Debug, Default)]
+struct Records {
+    bytes: Vec<Vec<u8>>,
+    leaves: Vec<Leaf>,
+}
 
 /// A place between two records of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +43,8 @@ pub(crate) struct Chunk {
     pub(crate) last_sequence: u64,
     /// Canonical JSON of each.
     pub(crate) records: Vec<Vec<u8>>,
+    /// Leaf hash of each.
+    pub(crate) leaves: Vec<Leaf>,
     /// The chain after the last.
     pub(crate) chain: Chain,
     /// The last record of the epochs before.
@@ -61,7 +70,8 @@ impl Line {
         if segment.epoch == epoch {
             let skip = sequence.saturating_sub(segment.first_sequence - 1);
             let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-            read_segment(&mut cursor, segment, skip, usize::MAX, &mut Vec::new())?;
+            let mut skipped = Records::default();
+            read_segment(&mut cursor, segment, skip, usize::MAX, &mut skipped)?;
         }
         Ok(Some(cursor))
     }
@@ -75,7 +85,7 @@ impl Line {
     ) -> Result<Option<Chunk>, WalError> {
         let segments = self.committed();
         let mut at = cursor.clone();
-        let mut records = Vec::new();
+        let mut records = Records::default();
         let mut first = at.next_sequence;
         for segment in &segments {
             let key = (segment.epoch, segment.first_sequence);
@@ -86,16 +96,16 @@ impl Line {
                 if segment.records == 0 {
                     continue;
                 }
-                if !records.is_empty() && segment.epoch != at.epoch {
+                if !records.bytes.is_empty() && segment.epoch != at.epoch {
                     break;
                 }
                 at = begin(segment)?;
-                if records.is_empty() {
+                if records.bytes.is_empty() {
                     first = at.next_sequence;
                 }
             }
-            let held: usize = records.iter().map(Vec::len).sum();
-            let room = max_records.saturating_sub(records.len());
+            let held: usize = records.bytes.iter().map(Vec::len).sum();
+            let room = max_records.saturating_sub(records.bytes.len());
             let left = max_bytes.saturating_sub(held);
             read_segment(&mut at, segment, room, left, &mut records)?;
             // INVARIANT: the next segment is begun only when this one is read to its end; else records would be skipped.
@@ -104,7 +114,7 @@ impl Line {
             }
         }
         *cursor = at.clone();
-        if records.is_empty() {
+        if records.bytes.is_empty() {
             return Ok(None);
         }
         Ok(Some(Chunk {
@@ -112,7 +122,8 @@ impl Line {
             epoch: at.epoch,
             first_sequence: first,
             last_sequence: at.next_sequence - 1,
-            records,
+            records: records.bytes,
+            leaves: records.leaves,
             chain: at.chain,
             previous: at.previous,
         }))
@@ -168,7 +179,7 @@ fn read_segment(
     segment: &SegmentInfo,
     max_records: usize,
     max_bytes: usize,
-    out: &mut Vec<Vec<u8>>,
+    out: &mut Records,
 ) -> Result<(), WalError> {
     let left = segment.bytes.saturating_sub(at.offset);
     // One record more than asked for may be needed to fill `max_bytes`.
@@ -190,7 +201,9 @@ fn read_segment(
             Step::End | Step::Torn => break,
             Step::Damaged(what) => return damaged(what),
         };
-        let chain = frame::advance(&at.chain, payload);
+        pace::step(count);
+        let leaf = frame::leaf(payload);
+        let chain = frame::link(&at.chain, &leaf);
         if chain != check {
             return damaged("the record does not match its checksum");
         }
@@ -200,7 +213,8 @@ fn read_segment(
         offset += length;
         taken += payload.len();
         count += 1;
-        out.push(payload.to_vec());
+        out.bytes.push(payload.to_vec());
+        out.leaves.push(leaf);
     }
     Ok(())
 }

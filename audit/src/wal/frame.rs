@@ -1,7 +1,8 @@
 //! The frames of a segment: how a record lies in the file, and how a torn one differs from a damaged one.
 //!
 //! `length: u32 LE, !length: u32 LE, payload, chain: 32 bytes`. The length stands twice so that a flipped bit in it
-//! cannot pass for an unfinished write. The chain of a record is SHA-256 over the chain before it and the payload.
+//! cannot pass for an unfinished write. The chain of a record is SHA-256 over the chain before it and the record's leaf hash
+//! (RFC 6962 section 2.1), so that who checks the chain has the leaves of the batch's tree from the same pass.
 
 use aws_lc_rs::digest;
 
@@ -10,6 +11,9 @@ use crate::record::MAX_RECORD_BYTES;
 /// A link of the hash chain through all records of a proxy.
 pub(crate) type Chain = [u8; 32];
 
+/// A record's leaf hash.
+pub(crate) type Leaf = [u8; 32];
+
 /// The chain before a proxy's first record.
 pub(crate) const CHAIN_START: Chain = [0; 32];
 
@@ -17,17 +21,32 @@ const LENGTH_BYTES: usize = 8;
 /// What a frame adds to its payload.
 pub(crate) const OVERHEAD: usize = LENGTH_BYTES + 32;
 
-/// The chain after `payload`.
-pub(crate) fn advance(chain: &Chain, payload: &[u8]) -> Chain {
+/// The leaf hash of `record` in its batch's tree.
+pub(crate) fn leaf(record: &[u8]) -> Leaf {
+    hash([&[0], record])
+}
+
+/// The chain after the record with that leaf hash.
+pub(crate) fn link(chain: &Chain, leaf: &Leaf) -> Chain {
+    hash([chain, leaf])
+}
+
+/// The chain after `record`.
+pub(crate) fn advance(chain: &Chain, record: &[u8]) -> Chain {
+    link(chain, &leaf(record))
+}
+
+fn hash(parts: [&[u8]; 2]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
-    context.update(chain);
-    context.update(payload);
+    for part in parts {
+        context.update(part);
+    }
     to_chain(context.finish())
 }
 
 /// The check of a segment's header, which is no record and leaves the chain as it is.
 pub(crate) fn header_check(payload: &[u8]) -> Chain {
-    advance(b"reeve write-ahead log segment 1\n", payload)
+    hash([b"reeve write-ahead log segment 1\n", payload])
 }
 
 /// The frame of `payload`; `check` is its chain or header check.
@@ -170,6 +189,13 @@ mod tests {
                 && check == advance(&CHAIN_START, b"hello")
         ));
         assert_eq!(read(&[]), Step::End);
+    }
+
+    #[test]
+    fn a_leaf_is_the_one_of_rfc_6962() {
+        for record in [&b""[..], b"hello"] {
+            assert_eq!(leaf(record), tlog_tiles::record_hash(record).0);
+        }
     }
 
     #[test]
