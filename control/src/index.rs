@@ -2,6 +2,7 @@
 
 mod authorities;
 mod doors;
+mod secrets;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -154,6 +155,7 @@ impl<'a> Index<'a> {
             outbound,
             services: selecting.iter().map(|s| s.host.clone()).collect(),
             ecdh_curves: self.mesh.settings.ecdh_curves.clone(),
+            topology: self.mesh.settings.topology.clone(),
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),
             tracing: self.mesh.settings.tracing.clone(),
@@ -168,7 +170,9 @@ impl<'a> Index<'a> {
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
             capture: doors::capture(self.mesh, self.instances, workload),
         };
+        let secrets = secrets::of(self.mesh, &config.outbound);
         Some(ProxyConfig {
+            secrets,
             generation: Generation::default(),
             workload: Arc::new(config),
             services: self.services.clone(),

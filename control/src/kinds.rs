@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use reeve_core::Namespace;
 use serde::{Deserialize, de::DeserializeOwned};
 
-pub(crate) use kubernetes::ServiceSpec;
+pub(crate) use kubernetes::{SecretSpec, SecretText, ServiceSpec};
 pub(crate) use networking::*;
 pub(crate) use ours::*;
 pub(crate) use security::*;
@@ -31,6 +31,7 @@ use istio::{KNOWN_ELSEWHERE, VERSIONS};
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) services: Vec<Object<ServiceSpec>>,
+    pub(crate) secrets: Vec<Object<SecretSpec>>,
     pub(crate) service_accounts: Vec<Object<de::Anything>>,
     pub(crate) virtual_services: Vec<Object<VirtualServiceSpec>>,
     pub(crate) destination_rules: Vec<Object<DestinationRuleSpec>>,
@@ -109,6 +110,7 @@ impl Objects {
         let d = document;
         match kind {
             "Service" => push(&mut self.services, d, tables::LENIENT, faults),
+            "Secret" => push_flat(&mut self.secrets, d, faults),
             "ServiceAccount" => push(&mut self.service_accounts, d, tables::LENIENT, faults),
             "VirtualService" => push(
                 &mut self.virtual_services,
@@ -190,6 +192,30 @@ fn kind_of(document: &Document, faults: &mut Vec<Fault>) -> Option<&'static str>
 
 fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// A kind of Kubernetes' whose content stands beside `metadata`, not in `spec`.
+fn push_flat<S: DeserializeOwned + Default>(
+    list: &mut Vec<Object<S>>,
+    document: &Arc<Document>,
+    faults: &mut Vec<Fault>,
+) {
+    let mut named: Vec<Object<de::Anything>> = Vec::new();
+    push(&mut named, document, tables::LENIENT, faults);
+    let (spec, placed) = de::read::<S>(&document.root, tables::LENIENT);
+    faults.extend(placed.into_iter().map(|p| Fault {
+        line: p.line,
+        hint: p.hint,
+        ..document.error(&p.path, p.code, p.text)
+    }));
+    if let Some(object) = named.pop() {
+        list.push(Object {
+            document: object.document,
+            namespace: object.namespace,
+            name: object.name,
+            spec,
+        });
+    }
 }
 
 fn push<S: DeserializeOwned + Default>(

@@ -8,11 +8,14 @@ mod workload;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use reeve_core::{InstanceName, ServiceName, model::PolicySource};
+use reeve_core::{
+    InstanceName, ServiceName,
+    model::{PolicySource, SecretName, TlsSecret},
+};
 
 pub(crate) use routing::{
-    At, DestinationRule, Gateway, GatewayServer, HttpRoute, Match, RouteTo, TcpRoute, TlsMatch,
-    TlsRoute, To, VirtualService,
+    At, Credential, DestinationRule, Gateway, GatewayCertificates, GatewayClients, GatewayServer,
+    GatewayTls, HttpRoute, Match, RouteTo, TcpRoute, TlsMatch, TlsRoute, To, VirtualService,
 };
 pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
 pub(crate) use service::is_subset;
@@ -42,6 +45,7 @@ pub struct Mesh {
     pub(crate) virtual_services: Vec<VirtualService>,
     pub(crate) rules: BTreeMap<ServiceName, DestinationRule>,
     pub(crate) gateways: Vec<Gateway>,
+    pub(crate) secrets: BTreeMap<SecretName, Arc<TlsSecret>>,
     pub(crate) peer_authentications: Vec<PeerAuthentication>,
     pub(crate) request_authentications: Vec<RequestAuthentication>,
 }

@@ -6,6 +6,7 @@ mod local;
 mod policies;
 mod routes;
 mod rules;
+mod secrets;
 mod security;
 mod services;
 mod settings;
@@ -65,7 +66,9 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let workloads = local::resolve(&objects.local_meshes, &settings, faults);
     services::check_targets(&objects.services, &services, &workloads, faults);
     let rules = rules::resolve(&objects.destination_rules, &services, faults);
+    let secrets = secrets::resolve(&objects.secrets, faults);
     let gateways = routes::gateways(&objects.gateways, faults);
+    routes::check_secrets(&objects.gateways, &gateways, &secrets, &workloads, faults);
     let known = routes::Known {
         services: &services,
         rules: &rules,
@@ -86,6 +89,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         virtual_services,
         rules,
         gateways,
+        secrets,
         peer_authentications: peers,
         request_authentications: requests,
     }
@@ -98,6 +102,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.virtual_services, faults);
     twice(&objects.destination_rules, faults);
     twice(&objects.gateways, faults);
+    twice(&objects.secrets, faults);
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);
     twice(&objects.access_policies, faults);

@@ -9,6 +9,7 @@ mod resource;
 mod route;
 mod service;
 mod telemetry;
+mod tls;
 mod workload;
 
 pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
@@ -22,9 +23,14 @@ pub use service::{
     TrafficPolicy,
 };
 pub use telemetry::{AppMetrics, TapMode, TelemetryConfig};
+pub use tls::{
+    AuthoritySource, CertificateSource, ClientCertificates, KeyPem, PublicTls, SecretName,
+    ServerTls, ServerTlsMode, TlsSecret, TlsVersion,
+};
 pub use workload::{
-    Capture, CaptureMode, EcdhCurve, InboundListener, MtlsMode, OutboundListener, OutboundPolicy,
-    PathNormalization, Protocol, ProxyRole, ServiceState, TracingConfig, WorkloadConfig,
+    Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,
+    OutboundListener, OutboundPolicy, PathNormalization, Protocol, ProxyRole, ServiceState,
+    Topology, TracingConfig, WorkloadConfig,
 };
 
 use std::fmt;

@@ -19,6 +19,7 @@ use crate::{
     head::Head,
     hello::ServerName,
     judge::{Peer, Place, Question},
+    route::RequestView,
     snapshot::{Outbound, Routed, Snapshot, SnapshotError},
 };
 
@@ -33,7 +34,7 @@ pub struct ExplainRequest {
     pub address: Option<IpAddr>,
     /// The port that it comes in at.
     pub port: u16,
-    /// The server name in the ClientHello, where TLS is passed through; none when absent.
+    /// The server name in the ClientHello, where TLS is ended or passed through; none when absent.
     #[serde(default)]
     pub sni: Option<String>,
     /// `GET` when absent.
@@ -220,6 +221,12 @@ fn outbound(
         return;
     };
     told.listener = Some(outbound.listener.bind);
+    let name = server_name(request);
+    let ended = outbound.servers.as_ref().and_then(|s| s.find(&name));
+    let passed = outbound.sni.as_ref().and_then(|s| s.narrowness(&name));
+    let ended = ended.filter(|(narrow, _)| passed.is_none_or(|passed| passed <= *narrow));
+    let scheme = if ended.is_some() { "https" } else { "http" };
+    let outbound = ended.map_or(outbound, |(_, server)| &server.outbound);
     let protocol = outbound.listener.protocol;
     let head = protocol.is_http().then_some(head);
     if snapshot.is_gateway() {
@@ -227,19 +234,22 @@ fn outbound(
         decide(snapshot, request, place, head.clone(), told);
     }
     match head {
-        Some(head) => route(snapshot, outbound, &head, told),
-        None => connection(snapshot, outbound, request.sni.as_deref(), told),
+        Some(head) => route(snapshot, outbound, &head, scheme, told),
+        None => connection(snapshot, outbound, &name, told),
+    }
+}
+
+fn server_name(request: &ExplainRequest) -> ServerName {
+    match &request.sni {
+        Some(name) => ServerName::Named(name.to_ascii_lowercase()),
+        None => ServerName::Unnamed,
     }
 }
 
 /// Where a connection goes whose bytes are not read as HTTP.
-fn connection(snapshot: &Snapshot, outbound: &Outbound, sni: Option<&str>, told: &mut Explanation) {
-    let name = match sni {
-        Some(name) => ServerName::Named(name.to_ascii_lowercase()),
-        None => ServerName::Unnamed,
-    };
+fn connection(snapshot: &Snapshot, outbound: &Outbound, name: &ServerName, told: &mut Explanation) {
     let found = match (&outbound.sni, &outbound.listener.service) {
-        (Some(table), _) => table.find(&name).map(|route| {
+        (Some(table), _) => table.find(name).map(|route| {
             told.route = Some(route.name.to_string());
             route.destinations.clone()
         }),
@@ -274,8 +284,22 @@ fn explained(snapshot: &Snapshot, destinations: &[Destination]) -> Vec<Explained
     destinations.iter().map(one).collect()
 }
 
-fn route(snapshot: &Snapshot, outbound: &Outbound, head: &Head, told: &mut Explanation) {
-    match snapshot.route(outbound, &head.view()) {
+fn route(
+    snapshot: &Snapshot,
+    outbound: &Outbound,
+    head: &Head,
+    scheme: &'static str,
+    told: &mut Explanation,
+) {
+    if outbound.by_https(head).is_some() {
+        told.answer = Some(301);
+        return;
+    }
+    let view = RequestView {
+        scheme,
+        ..head.view()
+    };
+    match snapshot.route(outbound, &view) {
         Routed::None { host } => {
             told.virtual_host = host.map(str::to_owned);
             told.answer = Some(404);

@@ -63,7 +63,9 @@ pub(crate) fn judge(
         }
         Err(unreadable) => return Err(unread(unreadable, exchange)),
     };
-    clean(worker, &mut head, exchange);
+    // What a gateway says of a client's certificate goes on to whom the client's request goes.
+    let keep = peer.is_mtls() || snapshot.is_gateway();
+    clean_but(worker, &mut head, exchange, keep);
 
     let user = match snapshot.jwt.verify(&Tokens(&head), now) {
         Ok(verified) => apply_tokens(&mut head, verified),
@@ -127,8 +129,15 @@ pub(crate) fn unread(unreadable: Unreadable, exchange: &mut Exchange) -> Answer 
 
 /// What never crosses a hop goes, what every request carries is there; before anything is judged.
 pub(crate) fn clean(worker: &Worker, head: &mut Head, exchange: &mut Exchange) {
+    clean_but(worker, head, exchange, false);
+}
+
+fn clean_but(worker: &Worker, head: &mut Head, exchange: &mut Exchange, certificates: bool) {
     headers::remove_hop_by_hop(&mut head.headers);
-    headers::remove_reserved(&mut head.headers);
+    match certificates {
+        true => headers::remove_reserved_but_certificates(&mut head.headers),
+        false => headers::remove_reserved(&mut head.headers),
+    }
     let spans = &worker.proxy.spans;
     headers::ensure_request_id(&mut head.headers);
     let (mut context, root) = trace::take_up(&mut head.headers, || spans.sample());

@@ -10,7 +10,9 @@ pub(crate) const PEER: HeaderName = HeaderName::from_static("x-reeve-peer");
 /// The opaque id of a denial's record.
 pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("x-reeve-decision-id");
 
-const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// What a gateway says of its client's certificate.
+pub(crate) const FORWARDED_CLIENT_CERT: HeaderName =
+    HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// What belongs to one hop, beside what `Connection` names.
@@ -91,6 +93,11 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
 /// heirs) would read as if the mesh or the connection had said it.
 pub(crate) fn remove_reserved(headers: &mut HeaderMap) {
     headers.remove(FORWARDED_CLIENT_CERT);
+    remove_reserved_but_certificates(headers);
+}
+
+/// The same, but what a gateway said of its client's certificate stays.
+pub(crate) fn remove_reserved_but_certificates(headers: &mut HeaderMap) {
     let reserved: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_reserved(name.as_str()))

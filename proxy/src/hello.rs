@@ -94,6 +94,14 @@ pub(crate) async fn server_name<I: AsyncRead + Unpin>(
     (name.unwrap_or(ServerName::Unreadable), ahead.freeze())
 }
 
+/// The server that bytes read ahead ask for.
+pub(crate) fn name_in(ahead: &[u8]) -> ServerName {
+    match HelloReader::default().read(ahead) {
+        Hello::Whole(accepted) => named(&accepted),
+        Hello::More | Hello::Unreadable => ServerName::Unreadable,
+    }
+}
+
 fn named(accepted: &Accepted) -> ServerName {
     match accepted.client_hello().server_name() {
         Some(name) => ServerName::Named(name.to_ascii_lowercase()),

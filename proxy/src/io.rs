@@ -129,6 +129,16 @@ impl<I> Line<I> {
         self.flow.clone()
     }
 
+    /// Gives back what was read ahead: it is read again.
+    pub(crate) fn put_back(&mut self, read: Bytes) {
+        let count = u64::try_from(read.len()).unwrap_or_default();
+        self.flow.read.fetch_sub(count, Ordering::Relaxed);
+        self.ahead = match self.ahead.is_empty() {
+            true => read,
+            false => [read, std::mem::take(&mut self.ahead)].concat().into(),
+        };
+    }
+
     /// Cancelling it cuts the connection.
     pub(crate) fn cut(&self) -> CancellationToken {
         self.cut.clone()

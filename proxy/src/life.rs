@@ -13,6 +13,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use reeve_core::model::{Destination, Protocol, RouteAction};
+use reeve_svid::ClientDetails;
 use tokio::time::timeout_at;
 
 use crate::{
@@ -21,21 +22,23 @@ use crate::{
     callers::{Held, Share},
     cluster::{Cluster, Security},
     deadline,
+    edge::ServerKey,
     exchange::Exchange,
     forward::{self, Answered, Outgoing},
+    forwarded,
     gate::{answer_refused, clean, enter, judge, unread},
     head::Head,
     headers,
     judge::{Peer, Place, Question},
     ledger::lock,
-    local::local_answer,
+    local::{local_answer, redirect},
     metrics::Ends,
     open::Origin,
     peer_info::PeerInfo,
     permit::{self, Changes, Permit, Recorded},
     pool::Dialect,
     pressure::Pressure,
-    route::{CompiledRoute, pick},
+    route::{CompiledRoute, RequestView, pick},
     snapshot::{Outbound, Routed, Snapshot},
     upgrade::{self, Wanted},
     worker::Worker,
@@ -53,6 +56,8 @@ pub(crate) struct Arrival {
     share: Option<Arc<Share>>,
     /// How busy the application is; `None` there too.
     pressure: Option<Arc<Pressure>>,
+    /// How it came to a gateway.
+    edge: Edge,
     /// What the peer last said of its workload: the same for all requests of a connection, as a rule.
     told: Mutex<Option<(HeaderValue, Ends)>>,
 }
@@ -66,8 +71,14 @@ impl Arrival {
             port,
             share: None,
             pressure: None,
+            edge: Edge::default(),
             told: Mutex::default(),
         }
+    }
+
+    /// The same at a gateway.
+    pub(crate) fn at_edge(self, edge: Edge) -> Self {
+        Self { edge, ..self }
     }
 
     /// A connection to the application behind `bind`, of which each peer has a share.
@@ -119,6 +130,17 @@ impl Arrival {
         *told = Some((value, ends.clone()));
         ends
     }
+}
+
+/// How a connection came to a gateway.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Edge {
+    /// The server that ended its TLS.
+    pub(crate) server: Option<ServerKey>,
+    /// Whether it came by TLS.
+    pub(crate) is_secure: bool,
+    /// The client's certificate.
+    pub(crate) client: Option<Arc<ClientDetails>>,
 }
 
 type Served = Response<ResponseBody>;
@@ -241,7 +263,9 @@ pub(crate) async fn outbound(
     let Some(snapshot) = worker.proxy.snapshot() else {
         return Answer::not_ready().unread(&parts, exchange);
     };
-    let Some(outbound) = snapshot.outbound.get(&arrival.bind) else {
+    let outbound = snapshot.outbound.get(&arrival.bind);
+    let server = arrival.edge.server.as_ref();
+    let Some(outbound) = outbound.and_then(|outbound| outbound.inside(server)) else {
         return Answer::not_ready().unread(&parts, exchange);
     };
     if !snapshot.is_gateway() {
@@ -249,11 +273,27 @@ pub(crate) async fn outbound(
         exchange.ends.source_principal = Some(snapshot.workload().identity.clone());
     }
     let upload = upload(body, &parts.headers, parts.version, &mut exchange);
+    let peer = match snapshot.is_gateway() {
+        true => {
+            let topology = &snapshot.workload().topology;
+            let address =
+                forwarded::tell(&mut parts.headers, &arrival.peer, &arrival.edge, topology);
+            &Peer {
+                address,
+                ..arrival.peer.clone()
+            }
+        }
+        false => &arrival.peer,
+    };
     let arrived = Arrived {
         worker,
         snapshot: &snapshot,
         outbound,
-        peer: &arrival.peer,
+        peer,
+        scheme: match arrival.edge.is_secure {
+            true => "https",
+            false => "http",
+        },
         wanted: wanted.as_ref(),
     };
     let sent = arrived.serve(parts, &upload, &mut exchange).await;
@@ -289,6 +329,8 @@ struct Arrived<'a> {
     snapshot: &'a Arc<Snapshot>,
     outbound: &'a Outbound,
     peer: &'a Peer,
+    /// By which the caller came.
+    scheme: &'static str,
     /// The upgrade that the caller asks for.
     wanted: Option<&'a Wanted>,
 }
@@ -309,32 +351,10 @@ impl Arrived<'_> {
         upload: &Upload,
         exchange: &mut Exchange,
     ) -> Result<Sent, Answer> {
-        let gateway = self.snapshot.is_gateway();
-        let (head, judged) = if gateway {
-            let (worker, snapshot) = (self.worker, self.snapshot);
-            let listener = &self.outbound.listener;
-            let (port, protocol) = (listener.bind.port(), listener.protocol);
-            let place = Arc::new(Place::gateway(snapshot.workload(), port, protocol));
-            let (permit, question) = judge(worker, snapshot, self.peer, place, parts, exchange)?;
-            let record = &permit.proof().record;
-            enter(
-                worker,
-                snapshot,
-                question,
-                Origin::Outbound,
-                record,
-                exchange,
-            );
-            (permit.head().clone(), Some(permit))
-        } else {
-            let mode = self.snapshot.workload().path_normalization;
-            let mut head = Head::read(parts, mode).map_err(|e| unread(e, exchange))?;
-            clean(self.worker, &mut head, exchange);
-            let head = Arc::new(head);
-            exchange.head(&head);
-            (head, None)
-        };
-
+        let (head, judged) = self.read(parts, exchange)?;
+        if let Some(location) = self.outbound.by_https(&head) {
+            return redirect(&location).map(Sent::Local);
+        }
         let (route, rewritten) = self.route(&head, exchange)?;
         let local = local_answer(&route, &head);
         if let Some(local) = local {
@@ -379,12 +399,48 @@ impl Arrived<'_> {
         Ok(Sent::Upstream(end_sent?, route, deadline))
     }
 
+    /// Reads the head; at a gateway it is judged as well.
+    fn read(
+        &self,
+        parts: http::request::Parts,
+        exchange: &mut Exchange,
+    ) -> Result<(Arc<Head>, Option<Permit<Recorded>>), Answer> {
+        if self.snapshot.is_gateway() {
+            let (worker, snapshot) = (self.worker, self.snapshot);
+            let listener = &self.outbound.listener;
+            let (port, protocol) = (listener.bind.port(), listener.protocol);
+            let place = Arc::new(Place::gateway(snapshot.workload(), port, protocol));
+            let (permit, question) = judge(worker, snapshot, self.peer, place, parts, exchange)?;
+            let record = &permit.proof().record;
+            enter(
+                worker,
+                snapshot,
+                question,
+                Origin::Outbound,
+                record,
+                exchange,
+            );
+            Ok((permit.head().clone(), Some(permit)))
+        } else {
+            let mode = self.snapshot.workload().path_normalization;
+            let mut head = Head::read(parts, mode).map_err(|e| unread(e, exchange))?;
+            clean(self.worker, &mut head, exchange);
+            let head = Arc::new(head);
+            exchange.head(&head);
+            Ok((head, None))
+        }
+    }
+
     fn route(
         &self,
         head: &Head,
         exchange: &mut Exchange,
     ) -> Result<(Arc<CompiledRoute>, Option<String>), Answer> {
-        match self.snapshot.route(self.outbound, &head.view()) {
+        let view = RequestView {
+            scheme: self.scheme,
+            ..head.view()
+        };
+        match self.snapshot.route(self.outbound, &view) {
             Routed::None { host } => {
                 exchange.route = host.map(Into::into);
                 Err(Answer::no_route())

@@ -147,3 +147,7 @@ pub(crate) const MAX_TAP_BODY_BYTES: usize = 16 * 1024;
 pub(crate) const MAX_TAP_BODIES: usize = 256;
 /// Bytes of one header's value that a tap shows.
 pub(crate) const MAX_TAP_VALUE_BYTES: usize = 1024;
+/// Largest file of certificates or of a key for the outside.
+pub(crate) const MAX_PEM_FILE_BYTES: u64 = 1024 * 1024;
+/// How often such files are looked at.
+pub(crate) const PEM_FILE_POLL: Duration = Duration::from_secs(1);

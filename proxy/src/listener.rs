@@ -21,7 +21,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
     detect::{Opening, detect},
     farewell::Farewell,
     framing::Framed,
+    gateway::Visit,
     io::{Io, Line},
     judge::{Peer, Question},
     life::{self, Arrival},
@@ -199,7 +200,17 @@ async fn connection(
         let gauge = worker.proxy.metrics.connections("outbound");
         gauge.inc();
         let line = Line::new(stream, Bytes::new(), stop.cut.child_token());
-        if outbound.listener.protocol.is_http() {
+        if snapshot.is_gateway() {
+            let visit = Visit {
+                worker,
+                snapshot: &snapshot,
+                outbound,
+                address,
+                stop,
+                guests,
+            };
+            Box::pin(visit.serve(line)).await;
+        } else if outbound.listener.protocol.is_http() {
             let arrival = Arrival::new(
                 outbound.listener.bind,
                 Peer::stranger(address.ip()),
@@ -209,7 +220,9 @@ async fn connection(
             let serving = serve_http(worker, Side::Outbound, arrival, line, gone, Spoken::Any);
             Box::pin(serving.until(stop.drain.clone())).await;
         } else {
-            Box::pin(tcp::outbound(worker, &snapshot, outbound, address, line)).await;
+            let caller = Peer::stranger(address.ip());
+            let passing = tcp::outbound(worker, &snapshot, outbound, caller, address, line);
+            Box::pin(passing).await;
         }
         gauge.dec();
     }
@@ -217,7 +230,7 @@ async fn connection(
 
 /// Peers of one listener that have not proved who they are.
 #[derive(Clone, Debug)]
-struct Guests {
+pub(crate) struct Guests {
     unproven: Arc<Unproven>,
     strangers: Arc<Semaphore>,
 }
@@ -233,7 +246,7 @@ impl Default for Guests {
 
 impl Guests {
     /// Takes in a new connection, which `cut` ends.
-    fn enter(&self, cut: &CancellationToken, metrics: &Metrics) -> unproven::Place {
+    pub(crate) fn enter(&self, cut: &CancellationToken, metrics: &Metrics) -> unproven::Place {
         let (place, room) = self.unproven.enter(cut.clone());
         if room == Room::Made {
             metrics.limit_hit("max_unproven_per_listener");
@@ -242,7 +255,7 @@ impl Guests {
     }
 
     /// A place for a connection in plaintext, if there is one.
-    fn stranger(&self, metrics: &Metrics) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn stranger(&self, metrics: &Metrics) -> Option<OwnedSemaphorePermit> {
         let place = self.strangers.clone().try_acquire_owned().ok();
         if place.is_none() {
             metrics.limit_hit("max_strangers_per_listener");
@@ -354,12 +367,66 @@ async fn mesh(
     stop: &Stop,
     unproven: unproven::Place,
 ) {
+    let http = listener.protocol.is_http();
+    let Some(shaken) = shake_hands(worker, line, address, http).await else {
+        return;
+    };
+    drop(unproven);
+    let Shaken {
+        stream,
+        peer,
+        spoken,
+        old,
+        epoch,
+        gone,
+    } = shaken;
+    let arrival = Arrival::sharing(listener.bind, peer, address.port(), worker);
+    if spoken == Spoken::Bytes {
+        tcp::inbound(worker, &arrival, stream).await;
+        return;
+    }
+    let draining = async {
+        // Cancel-safe: tokens and a watch.
+        tokio::select! {
+            () = stop.drain.cancelled() => {}
+            () = old.cancelled() => {}
+            () = worker.proxy.epoch_after(&epoch) => {}
+        }
+    };
+    if spoken == Spoken::Http2 {
+        let stream = Corked::new(stream);
+        let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
+        serving.until_future(draining).await;
+    } else {
+        let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
+        serving.until_future(draining).await;
+    }
+}
+
+/// A connection whose peer proved by mTLS who it is.
+#[derive(Debug)]
+pub(crate) struct Shaken {
+    pub(crate) stream: TlsStream<ReadAhead<Line<TcpStream>>>,
+    pub(crate) peer: Peer,
+    pub(crate) spoken: Spoken,
+    /// Cancelled when it should drain, since the certificates are about to end.
+    pub(crate) old: CancellationToken,
+    pub(crate) epoch: Arc<Epoch>,
+    pub(crate) gone: CancellationToken,
+}
+
+/// The server's side of mesh mTLS; `None` for a peer that is turned away, which is counted.
+pub(crate) async fn shake_hands(
+    worker: &Worker,
+    line: Line<TcpStream>,
+    address: SocketAddr,
+    http: bool,
+) -> Option<Shaken> {
     let proxy = &worker.proxy;
     let Some(epoch) = proxy.epoch() else {
         proxy.metrics.handshake_failed("no_credentials");
-        return;
+        return None;
     };
-    let http = listener.protocol.is_http();
     let config = if http {
         &epoch.http_server
     } else {
@@ -376,7 +443,7 @@ async fn mesh(
         Ok(Err(_)) | Err(_) => {
             proxy.metrics.handshake_failed("server");
             proxy.strangers.handshake_refused();
-            return;
+            return None;
         }
     };
     let (_, connection) = stream.get_ref();
@@ -385,10 +452,9 @@ async fn mesh(
     let Some(verified) = peer else {
         proxy.metrics.handshake_failed("server");
         proxy.strangers.handshake_refused();
-        return;
+        return None;
     };
     let chain = Chain::of(connection);
-    drop(unproven);
     let spoken = match connection.alpn_protocol() {
         Some(alpn::H2) => Spoken::Http2,
         Some(alpn::HTTP1) => Spoken::Http1,
@@ -401,37 +467,24 @@ async fn mesh(
     };
     let (until, trust) = (verified.not_after(), proxy.trust());
     let old = limit_life(&epoch, until, chain, trust, cut, gone.clone());
-    let arrival = Arrival::sharing(listener.bind, peer, address.port(), worker);
-    if spoken == Spoken::Bytes {
-        tcp::inbound(worker, &arrival, stream).await;
-        return;
-    }
-    let draining = async {
-        // Cancel-safe: tokens and a watch.
-        tokio::select! {
-            () = stop.drain.cancelled() => {}
-            () = old.cancelled() => {}
-            () = proxy.epoch_after(&epoch) => {}
-        }
-    };
-    if spoken == Spoken::Http2 {
-        let stream = Corked::new(stream);
-        let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
-        serving.until_future(draining).await;
-    } else {
-        let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
-        serving.until_future(draining).await;
-    }
+    Some(Shaken {
+        stream,
+        peer,
+        spoken,
+        old,
+        epoch,
+        gone,
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(crate) enum Side {
     Inbound,
     Outbound,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spoken {
+pub(crate) enum Spoken {
     Any,
     Http1,
     Http2,
@@ -439,7 +492,7 @@ enum Spoken {
 }
 
 /// An HTTP connection about to be served.
-struct Serving<'a, I> {
+pub(crate) struct Serving<'a, I> {
     worker: &'a Arc<Worker>,
     side: Side,
     arrival: Arrival,
@@ -449,7 +502,7 @@ struct Serving<'a, I> {
     spoken: Spoken,
 }
 
-fn serve_http<I: Io + 'static>(
+pub(crate) fn serve_http<I: Io + 'static>(
     worker: &Arc<Worker>,
     side: Side,
     arrival: Arrival,
@@ -468,13 +521,13 @@ fn serve_http<I: Io + 'static>(
 }
 
 impl<I: Io + 'static> Serving<'_, I> {
-    async fn until(self, drain: CancellationToken) {
+    pub(crate) async fn until(self, drain: CancellationToken) {
         self.until_future(drain.cancelled()).await;
     }
 
     /// Serves until the peer closes; once `drain` is ready, finishes what is in flight (GOAWAY, `Connection: close`).
     /// An upgraded connection is served until it ends, so that it stays counted.
-    async fn until_future(self, drain: impl Future<Output = ()>) {
+    pub(crate) async fn until_future(self, drain: impl Future<Output = ()>) {
         let gone = self.gone.clone();
         self.serve(drain).await;
         gone.cancelled().await;

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Response, StatusCode, header};
 use reeve_core::model::RouteAction;
 
-use crate::{head::Head, route::CompiledRoute};
+use crate::{answer::Answer, head::Head, route::CompiledRoute};
 
 /// The answer of a route that needs no upstream.
 pub(crate) fn local_answer(route: &CompiledRoute, head: &Head) -> Option<Response<String>> {
@@ -30,4 +30,13 @@ pub(crate) fn local_answer(route: &CompiledRoute, head: &Head) -> Option<Respons
     };
     route.response_edits.apply(response.headers_mut());
     Some(response)
+}
+
+/// Sends the caller to the same place by another scheme.
+pub(crate) fn redirect(location: &str) -> Result<Response<String>, Answer> {
+    let response = Response::builder()
+        .status(StatusCode::MOVED_PERMANENTLY)
+        .header(header::LOCATION, location)
+        .body(String::new());
+    response.map_err(|_| Answer::unbuildable())
 }

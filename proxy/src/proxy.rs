@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -31,7 +31,7 @@ use crate::{
     credentials::{Epoch, Epochs},
     inherited::{Held, Inherited},
     ledger::{Ledger, lock},
-    limits::{AGGREGATE_INTERVAL, EXPIRY_TICK},
+    limits::{AGGREGATE_INTERVAL, EXPIRY_TICK, PEM_FILE_POLL},
     listener::{self, Stop},
     metrics::Metrics,
     snapshot::{Snapshot, SnapshotError},
@@ -293,15 +293,17 @@ impl Proxy {
             workers.clone(),
             stop.cut.clone(),
         ));
-        Ok(Self {
+        let proxy = Self {
             shared,
             workers,
             listeners: Arc::default(),
-            runtime,
+            runtime: runtime.clone(),
             stop,
             registry: deps.registry,
             mesh_ports: deps.mesh_ports,
-        })
+        };
+        runtime.spawn(watch_files(proxy.clone()));
+        Ok(proxy)
     }
 
     /// Who holds how much of the application.
@@ -312,7 +314,8 @@ impl Proxy {
 
     /// Compiles a configuration for [`Self::apply`], keeping what the one in force has already compiled of it.
     pub fn compile(&self, config: Arc<ProxyConfig>) -> Result<Snapshot, SnapshotError> {
-        Snapshot::compile_after(config, self.shared.snapshot().as_deref())
+        let before = self.shared.snapshot();
+        Snapshot::compile_after(config, before.as_deref(), &self.shared.clock)
     }
 
     /// Puts `snapshot` in force as a whole: binds what is new, drops what is gone, judges open streams again.
@@ -321,8 +324,33 @@ impl Proxy {
         if self.stop.drain.is_cancelled() {
             return Err(ApplyError::Draining);
         }
+        self.put_in_force(lock(&self.listeners), snapshot)
+    }
+
+    /// Compiles the configuration in force once more, since what it refers to has changed.
+    fn refresh(&self) {
+        if self.stop.drain.is_cancelled() {
+            return;
+        }
+        let listeners = lock(&self.listeners);
+        let Some(held) = self.shared.snapshot() else {
+            return;
+        };
+        let config = held.config().clone();
+        let compiled = Snapshot::compile_after(config, Some(&held), &self.shared.clock);
+        match compiled.map(|snapshot| self.put_in_force(listeners, snapshot)) {
+            Ok(Ok(())) => tracing::info!("certificates or addresses were taken up anew"),
+            Ok(Err(error)) => tracing::error!(%error, "what has changed cannot be put in force"),
+            Err(error) => tracing::error!(%error, "what has changed cannot be used"),
+        }
+    }
+
+    fn put_in_force(
+        &self,
+        mut listeners: MutexGuard<'_, Listeners>,
+        snapshot: Snapshot,
+    ) -> Result<(), ApplyError> {
         let _runtime = self.runtime.enter();
-        let mut listeners = lock(&self.listeners);
         let wanted = snapshot.binds();
         let mut new = Vec::new();
         for address in wanted.iter().filter(|a| !listeners.traffic.contains_key(a)) {
@@ -552,6 +580,29 @@ async fn follow_credentials(
         if credentials.changed().await.is_err() {
             // The agent is gone; what is held is used until it ends.
             return;
+        }
+    }
+}
+
+/// Takes up certificates and keys in files when they change.
+async fn watch_files(proxy: Proxy) {
+    let mut look = tokio::time::interval(PEM_FILE_POLL);
+    let stop = proxy.stop.cut.clone();
+    while stop.run_until_cancelled(look.tick()).await.is_some() {
+        let Some(snapshot) = proxy.shared.snapshot() else {
+            continue;
+        };
+        if snapshot.files.is_empty() {
+            continue;
+        }
+        let refreshed = proxy.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            if snapshot.files.have_changed() {
+                refreshed.refresh();
+            }
+        });
+        if let Err(error) = looking.await {
+            tracing::error!(%error, "files of certificates could not be looked at");
         }
     }
 }

@@ -9,7 +9,7 @@ mod table;
 pub(crate) use header_ops::HeaderEdits;
 pub(crate) use matcher::RequestView;
 pub(crate) use retry::{Failure, RetryOn};
-pub(crate) use sni::SniTable;
+pub(crate) use sni::{Names, SniTable};
 pub(crate) use table::{CompiledRoute, Found, Table, pick, without_port};
 
 /// Why a route table cannot be used. `control` checks all of this too; this is the last line.

@@ -14,13 +14,17 @@ use reeve_core::model::{
     Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
     WorkloadConfig,
 };
+use reeve_core::{Clock, SystemClock};
 
 use crate::{
     access_log::LogFormat,
     cluster::Clusters,
+    edge::{Material, ServerKey, TlsServers, WatchedFiles},
+    head::Head,
+    hello::ServerName,
     judge::Place,
     peer_info::PeerInfo,
-    route::{CompiledRoute, Found, RequestView, RouteError, SniTable, Table},
+    route::{CompiledRoute, Found, Names, RequestView, RouteError, SniTable, Table},
 };
 
 /// A compiled [`ProxyConfig`]. Immutable; a request takes one and sees no other.
@@ -42,6 +46,8 @@ pub struct Snapshot {
     pub(crate) own_header: Option<HeaderValue>,
     /// What access log lines look like.
     pub(crate) log_format: LogFormat,
+    /// Files that certificates were read from.
+    pub(crate) files: WatchedFiles,
     tables: BTreeMap<RouteTableName, Table>,
 }
 
@@ -72,6 +78,31 @@ pub(crate) struct Outbound {
     pub(crate) straight: Option<Arc<CompiledRoute>>,
     /// Where TLS goes by its server name, if that is what decides.
     pub(crate) sni: Option<SniTable>,
+    /// Where TLS is ended, by its server name.
+    pub(crate) servers: Option<TlsServers>,
+    /// Authorities that are served by `https` alone.
+    pub(crate) https_only: Option<Names>,
+}
+
+fn https_only(hosts: &[String]) -> Option<Names> {
+    (!hosts.is_empty()).then(|| Names::new(std::iter::once(hosts)))
+}
+
+impl Outbound {
+    /// Where a request that came in plaintext is sent instead.
+    pub(crate) fn by_https(&self, head: &Head) -> Option<String> {
+        let names = self.https_only.as_ref()?;
+        names.find(&ServerName::Named(head.host().to_owned()))?;
+        Some(format!("https://{}{}", head.authority, head.target()))
+    }
+
+    /// Where what came by the TLS server of that name goes; the listener itself where there was none.
+    pub(crate) fn inside(self: &Arc<Self>, server: Option<&ServerKey>) -> Option<&Arc<Self>> {
+        match server {
+            None => Some(self),
+            Some(key) => Some(&self.servers.as_ref()?.get(key)?.outbound),
+        }
+    }
 }
 
 /// Why a configuration cannot be used; the last good one stays.
@@ -97,13 +128,15 @@ pub enum SnapshotError {
 impl Snapshot {
     /// Compiles everything, so that applying it can fail only at binding addresses.
     pub fn compile(config: Arc<ProxyConfig>) -> Result<Self, SnapshotError> {
-        Self::compile_after(config, None)
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Self::compile_after(config, None, &clock)
     }
 
     /// The same, keeping what `before` has already compiled of it.
     pub fn compile_after(
         config: Arc<ProxyConfig>,
         before: Option<&Self>,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self, SnapshotError> {
         let (engine, projection_hash) = engine(&config, before)?;
         let workload = &config.workload;
@@ -117,7 +150,8 @@ impl Snapshot {
         for (name, table) in &config.routes {
             tables.insert(name.clone(), Table::compile(table)?);
         }
-        let (inbound, outbound) = listeners(workload)?;
+        let material = Material::new(&config.secrets, clock);
+        let (inbound, outbound) = listeners(workload, &material)?;
         Ok(Self {
             jwt,
             clusters: Clusters::compile(&config),
@@ -128,6 +162,7 @@ impl Snapshot {
             log_format: LogFormat::compile(&workload.telemetry.access_log)?,
             engine,
             tables,
+            files: material.watched(),
             inbound,
             outbound,
             config,
@@ -226,7 +261,10 @@ fn engine(
 type Inbounds = HashMap<SocketAddr, Arc<Inbound>>;
 type Outbounds = HashMap<SocketAddr, Arc<Outbound>>;
 
-fn listeners(workload: &WorkloadConfig) -> Result<(Inbounds, Outbounds), SnapshotError> {
+fn listeners(
+    workload: &WorkloadConfig,
+    material: &Material<'_>,
+) -> Result<(Inbounds, Outbounds), SnapshotError> {
     let mut inbound = HashMap::default();
     let mut outbound = HashMap::default();
     for listener in &workload.inbound {
@@ -241,6 +279,8 @@ fn listeners(workload: &WorkloadConfig) -> Result<(Inbounds, Outbounds), Snapsho
             straight: straight
                 .map(|(service, port)| Arc::new(CompiledRoute::straight_to(service, port))),
             sni: SniTable::compile(&listener.sni),
+            servers: TlsServers::compile(listener, material),
+            https_only: https_only(&listener.https_redirect),
             listener: listener.clone(),
         };
         let doubled = outbound.insert(listener.bind, Arc::new(entry)).is_some();

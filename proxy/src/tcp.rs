@@ -10,7 +10,6 @@ use reeve_core::{
     model::Destination,
 };
 use reeve_svid::alpn;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -73,12 +72,13 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
 
 /// A connection of the workload (or, at a gateway, from outside): to the service that its address stands for, or to
 /// where its ClientHello's server name leads.
-pub(crate) async fn outbound(
+pub(crate) async fn outbound<I: Io>(
     worker: &Arc<Worker>,
     snapshot: &Arc<Snapshot>,
     outbound: &Outbound,
+    caller: Peer,
     address: SocketAddr,
-    mut io: Line<TcpStream>,
+    mut io: Line<I>,
 ) {
     let mut exchange = Exchange::begin(
         worker,
@@ -108,7 +108,7 @@ pub(crate) async fn outbound(
     if snapshot.is_gateway() {
         let listener = &outbound.listener;
         let place = Place::gateway(snapshot.workload(), listener.bind.port(), listener.protocol);
-        let question = connecting(Peer::stranger(address.ip()), place);
+        let question = connecting(caller, place);
         if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
             return;
         }
@@ -140,10 +140,10 @@ pub(crate) async fn outbound(
 }
 
 /// Where a connection goes, and the bytes that were read to know it.
-async fn destination(
+async fn destination<I: Io>(
     worker: &Worker,
     outbound: &Outbound,
-    io: &mut Line<TcpStream>,
+    io: &mut Line<I>,
     exchange: &mut Exchange,
 ) -> (Option<Destination>, Bytes) {
     let Some(table) = &outbound.sni else {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod churn;
 mod demo;
+mod edge;
 mod fixture;
 mod full_disk;
 mod h2_abuse;

@@ -11,6 +11,7 @@ mod bundle;
 mod credentials;
 mod pem;
 mod profile;
+mod public;
 mod summary;
 mod svid;
 mod tls;
@@ -19,6 +20,10 @@ mod verify;
 pub use bundle::{BundleError, TrustBundle};
 pub use credentials::{Credentials, CredentialsWatch};
 pub use pem::certificates_from_pem;
+pub use public::{
+    Authorities, ClientDetails, PeerRules, PublicIdentity, PublicTlsError, ServerCheck, Spoken,
+    public_client, public_server,
+};
 pub use summary::CertificateSummary;
 pub use svid::{SignError, X509Svid};
 pub use tls::{MeshTls, TlsError, anonymous_client_config, peer_of, refusal_of, server_name};

@@ -193,7 +193,13 @@ fn finish_client(mut config: ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
 
 /// Our clock as `rustls` wants it.
 #[derive(Debug)]
-struct RustlsTime(Arc<dyn Clock>);
+pub(crate) struct RustlsTime(Arc<dyn Clock>);
+
+impl RustlsTime {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self(clock)
+    }
+}
 
 impl TimeProvider for RustlsTime {
     fn current_time(&self) -> Option<rustls_pki_types::UnixTime> {

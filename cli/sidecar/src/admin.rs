@@ -117,7 +117,7 @@ impl Admin {
             write_ahead_log: self.wal.status(),
             generation: config.as_ref().map(|c| c.generation),
             policy_hash: config.as_ref().map(|c| c.policies.mesh_hash.clone()),
-            resources: config.map(|c| c.resources()).unwrap_or_default(),
+            resources: config.map(|c| c.shown()).unwrap_or_default(),
         }
     }
 }

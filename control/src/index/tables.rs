@@ -1,7 +1,10 @@
 //! Outbound listeners and the route tables behind them.
 
+mod gateway;
 mod routes;
 mod sni;
+
+pub(super) use gateway::gateway;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +20,7 @@ use super::{Index, authorities};
 use crate::{
     LocalWorkload, Service,
     instances::Instance,
-    mesh::{Gateway, GatewayServer, TcpRoute, VirtualService},
+    mesh::{TcpRoute, VirtualService},
     resolve::hosts::falls_under,
 };
 use routes::{Place, routes};
@@ -71,6 +74,8 @@ pub(super) fn sidecar(
                         routes: RouteTableName(port.port.to_string()),
                         service: Some(target.clone()),
                         sni: sni.clone(),
+                        tls: Vec::new(),
+                        https_redirect: Vec::new(),
                     }),
             );
         }
@@ -83,6 +88,8 @@ pub(super) fn sidecar(
             routes: RouteTableName(ANY_AUTHORITY_PORT.to_string()),
             service: None,
             sni: Vec::new(),
+            tls: Vec::new(),
+            https_redirect: Vec::new(),
         });
     }
     let by_port = ports
@@ -251,109 +258,6 @@ fn foreign_hosts(index: &Index<'_>, place: &Place<'_>, port: u16, hosts: &mut Ho
             );
             hosts.add(name, domains, routes(index, virtual_service, place));
         }
-    }
-}
-
-/// The listeners of a gateway: one per port of the `Gateway`s that select it.
-pub(super) fn gateway(
-    index: &Index<'_>,
-    instance: &Instance,
-    workload: &LocalWorkload,
-) -> (Vec<OutboundListener>, Vec<RouteTable>) {
-    let selects = |g: &&Gateway| crate::mesh::is_subset(&g.selector, &workload.labels);
-    let mut by_port: BTreeMap<u16, Vec<(&Gateway, &GatewayServer)>> = BTreeMap::new();
-    for gateway in index.mesh.gateways.iter().filter(selects) {
-        for server in &gateway.servers {
-            by_port
-                .entry(server.port)
-                .or_default()
-                .push((gateway, server));
-        }
-    }
-    let mut listeners = Vec::new();
-    let mut tables = Vec::new();
-    for (port, mut servers) in by_port {
-        let name = RouteTableName(format!("gateway/{}:{port}", workload.name));
-        let protocol = servers.first().map_or(Protocol::Http, |(_, s)| s.protocol);
-        // Others on the port were refused with the configuration.
-        servers.retain(|(_, s)| s.protocol.is_http() == protocol.is_http());
-        let sni = match protocol {
-            Protocol::Tls => sni::of_gateway(index, port, &servers),
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tcp => Vec::new(),
-        };
-        listeners.push(OutboundListener {
-            bind: SocketAddr::from((instance.address, port)),
-            protocol,
-            routes: name.clone(),
-            service: None,
-            sni,
-        });
-        if protocol.is_http() {
-            tables.push(gateway_table(index, port, &servers, name));
-        }
-    }
-    (listeners, tables)
-}
-
-fn gateway_table(
-    index: &Index<'_>,
-    port: u16,
-    servers: &[(&Gateway, &GatewayServer)],
-    name: RouteTableName,
-) -> RouteTable {
-    let mut hosts = Hosts::default();
-    for (gateway, server) in servers {
-        let key = (gateway.namespace.clone(), gateway.name.clone());
-        let place = Place::Gateway {
-            gateway: &key,
-            port,
-        };
-        for virtual_service in index
-            .mesh
-            .virtual_services
-            .iter()
-            .filter(|v| v.gateways.contains(&key))
-        {
-            for host in admitted(server, virtual_service) {
-                let domains = match host.starts_with('*') {
-                    true => vec![host.clone()],
-                    false => authorities::with_port(vec![host.clone()], port),
-                };
-                let shown = format!(
-                    "{}/{}:{host}",
-                    virtual_service.namespace, virtual_service.name
-                );
-                hosts.merge(shown, domains, routes(index, virtual_service, &place));
-            }
-        }
-    }
-    hosts.table(name)
-}
-
-/// The hosts of `virtual_service` that `server` takes; of a host and a pattern, the narrower.
-fn admitted(server: &GatewayServer, virtual_service: &VirtualService) -> BTreeSet<String> {
-    let patterns = server.hosts.iter().filter(|h| admits(h, virtual_service));
-    let narrowed = patterns.flat_map(|(_, pattern)| {
-        let hosts = virtual_service.hosts.iter();
-        hosts.filter_map(move |host| narrower(host, pattern))
-    });
-    narrowed.map(str::to_owned).collect()
-}
-
-/// Whether a host of a gateway's server is for `virtual_service`s of that namespace.
-fn admits((namespace, _): &&(Option<String>, String), virtual_service: &VirtualService) -> bool {
-    let own = virtual_service.namespace.as_str();
-    namespace.as_ref().is_none_or(|n| n == own)
-}
-
-/// Of two hosts or patterns of which one falls under the other, the narrower.
-fn narrower<'h>(one: &'h str, other: &'h str) -> Option<&'h str> {
-    if one == other || falls_under(one, other) {
-        Some(one)
-    } else if falls_under(other, one) {
-        Some(other)
-    } else {
-        None
     }
 }
 

@@ -1,3 +1,4 @@
+mod edge;
 mod sni;
 
 use reeve_core::model::{

@@ -23,6 +23,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("ServiceAccount", CORE),
     ("Namespace", CORE),
     ("ConfigMap", CORE),
+    ("Secret", CORE),
 ];
 
 /// Kinds that exist, but not here yet: (API group, kind).
@@ -48,7 +49,6 @@ pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("apps", "StatefulSet"),
     ("apps", "DaemonSet"),
     ("", "Pod"),
-    ("", "Secret"),
     ("", "Endpoints"),
     ("", "List"),
 ];

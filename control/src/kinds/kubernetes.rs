@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
+use zeroize::Zeroizing;
 
 use crate::source::de::ANY_SCALAR;
 
@@ -43,5 +44,35 @@ impl<'de> Deserialize<'de> for PortRef {
             }
         }
         deserializer.deserialize_newtype_struct(ANY_SCALAR, Text)
+    }
+}
+
+/// `Secret`, which has no `spec`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SecretSpec {
+    pub(crate) data: BTreeMap<String, SecretText>,
+    pub(crate) string_data: BTreeMap<String, SecretText>,
+}
+
+/// A value of a `Secret`: never shown, zeroed when dropped.
+#[derive(Clone, Default)]
+pub(crate) struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        PortRef::deserialize(deserializer).map(|text| Self(Zeroizing::new(text.0)))
     }
 }

@@ -143,7 +143,29 @@ raw! {
         hosts: Vec<String>,
         tls: Option<ServerTlsSpec>,
     }
-    ServerTlsSpec { mode: Option<String>, }
+    ServerTlsSpec {
+        mode: Option<String>,
+        https_redirect: bool,
+        server_certificate: String,
+        private_key: String,
+        ca_certificates: String,
+        ca_crl: String,
+        credential_name: String,
+        credential_names: Vec<String>,
+        ca_cert_credential_name: String,
+        tls_certificates: Vec<TlsCertificateSpec>,
+        subject_alt_names: Vec<String>,
+        verify_certificate_spki: Vec<String>,
+        verify_certificate_hash: Vec<String>,
+        min_protocol_version: Option<String>,
+        max_protocol_version: Option<String>,
+        cipher_suites: Vec<String>,
+    }
+    TlsCertificateSpec {
+        server_certificate: String,
+        private_key: String,
+        ca_certificates: String,
+    }
     ServerPortSpec {
         number: u16,
         name: String,

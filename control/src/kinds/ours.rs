@@ -19,6 +19,7 @@ raw! {
         mesh_mtls: Option<MeshMtlsSpec>,
         authorization: Option<AuthorizationSpec>,
         path_normalization: Option<String>,
+        default_config: Option<ProxySpec>,
         outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
         tracing: Option<TracingSpec>,
         audit: Option<AuditSpec>,
@@ -29,6 +30,13 @@ raw! {
         danger_allow_internal_jwks: bool,
     }
     MeshMtlsSpec { ecdh_curves: Vec<String>, }
+    ProxySpec { gateway_topology: Option<TopologySpec>, }
+    TopologySpec {
+        num_trusted_proxies: u32,
+        forward_client_cert_details: Option<String>,
+        proxy_protocol: Option<ProxyProtocolSpec>,
+    }
+    ProxyProtocolSpec { }
     OutboundTrafficPolicySpec { mode: Option<String>, }
     AuthorizationSpec {
         state: Option<String>,

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName,
-    model::{HeaderOps, Protocol, RetryPolicy, RouteMatch, Subset, TrafficPolicy},
+    model::{
+        HeaderOps, Protocol, RetryPolicy, RouteMatch, SecretName, Subset, TlsVersion, TrafficPolicy,
+    },
 };
 
 /// A `VirtualService`.
@@ -124,7 +126,80 @@ pub(crate) struct Gateway {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GatewayServer {
     pub(crate) port: u16,
+    /// What is spoken, inside TLS where that is ended.
     pub(crate) protocol: Protocol,
+    pub(crate) tls: GatewayTls,
+    /// Whether requests in plaintext are sent to `https`.
+    pub(crate) https_redirect: bool,
     /// (namespace whose `VirtualService`s may bind, if limited; host or pattern).
     pub(crate) hosts: Vec<(Option<String>, String)>,
+}
+
+/// TLS at a server.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum GatewayTls {
+    /// There is none.
+    None,
+    /// It is passed on by its server name.
+    Passthrough,
+    /// It is ended, for workloads of the mesh.
+    Mesh,
+    /// It is ended by a certificate of its own.
+    Public(GatewayCertificates),
+}
+
+/// By what a server ends TLS. Names without a namespace are of the gateway workload's own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GatewayCertificates {
+    pub(crate) certificates: Vec<Credential>,
+    pub(crate) client: Option<GatewayClients>,
+    pub(crate) min_version: TlsVersion,
+    pub(crate) max_version: TlsVersion,
+    pub(crate) cipher_suites: Vec<String>,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GatewayClients {
+    pub(crate) required: bool,
+    pub(crate) authorities: Credential,
+    pub(crate) subject_alt_names: Vec<String>,
+    pub(crate) pins: Vec<String>,
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Credential {
+    /// A `Secret`.
+    Secret {
+        namespace: Option<Namespace>,
+        name: String,
+    },
+    /// Files of a certificate and its key.
+    Files { certificate: String, key: String },
+    /// Files of authorities, and of what they revoked.
+    Authorities {
+        authorities: String,
+        revoked: Option<String>,
+    },
+}
+
+impl GatewayServer {
+    /// Whether TLS is spoken on its port.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls != GatewayTls::None
+    }
+}
+
+impl Credential {
+    /// The `Secret`'s name, for a workload of `own` namespace.
+    pub(crate) fn secret_of(&self, own: &Namespace) -> Option<SecretName> {
+        match self {
+            Self::Secret { namespace, name } => {
+                let namespace = namespace.as_ref().unwrap_or(own);
+                Some(SecretName(format!("{namespace}/{name}")))
+            }
+            Self::Files { .. } | Self::Authorities { .. } => None,
+        }
+    }
 }

@@ -6,7 +6,7 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode,
+        EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology,
         TracingConfig,
     },
 };
@@ -28,6 +28,8 @@ pub struct MeshSettings {
     pub mtls: MtlsMode,
     /// The key exchanges of mTLS between sidecars, the preferred one first. None: all that there are.
     pub ecdh_curves: Vec<EcdhCurve>,
+    /// What stands before gateways.
+    pub topology: Topology,
     /// Where policies bind.
     pub authorization: AuthorizationSettings,
     /// What live taps may show.

@@ -1,5 +1,6 @@
 //! `VirtualService` and `Gateway`.
 
+mod credentials;
 mod http;
 mod servers;
 mod tls;
@@ -18,7 +19,7 @@ use crate::{
     mesh::{DestinationRule, Gateway, TcpRoute, To, VirtualService},
     source::path::Path,
 };
-pub(super) use servers::gateways;
+pub(super) use servers::{check_secrets, gateways};
 
 /// What routes may refer to.
 pub(super) struct Known<'a> {

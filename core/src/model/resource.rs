@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ServiceName,
     model::{
-        EndpointSet, Generation, PolicySlice, RouteTable, RouteTableName, ServiceConfig,
-        WorkloadConfig,
+        EndpointSet, Generation, PolicySlice, RouteTable, RouteTableName, SecretName,
+        ServiceConfig, TlsSecret, WorkloadConfig,
     },
 };
 
@@ -27,6 +27,8 @@ pub struct ProxyConfig {
     pub routes: BTreeMap<RouteTableName, Arc<RouteTable>>,
     /// Policies that can concern it.
     pub policies: Arc<PolicySlice>,
+    /// Key material that it serves or calls by.
+    pub secrets: BTreeMap<SecretName, Arc<TlsSecret>>,
 }
 
 /// One named part of a [`ProxyConfig`].
@@ -43,6 +45,8 @@ pub enum Resource {
     Routes(Arc<RouteTable>),
     /// The policy slice.
     Policies(Arc<PolicySlice>),
+    /// Key material.
+    Secret(Arc<TlsSecret>),
     /// Sent last: the generation that the resources now held make up.
     Generation(Generation),
 }
@@ -61,13 +65,16 @@ pub enum ResourceKind {
     Routes,
     /// [`Resource::Policies`].
     Policies,
+    /// [`Resource::Secret`].
+    Secret,
     /// [`Resource::Generation`].
     Generation,
 }
 
 impl ResourceKind {
     /// Every kind, in the order in which a change is sent: what is referred to before what refers, the generation last.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::Secret,
         Self::Service,
         Self::Endpoints,
         Self::Routes,
@@ -84,6 +91,7 @@ impl ResourceKind {
             Self::Endpoints => "Endpoints",
             Self::Routes => "Routes",
             Self::Policies => "Policies",
+            Self::Secret => "Secret",
             Self::Generation => "Generation",
         }
     }
@@ -98,6 +106,7 @@ impl Resource {
             Self::Endpoints(_) => ResourceKind::Endpoints,
             Self::Routes(_) => ResourceKind::Routes,
             Self::Policies(_) => ResourceKind::Policies,
+            Self::Secret(_) => ResourceKind::Secret,
             Self::Generation(_) => ResourceKind::Generation,
         }
     }
@@ -110,6 +119,7 @@ impl Resource {
             Self::Endpoints(e) => e.service.as_str(),
             Self::Routes(r) => &r.name.0,
             Self::Policies(_) => "policies",
+            Self::Secret(s) => &s.name.0,
             Self::Generation(_) => "generation",
         }
     }
@@ -134,6 +144,12 @@ pub enum ResourceError {
 impl ProxyConfig {
     /// The resources that make it up, in sending order.
     pub fn resources(&self) -> Vec<Resource> {
+        let secrets = self.secrets.values().cloned().map(Resource::Secret);
+        secrets.chain(self.shown()).collect()
+    }
+
+    /// The same without key material, for people to look at.
+    pub fn shown(&self) -> Vec<Resource> {
         let services = self.services.values().cloned().map(Resource::Service);
         let endpoints = self.endpoints.values().cloned().map(Resource::Endpoints);
         let routes = self.routes.values().cloned().map(Resource::Routes);
@@ -169,6 +185,7 @@ struct Parts {
     services: BTreeMap<ServiceName, Arc<ServiceConfig>>,
     endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
     routes: BTreeMap<RouteTableName, Arc<RouteTable>>,
+    secrets: BTreeMap<SecretName, Arc<TlsSecret>>,
 }
 
 impl Parts {
@@ -180,6 +197,7 @@ impl Parts {
             Resource::Endpoints(e) => self.endpoints.insert(e.service.clone(), e).is_some(),
             Resource::Routes(r) => self.routes.insert(r.name.clone(), r).is_some(),
             Resource::Policies(p) => self.policies.replace(p).is_some(),
+            Resource::Secret(s) => self.secrets.insert(s.name.clone(), s).is_some(),
             Resource::Generation(g) => self.generation.replace(g).is_some(),
         };
         if replaced {
@@ -197,6 +215,7 @@ impl Parts {
             services: self.services,
             endpoints: self.endpoints,
             routes: self.routes,
+            secrets: self.secrets,
         })
     }
 }

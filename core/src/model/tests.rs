@@ -23,6 +23,7 @@ fn workload() -> WorkloadConfig {
         outbound: vec![],
         services: vec![],
         ecdh_curves: vec![],
+        topology: Default::default(),
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,
@@ -66,6 +67,7 @@ fn config(generation: u64, services: &[String]) -> ProxyConfig {
             .map(|s| (RouteTableName(s.clone()), Arc::new(table(s))))
             .collect(),
         policies: Arc::default(),
+        secrets: BTreeMap::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
-    model::{JwtRule, RouteTableName, SniRoute, TelemetryConfig},
+    model::{JwtRule, RouteTableName, ServerTls, SniRoute, TelemetryConfig},
 };
 
 /// The proxy's own workload: identity, listeners and the rules at its door.
@@ -42,6 +42,9 @@ pub struct WorkloadConfig {
     pub ecdh_curves: Vec<EcdhCurve>,
     /// How paths are normalised before they are judged.
     pub path_normalization: PathNormalization,
+    /// What stands before a gateway.
+    #[serde(default)]
+    pub topology: Topology,
     /// JWT rules from `RequestAuthentication`.
     pub jwt_rules: Vec<JwtRule>,
     /// Where spans go, if anywhere.
@@ -112,6 +115,35 @@ pub enum EcdhCurve {
     P384,
 }
 
+/// What stands before a gateway (Istio's `gatewayTopology`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Topology {
+    /// Proxies before it whose `x-forwarded-for` and `x-forwarded-proto` are believed.
+    pub trusted_proxies: u32,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub client_cert: ForwardClientCert,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+}
+
+/// What becomes of `x-forwarded-client-cert` (Istio's `forwardClientCertDetails`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ForwardClientCert {
+    /// It is removed.
+    Sanitize,
+    /// It is kept where the client showed a certificate.
+    ForwardOnly,
+    /// The client's certificate is appended to it.
+    AppendForward,
+    /// It becomes what the client's certificate says (a gateway's default).
+    #[default]
+    SanitizeSet,
+    /// It is kept.
+    AlwaysForwardOnly,
+}
+
 /// What a proxy does for its workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -153,6 +185,12 @@ pub struct OutboundListener {
     /// Where TLS goes by the server name in its ClientHello. With any of these, what none of them names goes nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sni: Vec<SniRoute>,
+    /// TLS that is ended here, by the server name. With any of these, plaintext is not served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<ServerTls>,
+    /// Authorities (`host`, `*.suffix` or `*`) whose requests are sent to the same place by `https`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub https_redirect: Vec<String>,
 }
 
 /// What a port speaks, from the service port's name or `appProtocol` (Istio's protocol selection).

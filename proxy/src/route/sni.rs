@@ -11,10 +11,7 @@ use crate::hello::ServerName;
 #[derive(Debug, Default)]
 pub(crate) struct SniTable {
     routes: Vec<CompiledSni>,
-    exact: HashMap<String, usize>,
-    /// (suffix with its dot, route), longest first.
-    suffixes: Vec<(String, usize)>,
-    any: Option<usize>,
+    names: Names,
 }
 
 /// One of them.
@@ -28,22 +25,52 @@ pub(crate) struct CompiledSni {
 impl SniTable {
     /// `None` where there are no routes: then the listener's address alone says where to.
     pub(crate) fn compile(routes: &[SniRoute]) -> Option<Self> {
-        let mut table = Self::default();
-        for (index, route) in routes.iter().enumerate() {
-            table.routes.push(CompiledSni {
-                name: route.name.as_str().into(),
-                destinations: route.destinations.clone(),
-            });
-            for host in &route.hosts {
-                table.add(host.to_ascii_lowercase(), index);
-            }
-        }
-        let longest_first = |(suffix, _): &(String, usize)| std::cmp::Reverse(suffix.len());
-        table.suffixes.sort_by_key(longest_first);
+        let compiled = |route: &SniRoute| CompiledSni {
+            name: route.name.as_str().into(),
+            destinations: route.destinations.clone(),
+        };
+        let table = Self {
+            names: Names::new(routes.iter().map(|route| route.hosts.as_slice())),
+            routes: routes.iter().map(compiled).collect(),
+        };
         (!routes.is_empty()).then_some(table)
     }
 
-    /// Of two routes for one name the first keeps it.
+    /// The route for a client that asks for `name`.
+    pub(crate) fn find(&self, name: &ServerName) -> Option<&CompiledSni> {
+        let (_, index) = self.names.find(name)?;
+        self.routes.get(index)
+    }
+
+    /// How narrowly a route names `name`.
+    pub(crate) fn narrowness(&self, name: &ServerName) -> Option<usize> {
+        self.names.find(name).map(|(narrowness, _)| narrowness)
+    }
+}
+
+/// Lists of server names (`host`, `*.suffix` or `*`), by their position.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    exact: HashMap<String, usize>,
+    /// (suffix with its dot, position), longest first.
+    suffixes: Vec<(String, usize)>,
+    any: Option<usize>,
+}
+
+impl Names {
+    /// Of two lists with one name the first keeps it.
+    pub(crate) fn new<'h>(lists: impl Iterator<Item = &'h [String]>) -> Self {
+        let mut names = Self::default();
+        for (index, hosts) in lists.enumerate() {
+            for host in hosts {
+                names.add(host.to_ascii_lowercase(), index);
+            }
+        }
+        let longest_first = |(suffix, _): &(String, usize)| std::cmp::Reverse(suffix.len());
+        names.suffixes.sort_by_key(longest_first);
+        names
+    }
+
     fn add(&mut self, host: String, index: usize) {
         if host == "*" {
             self.any.get_or_insert(index);
@@ -54,24 +81,24 @@ impl SniTable {
         }
     }
 
-    /// The route for a client that asks for `name`; the narrowest wins, as in Envoy's filter chain match.
-    pub(crate) fn find(&self, name: &ServerName) -> Option<&CompiledSni> {
-        let index = match name {
+    /// How narrowly `name` is named, and by which list; the narrowest wins, as in Envoy's filter chain match.
+    pub(crate) fn find(&self, name: &ServerName) -> Option<(usize, usize)> {
+        let any = self.any.map(|index| (0, index));
+        match name {
             ServerName::Unreadable => None,
-            ServerName::Unnamed => self.any,
+            ServerName::Unnamed => any,
             ServerName::Named(name) => {
-                let exact = self.exact.get(name).copied();
+                let exact = self.exact.get(name).map(|index| (usize::MAX, *index));
                 let by_suffix = || {
                     let mut suffixes = self.suffixes.iter();
                     let found = suffixes.find(|(suffix, _)| {
                         name.len() > suffix.len() && name.ends_with(suffix.as_str())
                     });
-                    found.map(|(_, index)| *index)
+                    found.map(|(suffix, index)| (suffix.len(), *index))
                 };
-                exact.or_else(by_suffix).or(self.any)
+                exact.or_else(by_suffix).or(any)
             }
-        };
-        self.routes.get(index?)
+        }
     }
 }
 

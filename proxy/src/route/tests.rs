@@ -6,8 +6,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use reeve_core::{
     ServiceName,
     model::{
-        Destination, HeaderMatch, HeaderOps, RetryPolicy, Route, RouteAction, RouteMatch,
-        RouteTable, RouteTableName, StringMatch, VirtualHost,
+        Destination, HeaderMatch, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
+        RouteTableName, StringMatch, VirtualHost,
     },
 };
 

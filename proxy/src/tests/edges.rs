@@ -318,7 +318,8 @@ fn a_generation_keeps_what_an_earlier_one_compiled_of_the_same() {
     let first = Snapshot::compile(Arc::new(config.clone())).unwrap();
     config.generation = Generation(2);
     config.policies = Arc::new((*config.policies).clone());
-    let second = Snapshot::compile_after(Arc::new(config.clone()), Some(&first)).unwrap();
+    let clock: Arc<dyn reeve_core::Clock> = Arc::new(reeve_core::SystemClock);
+    let second = Snapshot::compile_after(Arc::new(config.clone()), Some(&first), &clock).unwrap();
     assert!(Arc::ptr_eq(&first.engine, &second.engine) && Arc::ptr_eq(&first.jwt, &second.jwt));
     assert_eq!(first.projection_hash, second.projection_hash);
 
@@ -336,7 +337,7 @@ fn a_generation_keeps_what_an_earlier_one_compiled_of_the_same() {
         jwks: None,
     }];
     config.workload = Arc::new(workload);
-    let third = Snapshot::compile_after(Arc::new(config.clone()), Some(&second)).unwrap();
+    let third = Snapshot::compile_after(Arc::new(config.clone()), Some(&second), &clock).unwrap();
     assert!(!Arc::ptr_eq(&second.engine, &third.engine) && !Arc::ptr_eq(&second.jwt, &third.jwt));
     assert_eq!(third.policy_hash(), config.policies.mesh_hash);
     assert_ne!(second.projection_hash, third.projection_hash);
@@ -344,7 +345,7 @@ fn a_generation_keeps_what_an_earlier_one_compiled_of_the_same() {
     let mut workload = (*config.workload).clone();
     workload.identity = SpiffeId::parse("spiffe://other.example/ns/default/sa/server").unwrap();
     config.workload = Arc::new(workload);
-    let fourth = Snapshot::compile_after(Arc::new(config), Some(&third)).unwrap();
+    let fourth = Snapshot::compile_after(Arc::new(config), Some(&third), &clock).unwrap();
     assert!(
         !Arc::ptr_eq(&third.engine, &fourth.engine),
         "the trust domain is another"

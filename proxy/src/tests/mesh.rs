@@ -229,6 +229,7 @@ impl Mesh {
             outbound: vec![],
             services: vec![],
             ecdh_curves: vec![],
+            topology: Default::default(),
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],
             tracing: None,
@@ -262,6 +263,8 @@ impl Mesh {
             routes: RouteTableName("9080".to_owned()),
             service: Some((service(), PORT)),
             sni: vec![],
+            tls: vec![],
+            https_redirect: vec![],
         }];
         let mut config = config(workload, &[]);
         let service_config = ServiceConfig {
@@ -319,6 +322,7 @@ pub(super) fn config(workload: WorkloadConfig, policies: &[&str]) -> ProxyConfig
         endpoints: BTreeMap::new(),
         routes: BTreeMap::new(),
         policies: Arc::default(),
+        secrets: BTreeMap::new(),
     };
     set_policies(&mut config, policies);
     config

@@ -89,6 +89,7 @@ pub(super) fn config(generation: u64, hash: &str, services: &[&str]) -> ProxyCon
             mesh_hash: hash.to_owned(),
             policies: vec![],
         }),
+        secrets: Default::default(),
     }
 }
 
@@ -106,6 +107,7 @@ fn workload() -> WorkloadConfig {
         outbound: vec![],
         services: vec![],
         ecdh_curves: vec![],
+        topology: Default::default(),
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use reeve_core::model::SniRoute;
 
 use super::{
-    Index, admits, narrower,
+    Index,
+    gateway::{admits, narrower},
     routes::{Place, destinations},
 };
 use crate::{

@@ -2,11 +2,12 @@
 
 use reeve_core::model::Protocol;
 
+use super::credentials;
 use crate::{
-    Code, Fault,
+    Code, Fault, LocalWorkload, WorkloadRole,
     kinds::{GatewaySpec, Object, ServerSpec, ServerTlsSpec},
-    mesh::{Gateway, GatewayServer},
-    resolve::{local::MESH_PORTS, values::Notes},
+    mesh::{Gateway, GatewayServer, GatewayTls, is_subset},
+    resolve::{local::MESH_PORTS, secrets::Secrets, values::Notes},
     source::path::Path,
 };
 
@@ -69,7 +70,7 @@ fn server(
         let text = format!("port {} is the proxy's own", port.number);
         notes.error(&port_path.key("number"), Code::Conflict, text);
     }
-    let protocol = protocol(notes, path, &port.protocol, spec.tls.as_ref())?;
+    let (protocol, tls) = protocol(notes, path, &port.protocol, spec.tls.as_ref())?;
     if spec.hosts.is_empty() {
         notes.hint(
             &path.key("hosts"),
@@ -91,27 +92,36 @@ fn server(
     let hosts = spec.hosts.iter().map(split).collect();
     Some(GatewayServer {
         port: port.number,
+        https_redirect: !is_tls(&tls) && spec.tls.as_ref().is_some_and(|t| t.https_redirect),
         protocol,
+        tls,
         hosts,
     })
 }
 
-/// What a server speaks. TLS is passed through, by `tls.mode: PASSTHROUGH`; no other mode is supported.
+fn is_tls(tls: &GatewayTls) -> bool {
+    *tls != GatewayTls::None
+}
+
+/// What a server speaks, and how its TLS is ended.
 fn protocol(
     notes: &mut Notes<'_, GatewaySpec>,
     path: &Path,
     name: &str,
     tls: Option<&ServerTlsSpec>,
-) -> Option<Protocol> {
+) -> Option<(Protocol, GatewayTls)> {
     let port_path = path.key("port").key("protocol");
-    const HINT: &str = "use HTTP, HTTP2, GRPC, or TLS with tls.mode PASSTHROUGH";
+    const HINT: &str = "use HTTP, HTTP2, GRPC, HTTPS, TLS or TCP";
     let upper = name.to_ascii_uppercase();
-    let protocol = match upper.as_str() {
-        "HTTP" => Protocol::Http,
-        "HTTP2" => Protocol::Http2,
-        "GRPC" => Protocol::Grpc,
-        "HTTPS" | "TLS" => Protocol::Tls,
-        "TCP" | "MONGO" | "GRPC-WEB" => {
+    let plain = |protocol| (protocol, false);
+    let (protocol, needs_tls) = match upper.as_str() {
+        "HTTP" => plain(Protocol::Http),
+        "HTTP2" => plain(Protocol::Http2),
+        "GRPC" => plain(Protocol::Grpc),
+        "TCP" => plain(Protocol::Tcp),
+        "HTTPS" => (Protocol::Http, true),
+        "TLS" => (Protocol::Tcp, true),
+        "MONGO" | "GRPC-WEB" => {
             let text = format!("{name} is known, but not supported in this version");
             notes.hint(&port_path, Code::Unsupported, text, HINT);
             return None;
@@ -122,46 +132,46 @@ fn protocol(
             return None;
         }
     };
-    let mode = tls.map(|tls| tls.mode.as_deref().unwrap_or_default());
-    let mode_path = path.key("tls").key("mode");
-    match (protocol, mode) {
-        // Where nothing is said, the enumeration's first value holds, which is PASSTHROUGH.
-        (Protocol::Tls, Some("" | "PASSTHROUGH")) => {}
-        (Protocol::Tls, None) => {
+    let tls_path = path.key("tls");
+    match (needs_tls, tls) {
+        (true, None) => {
             let text = format!("a server that speaks {upper} needs tls");
-            notes.hint(&path.key("tls"), Code::Missing, text, HINT);
-        }
-        (_, None) => {}
-        (Protocol::Tls, Some(other)) => {
-            let known = [
-                "SIMPLE",
-                "MUTUAL",
-                "OPTIONAL_MUTUAL",
-                "AUTO_PASSTHROUGH",
-                "ISTIO_MUTUAL",
-            ];
-            let (code, text) = match known.contains(&other) {
-                true => (Code::Unsupported, "is not supported in this version"),
-                false => (Code::Invalid, "is no mode"),
-            };
             notes.hint(
-                &mode_path,
-                code,
-                format!("{other} {text}"),
-                "use PASSTHROUGH",
+                &tls_path,
+                Code::Missing,
+                text,
+                "such as {mode: PASSTHROUGH}",
             );
+            None
         }
-        (_, Some(_)) => {
+        (true, Some(spec)) => Some(match credentials::tls(notes, &tls_path, spec) {
+            GatewayTls::Passthrough => (Protocol::Tls, GatewayTls::Passthrough),
+            ended @ (GatewayTls::None | GatewayTls::Mesh | GatewayTls::Public(_)) => {
+                (protocol, ended)
+            }
+        }),
+        // Only a redirect to https may be said of plaintext.
+        (false, Some(spec)) if spec.mode.is_some() => {
             let text = format!("a server that speaks {upper} has no tls");
             notes.hint(
-                &path.key("tls"),
+                &tls_path,
                 Code::Conflict,
                 text,
-                "use the protocol TLS",
+                "use the protocol HTTPS or TLS",
             );
+            None
         }
+        (false, _) => Some((protocol, GatewayTls::None)),
     }
-    Some(protocol)
+}
+
+/// What can be told apart on one port: plaintext HTTP, other plaintext, TLS.
+fn sort(server: &GatewayServer) -> &'static str {
+    match (server.is_tls(), server.protocol.is_http()) {
+        (true, _) => "TLS",
+        (false, true) => "HTTP",
+        (false, false) => "TCP",
+    }
 }
 
 /// Two servers of one port, for the same workloads, cannot speak HTTP and TLS.
@@ -177,16 +187,56 @@ fn check_ports(
     for (at, (n, server)) in servers.iter().enumerate() {
         let before = servers.iter().take(at).map(|(_, s)| s);
         let mut all = before.chain(known.iter().copied());
-        let clashes = |s: &GatewayServer| {
-            s.port == server.port && s.protocol.is_http() != server.protocol.is_http()
-        };
-        if all.any(clashes) {
+        let clashes = |s: &&GatewayServer| s.port == server.port && sort(s) != sort(server);
+        if let Some(other) = all.find(clashes) {
             let path = Path::of(&["spec", "servers"]).index(*n).key("port");
             let text = format!(
-                "port {} speaks HTTP for one server and TLS for another",
-                server.port
+                "port {} speaks {} for one server and {} for another",
+                server.port,
+                sort(other),
+                sort(server)
             );
             notes.error(&path, Code::Conflict, text);
+        }
+    }
+}
+
+/// Warns of certificates that no `Secret` holds where the gateways run: nobody is let in there.
+pub(in crate::resolve) fn check_secrets(
+    objects: &[Object<GatewaySpec>],
+    gateways: &[Gateway],
+    secrets: &Secrets,
+    workloads: &[LocalWorkload],
+    faults: &mut Vec<Fault>,
+) {
+    for object in objects {
+        let of = |g: &&Gateway| g.name == object.name && g.namespace == object.namespace;
+        let Some(gateway) = gateways.iter().find(of) else {
+            continue;
+        };
+        let selected = workloads
+            .iter()
+            .filter(|w| w.role == WorkloadRole::Gateway && is_subset(&gateway.selector, &w.labels));
+        for workload in selected {
+            for server in &gateway.servers {
+                let GatewayTls::Public(public) = &server.tls else {
+                    continue;
+                };
+                for source in &public.certificates {
+                    let Some(name) = source.secret_of(&workload.namespace) else {
+                        continue;
+                    };
+                    if !secrets.contains_key(&name) {
+                        let path = Path::of(&["spec", "servers"]);
+                        let text = format!(
+                            "there is no Secret {name}; TLS on port {} is refused",
+                            server.port
+                        );
+                        let fault = object.warning(&path, Code::UnknownReference, text);
+                        faults.push(fault.with_hint("add a Secret with tls.crt and tls.key"));
+                    }
+                }
+            }
         }
     }
 }

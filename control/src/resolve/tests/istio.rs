@@ -156,8 +156,8 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ),
         (
             "Gateway",
-            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: HTTP}\n      hosts: ['*']\n      tls: {httpsRedirect: true}",
-            "10 spec.servers[0].tls.httpsRedirect",
+            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: HTTP}\n      hosts: ['*']\n      bind: 127.0.0.1",
+            "10 spec.servers[0].bind",
         ),
         (
             "Gateway",

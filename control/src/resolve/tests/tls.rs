@@ -61,56 +61,121 @@ fn tls_routes_are_read_and_their_faults_named() {
     );
 }
 
+/// Protocol, `tls`, and what is said of it.
+const SERVERS: &[(&str, &str, &[&str])] = &[
+    ("TLS", "    tls: {mode: PASSTHROUGH}", &[]),
+    ("HTTPS", "    tls: {}", &[]),
+    ("TLS", "", &["8 spec.servers[0].tls missing"]),
+    ("HTTPS", "    tls: {mode: SIMPLE, credentialName: c}", &[]),
+    (
+        "TLS",
+        "    tls: {mode: SIMPLE, credentialName: 'kubernetes-gateway://x/c'}",
+        &[],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: MUTUAL, credentialName: c, subjectAltNames: [a]}",
+        &[],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: OPTIONAL_MUTUAL, credentialNames: [a, b]}",
+        &[],
+    ),
+    ("HTTPS", "    tls: {mode: ISTIO_MUTUAL}", &[]),
+    (
+        "HTTPS",
+        "    tls: {mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: /c, caCrl: /d}",
+        &[],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE}",
+        &["10 spec.servers[0].tls missing"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE, credentialName: c, serverCertificate: /a, privateKey: /b}",
+        &["10 spec.servers[0].tls.serverCertificate conflict"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE, serverCertificate: a, privateKey: /b}",
+        &["10 spec.servers[0].tls.serverCertificate invalid"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE, credentialName: c, subjectAltNames: [a]}",
+        &["10 spec.servers[0].tls.subjectAltNames conflict"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: MUTUAL, serverCertificate: /a, privateKey: /b}",
+        &["10 spec.servers[0].tls.caCertificates missing"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE, credentialName: c, minProtocolVersion: TLSV1_0}",
+        &["10 spec.servers[0].tls.minProtocolVersion unsupported"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE, credentialName: c, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2}",
+        &["10 spec.servers[0].tls.minProtocolVersion conflict"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE, credentialName: c, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256, AES128-SHA]}",
+        &["10 spec.servers[0].tls.cipherSuites[1] unsupported"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: ISTIO_MUTUAL, credentialName: c}",
+        &["10 spec.servers[0].tls.mode conflict"],
+    ),
+    (
+        "HTTPS",
+        "    tls: {mode: SIMPLE, credentialName: 'a b'}",
+        &["10 spec.servers[0].tls.credentialName invalid"],
+    ),
+    (
+        "TLS",
+        "    tls: {mode: AUTO_PASSTHROUGH}",
+        &["10 spec.servers[0].tls.mode unsupported"],
+    ),
+    (
+        "TLS",
+        "    tls: {mode: passthrough}",
+        &["10 spec.servers[0].tls.mode invalid"],
+    ),
+    (
+        "HTTP",
+        "    tls: {mode: PASSTHROUGH}",
+        &["10 spec.servers[0].tls conflict"],
+    ),
+    ("HTTP", "    tls: {httpsRedirect: true}", &[]),
+    (
+        "HTTPS",
+        "    tls: {mode: PASSTHROUGH, httpsRedirect: true}",
+        &["10 spec.servers[0].tls.httpsRedirect conflict?"],
+    ),
+    ("TCP", "", &[]),
+    ("SSH", "", &["8 spec.servers[0].port.protocol invalid"]),
+    (
+        "TLS",
+        "    tls: {mode: PASSTHROUGH}\n  - {port: {number: 8443, name: b, protocol: HTTP}, hosts: ['*']}",
+        &["11 spec.servers[1].port conflict"],
+    ),
+];
+
 #[test]
-fn gateways_pass_tls_through_and_do_nothing_else_with_it() {
+fn a_gateways_servers_say_how_tls_is_ended_or_passed_on() {
     let server = |port: &str, tls: &str| {
         format!(
             "selector: {{a: b}}\nservers:\n  - port: {{number: 8443, name: a, protocol: {port}}}\n    hosts: ['*']\n{tls}"
         )
     };
-    for (port, tls, expected) in [
-        ("TLS", "    tls: {mode: PASSTHROUGH}", &[][..]),
-        ("HTTPS", "    tls: {}", &[]),
-        ("TLS", "", &["8 spec.servers[0].tls missing"]),
-        (
-            "HTTPS",
-            "    tls: {mode: SIMPLE, credentialName: c}",
-            &[
-                "10 spec.servers[0].tls.credentialName unsupported",
-                "10 spec.servers[0].tls.mode unsupported",
-            ],
-        ),
-        (
-            "TLS",
-            "    tls: {mode: AUTO_PASSTHROUGH}",
-            &["10 spec.servers[0].tls.mode unsupported"],
-        ),
-        (
-            "TLS",
-            "    tls: {mode: passthrough}",
-            &["10 spec.servers[0].tls.mode invalid"],
-        ),
-        (
-            "HTTP",
-            "    tls: {mode: PASSTHROUGH}",
-            &["10 spec.servers[0].tls conflict"],
-        ),
-        (
-            "HTTP",
-            "    tls: {httpsRedirect: true}",
-            &[
-                "10 spec.servers[0].tls conflict",
-                "10 spec.servers[0].tls.httpsRedirect unsupported",
-            ],
-        ),
-        ("TCP", "", &["8 spec.servers[0].port.protocol unsupported"]),
-        ("SSH", "", &["8 spec.servers[0].port.protocol invalid"]),
-        (
-            "TLS",
-            "    tls: {mode: PASSTHROUGH}\n  - {port: {number: 8443, name: b, protocol: HTTP}, hosts: ['*']}",
-            &["11 spec.servers[1].port conflict"],
-        ),
-    ] {
+    for (port, tls, expected) in SERVERS.iter().copied() {
         assert_eq!(of("Gateway", &server(port, tls)), expected, "{port} {tls}");
     }
     let gateway = |name: &str, protocol: &str| {

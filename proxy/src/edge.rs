@@ -1,0 +1,7 @@
+//! The edge of the mesh: TLS with those outside it, at gateways and towards external services.
+
+mod material;
+mod servers;
+
+pub(crate) use material::{Material, WatchedFiles};
+pub(crate) use servers::{Ends, ServerKey, TlsServer, TlsServers};

@@ -1,0 +1,245 @@
+//! Connections to a gateway: from outside, in plaintext or by TLS that is ended here or passed on, and from workloads of
+//! the mesh by mTLS.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use reeve_audit::AuthenticatedBy;
+use reeve_svid::ClientDetails;
+use rustls::ServerConfig;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    ahead::ReadAhead,
+    detect::{Opening, detect},
+    edge::{Ends, TlsServer},
+    hello::{ServerName, name_in},
+    io::{Io, Line},
+    judge::Peer,
+    life::{Arrival, Edge},
+    limits::HANDSHAKE_TIMEOUT,
+    listener::{Guests, Shaken, Side, Spoken, Stop, serve_http, shake_hands},
+    snapshot::{Outbound, Snapshot},
+    tcp, unproven,
+    worker::Worker,
+};
+
+/// A connection that came to a gateway's port.
+pub(crate) struct Visit<'a> {
+    pub(crate) worker: &'a Arc<Worker>,
+    pub(crate) snapshot: &'a Arc<Snapshot>,
+    pub(crate) outbound: &'a Arc<Outbound>,
+    pub(crate) address: SocketAddr,
+    pub(crate) stop: &'a Stop,
+    pub(crate) guests: &'a Guests,
+}
+
+/// What a connection turned out to be.
+enum Turn<'o> {
+    /// mTLS of the mesh.
+    Mesh,
+    /// TLS that is ended here.
+    Ended(&'o Arc<TlsServer>),
+    /// Anything that this port takes as it is.
+    AsItIs,
+    /// Nothing that this port takes.
+    Away,
+}
+
+impl Visit<'_> {
+    /// Serves it to its end.
+    pub(crate) async fn serve(self, mut line: Line<TcpStream>) {
+        let metrics = &self.worker.proxy.metrics;
+        let unproven = self.guests.enter(&line.cut(), metrics);
+        let listener = &self.outbound.listener;
+        let ends_nothing = self.outbound.servers.is_none() && self.outbound.sni.is_none();
+        let turn = if ends_nothing && !listener.protocol.is_http() {
+            // A server that speaks first must not wait.
+            Turn::AsItIs
+        } else {
+            let cut = line.cut();
+            let reading = detect(&mut line, HANDSHAKE_TIMEOUT);
+            let Some((opening, ahead)) = cut.run_until_cancelled(reading).await else {
+                return;
+            };
+            let name = name_in(&ahead);
+            line.put_back(ahead);
+            self.turn(opening, &name)
+        };
+        match turn {
+            Turn::Mesh => Box::pin(self.mesh(line, unproven)).await,
+            Turn::Ended(server) => Box::pin(self.ended(server, line, unproven)).await,
+            Turn::AsItIs => {
+                drop(unproven);
+                Box::pin(self.as_it_is(line)).await;
+            }
+            Turn::Away => self.worker.proxy.strangers.handshake_refused(),
+        }
+    }
+
+    fn turn(&self, opening: Opening, name: &ServerName) -> Turn<'_> {
+        let outbound = self.outbound;
+        let http = outbound.listener.protocol.is_http();
+        match (opening, &outbound.servers) {
+            (Opening::Closed | Opening::Silent, _) => Turn::Away,
+            (Opening::MeshTls, None) => Turn::Mesh,
+            (Opening::MeshTls, Some(servers)) if servers.for_mesh().is_some() => Turn::Mesh,
+            (Opening::MeshTls | Opening::OtherTls, Some(servers)) => {
+                let passed = outbound.sni.as_ref().and_then(|sni| sni.narrowness(name));
+                match servers.find(name) {
+                    Some((narrow, _)) if passed.is_some_and(|passed| passed > narrow) => {
+                        Turn::AsItIs
+                    }
+                    Some((_, server)) => Turn::Ended(server),
+                    None if passed.is_some() => Turn::AsItIs,
+                    None => Turn::Away,
+                }
+            }
+            (Opening::OtherTls, None) if http => Turn::Away,
+            // SECURITY: where TLS is ended nothing is served without it.
+            (Opening::Http | Opening::Other, Some(_)) => Turn::Away,
+            (Opening::OtherTls | Opening::Http | Opening::Other, None) => Turn::AsItIs,
+        }
+    }
+
+    /// Plaintext, and TLS that is passed on.
+    async fn as_it_is(&self, line: Line<TcpStream>) {
+        let Some(_place) = self.guests.stranger(&self.worker.proxy.metrics) else {
+            return;
+        };
+        let peer = Peer::stranger(self.address.ip());
+        if self.outbound.listener.protocol.is_http() {
+            let arrival = self.arrival(peer, Edge::default());
+            let gone = line.gone();
+            let serving = serve_http(
+                self.worker,
+                Side::Outbound,
+                arrival,
+                line,
+                gone,
+                Spoken::Any,
+            );
+            serving.until(self.stop.drain.clone()).await;
+        } else {
+            self.bytes(self.outbound, peer, line).await;
+        }
+    }
+
+    /// By the mesh's own TLS: the caller's proxy proves who calls.
+    async fn mesh(&self, line: Line<TcpStream>, unproven: unproven::Place) {
+        let servers = self.outbound.servers.as_ref();
+        let server = servers.and_then(|servers| servers.for_mesh());
+        let inside = server.map_or(self.outbound, |server| &server.outbound);
+        let http = inside.listener.protocol.is_http();
+        let Some(shaken) = shake_hands(self.worker, line, self.address, http).await else {
+            return;
+        };
+        drop(unproven);
+        let Shaken {
+            stream,
+            peer,
+            spoken,
+            old,
+            epoch,
+            gone,
+        } = shaken;
+        if !http {
+            let line = Line::new(stream, bytes::Bytes::new(), self.stop.cut.child_token());
+            return self.bytes(inside, peer, line).await;
+        }
+        let edge = Edge {
+            server: server.map(|server| server.key.clone()),
+            is_secure: server.is_some(),
+            client: None,
+        };
+        let arrival = self.arrival(peer, edge);
+        let draining = async {
+            // Cancel-safe: tokens and a watch.
+            tokio::select! {
+                () = self.stop.drain.cancelled() => {}
+                () = old.cancelled() => {}
+                () = self.worker.proxy.epoch_after(&epoch) => {}
+            }
+        };
+        let serving = serve_http(self.worker, Side::Outbound, arrival, stream, gone, spoken);
+        serving.until_future(draining).await;
+    }
+
+    /// By a certificate of the gateway's.
+    async fn ended(
+        &self,
+        server: &Arc<TlsServer>,
+        line: Line<TcpStream>,
+        unproven: unproven::Place,
+    ) {
+        let metrics = &self.worker.proxy.metrics;
+        let Ends::Public(config) = &server.ends else {
+            metrics.handshake_failed("no_certificate");
+            return self.worker.proxy.strangers.handshake_refused();
+        };
+        let Some(_place) = self.guests.stranger(metrics) else {
+            return;
+        };
+        let gone = line.gone();
+        let Some(stream) = self.handshake(config, line).await else {
+            return;
+        };
+        drop(unproven);
+        let (_, connection) = stream.get_ref();
+        let shown = connection.peer_certificates().unwrap_or_default();
+        let edge = Edge {
+            server: Some(server.key.clone()),
+            is_secure: true,
+            client: ClientDetails::of(shown).map(Arc::new),
+        };
+        let spoken = match connection.alpn_protocol() {
+            Some(b"http/1.1") => Spoken::Http1,
+            _ => Spoken::Any,
+        };
+        let peer = Peer {
+            authenticated_by: AuthenticatedBy::Nothing,
+            ..Peer::stranger(self.address.ip())
+        };
+        if !server.outbound.listener.protocol.is_http() {
+            let line = Line::new(stream, bytes::Bytes::new(), self.stop.cut.child_token());
+            return self.bytes(&server.outbound, peer, line).await;
+        }
+        let arrival = self.arrival(peer, edge);
+        let serving = serve_http(self.worker, Side::Outbound, arrival, stream, gone, spoken);
+        serving.until(self.stop.drain.clone()).await;
+    }
+
+    async fn handshake(
+        &self,
+        config: &Arc<ServerConfig>,
+        line: Line<TcpStream>,
+    ) -> Option<TlsStream<ReadAhead<Line<TcpStream>>>> {
+        let proxy = &self.worker.proxy;
+        let handshake = TlsAcceptor::from(config.clone()).accept(ReadAhead::new(line));
+        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::debug!(%error, "a handshake from outside failed"),
+            Err(_) => proxy.metrics.limit_hit("handshake_timeout"),
+        }
+        proxy.metrics.handshake_failed("edge");
+        proxy.strangers.handshake_refused();
+        None
+    }
+
+    fn arrival(&self, peer: Peer, edge: Edge) -> Arrival {
+        let bind = self.outbound.listener.bind;
+        Arrival::new(bind, peer, self.address.port()).at_edge(edge)
+    }
+
+    async fn bytes<I: Io>(&self, outbound: &Outbound, peer: Peer, line: Line<I>) {
+        tcp::outbound(
+            self.worker,
+            self.snapshot,
+            outbound,
+            peer,
+            self.address,
+            line,
+        )
+        .await;
+    }
+}

@@ -1,0 +1,4 @@
+//! The edge of the mesh: gateways and what lies outside, with real TLS clients and servers.
+
+mod authority;
+mod ingress;
