@@ -13,6 +13,7 @@ mod beside;
 mod cursor;
 mod frame;
 pub(crate) mod line;
+mod progress;
 mod rate;
 mod recover;
 mod room;
@@ -221,12 +222,18 @@ impl WalWriter {
 
     /// The same as [`append`](Self::append), except that at level `disk` the wait for the disk is awaited on another
     /// thread, and one wait serves every request that came meanwhile. When the disk fails, all those requests get an
-    /// error, while their records stay: recorded, and denied by the caller.
+    /// error, while their records stay: recorded, and denied by the caller. Who gives up waiting stops nothing and starts
+    /// nothing: there is one wait for the disk at a time, however slow it is.
     pub async fn append_durable<'a>(
         &self,
         entry: impl Into<EntryRef<'a>>,
     ) -> Result<RecordId, AppendError> {
         self.line.append_durable(entry.into()).await
+    }
+
+    /// Whether [`append`](Self::append) would wait for the disk: level `disk`.
+    pub fn awaits_disk(&self) -> bool {
+        self.line.awaits_disk()
     }
 
     /// Puts aside a record that nothing waits for. At most 64 KiB wait; then they are written at once. `true` when

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Decode, normalise, verify tokens, decide, record: the way to a permit, inbound and at a gateway.
-pub(crate) fn judge(
+pub(crate) async fn judge(
     worker: &Worker,
     snapshot: &Snapshot,
     peer: &Peer,
@@ -41,11 +41,6 @@ pub(crate) fn judge(
         user,
         head: Some(Arc::new(head)),
     };
-    let refuse = |question: &Question, reason, exchange: &mut Exchange| {
-        let verdict = question.refuse(snapshot, now, reason);
-        let refused = permit::record_refusal(question, verdict, snapshot, &worker.ledger);
-        answer_refused(refused, exchange)
-    };
 
     let mut head = match Head::read(parts, snapshot.workload().path_normalization) {
         Ok(head) => head,
@@ -54,7 +49,7 @@ pub(crate) fn judge(
             rest: Rest::AllButPath(rest),
         }) if error == HeadError::Path(PathError::Ambiguous) => {
             let question = question(*rest, None);
-            let answer = refuse(&question, Reason::AmbiguousPath, exchange);
+            let answer = refuse(worker, snapshot, &question, Reason::AmbiguousPath, exchange).await;
             return Err(if answer.status == StatusCode::FORBIDDEN {
                 Answer::bad_head(error)
             } else {
@@ -73,7 +68,8 @@ pub(crate) fn judge(
             tracing::debug!(%error, "a token does not verify");
             let question = question(head, None);
             exchange.head_of(&question);
-            return Err(match refuse(&question, Reason::InvalidToken, exchange) {
+            let answer = refuse(worker, snapshot, &question, Reason::InvalidToken, exchange).await;
+            return Err(match answer {
                 Answer {
                     status: StatusCode::FORBIDDEN,
                     ..
@@ -89,11 +85,24 @@ pub(crate) fn judge(
     let Some(head) = &question.head else {
         return Err(Answer::unbuildable());
     };
-    let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now);
+    let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now).await;
     let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
     let proof = permit.proof();
     exchange.decided(proof.record.clone(), proof.decision.clone());
     Ok((permit, question))
+}
+
+/// Refuses what was clear before the policies were asked, on record.
+async fn refuse(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    question: &Question,
+    reason: Reason,
+    exchange: &mut Exchange,
+) -> Answer {
+    let verdict = question.refuse(snapshot, worker.ledger.now(), reason);
+    let refused = permit::record_refusal(question, verdict, snapshot, &worker.ledger).await;
+    answer_refused(refused, exchange)
 }
 
 /// Lists the stream as open; if the configuration changed meanwhile, asks again at once.

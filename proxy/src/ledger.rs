@@ -1,6 +1,7 @@
 //! The write-ahead log as the data path uses it: decisions before anything moves, outcomes beside.
 
 use std::{
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,7 +12,12 @@ use reeve_audit::{
 };
 use reeve_core::{Clock, RecordId, UnixTime};
 
-use crate::metrics::{Meters, Metrics};
+use tokio::time::timeout;
+
+use crate::{
+    limits::RECORD_TIMEOUT,
+    metrics::{Meters, Metrics},
+};
 
 /// Appends to the write-ahead log for one worker.
 #[derive(Debug)]
@@ -41,12 +47,39 @@ impl Ledger {
     }
 
     /// Records a decision, and what waited. Only when this returned `Ok` may what was decided go on.
-    pub(crate) fn decision(&self, record: DecisionRecordRef<'_>) -> Result<RecordId, AppendError> {
+    pub(crate) async fn decision(
+        &self,
+        record: DecisionRecordRef<'_>,
+    ) -> Result<RecordId, AppendError> {
         self.meters.decided(record.decision);
-        self.writer.append(record).inspect_err(|error| {
+        let appended = match self.writer.awaits_disk() {
+            true => Box::pin(self.on_disk(record)).await,
+            false => self.writer.append(record),
+        };
+        appended.inspect_err(|error| {
             self.metrics.wal_failed("decision");
             tracing::error!(%error, "a decision could not be recorded; denied");
         })
+    }
+
+    /// Waits until the disk has the record, and no longer than a caller can be left waiting.
+    async fn on_disk(&self, record: DecisionRecordRef<'_>) -> Result<RecordId, AppendError> {
+        let appending = self.writer.append_durable(record);
+        timeout(RECORD_TIMEOUT, appending)
+            .await
+            .unwrap_or_else(|_| {
+                self.metrics.limit_hit("record_timeout");
+                let late = io::Error::new(io::ErrorKind::TimedOut, "the disk is too slow");
+                Err(AppendError::Io(late))
+            })
+    }
+
+    /// Records a denial that nothing waits for: with the next decision, or when the worker flushes.
+    pub(crate) fn denial(&self, record: DecisionRecordRef<'_>) {
+        self.meters.decided(record.decision);
+        if self.writer.defer(record).is_err() {
+            self.metrics.wal_failed("decision");
+        }
     }
 
     /// Records what came of it: with the next decision, or when the worker flushes.

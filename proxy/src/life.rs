@@ -177,7 +177,8 @@ pub(crate) async fn inbound(
         place,
         parts,
         &mut exchange,
-    );
+    )
+    .await;
     let (permit, question) = match judged {
         Ok(judged) => judged,
         Err(answer) => return answer.into_response(exchange),
@@ -351,7 +352,7 @@ impl Arrived<'_> {
         upload: &Upload,
         exchange: &mut Exchange,
     ) -> Result<Sent, Answer> {
-        let (head, judged) = self.read(parts, exchange)?;
+        let (head, judged) = self.read(parts, exchange).await?;
         if let Some(location) = self.outbound.by_https(&head) {
             return redirect(&location).map(Sent::Local);
         }
@@ -383,7 +384,9 @@ impl Arrived<'_> {
             header: self.own_header(&cluster),
             ..upgrade::changes(self.wanted, dialect)?
         };
-        let plain = self.judge_outside(&cluster, destination, &head, exchange)?;
+        let plain = self
+            .judge_outside(&cluster, destination, &head, exchange)
+            .await?;
         let deadline = deadline::of(route.rule.timeout, &head);
         let permits = Permits {
             judged: judged.as_ref(),
@@ -400,7 +403,7 @@ impl Arrived<'_> {
     }
 
     /// Reads the head; at a gateway it is judged as well.
-    fn read(
+    async fn read(
         &self,
         parts: http::request::Parts,
         exchange: &mut Exchange,
@@ -410,7 +413,8 @@ impl Arrived<'_> {
             let listener = &self.outbound.listener;
             let (port, protocol) = (listener.bind.port(), listener.protocol);
             let place = Arc::new(Place::gateway(snapshot.workload(), port, protocol));
-            let (permit, question) = judge(worker, snapshot, self.peer, place, parts, exchange)?;
+            let (permit, question) =
+                judge(worker, snapshot, self.peer, place, parts, exchange).await?;
             let record = &permit.proof().record;
             enter(
                 worker,
@@ -469,7 +473,7 @@ impl Arrived<'_> {
     }
 
     /// Where an endpoint has no proxy that judges, this one does, before anything is sent.
-    fn judge_outside(
+    async fn judge_outside(
         &self,
         cluster: &Cluster,
         destination: &Destination,
@@ -492,7 +496,7 @@ impl Arrived<'_> {
         };
         let (worker, snapshot) = (self.worker, self.snapshot);
         let now = worker.ledger.now();
-        let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now);
+        let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now).await;
         let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
         if !snapshot.is_gateway() {
             let proof = permit.proof();

@@ -39,6 +39,8 @@ pub(crate) const MAX_STREAMS_PER_LINK: usize = 256;
 pub(crate) const MAX_LINKS_PER_ENDPOINT: usize = 16;
 /// How long a request that was given up keeps its place on such a connection.
 pub(crate) const RESET_PAUSE: Duration = Duration::from_millis(250);
+/// How long a request waits for the disk to take its record (level `disk`); then it is denied.
+pub(crate) const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker whose timers are this late for a whole window sheds requests (RFC 8033's reference delay).
 pub(crate) const OVERLOAD_DELAY: Duration = Duration::from_millis(100);
 /// How often a worker looks how late it is.

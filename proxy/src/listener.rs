@@ -47,7 +47,6 @@ use crate::{
         STREAM_WINDOW_BYTES,
     },
     metrics::Metrics,
-    permit,
     proxy::Shared,
     snapshot::{Inbound, Snapshot},
     tcp,
@@ -355,8 +354,9 @@ fn refuse_plaintext(worker: &Worker, snapshot: &Snapshot, inbound: &Inbound, pee
     };
     let ledger = &worker.ledger;
     let verdict = question.refuse(snapshot, ledger.now(), Reason::PlaintextRefused);
-    // Refused whether or not it could be recorded.
-    drop(permit::record_refusal(&question, verdict, snapshot, ledger));
+    // Refused whether or not it can be recorded.
+    ledger.denial(question.record(snapshot, &verdict));
+    worker.flush_soon();
 }
 
 async fn mesh(

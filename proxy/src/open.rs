@@ -153,10 +153,7 @@ impl Stream {
             return;
         }
         // Ended whether or not it can be recorded.
-        let recorded = ledger.decision(question.record(snapshot, &verdict));
-        if let Err(error) = recorded {
-            tracing::error!(%error, "the end of a stream could not be recorded");
-        }
+        ledger.denial(question.record(snapshot, &verdict));
         self.close("not_permitted", ledger, metrics);
     }
 

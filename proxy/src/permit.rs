@@ -57,14 +57,15 @@ pub(crate) enum Refused {
 }
 
 /// Asks, records, and only then permits a request.
-pub(crate) fn permit_request(
+pub(crate) async fn permit_request(
     question: &Question,
     head: &Arc<Head>,
     snapshot: &Snapshot,
     ledger: &Ledger,
     now: UnixTime,
 ) -> Result<Permit<Recorded>, Refused> {
-    let proof = assertion_recorded(question, question.ask(snapshot, now), snapshot, ledger)?;
+    let verdict = question.ask(snapshot, now);
+    let proof = assertion_recorded(question, verdict, snapshot, ledger).await?;
     Ok(Permit {
         head: head.clone(),
         proof,
@@ -72,25 +73,26 @@ pub(crate) fn permit_request(
 }
 
 /// Asks, records, and only then permits a TCP connection.
-pub(crate) fn permit_connection(
+pub(crate) async fn permit_connection(
     question: &Question,
     snapshot: &Snapshot,
     ledger: &Ledger,
     now: UnixTime,
 ) -> Result<ConnectPermit, Refused> {
-    let proof = assertion_recorded(question, question.ask(snapshot, now), snapshot, ledger)?;
+    let verdict = question.ask(snapshot, now);
+    let proof = assertion_recorded(question, verdict, snapshot, ledger).await?;
     Ok(ConnectPermit { proof })
 }
 
 /// Records a verdict that is a refusal already.
-pub(crate) fn record_refusal(
+pub(crate) async fn record_refusal(
     question: &Question,
     verdict: Verdict,
     snapshot: &Snapshot,
     ledger: &Ledger,
 ) -> Refused {
     let decision = Box::new(verdict.decision.clone());
-    match ledger.decision(question.record(snapshot, &verdict)) {
+    match ledger.decision(question.record(snapshot, &verdict)).await {
         Ok(record) => Refused::Denied {
             decision,
             decision_id: decision_id(&record),
@@ -100,17 +102,18 @@ pub(crate) fn record_refusal(
     }
 }
 
-fn assertion_recorded(
+async fn assertion_recorded(
     question: &Question,
     verdict: Verdict,
     snapshot: &Snapshot,
     ledger: &Ledger,
 ) -> Result<Recorded, Refused> {
     if !verdict.decision.is_allow() {
-        return Err(record_refusal(question, verdict, snapshot, ledger));
+        return Err(record_refusal(question, verdict, snapshot, ledger).await);
     }
     let record = ledger
         .decision(question.record(snapshot, &verdict))
+        .await
         .map_err(|_| Refused::NotRecorded)?;
     Ok(Recorded {
         record,

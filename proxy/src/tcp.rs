@@ -58,7 +58,7 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
         head: None,
     };
     let origin = Origin::Inbound(arrival.bind);
-    let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange) else {
+    let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange).await else {
         return;
     };
     match connect::app(inbound.listener.app, arrival.bind, APP_CONNECT_TIMEOUT).await {
@@ -109,7 +109,10 @@ pub(crate) async fn outbound<I: Io>(
         let listener = &outbound.listener;
         let place = Place::gateway(snapshot.workload(), listener.bind.port(), listener.protocol);
         let question = connecting(caller, place);
-        if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
+        if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange)
+            .await
+            .is_none()
+        {
             return;
         }
     }
@@ -125,7 +128,10 @@ pub(crate) async fn outbound<I: Io>(
             ..Peer::stranger(address.ip())
         };
         let question = connecting(peer, Place::outside_service(&cluster.service, key.2));
-        if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange).is_none() {
+        if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange)
+            .await
+            .is_none()
+        {
             return;
         }
     }
@@ -209,14 +215,11 @@ pub(crate) async fn passthrough(
     let question = connecting(peer, place);
     if snapshot.passthrough(to).is_none() {
         let verdict = question.refuse(snapshot, worker.ledger.now(), Reason::NotInRegistry);
-        refused(
-            record_refusal(&question, verdict, snapshot, &worker.ledger),
-            &mut exchange,
-        );
-        return;
+        let why = record_refusal(&question, verdict, snapshot, &worker.ledger).await;
+        return refused(why, &mut exchange);
     }
     let origin = Origin::Passthrough(to);
-    let Some(_permit) = permitted(worker, snapshot, question, origin, &mut exchange) else {
+    let Some(_permit) = permitted(worker, snapshot, question, origin, &mut exchange).await else {
         return;
     };
     match connect::plain(to, PASSTHROUGH_CONNECT_TIMEOUT).await {
@@ -245,7 +248,7 @@ async fn to_endpoint(
 }
 
 /// Asks and records; lists the connection as open.
-fn permitted(
+async fn permitted(
     worker: &Arc<Worker>,
     snapshot: &Arc<Snapshot>,
     question: Question,
@@ -253,7 +256,7 @@ fn permitted(
     exchange: &mut Exchange,
 ) -> Option<ConnectPermit> {
     let now = worker.ledger.now();
-    match permit_connection(&question, snapshot, &worker.ledger, now) {
+    match permit_connection(&question, snapshot, &worker.ledger, now).await {
         Ok(permit) => {
             let proof = permit.proof();
             exchange.decided(proof.record.clone(), proof.decision.clone());

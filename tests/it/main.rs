@@ -4,6 +4,7 @@ mod bad_input;
 mod churn;
 mod demo;
 mod edge;
+mod faulty_disk;
 mod fixture;
 mod full_disk;
 mod h2_abuse;

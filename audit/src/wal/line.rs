@@ -3,13 +3,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use reeve_core::RecordId;
 
 use super::{
-    AppendError, Level, segment,
+    AppendError, Level,
+    progress::Progress,
+    segment,
     writer::{Staged, Writer},
 };
 use crate::record::EntryRef;
@@ -57,23 +59,13 @@ pub(crate) fn all_segments(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// How far the disk is known to have gone along.
-#[derive(Debug, Default)]
-struct Synced {
-    /// Up to this record it has.
-    done: u64,
-    /// Up to this record it may have, or not: a sync over them failed, and a later one proves nothing about them.
-    doubtful: u64,
-}
-
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) worker: u16,
     pub(crate) dir: PathBuf,
     level: Level,
     writer: Mutex<Writer>,
-    /// Whoever holds it waits for the disk on behalf of everybody behind.
-    synced: tokio::sync::Mutex<Synced>,
+    progress: Arc<Progress>,
 }
 
 impl Line {
@@ -83,7 +75,7 @@ impl Line {
             dir,
             level,
             writer: Mutex::new(writer),
-            synced: tokio::sync::Mutex::default(),
+            progress: Arc::default(),
         }
     }
 
@@ -106,30 +98,14 @@ impl Line {
         }
         let id = self.writer().append_unsynced(entry)?;
         // Cancel-safe: the record is written; who does not wait for the disk learns nothing of it.
-        let mut synced = self.synced.lock().await;
-        if id.sequence <= synced.doubtful {
-            return Err(AppendError::Io(io::Error::other(
-                "the disk failed to take it, or one before it",
-            )));
-        }
-        if id.sequence <= synced.done {
-            return Ok(id);
-        }
-        let (sequence, sync) = self.writer().begin_sync().map_err(AppendError::Io)?;
-        let outcome = match tokio::task::spawn_blocking(sync).await {
-            Ok(outcome) => outcome,
-            Err(panic) => Err(io::Error::other(panic)),
-        };
-        match outcome {
-            Ok(()) => {
-                synced.done = sequence;
-                Ok(id)
-            }
-            Err(error) => {
-                synced.doubtful = sequence;
-                Err(AppendError::Io(error))
-            }
-        }
+        let begin = || self.writer().begin_sync();
+        let synced = self.progress.reach(id.sequence, begin).await;
+        synced.map(|()| id).map_err(AppendError::Io)
+    }
+
+    /// Whether an append waits for the disk.
+    pub(crate) fn awaits_disk(&self) -> bool {
+        self.level == Level::Disk
     }
 
     /// Puts aside a record that nothing waits for.

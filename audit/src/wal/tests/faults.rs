@@ -300,3 +300,37 @@ async fn a_disk_that_fails_later_refuses_all_who_wait_and_then_heals() {
     drop((writer, wal));
     assert_eq!(numbers(dir.path()).len(), 6, "recorded, though denied");
 }
+
+#[tokio::test]
+async fn who_gives_up_on_a_slow_disk_leaves_one_wait_for_it_and_it_serves_the_next() {
+    let dir = TempDir::new().unwrap();
+    let (wal, fault) = faulty(
+        dir.path(),
+        WalOptions {
+            level: Level::Disk,
+            ..WalOptions::default()
+        },
+    );
+    let writer = wal.writer(0).unwrap();
+    fault.slow_sync.store(true, Ordering::SeqCst);
+    for n in 1..=50 {
+        let record = event(n);
+        let patience = std::time::Duration::from_millis(1);
+        let waited = tokio::time::timeout(patience, writer.append_durable(&record)).await;
+        assert!(waited.is_err(), "the disk is slow");
+    }
+    assert_eq!(fault.syncs.load(Ordering::SeqCst), 1, "not one for each");
+
+    let last = tokio::spawn({
+        let writer = writer.clone();
+        async move { writer.append_durable(&event(51)).await }
+    });
+    while wal.status().next_sequence <= 51 {
+        tokio::task::yield_now().await;
+    }
+    fault.slow_sync.store(false, Ordering::SeqCst);
+    assert_eq!(last.await.unwrap().unwrap().sequence, 51);
+    assert_eq!(fault.syncs.load(Ordering::SeqCst), 2);
+    drop((writer, wal));
+    assert_eq!(numbers(dir.path()).len(), 51, "recorded, though denied");
+}
