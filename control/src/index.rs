@@ -156,6 +156,7 @@ impl<'a> Index<'a> {
             services: selecting.iter().map(|s| s.host.clone()).collect(),
             ecdh_curves: self.mesh.settings.ecdh_curves.clone(),
             topology: self.mesh.settings.topology.clone(),
+            caller_shares: self.mesh.settings.caller_shares,
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),
             tracing: self.mesh.settings.tracing.clone(),

@@ -28,7 +28,7 @@ pub use tls::{
     ServerTls, ServerTlsMode, TlsSecret, TlsVersion,
 };
 pub use workload::{
-    Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,
+    CallerShares, Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,
     OutboundListener, OutboundPolicy, PathNormalization, Protocol, ProxyRole, ServiceState,
     Topology, TracingConfig, WorkloadConfig,
 };

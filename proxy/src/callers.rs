@@ -3,18 +3,20 @@
 //! An application stands so many requests and connections at a time. Whoever opens streams and never ends them would take
 //! all of them, and everybody else would wait. So each connection and each caller – a workload by its identity, anybody
 //! else by address – has a share; what goes beyond is answered with 429, before it is judged. Counted exactly, across all
-//! workers, per port of the workload; a request takes no lock for it.
+//! workers, per port of the workload or gateway; a request takes no lock for it (behind trusted proxies, whose connections
+//! carry many callers' requests, it takes one).
 
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use reeve_core::{SpiffeId, decision::Principal};
+use reeve_core::{SpiffeId, decision::Principal, model::CallerShares};
 
 use crate::{
     judge::Peer,
@@ -24,8 +26,22 @@ use crate::{
 };
 
 /// Everybody who is connected to one proxy.
-#[derive(Debug, Default)]
-pub(crate) struct Callers(Mutex<HashMap<Caller, Arc<AtomicUsize>>>);
+#[derive(Debug)]
+pub(crate) struct Callers {
+    here: Mutex<HashMap<Caller, Arc<AtomicUsize>>>,
+    per_connection: AtomicUsize,
+    per_caller: AtomicUsize,
+}
+
+impl Default for Callers {
+    fn default() -> Self {
+        Self {
+            here: Mutex::default(),
+            per_connection: AtomicUsize::new(MAX_REQUESTS_PER_CONNECTION),
+            per_caller: AtomicUsize::new(MAX_REQUESTS_PER_CALLER),
+        }
+    }
+}
 
 /// Somebody at one of the workload's ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,13 +87,24 @@ pub(crate) struct Share {
 pub(crate) struct Held(Arc<Share>);
 
 impl Callers {
+    /// Holds from the next request on, for open connections too. Who has more than that keeps it.
+    pub(crate) fn configure(&self, shares: CallerShares) {
+        let most = |configured: Option<NonZeroU32>, default| {
+            configured.map_or(default, |n| usize::try_from(n.get()).unwrap_or(usize::MAX))
+        };
+        let per_connection = most(shares.per_connection, MAX_REQUESTS_PER_CONNECTION);
+        let per_caller = most(shares.per_caller, MAX_REQUESTS_PER_CALLER);
+        self.per_connection.store(per_connection, Ordering::Relaxed);
+        self.per_caller.store(per_caller, Ordering::Relaxed);
+    }
+
     /// A connection of `peer` to `bind`.
     pub(crate) fn connected(self: &Arc<Self>, bind: SocketAddr, peer: &Peer) -> Arc<Share> {
         let caller = Caller {
             bind,
             who: Who::of(peer),
         };
-        let by_caller = lock(&self.0).entry(caller.clone()).or_default().clone();
+        let by_caller = lock(&self.here).entry(caller.clone()).or_default().clone();
         Arc::new(Share {
             callers: self.clone(),
             caller,
@@ -95,10 +122,10 @@ impl Share {
 
     /// Holds one more, or names the limit that forbids it.
     pub(crate) fn hold(self: &Arc<Self>) -> Result<Held, &'static str> {
-        if !enter(&self.by_connection, MAX_REQUESTS_PER_CONNECTION) {
+        if !enter(&self.by_connection, &self.callers.per_connection) {
             return Err("max_requests_per_connection");
         }
-        if !enter(&self.by_caller, MAX_REQUESTS_PER_CALLER) {
+        if !enter(&self.by_caller, &self.callers.per_caller) {
             self.by_connection.fetch_sub(1, Ordering::Relaxed);
             return Err("max_requests_per_caller");
         }
@@ -106,8 +133,8 @@ impl Share {
     }
 }
 
-fn enter(count: &AtomicUsize, most: usize) -> bool {
-    let room = count.fetch_add(1, Ordering::Relaxed) < most;
+fn enter(count: &AtomicUsize, most: &AtomicUsize) -> bool {
+    let room = count.fetch_add(1, Ordering::Relaxed) < most.load(Ordering::Relaxed);
     if !room {
         count.fetch_sub(1, Ordering::Relaxed);
     }
@@ -123,7 +150,7 @@ impl Drop for Held {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut callers = lock(&self.callers.0);
+        let mut callers = lock(&self.callers.here);
         // Under the lock nobody joins: the map's and our own are the last.
         if Arc::strong_count(&self.by_caller) <= 2 {
             callers.remove(&self.caller);
@@ -196,6 +223,33 @@ mod tests {
     }
 
     #[test]
+    fn shares_are_configured_and_change_while_connections_are_open() {
+        let callers = Arc::<Callers>::default();
+        let shares = |per_connection, per_caller| CallerShares {
+            per_connection: NonZeroU32::new(per_connection),
+            per_caller: NonZeroU32::new(per_caller),
+        };
+        callers.configure(shares(2, 3));
+        let (one, other) = (
+            callers.connected(bind(1), &workload("a")),
+            callers.connected(bind(1), &workload("a")),
+        );
+        let (first, limit) = fill(&one);
+        assert_eq!((first.len(), limit), (2, "max_requests_per_connection"));
+        let (second, limit) = fill(&other);
+        assert_eq!((second.len(), limit), (1, "max_requests_per_caller"));
+        callers.configure(shares(3, 4));
+        assert_eq!(fill(&other).0.len(), 1);
+        // What is held already is kept when shares shrink; nothing comes on top of it.
+        callers.configure(shares(1, 1));
+        assert_eq!(fill(&one).0.len(), 0);
+        drop((first, second));
+        assert_eq!(fill(&one).0.len(), 1);
+        callers.configure(CallerShares::default());
+        assert_eq!(fill(&one).0.len(), MAX_REQUESTS_PER_CONNECTION);
+    }
+
+    #[test]
     fn strangers_are_told_apart_by_what_they_cannot_choose() {
         let callers = Arc::<Callers>::default();
         for (one, other, same) in [
@@ -219,8 +273,8 @@ mod tests {
         let second = callers.connected(bind(1), &workload("a"));
         drop(first);
         drop(second);
-        assert_eq!(lock(&callers.0).len(), 1, "one request is still there");
+        assert_eq!(lock(&callers.here).len(), 1, "one request is still there");
         drop(held);
-        assert!(lock(&callers.0).is_empty());
+        assert!(lock(&callers.here).is_empty());
     }
 }

@@ -228,7 +228,7 @@ impl Visit<'_> {
 
     fn arrival(&self, peer: Peer, edge: Edge) -> Arrival {
         let bind = self.outbound.listener.bind;
-        Arrival::new(bind, peer, self.address.port()).at_edge(edge)
+        Arrival::from_outside(bind, peer, self.address.port(), self.worker).at_edge(edge)
     }
 
     async fn bytes<I: Io>(&self, outbound: &Outbound, peer: Peer, line: Line<I>) {

@@ -6,6 +6,7 @@
 //! decide, record) → try endpoints. What a connection proved (its [`Peer`]) comes from `listener.rs`.
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -88,6 +89,35 @@ impl Arrival {
             pressure: Some(worker.pressures.of(bind)),
             ..Self::new(bind, peer, port)
         }
+    }
+
+    /// A connection from outside to a gateway, of which each client has a share.
+    pub(crate) fn from_outside(bind: SocketAddr, peer: Peer, port: u16, worker: &Worker) -> Self {
+        Self {
+            share: Some(worker.proxy.callers.connected(bind, &peer)),
+            ..Self::new(bind, peer, port)
+        }
+    }
+
+    /// Who asks: at a gateway, whom the proxies that it trusts speak for.
+    fn client(&self, headers: &mut HeaderMap, snapshot: &Snapshot) -> Cow<'_, Peer> {
+        if !snapshot.is_gateway() {
+            return Cow::Borrowed(&self.peer);
+        }
+        let topology = &snapshot.workload().topology;
+        Cow::Owned(Peer {
+            address: forwarded::tell(headers, &self.peer, &self.edge, topology),
+            ..self.peer.clone()
+        })
+    }
+
+    /// Holds one more of the gateway for `client`: the peer itself, or who it says it speaks for.
+    fn hold_for(&self, client: &Peer, worker: &Worker) -> Result<Option<Held>, &'static str> {
+        if client.address == self.peer.address {
+            return self.hold();
+        }
+        let share = worker.proxy.callers.connected(self.bind, client);
+        share.hold().map(Some)
     }
 
     /// Takes one request's share of the application, or answers it.
@@ -274,18 +304,11 @@ pub(crate) async fn outbound(
         exchange.ends.source_principal = Some(snapshot.workload().identity.clone());
     }
     let upload = upload(body, &parts.headers, parts.version, &mut exchange);
-    let peer = match snapshot.is_gateway() {
-        true => {
-            let topology = &snapshot.workload().topology;
-            let address =
-                forwarded::tell(&mut parts.headers, &arrival.peer, &arrival.edge, topology);
-            &Peer {
-                address,
-                ..arrival.peer.clone()
-            }
-        }
-        false => &arrival.peer,
-    };
+    let peer = &*arrival.client(&mut parts.headers, &snapshot);
+    match arrival.hold_for(peer, worker) {
+        Ok(held) => exchange.holds(held),
+        Err(limit) => return Answer::too_many_requests(limit).unread(&parts, exchange),
+    }
     let arrived = Arrived {
         worker,
         snapshot: &snapshot,

@@ -369,6 +369,9 @@ impl Proxy {
 
         let (generation, snapshot) = (snapshot.generation(), Arc::new(snapshot));
         self.shared.spans.configure(snapshot.workload());
+        self.shared
+            .callers
+            .configure(snapshot.workload().caller_shares);
         self.shared.taps.allow(snapshot.workload().telemetry.tap);
         self.shared.loads.count_on(&snapshot.clusters);
         self.shared.snapshot.store(Some(snapshot.clone()));

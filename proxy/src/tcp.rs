@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     balance,
+    callers::Held,
     cluster::{Cluster, Hop, Security},
     connect::{self, ConnectError, Upstream},
     exchange::Exchange,
@@ -44,12 +45,8 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     let mut exchange = Exchange::begin(worker, inbound_ends(arrival, &snapshot));
     arrival.note(&mut exchange);
     exchange.ends.service = inbound.listener.services.first().cloned();
-    match arrival.hold() {
-        Ok(held) => exchange.holds(held),
-        Err(limit) => {
-            exchange.limited(limit);
-            return exchange.flag("UO");
-        }
+    if !takes(arrival.hold(), &mut exchange) {
+        return;
     }
     let question = Question {
         peer: arrival.peer.clone(),
@@ -68,6 +65,19 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
         }
         Err(error) => failed(&error, exchange),
     }
+}
+
+/// Whether the caller's share of what it wants leaves room for this connection.
+fn takes(held: Result<Option<Held>, &'static str>, exchange: &mut Exchange) -> bool {
+    let room = held.is_ok();
+    match held {
+        Ok(held) => exchange.holds(held),
+        Err(limit) => {
+            exchange.limited(limit);
+            exchange.flag("UO");
+        }
+    }
+    room
 }
 
 /// A connection of the workload (or, at a gateway, from outside): to the service that its address stands for, or to
@@ -106,6 +116,11 @@ pub(crate) async fn outbound<I: Io>(
         return exchange.flag("NC");
     };
     if snapshot.is_gateway() {
+        let callers = &worker.proxy.callers;
+        let share = callers.connected(outbound.listener.bind, &caller);
+        if !takes(share.hold().map(Some), &mut exchange) {
+            return;
+        }
         let listener = &outbound.listener;
         let place = Place::gateway(snapshot.workload(), listener.bind.port(), listener.protocol);
         let question = connecting(caller, place);

@@ -18,6 +18,7 @@ raw! {
         #[serde(rename = "meshMTLS")]
         mesh_mtls: Option<MeshMtlsSpec>,
         authorization: Option<AuthorizationSpec>,
+        caller_shares: Option<CallerSharesSpec>,
         path_normalization: Option<String>,
         default_config: Option<ProxySpec>,
         outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
@@ -30,6 +31,10 @@ raw! {
         danger_allow_internal_jwks: bool,
     }
     MeshMtlsSpec { ecdh_curves: Vec<String>, }
+    CallerSharesSpec {
+        requests_per_connection: Option<i64>,
+        requests_per_caller: Option<i64>,
+    }
     ProxySpec { gateway_topology: Option<TopologySpec>, }
     TopologySpec {
         num_trusted_proxies: u32,

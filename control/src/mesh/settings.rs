@@ -6,8 +6,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology,
-        TracingConfig,
+        CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState,
+        TapMode, Topology, TracingConfig,
     },
 };
 
@@ -30,6 +30,8 @@ pub struct MeshSettings {
     pub ecdh_curves: Vec<EcdhCurve>,
     /// What stands before gateways.
     pub topology: Topology,
+    /// How much one caller may hold at once.
+    pub caller_shares: CallerShares,
     /// Where policies bind.
     pub authorization: AuthorizationSettings,
     /// What live taps may show.

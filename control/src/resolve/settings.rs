@@ -1,13 +1,13 @@
 //! `MeshConfig`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        EcdhCurve, ForwardClientCert, MtlsMode, OutboundPolicy, PathNormalization, ServiceState,
-        TapMode, Topology, TracingConfig,
+        CallerShares, EcdhCurve, ForwardClientCert, MtlsMode, OutboundPolicy, PathNormalization,
+        ServiceState, TapMode, Topology, TracingConfig,
     },
 };
 
@@ -80,6 +80,7 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
         settings.mtls = mode;
     }
     settings.topology = topology(notes);
+    settings.caller_shares = caller_shares(notes);
     settings.ecdh_curves = ecdh_curves(notes, spec.mesh_mtls.as_ref());
     if let Some(text) = &spec.path_normalization {
         settings.path_normalization = normalization(notes, &at("pathNormalization"), text);
@@ -165,6 +166,38 @@ fn topology(notes: &mut Notes<'_, MeshConfigSpec>) -> Topology {
         client_cert: client_cert.unwrap_or_default(),
         proxy_protocol: spec.proxy_protocol.is_some(),
     }
+}
+
+/// The most requests at once that anybody can be given: as many as one proxy serves at all.
+const LARGEST_SHARE: u32 = 65_536;
+
+fn caller_shares(notes: &mut Notes<'_, MeshConfigSpec>) -> CallerShares {
+    let Some(spec) = &notes.object.spec.caller_shares else {
+        return CallerShares::default();
+    };
+    let path = Path::of(&["spec", "callerShares"]);
+    let mut share = |key: &str, value: Option<i64>| {
+        let value = value?;
+        let share = u32::try_from(value).ok().and_then(NonZeroU32::new);
+        let share = share.filter(|share| share.get() <= LARGEST_SHARE);
+        if share.is_none() {
+            let text = format!("a share is 1 to {LARGEST_SHARE} requests");
+            notes.error(&path.key(key), Code::Invalid, text);
+        }
+        share
+    };
+    let shares = CallerShares {
+        per_connection: share("requestsPerConnection", spec.requests_per_connection),
+        per_caller: share("requestsPerCaller", spec.requests_per_caller),
+    };
+    if let (Some(connection), Some(caller)) = (shares.per_connection, shares.per_caller)
+        && connection > caller
+    {
+        let text = "a connection's share is larger than its caller's, and never reached";
+        let path = path.key("requestsPerConnection");
+        notes.warn(&path, Code::Conflict, text, "make it the smaller one");
+    }
+    shares
 }
 
 fn ecdh_curves(
@@ -373,6 +406,7 @@ impl Default for MeshSettings {
             mtls: MtlsMode::Permissive,
             ecdh_curves: Vec::new(),
             topology: Topology::default(),
+            caller_shares: CallerShares::default(),
             authorization: AuthorizationSettings::default(),
             tap: TapSettings::default(),
             path_normalization: PathNormalization::default(),

@@ -24,6 +24,7 @@ fn workload() -> WorkloadConfig {
         services: vec![],
         ecdh_curves: vec![],
         topology: Default::default(),
+        caller_shares: Default::default(),
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
 };
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,9 @@ pub struct WorkloadConfig {
     /// What stands before a gateway.
     #[serde(default)]
     pub topology: Topology,
+    /// How much of the application, or of a gateway, one caller may hold at once.
+    #[serde(default)]
+    pub caller_shares: CallerShares,
     /// JWT rules from `RequestAuthentication`.
     pub jwt_rules: Vec<JwtRule>,
     /// Where spans go, if anywhere.
@@ -58,6 +62,15 @@ pub struct WorkloadConfig {
     /// made *to*; the proxy binds none of them, only the two ports given here. `None`: it binds the listeners' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<Capture>,
+}
+
+/// Requests at once from one connection and from one caller; `None`: the proxy's own default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerShares {
+    /// From one connection.
+    pub per_connection: Option<NonZeroU32>,
+    /// From all connections of a caller: a workload by its identity, anybody else by address.
+    pub per_caller: Option<NonZeroU32>,
 }
 
 /// Transparent capture: rules in the workload's network namespace (or machine) bring its TCP connections to the proxy.

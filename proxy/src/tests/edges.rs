@@ -26,7 +26,7 @@ use super::mesh::{
 };
 use crate::{ApplyError, ExplainRequest, Snapshot, explain::explain};
 
-fn gateway(mesh: &Mesh) -> ProxyConfig {
+pub(super) fn gateway(mesh: &Mesh) -> ProxyConfig {
     let mut config = mesh.client(Protocol::Http);
     let mut workload = (*config.workload).clone();
     workload.role = ProxyRole::Gateway;

@@ -230,6 +230,7 @@ impl Mesh {
             services: vec![],
             ecdh_curves: vec![],
             topology: Default::default(),
+            caller_shares: Default::default(),
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],
             tracing: None,

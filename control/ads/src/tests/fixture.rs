@@ -108,6 +108,7 @@ fn workload() -> WorkloadConfig {
         services: vec![],
         ecdh_curves: vec![],
         topology: Default::default(),
+        caller_shares: Default::default(),
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,
@@ -268,6 +269,7 @@ impl Mesh {
         };
         let requests = stream::iter(ResourceKind::ALL.map(request));
         let requests = futures_util::StreamExt::chain(requests, stream::pending());
+        let requests = Box::pin(requests);
         let mut client = AggregatedDiscoveryServiceClient::new((self.factory())());
         let mut answers = client.delta_aggregated_resources(requests).await?;
         Ok(answers.get_mut().message().await?.unwrap())

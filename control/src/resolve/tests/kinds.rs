@@ -252,6 +252,24 @@ fn access_policy_faults_point_into_the_cedar_text() {
 }
 
 #[test]
+fn caller_shares() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "callerShares: {requestsPerConnection: 0, requestsPerCaller: 65537}",
+            &[
+                "6 spec.callerShares.requestsPerCaller invalid",
+                "6 spec.callerShares.requestsPerConnection invalid",
+            ],
+        ),
+        (
+            "callerShares: {requestsPerConnection: 20, requestsPerCaller: 10}",
+            &["6 spec.callerShares.requestsPerConnection conflict?"],
+        ),
+    ];
+    expect("MeshConfig", rows);
+}
+
+#[test]
 fn mesh_config() {
     let rows: &[(&str, &[&str])] = &[
         ("trustDomain: Mesh", &["6 spec.trustDomain invalid"]),
