@@ -66,7 +66,7 @@ mod guide {
         let rest = document.split_once("metadata:")?.1;
         let name = rest.split_once("name: ")?.1;
         let end = name.find([',', '}', '\n', ' ']).unwrap_or(name.len());
-        Some((kind.trim().to_owned(), name[..end].trim().to_owned()))
+        Some((kind.trim().to_owned(), name.get(..end)?.trim().to_owned()))
     }
 
     fn documents(text: &str) -> impl Iterator<Item = &str> {

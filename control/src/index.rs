@@ -24,7 +24,7 @@ use reeve_core::{
 use crate::{
     LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{Instance, Instances},
-    mesh::{Jwks, RouteTo},
+    mesh::{HttpRoute, Jwks, RouteTo, To},
 };
 
 /// Keys of token issuers by their URL, as last fetched.
@@ -96,16 +96,10 @@ impl<'a> Index<'a> {
     /// Routes may name services that are not there (yet): they have no endpoints, and requests for them get 503.
     fn add_unknown_hosts(&mut self) {
         for virtual_service in &self.mesh.virtual_services {
-            let forwards = virtual_service
-                .http
-                .iter()
-                .filter_map(|route| match &route.to {
-                    RouteTo::Forward { to, .. } => Some(to),
-                    RouteTo::Redirect { .. } | RouteTo::Respond { .. } => None,
-                });
+            let forwards = virtual_service.http.iter().flat_map(destinations);
             let tls = virtual_service.tls.iter().flat_map(|t| &t.to);
             let tcp = virtual_service.tcp.iter().map(|t| &t.to);
-            for to in forwards.flatten().chain(tls).chain(tcp) {
+            for to in forwards.chain(tls).chain(tcp) {
                 let service = &to.service;
                 self.endpoints.entry(service.clone()).or_insert_with(|| {
                     Arc::new(EndpointSet {
@@ -232,6 +226,16 @@ impl<'a> Index<'a> {
                 .collect(),
         }
     }
+}
+
+/// Where requests and their copies go.
+fn destinations(route: &HttpRoute) -> impl Iterator<Item = &To> {
+    let to = match &route.to {
+        RouteTo::Forward(to) => to.as_slice(),
+        RouteTo::Redirect { .. } | RouteTo::Respond { .. } | RouteTo::Delegate(..) => &[],
+    };
+    let mirrors = route.mirrors.iter().flatten();
+    to.iter().chain(mirrors.map(|mirror| &mirror.to))
 }
 
 fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {

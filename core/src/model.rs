@@ -15,8 +15,9 @@ mod workload;
 pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
 pub use route::{
-    Destination, HeaderMatch, HeaderOps, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
-    RouteTableName, SniRoute, StringMatch, VirtualHost,
+    CorsPolicy, Destination, DestinationHeaders, HeaderMatch, HeaderOps, Mirror, PathRewrite,
+    Redirect, RetryPolicy, Rewrite, Route, RouteAction, RouteMatch, RouteTable, RouteTableName,
+    SniRoute, StringMatch, VirtualHost,
 };
 pub use service::{
     ClientTls, Endpoint, EndpointSet, HttpPool, LoadBalancer, ServiceConfig, ServicePort, Subset,

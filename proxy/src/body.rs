@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -16,10 +16,15 @@ use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+pub(crate) use source::{CopyBody, Source};
+use source::{CopyTo, copy_channel};
+
 use crate::{
     end::End, exchange::Exchange, headers::clean_trailers, io::Flow, ledger::lock,
     limits::CONTINUE_TIMEOUT, messages::Messages, tap::Bodies,
 };
+
+mod source;
 
 /// The body of a response to the caller.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -41,7 +46,9 @@ pub(crate) struct Upload(Arc<UploadState>);
 
 #[derive(Debug)]
 struct UploadState {
-    body: Mutex<Incoming>,
+    body: Mutex<Source>,
+    /// Who gets a copy of it.
+    copies: OnceLock<Vec<CopyTo>>,
     started: AtomicBool,
     bytes: Arc<AtomicU64>,
     end: End,
@@ -70,9 +77,11 @@ impl UploadState {
 
 impl Upload {
     /// Wraps a body; `bytes` counts it, `end` ends it.
-    pub(crate) fn new(body: Incoming, bytes: Arc<AtomicU64>, end: End) -> Self {
+    pub(crate) fn new(body: impl Into<Source>, bytes: Arc<AtomicU64>, end: End) -> Self {
+        let body = body.into();
         let empty = body.is_end_stream();
         Self(Arc::new(UploadState {
+            copies: OnceLock::new(),
             empty,
             sent: (!empty).then(End::default),
             body: Mutex::new(body),
@@ -117,6 +126,19 @@ impl Upload {
     /// Whether another try can still send it: nothing of it has been read.
     pub(crate) fn is_whole(&self) -> bool {
         self.0.empty || !self.0.started.load(Ordering::Acquire)
+    }
+
+    /// As many copies of it, each of which gets what the upload itself gets, as far as there is room for it. Once.
+    pub(crate) fn copies(&self, count: usize) -> Vec<CopyBody> {
+        let hint = lock(&self.0.body).size_hint();
+        let (to, bodies): (_, Vec<CopyBody>) = (0..count).map(|_| copy_channel(&hint)).unzip();
+        if self.0.empty {
+            return bodies.into_iter().map(CopyBody::empty).collect();
+        }
+        match self.0.copies.set(to) {
+            Ok(()) => bodies,
+            Err(_) => Vec::new(),
+        }
     }
 
     /// Ready when all of it is on its way.
@@ -180,6 +202,9 @@ impl Body for UploadBody {
         let polled = Pin::new(&mut *body).poll_frame(cx);
         let over = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
         drop(body);
+        if let Some(copies) = self.state.copies.get() {
+            copies.iter().for_each(|copy| copy.take(&polled, over));
+        }
         if over && let Some(sent) = &self.state.sent {
             sent.give();
         }
@@ -197,7 +222,7 @@ impl Body for UploadBody {
                 {
                     self.state.count(data);
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Failed)))
+                Poll::Ready(frame)
             }
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Exchange {
     peer_address: Option<IpAddr>,
     pub(crate) user: Option<String>,
     pub(crate) route: Option<Arc<str>>,
+    /// The name under which its route counts it.
+    pub(crate) stat_prefix: Option<Arc<str>>,
     pub(crate) upstream: Option<Arc<str>>,
     pub(crate) attempts: u32,
     /// The address that was reached.
@@ -116,6 +118,7 @@ impl Exchange {
             peer_address: None,
             user: None,
             route: None,
+            stat_prefix: None,
             upstream: None,
             attempts: 0,
             local: None,
@@ -354,6 +357,9 @@ impl Exchange {
             meters.request(&self.ends, &outcome);
         } else if self.tcp.take().is_some() {
             meters.tcp_closed(&self.ends, &outcome);
+        }
+        if let Some(name) = &self.stat_prefix {
+            self.worker.proxy.metrics.route_request(name, self.status);
         }
         let flags = self.flags.join(",");
         self.log_line(&flags, &outcome);

@@ -11,7 +11,7 @@ use reeve_audit::{AuthenticatedBy, Direction};
 use reeve_core::{
     SpiffeId, UnixTime,
     decision::{Principal, User, apply_state},
-    model::{Destination, ProxyConfig, RouteAction},
+    model::{Destination, Mirror, ProxyConfig, RouteAction},
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::{
     head::Head,
     hello::ServerName,
     judge::{Peer, Place, Question},
+    local::location,
     route::RequestView,
     snapshot::{Outbound, Routed, Snapshot, SnapshotError},
 };
@@ -88,6 +89,18 @@ pub struct Explanation {
     pub rewritten_path: Option<String>,
     /// The authority after the route's rewrite.
     pub rewritten_authority: Option<String>,
+    /// Who gets copies, and of how many requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<ExplainedMirror>,
+    /// The name under which the route counts the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stat_prefix: Option<String>,
+    /// The origin that may read the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_origin: Option<String>,
+    /// Where a redirect leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
     /// Status of an answer that needs no upstream.
     pub answer: Option<u16>,
     /// Bound on the exchange, in milliseconds.
@@ -102,6 +115,15 @@ pub struct Explanation {
 
 /// One weighted destination.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedMirror {
+    /// Where copies go.
+    pub to: ExplainedDestination,
+    /// Of how many requests in a hundred.
+    pub percent: f64,
+}
+
+/// A destination of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedDestination {
     /// The service.
     pub service: String,
@@ -254,10 +276,8 @@ fn connection(snapshot: &Snapshot, outbound: &Outbound, name: &ServerName, told:
             route.destinations.clone()
         }),
         (None, Some((service, port))) => Some(vec![Destination {
-            service: service.clone(),
-            subset: None,
-            port: *port,
             weight: 1,
+            ..Destination::new(service.clone(), *port)
         }]),
         (None, None) => None,
     };
@@ -284,6 +304,16 @@ fn explained(snapshot: &Snapshot, destinations: &[Destination]) -> Vec<Explained
     destinations.iter().map(one).collect()
 }
 
+fn mirrors(snapshot: &Snapshot, mirrors: &[Mirror]) -> Vec<ExplainedMirror> {
+    let one = |mirror: &Mirror| ExplainedMirror {
+        to: explained(snapshot, std::slice::from_ref(&mirror.to))
+            .pop()
+            .unwrap_or_default(),
+        percent: f64::from(mirror.per_million) / 10_000.0,
+    };
+    mirrors.iter().map(one).collect()
+}
+
 fn route(
     snapshot: &Snapshot,
     outbound: &Outbound,
@@ -308,24 +338,38 @@ fn route(
             route,
             host,
             index,
-            rewritten,
+            taken,
         } => {
             told.virtual_host = host.map(str::to_owned);
             told.route = Some(route.rule.name.clone().unwrap_or_else(|| index.to_string()));
-            told.rewritten_path = rewritten;
+            told.stat_prefix = taken.stat_prefix.as_deref().map(str::to_owned);
+            let rewritten = taken.path;
+            told.mirrors = mirrors(snapshot, &route.rule.mirrors);
+            if let Some(cors) = &route.cors {
+                let allowed = cors.allowed(&head.headers);
+                let origin = allowed.and_then(|o| o.to_str().ok().map(str::to_owned));
+                told.allowed_origin = origin;
+                if let Some(preflight) = cors.preflight(&head.method, &head.headers) {
+                    told.answer = Some(preflight.status().as_u16());
+                    return;
+                }
+            }
             told.retries = route.retry.attempts;
             let timeout = route.rule.timeout.map(|t| u64::try_from(t.as_millis()));
             told.timeout_ms = timeout.and_then(Result::ok);
             match &route.rule.action {
                 RouteAction::Respond { status, .. } => told.answer = Some(*status),
-                RouteAction::Redirect { code, .. } => told.answer = Some(*code),
+                RouteAction::Redirect(redirect) => {
+                    told.answer = Some(redirect.code);
+                    told.location = Some(location(redirect, rewritten.as_deref(), head, scheme));
+                }
                 RouteAction::Forward {
                     destinations,
-                    rewrite_authority,
-                    ..
+                    rewrite,
                 } => {
+                    told.rewritten_path = rewritten;
                     let edited = route.request_edits.authority().map(str::to_owned);
-                    told.rewritten_authority = rewrite_authority.clone().or(edited);
+                    told.rewritten_authority = rewrite.authority.clone().or(edited);
                     told.destinations = explained(snapshot, destinations);
                 }
             }

@@ -136,6 +136,22 @@ enum Vain {
 }
 
 impl<P> Outgoing<'_, P> {
+    /// Tries one endpoint once, and counts as nobody's request: how copies are sent.
+    pub(crate) async fn send_copy(
+        &self,
+        worker: &Worker,
+    ) -> Option<(Response<Incoming>, Option<Lease>)> {
+        let hop = self.choose(&[])?;
+        let _busy = hop.load.enter();
+        match self.attempt(worker, &hop).await {
+            Ok(answered) => Some(answered),
+            Err(vain) => {
+                tracing::debug!(failure = ?vain.failure(), "a copy of a request was not answered");
+                None
+            }
+        }
+    }
+
     /// Tries endpoints until one answers, within the retry policy.
     pub(crate) async fn send(&self, worker: &Worker, exchange: &mut Exchange) -> Answered {
         let mut tried: Vec<SocketAddr> = Vec::new();

@@ -8,9 +8,10 @@
 use std::{
     borrow::Cow,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use reeve_core::model::{Destination, Protocol, RouteAction};
@@ -34,6 +35,7 @@ use crate::{
     ledger::lock,
     local::{local_answer, redirect},
     metrics::Ends,
+    mirror,
     open::Origin,
     peer_info::PeerInfo,
     permit::{self, Changes, Permit, Recorded},
@@ -319,8 +321,33 @@ pub(crate) async fn outbound(
             false => "http",
         },
         wanted: wanted.as_ref(),
+        origin: OnceLock::new(),
+        chosen: OnceLock::new(),
     };
     let sent = arrived.serve(parts, &upload, &mut exchange).await;
+    let (origin, chosen) = (arrived.origin.into_inner(), arrived.chosen.into_inner());
+    let served = finish(sent, wanted, chosen, exchange);
+    match origin {
+        Some((route, origin)) => readable(served, &route, &origin),
+        None => served,
+    }
+}
+
+/// Lets `origin` read the answer, whoever gave it.
+fn readable(mut served: Served, route: &CompiledRoute, origin: &HeaderValue) -> Served {
+    if let Some(cors) = &route.cors {
+        cors.mark(origin, served.headers_mut());
+    }
+    served
+}
+
+/// The response that the caller gets.
+fn finish(
+    sent: Result<Sent, Answer>,
+    wanted: Option<Wanted>,
+    chosen: Option<usize>,
+    mut exchange: Exchange,
+) -> Served {
     let (answered, route, deadline) = match sent {
         Ok(Sent::Upstream(answered, route, deadline)) => (answered, route, deadline),
         Ok(Sent::Local(response)) => {
@@ -340,6 +367,10 @@ pub(crate) async fn outbound(
     if let Some(info) = PeerInfo::take(response.headers_mut()) {
         exchange.ends.destination = Arc::new(info);
     }
+    let own = chosen.and_then(|at| route.destination_edits.get(at)?.as_ref());
+    if let Some(own) = own {
+        own.response.apply(response.headers_mut());
+    }
     route.response_edits.apply(response.headers_mut());
     match switch {
         Some(switch) => switch.begin(response, exchange),
@@ -357,6 +388,10 @@ struct Arrived<'a> {
     scheme: &'static str,
     /// The upgrade that the caller asks for.
     wanted: Option<&'a Wanted>,
+    /// The origin that may read the answer.
+    origin: OnceLock<(Arc<CompiledRoute>, HeaderValue)>,
+    /// Which of several destinations it went to, where that one has changes of its own.
+    chosen: OnceLock<usize>,
 }
 
 enum Sent {
@@ -365,7 +400,7 @@ enum Sent {
         Arc<CompiledRoute>,
         Option<tokio::time::Instant>,
     ),
-    Local(Response<String>),
+    Local(Response<Bytes>),
 }
 
 impl Arrived<'_> {
@@ -380,7 +415,10 @@ impl Arrived<'_> {
             return redirect(&location).map(Sent::Local);
         }
         let (route, rewritten) = self.route(&head, exchange)?;
-        let local = local_answer(&route, &head);
+        if let Some(preflight) = self.cross_origin(&route, &head) {
+            return Ok(Sent::Local(preflight));
+        }
+        let local = local_answer(&route, rewritten.as_deref(), &head, self.scheme);
         if let Some(local) = local {
             if let Some(wanted) = self.wanted {
                 wanted.bears(local.status())?;
@@ -389,8 +427,7 @@ impl Arrived<'_> {
         }
         let RouteAction::Forward {
             destinations,
-            rewrite_authority,
-            ..
+            rewrite,
         } = &route.rule.action
         else {
             return Err(Answer::no_route());
@@ -400,13 +437,24 @@ impl Arrived<'_> {
         exchange.destination = Some((destination.port, destination.subset.clone()));
         let cluster = self.cluster(destination).ok_or_else(Answer::no_cluster)?;
         let dialect = dialect(cluster.protocol, &head);
+        let own_edits = route.edits_of(destination);
+        let authority = rewrite.authority.as_deref();
+        let authority = authority.or_else(|| route.request_edits.authority());
         let changes = Changes {
             path: rewritten.as_deref(),
-            authority: rewrite_authority.as_deref(),
+            authority: authority.or_else(|| own_edits?.request.authority()),
+            first_edits: own_edits.map(|edits| &edits.request),
             edits: Some(&route.request_edits),
             header: self.own_header(&cluster),
             ..upgrade::changes(self.wanted, dialect)?
         };
+        self.mirror(&route, &head, &changes, upload);
+        if own_edits.is_some() {
+            let at = destinations
+                .iter()
+                .position(|d| std::ptr::eq(d, destination));
+            let _once = self.chosen.set(at.unwrap_or_default());
+        }
         let plain = self
             .judge_outside(&cluster, destination, &head, exchange)
             .await?;
@@ -472,13 +520,45 @@ impl Arrived<'_> {
                 exchange.route = host.map(Into::into);
                 Err(Answer::no_route())
             }
-            Routed::Route {
-                route, rewritten, ..
-            } => {
+            Routed::Route { route, taken, .. } => {
                 exchange.route = Some(route.name.clone());
-                Ok((route, rewritten))
+                exchange.stat_prefix = taken.stat_prefix;
+                Ok((route, taken.path))
             }
         }
+    }
+
+    /// Sends the copies that the route asks for; nobody waits for them. An upgrade has none.
+    fn mirror(
+        &self,
+        route: &Arc<CompiledRoute>,
+        head: &Arc<Head>,
+        changes: &Changes<'_>,
+        upload: &Upload,
+    ) {
+        if !route.rule.mirrors.is_empty() && self.wanted.is_none() {
+            let from = mirror::From {
+                worker: self.worker,
+                snapshot: self.snapshot,
+                peer: self.own_peer(),
+                head,
+                changes,
+                route,
+            };
+            from.mirror(upload);
+        }
+    }
+
+    /// Notes an origin that may read the answer; the answer itself, if this asks for nothing but that.
+    fn cross_origin(&self, route: &Arc<CompiledRoute>, head: &Head) -> Option<Response<Bytes>> {
+        let cors = route.cors.as_ref()?;
+        if let Some(preflight) = cors.preflight(&head.method, &head.headers) {
+            return Some(preflight);
+        }
+        if let Some(origin) = cors.allowed(&head.headers) {
+            let _once = self.origin.set((route.clone(), origin));
+        }
+        None
     }
 
     fn cluster(&self, to: &Destination) -> Option<Arc<Cluster>> {
@@ -608,7 +688,7 @@ struct Permits<'a> {
 }
 
 /// HTTP/2 where the port says so, or where the request can be nothing else.
-fn dialect(protocol: Protocol, head: &Head) -> Dialect {
+pub(crate) fn dialect(protocol: Protocol, head: &Head) -> Dialect {
     match protocol {
         Protocol::Http2 | Protocol::Grpc => Dialect::Http2,
         Protocol::Http | Protocol::Tcp | Protocol::Tls => {

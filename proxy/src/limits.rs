@@ -99,6 +99,14 @@ pub(crate) const MAX_POOLS: usize = 4096;
 pub(crate) const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bound on connecting to a captured destination that no service stands for (Istio's default for every cluster).
 pub(crate) const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Mirrored requests under way at once from one proxy; more are not sent.
+pub(crate) const MAX_MIRRORS: usize = 1024;
+/// Frames of a body that may wait for a mirrored request; a mirror that takes them more slowly is given up.
+pub(crate) const MAX_MIRROR_FRAMES: usize = 64;
+/// Bytes of a body that may wait so.
+pub(crate) const MAX_MIRROR_BYTES: usize = 1024 * 1024;
+/// Longest life of a mirrored request.
+pub(crate) const MIRROR_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most tries of one request, whatever its retry policy says.
 pub(crate) const MAX_ATTEMPTS: u32 = 10;
 /// Wait before the first retry; doubles up to [`MAX_RETRY_BACKOFF`] (Envoy's defaults).

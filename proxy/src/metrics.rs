@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     app_metrics_missed: IntCounter,
     limits: IntCounterVec,
     malformed: IntCounterVec,
+    mirrored: IntCounterVec,
+    routes: IntCounterVec,
     certificate_expiry: IntGauge,
     rotations: IntGauge,
     generation: IntGauge,
@@ -48,6 +50,11 @@ impl Metrics {
             app_metrics_missed: new.single("reeve_app_metrics_missed_total")?,
             limits: new.counter("reeve_limit_hits_total", &["limit"])?,
             malformed: new.counter("reeve_malformed_connections_total", &["protocol"])?,
+            mirrored: new.counter("reeve_mirrored_requests_total", &["result"])?,
+            routes: new.counter(
+                "reeve_route_requests_total",
+                &["route", "response_code_class"],
+            )?,
             certificate_expiry: new.gauge("reeve_certificate_expiry_timestamp_seconds")?,
             rotations: new.gauge("reeve_certificate_rotations")?,
             generation: new.gauge("reeve_config_generation")?,
@@ -118,6 +125,24 @@ impl Metrics {
         self.malformed.with_label_values(&[protocol]).inc();
     }
 
+    /// Counts a mirrored request by what came of it.
+    pub(crate) fn mirrored(&self, result: &'static str) {
+        self.mirrored.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a request under the name that its route gives it (`statPrefix`).
+    pub(crate) fn route_request(&self, name: &str, status: u16) {
+        let class = match status {
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            500..=599 => "5xx",
+            _ => "none",
+        };
+        self.routes.with_label_values(&[name, class]).inc();
+    }
+
     /// Exports the certificate in force.
     pub(crate) fn certificate(&self, certificates: u64, not_after_secs: u64) {
         self.rotations
@@ -184,6 +209,8 @@ fn help(name: &str) -> &'static str {
         "reeve_malformed_connections_total" => {
             "Connections ended for bytes that servers could read in different ways."
         }
+        "reeve_mirrored_requests_total" => "Copies of requests, by what came of them.",
+        "reeve_route_requests_total" => "Requests of routes that have a statPrefix.",
         "reeve_certificate_expiry_timestamp_seconds" => "When the proxy's certificate ends.",
         "reeve_app_metrics_missed_total" => {
             "Scrapes that the application's own metrics were missing from."

@@ -146,10 +146,12 @@ impl Permit<Recorded> {
 }
 
 /// How the judged head is changed on its way: by configuration alone, never by the peer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Changes<'r> {
     pub(crate) path: Option<&'r str>,
     pub(crate) authority: Option<&'r str>,
+    /// Before `edits`.
+    pub(crate) first_edits: Option<&'r HeaderEdits>,
     pub(crate) edits: Option<&'r HeaderEdits>,
     pub(crate) header: Option<(http::HeaderName, HeaderValue)>,
     /// The protocols that the caller would rather speak.
@@ -190,7 +192,7 @@ impl<P> Permit<P> {
             .unwrap_or(&head.authority);
         let target = join_query(changes.path.unwrap_or(&head.path), head.query.as_deref());
         let mut headers = head.headers.clone();
-        if let Some(edits) = changes.edits {
+        for edits in [changes.first_edits, changes.edits].into_iter().flatten() {
             edits.apply(&mut headers);
         }
         if let Some((name, value)) = &changes.header {

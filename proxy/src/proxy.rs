@@ -34,6 +34,7 @@ use crate::{
     limits::{AGGREGATE_INTERVAL, EXPIRY_TICK, PEM_FILE_POLL},
     listener::{self, Stop},
     metrics::Metrics,
+    mirror::Mirrors,
     snapshot::{Snapshot, SnapshotError},
     spans::Spans,
     strangers::Strangers,
@@ -200,6 +201,7 @@ pub(crate) struct Shared {
     pub(crate) leaving: CancellationToken,
     pub(crate) in_flight: InFlight,
     pub(crate) callers: Arc<Callers>,
+    pub(crate) mirrors: Arc<Mirrors>,
     snapshot: ArcSwapOption<Snapshot>,
 }
 
@@ -275,6 +277,7 @@ impl Proxy {
             leaving: CancellationToken::new(),
             in_flight: InFlight::default(),
             callers: Arc::default(),
+            mirrors: Arc::default(),
             snapshot: ArcSwapOption::empty(),
             clock: deps.clock.clone(),
         });

@@ -1,16 +1,20 @@
 //! Route matching: which virtual host, which route, which destination. The proxy and `route explain` share it.
 
+mod cors;
 mod header_ops;
+mod index;
 mod matcher;
+mod path_edit;
 mod retry;
 mod sni;
 mod table;
 
+pub(crate) use cors::Cors;
 pub(crate) use header_ops::HeaderEdits;
 pub(crate) use matcher::RequestView;
 pub(crate) use retry::{Failure, RetryOn};
 pub(crate) use sni::{Names, SniTable};
-pub(crate) use table::{CompiledRoute, Found, Table, pick, without_port};
+pub(crate) use table::{CompiledRoute, Found, Table, Taken, pick, without_port};
 
 /// Why a route table cannot be used. `control` checks all of this too; this is the last line.
 #[derive(Debug, thiserror::Error)]

@@ -24,7 +24,7 @@ use crate::{
     hello::ServerName,
     judge::Place,
     peer_info::PeerInfo,
-    route::{CompiledRoute, Found, Names, RequestView, RouteError, SniTable, Table},
+    route::{CompiledRoute, Found, Names, RequestView, RouteError, SniTable, Table, Taken},
 };
 
 /// A compiled [`ProxyConfig`]. Immutable; a request takes one and sees no other.
@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub(crate) log_format: LogFormat,
     /// Files that certificates were read from.
     pub(crate) files: WatchedFiles,
-    tables: BTreeMap<RouteTableName, Table>,
+    tables: BTreeMap<RouteTableName, Arc<Table>>,
 }
 
 /// An inbound listener and what every request to it has in common.
@@ -146,10 +146,7 @@ impl Snapshot {
             None => Arc::new(JwtVerifier::compile(&workload.jwt_rules)),
         };
         let own = PeerInfo::of(workload);
-        let mut tables = BTreeMap::new();
-        for (name, table) in &config.routes {
-            tables.insert(name.clone(), Table::compile(table)?);
-        }
+        let tables = tables(&config, before)?;
         let material = Material::new(&config.secrets, clock);
         let (inbound, outbound) = listeners(workload, &material)?;
         Ok(Self {
@@ -202,7 +199,7 @@ impl Snapshot {
                 route: route.clone(),
                 host: None,
                 index: 0,
-                rewritten: None,
+                taken: Taken::default(),
             },
             (Found::NoHost, None) => Routed::None { host: None },
             (Found::NoRoute(host), _) => Routed::None {
@@ -213,14 +210,14 @@ impl Snapshot {
                     host,
                     route,
                     index,
-                    rewritten,
+                    taken,
                 },
                 _,
             ) => Routed::Route {
                 route: route.clone(),
                 host: Some(&host.name),
                 index,
-                rewritten,
+                taken,
             },
         }
     }
@@ -236,8 +233,27 @@ pub(crate) enum Routed<'s> {
         route: Arc<CompiledRoute>,
         host: Option<&'s str>,
         index: usize,
-        rewritten: Option<String>,
+        taken: Taken,
     },
+}
+
+/// The route tables; those that are the same as before are kept, and of others the virtual hosts that are.
+fn tables(
+    config: &ProxyConfig,
+    before: Option<&Snapshot>,
+) -> Result<BTreeMap<RouteTableName, Arc<Table>>, RouteError> {
+    let mut tables = BTreeMap::new();
+    for (name, table) in &config.routes {
+        let known = before.and_then(|b| b.tables.get(name));
+        let source = before.and_then(|b| b.config.routes.get(name));
+        let same = source.is_some_and(|source| Arc::ptr_eq(source, table) || source == table);
+        let compiled = match known {
+            Some(known) if same => known.clone(),
+            known => Arc::new(Table::compile(table, known.map(Arc::as_ref))?),
+        };
+        tables.insert(name.clone(), compiled);
+    }
+    Ok(tables)
 }
 
 /// The engine, and the hash of its slice.

@@ -169,12 +169,7 @@ async fn destination<I: Io>(
 ) -> (Option<Destination>, Bytes) {
     let Some(table) = &outbound.sni else {
         let straight = outbound.listener.service.clone();
-        let to = straight.map(|(service, port)| Destination {
-            service,
-            subset: None,
-            port,
-            weight: 1,
-        });
+        let to = straight.map(|(service, port)| Destination::new(service, port));
         return (to, Bytes::new());
     };
     let (name, ahead) = hello::server_name(io, HANDSHAKE_TIMEOUT).await;

@@ -8,6 +8,7 @@ mod http;
 mod lifecycle;
 mod max_requests;
 mod mesh;
+mod mirror;
 mod overload;
 mod resumption;
 mod rotation;

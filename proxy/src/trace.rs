@@ -10,7 +10,8 @@ use rand::RngCore as _;
 
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// What vendors add to it.
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const B3: HeaderName = HeaderName::from_static("b3");
 const B3_TRACE: HeaderName = HeaderName::from_static("x-b3-traceid");
 const B3_SPAN: HeaderName = HeaderName::from_static("x-b3-spanid");
@@ -22,7 +23,7 @@ const B3_MULTI: [HeaderName; 3] = [B3_TRACE, B3_SAMPLED, B3_FLAGS];
 
 /// Longest `tracestate` that goes on, all its fields together; a longer one is dropped. W3C Trace Context section
 /// 3.3.1.5 asks for 512 at least.
-const MAX_TRACESTATE_BYTES: usize = 1024;
+pub(crate) const MAX_TRACESTATE_BYTES: usize = 1024;
 /// Most members of a `tracestate` (section 3.3.1.1).
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
@@ -86,6 +87,15 @@ pub(crate) fn take_up(
 pub(crate) fn trace_id(headers: &HeaderMap) -> Option<String> {
     let context = of_w3c(headers).or_else(|| of_b3(headers).0);
     context.map(|context| format!("{:032x}", context.trace))
+}
+
+/// The trace goes on, and is not sampled.
+pub(crate) fn unsample(headers: &mut HeaderMap) {
+    let context = of_w3c(headers).or_else(|| of_b3(headers).0);
+    if let Some(context) = context {
+        let sampled = false;
+        TraceContext { sampled, ..context }.write(headers);
+    }
 }
 
 /// A random span id.

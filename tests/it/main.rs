@@ -23,6 +23,7 @@ mod proxy_config;
 mod refused_identity;
 mod resumption;
 mod rotation;
+mod routing;
 mod sidecar_crash;
 mod smuggling;
 mod tamper;

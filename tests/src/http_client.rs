@@ -60,6 +60,13 @@ impl Call {
         }
     }
 
+    /// With this method.
+    #[must_use]
+    pub fn method(mut self, name: &str) -> Self {
+        self.method = name.parse().expect("a method");
+        self
+    }
+
     /// With this header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {

@@ -12,7 +12,7 @@ use reeve_control::{FetchedKeys, Mesh, instances::Instances};
 use reeve_core::{
     Clock, InstanceName, SpiffeId, SystemClock, UnixTime, decision::User, model::ProxyConfig,
 };
-use reeve_proxy::explain::{ExplainRequest, Explanation, explain};
+use reeve_proxy::explain::{ExplainRequest, ExplainedDestination, Explanation, explain};
 use serde_json::{Value, json};
 
 use crate::{
@@ -258,28 +258,22 @@ fn describe(explanation: &Explanation) -> String {
         ("route", &explanation.route),
         ("new path", &explanation.rewritten_path),
         ("new authority", &explanation.rewritten_authority),
+        ("counted as", &explanation.stat_prefix),
+        ("location", &explanation.location),
     ] {
         if let Some(value) = value {
             line(name, value.clone());
         }
     }
+    if let Some(origin) = &explanation.allowed_origin {
+        line("origin", format!("{origin} may read the answer"));
+    }
     for to in &explanation.destinations {
-        let subset = to
-            .subset
-            .as_ref()
-            .map(|subset| format!(" subset {subset}"))
-            .unwrap_or_default();
-        let endpoints: Vec<_> = to.endpoints.iter().map(ToString::to_string).collect();
-        line(
-            "to",
-            format!(
-                "{}:{}{subset} weight {} at {}",
-                to.service,
-                to.port,
-                to.weight,
-                endpoints.join(" ")
-            ),
-        );
+        line("to", place(to, &format!("weight {}", to.weight)));
+    }
+    for mirror in &explanation.mirrors {
+        let share = format!("for {} %", mirror.percent);
+        line("mirror", place(&mirror.to, &share));
     }
     if !explanation.destinations.is_empty() {
         let timeout = explanation
@@ -300,6 +294,20 @@ fn describe(explanation: &Explanation) -> String {
         line("decision", decision.to_string());
     }
     lines.join("\n")
+}
+
+/// `service:port`, its subset, its share, and where it is.
+fn place(to: &ExplainedDestination, share: &str) -> String {
+    let subset = to.subset.as_ref();
+    let subset = subset.map(|subset| format!(" subset {subset}"));
+    let endpoints: Vec<_> = to.endpoints.iter().map(ToString::to_string).collect();
+    format!(
+        "{}:{}{} {share} at {}",
+        to.service,
+        to.port,
+        subset.unwrap_or_default(),
+        endpoints.join(" ")
+    )
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ use std::{
 
 use reeve_core::{
     ServiceName,
-    model::{OutboundListener, Protocol, Route, RouteTable, RouteTableName, VirtualHost},
+    model::{
+        OutboundListener, Protocol, Route, RouteMatch, RouteTable, RouteTableName, VirtualHost,
+    },
 };
 
 use super::{Index, authorities};
@@ -294,10 +296,39 @@ impl Hosts {
         }
     }
 
-    fn table(self, name: RouteTableName) -> RouteTable {
+    fn table(mut self, name: RouteTableName) -> RouteTable {
+        for host in &mut self.hosts {
+            catch_all_last(&mut host.routes);
+        }
         RouteTable {
             name,
             virtual_hosts: self.hosts,
         }
     }
+}
+
+/// A match that takes everything stands behind all others of its host, whichever `VirtualService` it is from, as in
+/// Istio.
+fn catch_all_last(routes: &mut Vec<Route>) {
+    let mut last = Vec::new();
+    for mut route in std::mem::take(routes) {
+        let at = match route.matches.as_slice() {
+            [] => Some(0),
+            matches => matches.iter().position(RouteMatch::is_catch_all),
+        };
+        let Some(at) = at else {
+            routes.push(route);
+            continue;
+        };
+        let narrower: Vec<_> = route.matches.drain(..at).collect();
+        if !narrower.is_empty() {
+            routes.push(Route {
+                matches: narrower,
+                ..route.clone()
+            });
+        }
+        route.matches.truncate(1);
+        last.push(route);
+    }
+    routes.extend(last);
 }

@@ -73,7 +73,7 @@ fn destination(host: &VirtualHost) -> (String, u16) {
         RouteAction::Forward { destinations, .. } => {
             (destinations[0].service.to_string(), destinations[0].port)
         }
-        RouteAction::Redirect { .. } | RouteAction::Respond { .. } => panic!("not forwarded"),
+        RouteAction::Redirect(_) | RouteAction::Respond { .. } => panic!("not forwarded"),
     }
 }
 
@@ -182,9 +182,63 @@ fn conditions_on_place_are_settled_here() {
         let found = host(&config, table, "reviews.default").unwrap();
         found.routes.iter().filter_map(|r| r.name.clone()).collect()
     };
-    assert_eq!(names("page-0", "80"), ["pages", "rest"]);
-    assert_eq!(names("page-0", "9000"), ["pages", "port", "rest"]);
+    // What takes everything at a place ends the list there.
+    assert_eq!(names("page-0", "80"), ["pages"]);
+    assert_eq!(names("page-0", "9000"), ["pages"]);
+    assert_eq!(names("far-0.other", "9000"), ["port"]);
     assert_eq!(names("far-0.other", "80"), ["rest"]);
+}
+
+/// Gateways that a match names count alone; without them the labels of the gateway's own workload do.
+#[test]
+fn a_match_with_gateways_is_not_narrowed_by_labels() {
+    let spec = |condition: &str| {
+        format!(
+            "  hosts: [reviews]\n  http:\n    - match: [{{{condition}}}]\n      route: [{{destination: {{host: reviews}}}}]"
+        )
+    };
+    for (condition, holds) in [
+        ("gateways: [mesh], sourceLabels: {app: nobody}", true),
+        ("sourceLabels: {app: nobody}", false),
+        ("sourceLabels: {app: page}, sourceNamespace: default", true),
+        ("sourceLabels: {app: page}, sourceNamespace: other", false),
+        ("gateways: [edge], sourceLabels: {app: page}", false),
+    ] {
+        let config = config(&document("VirtualService", "v", &spec(condition)), "page-0");
+        let found = host(&config, "80", "reviews.default").unwrap();
+        assert_eq!(!found.routes.is_empty(), holds, "{condition}");
+    }
+}
+
+/// As Istio merges them: in order, but what takes everything comes last.
+#[test]
+fn several_virtual_services_of_one_gateway_host_are_merged() {
+    let gateway = document(
+        "Gateway",
+        "edge",
+        "  selector: {istio: edge}\n  servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}]",
+    );
+    let service = |name: &str, rules: &str| {
+        let spec = format!("  hosts: [shop.example]\n  gateways: [edge]\n  http:\n{rules}");
+        format!("---\n{}", document("VirtualService", name, &spec))
+    };
+    let rule = |name: &str, matches: &str| {
+        format!(
+            "    - {{name: {name}, match: [{matches}], route: [{{destination: {{host: reviews}}}}]}}\n"
+        )
+    };
+    let one = rule("a", "{uri: {prefix: /a}}, {uri: {prefix: /}}")
+        + &rule("never", "{uri: {prefix: /n}}");
+    let two = rule("b", "{uri: {prefix: /b}}");
+    let more = format!("{gateway}{}{}", service("one", &one), service("two", &two));
+    let config = config(&more, "edge-0");
+    let found = host(&config, "gateway/edge:8080", "shop.example").unwrap();
+    let rules = found
+        .routes
+        .iter()
+        .map(|r| (r.name.as_deref().unwrap(), r.matches.len()));
+    assert_eq!(rules.collect::<Vec<_>>(), [("a", 1), ("b", 1), ("a", 1)]);
+    assert!(found.routes[2].matches[0].is_catch_all());
 }
 
 #[test]

@@ -32,6 +32,32 @@ raw! {
         timeout: Option<String>,
         retries: Option<RetriesSpec>,
         headers: Option<HeadersSpec>,
+        delegate: Option<DelegateSpec>,
+        cors_policy: Option<CorsSpec>,
+        mirror: Option<DestinationSpec>,
+        mirror_percentage: Option<PercentSpec>,
+        #[serde(alias = "mirror_percent")]
+        mirror_percent: Option<u32>,
+        mirrors: Vec<MirrorSpec>,
+    }
+    DelegateSpec {
+        name: String,
+        namespace: Option<String>,
+    }
+    PercentSpec { value: f64, }
+    MirrorSpec {
+        destination: Option<DestinationSpec>,
+        percentage: Option<PercentSpec>,
+    }
+    CorsSpec {
+        allow_origin: Vec<String>,
+        allow_origins: Option<Vec<StringMatchSpec>>,
+        allow_methods: Vec<String>,
+        allow_headers: Vec<String>,
+        expose_headers: Vec<String>,
+        max_age: Option<String>,
+        allow_credentials: bool,
+        unmatched_preflights: Option<String>,
     }
     MatchSpec {
         name: Option<String>,
@@ -47,6 +73,7 @@ raw! {
         gateways: Vec<String>,
         source_labels: BTreeMap<String, String>,
         source_namespace: Option<String>,
+        stat_prefix: Option<String>,
     }
     StringMatchSpec {
         exact: Option<String>,
@@ -67,16 +94,27 @@ raw! {
     RedirectSpec {
         uri: Option<String>,
         authority: Option<String>,
+        port: Option<u16>,
+        derive_port: Option<String>,
+        scheme: Option<String>,
         redirect_code: Option<u16>,
     }
     DirectResponseSpec {
         status: u16,
         body: Option<BodySpec>,
     }
-    BodySpec { string: Option<String>, }
+    BodySpec {
+        string: Option<String>,
+        bytes: Option<String>,
+    }
     RewriteSpec {
         uri: Option<String>,
         authority: Option<String>,
+        uri_regex_rewrite: Option<RegexRewriteSpec>,
+    }
+    RegexRewriteSpec {
+        r#match: String,
+        rewrite: String,
     }
     RetriesSpec {
         attempts: Option<u32>,

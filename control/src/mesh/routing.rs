@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName,
     model::{
-        HeaderOps, Protocol, RetryPolicy, RouteMatch, SecretName, Subset, TlsVersion, TrafficPolicy,
+        CorsPolicy, DestinationHeaders, HeaderOps, Protocol, Redirect, RetryPolicy, Rewrite,
+        RouteMatch, SecretName, Subset, TlsVersion, TrafficPolicy,
     },
 };
 
@@ -25,16 +26,52 @@ pub(crate) struct VirtualService {
     pub(crate) tcp: Vec<TcpRoute>,
 }
 
-/// One `http` entry.
+/// One `http` entry. What it does not say stays open, since a delegate takes it from its root.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HttpRoute {
     pub(crate) name: Option<String>,
     pub(crate) matches: Vec<Match>,
     pub(crate) to: RouteTo,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retries: RetryPolicy,
-    pub(crate) request_headers: HeaderOps,
-    pub(crate) response_headers: HeaderOps,
+    /// `Some(None)` = said to be without bound.
+    pub(crate) timeout: Option<Option<Duration>>,
+    pub(crate) retries: Option<RetryPolicy>,
+    pub(crate) headers: Option<Headers>,
+    pub(crate) cors: Option<CorsPolicy>,
+    pub(crate) mirrors: Option<Vec<MirrorTo>>,
+    /// A rewrite without a destination: for a delegate to take.
+    pub(crate) rewrite: Option<Rewrite>,
+}
+
+impl HttpRoute {
+    /// Does this, and nothing else.
+    pub(crate) fn new(to: RouteTo) -> Self {
+        Self {
+            name: None,
+            matches: Vec::new(),
+            to,
+            timeout: None,
+            retries: None,
+            headers: None,
+            cors: None,
+            mirrors: None,
+            rewrite: None,
+        }
+    }
+}
+
+/// Changes to headers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Headers {
+    pub(crate) request: HeaderOps,
+    pub(crate) response: HeaderOps,
+}
+
+/// A destination that gets copies.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MirrorTo {
+    pub(crate) to: To,
+    /// How many of a million requests.
+    pub(crate) per_million: u32,
 }
 
 /// One `match` entry: what the request must be, and for which listeners and proxies it holds.
@@ -57,20 +94,19 @@ pub(crate) struct At {
 /// What an `http` entry does.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RouteTo {
-    Forward {
-        to: Vec<To>,
-        rewrite_uri: Option<String>,
-        rewrite_authority: Option<String>,
-    },
+    /// The entry's `rewrite` holds.
+    Forward(Vec<To>),
     Redirect {
-        uri: Option<String>,
-        authority: Option<String>,
-        code: u16,
+        redirect: Redirect,
+        /// Whether the port is the one that the request came to.
+        request_port: bool,
     },
     Respond {
         status: u16,
-        body: String,
+        body: Vec<u8>,
     },
+    /// The rules of another `VirtualService`.
+    Delegate(Namespace, String),
 }
 
 /// A weighted destination.
@@ -81,6 +117,7 @@ pub(crate) struct To {
     /// `None` = the service's only port, else the listener's.
     pub(crate) port: Option<u16>,
     pub(crate) weight: u32,
+    pub(crate) headers: Option<Box<DestinationHeaders>>,
 }
 
 /// One `tls` entry.

@@ -1,6 +1,7 @@
 //! `VirtualService` and `Gateway`.
 
 mod credentials;
+mod delegate;
 mod http;
 mod servers;
 mod tls;
@@ -60,6 +61,7 @@ pub(super) fn resolve(
         }
         resolved.push(service);
     }
+    delegate::merge(objects, &mut resolved, faults);
     resolved.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     resolved
 }
@@ -107,7 +109,12 @@ fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>)
 fn hosts(notes: &mut Notes<'_, VirtualServiceSpec>) -> Vec<String> {
     let path = Path::of(&["spec", "hosts"]);
     let object = notes.object;
-    if object.spec.hosts.is_empty() {
+    let delegates = object.spec.http.iter().any(|r| r.delegate.is_some());
+    let may_be_delegate = object.spec.gateways.is_empty()
+        && !delegates
+        && object.spec.tls.is_empty()
+        && object.spec.tcp.is_empty();
+    if object.spec.hosts.is_empty() && !may_be_delegate {
         notes.error(&path, Code::Missing, "there are no hosts");
     }
     let mut hosts: Vec<String> = Vec::new();
@@ -237,6 +244,7 @@ fn destination(
         subset: spec.subset.clone(),
         port,
         weight,
+        headers: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod istio;
 mod kinds;
+mod routes;
 mod tls;
 
 use super::*;

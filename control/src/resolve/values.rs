@@ -134,7 +134,7 @@ impl<S> Notes<'_, S> {
         }
     }
 
-    fn check_regex(&mut self, path: &Path, text: &str) {
+    pub(crate) fn check_regex(&mut self, path: &Path, text: &str) {
         if text.len() > MAX_REGEX_BYTES {
             self.error(
                 path,
@@ -159,6 +159,30 @@ impl<S> Notes<'_, S> {
         }
     }
 
+    /// What stands in the place of what `pattern` finds: `\1` to `\9` are its groups, `\0` the whole.
+    pub(crate) fn check_substitution(&mut self, path: &Path, pattern: &str, text: &str) {
+        let groups = regex::Regex::new(pattern).map_or(0, |regex| regex.captures_len());
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            let after = (c == '\\').then(|| chars.next());
+            let known = |digit: char| {
+                digit
+                    .to_digit(10)
+                    .is_some_and(|d| (d as usize) < groups.max(1))
+            };
+            match after {
+                None | Some(Some('\\')) => {}
+                Some(Some(digit)) if known(digit) => {}
+                Some(found) => {
+                    let what = found.map(String::from).unwrap_or_default();
+                    let text = format!("\\{what} is no group of the expression");
+                    self.error(path, Code::Invalid, text);
+                    return;
+                }
+            }
+        }
+    }
+
     /// Conditions on headers; an empty one asks for presence.
     pub(crate) fn header_matches(
         &mut self,
@@ -169,7 +193,15 @@ impl<S> Notes<'_, S> {
         let mut matches = BTreeMap::new();
         for (name, spec) in specs {
             let path = path.key(name);
+            if name.starts_with('@') {
+                let text = format!("{name} is known, but not supported in this version");
+                let hint = "routes do not look into tokens; policies do";
+                self.hint(&path, Code::Unsupported, text, hint);
+                continue;
+            }
             let empty = spec.exact.is_none() && spec.prefix.is_none() && spec.regex.is_none();
+            // Istio reads the expression `*`, which is none, as "is there".
+            let empty = empty || spec.regex.as_deref() == Some("*");
             let value = match empty {
                 true => Some(HeaderMatch::Present),
                 false => self.string_match(&path, spec).map(HeaderMatch::Value),
@@ -200,7 +232,7 @@ impl<S> Notes<'_, S> {
                 if http::HeaderValue::from_str(value).is_err() {
                     self.error(&path, Code::Invalid, "not the value of a header");
                 }
-                into.insert(name.to_ascii_lowercase(), value.clone());
+                into.insert(name.to_ascii_lowercase(), self.literal(&path, value));
             }
         }
         for (n, name) in spec.remove.iter().enumerate() {
@@ -208,6 +240,17 @@ impl<S> Notes<'_, S> {
             ops.remove.push(name.to_ascii_lowercase());
         }
         ops
+    }
+
+    /// Envoy would put something in the place of `%…%`; `%%` is a percent sign.
+    fn literal(&mut self, path: &Path, value: &str) -> String {
+        let plain = value.replace("%%", "");
+        if plain.contains('%') {
+            let text =
+                "values that Envoy makes from %…% are known, but not supported in this version";
+            self.hint(path, Code::Unsupported, text, "write %% for a percent sign");
+        }
+        value.replace("%%", "%")
     }
 
     pub(crate) fn header_name(&mut self, path: &Path, name: &str) {

@@ -54,6 +54,12 @@ pub struct Route {
     pub request_headers: HeaderOps,
     /// Changes to the response's headers.
     pub response_headers: HeaderOps,
+    /// Who may read answers across origins.
+    #[serde(default)]
+    pub cors: Option<CorsPolicy>,
+    /// Who gets copies of requests.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
 }
 
 impl Route {
@@ -67,20 +73,16 @@ impl Route {
             retries: RetryPolicy::default(),
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
+            cors: None,
+            mirrors: Vec::new(),
         }
     }
 
     /// Forwards every request to one port of one service.
     pub fn to(service: ServiceName, port: u16) -> Self {
         Self::new(RouteAction::Forward {
-            destinations: vec![Destination {
-                service,
-                subset: None,
-                port,
-                weight: 100,
-            }],
-            rewrite_uri: None,
-            rewrite_authority: None,
+            destinations: vec![Destination::new(service, port)],
+            rewrite: Rewrite::default(),
         })
     }
 }
@@ -93,27 +95,62 @@ pub enum RouteAction {
     Forward {
         /// Where to, with weights.
         destinations: Vec<Destination>,
-        /// Replaces the matched prefix (or the whole path, for other matches).
-        rewrite_uri: Option<String>,
-        /// Replaces the authority.
-        rewrite_authority: Option<String>,
+        /// Changes to path and authority.
+        #[serde(default)]
+        rewrite: Rewrite,
     },
     /// Answer with a redirect.
-    Redirect {
-        /// New path, if it changes.
-        uri: Option<String>,
-        /// New authority, if it changes.
-        authority: Option<String>,
-        /// Status, 301 by default.
-        code: u16,
-    },
+    Redirect(Redirect),
     /// Answer at once.
     Respond {
         /// Status.
         status: u16,
         /// Body, at most 1 MiB.
-        body: String,
+        body: Vec<u8>,
     },
+}
+
+/// Changes to what is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rewrite {
+    /// The path's.
+    pub path: Option<PathRewrite>,
+    /// Replaces the authority.
+    pub authority: Option<String>,
+}
+
+/// How a path is changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathRewrite {
+    /// Replaces the matched prefix, or the whole path for other matches.
+    Matched(String),
+    /// Replaces the whole path.
+    Full(String),
+    /// Replaces whatever the expression finds; the substitution may name groups as `\1`.
+    Regex {
+        /// RE2 expression.
+        pattern: String,
+        /// What stands in its place.
+        substitution: String,
+    },
+}
+
+/// A redirect: what is not named stays as the caller had it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Redirect {
+    /// New scheme.
+    pub scheme: Option<String>,
+    /// New authority.
+    pub authority: Option<String>,
+    /// New port; none that is the scheme's own is written.
+    pub port: Option<u16>,
+    /// New path; the query stays unless the path has one.
+    pub path: Option<PathRewrite>,
+    /// Status: 301, 302, 303, 307 or 308.
+    pub code: u16,
 }
 
 /// A weighted destination.
@@ -127,6 +164,62 @@ pub struct Destination {
     pub port: u16,
     /// Share, relative to the sum of all.
     pub weight: u32,
+    /// Changes to headers of what goes there and comes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Box<DestinationHeaders>>,
+}
+
+impl Destination {
+    /// A port of a service as a whole.
+    pub fn new(service: ServiceName, port: u16) -> Self {
+        Self {
+            service,
+            subset: None,
+            port,
+            weight: 100,
+            headers: None,
+        }
+    }
+}
+
+/// Changes to headers for one of several destinations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DestinationHeaders {
+    /// The request's.
+    pub request: HeaderOps,
+    /// The response's.
+    pub response: HeaderOps,
+}
+
+/// A destination that gets copies of requests; nobody waits for its answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirror {
+    /// Where to; its weight says nothing.
+    pub to: Destination,
+    /// How many of a million requests.
+    pub per_million: u32,
+}
+
+/// Cross-origin resource sharing, with Envoy's meaning
+/// (<https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/cors_filter>).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CorsPolicy {
+    /// Origins that are allowed; the exact `*` allows all.
+    pub allow_origins: Vec<StringMatch>,
+    /// `Access-Control-Allow-Methods`.
+    pub allow_methods: Vec<String>,
+    /// `Access-Control-Allow-Headers`.
+    pub allow_headers: Vec<String>,
+    /// `Access-Control-Expose-Headers`.
+    pub expose_headers: Vec<String>,
+    /// `Access-Control-Max-Age`.
+    pub max_age: Option<Duration>,
+    /// `Access-Control-Allow-Credentials`.
+    pub allow_credentials: bool,
+    /// Whether preflights of other origins are answered here, without permission, instead of being forwarded.
+    pub ignore_unmatched_preflights: bool,
 }
 
 /// Where TLS that the proxy does not end goes. The narrowest name wins: exact, then the longest suffix, then `*`.
@@ -160,6 +253,26 @@ pub struct RouteMatch {
     pub without_headers: BTreeMap<String, HeaderMatch>,
     /// Query parameters that must match.
     pub query_params: BTreeMap<String, HeaderMatch>,
+    /// Name under which requests that matched are counted.
+    pub stat_prefix: Option<String>,
+}
+
+impl RouteMatch {
+    /// Whether every request matches: no condition but a path that any has (Istio's "catch all").
+    pub fn is_catch_all(&self) -> bool {
+        let any_path = match &self.uri {
+            None => true,
+            Some(StringMatch::Prefix(p) | StringMatch::PathPrefix(p)) => p == "/",
+            Some(StringMatch::Regex(r)) => r == ".*",
+            Some(StringMatch::Exact(_)) => false,
+        };
+        let no_text = self.scheme.is_none() && self.method.is_none() && self.authority.is_none();
+        any_path
+            && no_text
+            && self.headers.is_empty()
+            && self.without_headers.is_empty()
+            && self.query_params.is_empty()
+    }
 }
 
 /// A condition on a header or query parameter.
@@ -180,6 +293,8 @@ pub enum StringMatch {
     Exact(String),
     /// Starts with.
     Prefix(String),
+    /// Starts with these path elements: `/a` has `/a` and `/a/b`, not `/ab` (Gateway API's `PathPrefix`).
+    PathPrefix(String),
     /// The whole value matches this RE2 expression; `control` has checked that it compiles.
     Regex(String),
 }
@@ -212,7 +327,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Header changes: set, then add, then remove.
+/// Header changes: remove, then set, then add, as Envoy does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HeaderOps {

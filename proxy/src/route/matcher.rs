@@ -1,16 +1,16 @@
 //! One route's conditions, compiled.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use http::{HeaderMap, HeaderName};
 use reeve_core::model::{HeaderMatch, RouteMatch, StringMatch};
 use regex::{Regex, RegexBuilder};
 
 use super::RouteError;
-use crate::query;
+use crate::{query, shadow};
 
 /// Bound on one compiled expression, in bytes.
-const MAX_REGEX_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_REGEX_BYTES: usize = 1024 * 1024;
 
 /// What of a request is matched on.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,21 @@ pub(crate) struct Matcher {
     headers: Vec<(HeaderName, ValueMatcher)>,
     without_headers: Vec<(HeaderName, ValueMatcher)>,
     query: Vec<(String, ValueMatcher)>,
+    /// The name under which what matched is counted.
+    pub(super) stat_prefix: Option<Arc<str>>,
+}
+
+/// What a request must have at least to match; an index finds routes by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key<'m> {
+    /// This path.
+    Exact(&'m str),
+    /// A path that begins so.
+    Prefix(&'m str),
+    /// This value of this header.
+    Header(&'m HeaderName, &'m str),
+    /// Nothing that helps.
+    Any,
 }
 
 impl Matcher {
@@ -64,7 +79,23 @@ impl Matcher {
             headers: compile_headers(&rule.headers, route)?,
             without_headers: compile_headers(&rule.without_headers, route)?,
             query: compile_query(&rule.query_params, route)?,
+            stat_prefix: rule.stat_prefix.as_deref().map(Into::into),
         })
+    }
+
+    /// What to find it by.
+    pub(super) fn key(&self) -> Key<'_> {
+        match &self.uri {
+            Some(TextMatcher::Exact(path, Case::Sensitive)) => return Key::Exact(path),
+            Some(TextMatcher::Prefix(prefix, Case::Sensitive)) => return Key::Prefix(prefix),
+            Some(TextMatcher::Elements(prefix, Case::Sensitive)) => return Key::Prefix(prefix),
+            Some(_) | None => {}
+        }
+        let exact = self.headers.iter().find_map(|(name, m)| match m {
+            ValueMatcher::Value(TextMatcher::Exact(value, Case::Sensitive)) => Some((name, value)),
+            ValueMatcher::Present | ValueMatcher::Value(_) => None,
+        });
+        exact.map_or(Key::Any, |(name, value)| Key::Header(name, value))
     }
 
     /// Whether every condition holds.
@@ -73,12 +104,15 @@ impl Matcher {
         let header = |(name, m): &(HeaderName, ValueMatcher)| {
             m.holds(joined(request.headers, name).as_deref())
         };
+        let taboo = |(name, m): &(HeaderName, ValueMatcher)| {
+            m.holds_or_empty(joined(request.headers, name).as_deref())
+        };
         text(&self.uri, request.path)
             && text(&self.scheme, request.scheme)
             && text(&self.method, request.method)
             && text(&self.authority, request.authority)
             && self.headers.iter().all(header)
-            && !self.without_headers.iter().any(header)
+            && !self.without_headers.iter().any(taboo)
             && self.query.iter().all(|(name, m)| {
                 let value = request.query.and_then(|q| query::first(q, name));
                 m.holds(value.as_deref())
@@ -88,7 +122,9 @@ impl Matcher {
     /// The part of `path` that a prefix match took, which a rewrite replaces; the whole path for other matches.
     pub(crate) fn matched_part<'p>(&self, path: &'p str) -> &'p str {
         match &self.uri {
-            Some(TextMatcher::Prefix(prefix, _)) => path.get(..prefix.len()).unwrap_or(path),
+            Some(TextMatcher::Prefix(prefix, _) | TextMatcher::Elements(prefix, _)) => {
+                path.get(..prefix.len()).unwrap_or(path)
+            }
             _ => path,
         }
     }
@@ -122,8 +158,12 @@ pub(super) fn header_name(text: &str, route: &str) -> Result<HeaderName, RouteEr
     })
 }
 
-/// Every value of a header, joined with commas (as Envoy matches it); `None` if it is absent or not text.
-fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
+/// Every value of a header, joined with commas (as Envoy matches it); `None` if it is absent or not text. Whether a
+/// request is shadow traffic is told by its trace, as if there were a header.
+pub(super) fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
+    if *name == shadow::HEADER {
+        return shadow::is_marked(headers).then_some(Cow::Borrowed("true"));
+    }
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.to_str().ok()?;
     let mut joined = Cow::Borrowed(first);
@@ -157,26 +197,43 @@ impl ValueMatcher {
             Self::Value(m) => value.is_some_and(|value| m.holds(value)),
         }
     }
+
+    /// The same of something that must not match: what is absent counts as empty there, as in Istio.
+    fn holds_or_empty(&self, value: Option<&str>) -> bool {
+        match self {
+            Self::Present => value.is_some(),
+            Self::Value(m) => m.holds(value.unwrap_or_default()),
+        }
+    }
 }
 
+/// Whether case counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Case {
+pub(super) enum Case {
     Sensitive,
     Ignored,
 }
 
+/// A compiled [`StringMatch`].
 #[derive(Debug)]
-enum TextMatcher {
+pub(super) enum TextMatcher {
     Exact(String, Case),
     Prefix(String, Case),
+    /// Without a slash at its end.
+    Elements(String, Case),
     Regex(Regex),
 }
 
 impl TextMatcher {
-    fn compile(rule: &StringMatch, case: Case, route: &str) -> Result<Self, RouteError> {
+    /// Compiles `rule`, which stands in the route named `route`.
+    pub(super) fn compile(rule: &StringMatch, case: Case, route: &str) -> Result<Self, RouteError> {
         match rule {
             StringMatch::Exact(text) => Ok(Self::Exact(text.clone(), case)),
             StringMatch::Prefix(text) => Ok(Self::Prefix(text.clone(), case)),
+            StringMatch::PathPrefix(text) => {
+                let bare = text.strip_suffix('/').unwrap_or(text);
+                Ok(Self::Elements(bare.to_owned(), case))
+            }
             StringMatch::Regex(pattern) => RegexBuilder::new(&format!(r"\A(?:{pattern})\z"))
                 .size_limit(MAX_REGEX_BYTES)
                 .build()
@@ -189,7 +246,8 @@ impl TextMatcher {
         }
     }
 
-    fn holds(&self, value: &str) -> bool {
+    /// Whether `value` matches.
+    pub(super) fn holds(&self, value: &str) -> bool {
         match self {
             Self::Exact(text, Case::Sensitive) => value == text,
             Self::Exact(text, Case::Ignored) => value.eq_ignore_ascii_case(text),
@@ -197,6 +255,15 @@ impl TextMatcher {
             Self::Prefix(prefix, Case::Ignored) => value
                 .get(..prefix.len())
                 .is_some_and(|start| start.eq_ignore_ascii_case(prefix)),
+            Self::Elements(prefix, case) => {
+                let start = value.get(..prefix.len());
+                let same = start.is_some_and(|start| match case {
+                    Case::Sensitive => start == prefix,
+                    Case::Ignored => start.eq_ignore_ascii_case(prefix),
+                });
+                let rest = value.get(prefix.len()..).unwrap_or_default();
+                same && (rest.is_empty() || rest.starts_with('/'))
+            }
             Self::Regex(regex) => regex.is_match(value),
         }
     }

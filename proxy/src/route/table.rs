@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foldhash::HashMap;
 use rand::Rng;
 use reeve_core::{
@@ -9,15 +10,21 @@ use reeve_core::{
     model::{Destination, Route, RouteAction, RouteTable, VirtualHost},
 };
 
-use super::{HeaderEdits, RequestView, RetryOn, RouteError, matcher::Matcher};
+use super::{
+    Cors, HeaderEdits, RequestView, RetryOn, RouteError, index::RouteIndex, matcher::Matcher,
+    path_edit::PathEdit,
+};
 
 /// A compiled [`RouteTable`].
 #[derive(Debug)]
 pub(crate) struct Table {
-    hosts: Vec<Host>,
+    hosts: Vec<Arc<Host>>,
     exact: HashMap<String, usize>,
-    /// (suffix with its dot, host), longest first.
-    suffixes: Vec<(String, usize)>,
+    /// Suffix with its dot → host.
+    suffixes: HashMap<String, usize>,
+    longest_suffix: usize,
+    /// Suffixes that begin within a name, which nobody should need.
+    odd_suffixes: Vec<(String, usize)>,
     any: Option<usize>,
 }
 
@@ -27,6 +34,9 @@ pub(crate) struct Host {
     /// For people.
     pub(crate) name: String,
     routes: Vec<Arc<CompiledRoute>>,
+    index: Option<RouteIndex>,
+    /// What it was compiled from.
+    source: VirtualHost,
 }
 
 /// A compiled [`Route`].
@@ -42,7 +52,21 @@ pub(crate) struct CompiledRoute {
     pub(crate) request_edits: HeaderEdits,
     /// Changes to the response's headers.
     pub(crate) response_edits: HeaderEdits,
+    /// Changes to headers of what goes to one of several destinations, by the destination's place among them.
+    pub(crate) destination_edits: Vec<Option<DestinationEdits>>,
+    /// Who may read answers across origins.
+    pub(crate) cors: Option<Cors>,
+    /// The body of a route that answers by itself.
+    pub(crate) answer: Bytes,
+    path: Option<PathEdit>,
     matchers: Vec<Matcher>,
+}
+
+/// Changes to headers for one destination, before the route's own.
+#[derive(Debug)]
+pub(crate) struct DestinationEdits {
+    pub(crate) request: HeaderEdits,
+    pub(crate) response: HeaderEdits,
 }
 
 /// What matching found.
@@ -52,43 +76,59 @@ pub(crate) enum Found<'t> {
     NoHost,
     /// The virtual host has no route for this request.
     NoRoute(&'t Host),
-    /// This route; `rewritten` is the path after the route's rewrite, if it has one.
+    /// This route.
     Route {
         host: &'t Host,
         route: &'t Arc<CompiledRoute>,
         index: usize,
-        rewritten: Option<String>,
+        taken: Taken,
     },
 }
 
+/// How a route was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// The path after the route's rewrite, or of its redirect, if it has one.
+    pub(crate) path: Option<String>,
+    /// The name under which the request is counted.
+    pub(crate) stat_prefix: Option<Arc<str>>,
+}
+
 impl Table {
-    /// Compiles `table`.
-    pub(crate) fn compile(table: &RouteTable) -> Result<Self, RouteError> {
+    /// Compiles `table`, keeping virtual hosts of `before` that are the same.
+    pub(crate) fn compile(table: &RouteTable, before: Option<&Self>) -> Result<Self, RouteError> {
         let mut compiled = Self {
-            hosts: Vec::new(),
+            hosts: Vec::with_capacity(table.virtual_hosts.len()),
             exact: HashMap::default(),
-            suffixes: Vec::new(),
+            suffixes: HashMap::default(),
+            longest_suffix: 0,
+            odd_suffixes: Vec::new(),
             any: None,
         };
         for host in &table.virtual_hosts {
-            compiled.add(host, &table.name.0)?;
+            compiled.add(host, &table.name.0, before)?;
         }
-        compiled
-            .suffixes
-            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        let lengths = compiled.suffixes.keys().map(String::len);
+        compiled.longest_suffix = lengths.max().unwrap_or_default();
         Ok(compiled)
     }
 
-    fn add(&mut self, host: &VirtualHost, table: &str) -> Result<(), RouteError> {
+    fn add(
+        &mut self,
+        host: &VirtualHost,
+        table: &str,
+        before: Option<&Self>,
+    ) -> Result<(), RouteError> {
         let index = self.hosts.len();
         for domain in &host.domains {
             let domain = domain.to_ascii_lowercase();
             let doubled = if domain == "*" {
                 self.any.replace(index).is_some()
             } else if let Some(suffix) = domain.strip_prefix('*') {
-                let doubled = self.suffixes.iter().any(|(known, _)| known == suffix);
-                self.suffixes.push((suffix.to_owned(), index));
-                doubled
+                if !suffix.starts_with('.') {
+                    self.odd_suffixes.push((suffix.to_owned(), index));
+                }
+                self.suffixes.insert(suffix.to_owned(), index).is_some()
             } else {
                 self.exact.insert(domain.clone(), index).is_some()
             };
@@ -97,14 +137,30 @@ impl Table {
                 return Err(RouteError::DuplicateDomain { table, domain });
             }
         }
-        let routes = host.routes.iter().enumerate();
-        self.hosts.push(Host {
-            name: host.name.clone(),
-            routes: routes
-                .map(|(at, route)| CompiledRoute::compile(route, &host.name, at).map(Arc::new))
-                .collect::<Result<_, _>>()?,
+        let known = before.and_then(|before| before.same(host));
+        self.hosts.push(match known {
+            Some(known) => known.clone(),
+            None => Arc::new(Host::compile(host)?),
         });
         Ok(())
+    }
+
+    /// Which virtual hosts are the very same as `other`'s, one by one.
+    #[cfg(test)]
+    pub(crate) fn shares_with(&self, other: &Self) -> Vec<bool> {
+        let both = self.hosts.iter().zip(&other.hosts);
+        both.map(|(one, two)| Arc::ptr_eq(one, two)).collect()
+    }
+
+    /// The host compiled from the same.
+    fn same(&self, host: &VirtualHost) -> Option<&Arc<Host>> {
+        let domain = host.domains.first()?.to_ascii_lowercase();
+        let at = match domain.strip_prefix('*') {
+            Some("") => self.any.as_ref(),
+            Some(suffix) => self.suffixes.get(suffix),
+            None => self.exact.get(&domain),
+        };
+        self.hosts.get(*at?).filter(|known| known.source == *host)
     }
 
     /// Finds the route for `request`. At an address that stands for a service, an authority that no virtual host
@@ -136,30 +192,67 @@ impl Table {
         let bare = without_port(authority);
         let exact = self.exact.get(authority).or_else(|| self.exact.get(bare));
         let by_suffix = || {
-            let ends = |(suffix, _): &&(String, usize)| {
-                let ends =
-                    |text: &str| text.len() > suffix.len() && text.ends_with(suffix.as_str());
-                ends(authority) || ends(bare)
-            };
-            self.suffixes.iter().find(ends).map(|(_, index)| index)
+            let found = [self.by_suffix(authority), self.by_suffix(bare)];
+            let longest = found
+                .into_iter()
+                .flatten()
+                .max_by_key(|(length, _)| *length);
+            longest.map(|(_, index)| index)
         };
-        exact.or_else(by_suffix).copied()
+        exact.copied().or_else(by_suffix)
+    }
+
+    /// The longest suffix of `text` that is known, with something before it: its length, and the host. Suffixes begin
+    /// with a dot, and none is looked for that is longer than all that are known.
+    fn by_suffix(&self, text: &str) -> Option<(usize, usize)> {
+        let shortest_rest = text.len().saturating_sub(self.longest_suffix).max(1);
+        let (_, tail) = text.split_at_checked(shortest_rest)?;
+        let dots = tail.match_indices('.').map(|(at, _)| at);
+        let mut suffixes = dots.filter_map(|at| tail.get(at..));
+        let usual = suffixes.find_map(|suffix| Some((suffix.len(), *self.suffixes.get(suffix)?)));
+        let odd = self.odd_suffixes.iter();
+        let odd =
+            odd.filter(|(suffix, _)| text.len() > suffix.len() && text.ends_with(suffix.as_str()));
+        let odd = odd.map(|(suffix, index)| (suffix.len(), *index));
+        odd.chain(usual).max_by_key(|(length, _)| *length)
     }
 }
 
 impl Host {
+    fn compile(host: &VirtualHost) -> Result<Self, RouteError> {
+        let routes = host.routes.iter().enumerate();
+        let routes: Vec<_> = routes
+            .map(|(at, route)| CompiledRoute::compile(route, &host.name, at).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let keys = routes.iter().map(|route| route.keys());
+        Ok(Self {
+            name: host.name.clone(),
+            index: RouteIndex::build(keys),
+            routes,
+            source: host.clone(),
+        })
+    }
+
     fn find(&self, request: &RequestView<'_>) -> Found<'_> {
-        for (index, route) in self.routes.iter().enumerate() {
-            if let Some(rewritten) = route.accepts(request) {
-                return Found::Route {
-                    host: self,
-                    route,
-                    index,
-                    rewritten,
-                };
+        let found = match &self.index {
+            Some(index) => index.first(request.path, request.headers, |at| {
+                self.routes.get(at)?.accepts(request)
+            }),
+            None => {
+                let mut all = self.routes.iter().enumerate();
+                all.find_map(|(at, route)| Some((at, route.accepts(request)?)))
             }
+        };
+        let route = found.and_then(|(at, taken)| Some((at, taken, self.routes.get(at)?)));
+        match route {
+            Some((index, taken, route)) => Found::Route {
+                host: self,
+                route,
+                index,
+                taken,
+            },
+            None => Found::NoRoute(self),
         }
-        Found::NoRoute(self)
     }
 }
 
@@ -169,14 +262,86 @@ impl CompiledRoute {
         let name = format!("{short} of {host}");
         check_action(&rule.action, &name)?;
         let matchers = rule.matches.iter().map(|m| Matcher::compile(m, &name));
-        Ok(Self {
+        let path = match &rule.action {
+            RouteAction::Forward { rewrite, .. } => rewrite.path.as_ref(),
+            RouteAction::Redirect(redirect) => redirect.path.as_ref(),
+            RouteAction::Respond { .. } => None,
+        };
+        let mut compiled = Self {
             name: format!("{host}/{short}").into(),
             matchers: matchers.collect::<Result<_, _>>()?,
             retry: RetryOn::compile(&rule.retries),
             request_edits: HeaderEdits::compile(&rule.request_headers, &name)?,
             response_edits: HeaderEdits::compile(&rule.response_headers, &name)?,
+            destination_edits: Vec::new(),
+            cors: rule
+                .cors
+                .as_ref()
+                .map(|c| Cors::compile(c, &name))
+                .transpose()?,
+            answer: match &rule.action {
+                RouteAction::Respond { body, .. } => Bytes::copy_from_slice(body),
+                RouteAction::Forward { .. } | RouteAction::Redirect(_) => Bytes::new(),
+            },
+            path: path.map(|p| PathEdit::compile(p, &name)).transpose()?,
             rule: rule.clone(),
-        })
+        };
+        compiled.compile_destinations(&name)?;
+        Ok(compiled)
+    }
+
+    /// Istio writes a single destination's changes after the route's; Envoy applies those of one of several before.
+    fn compile_destinations(&mut self, name: &str) -> Result<(), RouteError> {
+        let RouteAction::Forward { destinations, .. } = &self.rule.action else {
+            return Ok(());
+        };
+        if destinations.iter().all(|d| d.headers.is_none()) {
+            return Ok(());
+        }
+        let compile = |d: &Destination| {
+            let headers = d.headers.as_deref();
+            let edits = |h: &reeve_core::model::DestinationHeaders| {
+                Ok(DestinationEdits {
+                    request: HeaderEdits::compile(&h.request, name)?,
+                    response: HeaderEdits::compile(&h.response, name)?,
+                })
+            };
+            headers.map(edits).transpose()
+        };
+        let mut edits: Vec<_> = destinations.iter().map(compile).collect::<Result<_, _>>()?;
+        if let [only] = edits.as_mut_slice()
+            && let Some(only) = only.take()
+        {
+            let own = std::mem::take(&mut self.request_edits);
+            self.request_edits = own.and(only.request);
+            let own = std::mem::take(&mut self.response_edits);
+            self.response_edits = own.and(only.response);
+        } else {
+            self.destination_edits = edits;
+        }
+        Ok(())
+    }
+
+    /// What an index finds it by.
+    fn keys(&self) -> Vec<super::matcher::Key<'_>> {
+        match self.matchers.as_slice() {
+            [] => vec![super::matcher::Key::Any],
+            matchers => matchers.iter().map(Matcher::key).collect(),
+        }
+    }
+
+    /// The destination's changes to headers, where they are not the route's.
+    pub(crate) fn edits_of(&self, destination: &Destination) -> Option<&DestinationEdits> {
+        let RouteAction::Forward { destinations, .. } = &self.rule.action else {
+            return None;
+        };
+        if self.destination_edits.is_empty() {
+            return None;
+        }
+        let at = destinations
+            .iter()
+            .position(|d| std::ptr::eq(d, destination))?;
+        self.destination_edits.get(at)?.as_ref()
     }
 
     /// A route to one service and nothing more: what an address that stands for a service does by itself.
@@ -190,43 +355,29 @@ impl CompiledRoute {
             retry: RetryOn::compile(&rule.retries),
             request_edits: HeaderEdits::default(),
             response_edits: HeaderEdits::default(),
+            destination_edits: Vec::new(),
+            cors: None,
+            answer: Bytes::new(),
+            path: None,
             matchers: Vec::new(),
             rule,
         }
     }
 
-    /// `None`: does not match. `Some(rewritten path, if any)`: matches.
-    #[expect(clippy::option_option, reason = "no match, match, match with rewrite")]
-    fn accepts(&self, request: &RequestView<'_>) -> Option<Option<String>> {
-        let matched = if self.matchers.is_empty() {
-            request.path
-        } else {
-            let matcher = self.matchers.iter().find(|m| m.holds(request))?;
-            matcher.matched_part(request.path)
+    /// Whether it takes the request, and how.
+    fn accepts(&self, request: &RequestView<'_>) -> Option<Taken> {
+        let matcher = match self.matchers.as_slice() {
+            [] => None,
+            matchers => Some(matchers.iter().find(|m| m.holds(request))?),
         };
-        let RouteAction::Forward {
-            rewrite_uri: Some(to),
-            ..
-        } = &self.rule.action
-        else {
-            return Some(None);
-        };
-        let rest = request.path.get(matched.len()..).unwrap_or_default();
-        Some(Some(rewrite(to, rest)))
-    }
-}
-
-/// Joins a rewrite with what follows the matched prefix; one slash where both have one.
-fn rewrite(to: &str, rest: &str) -> String {
-    let rest = match rest.strip_prefix('/') {
-        Some(bare) if to.ends_with('/') => bare,
-        _ => rest,
-    };
-    let path = format!("{to}{rest}");
-    if path.starts_with('/') {
-        path
-    } else {
-        format!("/{path}")
+        let path = self.path.as_ref().map(|edit| {
+            let matched = matcher.map_or(request.path, |m| m.matched_part(request.path));
+            edit.apply(request.path, matched)
+        });
+        Some(Taken {
+            path,
+            stat_prefix: matcher.and_then(|m| m.stat_prefix.clone()),
+        })
     }
 }
 
@@ -245,7 +396,7 @@ fn check_action(action: &RouteAction, route: &str) -> Result<(), RouteError> {
                 .then_some(())
                 .ok_or(RouteError::NoWeight { route })
         }
-        RouteAction::Redirect { code, .. } => status(*code),
+        RouteAction::Redirect(redirect) => status(redirect.code),
         RouteAction::Respond { status: code, .. } => status(*code),
     }
 }

@@ -6,19 +6,20 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use reeve_core::{
     ServiceName,
     model::{
-        Destination, HeaderMatch, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
-        RouteTableName, StringMatch, VirtualHost,
+        Destination, HeaderMatch, HeaderOps, PathRewrite, RetryPolicy, Route, RouteAction,
+        RouteMatch, RouteTable, RouteTableName, StringMatch, VirtualHost,
     },
 };
 
 use super::*;
 
+mod actions;
+mod lookup;
+
 fn to(weight: u32) -> Destination {
     Destination {
-        service: "a.default.svc.cluster.local".parse().unwrap(),
-        subset: None,
-        port: 80,
         weight,
+        ..Destination::new("a.default.svc.cluster.local".parse().unwrap(), 80)
     }
 }
 
@@ -39,10 +40,12 @@ fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
 }
 
 fn compile(virtual_hosts: Vec<VirtualHost>) -> Result<Table, RouteError> {
-    Table::compile(&RouteTable {
-        name: RouteTableName("t".to_owned()),
+    let name = RouteTableName("t".to_owned());
+    let table = RouteTable {
+        name,
         virtual_hosts,
-    })
+    };
+    Table::compile(&table, None)
 }
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -72,12 +75,12 @@ fn found(table: &Table, request: &RequestView<'_>, service: Option<&(ServiceName
         Found::NoHost => "-".to_owned(),
         Found::NoRoute(host) => format!("{}/-", host.name),
         Found::Route {
-            host,
-            route,
-            rewritten,
-            ..
+            host, route, taken, ..
         } => {
-            let rewritten = rewritten.map(|path| format!(" {path}")).unwrap_or_default();
+            let rewritten = taken
+                .path
+                .map(|path| format!(" {path}"))
+                .unwrap_or_default();
             format!(
                 "{}/{}{rewritten}",
                 host.name,
@@ -318,8 +321,8 @@ fn a_rewrite_replaces_the_matched_prefix_or_the_whole_path() {
         (vec![], "/new", "/old/x", "/new"),
     ] {
         let mut rule = route("r", matches);
-        if let RouteAction::Forward { rewrite_uri, .. } = &mut rule.action {
-            *rewrite_uri = Some(to_uri.to_owned());
+        if let RouteAction::Forward { rewrite, .. } = &mut rule.action {
+            rewrite.path = Some(PathRewrite::Matched(to_uri.to_owned()));
         }
         let table = compile(vec![host("h", &["h"], vec![rule])]).unwrap();
         let all = format!("h/r {expected}");
@@ -360,7 +363,7 @@ fn what_does_not_compile_is_refused() {
     let mut rule = route("r", vec![]);
     rule.action = RouteAction::Respond {
         status: 99,
-        body: String::new(),
+        body: Vec::new(),
     };
     assert!(matches!(one(rule), RouteError::Status { code: 99, .. }));
     let mut rule = route("r", vec![]);

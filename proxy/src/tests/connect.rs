@@ -261,7 +261,7 @@ async fn a_local_answer_and_an_http2_port_open_no_tunnel() {
     set_route(&mut client_config, |route| {
         route.action = RouteAction::Respond {
             status: 200,
-            body: "local".to_owned(),
+            body: b"local".to_vec(),
         };
     });
     client.apply(&client_config);

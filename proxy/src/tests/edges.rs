@@ -234,12 +234,7 @@ fn explain_tells_where_tls_goes_by_its_server_name() {
     workload.outbound[0].sni = vec![SniRoute {
         name: "default/shop".to_owned(),
         hosts: vec!["*.example.org".to_owned()],
-        destinations: vec![Destination {
-            service: service(),
-            subset: None,
-            port: PORT,
-            weight: 1,
-        }],
+        destinations: vec![Destination::new(service(), PORT)],
     }];
     config.workload = Arc::new(workload);
     let mut asked = question(Direction::Outbound, "/");

@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use reeve_core::model::{
-    Generation, MtlsMode, PathNormalization, Protocol, RouteAction, ServiceState,
+    Generation, MtlsMode, PathNormalization, PathRewrite, Protocol, Redirect, RouteAction,
+    ServiceState,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -328,14 +329,9 @@ async fn routes_rewrite_redirect_and_answer() {
     let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
     let mut client = mesh.client(Protocol::Http);
     set_route(&mut client, |route| {
-        if let RouteAction::Forward {
-            rewrite_uri,
-            rewrite_authority,
-            ..
-        } = &mut route.action
-        {
-            *rewrite_uri = Some("/new".to_owned());
-            *rewrite_authority = Some("other".to_owned());
+        if let RouteAction::Forward { rewrite, .. } = &mut route.action {
+            rewrite.path = Some(PathRewrite::Matched("/new".to_owned()));
+            rewrite.authority = Some("other".to_owned());
         }
         route
             .request_headers
@@ -359,11 +355,11 @@ async fn routes_rewrite_redirect_and_answer() {
     assert!(seen["headers"].get("x-gone").is_none());
 
     set_route(&mut client, |route| {
-        route.action = RouteAction::Redirect {
-            uri: Some("/x".into()),
-            authority: None,
+        route.action = RouteAction::Redirect(Redirect {
+            path: Some(PathRewrite::Full("/x".into())),
             code: 302,
-        };
+            ..Redirect::default()
+        });
     });
     side.apply(&client);
     let response = caller().request(get(mesh.url("/old"))).await.unwrap();
@@ -372,7 +368,7 @@ async fn routes_rewrite_redirect_and_answer() {
     set_route(&mut client, |route| {
         route.action = RouteAction::Respond {
             status: 418,
-            body: "\"tea\"".to_owned(),
+            body: b"\"tea\"".to_vec(),
         };
     });
     side.apply(&client);

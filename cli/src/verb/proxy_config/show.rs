@@ -303,6 +303,7 @@ fn pattern(found: &StringMatch) -> String {
     match found {
         StringMatch::Exact(text) => text.clone(),
         StringMatch::Prefix(text) => format!("{text}*"),
+        StringMatch::PathPrefix(text) => format!("{text}/*"),
         StringMatch::Regex(text) => format!("~{text}"),
     }
 }
@@ -317,7 +318,7 @@ fn action(route: &Route) -> String {
             let all: Vec<String> = destinations.iter().map(|d| destination(d, total)).collect();
             all.join(", ")
         }
-        RouteAction::Redirect { code, .. } => format!("redirect {code}"),
+        RouteAction::Redirect(redirect) => format!("redirect {}", redirect.code),
         RouteAction::Respond { status, .. } => format!("answer {status}"),
     }
 }

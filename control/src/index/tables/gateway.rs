@@ -157,7 +157,7 @@ impl<'i> Port<'i> {
             ended.push(self.server_tls(name, Vec::new(), ServerTlsMode::Mesh, &mesh, tables));
         }
         OutboundListener {
-            sni: sni::of_gateway(self.index, self.number, &passed),
+            sni: sni::of_gateway(self.index, self.workload, self.number, &passed),
             tls: ended,
             ..self.listener(bind, Protocol::Tls)
         }
@@ -240,6 +240,7 @@ impl<'i> Port<'i> {
             let key = (gateway.namespace.clone(), gateway.name.clone());
             let place = Place::Gateway {
                 gateway: &key,
+                workload: self.workload,
                 port: self.number,
             };
             let services = self.index.mesh.virtual_services.iter();

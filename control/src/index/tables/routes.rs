@@ -2,7 +2,7 @@
 
 use reeve_core::{
     Namespace,
-    model::{Destination, Route, RouteAction},
+    model::{Destination, Mirror, Route, RouteAction, RouteMatch},
 };
 
 use super::{Index, only_port};
@@ -19,6 +19,7 @@ pub(super) enum Place<'a> {
     },
     Gateway {
         gateway: &'a (Namespace, String),
+        workload: &'a LocalWorkload,
         port: u16,
     },
 }
@@ -30,17 +31,21 @@ impl Place<'_> {
         }
     }
 
+    /// As Istio decides it: gateways that are named count alone, else what the proxy's own workload is.
     pub(super) fn holds(&self, condition: &At) -> bool {
-        let anywhere = !condition.in_mesh && condition.gateways.is_empty();
-        let here = match self {
-            Self::Mesh { workload, .. } => {
-                let namespace = condition.source_namespace.as_deref();
-                (anywhere || condition.in_mesh)
-                    && is_subset(&condition.source_labels, &workload.labels)
-                    && namespace.is_none_or(|n| n == workload.namespace.as_str())
-            }
-            Self::Gateway { gateway, .. } => anywhere || condition.gateways.contains(gateway),
+        let named = condition.in_mesh || !condition.gateways.is_empty();
+        let (of_gateway, workload) = match self {
+            Self::Mesh { workload, .. } => (condition.in_mesh, workload),
+            Self::Gateway {
+                gateway, workload, ..
+            } => (condition.gateways.contains(gateway), workload),
         };
+        let namespace = condition.source_namespace.as_deref();
+        let of_source = || {
+            is_subset(&condition.source_labels, &workload.labels)
+                && namespace.is_none_or(|n| n == workload.namespace.as_str())
+        };
+        let here = if named { of_gateway } else { of_source() };
         here && condition.port.is_none_or(|p| p == self.port())
     }
 }
@@ -51,8 +56,20 @@ pub(super) fn routes(
     virtual_service: &VirtualService,
     place: &Place<'_>,
 ) -> Vec<Route> {
-    let rules = virtual_service.http.iter();
-    rules.filter_map(|rule| route(index, rule, place)).collect()
+    let mut routes = Vec::new();
+    for rule in &virtual_service.http {
+        let Some(route) = route(index, rule, place) else {
+            continue;
+        };
+        let takes_all =
+            route.matches.is_empty() || route.matches.iter().any(RouteMatch::is_catch_all);
+        routes.push(route);
+        if takes_all {
+            // What stands after it is never reached, also where other `VirtualService`s join in.
+            break;
+        }
+    }
+    routes
 }
 
 fn route(index: &Index<'_>, rule: &HttpRoute, place: &Place<'_>) -> Option<Route> {
@@ -60,54 +77,65 @@ fn route(index: &Index<'_>, rule: &HttpRoute, place: &Place<'_>) -> Option<Route
     if holding.is_empty() && !rule.matches.is_empty() {
         return None;
     }
+    let new = Route::new(action(index, rule, place.port())?);
+    let headers = rule.headers.clone().unwrap_or_default();
+    let mirrors = rule.mirrors.iter().flatten();
     Some(Route {
         name: rule.name.clone(),
         matches: holding.into_iter().map(|m| m.request.clone()).collect(),
-        timeout: rule.timeout,
-        retries: rule.retries.clone(),
-        request_headers: rule.request_headers.clone(),
-        response_headers: rule.response_headers.clone(),
-        ..Route::new(action(index, &rule.to, place.port()))
+        timeout: rule.timeout.flatten(),
+        retries: rule.retries.clone().unwrap_or(new.retries),
+        request_headers: headers.request,
+        response_headers: headers.response,
+        cors: rule.cors.clone(),
+        mirrors: mirrors
+            .map(|mirror| Mirror {
+                to: destination(index, &mirror.to, place.port()),
+                per_million: mirror.per_million,
+            })
+            .collect(),
+        ..new
     })
 }
 
-fn action(index: &Index<'_>, to: &RouteTo, listener: u16) -> RouteAction {
-    match to {
-        RouteTo::Forward {
-            to,
-            rewrite_uri,
-            rewrite_authority,
-        } => RouteAction::Forward {
+fn action(index: &Index<'_>, rule: &HttpRoute, listener: u16) -> Option<RouteAction> {
+    Some(match &rule.to {
+        RouteTo::Forward(to) => RouteAction::Forward {
             destinations: destinations(index, to, listener),
-            rewrite_uri: rewrite_uri.clone(),
-            rewrite_authority: rewrite_authority.clone(),
+            rewrite: rule.rewrite.clone().unwrap_or_default(),
         },
         RouteTo::Redirect {
-            uri,
-            authority,
-            code,
-        } => RouteAction::Redirect {
-            uri: uri.clone(),
-            authority: authority.clone(),
-            code: *code,
-        },
+            redirect,
+            request_port,
+        } => {
+            let mut redirect = redirect.clone();
+            if *request_port {
+                redirect.port = Some(listener);
+            }
+            RouteAction::Redirect(redirect)
+        }
         RouteTo::Respond { status, body } => RouteAction::Respond {
             status: *status,
             body: body.clone(),
         },
-    }
+        // Its delegate is not there.
+        RouteTo::Delegate(..) => return None,
+    })
 }
 
 /// Those that get anything, with their ports.
 pub(super) fn destinations(index: &Index<'_>, to: &[To], listener: u16) -> Vec<Destination> {
-    let destination = |t: &To| Destination {
-        service: t.service.clone(),
-        subset: t.subset.clone(),
-        port: t
-            .port
-            .unwrap_or_else(|| only_port(index, &t.service, listener)),
-        weight: t.weight,
-    };
     let some = to.iter().filter(|t| t.weight > 0);
-    some.map(destination).collect()
+    some.map(|t| destination(index, t, listener)).collect()
+}
+
+fn destination(index: &Index<'_>, to: &To, listener: u16) -> Destination {
+    let port = to.port;
+    Destination {
+        service: to.service.clone(),
+        subset: to.subset.clone(),
+        port: port.unwrap_or_else(|| only_port(index, &to.service, listener)),
+        weight: to.weight,
+        headers: to.headers.clone(),
+    }
 }

@@ -10,7 +10,7 @@ use super::{
     routes::{Place, destinations},
 };
 use crate::{
-    Service,
+    LocalWorkload, Service,
     mesh::{Gateway, GatewayServer, VirtualService},
 };
 
@@ -25,6 +25,7 @@ pub(super) fn of_service(index: &Index<'_>, service: &Service, place: &Place<'_>
 /// The routes of a gateway's port, within what its servers take.
 pub(super) fn of_gateway(
     index: &Index<'_>,
+    workload: &LocalWorkload,
     port: u16,
     servers: &[(&Gateway, &GatewayServer)],
 ) -> Vec<SniRoute> {
@@ -34,6 +35,7 @@ pub(super) fn of_gateway(
         let key = (gateway.namespace.clone(), gateway.name.clone());
         let place = Place::Gateway {
             gateway: &key,
+            workload,
             port,
         };
         let services = index.mesh.virtual_services.iter();

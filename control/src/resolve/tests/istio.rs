@@ -74,7 +74,7 @@ fn shares(mesh: &Mesh, host: &str) -> Vec<(String, Option<String>, u32)> {
         .virtual_services
         .iter()
         .find(|v| v.hosts.iter().any(|h| h == host));
-    let RouteTo::Forward { to, .. } = &found.expect("routed").http[0].to else {
+    let RouteTo::Forward(to) = &found.expect("routed").http[0].to else {
         panic!("not forwarded");
     };
     to.iter()
@@ -136,8 +136,13 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ),
         (
             "VirtualService",
-            "  hosts: [a]\n  http:\n    - mirror: {host: b}",
-            "8 spec.http[0].mirror",
+            "  hosts: [a]\n  http:\n    - match: [{headers: {'@request.auth.claims.sub': {exact: a}}}]",
+            "8 spec.http[0].match[0].headers.\"@request.auth.claims.sub\"",
+        ),
+        (
+            "VirtualService",
+            "  hosts: [a]\n  http:\n    - headers: {request: {set: {a: '%START_TIME%'}}}",
+            "8 spec.http[0].headers.request.set.a",
         ),
         (
             "VirtualService",

@@ -23,7 +23,14 @@ fn virtual_service() {
         ),
         (
             "hosts: []\nhttp:\n  - route: [{destination: {host: reviews}}]",
-            &["6 spec.hosts missing"],
+            &["6 spec.hosts unreachable?"],
+        ),
+        (
+            "hosts: []\ngateways: [a]\nhttp:\n  - route: [{destination: {host: reviews}}]",
+            &[
+                "6 spec.hosts missing",
+                "7 spec.gateways[0] unknown-reference?",
+            ],
         ),
         ("hosts: [reviews]", &["5 spec missing"]),
         (
