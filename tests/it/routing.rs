@@ -119,8 +119,9 @@ async fn ask(to: SocketAddr, call: &Call) -> Answer {
 }
 
 async fn metrics(mesh: &Mesh, instance: &str) -> String {
-    let scraped = Call::get("metrics", "/stats/prometheus").send(mesh.inbound(instance, 15020));
-    scraped.await.expect("metrics").text()
+    let call = Call::get("metrics", "/stats/prometheus");
+    let scraped = call.send(mesh.inbound(instance, 15020)).await;
+    scraped.expect("metrics").text()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
