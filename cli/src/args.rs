@@ -38,6 +38,8 @@ pub(crate) enum Verb {
     Config(verb::config::ConfigArgs),
     /// Explain where a request goes
     Route(verb::route::RouteArgs),
+    /// Move traffic from one version to another, as long as the new one does well
+    Rollout(verb::rollout::RolloutArgs),
     /// Evaluate, check and explain Cedar policies
     Policy(verb::policy::PolicyArgs),
     /// Verify JSON Web Tokens

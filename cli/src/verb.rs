@@ -14,6 +14,7 @@ pub(crate) mod mesh_api;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod proxy_config;
+pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod status;
@@ -45,6 +46,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Logs(args) => logs::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Route(args) => route::run(&args),
+        Verb::Rollout(args) => rollout::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Jwt(args) => jwt::run(&args),
         Verb::Audit(args) => audit::run(&args),

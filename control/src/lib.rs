@@ -18,6 +18,7 @@ mod kinds;
 mod mesh;
 mod resolve;
 mod source;
+mod split;
 
 use std::path::Path;
 
@@ -32,6 +33,7 @@ pub use mesh::{
     Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort, WorkloadPort,
     WorkloadRole,
 };
+pub use split::{Share, Split, SplitError, SplitQuery};
 
 /// The namespace of objects that name none.
 pub const DEFAULT_NAMESPACE: &str = "default";

@@ -22,6 +22,7 @@ mod protocols;
 mod proxy_config;
 mod refused_identity;
 mod resumption;
+mod rollout;
 mod rotation;
 mod routing;
 mod sidecar_crash;

@@ -67,7 +67,7 @@ async fn answer(args: &StatusArgs) -> Verdict {
 
 /// Which generation is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
+pub(super) enum Wanted {
     Latest,
     Number(Generation),
 }
@@ -86,7 +86,7 @@ impl Wanted {
 }
 
 /// Waits until the generation is in force everywhere; false if a proxy refused it or time ran out.
-async fn wait(api: &MeshApi, wanted: Wanted, limit: Duration) -> Result<bool, Problem> {
+pub(super) async fn wait(api: &MeshApi, wanted: Wanted, limit: Duration) -> Result<bool, Problem> {
     let deadline = Instant::now() + limit;
     loop {
         // A mesh process that is being restarted is waited for like a slow proxy.

@@ -9,7 +9,7 @@
 //! | `/body` | the request's body, streamed back |
 //! | `/grpc/*` | the body, and the trailer `grpc-status: 0` |
 //! | `/health` | 200; where `HEALTH_FLAPS` is a number of seconds, 503 for as many after as many of 200 |
-//! | any other | 200 |
+//! | any other | 200; 500 where `FAULTY` is set |
 //!
 //! Where `ECHO_LOG` names a file, a line with the `x-request-id` of each request and the instance is appended to it
 //! before the request is answered.
@@ -39,6 +39,7 @@ struct Echo {
     log: Option<fs::File>,
     started: Instant,
     flaps: Option<u64>,
+    faulty: bool,
 }
 
 /// Serves the echo.
@@ -55,6 +56,7 @@ pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
         version: env::var("VERSION").unwrap_or_default(),
         log,
         started: Instant::now(),
+        faulty: env::var_os("FAULTY").is_some(),
         flaps: env::var("HEALTH_FLAPS")
             .ok()
             .and_then(|text| text.parse().ok()),
@@ -89,6 +91,7 @@ async fn answer(echo: &Echo, call: Call) -> Reply {
             )]);
             body_back(call.into_body(), Some(status))
         }
+        _ if echo.faulty => json_reply(StatusCode::INTERNAL_SERVER_ERROR, &described),
         _ => json_reply(StatusCode::OK, &described),
     }
 }
