@@ -40,6 +40,8 @@ pub(crate) enum Verb {
     Route(verb::route::RouteArgs),
     /// Move traffic from one version to another, as long as the new one does well
     Rollout(verb::rollout::RolloutArgs),
+    /// Judge two versions on the same mirrored requests
+    Compare(verb::compare::CompareArgs),
     /// Evaluate, check and explain Cedar policies
     Policy(verb::policy::PolicyArgs),
     /// Verify JSON Web Tokens

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod ca;
+pub(crate) mod compare;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -47,6 +48,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Config(args) => config::run(&args),
         Verb::Route(args) => route::run(&args),
         Verb::Rollout(args) => rollout::run(&args),
+        Verb::Compare(args) => compare::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Jwt(args) => jwt::run(&args),
         Verb::Audit(args) => audit::run(&args),

@@ -162,3 +162,69 @@ async fn what_cannot_be_rolled_out_is_told_with_what_to_write() {
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
     assert!(outcome.stderr.contains("must grow"), "{outcome:?}");
 }
+
+/// Every request goes to v1, and a copy of it to v2.
+const MIRRORED: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: echo}
+spec:
+  hosts: [echo]
+  http:
+    - route: [{destination: {host: echo, subset: v1}}]
+      mirrors: [{destination: {host: echo, subset: v2}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec:
+  host: echo
+  subsets:
+    - {name: v1, labels: {version: v1}}
+    - {name: v2, labels: {version: v2}}
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_versions_are_judged_on_the_same_requests_and_twice_alike() {
+    let mut faulty = echo("echo-v2", "echo", "v2");
+    faulty["env"]["FAULTY"] = json!("1");
+    let mesh = Mesh::start(folder(faulty).with("echo.yaml", MIRRORED)).await;
+    let none = mesh.reeve(&["compare", "echo-v1", "echo-v2"]).await;
+    assert_eq!(none.code, Some(1), "{none:?}");
+    assert!(none.stdout.contains("too few to say"), "{none:?}");
+
+    let load = load(&mesh);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let sent = load.stop().await;
+    assert_eq!(sent.failed, 0, "{:?}", sent.failures);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let json = |a, b| ["compare", a, b, "--since", "60s", "-o", "json"];
+    let broken = mesh.reeve(&json("echo-v1", "echo-v2")).await;
+    assert_eq!(broken.code, Some(1), "{broken:?}");
+    let report = broken.json();
+    assert_eq!(report["verdict"], "fails_more", "{report:#}");
+    assert_eq!(report["mended"], 0);
+    let pairs = report["pairs"].as_u64().expect("pairs");
+    assert_eq!(report["broken"].as_u64(), Some(pairs), "{report:#}");
+    assert_eq!(report["statuses"]["200"]["500"].as_u64(), Some(pairs));
+    // Copies may be dropped when there is no room for them; no more than a few here.
+    assert!(pairs * 10 >= sent.ok * 9, "{pairs} of {}", sent.ok);
+
+    let mended = mesh.reeve_ok(&json("echo-v2", "echo-v1")).await.json();
+    assert_eq!(mended["verdict"], "fails_less", "{mended:#}");
+    let window = |end: &str| mended["window"][end].as_u64().expect("a time") / 1000;
+    let (since, until) = (
+        window("since").to_string(),
+        (window("until") + 1).to_string(),
+    );
+    let exact = ["--since", &since, "--until", &until];
+    let again = [&["compare", "echo-v2", "echo-v1", "-o", "json"][..], &exact].concat();
+    let first = mesh.reeve_ok(&again).await.json();
+    assert_eq!(
+        first,
+        mesh.reeve_ok(&again).await.json(),
+        "the same way twice"
+    );
+    println!("{pairs} pairs of {} requests", sent.ok);
+}
