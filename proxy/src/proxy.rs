@@ -315,6 +315,12 @@ impl Proxy {
         &self.shared.callers
     }
 
+    /// Those who do the work.
+    #[cfg(test)]
+    pub(crate) fn workers(&self) -> &WorkerSet {
+        &self.workers
+    }
+
     /// Compiles a configuration for [`Self::apply`], keeping what the one in force has already compiled of it.
     pub fn compile(&self, config: Arc<ProxyConfig>) -> Result<Snapshot, SnapshotError> {
         let before = self.shared.snapshot();
