@@ -352,6 +352,8 @@ pub enum EventKind {
     PlaintextRefused,
     /// A TLS handshake failed or the peer's certificate did not verify.
     HandshakeRefused,
+    /// A connection named no server that is known at its port.
+    NoRoute,
     /// An open connection or stream lost its permit and was ended.
     ConnectionClosed,
     /// A proxy or the mesh process started.

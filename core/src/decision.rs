@@ -311,6 +311,8 @@ pub enum Reason {
     NotEntitled,
     /// A captured connection to an address that stands for no service, under `REGISTRY_ONLY`.
     NotInRegistry,
+    /// No route leads anywhere: the server name in the caller's ClientHello is none that is served at this port.
+    NoRoute,
 }
 
 impl Reason {
@@ -329,6 +331,7 @@ impl Reason {
             Self::AmbiguousPath => "ambiguous_path",
             Self::NotEntitled => "not_entitled",
             Self::NotInRegistry => "not_in_registry",
+            Self::NoRoute => "no_route",
         }
     }
 }

@@ -8,10 +8,10 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{app_metrics, limits::HEADER_READ_TIMEOUT, proxy::Shared};
+use crate::{accepting::Accepting, app_metrics, limits::HEADER_READ_TIMEOUT, proxy::Shared};
 
 /// Connections at once to one of the ports.
 const MAX_CONNECTIONS: usize = 64;
@@ -24,6 +24,11 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let Ok(bind) = listener.local_addr() else {
+        return;
+    };
+    let (metrics, warnings) = (shared.metrics.clone(), shared.accept_warnings.clone());
+    let mut accepting = Accepting::new(bind, metrics, warnings);
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
             return;
@@ -33,7 +38,15 @@ pub(crate) async fn run(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else { continue };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                drop(place);
+                sleep(accepting.failed(&error)).await;
+                continue;
+            }
+        };
+        accepting.succeeded();
         let (shared, registry, stop) = (shared.clone(), registry.clone(), stop.clone());
         tokio::spawn(async move {
             let _place = place;

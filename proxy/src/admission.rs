@@ -93,12 +93,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Sheds everything until it next measures how late it is.
-    #[cfg(test)]
-    pub(crate) fn shed_all(&self) {
-        self.shedding.set(1.0);
-    }
-
     /// Measures how late the worker is, for as long as it is polled.
     pub(crate) async fn keep_time(self: Arc<Self>) {
         let mut controller = Pie::default();

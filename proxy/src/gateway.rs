@@ -42,6 +42,8 @@ enum Turn<'o> {
     Ended(&'o Arc<TlsServer>),
     /// Anything that this port takes as it is.
     AsItIs,
+    /// TLS for a server that this port does not have.
+    Unrouted,
     /// Nothing that this port takes.
     Away,
 }
@@ -64,7 +66,12 @@ impl Visit<'_> {
             };
             let name = name_in(&ahead);
             line.put_back(ahead);
-            self.turn(opening, &name)
+            let turn = self.turn(opening, &name);
+            if matches!(turn, Turn::Unrouted) {
+                drop((line, unproven));
+                return self.unrouted(name).await;
+            }
+            turn
         };
         match turn {
             Turn::Mesh => Box::pin(self.mesh(line, unproven)).await,
@@ -73,8 +80,22 @@ impl Visit<'_> {
                 drop(unproven);
                 Box::pin(self.as_it_is(line)).await;
             }
-            Turn::Away => self.worker.proxy.strangers.handshake_refused(),
+            Turn::Unrouted | Turn::Away => self.worker.proxy.strangers.handshake_refused(),
         }
+    }
+
+    /// Closed, on record.
+    async fn unrouted(&self, name: ServerName) {
+        let (worker, address) = (self.worker, self.address);
+        let name = match name {
+            ServerName::Named(name) => Some(name),
+            ServerName::Unnamed => None,
+            ServerName::Unreadable => {
+                worker.proxy.metrics.malformed("tls");
+                None
+            }
+        };
+        tcp::turned_away(worker, self.snapshot, self.outbound, address, name).await;
     }
 
     fn turn(&self, opening: Opening, name: &ServerName) -> Turn<'_> {
@@ -92,7 +113,7 @@ impl Visit<'_> {
                     }
                     Some((_, server)) => Turn::Ended(server),
                     None if passed.is_some() => Turn::AsItIs,
-                    None => Turn::Away,
+                    None => Turn::Unrouted,
                 }
             }
             (Opening::OtherTls, None) if http => Turn::Away,

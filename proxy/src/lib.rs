@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: Cedar types, Kubernetes, wire formats of configuration.
 
+mod accepting;
 mod access_log;
 mod admin;
 mod admission;

@@ -10,6 +10,12 @@ pub(crate) const MAX_UNPROVEN_PER_LISTENER: usize = 1024;
 pub(crate) const MAX_STRANGERS_PER_LISTENER: usize = 12_288;
 /// The kernel's queue of connections not yet accepted.
 pub(crate) const LISTEN_BACKLOG: i32 = 1024;
+/// Wait after a connection that could not be accepted (no descriptors); doubles up to `MAX_ACCEPT_BACKOFF`.
+pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
+/// Longest wait before the next try.
+pub(crate) const MAX_ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
+/// All listeners together warn of it once in so long, with the number of failures.
+pub(crate) const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Request streams at once on one HTTP/2 connection of a mesh peer, which carries many callers' requests.
 pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// Request streams at once on one plaintext HTTP/2 connection, which is one client's (Envoy's advice for edges).
@@ -125,7 +131,7 @@ pub(crate) const ACCESS_LOG_QUEUE: usize = 64;
 pub(crate) const ACCESS_LOG_LUMP_BYTES: usize = 64 * 1024;
 /// Access log lines and outcome records wait no longer than this in their worker.
 pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-/// Plaintext refusals recorded one by one per second; more are counted.
+/// Refusals of plaintext, and of unknown server names, that are recorded one by one per second, each; more are counted.
 pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
 /// How often counted refusals are written down.
 pub(crate) const AGGREGATE_INTERVAL: Duration = Duration::from_secs(5);

@@ -25,6 +25,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    accepting::Accepting,
     ahead::ReadAhead,
     bitten::limit_of,
     capture::{self, Arrived},
@@ -92,6 +93,11 @@ pub(crate) async fn run(
     };
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS_PER_LISTENER));
     let guests = Guests::default();
+    let (metrics, warnings) = (
+        here.proxy.metrics.clone(),
+        here.proxy.accept_warnings.clone(),
+    );
+    let mut accepting = Accepting::new(bind, metrics, warnings);
     loop {
         if room.available_permits() == 0 {
             here.proxy.metrics.limit_hit("max_connections_per_listener");
@@ -112,11 +118,17 @@ pub(crate) async fn run(
         let (worker, charge, stream, address) = match given {
             Ok(given) => given,
             Err(error) => {
-                tracing::warn!(%error, %bind, "a connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                continue;
+                let wait = tokio::time::sleep(accepting.failed(&error));
+                // The place is not held meanwhile.
+                drop(place);
+                // Cancel-safe: a token and a timer.
+                tokio::select! {
+                    () = stop.drain.cancelled() => return,
+                    () = wait => continue,
+                }
             }
         };
+        accepting.succeeded();
         let (stop, runtime) = (stop.clone(), worker.runtime().clone());
         let guests = guests.clone();
         let tasks = worker.proxy.tasks.clone();

@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     malformed: IntCounterVec,
     mirrored: IntCounterVec,
     routes: IntCounterVec,
+    accept_failures: IntCounterVec,
     certificate_expiry: IntGauge,
     rotations: IntGauge,
     generation: IntGauge,
@@ -55,6 +56,7 @@ impl Metrics {
                 "reeve_route_requests_total",
                 &["route", "response_code_class"],
             )?,
+            accept_failures: new.counter("reeve_accept_failures_total", &["reason"])?,
             certificate_expiry: new.gauge("reeve_certificate_expiry_timestamp_seconds")?,
             rotations: new.gauge("reeve_certificate_rotations")?,
             generation: new.gauge("reeve_config_generation")?,
@@ -118,6 +120,11 @@ impl Metrics {
     /// Counts that a limit (`limits.rs`) bit.
     pub(crate) fn limit_hit(&self, limit: &'static str) {
         self.limits.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts that a connection could not be accepted.
+    pub(crate) fn accept_failed(&self, reason: &'static str) {
+        self.accept_failures.with_label_values(&[reason]).inc();
     }
 
     /// Counts a connection that ended because its messages could be read in two ways, or in none.
@@ -206,6 +213,7 @@ fn help(name: &str) -> &'static str {
         "reeve_access_log_dropped_total" => "Access log lines dropped.",
         "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",
         "reeve_limit_hits_total" => "Times that a limit bit, by its name.",
+        "reeve_accept_failures_total" => "Times that a connection could not be accepted.",
         "reeve_malformed_connections_total" => {
             "Connections ended for bytes that servers could read in different ways."
         }

@@ -122,12 +122,6 @@ impl Pressure {
         }
     }
 
-    /// Lets so many wait until the next window begins.
-    #[cfg(test)]
-    pub(crate) fn allow(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
-    }
-
     /// Ends a window when it is time.
     fn turn(&self, window: &mut Window, now: Instant) {
         if now.saturating_duration_since(window.since) >= APP_WINDOW {

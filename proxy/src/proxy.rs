@@ -23,6 +23,7 @@ use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    accepting::Warnings,
     access_log::{AccessLog, LogFormat},
     admin,
     admission::InFlight,
@@ -202,6 +203,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: InFlight,
     pub(crate) callers: Arc<Callers>,
     pub(crate) mirrors: Arc<Mirrors>,
+    /// When the listeners last warned that they cannot accept.
+    pub(crate) accept_warnings: Arc<Warnings>,
     snapshot: ArcSwapOption<Snapshot>,
 }
 
@@ -278,6 +281,7 @@ impl Proxy {
             in_flight: InFlight::default(),
             callers: Arc::default(),
             mirrors: Arc::default(),
+            accept_warnings: Arc::default(),
             snapshot: ArcSwapOption::empty(),
             clock: deps.clock.clone(),
         });

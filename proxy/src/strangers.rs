@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     sync::{Arc, Mutex},
 };
 
@@ -23,11 +24,34 @@ pub(crate) struct Strangers {
 
 #[derive(Debug, Default)]
 struct Counts {
+    since: Option<UnixTime>,
+    plaintext: Tally,
+    no_route: Tally,
+    handshakes: u64,
+}
+
+/// Refusals of one kind.
+#[derive(Debug, Default)]
+struct Tally {
     second: u64,
     in_second: u32,
-    since: Option<UnixTime>,
-    plaintext: u64,
-    handshakes: u64,
+    counted: u64,
+}
+
+impl Tally {
+    /// Whether this one may have a record of its own; else it is counted.
+    fn is_recorded(&mut self, now: UnixTime) -> bool {
+        if self.second != now.as_secs() {
+            self.second = now.as_secs();
+            self.in_second = 0;
+        }
+        self.in_second = self.in_second.saturating_add(1);
+        let recorded = self.in_second <= REFUSALS_PER_SECOND;
+        if !recorded {
+            self.counted = self.counted.saturating_add(1);
+        }
+        recorded
+    }
 }
 
 impl Strangers {
@@ -41,19 +65,22 @@ impl Strangers {
 
     /// Whether the refusal of a stranger's plaintext may have a record of its own; else it is counted.
     pub(crate) fn plaintext_refused(&self) -> bool {
+        self.refused(|counts| &mut counts.plaintext)
+    }
+
+    /// The same of a connection that named no server that is known here.
+    pub(crate) fn no_route(&self) -> bool {
+        self.refused(|counts| &mut counts.no_route)
+    }
+
+    fn refused(&self, tally: impl Fn(&mut Counts) -> &mut Tally) -> bool {
         let now = self.clock.now();
         let mut counts = lock(&self.counts);
-        if counts.second != now.as_secs() {
-            counts.second = now.as_secs();
-            counts.in_second = 0;
+        let recorded = tally(&mut counts).is_recorded(now);
+        if !recorded {
+            counts.since.get_or_insert(now);
         }
-        counts.in_second = counts.in_second.saturating_add(1);
-        if counts.in_second <= REFUSALS_PER_SECOND {
-            return true;
-        }
-        counts.since.get_or_insert(now);
-        counts.plaintext = counts.plaintext.saturating_add(1);
-        false
+        recorded
     }
 
     /// Counts a failed TLS handshake.
@@ -72,11 +99,16 @@ impl Strangers {
             let Some(since) = counts.since.take() else {
                 return;
             };
-            let plaintext = std::mem::take(&mut counts.plaintext);
-            let handshakes = std::mem::take(&mut counts.handshakes);
             let counts = [
-                (EventKind::PlaintextRefused, plaintext),
-                (EventKind::HandshakeRefused, handshakes),
+                (
+                    EventKind::PlaintextRefused,
+                    mem::take(&mut counts.plaintext.counted),
+                ),
+                (EventKind::NoRoute, mem::take(&mut counts.no_route.counted)),
+                (
+                    EventKind::HandshakeRefused,
+                    mem::take(&mut counts.handshakes),
+                ),
             ];
             (since, counts)
         };
@@ -91,5 +123,27 @@ impl Strangers {
             };
             ledger.aggregate(&aggregate);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_refusals_a_second_are_recorded_and_the_rest_counted_each_kind_by_itself() {
+        let mut tally = Tally::default();
+        let mut recorded = |second| {
+            let now = UnixTime::from_secs(second);
+            (0..100).filter(|_| tally.is_recorded(now)).count()
+        };
+        let most = REFUSALS_PER_SECOND as usize;
+        assert_eq!([recorded(7), recorded(7), recorded(8)], [most, 0, most]);
+        assert_eq!(tally.counted, 300 - 2 * u64::from(REFUSALS_PER_SECOND));
+
+        let strangers = Strangers::new(Arc::new(reeve_core::SystemClock));
+        while strangers.plaintext_refused() {}
+        assert!(strangers.no_route(), "junk takes nothing of its room");
+        assert!(lock(&strangers.counts).since.is_some());
     }
 }

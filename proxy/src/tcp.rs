@@ -90,24 +90,12 @@ pub(crate) async fn outbound<I: Io>(
     address: SocketAddr,
     mut io: Line<I>,
 ) {
-    let mut exchange = Exchange::begin(
-        worker,
-        Ends {
-            reporter: "source",
-            protocol: "tcp",
-            ..Ends::default()
-        },
-    );
-    exchange.between(address, outbound.listener.bind);
+    let mut exchange = begin_outbound(worker, snapshot, outbound, address);
     let own = Principal::Workload(snapshot.workload().identity.clone());
-    if !snapshot.is_gateway() {
-        exchange.ends.source = snapshot.own.clone();
-        exchange.ends.source_principal = own.spiffe_id().cloned();
-    }
     let (destination, ahead) = destination(worker, outbound, &mut io, &mut exchange).await;
     // SECURITY: what no route names goes nowhere.
     let Some(destination) = destination else {
-        return exchange.flag("NR");
+        return unrouted(worker, snapshot, outbound, caller, exchange).await;
     };
     exchange.ends.service = Some(destination.service.clone());
     exchange.destination = Some((destination.port, destination.subset.clone()));
@@ -158,6 +146,69 @@ pub(crate) async fn outbound<I: Io>(
         }
         Err(error) => failed(&error, exchange),
     }
+}
+
+fn begin_outbound(
+    worker: &Arc<Worker>,
+    snapshot: &Snapshot,
+    outbound: &Outbound,
+    address: SocketAddr,
+) -> Exchange {
+    let mut exchange = Exchange::begin(
+        worker,
+        Ends {
+            reporter: "source",
+            protocol: "tcp",
+            ..Ends::default()
+        },
+    );
+    exchange.between(address, outbound.listener.bind);
+    if !snapshot.is_gateway() {
+        exchange.ends.source = snapshot.own.clone();
+        exchange.ends.source_principal = Some(snapshot.workload().identity.clone());
+    }
+    exchange
+}
+
+/// A connection to a gateway that names none of its servers.
+pub(crate) async fn turned_away(
+    worker: &Arc<Worker>,
+    snapshot: &Arc<Snapshot>,
+    outbound: &Outbound,
+    address: SocketAddr,
+    server_name: Option<String>,
+) {
+    let mut exchange = begin_outbound(worker, snapshot, outbound, address);
+    exchange.server_name = server_name;
+    let caller = Peer::stranger(address.ip());
+    unrouted(worker, snapshot, outbound, caller, exchange).await;
+}
+
+/// Nothing leads anywhere: recorded one by one up to a rate, counted beyond, since anybody may ask for any name.
+async fn unrouted(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    outbound: &Outbound,
+    caller: Peer,
+    mut exchange: Exchange,
+) {
+    exchange.flag("NR");
+    if !worker.proxy.strangers.no_route() {
+        return;
+    }
+    let (listener, workload) = (&outbound.listener, snapshot.workload());
+    let peer = match snapshot.is_gateway() {
+        true => caller,
+        false => Peer {
+            principal: Principal::Workload(workload.identity.clone()),
+            ..caller
+        },
+    };
+    let place = Place::gateway(workload, listener.bind.port(), listener.protocol);
+    let question = connecting(peer, place);
+    let verdict = question.refuse(snapshot, worker.ledger.now(), Reason::NoRoute);
+    let why = record_refusal(&question, verdict, snapshot, &worker.ledger).await;
+    note_refusal(why, &mut exchange);
 }
 
 /// Where a connection goes, and the bytes that were read to know it.
@@ -281,13 +332,17 @@ async fn permitted(
 }
 
 fn refused(why: Refused, exchange: &mut Exchange) {
+    note_refusal(why, exchange);
+    exchange.flag("UAEX");
+}
+
+fn note_refusal(why: Refused, exchange: &mut Exchange) {
     if let Refused::Denied {
         decision, record, ..
     } = why
     {
         exchange.decided(record, Arc::new(*decision));
     }
-    exchange.flag("UAEX");
 }
 
 /// Passes bytes, beginning with those read ahead.

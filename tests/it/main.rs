@@ -3,6 +3,7 @@
 mod bad_input;
 mod churn;
 mod demo;
+mod descriptors;
 mod edge;
 mod faulty_disk;
 mod fixture;

@@ -250,9 +250,19 @@ async fn what_names_nothing_goes_nowhere(mesh: &Mesh, shopper: &Shopper) {
     })
     .await;
     assert_eq!(
-        (&line["flags"], &line["effect"]),
-        (&json!("NR"), &Value::Null)
+        (&line["flags"], &line["effect"], &line["reason"]),
+        (&json!("NR"), &json!("deny"), &json!("no_route"))
     );
+    // On record, one by one or counted, at the gateway and beside the client.
+    for proxy in ["edge-0", "client-0"] {
+        mesh.record("the refusals are in the audit log", |record| {
+            let of_proxy = record["id"]
+                .as_str()
+                .is_some_and(|id| id.starts_with(proxy));
+            of_proxy && record["decision"]["reason"] == "no_route"
+        })
+        .await;
+    }
 }
 
 fn is_connect(record: &Value, principal: &str, instance: &str) -> bool {

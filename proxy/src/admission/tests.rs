@@ -148,3 +148,10 @@ fn requests_in_flight_are_bounded_exactly() {
     in_flight.leave();
     assert!(in_flight.enter() && !in_flight.enter());
 }
+
+impl Worker {
+    /// Sheds everything until it next measures how late it is.
+    pub(crate) fn shed_all(&self) {
+        self.shedding.set(1.0);
+    }
+}
