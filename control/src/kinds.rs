@@ -1,5 +1,6 @@
 //! Raw objects: each kind as it is written, before it is checked against anything else.
 
+mod gateway_api;
 mod istio;
 mod kubernetes;
 mod networking;
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use reeve_core::Namespace;
 use serde::{Deserialize, de::DeserializeOwned};
 
+pub(crate) use gateway_api::*;
 pub(crate) use kubernetes::{SecretSpec, SecretText, ServiceSpec};
 pub(crate) use networking::*;
 pub(crate) use ours::*;
@@ -36,12 +38,19 @@ pub(crate) struct Objects {
     pub(crate) virtual_services: Vec<Object<VirtualServiceSpec>>,
     pub(crate) destination_rules: Vec<Object<DestinationRuleSpec>>,
     pub(crate) gateways: Vec<Object<GatewaySpec>>,
+    pub(crate) kubernetes_gateways: Vec<Object<KubernetesGatewaySpec>>,
+    pub(crate) http_routes: Vec<Object<KubernetesHttpRouteSpec>>,
+    pub(crate) grpc_routes: Vec<Object<KubernetesGrpcRouteSpec>>,
+    pub(crate) reference_grants: Vec<Object<ReferenceGrantSpec>>,
     pub(crate) peer_authentications: Vec<Object<PeerAuthenticationSpec>>,
     pub(crate) request_authentications: Vec<Object<RequestAuthenticationSpec>>,
     pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
     pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
     pub(crate) local_meshes: Vec<Object<LocalMeshSpec>>,
 }
+
+/// Gateway API's `Gateway`, which is another kind than Istio's.
+const KUBERNETES_GATEWAY: &str = "gateway.networking.k8s.io/Gateway";
 
 /// One object.
 #[derive(Debug)]
@@ -126,6 +135,15 @@ impl Objects {
                     faults,
                 );
             }
+            KUBERNETES_GATEWAY => push(
+                &mut self.kubernetes_gateways,
+                d,
+                tables::KUBERNETES_GATEWAY,
+                faults,
+            ),
+            "HTTPRoute" => push(&mut self.http_routes, d, tables::HTTP_ROUTE, faults),
+            "GRPCRoute" => push(&mut self.grpc_routes, d, tables::HTTP_ROUTE, faults),
+            "ReferenceGrant" => push(&mut self.reference_grants, d, tables::STRICT, faults),
             "Gateway" => push(&mut self.gateways, d, tables::GATEWAY, faults),
             "PeerAuthentication" => {
                 push(&mut self.peer_authentications, d, tables::STRICT, faults);
@@ -166,8 +184,12 @@ fn kind_of(document: &Document, faults: &mut Vec<Fault>) -> Option<&'static str>
     let known = VERSIONS
         .iter()
         .find(|(name, versions)| name == kind && versions.iter().any(|v| v == version));
-    if let Some((name, _)) = known {
-        return Some(name);
+    match known {
+        Some(("Gateway", _)) if group(version) == "gateway.networking.k8s.io" => {
+            return Some(KUBERNETES_GATEWAY);
+        }
+        Some((name, _)) => return Some(name),
+        None => {}
     }
     let fault = if KNOWN_ELSEWHERE.contains(&(group(version), kind)) {
         let text = format!("{kind} is known, but not supported in this version");

@@ -15,8 +15,8 @@ use reeve_core::{
 
 pub(crate) use routing::{
     At, Credential, DestinationRule, Gateway, GatewayCertificates, GatewayClients, GatewayServer,
-    GatewayTls, Headers, HttpRoute, Match, MirrorTo, RouteTo, TcpRoute, TlsMatch, TlsRoute, To,
-    VirtualService,
+    GatewayTls, Headers, HttpRoute, Match, MirrorTo, Precedence, RouteTo, TcpRoute, TlsMatch,
+    TlsRoute, To, VirtualService,
 };
 pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
 pub(crate) use service::is_subset;

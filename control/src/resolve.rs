@@ -1,6 +1,7 @@
 //! Objects to one valid [`Mesh`], or every fault there is.
 
 mod access_log;
+mod gateway_api;
 pub(crate) mod hosts;
 mod local;
 mod policies;
@@ -74,7 +75,23 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         rules: &rules,
         gateways: &gateways,
     };
-    let virtual_services = routes::resolve(&objects.virtual_services, &known, faults);
+    let mut virtual_services = routes::resolve(&objects.virtual_services, &known, faults);
+    let mut gateways = gateways.clone();
+    gateways.extend(gateway_api::gateways(&objects.kubernetes_gateways, faults));
+    let known = gateway_api::Known {
+        services: &services,
+        gateways: &gateways,
+        grants: &objects.reference_grants,
+        taken: &virtual_services,
+    };
+    let mut attached = gateway_api::http_routes(&objects.http_routes, &known, faults);
+    attached.extend(gateway_api::grpc_routes(
+        &objects.grpc_routes,
+        &known,
+        faults,
+    ));
+    attached.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    virtual_services.extend(attached);
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let requests = security::requests(&objects.request_authentications, root, faults);
@@ -102,6 +119,9 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.virtual_services, faults);
     twice(&objects.destination_rules, faults);
     twice(&objects.gateways, faults);
+    twice(&objects.kubernetes_gateways, faults);
+    twice(&objects.http_routes, faults);
+    twice(&objects.grpc_routes, faults);
     twice(&objects.secrets, faults);
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);

@@ -189,6 +189,23 @@ impl Snapshot {
         self.workload().role == ProxyRole::Gateway
     }
 
+    /// The route that a GET would take, named as logs name it: for those who measure what looking it up costs.
+    pub fn route_of(&self, bind: SocketAddr, authority: &str, path: &str) -> Option<Arc<str>> {
+        let none = http::HeaderMap::new();
+        let request = RequestView {
+            scheme: "http",
+            authority,
+            method: "GET",
+            path,
+            query: None,
+            headers: &none,
+        };
+        match self.route(self.outbound.get(&bind)?, &request) {
+            Routed::None { .. } => None,
+            Routed::Route { route, .. } => Some(route.name.clone()),
+        }
+    }
+
     /// Matches a request that came in at `outbound`.
     pub(crate) fn route(&self, outbound: &Outbound, request: &RequestView<'_>) -> Routed<'_> {
         let service = outbound.listener.service.as_ref();

@@ -3,6 +3,7 @@
 mod gateway;
 mod routes;
 mod sni;
+mod specific;
 
 pub(super) use gateway::gateway;
 
@@ -22,7 +23,7 @@ use super::{Index, authorities};
 use crate::{
     LocalWorkload, Service,
     instances::Instance,
-    mesh::{TcpRoute, VirtualService},
+    mesh::{Precedence, TcpRoute, VirtualService},
     resolve::hosts::falls_under,
 };
 use routes::{Place, routes};
@@ -209,6 +210,10 @@ fn service_routes(
     port: u16,
     place: &Place<'_>,
 ) -> Vec<Route> {
+    let attached = specific::of_service(index, service, place);
+    if !attached.is_empty() {
+        return attached;
+    }
     match best_for(index, service, |v| !v.http.is_empty()) {
         Some(virtual_service) => routes(index, virtual_service, place),
         None => vec![Route::to(service.host.clone(), port)],
@@ -223,7 +228,11 @@ fn best_for<'i>(
 ) -> Option<&'i VirtualService> {
     let mut best: Option<(usize, &VirtualService)> = None;
     let candidates = index.mesh.virtual_services.iter();
-    for candidate in candidates.filter(|v| v.in_mesh && wanted(v)) {
+    let written = |v: &&VirtualService| v.precedence == Precedence::Written;
+    for candidate in candidates
+        .filter(|v| v.in_mesh && wanted(v))
+        .filter(written)
+    {
         let hosts = candidate.hosts.iter();
         for host in hosts.filter(|h| falls_under(service.host.as_str(), h)) {
             let rank = match host.starts_with('*') {
@@ -268,6 +277,8 @@ fn foreign_hosts(index: &Index<'_>, place: &Place<'_>, port: u16, hosts: &mut Ho
 struct Hosts {
     taken: BTreeMap<String, usize>,
     hosts: Vec<VirtualHost>,
+    /// Those whose rules stand by how specific they are.
+    specific: BTreeSet<usize>,
 }
 
 impl Hosts {
@@ -288,17 +299,30 @@ impl Hosts {
     }
 
     /// At a gateway, several `VirtualService`s of one host are tried one after the other, in order of name.
-    fn merge(&mut self, name: String, domains: Vec<String>, routes: Vec<Route>) {
+    fn merge(
+        &mut self,
+        name: String,
+        domains: Vec<String>,
+        routes: Vec<Route>,
+        precedence: Precedence,
+    ) {
         let known = domains.first().and_then(|d| self.taken.get(d).copied());
         match known.and_then(|position| self.hosts.get_mut(position)) {
             Some(host) => host.routes.extend(routes),
-            None => self.add(name, domains, routes),
+            None => self.add(name, domains.clone(), routes),
+        }
+        let at = domains.first().and_then(|d| self.taken.get(d).copied());
+        if let (Some(at), Precedence::MostSpecific) = (at, precedence) {
+            self.specific.insert(at);
         }
     }
 
     fn table(mut self, name: RouteTableName) -> RouteTable {
-        for host in &mut self.hosts {
-            catch_all_last(&mut host.routes);
+        for (at, host) in self.hosts.iter_mut().enumerate() {
+            match self.specific.contains(&at) {
+                true => specific::sort(&mut host.routes),
+                false => catch_all_last(&mut host.routes),
+            }
         }
         RouteTable {
             name,

@@ -490,3 +490,111 @@ fn a_routed_host_without_service_has_no_endpoints() {
     assert!(config.endpoints[&gone].endpoints.is_empty());
     assert!(config.services[&gone].ports.is_empty());
 }
+
+const KUBERNETES_GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: shop}
+spec:
+  listeners: [{name: web, port: 8080, protocol: HTTP, hostname: '*.example.com', allowedRoutes: {namespaces: {from: All}}}]
+---
+apiVersion: reeve.dev/v1alpha1
+kind: LocalMesh
+metadata: {name: gateways}
+spec:
+  workloads:
+    - {name: shop, role: gateway, labels: {gateway.networking.k8s.io/gateway-name: shop}}
+    - {name: decoy, namespace: other, role: gateway, labels: {gateway.networking.k8s.io/gateway-name: shop}}
+---
+";
+
+fn http_route(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}}}\nspec:\n{spec}---\n"
+    )
+}
+
+/// The order of Gateway API, across routes and rules.
+#[test]
+fn the_most_specific_match_stands_first() {
+    let route = |name: &str, matches: &str| {
+        let spec = format!(
+            "  parentRefs: [{{name: shop}}]\n  hostnames: [a.example.com]\n  rules:\n    - name: {name}\n      matches: [{matches}]\n      backendRefs: [{{name: reviews, port: 80}}]\n"
+        );
+        http_route(name, &spec)
+    };
+    let all = KUBERNETES_GATEWAY.to_owned()
+        + &route("a-any", "{path: {value: /}}")
+        + &route("b-short", "{path: {value: /a}}")
+        + &route("c-long", "{path: {value: /a/b}}")
+        + &route(
+            "d-long-header",
+            "{path: {value: /a/b/}, headers: [{name: h, value: '1'}]}",
+        )
+        + &route("e-long-method", "{path: {value: /a/b}, method: GET}")
+        + &route("f-exact", "{path: {type: Exact, value: /a}}")
+        + &route(
+            "g-query",
+            "{path: {value: /a/b}, queryParams: [{name: q, value: '1'}]}",
+        )
+        + &route("h-same", "{path: {value: /a/b}}");
+    let config = config(&all, "shop-0");
+    let found = host(&config, "gateway/shop:8080", "a.example.com").unwrap();
+    let names: Vec<_> = found
+        .routes
+        .iter()
+        .filter_map(|r| r.name.as_deref())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "f-exact",
+            "e-long-method",
+            "d-long-header",
+            "g-query",
+            "c-long",
+            "h-same",
+            "b-short",
+            "a-any"
+        ]
+    );
+    let (mesh, instances) = running(&all);
+    let decoy = mesh.proxy_config(&instances, &FetchedKeys::new(), &name("decoy-0.other"));
+    assert!(
+        decoy.unwrap().routes.is_empty(),
+        "a gateway's workloads are of its namespace"
+    );
+}
+
+/// GAMMA: a route of the caller's namespace goes before the service's own; others have none.
+#[test]
+fn a_route_for_a_service_is_its_namespaces_or_its_callers() {
+    let route = |name: &str, namespace: &str, path: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: reviews, namespace: default}}]\n  rules: [{{name: {name}, matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: reviews, namespace: default, port: 80}}]}}]\n---\n"
+        )
+    };
+    let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g}\nspec:\n  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: other}]\n  to: [{group: '', kind: Service}]\n---\n";
+    let names = |more: &str, instance: &str| -> Vec<String> {
+        let config = config(more, instance);
+        let found = host(&config, "80", "reviews.default").unwrap();
+        let names = found
+            .routes
+            .iter()
+            .map(|r| r.name.clone().unwrap_or_default());
+        names.collect()
+    };
+    let own = route("own", "default", "/a") + &route("more", "default", "/a/b");
+    let consumer = format!("{grant}{}", route("theirs", "other", "/c"));
+    assert_eq!(names(&own, "page-0"), ["more", "own"]);
+    assert_eq!(names(&own, "far-0.other"), ["more", "own"]);
+    assert_eq!(names(&consumer, "page-0"), [""], "straight to the service");
+    assert_eq!(names(&consumer, "far-0.other"), ["theirs"]);
+    assert_eq!(
+        names(&format!("{own}{consumer}"), "far-0.other"),
+        ["theirs"]
+    );
+    assert_eq!(
+        names(&format!("{own}{consumer}"), "page-0"),
+        ["more", "own"]
+    );
+}

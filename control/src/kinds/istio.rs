@@ -6,6 +6,11 @@ const NETWORKING: &[&str] = &[
     "networking.istio.io/v1alpha3",
 ];
 const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+const GATEWAY_API: &[&str] = &[
+    "gateway.networking.k8s.io/v1",
+    "gateway.networking.k8s.io/v1beta1",
+    "gateway.networking.k8s.io/v1alpha2",
+];
 const OURS: &[&str] = &["reeve.dev/v1alpha1"];
 const CORE: &[&str] = &["v1"];
 
@@ -14,6 +19,10 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("VirtualService", NETWORKING),
     ("DestinationRule", NETWORKING),
     ("Gateway", NETWORKING),
+    ("Gateway", GATEWAY_API),
+    ("HTTPRoute", GATEWAY_API),
+    ("GRPCRoute", GATEWAY_API),
+    ("ReferenceGrant", GATEWAY_API),
     ("PeerAuthentication", SECURITY),
     ("RequestAuthentication", SECURITY),
     ("AccessPolicy", OURS),
@@ -37,13 +46,9 @@ pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("security.istio.io", "AuthorizationPolicy"),
     ("telemetry.istio.io", "Telemetry"),
     ("extensions.istio.io", "WasmPlugin"),
-    ("gateway.networking.k8s.io", "Gateway"),
     ("gateway.networking.k8s.io", "GatewayClass"),
-    ("gateway.networking.k8s.io", "HTTPRoute"),
-    ("gateway.networking.k8s.io", "GRPCRoute"),
     ("gateway.networking.k8s.io", "TCPRoute"),
     ("gateway.networking.k8s.io", "TLSRoute"),
-    ("gateway.networking.k8s.io", "ReferenceGrant"),
     ("discovery.k8s.io", "EndpointSlice"),
     ("apps", "Deployment"),
     ("apps", "StatefulSet"),

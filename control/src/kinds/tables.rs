@@ -101,6 +101,37 @@ pub(super) const GATEWAY: Fields = Fields {
     ],
 };
 
+/// Gateway API's `Gateway`.
+pub(super) const KUBERNETES_GATEWAY: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.addresses",
+        "spec.infrastructure",
+        "spec.allowedListeners",
+        "spec.backendTLS",
+        "spec.tls",
+        "spec.listeners[].tls.options",
+        "spec.listeners[].tls.frontendValidation",
+        "spec.listeners[].allowedRoutes.namespaces.selector",
+    ],
+};
+
+/// `HTTPRoute` and `GRPCRoute`.
+pub(super) const HTTP_ROUTE: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.useDefaultGateways",
+        "spec.rules[].sessionPersistence",
+        "spec.rules[].retry.backoff",
+        "spec.rules[].filters[].extensionRef",
+        "spec.rules[].filters[].cors",
+        "spec.rules[].filters[].externalAuth",
+        "spec.rules[].backendRefs[].filters[].extensionRef",
+        "spec.rules[].backendRefs[].filters[].cors",
+        "spec.rules[].backendRefs[].filters[].externalAuth",
+    ],
+};
+
 /// `RequestAuthentication`.
 pub(super) const REQUEST_AUTHENTICATION: Fields = Fields {
     strict: true,

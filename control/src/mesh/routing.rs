@@ -24,6 +24,17 @@ pub(crate) struct VirtualService {
     pub(crate) http: Vec<HttpRoute>,
     pub(crate) tls: Vec<TlsRoute>,
     pub(crate) tcp: Vec<TcpRoute>,
+    pub(crate) precedence: Precedence,
+}
+
+/// Which of several rules that match is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Precedence {
+    /// The first as they are written: `VirtualService`.
+    #[default]
+    Written,
+    /// The most specific: Gateway API. Each rule has one match.
+    MostSpecific,
 }
 
 /// One `http` entry. What it does not say stays open, since a delegate takes it from its root.
@@ -219,6 +230,15 @@ pub(crate) enum Credential {
         authorities: String,
         revoked: Option<String>,
     },
+}
+
+impl Gateway {
+    /// Whether `workload` serves it. Istio's gateways have workloads everywhere, those of Gateway API (whose names have
+    /// a `~`) in their own namespace.
+    pub(crate) fn selects(&self, workload: &super::LocalWorkload) -> bool {
+        super::is_subset(&self.selector, &workload.labels)
+            && (!self.name.contains('~') || self.namespace == workload.namespace)
+    }
 }
 
 impl GatewayServer {

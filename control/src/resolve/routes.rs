@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Code, Fault,
     kinds::{DestinationSpec, Object, TcpRouteSpec, VirtualServiceSpec},
-    mesh::{DestinationRule, Gateway, TcpRoute, To, VirtualService},
+    mesh::{DestinationRule, Gateway, Precedence, TcpRoute, To, VirtualService},
     source::path::Path,
 };
 pub(super) use servers::{check_secrets, gateways};
@@ -103,6 +103,7 @@ fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>)
         tcp: tcp.collect(),
         tls,
         http,
+        precedence: Precedence::Written,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Each kind and each fault, by file, line, path and code.
 
+mod gateway_api;
 mod istio;
 mod kinds;
 mod routes;

@@ -23,7 +23,7 @@ use crate::{
     instances::Instance,
     mesh::{
         Credential, Gateway, GatewayCertificates, GatewayServer, GatewayTls, TcpRoute,
-        VirtualService, is_subset,
+        VirtualService,
     },
     resolve::hosts::falls_under,
 };
@@ -42,7 +42,7 @@ pub(in crate::index) fn gateway(
     instance: &Instance,
     workload: &LocalWorkload,
 ) -> (Vec<OutboundListener>, Vec<RouteTable>) {
-    let selects = |g: &&Gateway| is_subset(&g.selector, &workload.labels);
+    let selects = |g: &&Gateway| g.selects(workload);
     let mut by_port: BTreeMap<u16, Vec<Server<'_>>> = BTreeMap::new();
     for gateway in index.mesh.gateways.iter().filter(selects) {
         for (number, server) in gateway.servers.iter().enumerate() {
@@ -254,7 +254,8 @@ impl<'i> Port<'i> {
                         "{}/{}:{host}",
                         virtual_service.namespace, virtual_service.name
                     );
-                    hosts.merge(shown, domains, routes(self.index, virtual_service, &place));
+                    let rules = routes(self.index, virtual_service, &place);
+                    hosts.merge(shown, domains, rules, virtual_service.precedence);
                 }
             }
         }

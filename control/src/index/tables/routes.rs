@@ -8,7 +8,7 @@ use reeve_core::{
 use super::{Index, only_port};
 use crate::{
     LocalWorkload,
-    mesh::{At, HttpRoute, RouteTo, To, VirtualService, is_subset},
+    mesh::{At, HttpRoute, Precedence, RouteTo, To, VirtualService, is_subset},
 };
 
 /// Where routes are used: conditions on port, gateway and source are settled here and do not travel.
@@ -64,7 +64,7 @@ pub(super) fn routes(
         let takes_all =
             route.matches.is_empty() || route.matches.iter().any(RouteMatch::is_catch_all);
         routes.push(route);
-        if takes_all {
+        if takes_all && virtual_service.precedence == Precedence::Written {
             // What stands after it is never reached, also where other `VirtualService`s join in.
             break;
         }
