@@ -2,6 +2,7 @@
 
 mod authorities;
 mod doors;
+mod entries;
 mod secrets;
 mod tables;
 #[cfg(test)]
@@ -77,15 +78,20 @@ impl<'a> Index<'a> {
             .collect();
         let services = mesh.services.values();
         let plain = mesh.workloads.iter().filter(|w| w.identity.is_none());
+        let outside = services.clone().filter(|s| s.entry.is_some());
         let mut index = Self {
             services: services
                 .clone()
                 .map(|s| (s.host.clone(), Arc::new(service_config(mesh, s))))
                 .collect(),
             endpoints: services
-                .map(|s| (s.host.clone(), Arc::new(endpoints(s, &placed))))
+                .map(|s| (s.host.clone(), Arc::new(endpoints(mesh, s, &placed))))
                 .collect(),
-            plain_namespaces: plain.map(|w| w.namespace.clone()).collect(),
+            plain_namespaces: plain
+                .map(|w| &w.namespace)
+                .chain(outside.map(|s| &s.namespace))
+                .cloned()
+                .collect(),
             mesh,
             instances,
         };
@@ -105,6 +111,7 @@ impl<'a> Index<'a> {
                     Arc::new(EndpointSet {
                         service: service.clone(),
                         endpoints: Vec::new(),
+                        names: Vec::new(),
                     })
                 });
                 self.services.entry(service.clone()).or_insert_with(|| {
@@ -149,6 +156,7 @@ impl<'a> Index<'a> {
             outbound,
             services: selecting.iter().map(|s| s.host.clone()).collect(),
             ecdh_curves: self.mesh.settings.ecdh_curves.clone(),
+            name_servers: self.mesh.settings.name_servers.clone(),
             topology: self.mesh.settings.topology.clone(),
             caller_shares: self.mesh.settings.caller_shares,
             path_normalization: self.mesh.settings.path_normalization,
@@ -165,7 +173,7 @@ impl<'a> Index<'a> {
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
             capture: doors::capture(self.mesh, self.instances, workload),
         };
-        let secrets = secrets::of(self.mesh, &config.outbound);
+        let secrets = secrets::of(self.mesh, role, &config.outbound, &self.services);
         Some(ProxyConfig {
             secrets,
             generation: Generation::default(),
@@ -240,8 +248,23 @@ fn destinations(route: &HttpRoute) -> impl Iterator<Item = &To> {
 
 fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
     let selected = mesh.workloads.iter().filter(|w| service.selects(w));
-    let identities: BTreeSet<_> = selected.filter_map(|w| w.identity.clone()).collect();
+    let mut identities: BTreeSet<_> = selected.filter_map(|w| w.identity.clone()).collect();
+    for (entry, endpoint) in service
+        .entry
+        .iter()
+        .flat_map(|e| e.endpoints.iter().map(move |p| (e, p)))
+    {
+        identities.extend(entries::identity(mesh, service, entry, endpoint));
+    }
     let rule = mesh.rules.get(&service.host);
+    let mut traffic = rule.map(|r| r.traffic.clone()).unwrap_or_default();
+    let mut subsets = rule.map(|r| r.subsets.clone()).unwrap_or_default();
+    if let Some(entry) = &service.entry {
+        let policies = subsets.iter_mut().map(|subset| &mut subset.traffic);
+        policies
+            .chain([&mut traffic])
+            .for_each(|policy| entries::name_servers(entry, policy));
+    }
     ServiceConfig {
         name: service.host.clone(),
         namespace: service.namespace.clone(),
@@ -255,12 +278,16 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
             })
             .collect(),
         identities: identities.into_iter().collect(),
-        traffic: rule.map(|r| r.traffic.clone()).unwrap_or_default(),
-        subsets: rule.map(|r| r.subsets.clone()).unwrap_or_default(),
+        traffic,
+        subsets,
     }
 }
 
-fn endpoints(service: &Service, placed: &[(&Instance, &LocalWorkload)]) -> EndpointSet {
+fn endpoints(
+    mesh: &Mesh,
+    service: &Service,
+    placed: &[(&Instance, &LocalWorkload)],
+) -> EndpointSet {
     let healthy = placed
         .iter()
         .filter(|(i, w)| i.healthy && service.selects(w));
@@ -281,10 +308,15 @@ fn endpoints(service: &Service, placed: &[(&Instance, &LocalWorkload)]) -> Endpo
             identity: workload.identity.clone(),
         }
     };
-    EndpointSet {
+    let mut set = EndpointSet {
         service: service.host.clone(),
         endpoints: healthy.map(endpoint).collect(),
+        names: Vec::new(),
+    };
+    if let Some(entry) = &service.entry {
+        entries::add(mesh, service, entry, &mut set);
     }
+    set
 }
 
 /// Where the application listens for what comes to the workload's `port`.

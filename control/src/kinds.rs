@@ -33,6 +33,8 @@ use istio::{KNOWN_ELSEWHERE, VERSIONS};
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) services: Vec<Object<ServiceSpec>>,
+    pub(crate) service_entries: Vec<Object<ServiceEntrySpec>>,
+    pub(crate) workload_entries: Vec<Object<WorkloadEntrySpec>>,
     pub(crate) secrets: Vec<Object<SecretSpec>>,
     pub(crate) service_accounts: Vec<Object<de::Anything>>,
     pub(crate) virtual_services: Vec<Object<VirtualServiceSpec>>,
@@ -119,6 +121,13 @@ impl Objects {
         let d = document;
         match kind {
             "Service" => push(&mut self.services, d, tables::LENIENT, faults),
+            "ServiceEntry" => push(&mut self.service_entries, d, tables::SERVICE_ENTRY, faults),
+            "WorkloadEntry" => push(
+                &mut self.workload_entries,
+                d,
+                tables::WORKLOAD_ENTRY,
+                faults,
+            ),
             "Secret" => push_flat(&mut self.secrets, d, faults),
             "ServiceAccount" => push(&mut self.service_accounts, d, tables::LENIENT, faults),
             "VirtualService" => push(

@@ -29,9 +29,9 @@ pub use controller::{
 pub use fault::{Code, Fault, Severity};
 pub use index::FetchedKeys;
 pub use mesh::{
-    AuditLevel, AuthorizationSettings, Health, LocalWorkload, Mesh, MeshSettings, MetricsPage,
-    Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort, WorkloadPort,
-    WorkloadRole,
+    AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,
+    EntryResolution, Health, LocalWorkload, Mesh, MeshSettings, MetricsPage, Probe, RestartPolicy,
+    Service, TapSettings, TargetPort, TargetedPort, WorkloadPort, WorkloadRole,
 };
 pub use split::{Share, Split, SplitError, SplitQuery};
 

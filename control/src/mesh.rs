@@ -20,7 +20,10 @@ pub(crate) use routing::{
 };
 pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
 pub(crate) use service::is_subset;
-pub use service::{Service, TargetPort, TargetedPort};
+pub use service::{
+    Entry, EntryAddress, EntryEndpoint, EntryLocation, EntryResolution, Service, TargetPort,
+    TargetedPort,
+};
 pub use settings::{AuditLevel, AuthorizationSettings, MeshSettings, TapSettings};
 pub use workload::{
     Health, LocalWorkload, MetricsPage, Probe, RestartPolicy, WorkloadPort, WorkloadRole,

@@ -1,6 +1,7 @@
 //! Objects to one valid [`Mesh`], or every fault there is.
 
 mod access_log;
+mod entries;
 mod gateway_api;
 pub(crate) mod hosts;
 mod local;
@@ -62,7 +63,9 @@ fn drop_consequences(findings: &mut Vec<Fault>) {
 }
 
 fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
-    let services = services::resolve(&objects.services, faults);
+    let mut services = services::resolve(&objects.services, faults);
+    let (entries, workloads) = (&objects.service_entries, &objects.workload_entries);
+    entries::resolve(entries, workloads, &mut services, faults);
     let settings = settings::resolve(&objects.mesh_configs, &services, faults);
     let workloads = local::resolve(&objects.local_meshes, &settings, faults);
     services::check_targets(&objects.services, &services, &workloads, faults);
@@ -123,6 +126,8 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.http_routes, faults);
     twice(&objects.grpc_routes, faults);
     twice(&objects.secrets, faults);
+    twice(&objects.service_entries, faults);
+    twice(&objects.workload_entries, faults);
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);
     twice(&objects.access_policies, faults);

@@ -20,13 +20,13 @@ pub use route::{
     SniRoute, StringMatch, VirtualHost,
 };
 pub use service::{
-    ClientTls, Endpoint, EndpointSet, HttpPool, LoadBalancer, ServiceConfig, ServicePort, Subset,
-    TrafficPolicy,
+    ClientTls, DnsTake, Endpoint, EndpointSet, HttpPool, LoadBalancer, NamedEndpoint,
+    ServiceConfig, ServicePort, Subset, TrafficPolicy,
 };
 pub use telemetry::{AppMetrics, TapMode, TelemetryConfig};
 pub use tls::{
-    AuthoritySource, CertificateSource, ClientCertificates, KeyPem, PublicTls, SecretName,
-    ServerTls, ServerTlsMode, TlsSecret, TlsVersion,
+    AuthoritySource, CertificateSource, ClientCertificates, KeyPem, OriginateTls, PublicTls,
+    SecretName, ServerTls, ServerTlsMode, TlsSecret, TlsVersion,
 };
 pub use workload::{
     CallerShares, Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,

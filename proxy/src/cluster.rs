@@ -11,7 +11,13 @@ use reeve_core::{
     },
 };
 
-use crate::{balance::Turn, busy::Load, peer_info::PeerInfo};
+use crate::{
+    balance::Turn,
+    busy::Load,
+    dns::{self, Answers},
+    edge::{Material, Originated},
+    peer_info::PeerInfo,
+};
 
 /// Names a cluster: service, subset, service port.
 pub(crate) type ClusterKey = (ServiceName, Option<String>, u16);
@@ -22,16 +28,23 @@ pub(crate) struct Clusters(HashMap<ClusterKey, Arc<Cluster>>);
 
 impl Clusters {
     /// Every cluster that a route or listener could name.
-    pub(crate) fn compile(config: &ProxyConfig) -> Self {
+    pub(crate) fn compile(
+        config: &ProxyConfig,
+        answers: &Answers,
+        material: &Material<'_>,
+    ) -> Self {
         let mut clusters = HashMap::default();
         for (name, service) in &config.services {
-            let endpoints = config.endpoints.get(name).map(Arc::as_ref);
+            let endpoints = config.endpoints.get(name);
+            let endpoints = endpoints.map(|set| dns::expand(set, answers));
+            let endpoints = endpoints.as_deref();
             for port in &service.ports {
-                let whole = Cluster::compile(service, port, None, endpoints);
+                let whole = Cluster::compile(service, port, None, endpoints).secured(material);
                 clusters.insert((name.clone(), None, port.port), Arc::new(whole));
                 for subset in &service.subsets {
                     let part = (&subset.labels, &subset.traffic);
-                    let part = Cluster::compile(service, port, Some(part), endpoints);
+                    let part =
+                        Cluster::compile(service, port, Some(part), endpoints).secured(material);
                     let key = (name.clone(), Some(subset.name.clone()), port.port);
                     clusters.insert(key, Arc::new(part));
                 }
@@ -88,6 +101,8 @@ pub(crate) enum Security {
     Mesh(Arc<[SpiffeId]>),
     /// Plaintext.
     Plain,
+    /// TLS as anyone speaks it.
+    Tls(Arc<Originated>),
     /// mTLS is demanded, and the endpoint cannot do it.
     Unreachable,
 }
@@ -117,7 +132,7 @@ impl Cluster {
                 upstream: address.to_string().into(),
                 info: Arc::new(PeerInfo::from_labels(workload, namespace, &endpoint.labels)),
                 identity: endpoint.identity.clone(),
-                security: security(traffic.tls, endpoint, &expected),
+                security: security(&traffic.tls, endpoint, &expected),
                 load: Load::default(),
             }))
         };
@@ -137,11 +152,40 @@ impl Cluster {
     }
 }
 
-fn security(tls: ClientTls, endpoint: &Endpoint, expected: &Arc<[SpiffeId]>) -> Security {
+fn security(tls: &ClientTls, endpoint: &Endpoint, expected: &Arc<[SpiffeId]>) -> Security {
     match (tls, &endpoint.identity) {
         (ClientTls::Disable, _) | (ClientTls::Auto, None) => Security::Plain,
-        (ClientTls::Mutual, None) => Security::Unreachable,
+        // Reachable once there is what TLS is begun with.
+        (ClientTls::Mutual, None) | (ClientTls::Originate(_), _) => Security::Unreachable,
         (ClientTls::Auto | ClientTls::Mutual, Some(_)) => Security::Mesh(expected.clone()),
+    }
+}
+
+impl Cluster {
+    /// With TLS begun by the certificates that there are now; without them, no endpoint can be reached.
+    fn secured(mut self, material: &Material<'_>) -> Self {
+        let ClientTls::Originate(options) = &self.traffic.tls else {
+            return self;
+        };
+        match Originated::new(options, &self.service.name, material) {
+            Ok(tls) => {
+                let security = Security::Tls(Arc::new(tls));
+                for hop in self.hops.iter_mut().filter_map(Arc::get_mut) {
+                    hop.security = security.clone();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(service = %self.service.name, %error, "TLS to it cannot be begun");
+            }
+        }
+        self
+    }
+}
+
+impl Security {
+    /// Whether there is nobody at the other end who judges.
+    pub(crate) fn is_outside(&self) -> bool {
+        matches!(self, Self::Plain | Self::Tls(_))
     }
 }
 

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use reeve_core::{SpiffeId, UnixTime};
 use reeve_svid::peer_of;
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -14,6 +15,7 @@ use crate::{
     ahead::ReadAhead,
     capture,
     credentials::{Epoch, Lifetime},
+    edge::Originated,
     io::{Io, Line},
     trust::{Chain, Trust},
 };
@@ -145,6 +147,30 @@ pub(crate) fn limit_life(
         }
     });
     drain
+}
+
+/// Connects by TLS as anyone speaks it, by one of the configurations of `tls`.
+pub(crate) async fn outside(
+    address: SocketAddr,
+    tls: &Originated,
+    config: &Arc<ClientConfig>,
+    patience: Duration,
+) -> Result<Upstream, ConnectError> {
+    let handshake = async {
+        let stream = tcp(address, patience).await?;
+        let connector = TlsConnector::from(config.clone());
+        let connecting = connector.connect(tls.name.clone(), ReadAhead::new(stream));
+        connecting.await.map_err(ConnectError::Io)
+    };
+    let stream = timeout(patience, handshake)
+        .await
+        .map_err(|_| ConnectError::Timeout)??;
+    let agreed = stream.get_ref().1.alpn_protocol();
+    if Arc::ptr_eq(config, &tls.http2) && agreed != Some(b"h2") {
+        return Err(ConnectError::Protocol);
+    }
+    let io: Box<dyn Io> = Box::new(stream);
+    Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
 }
 
 async fn tcp(address: SocketAddr, patience: Duration) -> Result<TcpStream, ConnectError> {

@@ -268,16 +268,18 @@ impl<P> Outgoing<'_, P> {
                     .send_mesh(hop.address, &hop.security, link, &epoch, request, terms)
                     .await
             }
-            (Security::Plain, Some(permit)) => {
+            (outside @ (Security::Plain | Security::Tls(_)), Some(permit)) => {
                 let body = self.upload.attempt();
                 let request = permit.request(version(self.dialect), self.changes, body);
                 let request = request.map_err(unbuildable)?;
                 worker
                     .pools
-                    .send_plain(hop.address, self.dialect, request, terms)
+                    .send_outside(hop.address, outside, self.dialect, request, terms)
                     .await
             }
-            (Security::Plain | Security::Unreachable, _) => Err(ConnectError::NotInMesh.into()),
+            (Security::Plain | Security::Tls(_) | Security::Unreachable, _) => {
+                Err(ConnectError::NotInMesh.into())
+            }
         }
     }
 }
@@ -309,7 +311,7 @@ pub(crate) fn note_upstream(exchange: &mut Exchange, hop: &Hop) {
     ends.destination_principal = hop.identity.clone();
     ends.security = match hop.security {
         Security::Mesh(_) => "mutual_tls",
-        Security::Plain | Security::Unreachable => "none",
+        Security::Plain | Security::Tls(_) | Security::Unreachable => "none",
     };
     exchange.upstream = Some(hop.upstream.clone());
 }

@@ -19,6 +19,7 @@ use crate::{
     life::{Arrival, Edge},
     limits::HANDSHAKE_TIMEOUT,
     listener::{Guests, Shaken, Side, Spoken, Stop, serve_http, shake_hands},
+    proxy_protocol::{self, Said},
     snapshot::{Outbound, Snapshot},
     tcp, unproven,
     worker::Worker,
@@ -50,7 +51,20 @@ enum Turn<'o> {
 
 impl Visit<'_> {
     /// Serves it to its end.
-    pub(crate) async fn serve(self, mut line: Line<TcpStream>) {
+    pub(crate) async fn serve(mut self, mut line: Line<TcpStream>) {
+        if self.snapshot.workload().topology.proxy_protocol {
+            let cut = line.cut();
+            let reading = proxy_protocol::read(&mut line, HANDSHAKE_TIMEOUT);
+            let said = cut.run_until_cancelled(reading).await.flatten();
+            // SECURITY: who does not say it is not the load balancer.
+            let Some((said, rest)) = said else {
+                return self.worker.proxy.metrics.malformed("proxy_protocol");
+            };
+            line.put_back(rest);
+            if let Said::Client(address) = said {
+                self.address = address;
+            }
+        }
         let metrics = &self.worker.proxy.metrics;
         let unproven = self.guests.enter(&line.cut(), metrics);
         let listener = &self.outbound.listener;

@@ -22,7 +22,7 @@ use crate::{
     answer::Answer,
     body::{Download, ResponseBody, Upload, whole},
     callers::{Held, Share},
-    cluster::{Cluster, Security},
+    cluster::Cluster,
     deadline,
     edge::ServerKey,
     exchange::Exchange,
@@ -583,11 +583,7 @@ impl Arrived<'_> {
         head: &Arc<Head>,
         exchange: &mut Exchange,
     ) -> Result<Option<Permit<Recorded>>, Answer> {
-        if cluster
-            .hops
-            .iter()
-            .all(|hop| hop.security != Security::Plain)
-        {
+        if cluster.hops.iter().all(|hop| !hop.security.is_outside()) {
             return Ok(None);
         }
         let place = Arc::new(Place::outside_service(&cluster.service, destination.port));

@@ -167,3 +167,23 @@ pub(crate) const MAX_TAP_VALUE_BYTES: usize = 1024;
 pub(crate) const MAX_PEM_FILE_BYTES: u64 = 1024 * 1024;
 /// How often such files are looked at.
 pub(crate) const PEM_FILE_POLL: Duration = Duration::from_secs(1);
+/// Names of endpoints that one proxy looks up.
+pub(crate) const MAX_DNS_NAMES: usize = 1024;
+/// Addresses of one name that are endpoints.
+pub(crate) const MAX_DNS_ADDRESSES: usize = 64;
+/// Names that are looked up at once.
+pub(crate) const MAX_DNS_LOOKUPS: usize = 16;
+/// An answer holds at least this long, whatever it says …
+pub(crate) const MIN_DNS_TTL: Duration = Duration::from_secs(1);
+/// … and at most this long.
+pub(crate) const MAX_DNS_TTL: Duration = Duration::from_secs(300);
+/// When a name that could not be looked up is asked for again; what was known of it stays.
+pub(crate) const DNS_RETRY: Duration = Duration::from_secs(2);
+/// How long one DNS server may take to answer.
+pub(crate) const DNS_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked which names are due.
+pub(crate) const DNS_TICK: Duration = Duration::from_millis(250);
+/// How long a configuration waits for the names that it is the first to have.
+pub(crate) const DNS_WARM_UP: Duration = Duration::from_secs(3);
+/// Longest PROXY protocol header before a connection to a gateway.
+pub(crate) const MAX_PROXY_HEADER_BYTES: usize = 2048;

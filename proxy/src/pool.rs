@@ -255,6 +255,28 @@ impl Pools {
         self.send(key, None, request.into_http(), terms).await
     }
 
+    /// Sends where nobody judges after us, in plaintext or by TLS as anyone speaks it: only with a recorded decision.
+    pub(crate) async fn send_outside(
+        &self,
+        address: SocketAddr,
+        security: &Security,
+        dialect: Dialect,
+        request: UpstreamRequest<Recorded, UploadBody>,
+        terms: Terms,
+    ) -> Sent {
+        let key = PoolKey {
+            address,
+            security: security.clone(),
+            dialect,
+            epoch: 0,
+        };
+        let mut request = request.into_http();
+        if dialect == Dialect::Http2 && matches!(security, Security::Tls(_)) {
+            secure(&mut request);
+        }
+        self.send(key, None, request, terms).await
+    }
+
     /// Forgets pools of earlier epochs: their connections end when what is in flight has ended.
     pub(crate) fn forget_before(&self, epoch: u64) {
         lock(&self.pools).retain(|key, _| key.epoch == 0 || key.epoch >= epoch);
@@ -408,6 +430,15 @@ impl Pool {
                 let line = connect::plain(address, terms.patience).await?;
                 Ok((line, CancellationToken::new()))
             }
+            (Security::Tls(tls), _) => {
+                let config = if protocol == alpn::H2 {
+                    &tls.http2
+                } else {
+                    &tls.http1
+                };
+                let line = connect::outside(address, tls, config, terms.patience).await?;
+                Ok((line, CancellationToken::new()))
+            }
             (Security::Unreachable, _) => Err(ConnectError::NotInMesh),
         }
     }
@@ -481,6 +512,15 @@ impl Pool {
             return SendError::Stale(error);
         }
         SendError::Reset(error)
+    }
+}
+
+/// HTTP/2 tells the scheme (RFC 9113 section 8.3.1).
+fn secure(request: &mut Request<UploadBody>) {
+    let mut parts = request.uri().clone().into_parts();
+    parts.scheme = Some(http::uri::Scheme::HTTPS);
+    if let Ok(uri) = http::Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
     }
 }
 

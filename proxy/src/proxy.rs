@@ -30,13 +30,14 @@ use crate::{
     busy::Loads,
     callers::Callers,
     credentials::{Epoch, Epochs},
+    dns::{self, Names},
     inherited::{Held, Inherited},
     ledger::{Ledger, lock},
-    limits::{AGGREGATE_INTERVAL, EXPIRY_TICK, PEM_FILE_POLL},
+    limits::{AGGREGATE_INTERVAL, DNS_TICK, DNS_WARM_UP, EXPIRY_TICK, PEM_FILE_POLL},
     listener::{self, Stop},
     metrics::Metrics,
     mirror::Mirrors,
-    snapshot::{Snapshot, SnapshotError},
+    snapshot::{Snapshot, SnapshotError, Surroundings},
     spans::Spans,
     strangers::Strangers,
     tap::{TapFilter, TapRefused, TapStream, Taps},
@@ -197,6 +198,7 @@ pub(crate) struct Shared {
     pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
     made: Epochs,
     loads: Loads,
+    names: Names,
     epoch: ArcSwapOption<Epoch>,
     /// Cancelled when the proxy is about to go: it says so, and takes requests until it drains.
     pub(crate) leaving: CancellationToken,
@@ -276,6 +278,7 @@ impl Proxy {
             epochs: made.watch(),
             made,
             loads: Loads::default(),
+            names: Names::default(),
             epoch: ArcSwapOption::empty(),
             leaving: CancellationToken::new(),
             in_flight: InFlight::default(),
@@ -310,6 +313,7 @@ impl Proxy {
             mesh_ports: deps.mesh_ports,
         };
         runtime.spawn(watch_files(proxy.clone()));
+        runtime.spawn(watch_names(proxy.clone()));
         Ok(proxy)
     }
 
@@ -328,7 +332,7 @@ impl Proxy {
     /// Compiles a configuration for [`Self::apply`], keeping what the one in force has already compiled of it.
     pub fn compile(&self, config: Arc<ProxyConfig>) -> Result<Snapshot, SnapshotError> {
         let before = self.shared.snapshot();
-        Snapshot::compile_after(config, before.as_deref(), &self.shared.clock)
+        Snapshot::compile_after(config, before.as_deref(), &self.surroundings())
     }
 
     /// Puts `snapshot` in force as a whole: binds what is new, drops what is gone, judges open streams again.
@@ -338,6 +342,30 @@ impl Proxy {
             return Err(ApplyError::Draining);
         }
         self.put_in_force(lock(&self.listeners), snapshot)
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            clock: self.shared.clock.clone(),
+            answers: self.shared.names.answers(),
+        }
+    }
+
+    /// Looks up the names that `config` is the first to have, so that they are there when it is applied; gives up
+    /// after a while, and goes on looking once it is in force.
+    pub async fn warm_up(&self, config: &ProxyConfig) {
+        let mut wanted = dns::wanted(config);
+        if wanted.is_empty() {
+            return;
+        }
+        // What is in force is not forgotten yet.
+        let held = self.shared.snapshot();
+        wanted.extend(held.iter().flat_map(|held| held.names.clone()));
+        let servers = &config.workload.name_servers;
+        let looking = self.shared.names.look_up(&wanted, servers);
+        if tokio::time::timeout(DNS_WARM_UP, looking).await.is_err() {
+            tracing::warn!("not every name could be looked up in time");
+        }
     }
 
     /// Compiles the configuration in force once more, since what it refers to has changed.
@@ -350,7 +378,7 @@ impl Proxy {
             return;
         };
         let config = held.config().clone();
-        let compiled = Snapshot::compile_after(config, Some(&held), &self.shared.clock);
+        let compiled = Snapshot::compile_after(config, Some(&held), &self.surroundings());
         match compiled.map(|snapshot| self.put_in_force(listeners, snapshot)) {
             Ok(Ok(())) => tracing::info!("certificates or addresses were taken up anew"),
             Ok(Err(error)) => tracing::error!(%error, "what has changed cannot be put in force"),
@@ -619,6 +647,28 @@ async fn watch_files(proxy: Proxy) {
         });
         if let Err(error) = looking.await {
             tracing::error!(%error, "files of certificates could not be looked at");
+        }
+    }
+}
+
+/// Looks up names when their answers are over.
+async fn watch_names(proxy: Proxy) {
+    let mut look = tokio::time::interval(DNS_TICK);
+    let stop = proxy.stop.cut.clone();
+    while stop.run_until_cancelled(look.tick()).await.is_some() {
+        let Some(snapshot) = proxy.shared.snapshot() else {
+            continue;
+        };
+        if snapshot.names.is_empty() {
+            continue;
+        }
+        let servers = &snapshot.workload().name_servers;
+        if proxy.shared.names.look_up(&snapshot.names, servers).await {
+            let refreshed = proxy.clone();
+            let refreshing = tokio::task::spawn_blocking(move || refreshed.refresh());
+            if let Err(error) = refreshing.await {
+                tracing::error!(%error, "new addresses could not be taken up");
+            }
         }
     }
 }

@@ -14,11 +14,12 @@ use reeve_core::model::{
     Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
     WorkloadConfig,
 };
-use reeve_core::{Clock, SystemClock};
+use reeve_core::{Clock, ServiceName, SystemClock};
 
 use crate::{
     access_log::LogFormat,
     cluster::Clusters,
+    dns::{self, Answers},
     edge::{Material, ServerKey, TlsServers, WatchedFiles},
     head::Head,
     hello::ServerName,
@@ -46,9 +47,28 @@ pub struct Snapshot {
     pub(crate) own_header: Option<HeaderValue>,
     /// What access log lines look like.
     pub(crate) log_format: LogFormat,
+    /// Names that its endpoints have.
+    pub(crate) names: BTreeSet<ServiceName>,
     /// Files that certificates were read from.
     pub(crate) files: WatchedFiles,
     tables: BTreeMap<RouteTableName, Arc<Table>>,
+}
+
+/// What a configuration is compiled with beside itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) clock: Arc<dyn Clock>,
+    /// What names stand for.
+    pub(crate) answers: Arc<Answers>,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            answers: Arc::default(),
+        }
+    }
 }
 
 /// An inbound listener and what every request to it has in common.
@@ -128,15 +148,14 @@ pub enum SnapshotError {
 impl Snapshot {
     /// Compiles everything, so that applying it can fail only at binding addresses.
     pub fn compile(config: Arc<ProxyConfig>) -> Result<Self, SnapshotError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        Self::compile_after(config, None, &clock)
+        Self::compile_after(config, None, &Surroundings::default())
     }
 
     /// The same, keeping what `before` has already compiled of it.
-    pub fn compile_after(
+    pub(crate) fn compile_after(
         config: Arc<ProxyConfig>,
         before: Option<&Self>,
-        clock: &Arc<dyn Clock>,
+        around: &Surroundings,
     ) -> Result<Self, SnapshotError> {
         let (engine, projection_hash) = engine(&config, before)?;
         let workload = &config.workload;
@@ -147,11 +166,12 @@ impl Snapshot {
         };
         let own = PeerInfo::of(workload);
         let tables = tables(&config, before)?;
-        let material = Material::new(&config.secrets, clock);
+        let material = Material::new(&config.secrets, &around.clock);
         let (inbound, outbound) = listeners(workload, &material)?;
         Ok(Self {
             jwt,
-            clusters: Clusters::compile(&config),
+            clusters: Clusters::compile(&config, &around.answers, &material),
+            names: dns::wanted(&config),
             wanted_headers: wanted_headers(&engine, workload)?,
             projection_hash,
             own_header: own.to_value(),

@@ -125,7 +125,7 @@ pub(crate) async fn outbound<I: Io>(
     let Some(hop) = balance::pick(&hops, how, &cluster.turn, load, &mut rand::rng()) else {
         return exchange.flag("UH");
     };
-    if hop.security == Security::Plain {
+    if hop.security.is_outside() {
         let peer = Peer {
             principal: own,
             ..Peer::stranger(address.ip())
@@ -304,6 +304,7 @@ async fn to_endpoint(
             connected.map(|(line, _drain)| line)
         }
         Security::Plain => connect::plain(hop.address, patience).await,
+        Security::Tls(tls) => connect::outside(hop.address, tls, &tls.bytes, patience).await,
         Security::Unreachable => Err(ConnectError::NotInMesh),
     }
 }

@@ -283,9 +283,17 @@ impl Mesh {
 
     /// Where the application of `instance` reaches `service` (its name, in namespace default): its sidecar.
     pub fn outbound(&self, instance: &str, service: &str, port: u16) -> SocketAddr {
+        self.outbound_to(
+            instance,
+            &format!("{service}.default.svc.cluster.local"),
+            port,
+        )
+    }
+
+    /// The same, for a service by its full host.
+    pub fn outbound_to(&self, instance: &str, host: &str, port: u16) -> SocketAddr {
         let file = self.instances_file().expect("instances.json");
-        let host = format!("{service}.default.svc.cluster.local");
-        let number = file["services"][&host].as_u64();
+        let number = file["services"][host].as_u64();
         let number = number.unwrap_or_else(|| panic!("no service {host} in {file}"));
         let number = u8::try_from(number).expect("a number below 255");
         let slot = self.instance(instance).slot;

@@ -18,6 +18,13 @@ if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
     "$folder/bin/python3" -c 'import spiffe'
     printf '%s' "$wanted" > "$folder/installed"
 fi
+# What stands before, behind and beside gateways in tests of ingress and egress.
+for tool in haproxy openssl curl; do
+    if ! command -v $tool >/dev/null; then
+        apt-get update -qq && apt-get install -y -qq $tool
+        command -v $tool >/dev/null || { echo "$0: $tool cannot be installed" >&2; exit 1; }
+    fi
+done
 # Debian's Prometheus with promtool, unpacked and not installed: no service of the system begins with it.
 if [ ! -x "$folder/prometheus/usr/bin/promtool" ]; then
     rm -rf "$folder/prometheus" "$folder/download"

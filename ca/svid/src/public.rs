@@ -101,6 +101,11 @@ impl Authorities {
         })
     }
 
+    /// The authorities.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
     fn store(&self) -> Result<Arc<RootCertStore>, PublicTlsError> {
         let mut store = RootCertStore::empty();
         for root in &self.roots {

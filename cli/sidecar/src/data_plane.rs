@@ -76,6 +76,7 @@ impl DataPlane {
         let _applying = self.applying.lock().await;
         let predecessor = self.door.enter(&self.proxy).await?;
         let generation = config.generation;
+        self.proxy.warm_up(&config).await;
         let (proxy, new) = (self.proxy.clone(), Arc::clone(&config));
         // Compiling policies can take long enough to hold up requests on this thread.
         let switched = tokio::task::spawn_blocking(move || {

@@ -11,6 +11,12 @@ pub(super) fn names(service: &Service, namespace: &Namespace) -> Vec<String> {
         namespace: own,
         ..
     } = service;
+    if let Some(entry) = &service.entry {
+        let addresses = entry.addresses.iter().map(ToString::to_string);
+        return std::iter::once(service.host.to_string())
+            .chain(addresses)
+            .collect();
+    }
     let mut names = vec![
         service.host.to_string(),
         format!("{name}.{own}.svc"),

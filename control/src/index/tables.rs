@@ -66,21 +66,20 @@ pub(super) fn sidecar(
                 false => Vec::new(),
             };
             let v6 = index.instances.outbound_address_v6(&service.host);
+            let captured = index.instances.mesh.capture.and(service.entry.as_ref());
+            let said = captured.iter().flat_map(|entry| &entry.addresses).copied();
             let addresses = [Some(IpAddr::V4(address)), v6.map(IpAddr::V6)];
-            listeners.extend(
-                addresses
-                    .into_iter()
-                    .flatten()
-                    .map(|address| OutboundListener {
-                        bind: SocketAddr::from((address, port.port)),
-                        protocol: port.protocol,
-                        routes: RouteTableName(port.port.to_string()),
-                        service: Some(target.clone()),
-                        sni: sni.clone(),
-                        tls: Vec::new(),
-                        https_redirect: Vec::new(),
-                    }),
-            );
+            listeners.extend(addresses.into_iter().flatten().chain(said).map(|address| {
+                OutboundListener {
+                    bind: SocketAddr::from((address, port.port)),
+                    protocol: port.protocol,
+                    routes: RouteTableName(port.port.to_string()),
+                    service: Some(target.clone()),
+                    sni: sni.clone(),
+                    tls: Vec::new(),
+                    https_redirect: Vec::new(),
+                }
+            }));
         }
     }
     // Captured connections come to this port, each for an address of its own.

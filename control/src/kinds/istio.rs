@@ -23,6 +23,8 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("HTTPRoute", GATEWAY_API),
     ("GRPCRoute", GATEWAY_API),
     ("ReferenceGrant", GATEWAY_API),
+    ("ServiceEntry", NETWORKING),
+    ("WorkloadEntry", NETWORKING),
     ("PeerAuthentication", SECURITY),
     ("RequestAuthentication", SECURITY),
     ("AccessPolicy", OURS),
@@ -37,10 +39,8 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
 
 /// Kinds that exist, but not here yet: (API group, kind).
 pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
-    ("networking.istio.io", "ServiceEntry"),
     ("networking.istio.io", "Sidecar"),
     ("networking.istio.io", "EnvoyFilter"),
-    ("networking.istio.io", "WorkloadEntry"),
     ("networking.istio.io", "WorkloadGroup"),
     ("networking.istio.io", "ProxyConfig"),
     ("security.istio.io", "AuthorizationPolicy"),

@@ -170,7 +170,42 @@ raw! {
     }
     TcpPoolSpec { connect_timeout: Option<String>, }
     HttpPoolSpec { max_requests_per_connection: Option<i32>, }
-    TlsSpec { mode: Option<String>, }
+    TlsSpec {
+        mode: Option<String>,
+        client_certificate: String,
+        private_key: String,
+        ca_certificates: String,
+        ca_crl: String,
+        credential_name: String,
+        subject_alt_names: Vec<String>,
+        sni: String,
+        insecure_skip_verify: bool,
+    }
+    ServiceEntrySpec {
+        hosts: Vec<String>,
+        addresses: Vec<String>,
+        ports: Vec<EntryPortSpec>,
+        location: Option<String>,
+        resolution: Option<String>,
+        endpoints: Vec<WorkloadEntrySpec>,
+        workload_selector: Option<WorkloadSelectorSpec>,
+        export_to: Vec<String>,
+        subject_alt_names: Vec<String>,
+    }
+    EntryPortSpec {
+        number: u16,
+        protocol: String,
+        name: String,
+        target_port: Option<u16>,
+    }
+    WorkloadSelectorSpec { labels: BTreeMap<String, String>, }
+    WorkloadEntrySpec {
+        address: String,
+        ports: BTreeMap<String, u16>,
+        labels: BTreeMap<String, String>,
+        weight: Option<u32>,
+        service_account: String,
+    }
     GatewaySpec {
         selector: BTreeMap<String, String>,
         servers: Vec<ServerSpec>,

@@ -20,6 +20,7 @@ raw! {
         authorization: Option<AuthorizationSpec>,
         caller_shares: Option<CallerSharesSpec>,
         path_normalization: Option<String>,
+        dns: Option<DnsSpec>,
         default_config: Option<ProxySpec>,
         outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
         tracing: Option<TracingSpec>,
@@ -35,6 +36,7 @@ raw! {
         requests_per_connection: Option<i64>,
         requests_per_caller: Option<i64>,
     }
+    DnsSpec { name_servers: Vec<String>, }
     ProxySpec { gateway_topology: Option<TopologySpec>, }
     TopologySpec {
         num_trusted_proxies: u32,

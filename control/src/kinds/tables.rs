@@ -60,14 +60,6 @@ pub(super) const DESTINATION_RULE: Fields = Fields {
         "spec.trafficPolicy.loadBalancer.localityLbSetting",
         "spec.trafficPolicy.loadBalancer.warmupDurationSecs",
         "spec.trafficPolicy.loadBalancer.warmup",
-        "spec.trafficPolicy.tls.clientCertificate",
-        "spec.trafficPolicy.tls.privateKey",
-        "spec.trafficPolicy.tls.caCertificates",
-        "spec.trafficPolicy.tls.credentialName",
-        "spec.trafficPolicy.tls.subjectAltNames",
-        "spec.trafficPolicy.tls.sni",
-        "spec.trafficPolicy.tls.insecureSkipVerify",
-        "spec.trafficPolicy.tls.caCrl",
         "spec.subsets[].trafficPolicy.outlierDetection",
         "spec.subsets[].trafficPolicy.portLevelSettings",
         "spec.subsets[].trafficPolicy.tunnel",
@@ -142,4 +134,16 @@ pub(super) const REQUEST_AUTHENTICATION: Fields = Fields {
         "spec.jwtRules[].fromCookies",
         "spec.jwtRules[].spaceDelimitedClaims",
     ],
+};
+
+/// `ServiceEntry`.
+pub(super) const SERVICE_ENTRY: Fields = Fields {
+    strict: true,
+    unsupported: &["spec.endpoints[].network", "spec.endpoints[].locality"],
+};
+
+/// `WorkloadEntry`.
+pub(super) const WORKLOAD_ENTRY: Fields = Fields {
+    strict: true,
+    unsupported: &["spec.network", "spec.locality"],
 };

@@ -1,8 +1,8 @@
 //! Services, from Kubernetes' `Service`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use reeve_core::{Namespace, ServiceName, model::Protocol};
+use reeve_core::{InstanceName, Namespace, ServiceAccount, ServiceName, model::Protocol};
 
 use super::LocalWorkload;
 
@@ -19,6 +19,71 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// Its ports.
     pub ports: Vec<TargetedPort>,
+    /// Namespaces that see it (Istio's `exportTo`); none = all.
+    pub export_to: Vec<String>,
+    /// Where it runs, if that is said rather than selected.
+    pub entry: Option<Entry>,
+}
+
+/// Where a service runs that is no Kubernetes `Service` (`ServiceEntry`), or that is another's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whether it is part of the mesh.
+    pub location: EntryLocation,
+    /// How its endpoints are found.
+    pub resolution: EntryResolution,
+    /// Its endpoints.
+    pub endpoints: Vec<EntryEndpoint>,
+    /// Addresses that stand for it where traffic is captured.
+    pub addresses: Vec<IpAddr>,
+    /// Names that its servers' certificates may have.
+    pub subject_alt_names: Vec<String>,
+}
+
+/// Whether a service is part of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryLocation {
+    /// It is not: mTLS is not spoken to it.
+    External,
+    /// It is.
+    Internal,
+}
+
+/// How endpoints are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryResolution {
+    /// As the caller found them; here, by looking up the host.
+    None,
+    /// They are named.
+    Static,
+    /// By DNS: every address is one.
+    Dns,
+    /// By DNS: the first address is the one.
+    DnsRoundRobin,
+}
+
+/// One endpoint of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryEndpoint {
+    /// What it is called.
+    pub name: InstanceName,
+    /// Where it is.
+    pub address: EntryAddress,
+    /// Port name → port, where it differs.
+    pub ports: BTreeMap<String, u16>,
+    /// Labels that subsets select by.
+    pub labels: BTreeMap<String, String>,
+    /// The account it runs as, if it is part of the mesh.
+    pub service_account: Option<ServiceAccount>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryAddress {
+    /// There.
+    Ip(IpAddr),
+    /// Where DNS says.
+    Host(ServiceName),
 }
 
 /// A port of a service.

@@ -1,6 +1,6 @@
 //! Mesh-wide settings, from `MeshConfig`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
@@ -28,6 +28,8 @@ pub struct MeshSettings {
     pub mtls: MtlsMode,
     /// The key exchanges of mTLS between sidecars, the preferred one first. None: all that there are.
     pub ecdh_curves: Vec<EcdhCurve>,
+    /// The DNS servers that proxies ask; none = those of their machine.
+    pub name_servers: Vec<SocketAddr>,
     /// What stands before gateways.
     pub topology: Topology,
     /// How much one caller may hold at once.

@@ -1,10 +1,12 @@
 //! `DestinationRule`.
 
+mod originate;
+
 use std::{collections::BTreeMap, num::NonZeroU32};
 
 use reeve_core::{
     ServiceName,
-    model::{ClientTls, LoadBalancer, Subset, TrafficPolicy},
+    model::{LoadBalancer, Subset, TrafficPolicy},
 };
 
 use super::{
@@ -125,8 +127,8 @@ fn traffic(
     if let Some(pool) = &spec.connection_pool {
         connection_pool(notes, &path.key("connectionPool"), pool, &mut policy);
     }
-    if let Some(text) = spec.tls.as_ref().and_then(|t| t.mode.as_deref()) {
-        policy.tls = client_tls(notes, &path.key("tls").key("mode"), text).unwrap_or_default();
+    if let Some(tls) = &spec.tls {
+        policy.tls = originate::client_tls(notes, &path.key("tls"), tls);
     }
     policy
 }
@@ -188,21 +190,4 @@ fn load_balancer(
         ("RANDOM", LoadBalancer::Random),
     ];
     notes.word(path, text, &words).unwrap_or_default()
-}
-
-fn client_tls(
-    notes: &mut Notes<'_, DestinationRuleSpec>,
-    path: &Path,
-    text: &str,
-) -> Option<ClientTls> {
-    if matches!(text, "SIMPLE" | "MUTUAL") {
-        let said = format!("{text} is known, but not supported in this version");
-        notes.hint(path, Code::Unsupported, said, "use ISTIO_MUTUAL or DISABLE");
-        return None;
-    }
-    let words = [
-        ("ISTIO_MUTUAL", ClientTls::Mutual),
-        ("DISABLE", ClientTls::Disable),
-    ];
-    notes.word(path, text, &words)
 }

@@ -30,6 +30,8 @@ pub(super) fn resolve(objects: &[Object<ServiceSpec>], faults: &mut Vec<Fault>) 
             name: object.name.clone(),
             selector: object.spec.selector.clone(),
             ports,
+            export_to: Vec::new(),
+            entry: None,
         };
         services.insert(host, Arc::new(service));
     }

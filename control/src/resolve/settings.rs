@@ -1,13 +1,15 @@
 //! `MeshConfig`.
 
+mod edge;
+
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        CallerShares, EcdhCurve, ForwardClientCert, MtlsMode, OutboundPolicy, PathNormalization,
-        ServiceState, TapMode, Topology, TracingConfig,
+        CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState,
+        TapMode, Topology, TracingConfig,
     },
 };
 
@@ -79,7 +81,7 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     if let Some(mode) = notes.mtls_mode(&at("mtls").key("mode"), mode) {
         settings.mtls = mode;
     }
-    settings.topology = topology(notes);
+    edge::resolve(settings, notes);
     settings.caller_shares = caller_shares(notes);
     settings.ecdh_curves = ecdh_curves(notes, spec.mesh_mtls.as_ref());
     if let Some(text) = &spec.path_normalization {
@@ -134,37 +136,6 @@ fn check_lives(settings: &MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>) {
             "a certificate cannot outlive its issuer",
             hint,
         );
-    }
-}
-
-/// Most proxies before a gateway.
-const MAX_TRUSTED_PROXIES: u32 = 64;
-
-fn topology(notes: &mut Notes<'_, MeshConfigSpec>) -> Topology {
-    let config = notes.object.spec.default_config.as_ref();
-    let Some(spec) = config.and_then(|config| config.gateway_topology.as_ref()) else {
-        return Topology::default();
-    };
-    let path = Path::of(&["spec", "defaultConfig", "gatewayTopology"]);
-    if spec.num_trusted_proxies > MAX_TRUSTED_PROXIES {
-        let text = format!("at most {MAX_TRUSTED_PROXIES} proxies stand before a gateway");
-        notes.error(&path.key("numTrustedProxies"), Code::TooLarge, text);
-    }
-    let words = [
-        ("UNDEFINED", ForwardClientCert::default()),
-        ("SANITIZE", ForwardClientCert::Sanitize),
-        ("FORWARD_ONLY", ForwardClientCert::ForwardOnly),
-        ("APPEND_FORWARD", ForwardClientCert::AppendForward),
-        ("SANITIZE_SET", ForwardClientCert::SanitizeSet),
-        ("ALWAYS_FORWARD_ONLY", ForwardClientCert::AlwaysForwardOnly),
-    ];
-    let said = spec.forward_client_cert_details.as_ref();
-    let path = path.key("forwardClientCertDetails");
-    let client_cert = said.and_then(|text| notes.word(&path, text, &words));
-    Topology {
-        trusted_proxies: spec.num_trusted_proxies,
-        client_cert: client_cert.unwrap_or_default(),
-        proxy_protocol: spec.proxy_protocol.is_some(),
     }
 }
 
@@ -407,6 +378,7 @@ impl Default for MeshSettings {
             ecdh_curves: Vec::new(),
             topology: Topology::default(),
             caller_shares: CallerShares::default(),
+            name_servers: Vec::new(),
             authorization: AuthorizationSettings::default(),
             tap: TapSettings::default(),
             path_normalization: PathNormalization::default(),

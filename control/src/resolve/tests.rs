@@ -1,5 +1,6 @@
 //! Each kind and each fault, by file, line, path and code.
 
+mod entries;
 mod gateway_api;
 mod istio;
 mod kinds;
@@ -33,7 +34,8 @@ pub(crate) fn mesh(yaml: &str) -> Mesh {
 /// A document: kind, name and spec (indented by two).
 pub(crate) fn document(kind: &str, name: &str, spec: &str) -> String {
     let version = match kind {
-        "VirtualService" | "DestinationRule" | "Gateway" => "networking.istio.io/v1",
+        "VirtualService" | "DestinationRule" | "Gateway" | "ServiceEntry" | "WorkloadEntry"
+        | "Sidecar" => "networking.istio.io/v1",
         "PeerAuthentication" | "RequestAuthentication" => "security.istio.io/v1",
         "Service" | "Namespace" | "ServiceAccount" | "ConfigMap" => "v1",
         _ => "reeve.dev/v1alpha1",
@@ -75,7 +77,7 @@ fn headers_of_documents_are_checked() {
             &["1 apiVersion unknown-version"],
         ),
         (
-            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\n",
+            "apiVersion: networking.istio.io/v1\nkind: EnvoyFilter\nmetadata: {name: x}\n",
             &["2 kind unsupported"],
         ),
         (

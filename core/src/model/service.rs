@@ -1,10 +1,13 @@
 //! Services as a client's proxy sees them: ports, subsets, endpoints and how to reach them.
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InstanceName, Namespace, ServiceName, SpiffeId, model::Protocol};
+use crate::{
+    InstanceName, Namespace, ServiceName, SpiffeId,
+    model::{OriginateTls, Protocol},
+};
 
 /// A service and how its clients talk to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +94,8 @@ pub enum LoadBalancer {
     Random,
 }
 
-/// Whether a client's proxy speaks mesh mTLS to a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Whether a client's proxy speaks mesh mTLS to a service, or other TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ClientTls {
     /// mTLS to endpoints that are in the mesh, plaintext to others. Never a fall-back from one to the other.
@@ -102,6 +105,8 @@ pub enum ClientTls {
     Mutual,
     /// Never TLS (`DISABLE`).
     Disable,
+    /// TLS as anyone speaks it (`SIMPLE`, `MUTUAL`).
+    Originate(Arc<OriginateTls>),
 }
 
 /// The running endpoints of a service.
@@ -111,6 +116,34 @@ pub struct EndpointSet {
     pub service: ServiceName,
     /// The endpoints; those that are not healthy are left out by `control`.
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints that are known by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NamedEndpoint>,
+}
+
+/// Endpoints that the proxy finds by DNS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedEndpoint {
+    /// What it is called.
+    pub instance: InstanceName,
+    /// The name to look up.
+    pub host: ServiceName,
+    /// Service port → port at its addresses.
+    pub ports: BTreeMap<u16, u16>,
+    /// Labels that subsets select by.
+    pub labels: BTreeMap<String, String>,
+    /// Which of its addresses are endpoints.
+    pub take: DnsTake,
+}
+
+/// Which of a name's addresses are endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnsTake {
+    /// All of them (`DNS`).
+    All,
+    /// The first of each answer (`DNS_ROUND_ROBIN`).
+    First,
 }
 
 /// One place where a service runs.

@@ -25,6 +25,7 @@ fn workload() -> WorkloadConfig {
         ecdh_curves: vec![],
         topology: Default::default(),
         caller_shares: Default::default(),
+        name_servers: vec![],
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,
@@ -47,6 +48,7 @@ fn config(generation: u64, services: &[String]) -> ProxyConfig {
     let endpoints = |s: &String| EndpointSet {
         service: name(s),
         endpoints: vec![],
+        names: vec![],
     };
     let table = |s: &String| RouteTable {
         name: RouteTableName(s.clone()),

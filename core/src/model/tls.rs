@@ -174,6 +174,22 @@ pub struct ClientCertificates {
     pub pins: Vec<String>,
 }
 
+/// How a proxy begins TLS towards a service outside the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OriginateTls {
+    /// The server name that is asked for; the service's host if not given.
+    pub sni: Option<String>,
+    /// One of these must be among the server's alternative names; none = the name asked for.
+    pub subject_alt_names: Vec<String>,
+    /// By what the server is judged; the public authorities if not given.
+    pub authorities: Option<AuthoritySource>,
+    /// What is shown to the server.
+    pub certificate: Option<CertificateSource>,
+    /// Whether any server is taken, whoever it is.
+    pub danger_skip_verify: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

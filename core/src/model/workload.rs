@@ -43,6 +43,9 @@ pub struct WorkloadConfig {
     pub ecdh_curves: Vec<EcdhCurve>,
     /// How paths are normalised before they are judged.
     pub path_normalization: PathNormalization,
+    /// The DNS servers that names of endpoints are looked up with; none = the machine's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub name_servers: Vec<SocketAddr>,
     /// What stands before a gateway.
     #[serde(default)]
     pub topology: Topology,

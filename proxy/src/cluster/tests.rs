@@ -59,6 +59,7 @@ fn clusters(tls: ClientTls) -> Clusters {
     let set = EndpointSet {
         service: name.clone(),
         endpoints,
+        names: vec![],
     };
     let mut all = HashMap::default();
     for port in &service.ports {
@@ -118,7 +119,7 @@ fn who_is_in_the_mesh_is_spoken_to_by_mtls_and_nobody_falls_back() {
         (ClientTls::Mutual, mesh(), Security::Unreachable),
         (ClientTls::Disable, Security::Plain, Security::Plain),
     ] {
-        let clusters = clusters(tls);
+        let clusters = clusters(tls.clone());
         let expected = vec![(1, meshed.clone()), (2, meshed), (3, outside)];
         assert_eq!(hops(&clusters, None, 80), expected, "{tls:?}");
     }

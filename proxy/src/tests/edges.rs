@@ -313,7 +313,7 @@ fn a_generation_keeps_what_an_earlier_one_compiled_of_the_same() {
     let first = Snapshot::compile(Arc::new(config.clone())).unwrap();
     config.generation = Generation(2);
     config.policies = Arc::new((*config.policies).clone());
-    let clock: Arc<dyn reeve_core::Clock> = Arc::new(reeve_core::SystemClock);
+    let clock = crate::snapshot::Surroundings::default();
     let second = Snapshot::compile_after(Arc::new(config.clone()), Some(&first), &clock).unwrap();
     assert!(Arc::ptr_eq(&first.engine, &second.engine) && Arc::ptr_eq(&first.jwt, &second.jwt));
     assert_eq!(first.projection_hash, second.projection_hash);

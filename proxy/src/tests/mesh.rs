@@ -231,6 +231,7 @@ impl Mesh {
             ecdh_curves: vec![],
             topology: Default::default(),
             caller_shares: Default::default(),
+            name_servers: vec![],
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],
             tracing: None,
@@ -301,6 +302,7 @@ impl Mesh {
         let set = EndpointSet {
             service: service(),
             endpoints: at.iter().enumerate().map(endpoint).collect(),
+            names: vec![],
         };
         config.endpoints.insert(service(), Arc::new(set));
     }

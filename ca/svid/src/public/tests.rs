@@ -208,7 +208,7 @@ fn pins_hold_for_certificate_and_key() {
     let ca = Ca::new("ours");
     let made = ca.issue(vec![dns("shop.example")]);
     let leaf = made.identity().chain().first().unwrap().clone();
-    let hash = ClientDetails::of(&[leaf.clone()]).unwrap().hash;
+    let hash = ClientDetails::of(std::slice::from_ref(&leaf)).unwrap().hash;
     let (_, parsed) = x509_parser::parse_x509_certificate(&leaf).unwrap();
     let key = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, parsed.public_key().raw);
     let key = {

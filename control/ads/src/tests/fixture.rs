@@ -65,6 +65,7 @@ pub(super) fn config(generation: u64, hash: &str, services: &[&str]) -> ProxyCon
     let endpoints = |s: &str| EndpointSet {
         service: name(s),
         endpoints: vec![],
+        names: vec![],
     };
     let table = |s: &str| RouteTable {
         name: RouteTableName(s.to_owned()),
@@ -109,6 +110,7 @@ fn workload() -> WorkloadConfig {
         ecdh_curves: vec![],
         topology: Default::default(),
         caller_shares: Default::default(),
+        name_servers: vec![],
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],
         tracing: None,

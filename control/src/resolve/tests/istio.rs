@@ -155,9 +155,9 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
             "8 spec.trafficPolicy.outlierDetection",
         ),
         (
-            "DestinationRule",
-            "  host: a\n  trafficPolicy:\n    tls: {mode: SIMPLE}",
-            "8 spec.trafficPolicy.tls.mode",
+            "ServiceEntry",
+            "  hosts: ['*.a.example']\n  ports: [{number: 80, name: a, protocol: HTTP}]",
+            "6 spec.hosts[0]",
         ),
         (
             "Gateway",

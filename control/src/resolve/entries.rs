@@ -1,0 +1,323 @@
+//! `ServiceEntry` and `WorkloadEntry`: services that are no Kubernetes `Service`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use reeve_core::{InstanceName, ServiceAccount, ServiceName};
+
+use super::{
+    hosts::{Services, full},
+    local::MESH_PORTS,
+    values::{Notes, protocol},
+};
+use crate::{
+    Code, Entry, EntryAddress, EntryEndpoint, EntryLocation, EntryResolution, Fault, Service,
+    TargetPort, TargetedPort,
+    kinds::{Object, ServiceEntrySpec, WorkloadEntrySpec},
+    mesh::is_subset,
+    source::path::Path,
+};
+
+/// Endpoints of one `ServiceEntry`.
+const MAX_ENDPOINTS: usize = 1024;
+
+type SeNotes<'a> = Notes<'a, ServiceEntrySpec>;
+
+/// Adds what the entries say to `services`. A host of the mesh beats a foreign one.
+pub(super) fn resolve(
+    entries: &[Object<ServiceEntrySpec>],
+    workloads: &[Object<WorkloadEntrySpec>],
+    services: &mut Services,
+    faults: &mut Vec<Fault>,
+) {
+    for object in workloads {
+        let mut notes = Notes { object, faults };
+        let path = Path::of(&["spec"]);
+        address(&mut notes, &path, &object.spec.address);
+    }
+    let mut ordered: Vec<_> = entries.iter().collect();
+    ordered.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    for object in ordered {
+        let mut notes = Notes { object, faults };
+        let entry = entry(&mut notes, workloads);
+        let ports = ports(&mut notes);
+        for (n, host) in object.spec.hosts.iter().enumerate() {
+            let path = Path::of(&["spec", "hosts"]).index(n);
+            let Some(host) = host_name(&mut notes, &path, host) else {
+                continue;
+            };
+            if services.contains_key(&host) {
+                let text = format!("there is a service {host} already, which wins");
+                notes.warn(&path, Code::Conflict, text, "keep one of them");
+                continue;
+            }
+            let selector = object.spec.workload_selector.as_ref();
+            let service = Service {
+                namespace: object.namespace.clone(),
+                name: host.to_string(),
+                selector: selector.map(|s| s.labels.clone()).unwrap_or_default(),
+                ports: ports.clone(),
+                export_to: object.spec.export_to.clone(),
+                entry: Some(entry.for_host(&host)),
+                host: host.clone(),
+            };
+            services.insert(host, Arc::new(service));
+        }
+    }
+}
+
+fn host_name(notes: &mut SeNotes<'_>, path: &Path, host: &str) -> Option<ServiceName> {
+    if host.contains('*') {
+        let text = "a wildcard host is not supported in this version";
+        let hint = "name each host, or let outboundTrafficPolicy ALLOW_ANY pass them";
+        notes.hint(path, Code::Unsupported, text, hint);
+        return None;
+    }
+    let host = full(host, &notes.object.namespace);
+    let parsed = ServiceName::parse(&host);
+    parsed
+        .map_err(|e| notes.error(path, Code::Invalid, e.to_string()))
+        .ok()
+}
+
+fn entry(notes: &mut SeNotes<'_>, workloads: &[Object<WorkloadEntrySpec>]) -> Entry {
+    let spec = &notes.object.spec;
+    let at = |key: &str| Path::of(&["spec", key]);
+    if spec.hosts.is_empty() {
+        notes.error(&at("hosts"), Code::Missing, "there are no hosts");
+    }
+    let locations = [
+        ("MESH_EXTERNAL", EntryLocation::External),
+        ("MESH_INTERNAL", EntryLocation::Internal),
+    ];
+    let location = spec.location.as_ref();
+    let location = location.and_then(|text| notes.word(&at("location"), text, &locations));
+    let resolutions = [
+        ("NONE", EntryResolution::None),
+        ("STATIC", EntryResolution::Static),
+        ("DNS", EntryResolution::Dns),
+        ("DNS_ROUND_ROBIN", EntryResolution::DnsRoundRobin),
+    ];
+    let resolution = spec.resolution.as_ref();
+    let resolution = resolution.and_then(|text| notes.word(&at("resolution"), text, &resolutions));
+    let resolution = resolution.unwrap_or(EntryResolution::None);
+    let endpoints = endpoints(notes, workloads);
+    check(notes, resolution, &endpoints);
+    let mut addresses = Vec::new();
+    for (n, text) in spec.addresses.iter().enumerate() {
+        match text.parse::<IpAddr>() {
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                let said = format!("{text:?} is not an IP address; ranges are not supported");
+                notes.error(&at("addresses").index(n), Code::Unsupported, said);
+            }
+        }
+    }
+    Entry {
+        location: location.unwrap_or(EntryLocation::External),
+        resolution,
+        endpoints,
+        addresses,
+        subject_alt_names: spec.subject_alt_names.clone(),
+    }
+}
+
+/// What Istio's validation demands of endpoints.
+fn check(notes: &mut SeNotes<'_>, resolution: EntryResolution, endpoints: &[EntryEndpoint]) {
+    let path = Path::of(&["spec", "endpoints"]);
+    let spec = &notes.object.spec;
+    let selected = spec.workload_selector.is_some();
+    if selected && !spec.endpoints.is_empty() {
+        let text = "endpoints and workloadSelector exclude each other";
+        notes.error(&path, Code::Conflict, text);
+    }
+    let by_name = |e: &EntryEndpoint| matches!(e.address, EntryAddress::Host(_));
+    match resolution {
+        EntryResolution::None if !spec.endpoints.is_empty() => {
+            notes.error(&path, Code::Conflict, "resolution NONE has no endpoints");
+        }
+        EntryResolution::Static if spec.endpoints.is_empty() && !selected => {
+            notes.error(&path, Code::Missing, "resolution STATIC needs endpoints");
+        }
+        EntryResolution::Static if endpoints.iter().any(by_name) => {
+            let text = "resolution STATIC needs IP addresses";
+            notes.hint(&path, Code::Invalid, text, "use resolution DNS for names");
+        }
+        EntryResolution::DnsRoundRobin if spec.endpoints.len() > 1 => {
+            let text = "resolution DNS_ROUND_ROBIN has at most one endpoint";
+            notes.error(&path, Code::Conflict, text);
+        }
+        EntryResolution::None
+        | EntryResolution::Static
+        | EntryResolution::Dns
+        | EntryResolution::DnsRoundRobin => {}
+    }
+}
+
+fn endpoints(
+    notes: &mut SeNotes<'_>,
+    workloads: &[Object<WorkloadEntrySpec>],
+) -> Vec<EntryEndpoint> {
+    let object = notes.object;
+    let path = Path::of(&["spec", "endpoints"]);
+    if object.spec.endpoints.len() > MAX_ENDPOINTS {
+        let text = format!("at most {MAX_ENDPOINTS} endpoints");
+        notes.error(&path, Code::TooLarge, text);
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (n, spec) in object.spec.endpoints.iter().enumerate() {
+        let path = path.index(n);
+        let name = format!("{}-{n}", object.name);
+        found.extend(endpoint(notes, &path, &name, spec));
+    }
+    let selector = object.spec.workload_selector.as_ref();
+    let picked = workloads.iter().filter(|w| {
+        let wanted = selector
+            .map(|s| &s.labels)
+            .filter(|labels| !labels.is_empty());
+        w.namespace == object.namespace
+            && wanted.is_some_and(|labels| is_subset(labels, &w.spec.labels))
+    });
+    for workload in picked {
+        // Its faults were told with itself.
+        let mut unheard = Vec::new();
+        let mut notes = Notes {
+            object: workload,
+            faults: &mut unheard,
+        };
+        let name = format!("{}-0", workload.name);
+        found.extend(endpoint(
+            &mut notes,
+            &Path::default(),
+            &name,
+            &workload.spec,
+        ));
+    }
+    found
+}
+
+fn endpoint<S>(
+    notes: &mut Notes<'_, S>,
+    path: &Path,
+    name: &str,
+    spec: &WorkloadEntrySpec,
+) -> Option<EntryEndpoint> {
+    if let Some(weight) = spec.weight
+        && weight != 1
+    {
+        let text = "weights of endpoints are not supported in this version";
+        notes.error(&path.key("weight"), Code::Unsupported, text);
+    }
+    let account = match spec.service_account.as_str() {
+        "" => None,
+        text => match ServiceAccount::parse(text) {
+            Ok(account) => Some(account),
+            Err(error) => {
+                notes.error(
+                    &path.key("serviceAccount"),
+                    Code::Invalid,
+                    error.to_string(),
+                );
+                None
+            }
+        },
+    };
+    Some(EntryEndpoint {
+        name: InstanceName::parse(name).ok()?,
+        address: address(notes, path, &spec.address)?,
+        ports: spec.ports.clone(),
+        labels: spec.labels.clone(),
+        service_account: account,
+    })
+}
+
+fn address<S>(notes: &mut Notes<'_, S>, path: &Path, text: &str) -> Option<EntryAddress> {
+    let path = path.key("address");
+    if text.is_empty() {
+        notes.error(&path, Code::Missing, "the endpoint has no address");
+        return None;
+    }
+    if let Ok(address) = text.parse() {
+        return Some(EntryAddress::Ip(address));
+    }
+    if text.starts_with("unix://") {
+        let said = "a Unix socket as an endpoint is not supported in this version";
+        notes.error(&path, Code::Unsupported, said);
+        return None;
+    }
+    match ServiceName::parse(text) {
+        Ok(host) => Some(EntryAddress::Host(host)),
+        Err(error) => {
+            notes.error(&path, Code::Invalid, error.to_string());
+            None
+        }
+    }
+}
+
+fn ports(notes: &mut SeNotes<'_>) -> Vec<TargetedPort> {
+    let path = Path::of(&["spec", "ports"]);
+    let object = notes.object;
+    if object.spec.ports.is_empty() {
+        notes.error(&path, Code::Missing, "there are no ports");
+    }
+    let mut seen = BTreeSet::new();
+    let mut ports = Vec::new();
+    for (n, spec) in object.spec.ports.iter().enumerate() {
+        let path = path.index(n);
+        if spec.number == 0 {
+            notes.error(&path.key("number"), Code::Invalid, "a port is 1 to 65535");
+        }
+        if !seen.insert(spec.number) {
+            let text = format!("the port {} stands here twice", spec.number);
+            notes.error(&path.key("number"), Code::Conflict, text);
+            continue;
+        }
+        if MESH_PORTS.contains(&spec.number) {
+            let text = format!("port {} is the sidecar's own", spec.number);
+            notes.error(&path.key("number"), Code::Conflict, text);
+        }
+        let told = protocol("", Some(&spec.protocol));
+        if told.is_none() {
+            let text = format!("{:?} is not a protocol", spec.protocol);
+            let hint = "use HTTP, HTTP2, GRPC, HTTPS, TLS or TCP";
+            notes.hint(&path.key("protocol"), Code::Invalid, text, hint);
+        }
+        ports.push(TargetedPort {
+            port: spec.number,
+            name: spec.name.clone(),
+            protocol: told.unwrap_or(reeve_core::model::Protocol::Tcp),
+            target: TargetPort::Number(spec.target_port.unwrap_or(spec.number)),
+        });
+    }
+    ports
+}
+
+impl Entry {
+    /// The entry as one of its hosts has it: without endpoints, the host itself is looked up.
+    fn for_host(&self, host: &ServiceName) -> Self {
+        let mut entry = self.clone();
+        let by_name = match self.resolution {
+            EntryResolution::Static => false,
+            EntryResolution::None | EntryResolution::Dns | EntryResolution::DnsRoundRobin => true,
+        };
+        let name =
+            InstanceName::parse(&format!("{host}-0")).or_else(|_| InstanceName::parse("outside-0"));
+        if by_name
+            && entry.endpoints.is_empty()
+            && let Ok(name) = name
+        {
+            entry.endpoints.push(EntryEndpoint {
+                name,
+                address: EntryAddress::Host(host.clone()),
+                ports: BTreeMap::new(),
+                labels: BTreeMap::new(),
+                service_account: None,
+            });
+        }
+        entry
+    }
+}

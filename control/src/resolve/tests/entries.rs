@@ -1,0 +1,132 @@
+//! `ServiceEntry`, `WorkloadEntry` and TLS towards them.
+
+use super::*;
+
+const PORT: &str = "  ports: [{number: 80, name: http, protocol: HTTP}]\n";
+
+#[test]
+fn entries_say_where_services_run_and_their_faults_are_named() {
+    for (spec, expected) in [
+        ("  hosts: [a.example]\n  resolution: DNS", &[][..]),
+        (
+            "  hosts: [a.example]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, serviceAccount: x, ports: {http: 8080}}]",
+            &[],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: STATIC\n  workloadSelector: {labels: {app: x}}",
+            &[],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: STATIC",
+            &["spec.endpoints missing"],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: b.example}]",
+            &["spec.endpoints invalid"],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: DNS\n  endpoints: [{address: b.example}, {address: 192.0.2.1}]",
+            &[],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: DNS_ROUND_ROBIN\n  endpoints: [{address: b.example}, {address: c.example}]",
+            &["spec.endpoints conflict"],
+        ),
+        (
+            "  hosts: [a.example]\n  endpoints: [{address: 192.0.2.1}]",
+            &["spec.endpoints conflict"],
+        ),
+        ("  hosts: ['*.example']", &["spec.hosts[0] unsupported"]),
+        (
+            "  hosts: [a.example]\n  addresses: [192.0.2.0/24]",
+            &["spec.addresses[0] unsupported"],
+        ),
+        (
+            "  hosts: [a.example]\n  location: ELSEWHERE",
+            &["spec.location invalid"],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 'unix:///a'}]",
+            &["spec.endpoints[0].address unsupported"],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, weight: 5}]",
+            &["spec.endpoints[0].weight unsupported"],
+        ),
+    ] {
+        let found = findings(&document("ServiceEntry", "x", &format!("{PORT}{spec}")));
+        assert_eq!(places(&found), expected, "{spec}");
+    }
+}
+
+#[test]
+fn a_host_of_the_mesh_beats_a_foreign_one() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, name: http}]}\n---\n";
+    let entry = |name: &str| {
+        document(
+            "ServiceEntry",
+            name,
+            &format!("{PORT}  hosts: [a]\n  resolution: DNS"),
+        )
+    };
+    let host: reeve_core::ServiceName = "a.default.svc.cluster.local".parse().unwrap();
+    let both = mesh(&format!("{service}{}", entry("x")));
+    assert!(both.services[&host].entry.is_none());
+    assert_eq!(both.warnings.len(), 1);
+    let two = mesh(&format!("{}---\n{}", entry("x"), entry("y")));
+    assert!(two.services[&host].entry.is_some());
+    assert_eq!(two.warnings.len(), 1);
+}
+
+#[test]
+fn rules_say_how_tls_is_begun() {
+    for (tls, expected) in [
+        ("{mode: SIMPLE}", &[][..]),
+        (
+            "{mode: SIMPLE, caCertificates: /ca, sni: a.example, subjectAltNames: [b]}",
+            &[],
+        ),
+        ("{mode: SIMPLE, caCertificates: system}", &[]),
+        ("{mode: SIMPLE, credentialName: x}", &[]),
+        ("{mode: MUTUAL, credentialName: x}", &[]),
+        ("{mode: MUTUAL, clientCertificate: /c, privateKey: /k}", &[]),
+        ("{mode: MUTUAL}", &["spec.trafficPolicy.tls missing"]),
+        (
+            "{mode: MUTUAL, credentialName: x, clientCertificate: /c, privateKey: /k}",
+            &["spec.trafficPolicy.tls.credentialName conflict"],
+        ),
+        (
+            "{mode: SIMPLE, clientCertificate: /c, privateKey: /k}",
+            &["spec.trafficPolicy.tls.clientCertificate conflict"],
+        ),
+        (
+            "{mode: SIMPLE, caCertificates: ca.crt}",
+            &["spec.trafficPolicy.tls.caCertificates invalid"],
+        ),
+        (
+            "{mode: SIMPLE, insecureSkipVerify: true}",
+            &["spec.trafficPolicy.tls.insecureSkipVerify insecure?"],
+        ),
+        ("{mode: NONE}", &["spec.trafficPolicy.tls.mode invalid"]),
+    ] {
+        let entry = document(
+            "ServiceEntry",
+            "x",
+            &format!("{PORT}  hosts: [a.example]\n  resolution: DNS"),
+        );
+        let rule = document(
+            "DestinationRule",
+            "x",
+            &format!("  host: a.example\n  trafficPolicy:\n    tls: {tls}"),
+        );
+        let found = findings(&format!("{entry}---\n{rule}"));
+        assert_eq!(places(&found), expected, "{tls}");
+    }
+}
+
+/// Findings without their lines.
+fn places(findings: &[String]) -> Vec<&str> {
+    let place = |finding: &'_ String| finding.find(' ').map_or(0, |at| at + 1);
+    let rest = findings.iter().map(|f| f.get(place(f)..));
+    rest.map(Option::unwrap_or_default).collect()
+}
