@@ -368,6 +368,10 @@ pub enum EventKind {
     TapEnded,
     /// Somebody may not watch live traffic, or not what they asked for.
     TapRefused,
+    /// A fault on purpose went into traffic.
+    FaultBegan,
+    /// It went out.
+    FaultEnded,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

@@ -56,6 +56,8 @@ pub(crate) enum Verb {
     Proxy(verb::proxy::ProxyArgs),
     /// Watch requests and responses as they pass
     Tap(verb::tap::TapArgs),
+    /// List the faults that are put into traffic on purpose, and switch them off
+    Chaos(verb::chaos::ChaosArgs),
     /// Show what is in force in a sidecar: listeners, routes, clusters, endpoints, policies, certificates
     #[command(visible_alias = "pc")]
     ProxyConfig(verb::proxy_config::ProxyConfigArgs),

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod ca;
+pub(crate) mod chaos;
 pub(crate) mod compare;
 pub(crate) mod completion;
 pub(crate) mod config;
@@ -56,6 +57,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Ca(args) => ca::run(&args),
         Verb::Proxy(args) => proxy::run(args),
         Verb::Tap(args) => tap::run(&args),
+        Verb::Chaos(args) => chaos::run(&args),
         Verb::ProxyConfig(args) => proxy_config::run(args),
         Verb::Intercept(args) => intercept::run(args),
         Verb::Control(command) => match command.verb {

@@ -22,8 +22,19 @@ pub trait AdminView: Send + Sync + 'static {
     /// Whether the caller, known by what the server put into the request's extensions, is an operator; else why not.
     fn admit<'a>(&'a self, caller: &'a Extensions) -> BoxFuture<'a, Result<(), TokenRefused>>;
 
+    /// Switches all faults on purpose off, or lets them in again.
+    fn switch_chaos(&self, request: &ChaosRequest) -> Result<(), TokenRefused>;
+
     /// Makes a join token.
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused>;
+}
+
+/// Switches faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChaosRequest {
+    /// Whether they are off.
+    pub off: bool,
 }
 
 /// Asks for a join token.
@@ -69,7 +80,7 @@ pub enum TokenRefused {
     #[error("{0}")]
     Request(String),
     /// It is our own fault.
-    #[error("the token could not be made: {0}")]
+    #[error("it could not be done: {0}")]
     Ourselves(String),
 }
 
@@ -88,6 +99,7 @@ impl IntoResponse for TokenRefused {
 pub fn admin(view: Arc<dyn AdminView>) -> Router {
     Router::new()
         .route("/admin/join-tokens", post(create_token))
+        .route("/admin/chaos", post(switch_chaos))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&view), admit))
         .with_state(view)
@@ -100,6 +112,15 @@ async fn admit(
 ) -> Result<Response, TokenRefused> {
     view.admit(request.extensions()).await?;
     Ok(next.run(request).await)
+}
+
+async fn switch_chaos(
+    State(view): State<Arc<dyn AdminView>>,
+    request: Result<Json<ChaosRequest>, JsonRejection>,
+) -> Result<StatusCode, TokenRefused> {
+    let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.switch_chaos(&request)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn create_token(

@@ -25,6 +25,9 @@ pub trait MeshView: Send + Sync + 'static {
     /// What runs where, as the supervisor said last; `None` when nothing does.
     fn instances(&self) -> Option<Value>;
 
+    /// The faults that are put into traffic on purpose.
+    fn chaos(&self) -> Value;
+
     /// Who talks to whom.
     fn graph(&self) -> BoxFuture<'_, Graph>;
 
@@ -39,12 +42,17 @@ pub fn api(view: Arc<dyn MeshView>) -> Router {
         .route("/status", get(status))
         .route("/instances", get(instances))
         .route("/api/graph", get(graph))
+        .route("/api/chaos", get(chaos))
         .route("/metrics", get(metrics))
         .with_state(view)
 }
 
 async fn status(State(view): State<Arc<dyn MeshView>>) -> Json<Status> {
     Json(view.status())
+}
+
+async fn chaos(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
+    Json(view.chaos())
 }
 
 async fn instances(State(view): State<Arc<dyn MeshView>>) -> Response {

@@ -1,6 +1,9 @@
 //! `GET /status`.
 
-use reeve_core::{InstanceName, Namespace, TrustDomain, UnixTime, WorkloadName, model::Generation};
+use reeve_core::{
+    InstanceName, Namespace, TrustDomain, UnixTime, WorkloadName,
+    model::{Generation, OpenCircuit},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,6 +18,9 @@ pub struct Status {
     pub mesh: MeshFacts,
     /// Each instance that has a proxy: instance, workload, identity, generation, policy_hash, acked_at, nack, connected.
     pub proxies: Vec<Value>,
+    /// Circuits that proxies hold open: endpoints that they ejected, breakers that tripped.
+    #[serde(default)]
+    pub circuits: Vec<OpenCircuit>,
     /// Jobs that are done.
     #[serde(default)]
     pub jobs: Vec<JobDone>,

@@ -28,6 +28,7 @@ impl MeshView for Fixed {
                 isolates_processes: false,
                 unprotected: Vec::new(),
             },
+            circuits: Vec::new(),
             jobs: Vec::new(),
             proxies: vec![json!({"instance": "reviews-v1-0"})],
             config: ConfigFacts::default(),
@@ -38,6 +39,10 @@ impl MeshView for Fixed {
 
     fn instances(&self) -> Option<Value> {
         None
+    }
+
+    fn chaos(&self) -> Value {
+        json!({"off": false, "faults": []})
     }
 
     fn graph(&self) -> BoxFuture<'_, Graph> {
@@ -61,6 +66,13 @@ impl AdminView for Fixed {
             }
         }
         .boxed()
+    }
+
+    fn switch_chaos(&self, request: &ChaosRequest) -> Result<(), TokenRefused> {
+        match request.off {
+            true => Ok(()),
+            false => Err(TokenRefused::Ourselves("the disk is full".into())),
+        }
     }
 
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused> {
@@ -109,6 +121,34 @@ async fn reading_works_and_writing_does_not_exist() {
         let request = Request::post(path).body(Body::empty()).unwrap();
         let (code, _) = ask(api(Arc::new(Fixed)), request).await;
         assert!(code.is_client_error(), "{path}: {code}");
+    }
+}
+
+#[tokio::test]
+async fn faults_are_listed_to_all_and_switched_by_operators() {
+    let (code, text) = get("/api/chaos").await;
+    let listed: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &listed["off"]), (StatusCode::OK, &json!(false)));
+    let switch = |body: &str| {
+        Request::post("/admin/chaos")
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_owned()))
+            .unwrap()
+    };
+    let (code, _) = ask(admin(Arc::new(Fixed)), switch(r#"{"off":true}"#)).await;
+    assert_eq!(code, StatusCode::FORBIDDEN);
+    for (body, expected) in [
+        (r#"{"off":true}"#, StatusCode::NO_CONTENT),
+        (r#"{"off":false}"#, StatusCode::INTERNAL_SERVER_ERROR),
+        ("{}", StatusCode::BAD_REQUEST),
+    ] {
+        let mut request = switch(body);
+        request.extensions_mut().insert(Operator);
+        assert_eq!(
+            ask(admin(Arc::new(Fixed)), request).await.0,
+            expected,
+            "{body}"
+        );
     }
 }
 

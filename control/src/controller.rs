@@ -1,5 +1,6 @@
 //! Watches the configuration, numbers its generations and publishes what each proxy needs.
 
+mod chaos;
 mod generation;
 mod state;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::{
     resolve::resolve,
     source::Source,
 };
+pub use chaos::{Chaos, ChaosFault, FaultChanges, FaultState};
 use state::State;
 
 /// What a [`Controller`] needs.
@@ -49,6 +51,8 @@ pub trait ConfigEvents: fmt::Debug + Send + Sync {
     fn applied(&self, applied: &AppliedConfig);
     /// A changed folder was refused; the last good generation stays. Called once per distinct set of faults.
     fn refused(&self, faults: &[Fault]);
+    /// Faults on purpose went in or out.
+    fn faults_changed(&self, changes: &FaultChanges);
     /// A proxy refused (NACK) a generation.
     fn nacked(&self, instance: &InstanceName, generation: Generation, error: &str);
 }
@@ -117,6 +121,12 @@ pub enum StartError {
     },
 }
 
+/// What came of publishing.
+struct Told {
+    applied: Option<AppliedConfig>,
+    faults: FaultChanges,
+}
+
 /// The source of every proxy's configuration.
 #[derive(Debug)]
 pub struct Controller {
@@ -130,9 +140,9 @@ impl Controller {
     pub fn start(options: ControllerOptions) -> Result<Arc<Self>, StartError> {
         let generation = generation::read(&options.state)?;
         let controller = Arc::new(Self {
+            state: Mutex::new(State::new(generation, chaos::is_off(&options.state))),
             options,
             mesh: watch::Sender::new(None),
-            state: Mutex::new(State::new(generation)),
         });
         controller.reload();
         Ok(controller)
@@ -140,7 +150,11 @@ impl Controller {
 
     /// Watches the folder, `instances.json` and the JWKS of token issuers, for as long as it is polled.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(watching::run(self.clone()), jwks::run(self));
+        tokio::join!(
+            watching::run(self.clone()),
+            self.clone().end_faults(),
+            jwks::run(self)
+        );
     }
 
     /// Reads the folder and `instances.json` again, and publishes what changed. Blocks on files.
@@ -161,9 +175,9 @@ impl Controller {
             }
             None => state.refuse(resolved.findings, now),
         };
-        let applied = self.publish(&mut state);
+        let told = self.publish(&mut state);
         drop(state);
-        self.tell(refused.as_deref(), applied.as_ref());
+        self.tell(refused.as_deref(), told);
     }
 
     /// Takes newly fetched keys.
@@ -173,30 +187,34 @@ impl Controller {
             return;
         }
         state.keys = keys;
-        let applied = self.publish(&mut state);
+        let told = self.publish(&mut state);
         drop(state);
-        self.tell(None, applied.as_ref());
+        self.tell(None, told);
     }
 
     /// Derives every proxy's configuration and, if any differs, makes the next generation of all.
-    fn publish(&self, state: &mut State) -> Option<AppliedConfig> {
-        let applied = state.publish(&self.options)?;
+    fn publish(&self, state: &mut State) -> Told {
+        let applied = state.publish(&self.options);
+        let faults = state.fault_changes(self.options.clock.now());
+        if applied.is_none() {
+            return Told { applied, faults };
+        }
         let mesh = state.mesh.clone();
         self.mesh.send_if_modified(|current| {
             let changed = *current != mesh;
             *current = mesh;
             changed
         });
-        Some(applied)
+        Told { applied, faults }
     }
 
     /// Tells the listener; the state's lock is not held, since it may take its time.
-    fn tell(&self, refused: Option<&[Fault]>, applied: Option<&AppliedConfig>) {
+    fn tell(&self, refused: Option<&[Fault]>, told: Told) {
         if let Some(faults) = refused {
             tracing::warn!(faults = faults.len(), "the configuration is refused");
             self.options.events.refused(faults);
         }
-        if let Some(applied) = applied {
+        if let Some(applied) = &told.applied {
             let AppliedConfig {
                 generation,
                 proxies,
@@ -204,6 +222,9 @@ impl Controller {
             } = applied;
             tracing::info!(%generation, proxies, "configuration published");
             self.options.events.applied(applied);
+        }
+        if told.faults != FaultChanges::default() {
+            self.options.events.faults_changed(&told.faults);
         }
     }
 

@@ -121,6 +121,7 @@ impl<'a> Index<'a> {
                         ports: Vec::new(),
                         identities: Vec::new(),
                         traffic: TrafficPolicy::default(),
+                        port_traffic: BTreeMap::new(),
                         subsets: Vec::new(),
                     })
                 });
@@ -258,10 +259,15 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
     }
     let rule = mesh.rules.get(&service.host);
     let mut traffic = rule.map(|r| r.traffic.clone()).unwrap_or_default();
+    let mut port_traffic = rule.map(|r| r.port_traffic.clone()).unwrap_or_default();
     let mut subsets = rule.map(|r| r.subsets.clone()).unwrap_or_default();
     if let Some(entry) = &service.entry {
-        let policies = subsets.iter_mut().map(|subset| &mut subset.traffic);
+        let policies = subsets.iter_mut().flat_map(|subset| {
+            let ports = subset.port_traffic.values_mut();
+            ports.chain([&mut subset.traffic])
+        });
         policies
+            .chain(port_traffic.values_mut())
             .chain([&mut traffic])
             .for_each(|policy| entries::name_servers(entry, policy));
     }
@@ -279,6 +285,7 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
             .collect(),
         identities: identities.into_iter().collect(),
         traffic,
+        port_traffic,
         subsets,
     }
 }

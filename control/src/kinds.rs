@@ -7,6 +7,7 @@ mod networking;
 mod ours;
 mod security;
 mod tables;
+mod traffic;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,6 +19,7 @@ pub(crate) use kubernetes::{SecretSpec, SecretText, ServiceSpec};
 pub(crate) use networking::*;
 pub(crate) use ours::*;
 pub(crate) use security::*;
+pub(crate) use traffic::*;
 
 use crate::{
     Code, DEFAULT_NAMESPACE, Fault,
@@ -60,6 +62,7 @@ pub(crate) struct Object<S> {
     pub(crate) document: Arc<Document>,
     pub(crate) namespace: Namespace,
     pub(crate) name: String,
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) spec: S,
 }
 
@@ -83,8 +86,7 @@ struct Metadata {
     namespace: Option<String>,
     #[serde(rename = "labels")]
     _labels: BTreeMap<String, String>,
-    #[serde(rename = "annotations")]
-    _annotations: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
     #[serde(rename = "uid")]
     _uid: de::Anything,
     #[serde(rename = "resourceVersion")]
@@ -244,6 +246,7 @@ fn push_flat<S: DeserializeOwned + Default>(
             document: object.document,
             namespace: object.namespace,
             name: object.name,
+            annotations: object.annotations,
             spec,
         });
     }
@@ -278,6 +281,7 @@ fn push<S: DeserializeOwned + Default>(
             document: document.clone(),
             namespace,
             name: raw.metadata.name,
+            annotations: raw.metadata.annotations,
             spec: raw.spec,
         }),
         Err(error) => {

@@ -24,7 +24,8 @@ use std::path::Path;
 
 pub use check::{CheckReport, DocumentReport, Verdict, check};
 pub use controller::{
-    AppliedConfig, ConfigEvents, Controller, ControllerOptions, ProxyStatus, StartError, Status,
+    AppliedConfig, Chaos, ChaosFault, ConfigEvents, Controller, ControllerOptions, FaultChanges,
+    FaultState, ProxyStatus, StartError, Status,
 };
 pub use fault::{Code, Fault, Severity};
 pub use index::FetchedKeys;

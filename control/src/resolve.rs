@@ -14,6 +14,7 @@ mod services;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod traffic;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};

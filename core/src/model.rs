@@ -4,29 +4,40 @@
 //! of named [`Resource`]s, of which only the changed ones travel; [`ProxyConfig::resources`] and
 //! [`ProxyConfig::from_resources`] are inverses (property-tested). A proxy switches to a generation as a whole.
 
+mod circuit;
+mod fault;
 mod policy;
 mod resource;
+mod retry;
 mod route;
 mod service;
 mod telemetry;
 mod tls;
+mod traffic;
 mod workload;
 
+pub use circuit::OpenCircuit;
+pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
 pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
+pub use retry::RetryPolicy;
 pub use route::{
     CorsPolicy, Destination, DestinationHeaders, HeaderMatch, HeaderOps, Mirror, PathRewrite,
-    Redirect, RetryPolicy, Rewrite, Route, RouteAction, RouteMatch, RouteTable, RouteTableName,
-    SniRoute, StringMatch, VirtualHost,
+    Redirect, Rewrite, Route, RouteAction, RouteMatch, RouteTable, RouteTableName, SniRoute,
+    StringMatch, VirtualHost,
 };
 pub use service::{
-    ClientTls, DnsTake, Endpoint, EndpointSet, HttpPool, LoadBalancer, NamedEndpoint,
-    ServiceConfig, ServicePort, Subset, TrafficPolicy,
+    ClientTls, DnsTake, Endpoint, EndpointSet, LoadBalancer, NamedEndpoint, ServiceConfig,
+    ServicePort, Subset, TrafficPolicy,
 };
 pub use telemetry::{AppMetrics, TapMode, TelemetryConfig};
 pub use tls::{
     AuthoritySource, CertificateSource, ClientCertificates, KeyPem, OriginateTls, PublicTls,
     SecretName, ServerTls, ServerTlsMode, TlsSecret, TlsVersion,
+};
+pub use traffic::{
+    ConsistentHash, Distribute, H2Upgrade, HashKey, HashTable, HttpPool, Locality, LocalityPolicy,
+    Millionths, OutlierDetection, RetryBudget, TcpKeepalive, TcpPool, Warmup,
 };
 pub use workload::{
     CallerShares, Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,

@@ -2,11 +2,14 @@
 
 use http::{HeaderValue, Response, StatusCode, header};
 
+use reeve_core::model::Abort;
+
 use crate::{
     body::{ResponseBody, whole},
+    breaker::Overflow,
     exchange::Exchange,
     head::{HeadError, RawHead},
-    headers::DECISION_ID,
+    headers::{DECISION_ID, OUTCOME},
     limits::RETRY_AFTER_SECONDS,
     path::PathError,
 };
@@ -23,6 +26,8 @@ pub(crate) struct Answer {
     close: bool,
     /// The limit that bit.
     limit: Option<&'static str>,
+    /// The gRPC status, where the HTTP one does not tell.
+    grpc: Option<u16>,
 }
 
 impl Answer {
@@ -34,6 +39,7 @@ impl Answer {
             flag,
             close: false,
             limit: None,
+            grpc: None,
         }
     }
 
@@ -85,6 +91,25 @@ impl Answer {
         Self {
             limit: Some(limit),
             ..self
+        }
+    }
+
+    /// A circuit breaker is open.
+    pub(crate) fn overflow(overflow: Overflow) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_overflow", "UO").by(overflow.limit())
+    }
+
+    /// A fault put in on purpose.
+    pub(crate) fn fault(how: Abort) -> Self {
+        let (status, grpc) = match how {
+            Abort::Http(status) => (status, None),
+            Abort::Grpc(code) => (http_status_of(code), Some(code)),
+            Abort::Reset => (503, None),
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Self {
+            grpc,
+            ..Self::new(status, "fault_filter_abort", "FI")
         }
     }
 
@@ -189,6 +214,10 @@ impl Answer {
         if let Some(id) = id {
             response.headers_mut().insert(DECISION_ID, id);
         }
+        if self.leaves_unknown() && exchange.is_for_mesh_peer() {
+            let unknown = HeaderValue::from_static("unknown");
+            response.headers_mut().insert(OUTCOME, unknown);
+        }
         exchange.answered(response.status(), response.headers());
         let text = if exchange.ends.protocol == "grpc" {
             String::new()
@@ -196,6 +225,15 @@ impl Answer {
             self.text()
         };
         response.map(|()| whole(text, exchange))
+    }
+
+    /// Whether the upstream may have acted on the request.
+    fn leaves_unknown(&self) -> bool {
+        match self.error {
+            "upstream_failed" => self.flag != "UF" && self.flag != "UR",
+            "upstream_timeout" | "no_longer_permitted" => true,
+            _ => false,
+        }
     }
 
     fn http_head(&self) -> Response<()> {
@@ -208,6 +246,9 @@ impl Answer {
         );
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.error == "upstream_overflow" {
+            headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
         }
         if matches!(self.error, "overloaded" | "too_many_requests") {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
@@ -229,13 +270,17 @@ impl Answer {
             504 => "4",
             _ => "14",
         };
+        let code = match self.grpc {
+            Some(code) => HeaderValue::from(code),
+            None => HeaderValue::from_static(code),
+        };
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
-        headers.insert("grpc-status", HeaderValue::from_static(code));
+        headers.insert("grpc-status", code);
         headers.insert("grpc-message", HeaderValue::from_static(self.error));
         response
     }
@@ -246,5 +291,23 @@ impl Answer {
             None => serde_json::json!({"error": self.error}),
         };
         format!("{body}\n")
+    }
+}
+
+/// The HTTP status of a gRPC one, for callers that do not speak gRPC (Envoy's and gRPC-Gateway's mapping).
+pub(crate) fn http_status_of(code: u16) -> u16 {
+    match code {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }

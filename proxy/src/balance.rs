@@ -1,5 +1,14 @@
 //! Choosing one endpoint of several.
 
+mod choose;
+pub(crate) mod hash;
+mod locality;
+mod warmup;
+
+pub(crate) use choose::Wish;
+pub(crate) use hash::{HashOf, Table as HashTable};
+pub(crate) use locality::{Place as LocalityPlace, Site as LocalitySite, Spread};
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand::Rng;
@@ -20,48 +29,48 @@ impl Turn {
     }
 }
 
-/// Picks one of `candidates`; `load` says how many requests are in flight to one.
-pub(crate) fn pick<'c, T>(
-    candidates: &[&'c T],
+/// Picks one of `count` candidates by its place; `load` says how many requests are in flight to one.
+fn pick(
+    count: usize,
     how: LoadBalancer,
     turn: &Turn,
-    load: impl Fn(&T) -> usize,
+    load: impl Fn(usize) -> usize,
     rng: &mut impl Rng,
-) -> Option<&'c T> {
-    let count = candidates.len();
+) -> Option<usize> {
     if count < 2 {
-        return candidates.first().copied();
+        return (count == 1).then_some(0);
     }
-    match how {
-        LoadBalancer::RoundRobin => candidates.get(turn.next() % count).copied(),
-        LoadBalancer::Random => candidates.get(rng.random_range(0..count)).copied(),
+    Some(match how {
+        LoadBalancer::RoundRobin => turn.next() % count,
+        LoadBalancer::Random | LoadBalancer::Passthrough => rng.random_range(0..count),
         LoadBalancer::LeastRequest => {
             let first = rng.random_range(0..count);
             // A second one, never the first again.
             let second = (first + rng.random_range(1..count)) % count;
-            let (first, second) = (candidates.get(first)?, candidates.get(second)?);
-            Some(if load(second) < load(first) {
+            if load(second) < load(first) {
                 second
             } else {
                 first
-            })
+            }
         }
-    }
+    })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    pub(crate) use super::choose::tests::{
+        cluster, clusters, eject, key, outlier, picks as counts,
+    };
+
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
 
     fn shares(how: LoadBalancer, loads: &[usize], picks: usize) -> Vec<usize> {
-        let indices: Vec<usize> = (0..loads.len()).collect();
-        let candidates: Vec<&usize> = indices.iter().collect();
         let (turn, mut rng) = (Turn::random(), StdRng::seed_from_u64(7));
         let mut shares = vec![0; loads.len()];
         for _ in 0..picks {
-            shares[*pick(&candidates, how, &turn, |i| loads[*i], &mut rng).unwrap()] += 1;
+            shares[pick(loads.len(), how, &turn, |i| loads[i], &mut rng).unwrap()] += 1;
         }
         shares
     }
@@ -99,9 +108,8 @@ mod tests {
             LoadBalancer::LeastRequest,
         ] {
             assert_eq!(shares(how, &[3], 2), [2]);
-            let none: [&u8; 0] = [];
             let mut rng = StdRng::seed_from_u64(1);
-            assert_eq!(pick(&none, how, &Turn::random(), |_| 0, &mut rng), None);
+            assert_eq!(pick(0, how, &Turn::random(), |_| 0, &mut rng), None);
         }
     }
 }

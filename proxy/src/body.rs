@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -20,8 +20,14 @@ pub(crate) use source::{CopyBody, Source};
 use source::{CopyTo, copy_channel};
 
 use crate::{
-    end::End, exchange::Exchange, headers::clean_trailers, io::Flow, ledger::lock,
-    limits::CONTINUE_TIMEOUT, messages::Messages, tap::Bodies,
+    end::End,
+    exchange::Exchange,
+    headers::clean_trailers,
+    io::Flow,
+    ledger::lock,
+    limits::{CONTINUE_TIMEOUT, MAX_RETRY_BODY_BYTES, MAX_RETRY_BODY_PIECES},
+    messages::Messages,
+    tap::Bodies,
 };
 
 mod source;
@@ -61,6 +67,45 @@ struct UploadState {
     kept: Option<Arc<Bodies>>,
     /// Counts the messages of a gRPC call.
     messages: Option<(Mutex<Messages>, Arc<Flow>)>,
+    /// Keeps it for another try.
+    replay: OnceLock<Mutex<Replay>>,
+    /// The newest try; an older one gets no more.
+    newest: AtomicU32,
+}
+
+/// What was read of a body, for another try.
+#[derive(Debug, Default)]
+struct Replay {
+    pieces: Vec<Piece>,
+    bytes: usize,
+    /// More was read than is kept: nothing is.
+    overflown: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Replay {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let piece = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Piece::Data(data.clone()),
+            (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
+            (None, None) => return,
+        };
+        if let Piece::Data(data) = &piece {
+            self.bytes = self.bytes.saturating_add(data.len());
+        }
+        if self.bytes > MAX_RETRY_BODY_BYTES || self.pieces.len() >= MAX_RETRY_BODY_PIECES {
+            self.overflown = true;
+            self.pieces = Vec::new();
+        }
+        if !self.overflown {
+            self.pieces.push(piece);
+        }
+    }
 }
 
 impl UploadState {
@@ -91,7 +136,16 @@ impl Upload {
             wanted: None,
             kept: None,
             messages: None,
+            replay: OnceLock::new(),
+            newest: AtomicU32::new(0),
         }))
+    }
+
+    /// From now on what is read of it is kept for other tries, as far as there is room ([`MAX_RETRY_BODY_BYTES`]).
+    pub(crate) fn keep_for_retries(&self) {
+        if !self.0.empty {
+            self.0.replay.get_or_init(Mutex::default);
+        }
     }
 
     /// The same, and its gRPC messages are counted as read from `flow`, its beginning is kept in `bodies`.
@@ -123,9 +177,12 @@ impl Upload {
         self.0.wanted.is_some()
     }
 
-    /// Whether another try can still send it: nothing of it has been read.
+    /// Whether another try can still send it: nothing of it has been read, or all that was is kept.
     pub(crate) fn is_whole(&self) -> bool {
-        self.0.empty || !self.0.started.load(Ordering::Acquire)
+        let kept = |replay: &Mutex<Replay>| !lock(replay).overflown;
+        self.0.empty
+            || !self.0.started.load(Ordering::Acquire)
+            || self.0.replay.get().is_some_and(kept)
     }
 
     /// As many copies of it, each of which gets what the upload itself gets, as far as there is room for it. Once.
@@ -151,6 +208,8 @@ impl Upload {
     /// The body for one try.
     pub(crate) fn attempt(&self) -> UploadBody {
         UploadBody {
+            number: self.0.newest.fetch_add(1, Ordering::AcqRel) + 1,
+            replayed: 0,
             patience: self
                 .0
                 .wanted
@@ -165,6 +224,9 @@ impl Upload {
 #[derive(Debug)]
 pub(crate) struct UploadBody {
     state: Arc<UploadState>,
+    number: u32,
+    /// Kept pieces that it has sent.
+    replayed: usize,
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -172,6 +234,29 @@ impl UploadBody {
     /// What to give when the upstream wants the body; `None` = it is sent in any case.
     pub(crate) fn wanted(&self) -> Option<&End> {
         self.state.wanted.as_ref()
+    }
+
+    /// The next kept piece that this try has not sent.
+    fn again(&mut self) -> Option<Frame<Bytes>> {
+        let replay = lock(self.state.replay.get()?);
+        let piece = replay.pieces.get(self.replayed)?.clone();
+        drop(replay);
+        self.replayed += 1;
+        Some(match piece {
+            Piece::Data(data) => Frame::data(data),
+            Piece::Trailers(trailers) => Frame::trailers(trailers),
+        })
+    }
+
+    /// The bytes of kept pieces that this try has not sent; `None` = it has sent them all.
+    fn left(&self) -> Option<u64> {
+        let replay = lock(self.state.replay.get()?);
+        let left = replay.pieces.get(self.replayed..)?;
+        let bytes = left.iter().map(|piece| match piece {
+            Piece::Data(data) => data.len() as u64,
+            Piece::Trailers(_) => 0,
+        });
+        (!left.is_empty()).then(|| bytes.sum())
     }
 
     fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -197,7 +282,13 @@ impl Body for UploadBody {
         if self.state.end.poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Ended)));
         }
+        if self.state.newest.load(Ordering::Acquire) != self.number {
+            return Poll::Ready(Some(Err(BodyError::Ended)));
+        }
         ready!(self.poll_wanted(cx));
+        if let Some(again) = self.again() {
+            return Poll::Ready(Some(Ok(again)));
+        }
         let mut body = lock(&self.state.body);
         let polled = Pin::new(&mut *body).poll_frame(cx);
         let over = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
@@ -222,17 +313,30 @@ impl Body for UploadBody {
                 {
                     self.state.count(data);
                 }
+                if let (Some(replay), Some(Ok(frame))) = (self.state.replay.get(), &frame) {
+                    lock(replay).keep(frame);
+                    self.replayed += 1;
+                }
                 Poll::Ready(frame)
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state.empty || lock(&self.state.body).is_end_stream()
+        self.state.empty || (self.left().is_none() && lock(&self.state.body).is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        lock(&self.state.body).size_hint()
+        let rest = lock(&self.state.body).size_hint();
+        let Some(left) = self.left() else {
+            return rest;
+        };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(left));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(left));
+        }
+        hint
     }
 }
 

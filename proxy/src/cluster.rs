@@ -6,17 +6,20 @@ use foldhash::HashMap;
 use reeve_core::{
     ServiceName, SpiffeId,
     model::{
-        ClientTls, Endpoint, EndpointSet, Protocol, ProxyConfig, ServiceConfig, ServicePort,
-        TrafficPolicy,
+        ClientTls, Endpoint, EndpointSet, LoadBalancer, Locality, Protocol, ProxyConfig,
+        ServiceConfig, ServicePort, TrafficPolicy,
     },
 };
 
 use crate::{
-    balance::Turn,
+    balance::{HashTable, LocalityPlace, LocalitySite, Spread, Turn},
+    breaker::{ClusterState, Shared},
     busy::Load,
     dns::{self, Answers},
     edge::{Material, Originated},
+    outlier::HostState,
     peer_info::PeerInfo,
+    pool::Terms,
 };
 
 /// Names a cluster: service, subset, service port.
@@ -34,17 +37,25 @@ impl Clusters {
         material: &Material<'_>,
     ) -> Self {
         let mut clusters = HashMap::default();
+        let own = LocalityPlace {
+            locality: Locality::of_labels(&config.workload.labels),
+            labels: &config.workload.labels,
+        };
         for (name, service) in &config.services {
             let endpoints = config.endpoints.get(name);
             let endpoints = endpoints.map(|set| dns::expand(set, answers));
             let endpoints = endpoints.as_deref();
             for port in &service.ports {
-                let whole = Cluster::compile(service, port, None, endpoints).secured(material);
+                let traffic = service.port_traffic.get(&port.port);
+                let traffic = traffic.unwrap_or(&service.traffic);
+                let whole = Cluster::compile(service, port, (None, traffic), endpoints, &own)
+                    .secured(material);
                 clusters.insert((name.clone(), None, port.port), Arc::new(whole));
                 for subset in &service.subsets {
-                    let part = (&subset.labels, &subset.traffic);
+                    let traffic = subset.port_traffic.get(&port.port);
+                    let part = (Some(&subset.labels), traffic.unwrap_or(&subset.traffic));
                     let part =
-                        Cluster::compile(service, port, Some(part), endpoints).secured(material);
+                        Cluster::compile(service, port, part, endpoints, &own).secured(material);
                     let key = (name.clone(), Some(subset.name.clone()), port.port);
                     clusters.insert(key, Arc::new(part));
                 }
@@ -56,6 +67,11 @@ impl Clusters {
     /// The cluster of that name.
     pub(crate) fn get(&self, key: &ClusterKey) -> Option<&Arc<Cluster>> {
         self.0.get(key)
+    }
+
+    /// Each, with its name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ClusterKey, &Arc<Cluster>)> {
+        self.0.iter()
     }
 
     /// Every endpoint of every cluster.
@@ -79,6 +95,14 @@ pub(crate) struct Cluster {
     pub(crate) turn: Turn,
     /// Whether any endpoint is in the mesh.
     pub(crate) is_meshed: bool,
+    /// Whether an endpoint is chosen by the load balancer alone.
+    pub(crate) is_plain: bool,
+    /// Near and far endpoints.
+    pub(crate) spread: Spread,
+    /// From hash to endpoint, where that is how one is chosen.
+    pub(crate) table: Option<HashTable>,
+    /// What is under way to it.
+    pub(crate) state: Shared<ClusterState>,
 }
 
 /// One endpoint as this proxy reaches it.
@@ -92,6 +116,8 @@ pub(crate) struct Hop {
     pub(crate) identity: Option<SpiffeId>,
     pub(crate) security: Security,
     pub(crate) load: Load,
+    /// How it has behaved.
+    pub(crate) host: Shared<HostState>,
 }
 
 /// How an endpoint is spoken to. Never decided again per connection: no fall-back from one to the other.
@@ -108,16 +134,28 @@ pub(crate) enum Security {
 }
 
 impl Cluster {
+    /// What is under way to it.
+    pub(crate) fn state(&self) -> &Arc<ClusterState> {
+        self.state.get_or(ClusterState::new)
+    }
+
+    /// How an endpoint of it has behaved.
+    pub(crate) fn host<'h>(&self, hop: &'h Hop) -> &'h Arc<HostState> {
+        hop.host.get_or(|| HostState::new(self.state().now()))
+    }
+
+    /// What its connections may be made and used for.
+    pub(crate) fn terms(&self) -> Terms<'_> {
+        Terms::of(self)
+    }
+
     fn compile(
         service: &Arc<ServiceConfig>,
         port: &ServicePort,
-        subset: Option<(&BTreeMap<String, String>, &TrafficPolicy)>,
+        (labels, traffic): (Option<&BTreeMap<String, String>>, &TrafficPolicy),
         endpoints: Option<&EndpointSet>,
+        own: &LocalityPlace<'_>,
     ) -> Self {
-        let (labels, traffic) = match subset {
-            Some((labels, traffic)) => (Some(labels), traffic),
-            None => (None, &service.traffic),
-        };
         let expected: Arc<[SpiffeId]> = service.identities.clone().into();
         let selected = |e: &&Endpoint| {
             labels.is_none_or(|labels| labels.iter().all(|(k, v)| e.labels.get(k) == Some(v)))
@@ -134,20 +172,42 @@ impl Cluster {
                 identity: endpoint.identity.clone(),
                 security: security(&traffic.tls, endpoint, &expected),
                 load: Load::default(),
+                host: Shared::default(),
             }))
         };
         let endpoints = endpoints
             .map(|set| set.endpoints.as_slice())
             .unwrap_or_default();
-        let hops: Vec<Arc<Hop>> = endpoints.iter().filter(selected).filter_map(hop).collect();
+        let serving = |e: &&Endpoint| e.ports.contains_key(&port.port);
+        let serving: Vec<&Endpoint> = endpoints.iter().filter(selected).filter(serving).collect();
+        let hops: Vec<Arc<Hop>> = serving.iter().copied().filter_map(hop).collect();
+        let sites: Vec<LocalitySite<'_>> = serving
+            .iter()
+            .map(|endpoint| LocalitySite {
+                locality: Locality::of_labels(&endpoint.labels),
+                labels: &endpoint.labels,
+            })
+            .collect();
+        let fails_over = traffic.outlier.is_some();
+        let spread = Spread::new(traffic.locality.as_ref(), own, &sites, fails_over);
+        let names: Vec<&str> = hops.iter().map(|hop| hop.upstream.as_ref()).collect();
+        let table = traffic.hash.as_ref();
+        let table = table.and_then(|hash| HashTable::new(hash.table, &names));
         let is_mesh = |hop: &Arc<Hop>| matches!(hop.security, Security::Mesh(_));
         Self {
             service: service.clone(),
             protocol: port.protocol,
             traffic: traffic.clone(),
             is_meshed: hops.iter().any(is_mesh),
+            is_plain: spread == Spread::Flat
+                && table.is_none()
+                && traffic.warmup.is_none()
+                && traffic.load_balancer != LoadBalancer::Passthrough,
+            spread,
+            table,
             hops,
             turn: Turn::random(),
+            state: Shared::default(),
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reeve_core::{SpiffeId, UnixTime};
+use reeve_core::{SpiffeId, UnixTime, model::TcpKeepalive};
 use reeve_svid::peer_of;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,24 @@ use crate::{
 
 /// A connection of any kind, which can be cut.
 pub(crate) type Upstream = Line<Box<dyn Io>>;
+
+/// How a connection is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dial<'d> {
+    /// How long it may take.
+    pub(crate) patience: Duration,
+    /// Probes of the operating system.
+    pub(crate) keepalive: Option<&'d TcpKeepalive>,
+}
+
+impl From<Duration> for Dial<'_> {
+    fn from(patience: Duration) -> Self {
+        Self {
+            patience,
+            keepalive: None,
+        }
+    }
+}
 
 /// Why there is no connection. Nothing of the request was sent.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +66,9 @@ pub(crate) enum ConnectError {
 /// Connects in plaintext.
 pub(crate) async fn plain(
     address: SocketAddr,
-    patience: Duration,
+    dial: impl Into<Dial<'_>>,
 ) -> Result<Upstream, ConnectError> {
-    let stream = tcp(address, patience).await?;
+    let stream = tcp(address, dial.into()).await?;
     let io: Box<dyn Io> = Box::new(stream);
     Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
 }
@@ -80,19 +99,19 @@ pub(crate) async fn mesh(
     protocol: &'static [u8],
     epoch: &Epoch,
     trust: &Trust,
-    patience: Duration,
+    dial: Dial<'_>,
 ) -> Result<(Upstream, CancellationToken), ConnectError> {
     let config = epoch.client(expected, protocol)?;
     let name = ServerName::IpAddress(address.ip().into());
     let handshake = async {
-        let stream = tcp(address, patience).await?;
+        let stream = tcp(address, dial).await?;
         let connector = TlsConnector::from(config);
         connector
             .connect(name, ReadAhead::new(stream))
             .await
             .map_err(ConnectError::Io)
     };
-    let stream = timeout(patience, handshake)
+    let stream = timeout(dial.patience, handshake)
         .await
         .map_err(|_| ConnectError::Timeout)??;
     let (_, connection) = stream.get_ref();
@@ -154,15 +173,15 @@ pub(crate) async fn outside(
     address: SocketAddr,
     tls: &Originated,
     config: &Arc<ClientConfig>,
-    patience: Duration,
+    dial: Dial<'_>,
 ) -> Result<Upstream, ConnectError> {
     let handshake = async {
-        let stream = tcp(address, patience).await?;
+        let stream = tcp(address, dial).await?;
         let connector = TlsConnector::from(config.clone());
         let connecting = connector.connect(tls.name.clone(), ReadAhead::new(stream));
         connecting.await.map_err(ConnectError::Io)
     };
-    let stream = timeout(patience, handshake)
+    let stream = timeout(dial.patience, handshake)
         .await
         .map_err(|_| ConnectError::Timeout)??;
     let agreed = stream.get_ref().1.alpn_protocol();
@@ -173,11 +192,28 @@ pub(crate) async fn outside(
     Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
 }
 
-async fn tcp(address: SocketAddr, patience: Duration) -> Result<TcpStream, ConnectError> {
-    let stream = timeout(patience, TcpStream::connect(address)).await;
+async fn tcp(address: SocketAddr, dial: Dial<'_>) -> Result<TcpStream, ConnectError> {
+    let stream = timeout(dial.patience, TcpStream::connect(address)).await;
     let stream = stream
         .map_err(|_| ConnectError::Timeout)?
         .map_err(ConnectError::Io)?;
     stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    if let Some(keepalive) = dial.keepalive {
+        keep_alive(&stream, keepalive).map_err(ConnectError::Io)?;
+    }
     Ok(stream)
+}
+
+fn keep_alive(stream: &TcpStream, wanted: &TcpKeepalive) -> io::Result<()> {
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(probes) = wanted.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    if let Some(time) = wanted.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = wanted.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

@@ -24,6 +24,7 @@ use crate::{
     busy::Busy,
     callers::Held,
     end::End,
+    gauge::Entered,
     head::{Head, RawHead, is_grpc},
     io::Flow,
     judge::Question,
@@ -78,6 +79,8 @@ pub(crate) struct Exchange {
     end: End,
     guard: Option<OpenGuard>,
     busy: Option<Busy>,
+    /// Counts it among the requests to its cluster.
+    counted: Option<Entered>,
     lease: Option<Lease>,
     held: Option<Held>,
     pressure: Option<(Arc<Pressure>, CallerKey)>,
@@ -141,6 +144,7 @@ impl Exchange {
             end: End::default(),
             guard: None,
             busy: None,
+            counted: None,
             lease: None,
             held: None,
             pressure: None,
@@ -196,6 +200,11 @@ impl Exchange {
     /// Keeps the endpoint counted as busy until the exchange is over.
     pub(crate) fn busy(&mut self, busy: Busy) {
         self.busy = Some(busy);
+    }
+
+    /// Keeps it counted among the requests to its cluster until it is over.
+    pub(crate) fn counted(&mut self, entered: Option<Entered>) {
+        self.counted = entered;
     }
 
     /// Keeps the caller's share of the application taken until the exchange is over.
@@ -342,6 +351,8 @@ impl Exchange {
         if !self.complete && self.flags.is_empty() {
             self.flag("DC");
         }
+        // In Envoy's order: why the last try failed, then that there was no other.
+        self.flags.sort_by_key(|flag| *flag == "URX");
         let duration = self.started.elapsed();
         let outcome = Outcome {
             status: self.status,
@@ -408,6 +419,11 @@ impl Exchange {
             failed: self.status >= if self.is_inbound() { 500 } else { 400 },
             attributes,
         });
+    }
+
+    /// Whether another proxy of the mesh asks, and will read what this one says of itself.
+    pub(crate) fn is_for_mesh_peer(&self) -> bool {
+        self.is_inbound() && self.ends.security == "mutual_tls"
     }
 
     fn is_inbound(&self) -> bool {

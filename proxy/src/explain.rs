@@ -11,7 +11,7 @@ use reeve_audit::{AuthenticatedBy, Direction};
 use reeve_core::{
     SpiffeId, UnixTime,
     decision::{Principal, User, apply_state},
-    model::{Destination, Mirror, ProxyConfig, RouteAction},
+    model::{Destination, Fault, Mirror, ProxyConfig, RouteAction},
 };
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,9 @@ pub struct Explanation {
     pub timeout_ms: Option<u64>,
     /// Tries after the first.
     pub retries: u32,
+    /// Faults put in on purpose, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
     /// What the policies say; absent when another proxy decides.
     pub decision: Option<reeve_authz::Explanation>,
     /// What stands in the way, in words.
@@ -355,6 +358,8 @@ fn route(
                 }
             }
             told.retries = route.retry.attempts;
+            let fault = route.rule.fault.as_deref();
+            told.faults = fault.map(Fault::describe).unwrap_or_default();
             let timeout = route.rule.timeout.map(|t| u64::try_from(t.as_millis()));
             told.timeout_ms = timeout.and_then(Result::ok);
             match &route.rule.action {

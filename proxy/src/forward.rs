@@ -1,21 +1,24 @@
 //! Sending a permitted request: choosing an endpoint, trying, trying again.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use http::{Response, Version};
 use hyper::body::Incoming;
 use rand::Rng as _;
-use reeve_core::error_chain;
+use reeve_core::{error_chain, model::H2Upgrade};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    answer::Answer,
-    balance,
+    answer::{Answer, http_status_of},
+    balance::Wish,
     body::Upload,
     cluster::{Cluster, Hop, Security},
     connect::ConnectError,
     exchange::Exchange,
-    limits::{BASE_RETRY_BACKOFF, MAX_HTTP1_LINKS, MAX_RETRY_BACKOFF},
+    gauge::Entered,
+    headers::OUTCOME,
+    limits::MAX_HTTP1_LINKS,
+    outlier::Seen,
     permit::{Changes, Permit, Recorded},
     pool::{Dialect, Lease, SendError, Sent, Terms},
     route::{Failure, RetryOn},
@@ -112,7 +115,7 @@ fn is_safe<P>(error: &SendError, permit: &Permit<P>, upload: &Upload) -> bool {
         && match error {
             SendError::Unsent(_) | SendError::Refused(_) => true,
             SendError::Stale(_) => permit.head().method.is_idempotent(),
-            SendError::Connect(_) | SendError::Reset(_) => false,
+            SendError::Connect(_) | SendError::Reset(_) | SendError::Overflow(_) => false,
         }
 }
 
@@ -127,6 +130,10 @@ pub(crate) struct Outgoing<'a, P> {
     pub(crate) upload: &'a Upload,
     pub(crate) retry: &'a RetryOn,
     pub(crate) dialect: Dialect,
+    /// What it is hashed to, where that says which endpoint is its own.
+    pub(crate) hash: Option<u64>,
+    /// The address that the caller asked for.
+    pub(crate) original: Option<SocketAddr>,
 }
 
 /// Why a try was in vain.
@@ -135,13 +142,27 @@ enum Vain {
     Timeout,
 }
 
+type Tried = Result<(Response<Incoming>, Option<Lease>), Vain>;
+
+/// What comes after a try.
+enum Next {
+    /// Its outcome is the request's.
+    Done,
+    /// The same once more: it surely was not processed.
+    Resend,
+    /// Another try, counted while it is outstanding.
+    Retry(Option<Entered>),
+}
+
 impl<P> Outgoing<'_, P> {
-    /// Tries one endpoint once, and counts as nobody's request: how copies are sent.
+    /// Tries one endpoint once, within the cluster's bounds: how copies are sent.
     pub(crate) async fn send_copy(
         &self,
         worker: &Worker,
     ) -> Option<(Response<Incoming>, Option<Lease>)> {
-        let hop = self.choose(&[])?;
+        let _counted = self.cluster.state().begin(&self.cluster.traffic).ok()?;
+        let wish = self.wish(&[]);
+        let hop = self.cluster.choose(&wish, &mut rand::rng())?.clone();
         let _busy = hop.load.enter();
         match self.attempt(worker, &hop).await {
             Ok(answered) => Some(answered),
@@ -154,70 +175,128 @@ impl<P> Outgoing<'_, P> {
 
     /// Tries endpoints until one answers, within the retry policy.
     pub(crate) async fn send(&self, worker: &Worker, exchange: &mut Exchange) -> Answered {
+        let cluster = self.cluster;
+        let begun = cluster.state().begin(&cluster.traffic);
+        exchange.counted(begun.map_err(Answer::overflow)?);
         let mut tried: Vec<SocketAddr> = Vec::new();
         let (mut retries, mut resends) = (0, 0);
+        let mut retrying = None;
         loop {
-            let Some(hop) = self.choose(&tried) else {
+            let Some(hop) = cluster
+                .choose(&self.wish(&tried), &mut rand::rng())
+                .cloned()
+            else {
                 return Err(Answer::no_endpoint());
             };
             exchange.attempts += 1;
             note_upstream(exchange, &hop);
             exchange.under_way();
             exchange.busy(hop.load.enter());
-            let vain = match self.attempt(worker, &hop).await {
-                Ok((response, lease)) if !self.is_bad(&response, retries) => {
-                    exchange.lease(lease);
-                    return Ok(response);
+            let outcome = self.attempt(worker, &hop).await;
+            // The retry is no longer outstanding.
+            drop(retrying.take());
+            match self.after(&outcome, retries, resends, exchange) {
+                Next::Done => {
+                    self.see(worker, &hop, &outcome);
+                    return self.done(outcome, exchange);
                 }
-                Ok(_bad) => None,
-                Err(vain) => Some(vain),
-            };
-            tried.push(hop.address);
-            match vain {
-                Some(Vain::Failed(error))
-                    if resends < MAX_SAFE_RESENDS && is_safe(&error, self.permit, self.upload) =>
-                {
-                    resends += 1;
-                    tried.pop();
-                }
-                Some(vain) if !self.may_retry(&vain, retries) => {
-                    exchange.failure = vain.failure();
-                    return Err(vain.answer());
-                }
-                Some(_) | None => {
-                    sleep(backoff(retries)).await;
+                Next::Resend => resends += 1,
+                Next::Retry(counted) => {
+                    self.see(worker, &hop, &outcome);
+                    drop(outcome);
+                    tried.push(hop.address);
+                    sleep(jittered(self.retry.most_backoff(retries))).await;
+                    retrying = counted;
                     retries += 1;
                 }
             }
         }
     }
 
-    fn is_bad(&self, response: &Response<Incoming>, retries: u32) -> bool {
-        retries < self.retry.attempts
-            && self.upload.is_whole()
-            && self
-                .retry
-                .covers_response(response.status(), response.headers())
-    }
-
-    fn may_retry(&self, vain: &Vain, retries: u32) -> bool {
-        let failure = match vain {
-            Vain::Failed(error) => error.failure(),
-            Vain::Timeout => Failure::Timeout,
-        };
-        retries < self.retry.attempts && self.upload.is_whole() && self.retry.covers(failure)
-    }
-
-    /// An endpoint not tried yet, or any when all were.
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Hop>> {
-        let untried = |hop: &&Arc<Hop>| !tried.contains(&hop.address);
-        let mut candidates: Vec<&Arc<Hop>> = self.cluster.hops.iter().filter(untried).collect();
-        if candidates.is_empty() {
-            candidates = self.cluster.hops.iter().collect();
+    fn wish<'t>(&self, tried: &'t [SocketAddr]) -> Wish<'t> {
+        // As in Istio, a request with a home goes back there, unless the route says otherwise.
+        let passes_over = self.retry.ignore_previous;
+        let passes_over = passes_over.unwrap_or(self.cluster.table.is_none());
+        Wish {
+            tried,
+            again: !passes_over,
+            elsewhere: self.retry.remote_localities,
+            hash: self.hash,
+            original: self.original,
         }
-        let load = |hop: &Arc<Hop>| hop.load.now();
-        let how = self.cluster.traffic.load_balancer;
-        balance::pick(&candidates, how, &self.cluster.turn, load, &mut rand::rng()).cloned()
+    }
+
+    /// What to do after a try.
+    fn after(&self, outcome: &Tried, retries: u32, resends: u32, exchange: &mut Exchange) -> Next {
+        let wanted = match outcome {
+            Ok((response, _)) => {
+                let (status, headers) = (response.status(), response.headers());
+                let asked = &self.permit.head().headers;
+                // The far proxy's own answer, for an application that may have acted.
+                let unknown = headers.contains_key(OUTCOME);
+                self.retry.attempts > 0
+                    && self.retry.covers_response(status, headers, asked)
+                    && (!unknown || self.permit.head().method.is_idempotent())
+            }
+            Err(Vain::Failed(error))
+                if resends < MAX_SAFE_RESENDS && is_safe(error, self.permit, self.upload) =>
+            {
+                return Next::Resend;
+            }
+            Err(vain) => self.retry.attempts > 0 && self.may_repeat(vain.kind()),
+        };
+        if !wanted || !self.upload.is_whole() {
+            return Next::Done;
+        }
+        if retries >= self.retry.attempts {
+            exchange.flag("URX");
+            return Next::Done;
+        }
+        let cluster = self.cluster;
+        match cluster.state().retry(&cluster.traffic) {
+            Ok(counted) => Next::Retry(counted),
+            Err(overflow) => {
+                exchange.flag("UO");
+                exchange.limited(overflow.limit());
+                Next::Done
+            }
+        }
+    }
+
+    /// Whether a try that failed in this way may be repeated. INVARIANT: a request that may have been processed, and is
+    /// not idempotent, never is, whatever the policy says: nobody knows what came of it, and so it has failed.
+    fn may_repeat(&self, failure: Failure) -> bool {
+        let harmless = failure.is_harmless() || self.permit.head().method.is_idempotent();
+        harmless && self.retry.covers(failure)
+    }
+
+    fn done(&self, outcome: Tried, exchange: &mut Exchange) -> Answered {
+        match outcome {
+            Ok((response, lease)) => {
+                exchange.lease(lease);
+                Ok(response)
+            }
+            Err(vain) => {
+                exchange.failure = vain.failure();
+                Err(vain.answer())
+            }
+        }
+    }
+
+    /// Counts what came of a try against the endpoint, where that is looked at.
+    fn see(&self, worker: &Worker, hop: &Hop, outcome: &Tried) {
+        if self.cluster.traffic.outlier.is_none() {
+            return;
+        }
+        let seen = match outcome {
+            Ok((response, _)) => Seen::Status(effective_status(response)),
+            Err(Vain::Failed(SendError::Overflow(_))) => return,
+            Err(Vain::Failed(_)) => Seen::Local(503),
+            Err(Vain::Timeout) => Seen::Local(504),
+        };
+        if let Some(cause) = self.cluster.saw(hop, seen) {
+            worker.proxy.ejected(self.cluster, hop, cause);
+        }
     }
 
     /// What is spoken on the mesh hop. An HTTP/1.1 request alone costs least on a connection of its own; many at once
@@ -229,20 +308,40 @@ impl<P> Outgoing<'_, P> {
         }
         let simple =
             self.permit.head().version != Version::HTTP_2 && self.dialect == Dialect::Http1;
-        // Where nothing is shared, HTTP/2 has nothing to give.
-        let is_alone = || Terms::from(&self.cluster.traffic).is_one_each();
-        if simple && (hop.load.now() <= MAX_HTTP1_LINKS || is_alone()) {
+        let http = &self.cluster.traffic.http;
+        // Where nothing is shared, HTTP/2 has nothing to give; where connections are bounded, each carries one request,
+        // as the bound means it.
+        let alone = || {
+            let terms = self.cluster.terms();
+            terms.is_one_each() || terms.bounds_connections()
+        };
+        let wanted = match http.upgrade {
+            H2Upgrade::Upgrade => false,
+            H2Upgrade::DoNotUpgrade | H2Upgrade::UseClientProtocol => true,
+            H2Upgrade::Default => hop.load.now() <= MAX_HTTP1_LINKS || alone(),
+        };
+        if simple && wanted {
             Dialect::Http1
         } else {
             Dialect::Http2
         }
     }
 
-    async fn attempt(
-        &self,
-        worker: &Worker,
-        hop: &Hop,
-    ) -> Result<(Response<Incoming>, Option<Lease>), Vain> {
+    /// What is spoken to an endpoint outside the mesh.
+    fn plain_dialect(&self) -> Dialect {
+        let special = self.changes.upgrade.is_some() || self.upload.awaits_continue();
+        let client = self.permit.head().version;
+        match self.cluster.traffic.http.upgrade {
+            H2Upgrade::Upgrade if !special => Dialect::Http2,
+            H2Upgrade::UseClientProtocol if client == Version::HTTP_2 => Dialect::Http2,
+            H2Upgrade::Default
+            | H2Upgrade::DoNotUpgrade
+            | H2Upgrade::Upgrade
+            | H2Upgrade::UseClientProtocol => self.dialect,
+        }
+    }
+
+    async fn attempt(&self, worker: &Worker, hop: &Hop) -> Tried {
         let sending = self.send_once(worker, hop);
         match self.retry.per_try_timeout {
             Some(limit) => match timeout(limit, sending).await {
@@ -254,7 +353,7 @@ impl<P> Outgoing<'_, P> {
     }
 
     async fn send_once(&self, worker: &Worker, hop: &Hop) -> Sent {
-        let terms = Terms::from(&self.cluster.traffic);
+        let terms = self.cluster.terms();
         let unbuildable = |_| SendError::Connect(ConnectError::Protocol);
         match (&hop.security, self.plain) {
             (Security::Mesh(_), _) => {
@@ -269,12 +368,12 @@ impl<P> Outgoing<'_, P> {
                     .await
             }
             (outside @ (Security::Plain | Security::Tls(_)), Some(permit)) => {
-                let body = self.upload.attempt();
-                let request = permit.request(version(self.dialect), self.changes, body);
+                let (body, dialect) = (self.upload.attempt(), self.plain_dialect());
+                let request = permit.request(version(dialect), self.changes, body);
                 let request = request.map_err(unbuildable)?;
-                worker
-                    .pools
-                    .send_outside(hop.address, outside, self.dialect, request, terms)
+                let pools = &worker.pools;
+                pools
+                    .send_outside(hop.address, outside, dialect, request, terms)
                     .await
             }
             (Security::Plain | Security::Tls(_) | Security::Unreachable, _) => {
@@ -285,6 +384,14 @@ impl<P> Outgoing<'_, P> {
 }
 
 impl Vain {
+    /// In the words of retry policies.
+    fn kind(&self) -> Failure {
+        match self {
+            Self::Failed(error) => error.failure(),
+            Self::Timeout => Failure::Timeout,
+        }
+    }
+
     /// What kept the endpoint from answering.
     fn failure(&self) -> Option<String> {
         match self {
@@ -295,6 +402,7 @@ impl Vain {
 
     fn answer(&self) -> Answer {
         match self {
+            Self::Failed(SendError::Overflow(overflow)) => Answer::overflow(*overflow),
             Self::Failed(error) => {
                 tracing::debug!(%error, "an endpoint failed");
                 Answer::upstream_failed(error.flag())
@@ -316,10 +424,14 @@ pub(crate) fn note_upstream(exchange: &mut Exchange, hop: &Hop) {
     exchange.upstream = Some(hop.upstream.clone());
 }
 
-/// Full jitter over an exponentially growing wait.
-fn backoff(retries: u32) -> Duration {
-    let most = BASE_RETRY_BACKOFF
-        .saturating_mul(1 << retries.min(8))
-        .min(MAX_RETRY_BACKOFF);
+/// The status that stands for a response: a gRPC one in the head, where there is one.
+fn effective_status(response: &Response<Incoming>) -> u16 {
+    let grpc = response.headers().get("grpc-status");
+    let grpc = grpc.and_then(|code| code.to_str().ok()?.parse().ok());
+    grpc.map_or_else(|| response.status().as_u16(), http_status_of)
+}
+
+/// Full jitter.
+fn jittered(most: Duration) -> Duration {
     most.mul_f64(rand::rng().random_range(0.0..1.0))
 }

@@ -7,6 +7,8 @@ use rand::RngCore as _;
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What sidecars tell each other about their workloads, for metric labels alone; never trusted for a decision.
 pub(crate) const PEER: HeaderName = HeaderName::from_static("x-reeve-peer");
+/// `unknown`: a mesh proxy's own answer for an application that may have acted on the request. Never told to applications.
+pub(crate) const OUTCOME: HeaderName = HeaderName::from_static("x-reeve-outcome");
 /// The opaque id of a denial's record.
 pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("x-reeve-decision-id");
 

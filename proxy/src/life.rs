@@ -20,12 +20,14 @@ use tokio::time::timeout_at;
 
 use crate::{
     answer::Answer,
+    balance::HashOf,
     body::{Download, ResponseBody, Upload, whole},
     callers::{Held, Share},
     cluster::Cluster,
     deadline,
     edge::ServerKey,
     exchange::Exchange,
+    fault,
     forward::{self, Answered, Outgoing},
     forwarded,
     gate::{answer_refused, clean, enter, judge, unread},
@@ -364,6 +366,7 @@ fn finish(
         Err(answer) => return answer.into_response(exchange),
     };
     headers::remove_hop_by_hop(response.headers_mut());
+    response.headers_mut().remove(headers::OUTCOME);
     if let Some(info) = PeerInfo::take(response.headers_mut()) {
         exchange.ends.destination = Arc::new(info);
     }
@@ -418,6 +421,7 @@ impl Arrived<'_> {
         if let Some(preflight) = self.cross_origin(&route, &head) {
             return Ok(Sent::Local(preflight));
         }
+        fault::inject(&route, self.worker.ledger.now(), exchange).await?;
         let local = local_answer(&route, rewritten.as_deref(), &head, self.scheme);
         if let Some(local) = local {
             if let Some(wanted) = self.wanted {
@@ -455,6 +459,8 @@ impl Arrived<'_> {
                 .position(|d| std::ptr::eq(d, destination));
             let _once = self.chosen.set(at.unwrap_or_default());
         }
+        let hashed = self.hashed(&cluster, &head);
+        route.retry.prepare(upload, &head);
         let plain = self
             .judge_outside(&cluster, destination, &head, exchange)
             .await?;
@@ -462,15 +468,24 @@ impl Arrived<'_> {
         let permits = Permits {
             judged: judged.as_ref(),
             plain: plain.as_ref(),
+            hash: hashed.hash,
         };
         let sending = self.send(&cluster, permits, &head, &changes, upload, &route, exchange);
-        let end_sent = match deadline {
+        let mut response = match deadline {
             Some(at) => timeout_at(at, sending)
                 .await
                 .unwrap_or_else(|_| Err(Answer::timeout())),
             None => sending.await,
-        };
-        Ok(Sent::Upstream(end_sent?, route, deadline))
+        }?;
+        hashed.keep(response.headers_mut());
+        Ok(Sent::Upstream(response, route, deadline))
+    }
+
+    /// What a request is hashed to, where that says which endpoint is its own.
+    fn hashed(&self, cluster: &Cluster, head: &Head) -> HashOf {
+        let by = cluster.traffic.hash.as_ref();
+        let hashed = by.map(|by| HashOf::request(&by.key, head, self.peer.address));
+        hashed.unwrap_or_default()
     }
 
     /// Reads the head; at a gateway it is judged as well.
@@ -637,7 +652,8 @@ impl Arrived<'_> {
         exchange: &mut Exchange,
     ) -> Answered {
         let dialect = dialect(cluster.protocol, head);
-        let (retry, plain) = (&route.retry, permits.plain);
+        let (retry, plain, hash) = (&route.retry, permits.plain, permits.hash);
+        let original = Some(self.outbound.listener.bind);
         let end = exchange.end().clone();
         let sending = async {
             match permits.judged {
@@ -650,6 +666,8 @@ impl Arrived<'_> {
                         upload,
                         retry,
                         dialect,
+                        hash,
+                        original,
                     }
                     .send(self.worker, exchange)
                     .await
@@ -664,6 +682,8 @@ impl Arrived<'_> {
                         upload,
                         retry,
                         dialect,
+                        hash,
+                        original,
                     }
                     .send(self.worker, exchange)
                     .await
@@ -681,6 +701,7 @@ impl Arrived<'_> {
 struct Permits<'a> {
     judged: Option<&'a Permit<Recorded>>,
     plain: Option<&'a Permit<Recorded>>,
+    hash: Option<u64>,
 }
 
 /// HTTP/2 where the port says so, or where the request can be nothing else.

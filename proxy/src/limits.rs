@@ -115,10 +115,24 @@ pub(crate) const MAX_MIRROR_BYTES: usize = 1024 * 1024;
 pub(crate) const MIRROR_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most tries of one request, whatever its retry policy says.
 pub(crate) const MAX_ATTEMPTS: u32 = 10;
-/// Wait before the first retry; doubles up to [`MAX_RETRY_BACKOFF`] (Envoy's defaults).
+/// Wait before the first retry, unless the route says otherwise; doubles up to [`RETRY_BACKOFF_GROWTH`] times as much
+/// (Envoy's defaults).
 pub(crate) const BASE_RETRY_BACKOFF: Duration = Duration::from_millis(25);
-/// Longest wait before a retry.
-pub(crate) const MAX_RETRY_BACKOFF: Duration = Duration::from_millis(250);
+/// Longest wait before a retry, in waits before the first.
+pub(crate) const RETRY_BACKOFF_GROWTH: u32 = 10;
+/// Bytes of a request's body that are kept for another try, where the route asks for retries; of a longer one nothing is,
+/// and it is tried once (Envoy's default buffer limit is as much).
+pub(crate) const MAX_RETRY_BODY_BYTES: usize = 1024 * 1024;
+/// Pieces that it may have come in.
+pub(crate) const MAX_RETRY_BODY_PIECES: usize = 4096;
+/// Names in `x-envoy-retriable-header-names` that are looked at.
+pub(crate) const MAX_RETRIABLE_HEADERS: usize = 16;
+/// How often it is looked whether ejected endpoints may come back, at most.
+pub(crate) const OUTLIER_TICK: Duration = Duration::from_millis(100);
+/// How long an endpoint that another caller had taken out takes to get its whole share again.
+pub(crate) const HEALING: Duration = Duration::from_secs(10);
+/// How long it is told that a circuit breaker tripped.
+pub(crate) const TRIP_MEMORY: Duration = Duration::from_secs(3);
 /// A connection starts to drain this long before its certificates end …
 pub(crate) const DRAIN_BEFORE_EXPIRY: Duration = Duration::from_secs(30);
 /// … or, for short-lived ones, when this part (1/n) of the rest of their life is left.

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     ended: IntCounterVec,
     app_metrics_missed: IntCounter,
     limits: IntCounterVec,
+    ejections: IntCounterVec,
     malformed: IntCounterVec,
     mirrored: IntCounterVec,
     routes: IntCounterVec,
@@ -49,6 +50,7 @@ impl Metrics {
             dropped_log_lines: new.counter("reeve_access_log_dropped_total", &["cause"])?,
             ended: new.counter("reeve_streams_ended_total", &["cause"])?,
             app_metrics_missed: new.single("reeve_app_metrics_missed_total")?,
+            ejections: new.counter("reeve_endpoint_ejections_total", &["cause"])?,
             limits: new.counter("reeve_limit_hits_total", &["limit"])?,
             malformed: new.counter("reeve_malformed_connections_total", &["protocol"])?,
             mirrored: new.counter("reeve_mirrored_requests_total", &["result"])?,
@@ -125,6 +127,11 @@ impl Metrics {
     /// Counts that a connection could not be accepted.
     pub(crate) fn accept_failed(&self, reason: &'static str) {
         self.accept_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts an endpoint that was taken out for failing.
+    pub(crate) fn ejected(&self, cause: &'static str) {
+        self.ejections.with_label_values(&[cause]).inc();
     }
 
     /// Counts a connection that ended because its messages could be read in two ways, or in none.
@@ -212,6 +219,7 @@ fn help(name: &str) -> &'static str {
         "reeve_tls_handshake_failures_total" => "TLS handshakes that failed.",
         "reeve_access_log_dropped_total" => "Access log lines dropped.",
         "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",
+        "reeve_endpoint_ejections_total" => "Endpoints taken out for failing, by cause.",
         "reeve_limit_hits_total" => "Times that a limit bit, by its name.",
         "reeve_accept_failures_total" => "Times that a connection could not be accepted.",
         "reeve_malformed_connections_total" => {

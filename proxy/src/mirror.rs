@@ -169,6 +169,8 @@ impl Copy {
             upload: &upload,
             retry: &RetryOn::default(),
             dialect,
+            hash: None,
+            original: None,
         }
         .send_copy(&self.worker)
         .await;

@@ -2,6 +2,7 @@
 //! in another.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     num::NonZeroU32,
     sync::{Arc, Mutex, Weak},
@@ -16,30 +17,33 @@ use hyper::{
     ext::on_informational,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use reeve_core::model::TrafficPolicy;
 use reeve_svid::alpn;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::UploadBody,
-    cluster::Security,
-    connect::{self, ConnectError, Upstream},
+    breaker::{ClusterState, Overflow},
+    cluster::{Cluster, Security},
+    connect::{self, ConnectError, Dial, Upstream},
     cork::Corked,
     credentials::Epoch,
+    gauge::Slot,
     ledger::lock,
     limits::{
         APP_CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL,
         KEEP_ALIVE_TIMEOUT, MAX_HEADER_LIST_BYTES, MAX_IDLE_PER_ENDPOINT, MAX_POOLS,
-        MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+        MAX_SEND_BUFFER_BYTES, MAX_STREAMS_PER_LINK, STREAM_WINDOW_BYTES,
     },
     permit::{Recorded, UpstreamRequest},
     route::Failure,
     trust::Trust,
 };
 
+mod bounds;
 mod links;
 
+use bounds::{Bounds, Got};
 use links::{Links, Stream};
 
 /// What is spoken to an endpoint.
@@ -65,24 +69,76 @@ struct PoolKey {
     dialect: Dialect,
     /// 0 for plaintext.
     epoch: u64,
+    /// The cluster whose bounds hold for it; 0 where there are none, and clusters share connections.
+    bounds: usize,
 }
 
 /// What connections may be made and used for: from the `DestinationRule`, one request at a time, so that a change
 /// holds for connections that are open already.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
-    /// Bound on making a connection.
-    patience: Duration,
+pub(crate) struct Terms<'c> {
+    /// How a connection is made.
+    dial: Dial<'c>,
     /// A connection takes no more requests after so many (Envoy's `max_requests_per_connection`).
     max_requests: Option<NonZeroU32>,
+    /// Bounds on connections.
+    bounds: Option<Bounds<'c>>,
 }
 
-impl Terms {
+impl<'c> Terms<'c> {
+    /// As the cluster's `DestinationRule` says.
+    pub(crate) fn of(cluster: &'c Cluster) -> Self {
+        let traffic = &cluster.traffic;
+        Self {
+            dial: Dial {
+                patience: traffic.connect_timeout,
+                keepalive: traffic.tcp.keepalive.as_ref(),
+            },
+            max_requests: traffic.http.max_requests_per_connection,
+            bounds: Bounds::of(traffic, cluster.state()),
+        }
+    }
+
+    /// How a connection is made.
+    pub(crate) fn dial(self) -> Dial<'c> {
+        self.dial
+    }
+
+    /// Whether connections or the requests that wait for one are bounded.
+    pub(crate) fn bounds_connections(self) -> bool {
+        self.bounds.is_some_and(|bounds| {
+            let (tcp, http) = (&bounds.traffic.tcp, &bounds.traffic.http);
+            tcp.max_connections.is_some() || http.max_pending.is_some()
+        })
+    }
+
+    /// A connection's place among those of its cluster, for a TCP connection, which does not wait.
+    pub(crate) fn connection(self) -> Result<Option<Slot>, Overflow> {
+        match self.bounds {
+            Some(bounds) => {
+                let slot = bounds.try_connection();
+                slot.map_err(|overflow| bounds.state.trip(overflow))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn key(self) -> usize {
+        self.bounds.as_ref().map_or(0, Bounds::key)
+    }
+
+    fn streams(self) -> usize {
+        let most = self.bounds.and_then(|bounds| bounds.streams());
+        most.unwrap_or(MAX_STREAMS_PER_LINK)
+            .min(MAX_STREAMS_PER_LINK)
+    }
+
     /// To the application itself, which no `DestinationRule` concerns.
     pub(crate) fn of_app() -> Self {
         Self {
-            patience: APP_CONNECT_TIMEOUT,
+            dial: APP_CONNECT_TIMEOUT.into(),
             max_requests: None,
+            bounds: None,
         }
     }
 
@@ -97,15 +153,6 @@ impl Terms {
     }
 }
 
-impl From<&TrafficPolicy> for Terms {
-    fn from(traffic: &TrafficPolicy) -> Self {
-        Self {
-            patience: traffic.connect_timeout,
-            max_requests: traffic.http.max_requests_per_connection,
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Pool {
     key: PoolKey,
@@ -113,6 +160,12 @@ pub(crate) struct Pool {
     idle: Mutex<Vec<Kept>>,
     /// One connection attempt at a time for HTTP/2.
     connecting: tokio::sync::Mutex<()>,
+    /// Of the cluster whose bounds hold for it.
+    state: Option<Arc<ClusterState>>,
+    /// How long idle connections are kept, if not [`IDLE_TIMEOUT`].
+    idle_for: Option<Duration>,
+    /// Requests that wait for a connection to be given back.
+    waiting: Mutex<VecDeque<oneshot::Sender<Kept>>>,
 }
 
 /// An HTTP/1.1 connection that can take another request.
@@ -130,13 +183,18 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Gives it a request.
-    fn enter(&mut self, terms: Terms) {
+    fn enter(&mut self, terms: Terms<'_>) {
         self.requests = self.requests.saturating_add(1);
         self.is_last = !terms.allow_another_after(self.requests);
     }
 
-    fn is_usable(&self) -> bool {
-        self.since.elapsed() < IDLE_TIMEOUT && self.sender.is_ready() && !self.drain.is_cancelled()
+    fn is_usable(&self, idle: Duration) -> bool {
+        self.sender.is_ready() && self.is_fresh(idle)
+    }
+
+    /// Whether it is neither too old nor closed.
+    fn is_fresh(&self, idle: Duration) -> bool {
+        self.since.elapsed() < idle && !self.sender.is_closed() && !self.drain.is_cancelled()
     }
 }
 
@@ -160,11 +218,16 @@ impl Lease {
             return;
         };
         kept.since = Instant::now();
+        let Some(kept) = pool.hand_on(kept) else {
+            return;
+        };
         let mut idle = lock(&pool.idle);
         if idle.len() >= MAX_IDLE_PER_ENDPOINT {
             idle.remove(0);
         }
         idle.push(kept);
+        drop(idle);
+        pool.close_when_idle();
     }
 }
 
@@ -187,6 +250,9 @@ pub(crate) enum SendError {
     Stale(#[source] hyper::Error),
     #[error("the connection or stream ended before the response")]
     Reset(#[source] hyper::Error),
+    /// A circuit breaker is open.
+    #[error(transparent)]
+    Overflow(Overflow),
 }
 
 impl SendError {
@@ -196,6 +262,7 @@ impl SendError {
             Self::Connect(_) => Failure::Connect,
             Self::Unsent(_) | Self::Refused(_) => Failure::Refused,
             Self::Stale(_) | Self::Reset(_) => Failure::Reset,
+            Self::Overflow(_) => Failure::Overflow,
         }
     }
 
@@ -205,6 +272,7 @@ impl SendError {
             Self::Connect(_) => "UF",
             Self::Refused(_) => "UR",
             Self::Unsent(_) | Self::Stale(_) | Self::Reset(_) => "UC",
+            Self::Overflow(_) => "UO",
         }
     }
 }
@@ -226,13 +294,14 @@ impl Pools {
         dialect: Dialect,
         epoch: &Arc<Epoch>,
         request: UpstreamRequest<P, UploadBody>,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Sent {
         let key = PoolKey {
             address,
             security: security.clone(),
             dialect,
             epoch: epoch.number,
+            bounds: terms.key(),
         };
         self.send(key, Some(epoch), request.into_http(), terms)
             .await
@@ -244,13 +313,14 @@ impl Pools {
         address: SocketAddr,
         dialect: Dialect,
         request: UpstreamRequest<Recorded, UploadBody>,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Sent {
         let key = PoolKey {
             address,
             security: Security::Plain,
             dialect,
             epoch: 0,
+            bounds: terms.key(),
         };
         self.send(key, None, request.into_http(), terms).await
     }
@@ -262,13 +332,14 @@ impl Pools {
         security: &Security,
         dialect: Dialect,
         request: UpstreamRequest<Recorded, UploadBody>,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Sent {
         let key = PoolKey {
             address,
             security: security.clone(),
             dialect,
             epoch: 0,
+            bounds: terms.key(),
         };
         let mut request = request.into_http();
         if dialect == Dialect::Http2 && matches!(security, Security::Tls(_)) {
@@ -287,7 +358,7 @@ impl Pools {
         lock(&self.pools).retain(|key, _| known(key.address));
     }
 
-    fn pool(&self, key: PoolKey) -> Arc<Pool> {
+    fn pool(&self, key: PoolKey, terms: Terms<'_>) -> Arc<Pool> {
         let mut pools = lock(&self.pools);
         if let Some(pool) = pools.get(&key) {
             return pool.clone();
@@ -300,8 +371,15 @@ impl Pools {
             links: Links::default(),
             idle: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
+            state: terms.bounds.map(|bounds| bounds.state.clone()),
+            idle_for: terms.bounds.and_then(|bounds| bounds.idle()),
+            waiting: Mutex::default(),
         });
         pools.insert(key, pool.clone());
+        drop(pools);
+        if let Some(state) = &pool.state {
+            lock(&state.pools).push(Arc::downgrade(&pool));
+        }
         pool
     }
 
@@ -310,9 +388,9 @@ impl Pools {
         key: PoolKey,
         epoch: Option<&Arc<Epoch>>,
         mut request: Request<UploadBody>,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Sent {
-        let pool = self.pool(key);
+        let pool = self.pool(key, terms);
         let trust = &self.trust;
         match pool.key.dialect {
             Dialect::Http2 => {
@@ -360,17 +438,20 @@ impl Pool {
         self: &Arc<Self>,
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        terms: Terms,
-    ) -> Result<(http2::SendRequest<UploadBody>, Stream), ConnectError> {
+        terms: Terms<'_>,
+    ) -> Result<(http2::SendRequest<UploadBody>, Stream), SendError> {
+        if let Some(bounds) = terms.bounds {
+            return self.http2_within(bounds, epoch, trust, terms).await;
+        }
         if terms.is_one_each() {
-            let (sender, drain) = self.connect_http2(epoch, trust, terms).await?;
+            let (sender, drain) = self.connect_http2(epoch, trust, terms, None).await?;
             return Ok(self.links.add(sender, drain, terms));
         }
-        if let Some(place) = self.links.with_room(terms) {
+        if let Some(place) = self.links.with_room(terms, self.idle_time()) {
             return Ok(place);
         }
         let _one_at_a_time = self.connecting.lock().await;
-        if let Some(place) = self.links.with_room(terms) {
+        if let Some(place) = self.links.with_room(terms, self.idle_time()) {
             return Ok(place);
         }
         if !self.links.may_grow()
@@ -378,21 +459,50 @@ impl Pool {
         {
             return Ok(place);
         }
-        match self.connect_http2(epoch, trust, terms).await {
+        match self.connect_http2(epoch, trust, terms, None).await {
             Ok((sender, drain)) => Ok(self.links.add(sender, drain, terms)),
-            Err(error) => self.links.least_busy(terms).ok_or(error),
+            Err(error) => Ok(self.links.least_busy(terms).ok_or(error)?),
         }
+    }
+
+    /// The same where connections are bounded: a request waits for a place on one, or for leave to make one.
+    async fn http2_within(
+        self: &Arc<Self>,
+        bounds: Bounds<'_>,
+        epoch: Option<&Arc<Epoch>>,
+        trust: &Trust,
+        terms: Terms<'_>,
+    ) -> Result<(http2::SendRequest<UploadBody>, Stream), SendError> {
+        let idle = self.idle_time();
+        if let Some(place) = self.links.with_room(terms, idle) {
+            return Ok(place);
+        }
+        let _pending = bounds.queue()?;
+        let _one_at_a_time = self.connecting.lock().await;
+        // Cancel-safe: places and leave are given back when dropped.
+        let slot = tokio::select! {
+            biased;
+            place = self.links.room(terms, idle) => return Ok(place),
+            slot = bounds.leave() => slot,
+        };
+        let (sender, drain) = self.connect_http2(epoch, trust, terms, slot).await?;
+        self.close_when_idle();
+        Ok(self.links.add(sender, drain, terms))
     }
 
     async fn connect_http2(
         self: &Arc<Self>,
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        terms: Terms,
+        terms: Terms<'_>,
+        slot: Option<Slot>,
     ) -> Result<(http2::SendRequest<UploadBody>, CancellationToken), ConnectError> {
         let address = self.key.address;
         let (line, drain) = self.connect(alpn::H2, epoch, trust, terms).await?;
         retire_on(drain.clone(), line.gone(), Arc::downgrade(self));
+        if let Some(bounds) = terms.bounds {
+            self.bound_life(bounds, &drain, line.gone());
+        }
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -408,6 +518,7 @@ impl Pool {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %address, "an HTTP/2 connection ended");
             }
+            drop(slot);
         });
         Ok((sender, drain))
     }
@@ -418,16 +529,16 @@ impl Pool {
         protocol: &'static [u8],
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Result<(Upstream, CancellationToken), ConnectError> {
         let address = self.key.address;
         match (&self.key.security, epoch) {
             (Security::Mesh(expected), Some(epoch)) => {
-                connect::mesh(address, expected, protocol, epoch, trust, terms.patience).await
+                connect::mesh(address, expected, protocol, epoch, trust, terms.dial).await
             }
             (Security::Mesh(_), None) => Err(ConnectError::NoCredentials),
             (Security::Plain, _) => {
-                let line = connect::plain(address, terms.patience).await?;
+                let line = connect::plain(address, terms.dial).await?;
                 Ok((line, CancellationToken::new()))
             }
             (Security::Tls(tls), _) => {
@@ -436,7 +547,7 @@ impl Pool {
                 } else {
                     &tls.http1
                 };
-                let line = connect::outside(address, tls, config, terms.patience).await?;
+                let line = connect::outside(address, tls, config, terms.dial).await?;
                 Ok((line, CancellationToken::new()))
             }
             (Security::Unreachable, _) => Err(ConnectError::NotInMesh),
@@ -444,16 +555,30 @@ impl Pool {
     }
 
     async fn http1(
-        &self,
+        self: &Arc<Self>,
         epoch: Option<&Arc<Epoch>>,
         trust: &Trust,
-        terms: Terms,
-    ) -> Result<(Kept, Reused), ConnectError> {
+        terms: Terms<'_>,
+    ) -> Result<(Kept, Reused), SendError> {
         if let Some(mut kept) = self.idle_one(terms) {
             kept.enter(terms);
             return Ok((kept, Reused::Yes));
         }
+        let (slot, _pending) = match terms.bounds {
+            None => (None, None),
+            Some(bounds) => match self.wait(bounds).await? {
+                Got::Leave(slot, pending) => (slot, pending),
+                Got::Kept(mut kept) => {
+                    kept.sender.ready().await.map_err(SendError::Unsent)?;
+                    kept.enter(terms);
+                    return Ok((kept, Reused::Yes));
+                }
+            },
+        };
         let (line, drain) = self.connect(alpn::HTTP1, epoch, trust, terms).await?;
+        if let Some(bounds) = terms.bounds {
+            self.bound_life(bounds, &drain, line.gone());
+        }
         let mut builder = http1::Builder::new();
         builder.max_headers(crate::limits::MAX_HEADERS);
         let handshake = builder.handshake(TokioIo::new(line)).await;
@@ -463,6 +588,7 @@ impl Pool {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, %address, "an HTTP/1.1 connection ended");
             }
+            drop(slot);
         });
         let mut kept = Kept {
             since: Instant::now(),
@@ -476,14 +602,18 @@ impl Pool {
     }
 
     /// The connection given back last that can be used again. One that has not come to rest yet stays.
-    fn idle_one(&self, terms: Terms) -> Option<Kept> {
-        let mut idle = lock(&self.idle);
+    fn idle_one(&self, terms: Terms<'_>) -> Option<Kept> {
+        let (mut idle, time) = (lock(&self.idle), self.idle_time());
         let may = |kept: &Kept| terms.allow_another_after(kept.requests);
-        if let Some(at) = idle.iter().rposition(|k| k.is_usable() && may(k)) {
+        if let Some(at) = idle.iter().rposition(|k| k.is_usable(time) && may(k)) {
             return Some(idle.swap_remove(at));
         }
         idle.retain(|k| !k.sender.is_closed() && !k.drain.is_cancelled() && may(k));
         None
+    }
+
+    fn idle_time(&self) -> Duration {
+        self.idle_for.unwrap_or(IDLE_TIMEOUT)
     }
 
     /// Where one idle connection turned out to be closed the others probably are: the next try gets a fresh one.

@@ -27,16 +27,19 @@ use crate::{
     access_log::{AccessLog, LogFormat},
     admin,
     admission::InFlight,
+    breaker::States,
     busy::Loads,
     callers::Callers,
+    cluster::{Cluster, Hop},
     credentials::{Epoch, Epochs},
     dns::{self, Names},
     inherited::{Held, Inherited},
     ledger::{Ledger, lock},
-    limits::{AGGREGATE_INTERVAL, DNS_TICK, DNS_WARM_UP, EXPIRY_TICK, PEM_FILE_POLL},
+    limits::{AGGREGATE_INTERVAL, DNS_TICK, DNS_WARM_UP, EXPIRY_TICK, OUTLIER_TICK, PEM_FILE_POLL},
     listener::{self, Stop},
     metrics::Metrics,
     mirror::Mirrors,
+    outlier::Cause,
     snapshot::{Snapshot, SnapshotError, Surroundings},
     spans::Spans,
     strangers::Strangers,
@@ -199,6 +202,7 @@ pub(crate) struct Shared {
     made: Epochs,
     loads: Loads,
     names: Names,
+    states: States,
     epoch: ArcSwapOption<Epoch>,
     /// Cancelled when the proxy is about to go: it says so, and takes requests until it drains.
     pub(crate) leaving: CancellationToken,
@@ -242,6 +246,26 @@ impl Shared {
         }
     }
 
+    /// Tells that an endpoint was taken out.
+    pub(crate) fn ejected(&self, cluster: &Cluster, hop: &Hop, cause: Cause) {
+        let (service, endpoint) = (&cluster.service.name, hop.address);
+        tracing::warn!(%service, %endpoint, cause = cause.name(), "an endpoint is ejected");
+        self.metrics.ejected(cause.name());
+    }
+
+    /// Lets ejected endpoints back whose time is over.
+    fn look_after_outliers(&self) {
+        let Some(snapshot) = self.snapshot() else {
+            return;
+        };
+        for (_, cluster) in snapshot.clusters.iter() {
+            for hop in cluster.sweep() {
+                let (service, endpoint) = (&cluster.service.name, hop.address);
+                tracing::info!(%service, %endpoint, "an endpoint is back");
+            }
+        }
+    }
+
     /// Whether it can serve, or why not.
     pub(crate) fn readiness(&self) -> Result<(), NotReady> {
         if self.leaving.is_cancelled() {
@@ -279,6 +303,7 @@ impl Proxy {
             made,
             loads: Loads::default(),
             names: Names::default(),
+            states: States::default(),
             epoch: ArcSwapOption::empty(),
             leaving: CancellationToken::new(),
             in_flight: InFlight::default(),
@@ -315,6 +340,11 @@ impl Proxy {
         runtime.spawn(watch_files(proxy.clone()));
         runtime.spawn(watch_names(proxy.clone()));
         Ok(proxy)
+    }
+
+    /// What its connections and requests use.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Who holds how much of the application.
@@ -415,6 +445,7 @@ impl Proxy {
             .configure(snapshot.workload().caller_shares);
         self.shared.taps.allow(snapshot.workload().telemetry.tap);
         self.shared.loads.count_on(&snapshot.clusters);
+        self.shared.states.count_on(&snapshot.clusters);
         self.shared.snapshot.store(Some(snapshot.clone()));
         self.shared.metrics.generation(generation.0);
         listeners.traffic.retain(|address, (stop, _)| {
@@ -677,6 +708,7 @@ async fn watch_names(proxy: Proxy) {
 async fn keep_house(shared: Arc<Shared>, workers: Arc<WorkerSet>, stop: CancellationToken) {
     let mut tokens = tokio::time::interval(EXPIRY_TICK);
     let mut strangers = tokio::time::interval(AGGREGATE_INTERVAL);
+    let mut outliers = tokio::time::interval(OUTLIER_TICK);
     loop {
         // Cancel-safe: intervals keep their place.
         tokio::select! {
@@ -686,6 +718,7 @@ async fn keep_house(shared: Arc<Shared>, workers: Arc<WorkerSet>, stop: Cancella
                     worker.open.expire(&worker.ledger, &shared.metrics);
                 }
             }
+            _ = outliers.tick() => shared.look_after_outliers(),
             _ = strangers.tick() => {
                 shared.strangers.flush(&shared.ledger);
                 shared.metrics.wal_status(&shared.ledger.status());

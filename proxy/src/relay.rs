@@ -10,8 +10,10 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use reeve_core::model::TcpPool;
 use tokio::{io::ReadBuf, time::sleep};
 
 use crate::{
@@ -35,9 +37,48 @@ pub(crate) enum RelayError {
     /// It is no longer permitted.
     #[error("the connection is no longer permitted")]
     Ended,
-    /// Nothing passed for [`RELAY_IDLE_TIMEOUT`].
+    /// Nothing passed for [`RELAY_IDLE_TIMEOUT`], or what its service has instead.
     #[error("nothing passed for too long")]
     Idle,
+    /// It is as old as its service allows.
+    #[error("the connection is as old as it may be")]
+    Old,
+}
+
+/// How long a relay may last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RelayBounds {
+    /// Without anything passing; `None` = for ever.
+    idle: Option<Duration>,
+    /// At all; `None` = for ever.
+    life: Option<Duration>,
+}
+
+impl Default for RelayBounds {
+    fn default() -> Self {
+        Self {
+            idle: Some(RELAY_IDLE_TIMEOUT),
+            life: None,
+        }
+    }
+}
+
+impl RelayBounds {
+    /// As `connectionPool.tcp` says; zero idle time is no bound, as in Istio.
+    pub(crate) fn of(pool: &TcpPool) -> Self {
+        let idle = pool.idle_timeout.unwrap_or(RELAY_IDLE_TIMEOUT);
+        Self {
+            idle: (!idle.is_zero()).then_some(idle),
+            life: pool.max_duration,
+        }
+    }
+}
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl RelayError {
@@ -47,18 +88,25 @@ impl RelayError {
             Self::Broken(_) => "UC",
             Self::Ended => "UAEX",
             Self::Idle => "SI",
+            Self::Old => "DT",
         }
     }
 }
 
 /// Passes bytes until both ends have closed, one breaks, or the permit of `exchange` is gone; then the exchange is
 /// over.
-pub(crate) async fn relay<N: Io, F: Io>(
+pub(crate) async fn relay<N: Io, F: Io>(near: Line<N>, far: Line<F>, exchange: Exchange) {
+    relay_within(RelayBounds::default(), near, far, exchange).await;
+}
+
+/// The same, no longer than `bounds` allow.
+pub(crate) async fn relay_within<N: Io, F: Io>(
+    bounds: RelayBounds,
     mut near: Line<N>,
     mut far: Line<F>,
     mut exchange: Exchange,
 ) {
-    let passed = pass(&mut near, &mut far, exchange.end()).await;
+    let passed = pass(bounds, &mut near, &mut far, exchange.end()).await;
     let (read, written) = near.flow().passed();
     exchange.received(read);
     exchange.sent(written);
@@ -74,6 +122,7 @@ pub(crate) async fn relay<N: Io, F: Io>(
 }
 
 async fn pass<N: Io, F: Io>(
+    bounds: RelayBounds,
     near: &mut Line<N>,
     far: &mut Line<F>,
     end: &End,
@@ -82,7 +131,7 @@ async fn pass<N: Io, F: Io>(
     let idle = async {
         let mut last = flow.passed();
         loop {
-            sleep(RELAY_IDLE_TIMEOUT).await;
+            after(bounds.idle).await;
             let now = flow.passed();
             if now == last {
                 return;
@@ -95,6 +144,7 @@ async fn pass<N: Io, F: Io>(
         both = both_ways(near, far) => both.map_err(RelayError::Broken),
         () = end.wait() => Err(RelayError::Ended),
         () = idle => Err(RelayError::Idle),
+        () = after(bounds.life) => Err(RelayError::Old),
     }
 }
 

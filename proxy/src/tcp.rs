@@ -1,7 +1,10 @@
 //! The life of a TCP connection: decide on `connect`, record, connect, pass bytes until either end closes or the
 //! permit is gone.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use reeve_core::{
@@ -13,13 +16,14 @@ use reeve_svid::alpn;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    balance,
+    balance::{Wish, hash},
     callers::Held,
     cluster::{Cluster, Hop, Security},
     connect::{self, ConnectError, Upstream},
     exchange::Exchange,
     forward::note_upstream,
     gate::enter,
+    gauge::Slot,
     hello::{self, ServerName},
     io::{Io, Line},
     judge::{Peer, Place, Question},
@@ -27,8 +31,9 @@ use crate::{
     limits::{APP_CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT},
     metrics::Ends,
     open::Origin,
+    outlier::Seen,
     permit::{ConnectPermit, Refused, permit_connection, record_refusal},
-    relay::relay,
+    relay::{RelayBounds, relay_within},
     route::pick,
     snapshot::{Outbound, Snapshot},
     worker::Worker,
@@ -119,11 +124,9 @@ pub(crate) async fn outbound<I: Io>(
             return;
         }
     }
-    let hops: Vec<&Arc<Hop>> = cluster.hops.iter().collect();
-    let load = |hop: &Arc<Hop>| hop.load.now();
-    let how = cluster.traffic.load_balancer;
-    let Some(hop) = balance::pick(&hops, how, &cluster.turn, load, &mut rand::rng()) else {
-        return exchange.flag("UH");
+    let original = outbound.listener.bind;
+    let Some((hop, slot)) = choose(cluster, address.ip(), original, &mut exchange) else {
+        return;
     };
     if hop.security.is_outside() {
         let peer = Peer {
@@ -139,10 +142,57 @@ pub(crate) async fn outbound<I: Io>(
         }
     }
     exchange.busy(hop.load.enter());
-    match to_endpoint(worker, cluster, hop).await {
+    // Boxed: what passes bytes is large.
+    Box::pin(connect(worker, (cluster, hop), (io, ahead), exchange)).await;
+    drop(slot);
+}
+
+/// An endpoint, and a place among the connections to its cluster.
+fn choose<'c>(
+    cluster: &'c Cluster,
+    source: IpAddr,
+    original: SocketAddr,
+    exchange: &mut Exchange,
+) -> Option<(&'c Arc<Hop>, Option<Slot>)> {
+    let wish = Wish {
+        hash: hash::source(cluster, source),
+        original: Some(original),
+        ..Wish::default()
+    };
+    let Some(hop) = cluster.choose(&wish, &mut rand::rng()) else {
+        exchange.flag("UH");
+        return None;
+    };
+    match cluster.terms().connection() {
+        Ok(slot) => Some((hop, slot)),
+        Err(overflow) => {
+            exchange.limited(overflow.limit());
+            exchange.flag("UO");
+            None
+        }
+    }
+}
+
+/// Connects to an endpoint and passes bytes.
+async fn connect(
+    worker: &Worker,
+    (cluster, hop): (&Cluster, &Hop),
+    from: (impl Io, Bytes),
+    mut exchange: Exchange,
+) {
+    let connected = to_endpoint(worker, cluster, hop).await;
+    let seen = match &connected {
+        Ok(_) => Seen::Connected,
+        Err(_) => Seen::Local(503),
+    };
+    if let Some(cause) = cluster.saw(hop, seen) {
+        worker.proxy.ejected(cluster, hop, cause);
+    }
+    match connected {
         Ok(upstream) => {
             note_upstream(&mut exchange, hop);
-            pass((io, ahead), upstream, exchange).await;
+            let bounds = RelayBounds::of(&cluster.traffic.tcp);
+            pass_within(bounds, from, upstream, exchange).await;
         }
         Err(error) => failed(&error, exchange),
     }
@@ -294,7 +344,7 @@ async fn to_endpoint(
     cluster: &Cluster,
     hop: &Hop,
 ) -> Result<Upstream, ConnectError> {
-    let patience = cluster.traffic.connect_timeout;
+    let patience = cluster.terms().dial();
     match &hop.security {
         Security::Mesh(expected) => {
             let epoch = worker.proxy.epoch().ok_or(ConnectError::NoCredentials)?;
@@ -347,10 +397,19 @@ fn note_refusal(why: Refused, exchange: &mut Exchange) {
 }
 
 /// Passes bytes, beginning with those read ahead.
-async fn pass((io, ahead): (impl Io, Bytes), upstream: Upstream, mut exchange: Exchange) {
+async fn pass(from: (impl Io, Bytes), upstream: Upstream, exchange: Exchange) {
+    pass_within(RelayBounds::default(), from, upstream, exchange).await;
+}
+
+async fn pass_within(
+    bounds: RelayBounds,
+    (io, ahead): (impl Io, Bytes),
+    upstream: Upstream,
+    mut exchange: Exchange,
+) {
     let downstream = Line::new(io, ahead, CancellationToken::new());
     exchange.connected(downstream.flow());
-    relay(downstream, upstream, exchange).await;
+    relay_within(bounds, downstream, upstream, exchange).await;
 }
 
 fn failed(error: &ConnectError, mut exchange: Exchange) {

@@ -1,5 +1,6 @@
 //! Component tests: pairs of whole proxies on loopback sockets, with certificates of a real authority.
 
+mod chaos;
 mod connect;
 mod connections;
 mod edges;
@@ -10,6 +11,7 @@ mod max_requests;
 mod mesh;
 mod mirror;
 mod overload;
+mod resilience;
 mod resumption;
 mod rotation;
 mod shares;
@@ -17,3 +19,8 @@ mod tcp;
 mod token;
 mod trailers;
 mod upgrades;
+
+/// A workload of no particular kind, for tests of what needs one.
+pub(crate) fn workload() -> reeve_core::model::WorkloadConfig {
+    mesh::Mesh::new().workload("client", 101)
+}

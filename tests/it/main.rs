@@ -22,6 +22,7 @@ mod policy;
 mod protocols;
 mod proxy_config;
 mod refused_identity;
+mod resilience;
 mod resumption;
 mod rollout;
 mod rotation;

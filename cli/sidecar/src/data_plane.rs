@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::Context;
 use reeve_audit::Wal;
-use reeve_core::{Clock, InstanceName, SpiffeId, error_chain, model::ProxyConfig};
+use reeve_core::{
+    Clock, InstanceName, SpiffeId, error_chain,
+    model::{OpenCircuit, ProxyConfig},
+};
 use reeve_proxy::{
     MeshPorts, Proxy, ProxyDeps, ProxyStatus, TapFilter, TapRefused, TapStream, Workers,
 };
@@ -93,6 +96,16 @@ impl DataPlane {
     /// Opens a live tap.
     pub(crate) fn tap(&self, filter: TapFilter) -> Result<TapStream, TapRefused> {
         self.proxy.tap(filter)
+    }
+
+    /// The circuits that the proxy holds open.
+    pub(crate) fn open_circuits(&self) -> Vec<OpenCircuit> {
+        self.proxy.open_circuits()
+    }
+
+    /// Tells the proxy what others hold open.
+    pub(crate) fn heed_circuits(&self, others: &[OpenCircuit]) {
+        self.proxy.heed_circuits(others);
     }
 
     /// How the proxy stands.

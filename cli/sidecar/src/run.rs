@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use axum::Router;
-use reeve_ads::AdsClient;
+use reeve_ads::{AdsClient, CircuitClient};
 use reeve_audit::{
     EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalError, WalOptions, ship,
     ship::ChannelFactory,
@@ -143,6 +143,8 @@ impl Sidecar {
             clock,
         );
         let feed = AdsClient::new(feed_channels(&connector), args.instance.clone());
+        let circuits = CircuitClient::new(feed_channels(&connector), args.instance.clone());
+        let circuits = sharing(circuits, credentials.clone(), data_plane.clone());
         let admin = Admin {
             instance: args.instance.clone(),
             identity: args.identity.clone(),
@@ -167,6 +169,7 @@ impl Sidecar {
         let attestor = agent::attestor(args);
         let identities = (credentials.clone(), attestor, Arc::clone(&events));
         let serving = vec![
+            tokio::spawn(circuits),
             tokio::spawn(serve_admin(door.clone(), routes)),
             tokio::spawn(serve_agent(door.clone(), identities)),
         ];
@@ -392,5 +395,20 @@ async fn feeding(feed: AdsClient, mut credentials: CredentialsWatch, data_plane:
         return;
     }
     feed.run(move |config| data_plane.clone().apply(config))
+        .await;
+}
+
+/// Shares which circuits are open, once there is a certificate to do so with.
+async fn sharing(
+    circuits: CircuitClient,
+    mut credentials: CredentialsWatch,
+    data_plane: DataPlane,
+) {
+    if credentials.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let held = || data_plane.open_circuits();
+    circuits
+        .run(held, |others| data_plane.heed_circuits(others))
         .await;
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
 use reeve_ca::{IdentityEvents, IssuedIdentity, RefusedIdentity};
-use reeve_control::{AppliedConfig, ConfigEvents, Fault, Mesh};
+use reeve_control::{AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh};
 use reeve_core::{
     InstanceName,
     model::{Generation, PolicySlice},
@@ -137,6 +137,20 @@ impl ConfigEvents for Recorder {
             .with("faults", faults.len().to_string())
             .with("text", shown.join("\n"));
         self.record(event);
+    }
+
+    fn faults_changed(&self, changes: &FaultChanges) {
+        let began = changes.began.iter().map(|f| (EventKind::FaultBegan, f));
+        let ended = changes.ended.iter().map(|f| (EventKind::FaultEnded, f));
+        for (kind, fault) in began.chain(ended).take(MAX_FAULTS) {
+            let mut event = EventRecord::new(kind)
+                .with("origin", &fault.origin)
+                .with("fault", &fault.what);
+            if let Some(until) = fault.until {
+                event = event.with("until_ms", until.as_millis().to_string());
+            }
+            self.record(event);
+        }
     }
 
     fn nacked(&self, instance: &InstanceName, generation: Generation, error: &str) {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use reeve_ads::AdsService;
+use reeve_ads::{AdsService, CircuitService};
 use reeve_audit::{
     AuditLog, EventKind, EventRecord, IngestService, LogOptions, ShipOptions, Wal, WalOptions,
     ship_local,
@@ -93,6 +93,7 @@ impl MeshProcess {
             settings,
             started_at: clock.now(),
             controller,
+            circuits: Arc::default(),
             ca,
             tokens,
             whois,
@@ -312,20 +313,24 @@ fn serve_tls(
 fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     let ads = AdsService::new(Arc::clone(&view.controller) as _, caller);
     let controller = Arc::clone(&view.controller);
-    let may_ship = move |id: &SpiffeId, instance: &InstanceName| {
+    let is_member = move |id: &SpiffeId, instance: &InstanceName| {
         let mesh = controller.mesh().borrow().clone();
         let workload = mesh.as_ref().and_then(|mesh| mesh.workload_of(instance));
         workload.is_some_and(|workload| workload.identity.as_ref() == Some(id))
     };
+    let is_member = Arc::new(is_member);
+    let hub = Arc::clone(&view.circuits);
+    let circuits = CircuitService::new(hub, caller, Arc::clone(&is_member) as _);
     let ingest = IngestService::new(
         Arc::clone(&view.log),
         Arc::new(caller),
-        Arc::new(may_ship),
+        is_member,
         Arc::new(SvidBatchVerifier::new(view.ca.bundle())),
         Arc::clone(&view.clock),
     );
     Routes::new(issuer(view, attestor))
         .add_service(ads.into_server())
+        .add_service(circuits.into_server())
         .add_service(ingest.into_server())
 }
 

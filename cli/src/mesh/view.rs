@@ -4,11 +4,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use http::Extensions;
+use reeve_ads::CircuitHub;
 use reeve_audit::{AuditLog, EventKind, EventRecord};
 use reeve_ca::{Caller, CertificateAuthority, JoinTokens, UnixPeer};
 use reeve_console::{
-    AdminView, AuditFacts, CaFacts, ConfigFacts, CreatedToken, Graph, JobDone, MeshFacts, MeshView,
-    Status, TokenRefused, TokenRequest,
+    AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, Graph, JobDone,
+    MeshFacts, MeshView, Status, TokenRefused, TokenRequest,
 };
 use reeve_control::{Controller, instances::Instances};
 use reeve_core::{Clock, UnixTime};
@@ -26,6 +27,7 @@ pub(super) struct View {
     pub(super) settings: Kept,
     pub(super) started_at: UnixTime,
     pub(super) controller: Arc<Controller>,
+    pub(super) circuits: Arc<CircuitHub>,
     pub(super) ca: Arc<CertificateAuthority>,
     pub(super) tokens: Arc<JoinTokens>,
     pub(super) whois: WhoIs,
@@ -70,6 +72,7 @@ impl MeshView for View {
                 unprotected: unprotected::list(intercepted),
             },
             proxies: values(&control.proxies),
+            circuits: self.circuits.open(),
             jobs: self.jobs_done(),
             config: ConfigFacts {
                 applied_at: control.applied_at,
@@ -98,6 +101,10 @@ impl MeshView for View {
     fn instances(&self) -> Option<Value> {
         let instances = Instances::read(&self.instances).ok()?;
         serde_json::to_value(instances).ok()
+    }
+
+    fn chaos(&self) -> Value {
+        serde_json::to_value(self.controller.chaos()).unwrap_or_default()
     }
 
     fn graph(&self) -> BoxFuture<'_, Graph> {
@@ -188,6 +195,11 @@ impl AdminView for View {
             )))
         }
         .boxed()
+    }
+
+    fn switch_chaos(&self, request: &ChaosRequest) -> Result<(), TokenRefused> {
+        let switched = self.controller.switch_chaos(request.off);
+        switched.map_err(|error| TokenRefused::Ourselves(error.to_string()))
     }
 
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused> {

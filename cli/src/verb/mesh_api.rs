@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use reeve_control::{Fault, ProxyStatus, instances::Instances};
-use reeve_core::model::Generation;
+use reeve_core::model::{Generation, OpenCircuit};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ pub(crate) struct Status {
     pub(crate) mesh: Value,
     /// Every proxy.
     pub(crate) proxies: Vec<ProxyStatus>,
+    /// Circuits that are open.
+    pub(crate) circuits: Vec<OpenCircuit>,
     /// Jobs that are done.
     pub(crate) jobs: Vec<reeve_console::JobDone>,
     /// What is wrong with the folder.

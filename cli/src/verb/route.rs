@@ -284,6 +284,9 @@ fn describe(explanation: &Explanation) -> String {
             format!("{} after the first, timeout {timeout}", explanation.retries),
         );
     }
+    for fault in &explanation.faults {
+        line("fault", fault.clone());
+    }
     if let Some(status) = explanation.answer {
         line("answer", status.to_string());
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use reeve_core::model::Generation;
+use reeve_core::model::{Generation, OpenCircuit};
 use tokio::time::Instant;
 
 use crate::{
@@ -156,6 +156,27 @@ fn progress(status: &Status, wanted: Wanted) -> Progress {
     }
 }
 
+/// The circuits that are open, if any are.
+fn circuits(open: &[OpenCircuit]) -> String {
+    if open.is_empty() {
+        return String::new();
+    }
+    let mut table = plain_table(["OPEN CIRCUIT", "ENDPOINT", "CAUSE", "FOR", "HELD BY"]);
+    for circuit in open {
+        let subset = circuit.subset.as_ref();
+        let subset = subset.map(|s| format!(" subset {s}")).unwrap_or_default();
+        let held_by: Vec<_> = circuit.held_by.iter().map(ToString::to_string).collect();
+        table.add_row([
+            format!("{}:{}{subset}", circuit.service, circuit.port),
+            circuit.endpoint.map(|e| e.to_string()).unwrap_or_default(),
+            circuit.cause.clone(),
+            format!("{} s", circuit.left_ms.div_ceil(1000)),
+            held_by.join(", "),
+        ]);
+    }
+    format!("\n{}", table.trim_fmt())
+}
+
 fn describe(status: &Status, state: &StateDir) -> String {
     let mut text = format!(
         "generation {}, policy set {}, state {}\n",
@@ -193,6 +214,7 @@ fn describe(status: &Status, state: &StateDir) -> String {
         ]);
     }
     text.push_str(&table.trim_fmt());
+    text.push_str(&circuits(&status.circuits));
     for (name, value) in [
         ("mesh", &status.mesh),
         ("ca", &status.ca),

@@ -1,6 +1,6 @@
 //! The client side: a proxy's view of its configuration.
 
-mod backoff;
+pub(crate) mod backoff;
 pub(crate) mod collected;
 
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};

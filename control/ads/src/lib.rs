@@ -9,6 +9,9 @@
 //! [`AdsClient`] collects, and hands the whole configuration over when the generation arrives, so that a proxy
 //! switches at one point; what it answers travels back as ACK or NACK and ends in [`ConfigSource::report`].
 //!
+//! Beside it, proxies share which circuits they hold open ([`CircuitClient`], [`CircuitHub`]): that is no configuration
+//! and makes no generation.
+//!
 //! Invariants:
 //! - A proxy is only ever given a whole generation, never a mix of two.
 //! - A refused generation (NACK) leaves the proxy with what it had; the next one is sent as a difference to what was
@@ -16,10 +19,12 @@
 //! - One generation is in flight per proxy; a newer one waits, and one that is overtaken while waiting is never sent.
 //! - A caller is known by its certificate alone; the node name in the stream only says which of its instances it is.
 
+mod circuits;
 mod client;
 mod server;
 mod wire;
 
+pub use circuits::{CircuitClient, CircuitHub, CircuitService, Membership};
 pub use client::{AdsClient, AdsStatus, ChannelFactory};
 pub use server::{AckReport, AdsService, ConfigSource, Refused};
 pub use wire::{WireError, type_url};

@@ -1,6 +1,9 @@
 //! What a controller holds: the last good mesh, what runs, and each proxy's configuration and acknowledgement.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use reeve_ads::AckReport;
 use reeve_core::{
@@ -9,7 +12,7 @@ use reeve_core::{
 };
 use tokio::sync::watch;
 
-use super::{AppliedConfig, ControllerOptions, ProxyStatus, Status, generation};
+use super::{AppliedConfig, ChaosFault, ControllerOptions, ProxyStatus, Status, chaos, generation};
 use crate::{Fault, FetchedKeys, Mesh, instances::Instances};
 
 #[derive(Debug)]
@@ -18,6 +21,10 @@ pub(super) struct State {
     pub(super) instances: Option<Instances>,
     pub(super) keys: FetchedKeys,
     pub(super) proxies: BTreeMap<InstanceName, Proxy>,
+    /// Whether all faults are switched off.
+    pub(super) chaos_off: bool,
+    /// Faults that happen, as was last told.
+    pub(super) faults_in: BTreeSet<ChaosFault>,
     generation: Generation,
     /// Number and policy set that were published in this run; nothing is before the first.
     published: Option<Published>,
@@ -45,12 +52,14 @@ pub(super) struct Proxy {
 
 impl State {
     /// Nothing yet; the next generation is the one after `generation`.
-    pub(super) fn new(generation: Generation) -> Self {
+    pub(super) fn new(generation: Generation, chaos_off: bool) -> Self {
         Self {
             mesh: None,
             instances: None,
             keys: FetchedKeys::new(),
             proxies: BTreeMap::new(),
+            chaos_off,
+            faults_in: BTreeSet::new(),
             generation,
             published: None,
             faults: Vec::new(),
@@ -82,10 +91,11 @@ impl State {
     /// proxy, so that one number tells where the mesh stands.
     pub(super) fn publish(&mut self, options: &ControllerOptions) -> Option<AppliedConfig> {
         let mesh = self.mesh.clone()?;
-        let configs = match &self.instances {
+        let mut configs = match &self.instances {
             Some(instances) => mesh.proxy_configs(instances, &self.keys),
             None => BTreeMap::new(),
         };
+        chaos::strip(&mut configs, self.chaos_off, options.clock.now());
         let same_proxies = configs.len() == self.proxies.len()
             && configs
                 .iter()

@@ -19,6 +19,18 @@ spec: {selector: {app: a}, ports: [{port: 80, name: http}]}
 struct Heard(Mutex<Vec<String>>);
 
 impl ConfigEvents for Heard {
+    fn faults_changed(&self, changes: &FaultChanges) {
+        let began = changes
+            .began
+            .iter()
+            .map(|fault| format!("in: {}", fault.what));
+        let ended = changes
+            .ended
+            .iter()
+            .map(|fault| format!("out: {}", fault.what));
+        self.0.lock().unwrap().extend(began.chain(ended));
+    }
+
     fn applied(&self, applied: &AppliedConfig) {
         self.0
             .lock()
@@ -313,4 +325,52 @@ async fn an_edit_is_noticed_without_being_told() {
         found = bounded => found.expect("the edit is seen"),
     }
     assert_eq!(bench.generation(), 2);
+}
+
+#[test]
+fn faults_are_told_end_by_themselves_and_go_off_as_a_whole_over_restarts() {
+    let bench = Bench::new();
+    let routed = |annotations: &str| {
+        format!(
+            "{GOOD}---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: a, annotations: {{{annotations}}}}}
+spec:
+  hosts: [a]
+  http:
+    - fault: {{abort: {{httpStatus: 500, percentage: {{value: 100}}}}}}
+      route: [{{destination: {{host: a}}}}]
+"
+        )
+    };
+    let has_fault = |controller: &Controller| {
+        let config = controller.proxy_config(&"a-0".parse().unwrap()).unwrap();
+        let mut hosts = config.routes.values().flat_map(|t| &t.virtual_hosts);
+        hosts.any(|host| host.routes.iter().any(|route| route.fault.is_some()))
+    };
+    let heard = || std::mem::take(&mut *bench.heard.0.lock().unwrap());
+    heard();
+    fs::write(bench.folder.path().join("mesh.yaml"), routed("")).unwrap();
+    bench.controller.reload();
+    assert!(has_fault(&bench.controller));
+    let what = "abort with status 500 for 100 %";
+    assert!(heard().contains(&format!("in: {what}")));
+
+    bench.controller.switch_chaos(true).unwrap();
+    assert!(!has_fault(&bench.controller));
+    assert!(heard().contains(&format!("out: {what}")));
+    let chaos = bench.controller.chaos();
+    assert!(chaos.off && chaos.faults[0].state == FaultState::Off);
+    let again = start(bench.folder.path(), bench.state.path(), &bench.heard);
+    assert!(!has_fault(&again) && again.chaos().off);
+    again.switch_chaos(false).unwrap();
+    assert!(has_fault(&again));
+
+    // The clock stands at the first second.
+    let over = routed("reeve.dev/fault-until: '1970-01-01T00:00:01Z'");
+    fs::write(bench.folder.path().join("mesh.yaml"), over).unwrap();
+    again.reload();
+    assert!(!has_fault(&again));
+    assert_eq!(again.chaos().faults[0].state, FaultState::Over);
 }

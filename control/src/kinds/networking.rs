@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::traffic::{FaultSpec, TrafficPolicySpec};
+
 macro_rules! raw {
     ($($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
@@ -31,6 +33,7 @@ raw! {
         rewrite: Option<RewriteSpec>,
         timeout: Option<String>,
         retries: Option<RetriesSpec>,
+        fault: Option<FaultSpec>,
         headers: Option<HeadersSpec>,
         delegate: Option<DelegateSpec>,
         cors_policy: Option<CorsSpec>,
@@ -120,6 +123,9 @@ raw! {
         attempts: Option<u32>,
         per_try_timeout: Option<String>,
         retry_on: Option<String>,
+        backoff: Option<String>,
+        retry_ignore_previous_hosts: Option<bool>,
+        retry_remote_localities: Option<bool>,
     }
     HeadersSpec {
         request: HeaderOpsSpec,
@@ -158,18 +164,6 @@ raw! {
         labels: BTreeMap<String, String>,
         traffic_policy: Option<TrafficPolicySpec>,
     }
-    TrafficPolicySpec {
-        load_balancer: Option<LoadBalancerSpec>,
-        connection_pool: Option<ConnectionPoolSpec>,
-        tls: Option<TlsSpec>,
-    }
-    LoadBalancerSpec { simple: Option<String>, }
-    ConnectionPoolSpec {
-        tcp: Option<TcpPoolSpec>,
-        http: Option<HttpPoolSpec>,
-    }
-    TcpPoolSpec { connect_timeout: Option<String>, }
-    HttpPoolSpec { max_requests_per_connection: Option<i32>, }
     TlsSpec {
         mode: Option<String>,
         client_certificate: String,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use reeve_core::{
     Namespace, ServiceName,
     model::{
-        CorsPolicy, DestinationHeaders, HeaderOps, Protocol, Redirect, RetryPolicy, Rewrite,
+        CorsPolicy, DestinationHeaders, Fault, HeaderOps, Protocol, Redirect, RetryPolicy, Rewrite,
         RouteMatch, SecretName, Subset, TlsVersion, TrafficPolicy,
     },
 };
@@ -46,6 +46,7 @@ pub(crate) struct HttpRoute {
     /// `Some(None)` = said to be without bound.
     pub(crate) timeout: Option<Option<Duration>>,
     pub(crate) retries: Option<RetryPolicy>,
+    pub(crate) fault: Option<Fault>,
     pub(crate) headers: Option<Headers>,
     pub(crate) cors: Option<CorsPolicy>,
     pub(crate) mirrors: Option<Vec<MirrorTo>>,
@@ -62,6 +63,7 @@ impl HttpRoute {
             to,
             timeout: None,
             retries: None,
+            fault: None,
             headers: None,
             cors: None,
             mirrors: None,
@@ -158,6 +160,8 @@ pub(crate) struct TcpRoute {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DestinationRule {
     pub(crate) traffic: TrafficPolicy,
+    /// By service port, instead of `traffic`.
+    pub(crate) port_traffic: BTreeMap<u16, TrafficPolicy>,
     pub(crate) subsets: Vec<Subset>,
 }
 

@@ -3,6 +3,7 @@
 mod credentials;
 mod delegate;
 mod http;
+mod resilience;
 mod servers;
 mod tls;
 
@@ -20,6 +21,7 @@ use crate::{
     mesh::{DestinationRule, Gateway, Precedence, TcpRoute, To, VirtualService},
     source::path::Path,
 };
+pub(super) use resilience::millionths;
 pub(super) use servers::{check_secrets, gateways};
 
 /// What routes may refer to.

@@ -2,26 +2,27 @@
 
 mod originate;
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::collections::{BTreeMap, BTreeSet};
 
 use reeve_core::{
     ServiceName,
-    model::{LoadBalancer, Subset, TrafficPolicy},
+    model::{Subset, TrafficPolicy},
 };
 
 use super::{
     hosts::{Services, advice, full},
+    traffic,
     values::Notes,
 };
 use crate::{
     Code, Fault,
-    kinds::{ConnectionPoolSpec, DestinationRuleSpec, Object, TrafficPolicySpec},
+    kinds::{
+        ConnectionPoolSpec, DestinationRuleSpec, LoadBalancerSpec, Object, OutlierDetectionSpec,
+        PortTrafficSpec, TlsSpec, TrafficPolicySpec,
+    },
     mesh::DestinationRule,
     source::path::Path,
 };
-
-/// The most that Istio lets anyone configure for `maxRequestsPerConnection`.
-const MOST_REQUESTS: u32 = 1 << 29;
 
 pub(super) fn resolve(
     objects: &[Object<DestinationRuleSpec>],
@@ -77,12 +78,10 @@ pub(super) fn resolve(
 fn rule(notes: &mut Notes<'_, DestinationRuleSpec>) -> DestinationRule {
     let spec = &notes.object.spec;
     let base = TrafficPolicy::default();
-    let traffic = traffic(
-        notes,
-        &Path::of(&["spec", "trafficPolicy"]),
-        spec.traffic_policy.as_ref(),
-        &base,
-    );
+    let path = Path::of(&["spec", "trafficPolicy"]);
+    let all = spec.traffic_policy.as_ref();
+    let traffic = policy(notes, &path, all, &base);
+    let port_traffic = by_port(notes, &path, all, &traffic, &BTreeMap::new());
     let mut subsets: Vec<Subset> = Vec::new();
     for (n, subset) in spec.subsets.iter().enumerate() {
         let path = Path::of(&["spec", "subsets"]).index(n);
@@ -96,98 +95,127 @@ fn rule(notes: &mut Notes<'_, DestinationRuleSpec>) -> DestinationRule {
                 format!("there are two subsets {:?}", subset.name),
             );
         }
-        let own = path.key("trafficPolicy");
+        let (own, spec) = (path.key("trafficPolicy"), subset.traffic_policy.as_ref());
         subsets.push(Subset {
             name: subset.name.clone(),
             labels: subset.labels.clone(),
-            traffic: self::traffic(notes, &own, subset.traffic_policy.as_ref(), &traffic),
+            traffic: policy(notes, &own, spec, &traffic),
+            port_traffic: by_port(notes, &own, spec, &traffic, &port_traffic),
         });
     }
-    DestinationRule { traffic, subsets }
+    DestinationRule {
+        traffic,
+        port_traffic,
+        subsets,
+    }
 }
 
-/// `spec` over `base`.
-fn traffic(
+/// `spec` over `base`: a section that is there replaces the whole section of `base`, as in Istio.
+fn policy(
     notes: &mut Notes<'_, DestinationRuleSpec>,
     path: &Path,
     spec: Option<&TrafficPolicySpec>,
     base: &TrafficPolicy,
 ) -> TrafficPolicy {
-    let mut policy = base.clone();
     let Some(spec) = spec else {
-        return policy;
+        return base.clone();
     };
-    if let Some(text) = spec
-        .load_balancer
-        .as_ref()
-        .and_then(|l| l.simple.as_deref())
-    {
-        policy.load_balancer = load_balancer(notes, &path.key("loadBalancer").key("simple"), text);
+    let mut policy = sections(notes, path, &Sections::of(spec), base);
+    if let Some(budget) = &spec.retry_budget {
+        let path = path.key("retryBudget");
+        policy.retry_budget = Some(traffic::retry_budget(notes, &path, budget));
     }
-    if let Some(pool) = &spec.connection_pool {
-        connection_pool(notes, &path.key("connectionPool"), pool, &mut policy);
+    policy
+}
+
+/// The sections that a port may have of its own.
+struct Sections<'a> {
+    load_balancer: Option<&'a LoadBalancerSpec>,
+    connection_pool: Option<&'a ConnectionPoolSpec>,
+    outlier_detection: Option<&'a OutlierDetectionSpec>,
+    tls: Option<&'a TlsSpec>,
+}
+
+impl<'a> Sections<'a> {
+    fn of(spec: &'a TrafficPolicySpec) -> Self {
+        Self {
+            load_balancer: spec.load_balancer.as_ref(),
+            connection_pool: spec.connection_pool.as_ref(),
+            outlier_detection: spec.outlier_detection.as_ref(),
+            tls: spec.tls.as_ref(),
+        }
     }
-    if let Some(tls) = &spec.tls {
+
+    fn of_port(spec: &'a PortTrafficSpec) -> Self {
+        Self {
+            load_balancer: spec.load_balancer.as_ref(),
+            connection_pool: spec.connection_pool.as_ref(),
+            outlier_detection: spec.outlier_detection.as_ref(),
+            tls: spec.tls.as_ref(),
+        }
+    }
+}
+
+fn sections(
+    notes: &mut Notes<'_, DestinationRuleSpec>,
+    path: &Path,
+    spec: &Sections<'_>,
+    base: &TrafficPolicy,
+) -> TrafficPolicy {
+    let mut policy = base.clone();
+    if let Some(spec) = spec.load_balancer {
+        traffic::load_balancer(notes, &path.key("loadBalancer"), spec, &mut policy);
+    }
+    if let Some(spec) = spec.connection_pool {
+        traffic::connection_pool(notes, &path.key("connectionPool"), spec, &mut policy);
+    }
+    if let Some(spec) = spec.outlier_detection {
+        let path = path.key("outlierDetection");
+        policy.outlier = Some(traffic::outlier(notes, &path, spec));
+    }
+    if let Some(tls) = spec.tls {
         policy.tls = originate::client_tls(notes, &path.key("tls"), tls);
     }
     policy
 }
 
-fn connection_pool(
+/// Settings by port. They inherit nothing from the service's; a subset's sections stand over the port's of its service.
+fn by_port(
     notes: &mut Notes<'_, DestinationRuleSpec>,
     path: &Path,
-    spec: &ConnectionPoolSpec,
-    policy: &mut TrafficPolicy,
-) {
-    let connect = spec.tcp.as_ref().and_then(|p| p.connect_timeout.as_deref());
-    if let Some(text) = connect {
-        let path = path.key("tcp").key("connectTimeout");
-        policy.connect_timeout = notes
-            .duration(&path, text)
-            .unwrap_or(policy.connect_timeout);
-    }
-    let http = spec.http.as_ref();
-    if let Some(most) = http.and_then(|p| p.max_requests_per_connection) {
-        let path = path.key("http").key("maxRequestsPerConnection");
-        policy.http.max_requests_per_connection = max_requests(notes, &path, most);
-    }
-}
-
-/// 0 stands for any number; the bound is Istio's.
-fn max_requests(
-    notes: &mut Notes<'_, DestinationRuleSpec>,
-    path: &Path,
-    most: i32,
-) -> Option<NonZeroU32> {
-    match u32::try_from(most) {
-        Ok(most) if most <= MOST_REQUESTS => NonZeroU32::new(most),
-        Ok(_) | Err(_) => {
-            let text = format!("a number of requests is 0 (any number) to {MOST_REQUESTS}");
-            notes.error(path, Code::Invalid, text);
-            None
+    spec: Option<&TrafficPolicySpec>,
+    base: &TrafficPolicy,
+    base_ports: &BTreeMap<u16, TrafficPolicy>,
+) -> BTreeMap<u16, TrafficPolicy> {
+    // What was noted of `spec` is noted already.
+    let (mut mute, object) = (Vec::new(), notes.object);
+    let mut quiet = Notes {
+        object,
+        faults: &mut mute,
+    };
+    let inherited = base_ports.iter();
+    let mut ports: BTreeMap<u16, TrafficPolicy> = inherited
+        .map(|(port, base)| (*port, policy(&mut quiet, path, spec, base)))
+        .collect();
+    let own = spec.map(|s| s.port_level_settings.as_slice());
+    let mut seen = BTreeSet::new();
+    for (n, spec) in own.unwrap_or_default().iter().enumerate() {
+        let path = path.key("portLevelSettings").index(n);
+        let port_path = path.key("port").key("number");
+        let port = spec.port.as_ref().map_or(0, |p| p.number);
+        if port == 0 {
+            notes.error(&port_path, Code::Invalid, "a port is 1 to 65535");
         }
+        if !seen.insert(port) {
+            let text = format!("the port {port} stands here twice");
+            notes.error(&port_path, Code::Conflict, text);
+        }
+        let fresh = TrafficPolicy {
+            retry_budget: base.retry_budget,
+            ..TrafficPolicy::default()
+        };
+        let settings = sections(notes, &path, &Sections::of_port(spec), &fresh);
+        ports.insert(port, settings);
     }
-}
-
-fn load_balancer(
-    notes: &mut Notes<'_, DestinationRuleSpec>,
-    path: &Path,
-    text: &str,
-) -> LoadBalancer {
-    if text == "PASSTHROUGH" {
-        notes.error(
-            path,
-            Code::Unsupported,
-            "PASSTHROUGH is known, but not supported in this version",
-        );
-        return LoadBalancer::default();
-    }
-    let words = [
-        ("UNSPECIFIED", LoadBalancer::default()),
-        ("ROUND_ROBIN", LoadBalancer::RoundRobin),
-        ("LEAST_REQUEST", LoadBalancer::LeastRequest),
-        ("LEAST_CONN", LoadBalancer::LeastRequest),
-        ("RANDOM", LoadBalancer::Random),
-    ];
-    notes.word(path, text, &words).unwrap_or_default()
+    ports
 }

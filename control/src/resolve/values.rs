@@ -1,6 +1,6 @@
 //! Values that several kinds share: durations, modes, string matches.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use reeve_core::model::{HeaderMatch, HeaderOps, MtlsMode, Protocol, ServiceState, StringMatch};
 
@@ -50,6 +50,25 @@ impl<S> Notes<'_, S> {
                     said,
                     "write a number and a unit: 250ms, 30s, 5m, 4h",
                 );
+                None
+            }
+        }
+    }
+
+    /// A duration, or zero.
+    pub(crate) fn any_duration(&mut self, path: &Path, text: &str) -> Option<Duration> {
+        match duration(text) {
+            Some(Duration::ZERO) => Some(Duration::ZERO),
+            _ => self.duration(path, text),
+        }
+    }
+
+    /// A bound as Istio writes it: 0 is none.
+    pub(crate) fn bound(&mut self, path: &Path, value: Option<i32>) -> Option<NonZeroU32> {
+        match u32::try_from(value?) {
+            Ok(value) => NonZeroU32::new(value),
+            Err(_) => {
+                self.error(path, Code::Invalid, "a bound is above 0, or 0 for none");
                 None
             }
         }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Fault, RetryPolicy};
 use crate::ServiceName;
 
 /// Names a route table: the outbound port (`9080`) or a gateway's server (`gateway/ingress:8080`).
@@ -50,6 +51,9 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// When and how often to try again.
     pub retries: RetryPolicy,
+    /// Faults put in on purpose.
+    #[serde(default)]
+    pub fault: Option<Box<Fault>>,
     /// Changes to the request's headers.
     pub request_headers: HeaderOps,
     /// Changes to the response's headers.
@@ -71,6 +75,7 @@ impl Route {
             action,
             timeout: None,
             retries: RetryPolicy::default(),
+            fault: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
             cors: None,
@@ -297,34 +302,6 @@ pub enum StringMatch {
     PathPrefix(String),
     /// The whole value matches this RE2 expression; `control` has checked that it compiles.
     Regex(String),
-}
-
-/// When a failed try is repeated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetryPolicy {
-    /// Tries after the first; 0 = none.
-    pub attempts: u32,
-    /// Bound on one try.
-    pub per_try_timeout: Option<Duration>,
-    /// Envoy's `retry_on` words, such as `connect-failure`, `refused-stream`, `503`.
-    pub on: Vec<String>,
-}
-
-impl Default for RetryPolicy {
-    /// Istio's default: 2 retries on failures that reached no application.
-    fn default() -> Self {
-        let on = [
-            "connect-failure",
-            "refused-stream",
-            "unavailable",
-            "cancelled",
-        ];
-        Self {
-            attempts: 2,
-            per_try_timeout: None,
-            on: on.map(str::to_owned).to_vec(),
-        }
-    }
 }
 
 /// Header changes: remove, then set, then add, as Envoy does.

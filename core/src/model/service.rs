@@ -1,9 +1,12 @@
 //! Services as a client's proxy sees them: ports, subsets, endpoints and how to reach them.
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::traffic::{
+    ConsistentHash, HttpPool, LocalityPolicy, OutlierDetection, RetryBudget, TcpPool, Warmup,
+};
 use crate::{
     InstanceName, Namespace, ServiceName, SpiffeId,
     model::{OriginateTls, Protocol},
@@ -22,6 +25,9 @@ pub struct ServiceConfig {
     pub identities: Vec<SpiffeId>,
     /// Settings for all subsets.
     pub traffic: TrafficPolicy,
+    /// `portLevelSettings`: instead of `traffic`, by service port.
+    #[serde(default)]
+    pub port_traffic: BTreeMap<u16, TrafficPolicy>,
     /// `DestinationRule` subsets, in their order.
     pub subsets: Vec<Subset>,
 }
@@ -46,6 +52,9 @@ pub struct Subset {
     pub labels: BTreeMap<String, String>,
     /// Settings for this subset, already merged over the service's.
     pub traffic: TrafficPolicy,
+    /// The same for ports that have settings of their own.
+    #[serde(default)]
+    pub port_traffic: BTreeMap<u16, TrafficPolicy>,
 }
 
 /// `DestinationRule` traffic policy, with defaults filled in.
@@ -60,6 +69,24 @@ pub struct TrafficPolicy {
     /// How connections carry HTTP.
     #[serde(default)]
     pub http: HttpPool,
+    /// Bounds on connections.
+    #[serde(default)]
+    pub tcp: TcpPool,
+    /// When an endpoint is taken out for a while; `None` = never.
+    #[serde(default)]
+    pub outlier: Option<OutlierDetection>,
+    /// Retries at once; `None` = `http.max_retries` alone bounds them.
+    #[serde(default)]
+    pub retry_budget: Option<RetryBudget>,
+    /// Which endpoint a request belongs to; over `load_balancer`.
+    #[serde(default)]
+    pub hash: Option<ConsistentHash>,
+    /// How endpoints elsewhere are used; `None` = switched off.
+    #[serde(default)]
+    pub locality: Option<LocalityPolicy>,
+    /// How new endpoints get traffic by and by; `None` = their whole share at once.
+    #[serde(default)]
+    pub warmup: Option<Warmup>,
 }
 
 impl Default for TrafficPolicy {
@@ -70,15 +97,14 @@ impl Default for TrafficPolicy {
             connect_timeout: Duration::from_secs(10),
             tls: ClientTls::default(),
             http: HttpPool::default(),
+            tcp: TcpPool::default(),
+            outlier: None,
+            retry_budget: None,
+            hash: None,
+            locality: Some(LocalityPolicy::default()),
+            warmup: None,
         }
     }
-}
-
-/// `connectionPool.http` of a traffic policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HttpPool {
-    /// A connection takes no more requests after so many; `None` = any number. 1 = a connection for each request.
-    pub max_requests_per_connection: Option<NonZeroU32>,
 }
 
 /// How one of several endpoints is chosen.
@@ -92,6 +118,8 @@ pub enum LoadBalancer {
     LeastRequest,
     /// Any, at random.
     Random,
+    /// Where the application itself wanted to go, if that is one of them; else none.
+    Passthrough,
 }
 
 /// Whether a client's proxy speaks mesh mTLS to a service, or other TLS.

@@ -43,6 +43,7 @@ fn config(generation: u64, services: &[String]) -> ProxyConfig {
         ports: vec![],
         identities: vec![],
         traffic: TrafficPolicy::default(),
+        port_traffic: BTreeMap::new(),
         subsets: vec![],
     };
     let endpoints = |s: &String| EndpointSet {

@@ -45,10 +45,12 @@ fn clusters(tls: ClientTls) -> Clusters {
         ports: vec![port(80), port(81)],
         identities: vec![id()],
         traffic,
+        port_traffic: BTreeMap::new(),
         subsets: vec![Subset {
             name: "v2".to_owned(),
             labels: labels("v2"),
             traffic: random,
+            port_traffic: BTreeMap::new(),
         }],
     });
     let endpoints = vec![
@@ -63,11 +65,17 @@ fn clusters(tls: ClientTls) -> Clusters {
     };
     let mut all = HashMap::default();
     for port in &service.ports {
-        let whole = Cluster::compile(&service, port, None, Some(&set));
+        let no_labels = BTreeMap::new();
+        let own = LocalityPlace {
+            locality: Locality::default(),
+            labels: &no_labels,
+        };
+        let all_of_it = (None, &service.traffic);
+        let whole = Cluster::compile(&service, port, all_of_it, Some(&set), &own);
         all.insert((name.clone(), None, port.port), Arc::new(whole));
         let subset = &service.subsets[0];
-        let part = Some((&subset.labels, &subset.traffic));
-        let part = Cluster::compile(&service, port, part, Some(&set));
+        let part = (Some(&subset.labels), &subset.traffic);
+        let part = Cluster::compile(&service, port, part, Some(&set), &own);
         all.insert(
             (name.clone(), Some("v2".to_owned()), port.port),
             Arc::new(part),

@@ -7,11 +7,13 @@
 use std::{
     mem,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use hyper::client::conn::http2::SendRequest;
 use tokio::{
     runtime::Handle,
+    sync::Notify,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,12 +22,19 @@ use super::Terms;
 use crate::{
     body::UploadBody,
     ledger::lock,
-    limits::{IDLE_TIMEOUT, MAX_LINKS_PER_ENDPOINT, MAX_STREAMS_PER_LINK, RESET_PAUSE},
+    limits::{MAX_LINKS_PER_ENDPOINT, RESET_PAUSE},
 };
+
+/// A place on a connection, and the connection.
+pub(super) type Place = (SendRequest<UploadBody>, Stream);
 
 /// Those of one pool.
 #[derive(Debug, Default)]
-pub(super) struct Links(Mutex<Vec<Link>>);
+pub(super) struct Links {
+    all: Mutex<Vec<Link>>,
+    /// Told when a stream ends, where streams are bounded.
+    freed: Arc<Notify>,
+}
 
 #[derive(Debug)]
 struct Link {
@@ -43,28 +52,61 @@ struct Link {
 #[derive(Debug)]
 pub(crate) struct Stream {
     place: Option<Arc<()>>,
+    /// Told when it ends, where streams are bounded.
+    freed: Option<Arc<Notify>>,
 }
 
 impl Links {
     /// A place on the first that is not full, so that those opened for a rush run empty after it, and close.
-    pub(super) fn with_room(&self, terms: Terms) -> Option<(SendRequest<UploadBody>, Stream)> {
-        let mut links = lock(&self.0);
+    pub(super) fn with_room(&self, terms: Terms<'_>, idle: Duration) -> Option<Place> {
+        let mut links = lock(&self.all);
         let mut first = true;
-        links.retain(|link| link.may_take(terms) && (mem::take(&mut first) || link.is_wanted()));
+        links
+            .retain(|link| link.may_take(terms) && (mem::take(&mut first) || link.is_wanted(idle)));
         let free = links
             .iter()
-            .position(|link| link.streams() < MAX_STREAMS_PER_LINK)?;
-        enter(&mut links, free, terms)
+            .position(|link| link.streams() < terms.streams())?;
+        let entered = enter(&mut links, free, terms)?;
+        drop(links);
+        Some(self.watched(entered, terms))
+    }
+
+    /// The same, as soon as there is one. Cancel-safe.
+    pub(super) async fn room(&self, terms: Terms<'_>, idle: Duration) -> Place {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(place) = self.with_room(terms, idle) {
+                return place;
+            }
+            freed.await;
+        }
+    }
+
+    fn watched(&self, (sender, mut stream): Place, terms: Terms<'_>) -> Place {
+        stream.freed = terms.bounds.map(|_| self.freed.clone());
+        (sender, stream)
+    }
+
+    /// Closes one without streams, if there is one.
+    pub(super) fn close_one_idle(&self) -> bool {
+        let mut links = lock(&self.all);
+        let idle = links.iter().position(|link| link.streams() == 0);
+        idle.map(|at| links.remove(at)).is_some()
+    }
+
+    /// Forgets those that nobody has used for so long.
+    pub(super) fn forget_idle(&self, idle: Duration) {
+        lock(&self.all).retain(|link| link.is_usable() && link.is_wanted(idle));
     }
 
     /// Whether there may be another connection.
     pub(super) fn may_grow(&self) -> bool {
-        lock(&self.0).len() < MAX_LINKS_PER_ENDPOINT
+        lock(&self.all).len() < MAX_LINKS_PER_ENDPOINT
     }
 
     /// A place on a full one, where the request waits for its turn: better than none.
-    pub(super) fn least_busy(&self, terms: Terms) -> Option<(SendRequest<UploadBody>, Stream)> {
-        let mut links = lock(&self.0);
+    pub(super) fn least_busy(&self, terms: Terms<'_>) -> Option<Place> {
+        let mut links = lock(&self.all);
         let usable = links
             .iter()
             .enumerate()
@@ -78,8 +120,8 @@ impl Links {
         &self,
         sender: SendRequest<UploadBody>,
         drain: CancellationToken,
-        terms: Terms,
-    ) -> (SendRequest<UploadBody>, Stream) {
+        terms: Terms<'_>,
+    ) -> Place {
         let mut link = Link {
             sender,
             drain,
@@ -89,23 +131,19 @@ impl Links {
         };
         let entered = link.enter();
         if link.may_take(terms) {
-            lock(&self.0).push(link);
+            lock(&self.all).push(link);
         }
-        entered
+        self.watched(entered, terms)
     }
 
     /// Forgets those that take no more requests; what is in flight on them goes on.
     pub(super) fn forget_draining(&self) {
-        lock(&self.0).retain(Link::is_usable);
+        lock(&self.all).retain(Link::is_usable);
     }
 }
 
 /// A place on one of them, which is forgotten if that was its last: it ends when it has answered.
-fn enter(
-    links: &mut Vec<Link>,
-    at: usize,
-    terms: Terms,
-) -> Option<(SendRequest<UploadBody>, Stream)> {
+fn enter(links: &mut Vec<Link>, at: usize, terms: Terms<'_>) -> Option<Place> {
     let link = links.get_mut(at)?;
     let entered = link.enter();
     if !link.may_take(terms) {
@@ -115,11 +153,11 @@ fn enter(
 }
 
 impl Link {
-    fn enter(&mut self) -> (SendRequest<UploadBody>, Stream) {
+    fn enter(&mut self) -> Place {
         self.used = Instant::now();
         self.requests = self.requests.saturating_add(1);
         let place = Some(self.streams.clone());
-        (self.sender.clone(), Stream { place })
+        (self.sender.clone(), Stream { place, freed: None })
     }
 
     fn streams(&self) -> usize {
@@ -131,12 +169,12 @@ impl Link {
     }
 
     /// One that took its last request ends when that is answered.
-    fn may_take(&self, terms: Terms) -> bool {
+    fn may_take(&self, terms: Terms<'_>) -> bool {
         self.is_usable() && terms.allow_another_after(self.requests)
     }
 
-    fn is_wanted(&self) -> bool {
-        self.streams() > 0 || self.used.elapsed() < IDLE_TIMEOUT
+    fn is_wanted(&self, idle: Duration) -> bool {
+        self.streams() > 0 || self.used.elapsed() < idle
     }
 }
 
@@ -144,15 +182,22 @@ impl Stream {
     /// It ended by itself: its place is free at once.
     pub(crate) fn ended(mut self) {
         self.place = None;
+        if let Some(freed) = self.freed.take() {
+            freed.notify_one();
+        }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         if let (Some(place), Ok(runtime)) = (self.place.take(), Handle::try_current()) {
+            let freed = self.freed.take();
             runtime.spawn(async move {
                 sleep(RESET_PAUSE).await;
                 drop(place);
+                if let Some(freed) = freed {
+                    freed.notify_one();
+                }
             });
         }
     }
@@ -169,6 +214,7 @@ mod tests {
         let places = Arc::new(());
         let stream = || Stream {
             place: Some(places.clone()),
+            freed: None,
         };
         let (finished, given_up) = (stream(), stream());
         assert_eq!(Arc::strong_count(&places), 3);

@@ -26,7 +26,7 @@ fn relayed(
             )
         };
         let (mut near, mut far) = (line(near), line(far));
-        pass(&mut near, &mut far, &given).await
+        pass(RelayBounds::default(), &mut near, &mut far, &given).await
     });
     (left, right, relay, end)
 }

@@ -399,6 +399,7 @@ fn retry_words_mean_what_envoys_do() {
             attempts: 2,
             per_try_timeout: None,
             on: words.iter().map(|w| (*w).to_owned()).collect(),
+            ..RetryPolicy::default()
         })
     };
     for (word, failure, covered) in [
@@ -412,11 +413,20 @@ fn retry_words_mean_what_envoys_do() {
         ("gateway-error", Failure::Timeout, true),
         ("5xx", Failure::Timeout, true),
         ("503", Failure::Timeout, false),
+        ("reset", Failure::Connect, true),
+        ("gateway-error", Failure::Reset, true),
+        ("5xx", Failure::Connect, true),
+        ("retriable-4xx", Failure::Reset, false),
+        ("5xx", Failure::Overflow, false),
+        ("reset", Failure::Overflow, false),
     ] {
         assert_eq!(on(&[word]).covers(failure), covered, "{word} {failure:?}");
     }
     let unavailable = headers(&[("grpc-status", "14")]);
     let none = HeaderMap::new();
+    let limited = headers(&[("x-envoy-ratelimited", "true")]);
+    let retriable = headers(&[("x-again", "1")]);
+    let asked = headers(&[("x-envoy-retriable-header-names", "x-other, x-again")]);
     for (word, status, headers, covered) in [
         ("503", 503, &none, true),
         ("503", 502, &none, false),
@@ -428,14 +438,36 @@ fn retry_words_mean_what_envoys_do() {
         ("unavailable", 200, &unavailable, true),
         ("cancelled", 200, &unavailable, false),
         ("unavailable", 503, &none, false),
+        ("5xx", 503, &limited, false),
+        ("envoy-ratelimited", 429, &limited, true),
+        ("envoy-ratelimited", 429, &none, false),
+        ("retriable-headers", 200, &retriable, true),
+        ("retriable-headers", 200, &none, false),
+        ("5xx", 200, &retriable, false),
     ] {
         let status = http::StatusCode::from_u16(status).unwrap();
         assert_eq!(
-            on(&[word]).covers_response(status, headers),
+            on(&[word]).covers_response(status, headers, &asked),
             covered,
             "{word} {status}"
         );
     }
+}
+
+#[test]
+fn waits_double_up_to_ten_times_the_first() {
+    let most = |backoff: Option<u64>, retries| {
+        let policy = RetryPolicy {
+            backoff: backoff.map(std::time::Duration::from_millis),
+            ..RetryPolicy::default()
+        };
+        RetryOn::compile(&policy).most_backoff(retries).as_millis()
+    };
+    assert_eq!(
+        [0, 1, 2, 3, 4, 20].map(|n| most(None, n)),
+        [25, 50, 100, 200, 250, 250]
+    );
+    assert_eq!([0, 1, 9].map(|n| most(Some(1000), n)), [1000, 2000, 10_000]);
 }
 
 proptest! {

@@ -299,7 +299,7 @@ async fn a_server_with_another_identity_is_not_spoken_to() {
     Arc::make_mut(service).identities = vec![Mesh::id("someone-else")];
     let (_server, side) = pair(&mesh, &server, &client).await;
     assert_eq!(fetch(&caller(), mesh.url("/")).await.0, 503);
-    side.log.wait(|line| line["flags"] == "UF").await;
+    side.log.wait(|line| line["flags"] == "UF,URX").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

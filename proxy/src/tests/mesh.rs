@@ -279,6 +279,7 @@ impl Mesh {
             }],
             identities: vec![Self::id("server")],
             traffic: TrafficPolicy::default(),
+            port_traffic: BTreeMap::new(),
             subsets: vec![],
         };
         config.services.insert(service(), Arc::new(service_config));
@@ -363,6 +364,12 @@ pub(super) fn set_route(config: &mut ProxyConfig, change: impl FnOnce(&mut Route
         virtual_hosts: vec![host],
     };
     config.routes.insert(name, Arc::new(table));
+}
+
+/// Changes the settings of the server's service.
+pub(super) fn set_traffic(config: &mut ProxyConfig, change: impl FnOnce(&mut TrafficPolicy)) {
+    let service = config.services.get_mut(&service()).unwrap();
+    change(&mut Arc::make_mut(service).traffic);
 }
 
 impl Side {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Doubles from its first delay to its longest.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
@@ -19,7 +19,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Between tries of a refused generation: 1 s to 30 s.
-    pub(super) fn for_refused() -> Self {
+    pub(crate) fn for_refused() -> Self {
         Self::new(Duration::from_secs(1), Duration::from_secs(30))
     }
 
@@ -32,12 +32,12 @@ impl Backoff {
     }
 
     /// Back to the first delay.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }
 
     /// The next delay, within a quarter of its nominal value either way, so that proxies do not return in step.
-    pub(super) fn next_delay(&mut self) -> Duration {
+    pub(crate) fn next_delay(&mut self) -> Duration {
         let nominal = self.next;
         self.next = (nominal * 2).min(self.longest);
         nominal.mul_f64(rand::random_range(0.75..1.25))

@@ -60,6 +60,7 @@ pub(super) fn config(generation: u64, hash: &str, services: &[&str]) -> ProxyCon
         ports: vec![],
         identities: vec![id(s)],
         traffic: TrafficPolicy::default(),
+        port_traffic: BTreeMap::new(),
         subsets: vec![],
     };
     let endpoints = |s: &str| EndpointSet {

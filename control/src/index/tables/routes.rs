@@ -85,6 +85,7 @@ fn route(index: &Index<'_>, rule: &HttpRoute, place: &Place<'_>) -> Option<Route
         matches: holding.into_iter().map(|m| m.request.clone()).collect(),
         timeout: rule.timeout.flatten(),
         retries: rule.retries.clone().unwrap_or(new.retries),
+        fault: rule.fault.clone().map(Box::new),
         request_headers: headers.request,
         response_headers: headers.response,
         cors: rule.cors.clone(),

@@ -111,6 +111,7 @@ fn merged(root: &HttpRoute, rule: &HttpRoute, matches: Vec<Match>) -> HttpRoute 
         timeout: rule.timeout.or(root.timeout),
         retries: rule.retries.clone().or_else(|| root.retries.clone()),
         headers: rule.headers.clone().or_else(|| root.headers.clone()),
+        fault: rule.fault.clone().or_else(|| root.fault.clone()),
         cors: rule.cors.clone().or_else(|| root.cors.clone()),
         mirrors: rule.mirrors.clone().or_else(|| root.mirrors.clone()),
         rewrite: rewrite.filter(|_| forwards),

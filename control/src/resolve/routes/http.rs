@@ -3,15 +3,15 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reeve_core::{
     Namespace,
-    model::{DestinationHeaders, PathRewrite, Redirect, RetryPolicy, Rewrite, RouteMatch},
+    model::{DestinationHeaders, PathRewrite, Redirect, Rewrite, RouteMatch},
 };
 
-use super::{Known, destination, gateway_names};
+use super::{Known, destination, gateway_names, resilience};
 use crate::{
     Code,
     kinds::{
         DelegateSpec, DirectResponseSpec, HeadersSpec, HttpRouteSpec, MatchSpec, RedirectSpec,
-        RetriesSpec, RewriteSpec, VirtualServiceSpec, WeightedSpec,
+        RewriteSpec, VirtualServiceSpec, WeightedSpec,
     },
     mesh::{At, Headers, HttpRoute, Match, RouteTo, To},
     resolve::values::{Case, Notes},
@@ -23,8 +23,6 @@ mod mirrors;
 
 /// Largest body of a direct answer (Istio's bound).
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// Most retries.
-const MAX_ATTEMPTS: u32 = 100;
 
 type VsNotes<'a> = Notes<'a, VirtualServiceSpec>;
 
@@ -48,7 +46,8 @@ pub(super) fn route(
             "0s" => None,
             text => notes.duration(&path.key("timeout"), text),
         }),
-        retries: retries.map(|r| self::retries(notes, &path.key("retries"), r)),
+        retries: retries.map(|r| resilience::retries(notes, &path.key("retries"), r)),
+        fault: resilience::fault(notes, &path.key("fault"), spec.fault.as_ref()),
         headers: spec
             .headers
             .as_ref()
@@ -283,59 +282,6 @@ pub(super) fn destinations(
     }
     to
 }
-
-fn retries(notes: &mut VsNotes<'_>, path: &Path, spec: &RetriesSpec) -> RetryPolicy {
-    let mut policy = RetryPolicy::default();
-    if let Some(attempts) = spec.attempts {
-        if attempts > MAX_ATTEMPTS {
-            notes.error(
-                &path.key("attempts"),
-                Code::Invalid,
-                format!("at most {MAX_ATTEMPTS}"),
-            );
-        }
-        policy.attempts = attempts;
-    }
-    if let Some(text) = &spec.per_try_timeout {
-        policy.per_try_timeout = notes.duration(&path.key("perTryTimeout"), text);
-    }
-    if let Some(text) = &spec.retry_on {
-        let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
-        policy.on = words.map(str::to_ascii_lowercase).collect();
-        let path = path.key("retryOn");
-        for word in &policy.on {
-            if !RETRY_ON.contains(&word.as_str())
-                && !word.parse().is_ok_and(|s: u16| (200..600).contains(&s))
-            {
-                let hint = format!("use {}, or a status", RETRY_ON.join(", "));
-                notes.hint(
-                    &path,
-                    Code::Invalid,
-                    format!("{word:?} is no reason to retry"),
-                    &hint,
-                );
-            }
-        }
-    }
-    policy
-}
-
-/// Envoy's `retry_on` and `retry_grpc_on` words.
-const RETRY_ON: &[&str] = &[
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "retriable-4xx",
-    "refused-stream",
-    "retriable-status-codes",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
 
 fn matches(
     notes: &mut VsNotes<'_>,

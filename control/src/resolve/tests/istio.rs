@@ -131,8 +131,8 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
     for (kind, spec, path) in [
         (
             "VirtualService",
-            "  hosts: [a]\n  http:\n    - fault: {abort: {httpStatus: 500}}",
-            "8 spec.http[0].fault",
+            "  hosts: [a]\n  http:\n    - fault: {abort: {http2Error: x}}",
+            "8 spec.http[0].fault.abort.http2Error",
         ),
         (
             "VirtualService",
@@ -151,8 +151,8 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ),
         (
             "DestinationRule",
-            "  host: a\n  trafficPolicy:\n    outlierDetection: {}",
-            "8 spec.trafficPolicy.outlierDetection",
+            "  host: a\n  trafficPolicy:\n    tunnel: {}",
+            "8 spec.trafficPolicy.tunnel",
         ),
         (
             "ServiceEntry",

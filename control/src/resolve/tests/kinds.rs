@@ -149,12 +149,12 @@ fn destination_rule() {
             ],
         ),
         (
-            "host: other\ntrafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: -1}}}\nsubsets:\n  - name: a\n    trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 536870913}}}\n  - name: b\n    trafficPolicy: {connectionPool: {http: {maxRetries: 1}}}",
+            "host: other\ntrafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: -1}}}\nsubsets:\n  - name: a\n    trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 536870913}}}\n  - name: b\n    trafficPolicy: {connectionPool: {http: {maxRetries: -1}}}",
             &[
                 "6 spec.host unknown-reference?",
                 "7 spec.trafficPolicy.connectionPool.http.maxRequestsPerConnection invalid",
                 "10 spec.subsets[0].trafficPolicy.connectionPool.http.maxRequestsPerConnection invalid",
-                "12 spec.subsets[1].trafficPolicy.connectionPool.http.maxRetries unsupported",
+                "12 spec.subsets[1].trafficPolicy.connectionPool.http.maxRetries invalid",
             ],
         ),
     ];

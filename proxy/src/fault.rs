@@ -1,0 +1,35 @@
+//! Faults put into traffic on purpose, on the caller's side and before anything is sent: a delay, then an abort, each
+//! drawn for itself, as Envoy's fault filter does
+//! (<https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/fault_filter>).
+
+use rand::Rng as _;
+use reeve_core::{UnixTime, model::Millionths};
+use tokio::time::sleep;
+
+use crate::{answer::Answer, exchange::Exchange, route::CompiledRoute};
+
+/// Puts the faults of `route` into a request: waits, and says with what it is aborted.
+pub(crate) async fn inject(
+    route: &CompiledRoute,
+    now: UnixTime,
+    exchange: &mut Exchange,
+) -> Result<(), Answer> {
+    let fault = route.rule.fault.as_deref();
+    let Some(fault) = fault.filter(|fault| !fault.is_over(now)) else {
+        return Ok(());
+    };
+    if let Some(delay) = &fault.delay
+        && happens(delay.share)
+    {
+        exchange.flag("DI");
+        sleep(delay.fixed).await;
+    }
+    match &fault.abort {
+        Some(abort) if happens(abort.share) => Err(Answer::fault(abort.how)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn happens(share: Millionths) -> bool {
+    share.covers(rand::rng().random_range(0..1_000_000))
+}
