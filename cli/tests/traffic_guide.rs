@@ -129,10 +129,11 @@ mod guide {
     #[test]
     fn every_example_of_the_guide_is_accepted_and_its_commands_print_what_it_says() {
         let tasks = tasks(GUIDE);
-        assert!(tasks.len() >= 2, "the guide has its tasks");
-        for task in &tasks {
+        // A section may describe a tool and have no configuration of its own.
+        let examples: Vec<_> = tasks.iter().filter(|task| !task.yaml.is_empty()).collect();
+        assert!(examples.len() >= 9, "the guide has its examples");
+        for task in examples {
             let heading = task.heading;
-            assert!(!task.yaml.is_empty(), "{heading}: there is no example");
             let folder = tempfile::tempdir().expect("a folder");
             mesh_of(task, folder.path());
             let check = reeve(&["config", "check", "-f", "mesh"], folder.path());

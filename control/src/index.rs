@@ -8,6 +8,8 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use doors::mtls_mode;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

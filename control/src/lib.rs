@@ -8,6 +8,7 @@
 //! Invariants: a folder with one fault changes nothing; a generation's number never goes back; nothing of a
 //! configuration file can make this crate panic or allocate without bound.
 
+mod analyze;
 mod check;
 mod controller;
 mod fault;
@@ -22,6 +23,7 @@ mod split;
 
 use std::path::Path;
 
+pub use analyze::{Finding, Level, analyze};
 pub use check::{CheckReport, DocumentReport, Verdict, check};
 pub use controller::{
     AppliedConfig, Chaos, ChaosFault, ConfigEvents, Controller, ControllerOptions, FaultChanges,

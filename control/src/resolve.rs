@@ -31,8 +31,15 @@ pub(crate) struct Resolved {
     pub(crate) findings: Vec<Fault>,
 }
 
-/// Resolves everything that `source` holds.
-pub(crate) fn resolve(source: &Source) -> Resolved {
+/// What came of it, faults or not; the mesh is of use only to who looks for more of them.
+pub(crate) struct Built {
+    pub(crate) objects: Objects,
+    pub(crate) mesh: Mesh,
+    pub(crate) findings: Vec<Fault>,
+}
+
+/// Reads and checks everything that `source` holds.
+pub(crate) fn built(source: &Source) -> Built {
     let mut findings = source.faults.clone();
     let (objects, faults) = Objects::read(&source.documents);
     findings.extend(faults);
@@ -43,6 +50,16 @@ pub(crate) fn resolve(source: &Source) -> Resolved {
     });
     findings.dedup();
     drop_consequences(&mut findings);
+    Built {
+        objects,
+        mesh,
+        findings,
+    }
+}
+
+/// Resolves everything that `source` holds.
+pub(crate) fn resolve(source: &Source) -> Resolved {
+    let Built { mesh, findings, .. } = built(source);
     let refused = findings.iter().any(Fault::is_error);
     let mesh = (!refused).then(|| Mesh {
         warnings: findings

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use reeve_control::{CheckReport, Verdict as DocumentVerdict};
+use reeve_control::{CheckReport, Finding, Level, Verdict as DocumentVerdict};
 
 use crate::{
     output::{self, Format, OutputArgs},
@@ -18,6 +18,13 @@ Examples:
 
 Exit codes: 0 = every document is accepted (warnings or not), 1 = one is refused, 2 = the folder could not be read.";
 
+const ANALYZE_EXAMPLES: &str = "\
+Examples:
+  reeve config analyze -f mesh
+  reeve config analyze -f mesh -o json | jq -r .message | sort | uniq -c
+
+Exit codes: 0 = nothing that is an error, 1 = an error, 2 = the folder could not be read.";
+
 /// `reeve config`.
 #[derive(Args, Debug)]
 pub(crate) struct ConfigArgs {
@@ -30,6 +37,9 @@ enum ConfigVerb {
     /// Say for each document whether it is accepted, with every fault in it
     #[command(after_help = EXAMPLES)]
     Check(CheckArgs),
+    /// Look for what objects say against each other, under the codes of `istioctl analyze`
+    #[command(after_help = ANALYZE_EXAMPLES)]
+    Analyze(CheckArgs),
 }
 
 /// `reeve config check`.
@@ -46,21 +56,60 @@ struct CheckArgs {
 pub(crate) fn run(args: &ConfigArgs) -> Verdict {
     match &args.verb {
         ConfigVerb::Check(args) => check(args),
+        ConfigVerb::Analyze(args) => analyze(args),
     }
 }
 
 fn check(args: &CheckArgs) -> Verdict {
-    if let Err(error) = std::fs::metadata(&args.folder) {
-        return Err(Problem::because("the folder cannot be read", &error)
-            .at(args.folder.display())
-            .fix("name a folder of YAML files with -f"));
-    }
+    readable(args)?;
     let report = reeve_control::check(&args.folder);
     match args.output.output {
         Format::Json => output::json(&report)?,
         Format::Human => output::line(&describe(&report))?,
     }
     Ok(Answer::from_fine(report.ok))
+}
+
+fn analyze(args: &CheckArgs) -> Verdict {
+    readable(args)?;
+    let findings = reeve_control::analyze(&args.folder);
+    match args.output.output {
+        Format::Json => {
+            for finding in &findings {
+                output::json_line(finding)?;
+            }
+        }
+        Format::Human => {
+            for finding in &findings {
+                let Finding { message, title, .. } = finding;
+                output::line(&format!(
+                    "{} {message} {title}\n{}",
+                    word(finding.level),
+                    indent(&finding.fault.to_string())
+                ))?;
+            }
+            output::line(&format!("{} findings", findings.len()))?;
+        }
+    }
+    Ok(Answer::from_fine(
+        findings.iter().all(|f| f.level < Level::Error),
+    ))
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Info => "info",
+        Level::Warning => "warning",
+        Level::Error => "ERROR",
+    }
+}
+
+fn readable(args: &CheckArgs) -> Result<(), Problem> {
+    std::fs::metadata(&args.folder).map(drop).map_err(|error| {
+        Problem::because("the folder cannot be read", &error)
+            .at(args.folder.display())
+            .fix("name a folder of YAML files with -f")
+    })
 }
 
 fn describe(report: &CheckReport) -> String {

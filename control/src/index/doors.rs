@@ -74,7 +74,7 @@ pub(super) fn capture(
 
 /// `PeerAuthentication` for one port: the workload's (port, then as a whole), the namespace's, the mesh's, the
 /// `MeshConfig`'s. `UNSET` asks the next.
-pub(super) fn mtls_mode(mesh: &Mesh, workload: &LocalWorkload, port: u16) -> MtlsMode {
+pub(crate) fn mtls_mode(mesh: &Mesh, workload: &LocalWorkload, port: u16) -> MtlsMode {
     let mut covering: Vec<_> = mesh
         .peer_authentications
         .iter()
