@@ -167,7 +167,7 @@ impl Findings<'_> {
         let Some(rule) = self.mesh.rules.get(&service.host) else {
             return;
         };
-        let says = rule.traffic.tls;
+        let says = &rule.traffic.tls;
         let behind = self.behind(service);
         let ports = service.ports.iter();
         let conflicts = ports.flat_map(|port| {
