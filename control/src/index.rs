@@ -20,7 +20,8 @@ use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
         AppMetrics, Endpoint, EndpointSet, Generation, JwksDocument, PolicySlice, ProxyConfig,
-        ProxyRole, ServiceConfig, ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
+        ProxyRole, RateLimit, ServiceConfig, ServicePort, TelemetryConfig, TrafficPolicy,
+        WorkloadConfig,
     },
 };
 
@@ -162,6 +163,7 @@ impl<'a> Index<'a> {
             name_servers: self.mesh.settings.name_servers.clone(),
             topology: self.mesh.settings.topology.clone(),
             caller_shares: self.mesh.settings.caller_shares,
+            rate_limits: self.rate_limits(&selecting),
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),
             tracing: self.mesh.settings.tracing.clone(),
@@ -196,6 +198,14 @@ impl<'a> Index<'a> {
             .services
             .values()
             .filter(move |s| s.selects(workload))
+    }
+
+    /// Those of the services that the workload stands behind.
+    fn rate_limits(&self, selecting: &[&Arc<Service>]) -> Vec<RateLimit> {
+        let of_ours = |host: &ServiceName| selecting.iter().any(|service| service.host == *host);
+        let limits = self.mesh.rate_limits.iter();
+        let limits = limits.filter(|(host, _)| of_ours(host));
+        limits.map(|(_, limit)| limit.clone()).collect()
     }
 
     fn jwt_rules(

@@ -49,6 +49,7 @@ pub(crate) struct Objects {
     pub(crate) peer_authentications: Vec<Object<PeerAuthenticationSpec>>,
     pub(crate) request_authentications: Vec<Object<RequestAuthenticationSpec>>,
     pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
+    pub(crate) rate_limits: Vec<Object<RateLimitSpec>>,
     pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
     pub(crate) local_meshes: Vec<Object<LocalMeshSpec>>,
 }
@@ -165,6 +166,7 @@ impl Objects {
                 tables::REQUEST_AUTHENTICATION,
                 faults,
             ),
+            "RateLimit" => push(&mut self.rate_limits, d, tables::STRICT, faults),
             "AccessPolicy" => push(&mut self.access_policies, d, tables::STRICT, faults),
             "MeshConfig" => push(&mut self.mesh_configs, d, tables::STRICT, faults),
             "LocalMesh" => push(&mut self.local_meshes, d, tables::STRICT, faults),

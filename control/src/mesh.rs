@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use reeve_core::{
     InstanceName, ServiceName,
-    model::{PolicySource, SecretName, TlsSecret},
+    model::{PolicySource, RateLimit, SecretName, TlsSecret},
 };
 
 pub(crate) use routing::{
@@ -46,6 +46,8 @@ pub struct Mesh {
     pub warnings: Vec<Fault>,
     /// Services.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Rate limits, with the service whose workloads keep them.
+    pub(crate) rate_limits: Vec<(ServiceName, RateLimit)>,
     pub(crate) virtual_services: Vec<VirtualService>,
     pub(crate) rules: BTreeMap<ServiceName, DestinationRule>,
     pub(crate) gateways: Vec<Gateway>,

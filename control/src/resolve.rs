@@ -6,6 +6,7 @@ mod gateway_api;
 pub(crate) mod hosts;
 mod local;
 mod policies;
+mod rate_limits;
 mod routes;
 mod rules;
 mod secrets;
@@ -117,8 +118,10 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let requests = security::requests(&objects.request_authentications, root, faults);
     let (policies, policy_hash) = policies::resolve(&objects.access_policies, root, faults);
+    let rate_limits = rate_limits::resolve(&objects.rate_limits, &services, faults);
     Mesh {
         settings,
+        rate_limits,
         workloads,
         policies,
         policy_hash,
@@ -149,6 +152,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);
     twice(&objects.access_policies, faults);
+    twice(&objects.rate_limits, faults);
     twice(&objects.local_meshes, faults);
 }
 

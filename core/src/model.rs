@@ -7,6 +7,7 @@
 mod circuit;
 mod fault;
 mod policy;
+mod rate_limit;
 mod resource;
 mod retry;
 mod route;
@@ -19,6 +20,7 @@ mod workload;
 pub use circuit::OpenCircuit;
 pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
 pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
+pub use rate_limit::{RateKey, RateLimit};
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
 pub use retry::RetryPolicy;
 pub use route::{

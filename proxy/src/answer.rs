@@ -12,6 +12,7 @@ use crate::{
     headers::{DECISION_ID, OUTCOME},
     limits::RETRY_AFTER_SECONDS,
     path::PathError,
+    rate_limit::Limited,
 };
 
 /// An answer of our own.
@@ -28,7 +29,16 @@ pub(crate) struct Answer {
     limit: Option<&'static str>,
     /// The gRPC status, where the HTTP one does not tell.
     grpc: Option<u16>,
+    /// The rate limit that is reached.
+    limited: Option<Limited>,
+    /// There is none: the connection or stream is reset.
+    resets: bool,
 }
+
+/// Marks a response that is never sent, and is the reason for that.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the connection is reset on purpose")]
+pub(crate) struct Reset;
 
 impl Answer {
     fn new(status: StatusCode, error: &'static str, flag: &'static str) -> Self {
@@ -40,6 +50,8 @@ impl Answer {
             close: false,
             limit: None,
             grpc: None,
+            limited: None,
+            resets: false,
         }
     }
 
@@ -99,6 +111,14 @@ impl Answer {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_overflow", "UO").by(overflow.limit())
     }
 
+    /// A rate limit of the workload is reached (RFC 6585 section 4).
+    pub(crate) fn rate_limited(limited: Limited) -> Self {
+        Self {
+            limited: Some(limited),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "RL").by("rate_limit")
+        }
+    }
+
     /// A fault put in on purpose.
     pub(crate) fn fault(how: Abort) -> Self {
         let (status, grpc) = match how {
@@ -109,6 +129,7 @@ impl Answer {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         Self {
             grpc,
+            resets: how == Abort::Reset,
             ..Self::new(status, "fault_filter_abort", "FI")
         }
     }
@@ -199,6 +220,11 @@ impl Answer {
     pub(crate) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
         exchange.flag(self.flag);
         exchange.details = self.error;
+        if self.resets {
+            let mut none = Response::new(whole("", exchange));
+            none.extensions_mut().insert(Reset);
+            return none;
+        }
         if let Some(limit) = self.limit {
             exchange.limited(limit);
         }
@@ -213,6 +239,9 @@ impl Answer {
             .and_then(|id| HeaderValue::try_from(id).ok());
         if let Some(id) = id {
             response.headers_mut().insert(DECISION_ID, id);
+        }
+        if let Some(limited) = &self.limited {
+            limited.tell(response.headers_mut());
         }
         if self.leaves_unknown() && exchange.is_for_mesh_peer() {
             let unknown = HeaderValue::from_static("unknown");

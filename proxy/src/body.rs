@@ -1,12 +1,14 @@
 //! Bodies on their way through: counted, endable from outside, never held whole.
 
 use std::{
+    num::NonZeroU64,
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -348,6 +350,36 @@ pub(crate) struct Download {
     deadline: Option<Pin<Box<Sleep>>>,
     /// It was ended by trailers of our own.
     over: bool,
+    pace: Option<Box<Pace>>,
+}
+
+/// How fast a response may go, where that is bounded on purpose.
+#[derive(Debug)]
+struct Pace {
+    bytes_per_second: NonZeroU64,
+    began: Instant,
+    sent: u64,
+    wait: Pin<Box<Sleep>>,
+}
+
+impl Pace {
+    fn new(bytes_per_second: NonZeroU64) -> Self {
+        Self {
+            bytes_per_second,
+            began: Instant::now(),
+            sent: 0,
+            wait: Box::pin(sleep(Duration::ZERO)),
+        }
+    }
+
+    /// So much was sent: no more before its time is over.
+    fn sent(&mut self, bytes: usize) {
+        self.sent = self.sent.saturating_add(bytes as u64);
+        let millis = self.sent.saturating_mul(1000) / self.bytes_per_second;
+        if let Some(then) = self.began.checked_add(Duration::from_millis(millis)) {
+            self.wait.as_mut().reset(then);
+        }
+    }
 }
 
 impl Download {
@@ -358,7 +390,14 @@ impl Download {
             deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
             exchange,
             over: false,
+            pace: None,
         }
+    }
+
+    /// The same, so many bytes a second at most.
+    pub(crate) fn paced(mut self, bytes_per_second: Option<NonZeroU64>) -> Self {
+        self.pace = bytes_per_second.map(|rate| Box::new(Pace::new(rate)));
+        self
     }
 
     /// The end of a response that must go no further: gRPC has words for it, other streams break off.
@@ -411,6 +450,9 @@ impl Body for Download {
         if let Some(cut) = self.cut(cx) {
             return Poll::Ready(Some(self.end(cut)));
         }
+        if let Some(pace) = &mut self.pace {
+            ready!(pace.wait.as_mut().poll(cx));
+        }
         let mut frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(frame) => frame,
@@ -424,6 +466,9 @@ impl Body for Download {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.exchange.sent_data(data);
+                    if let Some(pace) = &mut self.pace {
+                        pace.sent(data.len());
+                    }
                 }
                 if let Some(trailers) = frame.trailers_ref() {
                     self.exchange.trailers(trailers);

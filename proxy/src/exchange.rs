@@ -274,6 +274,11 @@ impl Exchange {
         }
     }
 
+    /// The time.
+    pub(crate) fn now(&self) -> UnixTime {
+        self.worker.ledger.now()
+    }
+
     /// Given when the exchange must end.
     pub(crate) fn end(&self) -> &End {
         &self.end

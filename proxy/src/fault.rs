@@ -2,6 +2,8 @@
 //! drawn for itself, as Envoy's fault filter does
 //! (<https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/fault_filter>).
 
+use std::num::NonZeroU64;
+
 use rand::Rng as _;
 use reeve_core::{UnixTime, model::Millionths};
 use tokio::time::sleep;
@@ -28,6 +30,16 @@ pub(crate) async fn inject(
         Some(abort) if happens(abort.share) => Err(Answer::fault(abort.how)),
         Some(_) | None => Ok(()),
     }
+}
+
+/// How many bytes a second a response of `route` gets, if there is a bound on purpose.
+pub(crate) fn pace(route: &CompiledRoute, exchange: &Exchange) -> Option<NonZeroU64> {
+    let fault = route.rule.fault.as_deref()?;
+    let slow = fault
+        .bandwidth
+        .as_ref()
+        .filter(|_| !fault.is_over(exchange.now()))?;
+    happens(slow.share).then_some(slow.bytes_per_second)
 }
 
 fn happens(share: Millionths) -> bool {

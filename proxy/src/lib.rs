@@ -71,6 +71,7 @@ mod pressure;
 mod proxy;
 mod proxy_protocol;
 mod query;
+mod rate_limit;
 mod relay;
 mod route;
 mod shadow;

@@ -8,13 +8,17 @@
 use std::{
     borrow::Cow,
     net::SocketAddr,
+    num::NonZeroU64,
     sync::{Arc, Mutex, OnceLock},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
-use reeve_core::model::{Destination, Protocol, RouteAction};
+use reeve_core::{
+    SpiffeId,
+    model::{Destination, Protocol, RouteAction},
+};
 use reeve_svid::ClientDetails;
 use tokio::time::timeout_at;
 
@@ -43,6 +47,7 @@ use crate::{
     permit::{self, Changes, Permit, Recorded},
     pool::Dialect,
     pressure::Pressure,
+    rate_limit::Asker,
     route::{CompiledRoute, RequestView, pick},
     snapshot::{Outbound, Routed, Snapshot},
     upgrade::{self, Wanted},
@@ -213,7 +218,7 @@ pub(crate) async fn inbound(
         &mut exchange,
     )
     .await;
-    let (permit, question) = match judged {
+    let (permit, question) = match within_rate(&snapshot, &arrival.peer, judged) {
         Ok(judged) => judged,
         Err(answer) => return answer.into_response(exchange),
     };
@@ -254,8 +259,25 @@ pub(crate) async fn inbound(
     clean_response(&snapshot, &arrival.peer, response.headers_mut());
     match switch {
         Some(switch) => switch.begin(response, exchange),
-        None => deliver(response, exchange, None),
+        None => deliver(response, exchange, None, None),
     }
+}
+
+/// Takes the tokens of a permitted request, or answers it: only now is it known who asks.
+fn within_rate(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    judged: Result<(Permit<Recorded>, Question), Answer>,
+) -> Result<(Permit<Recorded>, Question), Answer> {
+    let (permit, question) = judged?;
+    let asker = Asker {
+        identity: peer.principal.spiffe_id().map(SpiffeId::as_str),
+        address: peer.address,
+        user: question.user.as_deref(),
+    };
+    let taken = snapshot.rate_limits.take(permit.head(), asker);
+    taken.map_err(Answer::rate_limited)?;
+    Ok((permit, question))
 }
 
 /// A request's body, counted as its exchange's.
@@ -377,7 +399,10 @@ fn finish(
     route.response_edits.apply(response.headers_mut());
     match switch {
         Some(switch) => switch.begin(response, exchange),
-        None => deliver(response, exchange, deadline),
+        None => {
+            let pace = fault::pace(&route, &exchange);
+            deliver(response, exchange, deadline, pace)
+        }
     }
 }
 
@@ -719,8 +744,9 @@ fn deliver(
     response: Response<Incoming>,
     mut exchange: Exchange,
     deadline: Option<tokio::time::Instant>,
+    pace: Option<NonZeroU64>,
 ) -> Served {
     exchange.details = "via_upstream";
     exchange.answered(response.status(), response.headers());
-    response.map(|body| ResponseBody::new(Download::new(body, exchange, deadline)))
+    response.map(|body| ResponseBody::new(Download::new(body, exchange, deadline).paced(pace)))
 }

@@ -133,6 +133,8 @@ pub(crate) const OUTLIER_TICK: Duration = Duration::from_millis(100);
 pub(crate) const HEALING: Duration = Duration::from_secs(10);
 /// How long it is told that a circuit breaker tripped.
 pub(crate) const TRIP_MEMORY: Duration = Duration::from_secs(3);
+/// Callers that one rate limit tells apart; beyond, those who are new share one bucket.
+pub(crate) const MAX_RATE_KEYS: usize = 16_384;
 /// A connection starts to drain this long before its certificates end …
 pub(crate) const DRAIN_BEFORE_EXPIRY: Duration = Duration::from_secs(30);
 /// … or, for short-lived ones, when this part (1/n) of the rest of their life is left.

@@ -1,6 +1,6 @@
 //! Listeners: accepting connections, finding out what they are, and what their peers can prove.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::Request;
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     accepting::Accepting,
     ahead::ReadAhead,
+    answer::Reset,
     bitten::limit_of,
     capture::{self, Arrived},
     connect::limit_life,
@@ -566,8 +567,11 @@ impl<I: Io + 'static> Serving<'_, I> {
                     Side::Inbound => Box::pin(life::inbound(worker, arrival, request)).await,
                     Side::Outbound => Box::pin(life::outbound(worker, arrival, request)).await,
                 };
+                if response.extensions().get::<Reset>().is_some() {
+                    return Err(Reset);
+                }
                 farewell.say(version, &mut response);
-                Ok::<_, Infallible>(response)
+                Ok(response)
             }
         });
         let builder = builder(spoken);

@@ -11,7 +11,7 @@ mod table;
 
 pub(crate) use cors::Cors;
 pub(crate) use header_ops::HeaderEdits;
-pub(crate) use matcher::RequestView;
+pub(crate) use matcher::{Matcher, RequestView};
 pub(crate) use retry::{Failure, RetryOn};
 pub(crate) use sni::{Names, SniTable};
 pub(crate) use table::{CompiledRoute, Found, Table, Taken, pick, without_port};

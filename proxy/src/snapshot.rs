@@ -25,6 +25,7 @@ use crate::{
     hello::ServerName,
     judge::Place,
     peer_info::PeerInfo,
+    rate_limit::RateLimits,
     route::{CompiledRoute, Found, Names, RequestView, RouteError, SniTable, Table, Taken},
 };
 
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub(crate) own_header: Option<HeaderValue>,
     /// What access log lines look like.
     pub(crate) log_format: LogFormat,
+    /// How many requests the workload takes.
+    pub(crate) rate_limits: RateLimits,
     /// Names that its endpoints have.
     pub(crate) names: BTreeSet<ServiceName>,
     /// Files that certificates were read from.
@@ -176,6 +179,10 @@ impl Snapshot {
             projection_hash,
             own_header: own.to_value(),
             own: Arc::new(own),
+            rate_limits: RateLimits::compile(
+                &workload.rate_limits,
+                before.map(|before| &before.rate_limits),
+            )?,
             log_format: LogFormat::compile(&workload.telemetry.access_log)?,
             engine,
             tables,

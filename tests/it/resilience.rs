@@ -58,12 +58,6 @@ async fn faults_delay_and_abort_their_share_and_a_caller_that_tries_again_is_hea
     // Each call has one abort on an average, and half of the calls have any.
     assert!((800..1200).contains(&aborted), "{aborted}");
     assert!((430..570).contains(&healed), "{healed}");
-    eventually("the access log says so", LIMIT, async || {
-        let said = mesh.log("client-0").contains("\"flags\":\"FI\"");
-        said.then_some(()).ok_or_else(String::new)
-    })
-    .await;
-
     // Off by one command, and on again.
     mesh.reeve_ok(&["chaos", "off"]).await;
     mesh.settled().await.expect("in force");
@@ -108,8 +102,13 @@ spec:
 async fn at_a_hundred_connections_the_circuit_breaks_exactly_and_heals() {
     let mesh = Mesh::start(client_and_echo(json!({})).with("rule.yaml", HUNDRED)).await;
     let to = to_echo(&mesh);
-    let calls = (0..250).map(|_| async { get("/delay/3000").send(to).await.expect("an answer") });
-    let answers = join_all(calls).await;
+    let call = move |_| async move { get("/delay/5500").send(to).await.expect("an answer") };
+    let calls = move |count: usize| (0..count).map(call);
+    // A request that waits for its own connection to be made waits, too.
+    let first = tokio::spawn(join_all(calls(100)));
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let mut answers = join_all(calls(150)).await;
+    answers.extend(first.await.expect("answers"));
     let broken: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
     assert_eq!(broken.len(), 50, "100 connections, 100 waiting");
     for answer in broken {

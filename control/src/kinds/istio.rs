@@ -28,6 +28,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("PeerAuthentication", SECURITY),
     ("RequestAuthentication", SECURITY),
     ("AccessPolicy", OURS),
+    ("RateLimit", OURS),
     ("MeshConfig", OURS),
     ("LocalMesh", OURS),
     ("Service", CORE),

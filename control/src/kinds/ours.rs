@@ -1,13 +1,28 @@
-//! `reeve.dev`: `AccessPolicy`, `MeshConfig`, `LocalMesh`.
+//! `reeve.dev`: `AccessPolicy`, `RateLimit`, `MeshConfig`, `LocalMesh`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{MtlsSpec, raw};
+use super::{MtlsSpec, StringMatchSpec, raw};
 
 raw! {
     AccessPolicySpec { cedar: String, }
+    RateLimitSpec {
+        service: String,
+        limits: Vec<LimitSpec>,
+    }
+    LimitSpec {
+        r#match: LimitMatchSpec,
+        per: Option<String>,
+        requests: u32,
+        every: Option<String>,
+    }
+    LimitMatchSpec {
+        uri: Option<StringMatchSpec>,
+        method: Option<StringMatchSpec>,
+        headers: BTreeMap<String, StringMatchSpec>,
+    }
     MeshConfigSpec {
         trust_domain: Option<String>,
         root_namespace: Option<String>,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
-    model::{JwtRule, RouteTableName, ServerTls, SniRoute, TelemetryConfig},
+    model::{JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute, TelemetryConfig},
 };
 
 /// The proxy's own workload: identity, listeners and the rules at its door.
@@ -52,6 +52,9 @@ pub struct WorkloadConfig {
     /// How much of the application, or of a gateway, one caller may hold at once.
     #[serde(default)]
     pub caller_shares: CallerShares,
+    /// How many requests it takes.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimit>,
     /// JWT rules from `RequestAuthentication`.
     pub jwt_rules: Vec<JwtRule>,
     /// Where spans go, if anywhere.

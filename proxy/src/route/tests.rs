@@ -91,9 +91,7 @@ fn found(table: &Table, request: &RequestView<'_>, service: Option<&(ServiceName
 }
 
 fn holds(rule: &RouteMatch, request: &RequestView<'_>) -> bool {
-    matcher::Matcher::compile(rule, "test")
-        .unwrap()
-        .holds(request)
+    Matcher::compile(rule, "test").unwrap().holds(request)
 }
 
 fn exact(text: &str) -> StringMatch {

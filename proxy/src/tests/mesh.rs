@@ -231,6 +231,7 @@ impl Mesh {
             ecdh_curves: vec![],
             topology: Default::default(),
             caller_shares: Default::default(),
+            rate_limits: vec![],
             name_servers: vec![],
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],

@@ -1,7 +1,7 @@
 //! Faults, retries, circuit breakers and ejection, each once through both sidecars on real sockets.
 
 use std::{
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroU64},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -14,8 +14,8 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use reeve_core::model::{
-    Abort, AbortFault, DelayFault, Fault, H2Upgrade, Millionths, OutlierDetection, Protocol,
-    ProxyConfig, RetryBudget, RetryPolicy,
+    Abort, AbortFault, BandwidthFault, DelayFault, Fault, H2Upgrade, Millionths, OutlierDetection,
+    Protocol, ProxyConfig, RetryBudget, RetryPolicy,
 };
 use tokio::sync::Semaphore;
 
@@ -445,4 +445,99 @@ async fn requests_with_one_key_stay_with_one_endpoint() {
             home
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_takes_no_more_of_a_caller_than_its_limit() {
+    use reeve_core::model::{RateKey, RateLimit, RouteMatch, StringMatch};
+    let mesh = Mesh::new();
+    echo_app(mesh.at(2, PORT)).await;
+    let mut server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let workload = Arc::make_mut(&mut server.workload);
+    workload.rate_limits = vec![RateLimit {
+        name: "default/server/0".to_owned(),
+        when: RouteMatch {
+            uri: Some(StringMatch::Prefix("/pay".to_owned())),
+            ..RouteMatch::default()
+        },
+        per: RateKey::Identity,
+        requests: NonZeroU32::new(3).unwrap(),
+        every: Duration::from_secs(3600),
+    }];
+    let mut client = mesh.client(Protocol::Http);
+    set_route(&mut client, |route| {
+        route.retries = retries(2, &["5xx", "envoy-ratelimited"])
+    });
+    let (side, _client) = pair(&mesh, &server, &client).await;
+    let caller = caller();
+    for _ in 0..3 {
+        assert_eq!(fetch(&caller, mesh.url("/pay")).await.0, 200);
+    }
+    let refused = caller.request(get(mesh.url("/pay"))).await.unwrap();
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["x-ratelimit-limit"], "3");
+    assert_eq!(refused.headers()["x-ratelimit-remaining"], "0");
+    assert_eq!(refused.headers()["x-ratelimit-reset"], "1200");
+    assert_eq!(fetch(&caller, mesh.url("/other")).await.0, 200);
+    let line = side.log.wait(|line| line["flags"] == "RL").await;
+    assert_eq!(line["effect"], "allow", "permitted, and too much");
+    let next = side.proxy.compile(Arc::new(server)).unwrap();
+    side.proxy.apply(next).unwrap();
+    assert_eq!(
+        fetch(&caller, mesh.url("/pay")).await.0,
+        429,
+        "a generation gives nothing"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_reset_and_a_response_goes_slowly_on_purpose() {
+    let mesh = Mesh::new();
+    app(mesh.at(2, PORT), |_| async {
+        Response::new(full("x".repeat(30_000)))
+    })
+    .await;
+    let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let mut client = mesh.client(Protocol::Http);
+    set_route(&mut client, |route| {
+        route.fault = Some(Box::new(Fault {
+            abort: Some(AbortFault {
+                how: Abort::Reset,
+                share: Millionths::ALL,
+            }),
+            ..Fault::default()
+        }));
+    });
+    let (_server, side) = pair(&mesh, &server, &client).await;
+    assert!(
+        caller().request(get(mesh.url("/"))).await.is_err(),
+        "no answer at all"
+    );
+    assert!(
+        super::mesh::caller_http2()
+            .request(super::mesh::get_bare(mesh.url("/")))
+            .await
+            .is_err()
+    );
+    side.log.wait(|line| line["flags"] == "FI").await;
+
+    set_route(&mut client, |route| {
+        route.fault = Some(Box::new(Fault {
+            bandwidth: Some(BandwidthFault {
+                bytes_per_second: NonZeroU64::new(30_000).unwrap(),
+                share: Millionths::ALL,
+            }),
+            ..Fault::default()
+        }));
+    });
+    side.apply(&client);
+    let begun = Instant::now();
+    let response = caller().request(get(mesh.url("/"))).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), 30_000);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
 }

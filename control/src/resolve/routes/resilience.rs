@@ -1,8 +1,10 @@
 //! `retries` and `fault` of an `http` entry.
 
+use std::num::NonZeroU64;
+
 use reeve_core::{
     UnixTime,
-    model::{Abort, AbortFault, DelayFault, Fault, Millionths, RetryPolicy},
+    model::{Abort, AbortFault, BandwidthFault, DelayFault, Fault, Millionths, RetryPolicy},
 };
 
 use crate::{
@@ -16,6 +18,11 @@ use crate::{
 const MAX_ATTEMPTS: u32 = 100;
 /// When the faults of a `VirtualService` end by themselves: RFC 3339, in UTC.
 pub(crate) const FAULT_UNTIL: &str = "reeve.dev/fault-until";
+
+/// The percentage of requests whose connection or stream is reset.
+const FAULT_RESET: &str = "reeve.dev/fault-reset";
+/// Bytes a second that a response's body gets.
+const FAULT_BANDWIDTH: &str = "reeve.dev/fault-bandwidth";
 
 type VsNotes<'a> = Notes<'a, VirtualServiceSpec>;
 
@@ -103,14 +110,22 @@ pub(super) fn fault(
     path: &Path,
     spec: Option<&FaultSpec>,
 ) -> Option<Fault> {
-    let spec = spec?;
-    if spec.delay.is_none() && spec.abort.is_none() {
+    let (reset, bandwidth) = (reset_fault(notes), bandwidth_fault(notes));
+    if spec.is_none() && reset.is_none() && bandwidth.is_none() {
+        return None;
+    }
+    if spec.is_some_and(|spec| spec.delay.is_none() && spec.abort.is_none()) {
         notes.error(path, Code::Missing, "a fault has a delay, an abort or both");
     }
-    let delay = spec.delay.as_ref();
+    let delay = spec.and_then(|spec| spec.delay.as_ref());
     let delay = delay.and_then(|d| delay_fault(notes, &path.key("delay"), d));
-    let abort = spec.abort.as_ref();
+    let abort = spec.and_then(|spec| spec.abort.as_ref());
     let abort = abort.and_then(|a| abort_fault(notes, &path.key("abort"), a));
+    if abort.is_some() && reset.is_some() {
+        let text =
+            "a request is aborted in one way: take abort or the annotation reeve.dev/fault-reset";
+        notes.error(&path.key("abort"), Code::Conflict, text);
+    }
     let object = notes.object;
     let until = object.annotations.get(FAULT_UNTIL).cloned();
     let until = until.and_then(|text| {
@@ -119,10 +134,41 @@ pub(super) fn fault(
     });
     Some(Fault {
         delay,
-        abort,
-        bandwidth: None,
+        abort: abort.or(reset),
+        bandwidth,
         until,
         origin: format!("VirtualService {}/{}", object.namespace, object.name),
+    })
+}
+
+fn annotation<'n>(notes: &VsNotes<'n>, name: &str) -> Option<(Path, &'n str)> {
+    let text = notes.object.annotations.get(name)?;
+    let path = Path::of(&["metadata", "annotations"]).key(name);
+    Some((path, text))
+}
+
+fn reset_fault(notes: &mut VsNotes<'_>) -> Option<AbortFault> {
+    let (path, text) = annotation(notes, FAULT_RESET)?;
+    let percent = text
+        .trim_end_matches('%')
+        .trim_end()
+        .parse()
+        .unwrap_or(-1.0);
+    let share = share(notes, &path, percent);
+    let how = Abort::Reset;
+    Some(AbortFault { how, share })
+}
+
+fn bandwidth_fault(notes: &mut VsNotes<'_>) -> Option<BandwidthFault> {
+    let (path, text) = annotation(notes, FAULT_BANDWIDTH)?;
+    let bytes = text.parse().ok().and_then(NonZeroU64::new);
+    if bytes.is_none() {
+        let said = format!("{text:?} is no number of bytes a second");
+        notes.error(&path, Code::Invalid, said);
+    }
+    Some(BandwidthFault {
+        bytes_per_second: bytes?,
+        share: Millionths::ALL,
     })
 }
 

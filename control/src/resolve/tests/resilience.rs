@@ -6,8 +6,8 @@ use reeve_core::{
     UnixTime,
     model::{
         Abort, AbortFault, ConsistentHash, DelayFault, Distribute, H2Upgrade, HashKey, HashTable,
-        HttpPool, LoadBalancer, LocalityPolicy, Millionths, OutlierDetection, RetryBudget,
-        RetryPolicy, TcpKeepalive, TcpPool, TrafficPolicy, Warmup,
+        HttpPool, LoadBalancer, LocalityPolicy, Millionths, OutlierDetection, RateKey, RetryBudget,
+        RetryPolicy, StringMatch, TcpKeepalive, TcpPool, TrafficPolicy, Warmup,
     },
 };
 
@@ -373,6 +373,36 @@ fn faults_and_retries_arrive_and_a_fault_ends_when_it_says() {
 }
 
 #[test]
+fn annotations_reset_connections_and_slow_responses() {
+    let annotated = |annotations: &str| {
+        let yaml = route("name: x");
+        let metadata = format!("name: reviews\n  annotations: {{{annotations}}}\n");
+        yaml.replacen("name: reviews\n", &metadata, 1)
+    };
+    let both = "reeve.dev/fault-reset: '12.5', reeve.dev/fault-bandwidth: '4096'";
+    let mesh = mesh(&annotated(both));
+    let fault = mesh.virtual_services[0].http[0].fault.as_ref().unwrap();
+    let expected = ["reset for 12.5 %", "4096 bytes a second for 100 %"];
+    assert_eq!(fault.describe(), expected);
+    for (annotation, name) in [
+        ("reeve.dev/fault-reset: often", "fault-reset"),
+        ("reeve.dev/fault-bandwidth: '0'", "fault-bandwidth"),
+        ("reeve.dev/fault-until: soon", "fault-until"),
+    ] {
+        let found = findings(&annotated(
+            &format!("{annotation}, reeve.dev/fault-reset: '1'")
+                .replace("often, reeve.dev/fault-reset: '1'", "often"),
+        ));
+        assert!(
+            found
+                .iter()
+                .any(|f| f.contains(name) && f.ends_with(" invalid")),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn faults_and_retries_that_make_no_sense_are_refused() {
     for (spec, expected) in [
         ("fault: {}", "fault missing"),
@@ -416,4 +446,65 @@ fn faults_and_retries_that_make_no_sense_are_refused() {
             "{spec}"
         );
     }
+}
+
+#[test]
+fn rate_limits_arrive_and_stay_in_their_namespace() {
+    let limit = |spec: &str| document("RateLimit", "reviews", spec);
+    let yaml = limit(
+        "  service: reviews
+  limits:
+    - {requests: 5, every: 1m}
+    - match: {uri: {prefix: /pay}, method: {exact: POST}}
+      per: claim:sub
+      requests: 100
+      every: 10s
+    - {per: identity, requests: 7, every: 1s}",
+    );
+    let found = mesh(&format!("{yaml}{SERVICE}")).rate_limits;
+    let per: Vec<_> = found
+        .iter()
+        .map(|(_, l)| (l.per.clone(), l.requests.get()))
+        .collect();
+    let claim = RateKey::Claim("sub".to_owned());
+    assert_eq!(
+        per,
+        [(RateKey::All, 5), (claim, 100), (RateKey::Identity, 7)]
+    );
+    assert_eq!(found[0].1.every, Duration::from_secs(60));
+    assert_eq!(found[1].1.name, "default/reviews/1");
+    assert_eq!(
+        found[1].1.when.uri,
+        Some(StringMatch::Prefix("/pay".to_owned()))
+    );
+
+    for (spec, expected) in [
+        (
+            "  service: nobody\n  limits: [{requests: 1, every: 1s}]",
+            "6 spec.service unknown-reference",
+        ),
+        ("  service: reviews", "5 spec.limits missing"),
+        (
+            "  service: reviews\n  limits: [{every: 1s}]",
+            "7 spec.limits[0].requests invalid",
+        ),
+        (
+            "  service: reviews\n  limits: [{requests: 1}]",
+            "7 spec.limits[0].every missing",
+        ),
+        (
+            "  service: reviews\n  limits: [{requests: 1, every: 1s, per: user}]",
+            "7 spec.limits[0].per invalid",
+        ),
+    ] {
+        let found = findings(&format!("{}{SERVICE}", limit(spec)));
+        assert_eq!(found, [expected], "{spec}");
+    }
+    let elsewhere =
+        limit("  service: reviews.default.svc.cluster.local\n  limits: [{requests: 1, every: 1s}]");
+    let elsewhere = elsewhere.replacen("name: reviews\n", "name: reviews\n  namespace: other\n", 1);
+    assert_eq!(
+        findings(&format!("{elsewhere}{SERVICE}")),
+        ["7 spec.service invalid"]
+    );
 }
