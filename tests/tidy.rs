@@ -28,6 +28,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reeve-ads", &["reeve-core"]),
     ("reeve-control", &["reeve-core", "reeve-ads", "reeve-authz"]),
     ("reeve-console", &["reeve-core"]),
+    ("reeve-ratelimit", &["reeve-core"]),
     (
         "reeve-sidecar",
         &[
@@ -52,6 +53,7 @@ const FENCES: &[(&str, &[&str])] = &[
             "reeve-ads",
             "reeve-control",
             "reeve-console",
+            "reeve-ratelimit",
             "reeve-sidecar",
         ],
     ),
@@ -66,6 +68,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("jsonwebtoken", "reeve-authz"),
     ("kube", "reeve-control"),
     ("saphyr-parser", "reeve-control"),
+    ("redis", "reeve-ratelimit"),
     ("tlog_tiles", "reeve-audit"),
     ("signed_note", "reeve-audit"),
 ];

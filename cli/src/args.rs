@@ -42,6 +42,9 @@ pub(crate) enum Verb {
     Rollout(verb::rollout::RolloutArgs),
     /// Judge two versions on the same mirrored requests
     Compare(verb::compare::CompareArgs),
+    /// Serve global rate limits to proxies
+    #[command(name = "ratelimit")]
+    RateLimit(verb::ratelimit::RateLimitArgs),
     /// Evaluate, check and explain Cedar policies
     Policy(verb::policy::PolicyArgs),
     /// Verify JSON Web Tokens

@@ -16,6 +16,7 @@ pub(crate) mod mesh_api;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod proxy_config;
+pub(crate) mod ratelimit;
 pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod run;
@@ -27,7 +28,7 @@ use std::{future::Future, path::Path, time::Duration};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::watch};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
@@ -50,6 +51,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Route(args) => route::run(&args),
         Verb::Rollout(args) => rollout::run(&args),
         Verb::Compare(args) => compare::run(&args),
+        Verb::RateLimit(args) => ratelimit::run(args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Jwt(args) => jwt::run(&args),
         Verb::Audit(args) => audit::run(&args),
@@ -88,6 +90,27 @@ pub(crate) fn block_on<T>(main: impl Future<Output = Result<T, Problem>>) -> Res
         .build()
         .map_err(|error| Problem::because("the runtime could not start", &error))?;
     runtime.block_on(main)
+}
+
+/// Becomes true at the first Ctrl-C or SIGTERM; a second one ends the process.
+pub(crate) fn interrupted() -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        let Ok(mut terminate) = terminate else { return };
+        for times in 0.. {
+            // Cancel-safe: both wait for signals that are kept.
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            if times > 0 {
+                std::process::exit(2);
+            }
+            sender.send_replace(true);
+        }
+    });
+    receiver
 }
 
 /// A gRPC channel to a Unix socket.

@@ -46,3 +46,31 @@ pub fn load(folder: &Path) -> Result<Mesh, Vec<Fault>> {
     let resolved = resolve::resolve(&source::Source::read(folder));
     resolved.mesh.ok_or(resolved.findings)
 }
+
+/// Reads every document of a file of configuration as `T`, which is not one of the mesh's own kinds. Unknown fields are
+/// faults.
+pub fn read_documents<T: serde::de::DeserializeOwned + Default>(
+    file: &Path,
+) -> Result<Vec<T>, Vec<Fault>> {
+    let source = source::Source::read(file);
+    let mut faults = source.faults;
+    let mut values = Vec::new();
+    for document in &source.documents {
+        let fields = source::de::Fields {
+            strict: true,
+            unsupported: &[],
+        };
+        let (value, found) = source::de::read(&document.root, fields);
+        let placed = found.into_iter().map(|fault| Fault {
+            line: fault.line,
+            hint: fault.hint,
+            ..document.error(&fault.path, fault.code, fault.text)
+        });
+        faults.extend(placed);
+        values.push(value);
+    }
+    match faults.is_empty() {
+        true => Ok(values),
+        false => Err(faults),
+    }
+}

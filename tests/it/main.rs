@@ -24,6 +24,7 @@ mod proxy_config;
 mod refused_identity;
 mod resilience;
 mod resumption;
+mod ratelimit;
 mod rollout;
 mod rotation;
 mod routing;

@@ -19,7 +19,7 @@ use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
     state::{StateArgs, StateDir},
-    verb::{block_on, duration, mesh_api::MeshApi, status},
+    verb::{block_on, duration, interrupted, mesh_api::MeshApi, status},
 };
 use drive::{Plan, Stage};
 use judge::Thresholds;
@@ -240,27 +240,6 @@ impl Stage for Live {
             std::future::pending::<()>().await;
         }
     }
-}
-
-/// Becomes true at the first Ctrl-C or SIGTERM; a second one ends the process.
-fn interrupted() -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-        let Ok(mut terminate) = terminate else { return };
-        for times in 0.. {
-            // Cancel-safe: both wait for signals that are kept.
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            if times > 0 {
-                std::process::exit(2);
-            }
-            sender.send_replace(true);
-        }
-    });
-    receiver
 }
 
 fn percent(text: &str) -> Result<f64, String> {
