@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use reeve_tests::{Call, binary, eventually, test_tool};
+use reeve_tests::{Call, Folder, binary, eventually, test_tool};
 use tokio::process::{Child, Command};
 
 const LIMITS: &str = "\
@@ -39,7 +39,7 @@ fn start(program: &Path, args: &[&str]) -> Child {
 
 /// Envoy in front, our server behind it; they end with the fixture.
 struct Fixture {
-    folder: tempfile::TempDir,
+    folder: Folder,
     envoy: SocketAddr,
     _envoy: Child,
     _limits: Child,
@@ -47,8 +47,8 @@ struct Fixture {
 
 impl Fixture {
     async fn start(redis: Option<&str>) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (front, behind) = (port(), port());
+        let folder = Folder::new();
+        let (front, behind, app) = (port(), port(), port());
         let limits = folder.path().join("limits.yaml");
         fs::write(&limits, LIMITS).expect("the limits");
         let listen = format!("127.0.0.1:{behind}");
@@ -58,11 +58,20 @@ impl Fixture {
         let server = start(&binary("reeve"), &args);
         let config = include_str!("peers/ratelimit.yaml")
             .replace("@PORT@", &front.to_string())
+            .replace("@APP@", &app.to_string())
             .replace("@LIMITS@", &behind.to_string());
         let file = folder.path().join("envoy.yaml");
         fs::write(&file, config).expect("Envoy's configuration");
         let file = file.display().to_string();
-        let args = ["-c", &file, "--concurrency", "1", "--disable-hot-restart", "-l", "error"];
+        let args = [
+            "-c",
+            &file,
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "error",
+        ];
         let envoy = start(&test_tool("envoy"), &args);
         let it = Self {
             folder,
@@ -87,7 +96,7 @@ impl Fixture {
         let answer = call.send(self.envoy).await.map_err(|e| format!("{e:?}"))?;
         let left = answer.headers.get("x-ratelimit-remaining");
         let left = left.and_then(|v| v.to_str().ok()).map(str::to_owned);
-        Ok((answer.status, left))
+        Ok((answer.status.as_u16(), left))
     }
 
     async fn three_pass_and_the_fourth_does_not(&self, user: &str) {
@@ -106,26 +115,43 @@ async fn a_stock_envoy_is_held_to_limits_that_change_while_it_runs() {
 
     // A faulty file changes nothing; a good one counts from the next request on.
     let file = it.folder.path().join("limits.yaml");
-    fs::write(&file, "domain: mesh\ndescriptors: [{key: user, rate_limit: {unit: eon}}]\n").expect("written");
+    fs::write(
+        &file,
+        "domain: mesh\ndescriptors: [{key: user, rate_limit: {unit: eon}}]\n",
+    )
+    .expect("written");
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(it.ask("eve").await.expect("an answer").0, 429);
-    fs::write(&file, LIMITS.replace("unit: 3", "unit: 100")).expect("written");
-    eventually("the new limit holds", Duration::from_secs(10), async || {
-        match it.ask("eve").await {
+    fs::write(&file, LIMITS.replace("per_unit: 3", "per_unit: 100")).expect("written");
+    eventually(
+        "the new limit holds",
+        Duration::from_secs(10),
+        async || match it.ask("eve").await {
             Ok((200, _)) => Ok(()),
             other => Err(format!("{other:?}")),
-        }
-    })
+        },
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_count_together_in_a_real_redis_and_deny_without_it() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = Folder::new();
     let port = port();
     let dir = folder.path().display().to_string();
     let number = port.to_string();
-    let args = ["--port", &number, "--bind", "127.0.0.1", "--dir", &dir, "--save", "", "--appendonly", "no"];
+    let args = [
+        "--port",
+        &number,
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        &dir,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ];
     let mut redis = start(&test_tool("redis-server"), &args);
     let url = format!("redis://127.0.0.1:{port}");
     eventually("Redis listens", Duration::from_secs(10), async || {
@@ -133,22 +159,36 @@ async fn two_servers_count_together_in_a_real_redis_and_deny_without_it() {
         connected.map(drop).map_err(|e| e.to_string())
     })
     .await;
-    let (one, other) = (Fixture::start(Some(&url)).await, Fixture::start(Some(&url)).await);
+    let (one, other) = (
+        Fixture::start(Some(&url)).await,
+        Fixture::start(Some(&url)).await,
+    );
     assert_eq!(one.ask("ada").await, Ok((200, Some("2".to_owned()))));
     assert_eq!(other.ask("ada").await, Ok((200, Some("1".to_owned()))));
     one.three_pass_and_the_fourth_does_not("eve").await;
-    assert_eq!(other.ask("eve").await.expect("an answer").0, 429, "counted by the other");
+    assert_eq!(
+        other.ask("eve").await.expect("an answer").0,
+        429,
+        "counted by the other"
+    );
 
     redis.kill().await.expect("Redis ends");
     let without = one.ask("bob").await.expect("an answer");
-    assert_eq!(without.0, 500, "Envoy denies (failure_mode_deny) what nobody counted");
+    assert_eq!(
+        without.0, 500,
+        "Envoy denies (failure_mode_deny) what nobody counted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_in_limits_are_told_with_their_place() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = Folder::new();
     let file = folder.path().join("limits.yaml");
-    fs::write(&file, "domain: mesh\ndescriptors:\n  - key: a\n    rate_limt: {}\n").expect("written");
+    fs::write(
+        &file,
+        "domain: mesh\ndescriptors:\n  - key: a\n    rate_limt: {}\n",
+    )
+    .expect("written");
     let name = file.display().to_string();
     let outcome = reeve_tests::run(
         &binary("reeve"),
@@ -158,6 +198,10 @@ async fn faults_in_limits_are_told_with_their_place() {
     )
     .await;
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    assert!(outcome.stderr.contains(":4"), "the line: {}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains(":4"),
+        "the line: {}",
+        outcome.stderr
+    );
     assert!(outcome.stderr.contains("rate_limt"), "{}", outcome.stderr);
 }

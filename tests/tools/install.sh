@@ -25,6 +25,14 @@ for tool in haproxy openssl curl; do
         command -v $tool >/dev/null || { echo "$0: $tool cannot be installed" >&2; exit 1; }
     fi
 done
+# The server's program is in Debian's redis-tools, too, which begins no service; it acts by the name it is called by.
+if [ ! -x "$folder/bin/redis-server" ]; then
+    if ! command -v redis-check-rdb >/dev/null; then
+        apt-get update -qq && apt-get install -y -qq redis-tools
+    fi
+    ln -sf "$(command -v redis-check-rdb)" "$folder/bin/redis-server"
+    "$folder/bin/redis-server" --version
+fi
 # Debian's Prometheus with promtool, unpacked and not installed: no service of the system begins with it.
 if [ ! -x "$folder/prometheus/usr/bin/promtool" ]; then
     rm -rf "$folder/prometheus" "$folder/download"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{Span, Timestamp, ToSpan as _, Unit as Calendar, Zoned, tz::TimeZone};
+use jiff::{Span, Timestamp, ToSpan as _, civil::Date, tz::TimeZone};
 use reeve_core::UnixTime;
 use serde::Deserialize;
 
@@ -239,30 +239,24 @@ impl Unit {
             Self::Day => fixed(86_400, 0),
             // 1970-01-01 was a Thursday; weeks begin on Mondays (ISO 8601).
             Self::Week => fixed(604_800, 3 * 86_400),
-            Self::Month => {
-                calendar(seconds, Calendar::Month).unwrap_or_else(|| fixed(2_592_000, 0))
-            }
-            Self::Year => calendar(seconds, Calendar::Year).unwrap_or_else(|| fixed(31_536_000, 0)),
+            Self::Month => calendar(seconds, Date::first_of_month, 1.month())
+                .unwrap_or_else(|| fixed(2_592_000, 0)),
+            Self::Year => calendar(seconds, Date::first_of_year, 1.year())
+                .unwrap_or_else(|| fixed(31_536_000, 0)),
         };
         (begin, u64::try_from(end - seconds).unwrap_or(1).max(1))
     }
 }
 
-/// The month or year around `seconds`, in UTC.
-fn calendar(seconds: i64, unit: Calendar) -> Option<(i64, i64)> {
-    let now: Zoned = Timestamp::from_second(seconds)
-        .ok()?
-        .to_zoned(TimeZone::UTC);
-    let date = now.date();
-    let (first, length): (_, Span) = match unit {
-        Calendar::Year => (date.first_of_year(), 1.year()),
-        _ => (date.first_of_month(), 1.month()),
-    };
-    let second = |date: jiff::civil::Date| {
+/// The seconds at which the month or year around `seconds` begins and ends, in UTC.
+fn calendar(seconds: i64, first: fn(Date) -> Date, length: Span) -> Option<(i64, i64)> {
+    let now = Timestamp::from_second(seconds).ok()?;
+    let begin = first(now.to_zoned(TimeZone::UTC).date());
+    let second = |date: Date| {
         let zoned = date.to_zoned(TimeZone::UTC).ok()?;
         Some(zoned.timestamp().as_second())
     };
-    Some((second(first)?, second(first.checked_add(length).ok()?)?))
+    Some((second(begin)?, second(begin.checked_add(length).ok()?)?))
 }
 
 #[cfg(test)]
