@@ -8,7 +8,6 @@ use reeve_core::model::{
     Generation, PathNormalization, Protocol, ProxyConfig, Resource, Route, RouteMatch, RouteTable,
     RouteTableName, StringMatch, VirtualHost,
 };
-use reeve_core::{Clock, SystemClock};
 use reeve_proxy::Snapshot;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -65,20 +64,13 @@ fn main() -> Outcome<()> {
     let all = hosts(5_000, 2)?;
     let first = Arc::new(config(all.clone())?);
     let whole = once(|| drop(black_box(Snapshot::compile(first.clone()))));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let before = Snapshot::compile(Arc::new(config(all.clone())?))?;
     let mut changed = all;
     if let Some(host) = changed.get_mut(2_500) {
         host.routes.truncate(1);
     }
     let next = Arc::new(config(changed)?);
-    let one = once(|| {
-        drop(black_box(Snapshot::compile_after(
-            next.clone(),
-            Some(&before),
-            &clock,
-        )))
-    });
+    let one = once(|| drop(black_box(Snapshot::compile_again(next.clone(), &before))));
     figures.insert("compile_ms_10000_routes".to_owned(), whole.into());
     figures.insert(
         "compile_ms_one_of_5000_services_changed".to_owned(),

@@ -155,6 +155,11 @@ impl Snapshot {
     }
 
     /// The same, keeping what `before` has already compiled of it.
+    pub fn compile_again(config: Arc<ProxyConfig>, before: &Self) -> Result<Self, SnapshotError> {
+        Self::compile_after(config, Some(before), &Surroundings::default())
+    }
+
+    /// The same, keeping what `before` has already compiled of it.
     pub(crate) fn compile_after(
         config: Arc<ProxyConfig>,
         before: Option<&Self>,

@@ -60,7 +60,7 @@ async fn faults_delay_and_abort_their_share_and_a_caller_that_tries_again_is_hea
     assert!((430..570).contains(&healed), "{healed}");
     // Off by one command, and on again.
     mesh.reeve_ok(&["chaos", "off"]).await;
-    mesh.settled().await.expect("in force");
+    eventually("it is in force", LIMIT, async || mesh.settled().await).await;
     for _ in 0..100 {
         assert_eq!(get("/").status(to).await, Ok(200));
     }
@@ -75,7 +75,7 @@ async fn faults_delay_and_abort_their_share_and_a_caller_that_tries_again_is_hea
         .collect();
     assert_eq!(states, BTreeSet::from(["off"]));
     mesh.reeve_ok(&["chaos", "on"]).await;
-    mesh.settled().await.expect("in force");
+    eventually("it is in force", LIMIT, async || mesh.settled().await).await;
     let statuses = join_all((0..40).map(|_| async { get("/").status(to).await })).await;
     assert!(statuses.contains(&Ok(555)), "{statuses:?}");
     let events = mesh
@@ -254,7 +254,7 @@ async fn a_user_stays_with_one_instance_and_hardly_any_moves_when_one_is_added()
         }
     };
     eventually("all four are healthy", LIMIT, four).await;
-    mesh.settled().await.expect("in force");
+    eventually("it is in force", LIMIT, async || mesh.settled().await).await;
     let after = homes().await;
     let moved = before.iter().filter(|(user, home)| after[user] != **home);
     for (user, _) in moved.clone() {
