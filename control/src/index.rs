@@ -107,7 +107,7 @@ impl<'a> Index<'a> {
         for virtual_service in &self.mesh.virtual_services {
             let forwards = virtual_service.http.iter().flat_map(destinations);
             let tls = virtual_service.tls.iter().flat_map(|t| &t.to);
-            let tcp = virtual_service.tcp.iter().map(|t| &t.to);
+            let tcp = virtual_service.tcp.iter().flat_map(|t| &t.to);
             for to in forwards.chain(tls).chain(tcp) {
                 let service = &to.service;
                 self.endpoints.entry(service.clone()).or_insert_with(|| {

@@ -4,6 +4,7 @@ mod routing;
 mod security;
 mod service;
 mod settings;
+mod subnet;
 mod workload;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,6 +26,7 @@ pub use service::{
     TargetedPort,
 };
 pub use settings::{AuditLevel, AuthorizationSettings, MeshSettings, TapSettings};
+pub(crate) use subnet::Subnet;
 pub use workload::{
     Health, LocalWorkload, MetricsPage, Probe, RestartPolicy, WorkloadPort, WorkloadRole,
 };

@@ -278,6 +278,7 @@ fn connection(snapshot: &Snapshot, outbound: &Outbound, name: &ServerName, told:
             told.route = Some(route.name.to_string());
             route.destinations.clone()
         }),
+        (None, _) if !outbound.listener.tcp.is_empty() => Some(outbound.listener.tcp.clone()),
         (None, Some((service, port))) => Some(vec![Destination {
             weight: 1,
             ..Destination::new(service.clone(), *port)

@@ -269,8 +269,15 @@ async fn destination<I: Io>(
     exchange: &mut Exchange,
 ) -> (Option<Destination>, Bytes) {
     let Some(table) = &outbound.sni else {
-        let straight = outbound.listener.service.clone();
-        let to = straight.map(|(service, port)| Destination::new(service, port));
+        let listener = &outbound.listener;
+        let to = match pick(&listener.tcp, &mut rand::rng()) {
+            Some(to) => Some(to.clone()),
+            None if listener.tcp.is_empty() => listener
+                .service
+                .clone()
+                .map(|(service, port)| Destination::new(service, port)),
+            None => None,
+        };
         return (to, Bytes::new());
     };
     let (name, ahead) = hello::server_name(io, HANDSHAKE_TIMEOUT).await;

@@ -300,3 +300,77 @@ async fn grpc_trailers_and_streamed_bodies_pass_through_a_sidecar_pair() {
         );
     }
 }
+
+/// A port of bytes, dealt out over versions for `client` alone.
+const DEALT_OUT: &str = "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  name: bytes
+spec:
+  host: bytes
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: bytes
+spec:
+  hosts: [bytes]
+  tcp:
+  - match: [{port: 9080, destinationSubnets: [192.0.2.0/24]}, {sourceNamespace: elsewhere}]
+    route: [{destination: {host: nowhere}}]
+  - match: [{port: 9080, sourceLabels: {app: client}, destinationSubnets: [127.0.0.0/8]}]
+    route:
+    - {destination: {host: bytes, subset: v1}, weight: 25}
+    - {destination: {host: bytes, subset: v2}, weight: 75}
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tcp_routes_deal_connections_out_over_subsets_where_they_match() {
+    let connect = r#"permit (
+      principal == Workload::"spiffe://mesh.local/ns/default/sa/client",
+      action == Action::"connect",
+      resource in Service::"bytes.default.svc.cluster.local"
+    );"#;
+    let workloads = [
+        sidecar("client"),
+        echo("bytes-v1", "bytes", "v1"),
+        echo("bytes-v2", "bytes", "v2"),
+    ];
+    let folder = Folder::new()
+        .with("mesh.yaml", settings(json!({})))
+        .with("strict.yaml", strict())
+        .with("workloads.yaml", local_mesh(&workloads))
+        .with("services.yaml", service("bytes", 9080, "tcp"))
+        .with("access.yaml", permit("client", connect))
+        .with("routes.yaml", DEALT_OUT);
+    let mesh = Mesh::start(folder).await;
+    let address = mesh.outbound("client-0", "bytes", 9080);
+    let mut counts = BTreeMap::<String, usize>::new();
+    for _ in 0..400 {
+        // The proxies read none of it: each connection goes where its first byte went.
+        let answer = Call::get("bytes", "/0").send(address).await;
+        let version = answer.expect("an answer").json()["version"].clone();
+        let version = version.as_str().unwrap_or_default().to_owned();
+        *counts.entry(version).or_default() += 1;
+    }
+    let shares = counts.iter().map(|(v, n)| (v.clone(), *n as f64 / 4.0));
+    let shares: BTreeMap<String, f64> = shares.collect();
+    let v1 = shares.get("v1").copied().unwrap_or_default();
+    assert!(
+        shares.len() == 2 && (15.0..35.0).contains(&v1),
+        "{shares:?}"
+    );
+
+    let folder = mesh.folder.path().display().to_string();
+    let words = "route explain --instance client-0 --port 9080 --authority bytes -o json -f";
+    let words: Vec<_> = words.split(' ').chain([folder.as_str()]).collect();
+    let explained = mesh.reeve_ok(&words).await.json();
+    let destinations = &explained["destinations"];
+    assert_eq!(destinations[1]["subset"], "v2", "{explained}");
+    assert_eq!(destinations[1]["weight"], 75, "{explained}");
+    mesh.verify_audit().await;
+}

@@ -4,6 +4,7 @@ mod gateway;
 mod routes;
 mod sni;
 mod specific;
+mod tcp;
 
 pub(super) use gateway::gateway;
 
@@ -23,7 +24,7 @@ use super::{Index, authorities};
 use crate::{
     LocalWorkload, Service,
     instances::Instance,
-    mesh::{Precedence, TcpRoute, VirtualService},
+    mesh::{Precedence, VirtualService},
     resolve::hosts::falls_under,
 };
 use routes::{Place, routes};
@@ -46,40 +47,39 @@ pub(super) fn sidecar(
         else {
             continue;
         };
+        let v6 = index.instances.outbound_address_v6(&service.host);
+        let captured = index.instances.mesh.capture.and(service.entry.as_ref());
+        let said = captured.iter().flat_map(|entry| &entry.addresses).copied();
+        let addresses = [Some(IpAddr::V4(address)), v6.map(IpAddr::V6)];
+        let addresses: Vec<_> = addresses.into_iter().flatten().chain(said).collect();
         for port in &service.ports {
-            let target = match port.protocol.is_http() {
-                true => {
-                    ports.insert(port.port);
-                    (service.host.clone(), port.port)
-                }
-                false => tcp_target(index, service, port.port),
+            if port.protocol.is_http() {
+                ports.insert(port.port);
+            }
+            let place = Place::Mesh {
+                workload,
+                port: port.port,
             };
-            let (place, tls) = (
-                Place::Mesh {
-                    workload,
-                    port: port.port,
-                },
-                port.protocol == Protocol::Tls,
-            );
-            let sni = match tls {
-                true => sni::of_service(index, service, &place),
-                false => Vec::new(),
-            };
-            let v6 = index.instances.outbound_address_v6(&service.host);
-            let captured = index.instances.mesh.capture.and(service.entry.as_ref());
-            let said = captured.iter().flat_map(|entry| &entry.addresses).copied();
-            let addresses = [Some(IpAddr::V4(address)), v6.map(IpAddr::V6)];
-            listeners.extend(addresses.into_iter().flatten().chain(said).map(|address| {
-                OutboundListener {
+            for address in addresses.iter().copied() {
+                let (sni, tcp) = match port.protocol {
+                    Protocol::Http | Protocol::Http2 | Protocol::Grpc => (Vec::new(), Vec::new()),
+                    Protocol::Tcp => (Vec::new(), tcp::of_service(index, service, &place, address)),
+                    Protocol::Tls => (
+                        sni::of_service(index, service, &place, address),
+                        tcp::of_service(index, service, &place, address),
+                    ),
+                };
+                listeners.push(OutboundListener {
                     bind: SocketAddr::from((address, port.port)),
                     protocol: port.protocol,
                     routes: RouteTableName(port.port.to_string()),
-                    service: Some(target.clone()),
-                    sni: sni.clone(),
+                    service: Some((service.host.clone(), port.port)),
+                    tcp,
+                    sni,
                     tls: Vec::new(),
                     https_redirect: Vec::new(),
-                }
-            }));
+                });
+            }
         }
     }
     // Captured connections come to this port, each for an address of its own.
@@ -89,6 +89,7 @@ pub(super) fn sidecar(
             protocol: Protocol::Http,
             routes: RouteTableName(ANY_AUTHORITY_PORT.to_string()),
             service: None,
+            tcp: Vec::new(),
             sni: Vec::new(),
             tls: Vec::new(),
             https_redirect: Vec::new(),
@@ -100,29 +101,6 @@ pub(super) fn sidecar(
     let any = any_authority(index, instance, workload);
     let tables = by_port.chain([any]).collect();
     (listeners, tables)
-}
-
-/// Where a TCP port's connections go: a `tcp` route of a `VirtualService`, else the service itself.
-fn tcp_target(index: &Index<'_>, service: &Service, port: u16) -> (ServiceName, u16) {
-    let of_host =
-        |v: &&VirtualService| v.in_mesh && v.hosts.iter().any(|h| *h == service.host.as_str());
-    let mut routes = index
-        .mesh
-        .virtual_services
-        .iter()
-        .filter(of_host)
-        .flat_map(|v| &v.tcp);
-    let holds = |r: &&TcpRoute| r.ports.is_empty() || r.ports.contains(&port);
-    match routes.find(holds) {
-        Some(route) => {
-            let to = route
-                .to
-                .port
-                .unwrap_or_else(|| only_port(index, &route.to.service, port));
-            (route.to.service.clone(), to)
-        }
-        None => (service.host.clone(), port),
-    }
 }
 
 /// The service's only port, else the listener's.

@@ -1,5 +1,6 @@
 mod edge;
 mod sni;
+mod tcp;
 
 use reeve_core::model::{
     MtlsMode, Protocol, RouteAction, RouteTableName, ServiceState, TapMode, VirtualHost,

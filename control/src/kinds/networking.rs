@@ -141,7 +141,11 @@ raw! {
         route: Vec<WeightedSpec>,
     }
     TcpMatchSpec {
+        destination_subnets: Vec<String>,
         port: Option<u16>,
+        gateways: Vec<String>,
+        source_labels: BTreeMap<String, String>,
+        source_namespace: Option<String>,
     }
     TlsRouteSpec {
         r#match: Vec<TlsMatchSpec>,
@@ -149,6 +153,7 @@ raw! {
     }
     TlsMatchSpec {
         sni_hosts: Vec<String>,
+        destination_subnets: Vec<String>,
         port: Option<u16>,
         gateways: Vec<String>,
         source_labels: BTreeMap<String, String>,

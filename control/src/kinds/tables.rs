@@ -22,13 +22,8 @@ pub(super) const VIRTUAL_SERVICE: Fields = Fields {
         "spec.exportTo",
         "spec.http[].fault.delay.exponentialDelay",
         "spec.http[].fault.abort.http2Error",
-        "spec.tls[].match[].destinationSubnets",
         "spec.tls[].match[].sourceSubnet",
-        "spec.tcp[].match[].destinationSubnets",
         "spec.tcp[].match[].sourceSubnet",
-        "spec.tcp[].match[].sourceLabels",
-        "spec.tcp[].match[].sourceNamespace",
-        "spec.tcp[].match[].gateways",
     ],
 };
 

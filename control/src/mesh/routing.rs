@@ -1,6 +1,6 @@
 //! Routing as Istio's kinds say it, with hosts resolved.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName,
@@ -9,6 +9,8 @@ use reeve_core::{
         RouteMatch, SecretName, Subset, TlsVersion, TrafficPolicy,
     },
 };
+
+use super::Subnet;
 
 /// A `VirtualService`.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +104,16 @@ pub(crate) struct At {
     pub(crate) gateways: Vec<(Namespace, String)>,
     pub(crate) source_labels: BTreeMap<String, String>,
     pub(crate) source_namespace: Option<String>,
+    /// Of the address that was connected to; none = any.
+    pub(crate) destination_subnets: Vec<Subnet>,
+}
+
+impl At {
+    /// Whether connections to `address` are meant.
+    pub(crate) fn reaches(&self, address: IpAddr) -> bool {
+        let subnets = &self.destination_subnets;
+        subnets.is_empty() || subnets.iter().any(|subnet| subnet.contains(address))
+    }
 }
 
 /// What an `http` entry does.
@@ -151,9 +163,9 @@ pub(crate) struct TlsMatch {
 /// One `tcp` entry.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TcpRoute {
-    /// Ports it holds for; none = all.
-    pub(crate) ports: Vec<u16>,
-    pub(crate) to: To,
+    /// Where it holds, one of them; none = everywhere.
+    pub(crate) matches: Vec<At>,
+    pub(crate) to: Vec<To>,
 }
 
 /// A `DestinationRule`.

@@ -5,6 +5,7 @@ mod delegate;
 mod http;
 mod resilience;
 mod servers;
+mod tcp;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,8 @@ use super::{
 };
 use crate::{
     Code, Fault,
-    kinds::{DestinationSpec, Object, TcpRouteSpec, VirtualServiceSpec},
-    mesh::{DestinationRule, Gateway, Precedence, TcpRoute, To, VirtualService},
+    kinds::{DestinationSpec, Object, VirtualServiceSpec},
+    mesh::{DestinationRule, Gateway, Precedence, To, VirtualService},
     source::path::Path,
 };
 pub(super) use resilience::millionths;
@@ -92,9 +93,9 @@ fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>)
         tls::route(notes, &path, route, &hosts, known)
     });
     let tls = tls.collect();
-    let tcp = spec.tcp.iter().enumerate().filter_map(|(n, route)| {
+    let tcp = spec.tcp.iter().enumerate().map(|(n, route)| {
         let path = Path::of(&["spec", "tcp"]).index(n);
-        tcp(notes, &path, route, known)
+        tcp::route(notes, &path, route, known)
     });
     VirtualService {
         namespace: object.namespace.clone(),
@@ -248,31 +249,5 @@ fn destination(
         port,
         weight,
         headers: None,
-    })
-}
-
-fn tcp(
-    notes: &mut Notes<'_, VirtualServiceSpec>,
-    path: &Path,
-    spec: &TcpRouteSpec,
-    known: &Known<'_>,
-) -> Option<TcpRoute> {
-    let [only] = spec.route.as_slice() else {
-        let text = "a tcp route has exactly one destination in this version";
-        notes.error(&path.key("route"), Code::Unsupported, text);
-        return None;
-    };
-    let path = path.key("route").index(0).key("destination");
-    if only.destination.subset.is_some() {
-        notes.error(
-            &path.key("subset"),
-            Code::Unsupported,
-            "a tcp route to a subset is not supported in this version",
-        );
-    }
-    let to = destination(notes, &path, &only.destination, 1, known)?;
-    Some(TcpRoute {
-        ports: spec.r#match.iter().filter_map(|m| m.port).collect(),
-        to,
     })
 }

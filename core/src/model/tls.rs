@@ -5,10 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{
-    ServiceName,
-    model::{Protocol, RouteTableName},
-};
+use crate::model::{Destination, Protocol, RouteTableName};
 
 /// Names key material: `<namespace>/<name>` of a Kubernetes `Secret`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -126,12 +123,13 @@ pub struct ServerTls {
     pub hosts: Vec<String>,
     /// Who the gateway is here, and whom it takes.
     pub mode: ServerTlsMode,
-    /// What is spoken inside; `Tcp` needs `service`.
+    /// What is spoken inside; `Tcp` needs `tcp`.
     pub protocol: Protocol,
     /// The route table that HTTP requests are matched in.
     pub routes: RouteTableName,
-    /// Where bytes go that are no HTTP.
-    pub service: Option<(ServiceName, u16)>,
+    /// Where bytes go that are no HTTP, with weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tcp: Vec<Destination>,
 }
 
 /// Who ends TLS, and by what peers are judged.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
-    model::{JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute, TelemetryConfig},
+    model::{
+        Destination, JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute, TelemetryConfig,
+    },
 };
 
 /// The proxy's own workload: identity, listeners and the rules at its door.
@@ -201,6 +203,9 @@ pub struct OutboundListener {
     pub routes: RouteTableName,
     /// The service and service port this address stands for; HTTP to an unknown authority goes there, and TCP always.
     pub service: Option<(ServiceName, u16)>,
+    /// Where connections go whose bytes nobody reads, with weights; none: to `service`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tcp: Vec<Destination>,
     /// Where TLS goes by the server name in its ClientHello. With any of these, what none of them names goes nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sni: Vec<SniRoute>,

@@ -8,11 +8,7 @@ use reeve_svid::{PeerRules, PublicTlsError, Spoken, public_server};
 use rustls::ServerConfig;
 
 use super::material::{Material, MaterialError};
-use crate::{
-    hello::ServerName,
-    route::{CompiledRoute, Names},
-    snapshot::Outbound,
-};
+use crate::{hello::ServerName, route::Names, snapshot::Outbound};
 
 /// Names one of them; a connection keeps it across generations.
 pub(crate) type ServerKey = Arc<str>;
@@ -110,15 +106,14 @@ fn inside(listener: &OutboundListener, tls: &ServerTls) -> Outbound {
         bind: listener.bind,
         protocol: tls.protocol,
         routes: tls.routes.clone(),
-        service: tls.service.clone(),
+        service: None,
+        tcp: tls.tcp.clone(),
         sni: Vec::new(),
         tls: Vec::new(),
         https_redirect: Vec::new(),
     };
-    let straight = listener.service.clone();
     Outbound {
-        straight: straight
-            .map(|(service, port)| Arc::new(CompiledRoute::straight_to(service, port))),
+        straight: None,
         sni: None,
         servers: None,
         https_only: None,

@@ -265,6 +265,7 @@ impl Mesh {
             protocol,
             routes: RouteTableName("9080".to_owned()),
             service: Some((service(), PORT)),
+            tcp: vec![],
             sni: vec![],
             tls: vec![],
             https_redirect: vec![],

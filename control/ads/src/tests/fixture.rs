@@ -111,6 +111,7 @@ fn workload() -> WorkloadConfig {
         ecdh_curves: vec![],
         topology: Default::default(),
         caller_shares: Default::default(),
+        rate_limits: Default::default(),
         name_servers: vec![],
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],

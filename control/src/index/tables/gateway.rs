@@ -2,29 +2,26 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use reeve_core::{
-    Namespace, ServiceName,
+    Namespace,
     model::{
-        AuthoritySource, CertificateSource, ClientCertificates, OutboundListener, Protocol,
-        PublicTls, RouteTable, RouteTableName, SecretName, ServerTls, ServerTlsMode,
+        AuthoritySource, CertificateSource, ClientCertificates, Destination, OutboundListener,
+        Protocol, PublicTls, RouteTable, RouteTableName, SecretName, ServerTls, ServerTlsMode,
     },
 };
 
 use super::{
-    Hosts, Index, authorities, only_port,
-    routes::{Place, routes},
-    sni,
+    Hosts, Index, authorities,
+    routes::{Place, destinations, routes},
+    sni, tcp,
 };
 use crate::{
     LocalWorkload,
     instances::Instance,
-    mesh::{
-        Credential, Gateway, GatewayCertificates, GatewayServer, GatewayTls, TcpRoute,
-        VirtualService,
-    },
+    mesh::{Credential, Gateway, GatewayCertificates, GatewayServer, GatewayTls, VirtualService},
     resolve::hosts::falls_under,
 };
 
@@ -94,6 +91,7 @@ impl<'i> Port<'i> {
             protocol,
             routes: RouteTableName(self.table_name()),
             service: None,
+            tcp: Vec::new(),
             sni: Vec::new(),
             tls: Vec::new(),
             https_redirect: Vec::new(),
@@ -121,7 +119,7 @@ impl<'i> Port<'i> {
 
     fn tcp(&self, bind: SocketAddr, servers: &[Server<'i>]) -> OutboundListener {
         OutboundListener {
-            service: self.straight(servers),
+            tcp: self.straight(bind.ip(), servers),
             ..self.listener(bind, Protocol::Tcp)
         }
     }
@@ -146,7 +144,7 @@ impl<'i> Port<'i> {
                     "{}/{}/{}",
                     server.gateway.namespace, server.gateway.name, server.number
                 );
-                ended.push(self.server_tls(name, hosts.collect(), mode, one, tables));
+                ended.push(self.server_tls((name, bind.ip()), hosts.collect(), mode, one, tables));
             }
         }
         // Workloads of the mesh say no server name: theirs is one server of all.
@@ -154,10 +152,16 @@ impl<'i> Port<'i> {
         let mesh: Vec<_> = mesh.copied().collect();
         if !mesh.is_empty() {
             let name = "mesh".to_owned();
-            ended.push(self.server_tls(name, Vec::new(), ServerTlsMode::Mesh, &mesh, tables));
+            ended.push(self.server_tls(
+                (name, bind.ip()),
+                Vec::new(),
+                ServerTlsMode::Mesh,
+                &mesh,
+                tables,
+            ));
         }
         OutboundListener {
-            sni: sni::of_gateway(self.index, self.workload, self.number, &passed),
+            sni: sni::of_gateway(self.index, self.workload, bind, &passed),
             tls: ended,
             ..self.listener(bind, Protocol::Tls)
         }
@@ -165,7 +169,7 @@ impl<'i> Port<'i> {
 
     fn server_tls(
         &self,
-        name: String,
+        (name, address): (String, IpAddr),
         hosts: Vec<String>,
         mode: ServerTlsMode,
         servers: &[Server<'i>],
@@ -175,12 +179,12 @@ impl<'i> Port<'i> {
             .first()
             .map_or(Protocol::Http, |s| s.server.protocol);
         let routes = RouteTableName(format!("{}/{name}", self.table_name()));
-        let service = match protocol.is_http() {
+        let tcp = match protocol.is_http() {
             true => {
                 tables.push(self.table(servers, routes.clone()));
-                None
+                Vec::new()
             }
-            false => self.straight(servers),
+            false => self.straight(address, servers),
         };
         ServerTls {
             name,
@@ -188,7 +192,7 @@ impl<'i> Port<'i> {
             mode,
             protocol,
             routes,
-            service,
+            tcp,
         }
     }
 
@@ -217,18 +221,22 @@ impl<'i> Port<'i> {
     }
 
     /// Where bytes go: the first `tcp` rule that holds for one of the servers.
-    fn straight(&self, servers: &[Server<'i>]) -> Option<(ServiceName, u16)> {
-        let holds = |r: &&TcpRoute| r.ports.is_empty() || r.ports.contains(&self.number);
+    fn straight(&self, address: IpAddr, servers: &[Server<'i>]) -> Vec<Destination> {
         let found = servers.iter().find_map(|s| {
             let key = (s.gateway.namespace.clone(), s.gateway.name.clone());
+            let place = Place::Gateway {
+                gateway: &key,
+                workload: self.workload,
+                port: self.number,
+            };
             let services = self.index.mesh.virtual_services.iter();
             let bound = services.filter(|v| v.gateways.contains(&key));
-            let admitted = bound.filter(|v| !admitted(s.server, v).is_empty());
-            admitted.flat_map(|v| &v.tcp).find(holds)
-        })?;
-        let port = found.to.port;
-        let port = port.unwrap_or_else(|| only_port(self.index, &found.to.service, self.number));
-        Some((found.to.service.clone(), port))
+            let mut admitted = bound.filter(|v| !admitted(s.server, v).is_empty());
+            admitted.find_map(|v| tcp::first(v, &place, address))
+        });
+        found.map_or(Vec::new(), |rule| {
+            destinations(self.index, &rule.to, self.number)
+        })
     }
 
     fn table(&self, servers: &[Server<'i>], name: RouteTableName) -> RouteTable {

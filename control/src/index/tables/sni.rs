@@ -1,6 +1,9 @@
 //! `tls` routes of `VirtualService`s as one listener has them: TLS that nobody on the way ends, by its server name.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use reeve_core::model::SniRoute;
 
@@ -15,10 +18,16 @@ use crate::{
 };
 
 /// The routes at the address that stands for `service`; none means that its address alone says where to.
-pub(super) fn of_service(index: &Index<'_>, service: &Service, place: &Place<'_>) -> Vec<SniRoute> {
+pub(super) fn of_service(
+    index: &Index<'_>,
+    service: &Service,
+    place: &Place<'_>,
+    address: IpAddr,
+) -> Vec<SniRoute> {
     let best = super::best_for(index, service, |v| !v.tls.is_empty());
     let mut taken = BTreeSet::new();
-    best.map(|v| routes(index, v, place, &mut taken, |host| vec![host.to_owned()]))
+    let itself = |host: &str| vec![host.to_owned()];
+    best.map(|v| routes(index, v, (place, address), &mut taken, itself))
         .unwrap_or_default()
 }
 
@@ -26,7 +35,7 @@ pub(super) fn of_service(index: &Index<'_>, service: &Service, place: &Place<'_>
 pub(super) fn of_gateway(
     index: &Index<'_>,
     workload: &LocalWorkload,
-    port: u16,
+    bind: SocketAddr,
     servers: &[(&Gateway, &GatewayServer)],
 ) -> Vec<SniRoute> {
     let mut all = Vec::new();
@@ -36,7 +45,7 @@ pub(super) fn of_gateway(
         let place = Place::Gateway {
             gateway: &key,
             workload,
-            port,
+            port: bind.port(),
         };
         let services = index.mesh.virtual_services.iter();
         for virtual_service in services.filter(|v| v.gateways.contains(&key)) {
@@ -45,7 +54,13 @@ pub(super) fn of_gateway(
                 let narrowed = patterns.filter_map(|(_, pattern)| narrower(host, pattern));
                 narrowed.map(str::to_owned).collect()
             };
-            all.extend(routes(index, virtual_service, &place, &mut taken, admitted));
+            all.extend(routes(
+                index,
+                virtual_service,
+                (&place, bind.ip()),
+                &mut taken,
+                admitted,
+            ));
         }
     }
     all
@@ -55,13 +70,16 @@ pub(super) fn of_gateway(
 fn routes(
     index: &Index<'_>,
     virtual_service: &VirtualService,
-    place: &Place<'_>,
+    (place, address): (&Place<'_>, IpAddr),
     taken: &mut BTreeSet<String>,
     admitted: impl Fn(&str) -> Vec<String>,
 ) -> Vec<SniRoute> {
     let mut routes = Vec::new();
     for rule in &virtual_service.tls {
-        let holding = rule.matches.iter().filter(|m| place.holds(&m.at));
+        let holding = rule
+            .matches
+            .iter()
+            .filter(|m| place.holds(&m.at) && m.at.reaches(address));
         let named = holding.flat_map(|m| &m.sni_hosts);
         let hosts = named.flat_map(|host| admitted(host));
         let hosts: Vec<_> = hosts.filter(|host| taken.insert(host.clone())).collect();

@@ -26,7 +26,7 @@ const ROUTES: &str = "  hosts: [secure, '*.example.org']
     - match: [{sniHosts: [g.example.org], gateways: [edge]}]
       route: [{destination: {host: other}}]";
 
-fn listener<'a>(
+pub(super) fn listener<'a>(
     config: &'a ProxyConfig,
     service: &str,
     port: u16,
@@ -79,6 +79,24 @@ fn tls_ports_have_the_routes_that_hold_there() {
         shown(&listener(&far, "secure", 443).sni),
         ["a.example.org *.example.org → secure:443*1 gone:443*3"],
         "other labels"
+    );
+}
+
+#[test]
+fn of_tls_rules_for_one_name_the_first_that_means_the_address_holds() {
+    let routes = "  hosts: [secure]
+  tls:
+    - match: [{sniHosts: [secure], destinationSubnets: [192.0.2.0/24]}]
+      route: [{destination: {host: gone}}]
+    - match: [{sniHosts: [secure], destinationSubnets: [192.0.2.0/24, 127.0.0.0/8]}]
+      route: [{destination: {host: other}}]";
+    let page = config(
+        &format!("{SECURE}{}", document("VirtualService", "v", routes)),
+        "page-0",
+    );
+    assert_eq!(
+        shown(&listener(&page, "secure", 443).sni),
+        ["secure → other:8443*100"]
     );
 }
 

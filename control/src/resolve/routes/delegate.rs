@@ -166,6 +166,7 @@ fn narrowed(root: &Match, own: &Match) -> Match {
                 .source_namespace
                 .clone()
                 .or_else(|| root.at.source_namespace.clone()),
+            destination_subnets: Vec::new(),
         },
     }
 }

@@ -331,6 +331,7 @@ fn one_match(notes: &mut VsNotes<'_>, path: &Path, spec: &MatchSpec, known: &Kno
         gateways,
         source_labels: spec.source_labels.clone(),
         source_namespace: spec.source_namespace.clone(),
+        destination_subnets: Vec::new(),
     };
     Match { request, at }
 }

@@ -1,10 +1,10 @@
 //! One `tls` entry of a `VirtualService`: where TLS goes that nobody on the way ends, by the name in its ClientHello.
 
-use super::{Known, gateway_names, http::destinations};
+use super::{Known, http::destinations, tcp};
 use crate::{
     Code,
-    kinds::{TlsMatchSpec, TlsRouteSpec, VirtualServiceSpec},
-    mesh::{At, TlsMatch, TlsRoute},
+    kinds::{TcpMatchSpec, TlsMatchSpec, TlsRouteSpec, VirtualServiceSpec},
+    mesh::{TlsMatch, TlsRoute},
     resolve::{
         hosts::{falls_under, full},
         values::Notes,
@@ -30,6 +30,7 @@ pub(super) fn route(
         let text = "the rule does nothing: no route";
         notes.error(&path.key("route"), Code::Missing, text);
     }
+    tcp::no_headers(notes, &path.key("route"), &spec.route);
     let matches = spec.r#match.iter().enumerate();
     TlsRoute {
         matches: matches
@@ -54,14 +55,14 @@ fn one_match(
     let sni_hosts = named
         .map(|(n, host)| sni_host(notes, &sni_path.index(n), host, hosts))
         .collect();
-    let (in_mesh, gateways) = gateway_names(notes, &path.key("gateways"), &spec.gateways, known);
-    let at = At {
+    let place = TcpMatchSpec {
+        destination_subnets: spec.destination_subnets.clone(),
         port: spec.port,
-        in_mesh,
-        gateways,
+        gateways: spec.gateways.clone(),
         source_labels: spec.source_labels.clone(),
         source_namespace: spec.source_namespace.clone(),
     };
+    let at = tcp::place(notes, path, &place, known);
     TlsMatch { sni_hosts, at }
 }
 

@@ -146,8 +146,8 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ),
         (
             "VirtualService",
-            "  hosts: [a]\n  tls:\n    - match: [{destinationSubnets: [10.0.0.0/8]}]",
-            "8 spec.tls[0].match[0].destinationSubnets",
+            "  hosts: [a]\n  tls:\n    - match: [{sourceSubnet: 10.0.0.0/8}]",
+            "8 spec.tls[0].match[0].sourceSubnet",
         ),
         (
             "DestinationRule",

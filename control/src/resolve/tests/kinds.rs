@@ -97,8 +97,15 @@ fn virtual_service_routes() {
             ],
         ),
         (
-            "hosts: [reviews]\ntcp:\n  - route: [{destination: {host: reviews, subset: v1}}]",
-            &["8 spec.tcp[0].route[0].destination.subset unsupported"],
+            "hosts: [reviews]\ntcp:\n  - match: [{port: 5000, destinationSubnets: [10.0.0.0/8, '::1', 10.0.0.0/40], sourceLabels: {app: a}, sourceNamespace: b, gateways: [none], sourceSubnet: 10.0.0.0/8}]\n    route: [{destination: {host: reviews, subset: v9}, weight: 1}, {destination: {host: reviews}, weight: 0, headers: {request: {remove: [a]}}}]\n  - match: []",
+            &[
+                "8 spec.tcp[0].match[0].destinationSubnets[2] invalid",
+                "8 spec.tcp[0].match[0].gateways[0] unknown-reference?",
+                "8 spec.tcp[0].match[0].sourceSubnet unsupported",
+                "9 spec.tcp[0].route[0].destination.subset unknown-reference?",
+                "9 spec.tcp[0].route[1].headers unsupported",
+                "10 spec.tcp[1].route missing",
+            ],
         ),
         (
             "hosts: [reviews]\nhttp: {}",
