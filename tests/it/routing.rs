@@ -215,3 +215,101 @@ async fn copies_reach_the_candidate_and_what_it_asks_for_in_turn_meets_the_stub(
     );
     mesh.verify_audit().await;
 }
+
+const GATEWAY_API: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: shop}
+spec:
+  gatewayClassName: reeve
+  listeners: [{name: web, port: 8080, protocol: HTTP, hostname: '*.example'}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  parentRefs: [{name: shop, sectionName: web}]
+  hostnames: [shop.example]
+  rules:
+    - matches: [{path: {type: PathPrefix, value: /api}}]
+      backendRefs: [{name: productpage, port: 9080}]
+    - matches: [{path: {type: PathPrefix, value: /api/old}}]
+      filters:
+        - type: RequestRedirect
+          requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /api/v1}, statusCode: 301}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews-v1}
+spec: {selector: {app: reviews, version: v1}, ports: [{port: 9080, name: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews-v3}
+spec: {selector: {app: reviews, version: v3}, ports: [{port: 9080, name: http}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: reviews}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews}]
+  rules:
+    - backendRefs: [{name: reviews-v1, port: 9080, weight: 1}, {name: reviews-v3, port: 9080, weight: 1}]
+    - matches: [{headers: [{name: x-beta, value: 'on'}]}]
+      backendRefs: [{name: reviews-v3, port: 9080}]
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_of_gateway_api_are_taken_at_a_gateway_and_in_the_mesh() {
+    let folder = Folder::bookinfo();
+    let label = "istio: ingressgateway";
+    let workloads = folder.read("workloads.yaml");
+    let named = format!("{label}, gateway.networking.k8s.io/gateway-name: shop");
+    assert!(workloads.contains(label));
+    let folder = folder
+        .with("workloads.yaml", workloads.replace(label, &named))
+        .with("traffic.yaml", GATEWAY_API);
+    let mesh = Mesh::start(folder).await;
+    let reviews = mesh.outbound("productpage-v1-0", "reviews", 9080);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        let answer = ask(reviews, &Call::get("reviews:9080", "/reviews/0")).await;
+        seen.insert(answer.json()["podname"].to_string());
+        let call = Call::get("reviews:9080", "/reviews/0").header("x-beta", "on");
+        let answer = ask(reviews, &call).await;
+        assert_eq!(answer.json()["podname"], "reviews-v3-0");
+    }
+    let seen: Vec<_> = seen.iter().map(String::as_str).collect();
+    assert_eq!(seen, ["\"reviews-v1-0\"", "\"reviews-v3-0\""]);
+
+    let door = mesh.inbound("ingress-0", 8080);
+    let answer = ask(door, &Call::get("shop.example", "/api/v1/products")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let permitted = "/api/v1/products";
+    let moved = ask(door, &Call::get("other.example", permitted)).await;
+    assert_eq!(moved.status, 404, "{}", moved.text());
+    let explained = mesh
+        .reeve(&[
+            "route",
+            "explain",
+            "-f",
+            &mesh.folder.path().display().to_string(),
+            "--instance",
+            "ingress-0",
+            "--port",
+            "8080",
+            "--authority",
+            "shop.example:8080",
+            "--path",
+            "/api/old/products",
+        ])
+        .await;
+    assert!(
+        explained
+            .text()
+            .contains("http://shop.example:8080/api/v1/products"),
+        "{}",
+        explained.text()
+    );
+    mesh.verify_audit().await;
+}
