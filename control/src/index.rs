@@ -28,7 +28,7 @@ use reeve_core::{
 use crate::{
     LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{Instance, Instances},
-    mesh::{HttpRoute, Jwks, RouteTo, To},
+    mesh::{HttpRoute, Jwks, RouteTo, To, ViewKey},
 };
 
 /// Keys of token issuers by their URL, as last fetched.
@@ -38,6 +38,8 @@ pub type FetchedKeys = BTreeMap<String, Arc<JwksDocument>>;
 #[derive(Debug)]
 pub(crate) struct Index<'a> {
     mesh: &'a Mesh,
+    /// All of it, whoever sees what.
+    whole: &'a Mesh,
     instances: &'a Instances,
     services: BTreeMap<ServiceName, Arc<ServiceConfig>>,
     endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
@@ -54,7 +56,16 @@ impl Mesh {
         keys: &FetchedKeys,
         instance: &InstanceName,
     ) -> Option<ProxyConfig> {
-        Index::new(self, instances).proxy(instance, keys)
+        let workload = self.workload_of(instance)?;
+        match self.view_key(workload) {
+            None => Index::new(self, instances).proxy(instance, keys),
+            Some(key) => {
+                let view = self.view(&key);
+                Index::new(&view, instances)
+                    .within(self)
+                    .proxy(instance, keys)
+            }
+        }
     }
 
     /// The configurations of all proxies, with generation 0.
@@ -63,12 +74,21 @@ impl Mesh {
         instances: &Instances,
         keys: &FetchedKeys,
     ) -> BTreeMap<InstanceName, ProxyConfig> {
-        let index = Index::new(self, instances);
         let running = instances.instances.iter().filter(|i| i.exit_code.is_none());
-        let names = running.map(|i| &i.instance);
-        names
-            .filter_map(|name| Some((name.clone(), index.proxy(name, keys)?)))
-            .collect()
+        let mut by_view: BTreeMap<Option<ViewKey>, Vec<&InstanceName>> = BTreeMap::new();
+        for instance in running {
+            let workload = self.workload_of(&instance.instance);
+            let key = workload.and_then(|workload| self.view_key(workload));
+            by_view.entry(key).or_default().push(&instance.instance);
+        }
+        let mut configs = BTreeMap::new();
+        for (key, names) in by_view {
+            let view = key.map(|key| self.view(&key));
+            let index = Index::new(view.as_ref().unwrap_or(self), instances).within(self);
+            let some = names.into_iter();
+            configs.extend(some.filter_map(|name| Some((name.clone(), index.proxy(name, keys)?))));
+        }
+        configs
     }
 }
 
@@ -96,10 +116,16 @@ impl<'a> Index<'a> {
                 .cloned()
                 .collect(),
             mesh,
+            whole: mesh,
             instances,
         };
         index.add_unknown_hosts();
         index
+    }
+
+    /// What is seen is a part of `whole`, by which a workload's own services are told.
+    fn within(self, whole: &'a Mesh) -> Self {
+        Self { whole, ..self }
     }
 
     /// Routes may name services that are not there (yet): they have no endpoints, and requests for them get 503.
@@ -194,7 +220,7 @@ impl<'a> Index<'a> {
     }
 
     fn selecting(&self, workload: &LocalWorkload) -> impl Iterator<Item = &'a Arc<Service>> {
-        self.mesh
+        self.whole
             .services
             .values()
             .filter(move |s| s.selects(workload))
@@ -250,7 +276,7 @@ impl<'a> Index<'a> {
 }
 
 /// Where requests and their copies go.
-fn destinations(route: &HttpRoute) -> impl Iterator<Item = &To> {
+pub(crate) fn destinations(route: &HttpRoute) -> impl Iterator<Item = &To> {
     let to = match &route.to {
         RouteTo::Forward(to) => to.as_slice(),
         RouteTo::Redirect { .. } | RouteTo::Respond { .. } | RouteTo::Delegate(..) => &[],

@@ -35,6 +35,7 @@ use istio::{KNOWN_ELSEWHERE, VERSIONS};
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) services: Vec<Object<ServiceSpec>>,
+    pub(crate) sidecars: Vec<Object<SidecarSpec>>,
     pub(crate) service_entries: Vec<Object<ServiceEntrySpec>>,
     pub(crate) workload_entries: Vec<Object<WorkloadEntrySpec>>,
     pub(crate) secrets: Vec<Object<SecretSpec>>,
@@ -124,6 +125,7 @@ impl Objects {
         let d = document;
         match kind {
             "Service" => push(&mut self.services, d, tables::LENIENT, faults),
+            "Sidecar" => push(&mut self.sidecars, d, tables::SIDECAR, faults),
             "ServiceEntry" => push(&mut self.service_entries, d, tables::SERVICE_ENTRY, faults),
             "WorkloadEntry" => push(
                 &mut self.workload_entries,

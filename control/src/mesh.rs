@@ -1,6 +1,7 @@
 //! The resolved mesh: typed, complete and checked against itself. Made by [`crate::load`] from a folder.
 
 mod routing;
+mod scope;
 mod security;
 mod service;
 mod settings;
@@ -19,6 +20,7 @@ pub(crate) use routing::{
     GatewayTls, Headers, HttpRoute, Match, MirrorTo, Precedence, RouteTo, TcpRoute, TlsMatch,
     TlsRoute, To, VirtualService,
 };
+pub(crate) use scope::{EgressHost, SidecarScope, ViewKey};
 pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
 pub(crate) use service::is_subset;
 pub use service::{
@@ -52,6 +54,9 @@ pub struct Mesh {
     pub(crate) rate_limits: Vec<(ServiceName, RateLimit)>,
     pub(crate) virtual_services: Vec<VirtualService>,
     pub(crate) rules: BTreeMap<ServiceName, DestinationRule>,
+    /// Every rule, in order of host and namespace; `rules` has those that hold where nothing is scoped.
+    pub(crate) all_rules: Vec<(ServiceName, DestinationRule)>,
+    pub(crate) sidecars: Vec<SidecarScope>,
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) secrets: BTreeMap<SecretName, Arc<TlsSecret>>,
     pub(crate) peer_authentications: Vec<PeerAuthentication>,

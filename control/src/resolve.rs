@@ -13,6 +13,7 @@ mod secrets;
 mod security;
 mod services;
 mod settings;
+mod sidecars;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traffic;
@@ -88,7 +89,10 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let settings = settings::resolve(&objects.mesh_configs, &services, faults);
     let workloads = local::resolve(&objects.local_meshes, &settings, faults);
     services::check_targets(&objects.services, &services, &workloads, faults);
-    let rules = rules::resolve(&objects.destination_rules, &services, faults);
+    let all_rules = rules::resolve(&objects.destination_rules, &services, faults);
+    let rules = rules::unscoped(&all_rules, &services);
+    let root = &settings.root_namespace;
+    let sidecars = sidecars::resolve(&objects.sidecars, root, faults);
     let secrets = secrets::resolve(&objects.secrets, faults);
     let gateways = routes::gateways(&objects.gateways, faults);
     routes::check_secrets(&objects.gateways, &gateways, &secrets, &workloads, faults);
@@ -129,6 +133,8 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         services,
         virtual_services,
         rules,
+        all_rules,
+        sidecars,
         gateways,
         secrets,
         peer_authentications: peers,
@@ -148,6 +154,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.grpc_routes, faults);
     twice(&objects.secrets, faults);
     twice(&objects.service_entries, faults);
+    twice(&objects.sidecars, faults);
     twice(&objects.workload_entries, faults);
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);
@@ -167,4 +174,18 @@ fn twice<S>(objects: &[Object<S>], faults: &mut Vec<Fault>) {
             faults.push(object.error(&path, Code::DuplicateObject, text));
         }
     }
+}
+
+/// `exportTo` of an object: `.`, `*`, `~` or namespaces.
+fn exports<S>(notes: &mut values::Notes<'_, S>, said: &[String]) -> Vec<String> {
+    for (n, namespace) in said.iter().enumerate() {
+        let legal = matches!(namespace.as_str(), "." | "*" | "~")
+            || reeve_core::Namespace::parse(namespace).is_ok();
+        if !legal {
+            let text = format!("{namespace:?} is not a namespace, . or *");
+            let path = Path::of(&["spec", "exportTo"]).index(n);
+            notes.error(&path, Code::Invalid, text);
+        }
+    }
+    said.to_vec()
 }

@@ -1,4 +1,5 @@
 mod edge;
+mod scope;
 mod sni;
 mod tcp;
 

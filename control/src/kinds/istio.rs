@@ -24,6 +24,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("GRPCRoute", GATEWAY_API),
     ("ReferenceGrant", GATEWAY_API),
     ("ServiceEntry", NETWORKING),
+    ("Sidecar", NETWORKING),
     ("WorkloadEntry", NETWORKING),
     ("PeerAuthentication", SECURITY),
     ("RequestAuthentication", SECURITY),
@@ -40,7 +41,6 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
 
 /// Kinds that exist, but not here yet: (API group, kind).
 pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
-    ("networking.istio.io", "Sidecar"),
     ("networking.istio.io", "EnvoyFilter"),
     ("networking.istio.io", "WorkloadGroup"),
     ("networking.istio.io", "ProxyConfig"),

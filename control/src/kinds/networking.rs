@@ -18,6 +18,7 @@ pub(crate) use raw;
 
 raw! {
     VirtualServiceSpec {
+        export_to: Vec<String>,
         hosts: Vec<String>,
         gateways: Vec<String>,
         http: Vec<HttpRouteSpec>,
@@ -160,6 +161,7 @@ raw! {
         source_namespace: Option<String>,
     }
     DestinationRuleSpec {
+        export_to: Vec<String>,
         host: String,
         traffic_policy: Option<TrafficPolicySpec>,
         subsets: Vec<SubsetSpec>,
@@ -191,6 +193,13 @@ raw! {
         export_to: Vec<String>,
         subject_alt_names: Vec<String>,
     }
+    SidecarSpec {
+        workload_selector: Option<WorkloadSelectorSpec>,
+        egress: Vec<SidecarEgressSpec>,
+        outbound_traffic_policy: Option<SidecarPolicySpec>,
+    }
+    SidecarEgressSpec { hosts: Vec<String>, }
+    SidecarPolicySpec { mode: Option<String>, }
     EntryPortSpec {
         number: u16,
         protocol: String,

@@ -19,7 +19,6 @@ pub(super) const STRICT: Fields = Fields {
 pub(super) const VIRTUAL_SERVICE: Fields = Fields {
     strict: true,
     unsupported: &[
-        "spec.exportTo",
         "spec.http[].fault.delay.exponentialDelay",
         "spec.http[].fault.abort.http2Error",
         "spec.tls[].match[].sourceSubnet",
@@ -31,7 +30,6 @@ pub(super) const VIRTUAL_SERVICE: Fields = Fields {
 pub(super) const DESTINATION_RULE: Fields = Fields {
     strict: true,
     unsupported: &[
-        "spec.exportTo",
         "spec.workloadSelector",
         "spec.trafficPolicy.tunnel",
         "spec.trafficPolicy.proxyProtocol",
@@ -103,4 +101,17 @@ pub(super) const SERVICE_ENTRY: Fields = Fields {
 pub(super) const WORKLOAD_ENTRY: Fields = Fields {
     strict: true,
     unsupported: &["spec.network", "spec.locality"],
+};
+
+/// `Sidecar`.
+pub(super) const SIDECAR: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.ingress",
+        "spec.inboundConnectionPool",
+        "spec.egress[].port",
+        "spec.egress[].bind",
+        "spec.egress[].captureMode",
+        "spec.outboundTrafficPolicy.egressProxy",
+    ],
 };

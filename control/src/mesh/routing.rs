@@ -17,6 +17,8 @@ use super::Subnet;
 pub(crate) struct VirtualService {
     pub(crate) namespace: Namespace,
     pub(crate) name: String,
+    /// Namespaces that see it; none = all.
+    pub(crate) export_to: Vec<String>,
     /// Full hosts, in lower case; may be `*` or `*.suffix`.
     pub(crate) hosts: Vec<String>,
     /// Whether sidecars take it (`mesh`).
@@ -171,6 +173,9 @@ pub(crate) struct TcpRoute {
 /// A `DestinationRule`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DestinationRule {
+    pub(crate) namespace: Namespace,
+    /// Namespaces that see it; none = all.
+    pub(crate) export_to: Vec<String>,
     pub(crate) traffic: TrafficPolicy,
     /// By service port, instead of `traffic`.
     pub(crate) port_traffic: BTreeMap<u16, TrafficPolicy>,

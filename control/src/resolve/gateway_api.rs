@@ -266,6 +266,7 @@ fn virtual_service<S>(
     http: Vec<HttpRoute>,
 ) -> VirtualService {
     VirtualService {
+        export_to: Vec::new(),
         namespace: notes.object.namespace.clone(),
         name: notes.object.name.clone(),
         hosts,

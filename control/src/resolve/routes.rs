@@ -46,7 +46,8 @@ pub(super) fn resolve(
         let service = virtual_service(&mut notes, known);
         if service.in_mesh {
             for (n, host) in service.hosts.iter().enumerate() {
-                let same = |v: &&VirtualService| v.in_mesh && v.hosts.contains(host);
+                let same =
+                    |v: &&VirtualService| v.in_mesh && v.hosts.contains(host) && meets(v, &service);
                 if let Some(other) = resolved.iter().find(same) {
                     let text = format!(
                         "{host} is routed by VirtualService {}/{} already",
@@ -69,10 +70,17 @@ pub(super) fn resolve(
     resolved
 }
 
+/// Whether some proxies see both. Of two that are seen in the own namespace, that which stands there holds.
+fn meets(one: &VirtualService, other: &VirtualService) -> bool {
+    let all = |v: &VirtualService| v.export_to.is_empty() || v.export_to.iter().any(|n| n == "*");
+    one.namespace == other.namespace || (all(one) && all(other))
+}
+
 fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>) -> VirtualService {
     let object = notes.object;
     let spec = &object.spec;
     let hosts = hosts(notes);
+    let export_to = super::exports(notes, &spec.export_to);
     let gateways_path = Path::of(&["spec", "gateways"]);
     let (in_mesh, gateways) = gateway_names(notes, &gateways_path, &spec.gateways, known);
     if spec.http.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty() {
@@ -98,6 +106,7 @@ fn virtual_service(notes: &mut Notes<'_, VirtualServiceSpec>, known: &Known<'_>)
         tcp::route(notes, &path, route, known)
     });
     VirtualService {
+        export_to,
         namespace: object.namespace.clone(),
         name: object.name.clone(),
         hosts,

@@ -24,12 +24,15 @@ use crate::{
     source::path::Path,
 };
 
+/// Every rule by its host.
+pub(super) type Rules = Vec<(ServiceName, DestinationRule)>;
+
 pub(super) fn resolve(
     objects: &[Object<DestinationRuleSpec>],
     services: &Services,
     faults: &mut Vec<Fault>,
-) -> BTreeMap<ServiceName, DestinationRule> {
-    let mut rules = BTreeMap::new();
+) -> Rules {
+    let mut rules = Rules::new();
     for object in objects {
         let mut notes = Notes { object, faults };
         let path = Path::of(&["spec", "host"]);
@@ -63,16 +66,35 @@ pub(super) fn resolve(
             );
         }
         let rule = rule(&mut notes);
-        if rules.insert(host.clone(), rule).is_some() {
-            notes.hint(
-                &path,
-                Code::Conflict,
-                format!("{host} has two rules"),
-                "keep one DestinationRule per host",
-            );
+        let same = |known: &(ServiceName, DestinationRule)| {
+            known.0 == host && known.1.namespace == rule.namespace
+        };
+        if rules.iter().any(same) {
+            let text = format!("{host} has two rules in namespace {}", rule.namespace);
+            let hint = "keep one DestinationRule per host and namespace";
+            notes.hint(&path, Code::Conflict, text, hint);
+        }
+        rules.push((host, rule));
+    }
+    rules.sort_by(|a, b| (&a.0, &a.1.namespace).cmp(&(&b.0, &b.1.namespace)));
+    rules
+}
+
+/// Of each host the service's own namespace's rule, else the first.
+pub(super) fn unscoped(
+    rules: &Rules,
+    services: &Services,
+) -> BTreeMap<ServiceName, DestinationRule> {
+    let mut chosen: BTreeMap<ServiceName, DestinationRule> = BTreeMap::new();
+    for (host, rule) in rules {
+        let own = services
+            .get(host)
+            .is_some_and(|s| s.namespace == rule.namespace);
+        if own || !chosen.contains_key(host) {
+            chosen.insert(host.clone(), rule.clone());
         }
     }
-    rules
+    chosen
 }
 
 fn rule(notes: &mut Notes<'_, DestinationRuleSpec>) -> DestinationRule {
@@ -104,6 +126,8 @@ fn rule(notes: &mut Notes<'_, DestinationRuleSpec>) -> DestinationRule {
         });
     }
     DestinationRule {
+        namespace: notes.object.namespace.clone(),
+        export_to: super::exports(notes, &spec.export_to),
         traffic,
         port_traffic,
         subsets,

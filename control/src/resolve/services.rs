@@ -30,12 +30,23 @@ pub(super) fn resolve(objects: &[Object<ServiceSpec>], faults: &mut Vec<Fault>) 
             name: object.name.clone(),
             selector: object.spec.selector.clone(),
             ports,
-            export_to: Vec::new(),
+            export_to: exports(object),
             entry: None,
         };
         services.insert(host, Arc::new(service));
     }
     services
+}
+
+/// Istio's annotation says of a `Service` what `exportTo` says of other kinds.
+fn exports(object: &Object<ServiceSpec>) -> Vec<String> {
+    let said = object.annotations.get("networking.istio.io/exportTo");
+    let names = said.map(|text| text.split(',').map(|name| name.trim().to_owned()));
+    names
+        .into_iter()
+        .flatten()
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 fn ports(notes: &mut Notes<'_, ServiceSpec>) -> Vec<TargetedPort> {
