@@ -3,6 +3,7 @@
 mod authorities;
 mod doors;
 mod entries;
+mod headless;
 mod secrets;
 mod tables;
 #[cfg(test)]
@@ -309,6 +310,9 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
             .chain([&mut traffic])
             .for_each(|policy| entries::name_servers(entry, policy));
     }
+    if service.headless {
+        subsets.extend(headless::subsets(mesh, service, &traffic));
+    }
     ServiceConfig {
         name: service.host.clone(),
         namespace: service.namespace.clone(),
@@ -360,6 +364,9 @@ fn endpoints(
     };
     if let Some(entry) = &service.entry {
         entries::add(mesh, service, entry, &mut set);
+    }
+    if service.headless {
+        headless::label(&mut set);
     }
     set
 }

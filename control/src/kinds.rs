@@ -15,7 +15,9 @@ use reeve_core::Namespace;
 use serde::{Deserialize, de::DeserializeOwned};
 
 pub(crate) use gateway_api::*;
-pub(crate) use kubernetes::{SecretSpec, SecretText, ServiceSpec};
+pub(crate) use kubernetes::{
+    EndpointSliceSpec, PodSpec, SecretSpec, SecretText, ServiceSpec, SlicePortSpec,
+};
 pub(crate) use networking::*;
 pub(crate) use ours::*;
 pub(crate) use security::*;
@@ -35,6 +37,8 @@ use istio::{KNOWN_ELSEWHERE, VERSIONS};
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) services: Vec<Object<ServiceSpec>>,
+    pub(crate) slices: Vec<Object<EndpointSliceSpec>>,
+    pub(crate) pods: Vec<Object<PodSpec>>,
     pub(crate) sidecars: Vec<Object<SidecarSpec>>,
     pub(crate) service_entries: Vec<Object<ServiceEntrySpec>>,
     pub(crate) workload_entries: Vec<Object<WorkloadEntrySpec>>,
@@ -64,6 +68,7 @@ pub(crate) struct Object<S> {
     pub(crate) document: Arc<Document>,
     pub(crate) namespace: Namespace,
     pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) spec: S,
 }
@@ -86,8 +91,7 @@ struct Raw<S> {
 struct Metadata {
     name: String,
     namespace: Option<String>,
-    #[serde(rename = "labels")]
-    _labels: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     #[serde(rename = "uid")]
     _uid: de::Anything,
@@ -134,6 +138,8 @@ impl Objects {
                 faults,
             ),
             "Secret" => push_flat(&mut self.secrets, d, faults),
+            "EndpointSlice" => push_flat(&mut self.slices, d, faults),
+            "Pod" => push_flat(&mut self.pods, d, faults),
             "ServiceAccount" => push(&mut self.service_accounts, d, tables::LENIENT, faults),
             "VirtualService" => push(
                 &mut self.virtual_services,
@@ -250,6 +256,7 @@ fn push_flat<S: DeserializeOwned + Default>(
             document: object.document,
             namespace: object.namespace,
             name: object.name,
+            labels: object.labels,
             annotations: object.annotations,
             spec,
         });
@@ -285,6 +292,7 @@ fn push<S: DeserializeOwned + Default>(
             document: document.clone(),
             namespace,
             name: raw.metadata.name,
+            labels: raw.metadata.labels,
             annotations: raw.metadata.annotations,
             spec: raw.spec,
         }),

@@ -1,6 +1,7 @@
 //! Objects to one valid [`Mesh`], or every fault there is.
 
 mod access_log;
+mod discovery;
 mod entries;
 mod gateway_api;
 pub(crate) mod hosts;
@@ -84,6 +85,8 @@ fn drop_consequences(findings: &mut Vec<Fault>) {
 
 fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let mut services = services::resolve(&objects.services, faults);
+    let (slices, pods) = (&objects.slices, &objects.pods);
+    discovery::resolve(&objects.services, slices, pods, &mut services, faults);
     let (entries, workloads) = (&objects.service_entries, &objects.workload_entries);
     entries::resolve(entries, workloads, &mut services, faults);
     let settings = settings::resolve(&objects.mesh_configs, &services, faults);
@@ -155,6 +158,8 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.secrets, faults);
     twice(&objects.service_entries, faults);
     twice(&objects.sidecars, faults);
+    twice(&objects.slices, faults);
+    twice(&objects.pods, faults);
     twice(&objects.workload_entries, faults);
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);

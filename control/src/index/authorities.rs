@@ -11,7 +11,8 @@ pub(super) fn names(service: &Service, namespace: &Namespace) -> Vec<String> {
         namespace: own,
         ..
     } = service;
-    if let Some(entry) = &service.entry {
+    // A foreign host has no shortenings.
+    if let Some(entry) = service.entry.as_ref().filter(|_| service.is_foreign()) {
         let addresses = entry.addresses.iter().map(ToString::to_string);
         return std::iter::once(service.host.to_string())
             .chain(addresses)

@@ -20,7 +20,7 @@ use reeve_core::{
     },
 };
 
-use super::{Index, authorities};
+use super::{Index, authorities, headless};
 use crate::{
     LocalWorkload, Service,
     instances::Instance,
@@ -136,6 +136,9 @@ fn port_table(
             domains,
             service_routes(index, service, port, &place),
         );
+        for (name, own, routes) in headless::hosts(index.mesh, service, &workload.namespace, port) {
+            hosts.add(name, authorities::with_port(own, port), routes);
+        }
     }
     foreign_hosts(index, &place, port, &mut hosts);
     hosts.table(RouteTableName(port.to_string()))
@@ -172,6 +175,15 @@ fn any_authority(index: &Index<'_>, instance: &Instance, workload: &LocalWorkloa
                 domains,
                 service_routes(index, service, port, &place),
             );
+            for (name, own, routes) in
+                headless::hosts(index.mesh, service, &workload.namespace, port)
+            {
+                let mut domains: Vec<_> = own.iter().map(|n| format!("{n}:{port}")).collect();
+                if default == Some(port) {
+                    domains.extend(own);
+                }
+                hosts.add(name, domains, routes);
+            }
         }
     }
     let place = Place::Mesh { workload, port: 80 };

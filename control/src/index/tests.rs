@@ -1,3 +1,4 @@
+mod discovery;
 mod edge;
 mod scope;
 mod sni;

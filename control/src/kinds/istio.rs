@@ -37,6 +37,8 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("Namespace", CORE),
     ("ConfigMap", CORE),
     ("Secret", CORE),
+    ("Pod", CORE),
+    ("EndpointSlice", &["discovery.k8s.io/v1"]),
 ];
 
 /// Kinds that exist, but not here yet: (API group, kind).
@@ -50,11 +52,9 @@ pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("gateway.networking.k8s.io", "GatewayClass"),
     ("gateway.networking.k8s.io", "TCPRoute"),
     ("gateway.networking.k8s.io", "TLSRoute"),
-    ("discovery.k8s.io", "EndpointSlice"),
     ("apps", "Deployment"),
     ("apps", "StatefulSet"),
     ("apps", "DaemonSet"),
-    ("", "Pod"),
     ("", "Endpoints"),
     ("", "List"),
 ];

@@ -13,6 +13,81 @@ use crate::source::de::ANY_SCALAR;
 pub(crate) struct ServiceSpec {
     pub(crate) selector: BTreeMap<String, String>,
     pub(crate) ports: Vec<ServicePortSpec>,
+    pub(crate) r#type: String,
+    pub(crate) external_name: String,
+    #[serde(rename = "clusterIP")]
+    pub(crate) cluster_ip: Option<String>,
+}
+
+/// `EndpointSlice`, which has no `spec`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct EndpointSliceSpec {
+    pub(crate) address_type: String,
+    pub(crate) endpoints: Vec<SliceEndpointSpec>,
+    pub(crate) ports: Vec<SlicePortSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SliceEndpointSpec {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) conditions: SliceConditionsSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SliceConditionsSpec {
+    pub(crate) ready: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SlicePortSpec {
+    pub(crate) name: String,
+    pub(crate) port: Option<u16>,
+}
+
+/// `Pod`: what is needed to send to it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodSpec {
+    pub(crate) spec: PodContainersSpec,
+    pub(crate) status: PodStatusSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodContainersSpec {
+    pub(crate) containers: Vec<ContainerSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ContainerSpec {
+    pub(crate) ports: Vec<ContainerPortSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ContainerPortSpec {
+    pub(crate) name: String,
+    pub(crate) container_port: u16,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodStatusSpec {
+    #[serde(rename = "podIP")]
+    pub(crate) pod_ip: Option<String>,
+    pub(crate) conditions: Vec<PodConditionSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodConditionSpec {
+    pub(crate) r#type: String,
+    pub(crate) status: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -19,6 +19,8 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// Its ports.
     pub ports: Vec<TargetedPort>,
+    /// Whether each of its instances has a host of its own (`clusterIP: None`).
+    pub headless: bool,
     /// Namespaces that see it (Istio's `exportTo`); none = all.
     pub export_to: Vec<String>,
     /// Where it runs, if that is said rather than selected.
@@ -114,6 +116,11 @@ impl Service {
         !self.selector.is_empty()
             && self.namespace == workload.namespace
             && is_subset(&self.selector, &workload.labels)
+    }
+
+    /// Whether it is no Kubernetes `Service`: its host is its name.
+    pub fn is_foreign(&self) -> bool {
+        self.name == self.host.as_str()
     }
 
     /// The port of that number.

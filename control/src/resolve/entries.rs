@@ -61,6 +61,7 @@ pub(super) fn resolve(
                 selector: selector.map(|s| s.labels.clone()).unwrap_or_default(),
                 ports: ports.clone(),
                 export_to: object.spec.export_to.clone(),
+                headless: false,
                 entry: Some(entry.for_host(&host)),
                 host: host.clone(),
             };

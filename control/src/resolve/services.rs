@@ -31,6 +31,7 @@ pub(super) fn resolve(objects: &[Object<ServiceSpec>], faults: &mut Vec<Fault>) 
             selector: object.spec.selector.clone(),
             ports,
             export_to: exports(object),
+            headless: object.spec.cluster_ip.as_deref() == Some("None"),
             entry: None,
         };
         services.insert(host, Arc::new(service));
@@ -52,7 +53,7 @@ fn exports(object: &Object<ServiceSpec>) -> Vec<String> {
 fn ports(notes: &mut Notes<'_, ServiceSpec>) -> Vec<TargetedPort> {
     let path = Path::of(&["spec", "ports"]);
     let specs = &notes.object.spec.ports;
-    if specs.is_empty() {
+    if specs.is_empty() && notes.object.spec.r#type != "ExternalName" {
         notes.error(&path, Code::Missing, "a service has at least one port");
     }
     let mut ports: Vec<TargetedPort> = Vec::new();
