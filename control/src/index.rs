@@ -311,7 +311,7 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
             .for_each(|policy| entries::name_servers(entry, policy));
     }
     if service.headless {
-        subsets.extend(headless::subsets(mesh, service, &traffic));
+        subsets.extend(headless::subsets(mesh, service, &traffic, &port_traffic));
     }
     ServiceConfig {
         name: service.host.clone(),

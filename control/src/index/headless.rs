@@ -23,11 +23,17 @@ pub(super) fn label(set: &mut EndpointSet) {
 }
 
 /// A subset for each instance.
-pub(super) fn subsets(mesh: &Mesh, service: &Service, traffic: &TrafficPolicy) -> Vec<Subset> {
+pub(super) fn subsets(
+    mesh: &Mesh,
+    service: &Service,
+    traffic: &TrafficPolicy,
+    port_traffic: &BTreeMap<u16, TrafficPolicy>,
+) -> Vec<Subset> {
     let one = |instance: &InstanceName| Subset {
         name: subset(instance),
         labels: BTreeMap::from([(POD_NAME.to_owned(), instance.to_string())]),
         traffic: traffic.clone(),
+        port_traffic: port_traffic.clone(),
     };
     instances(mesh, service).map(one).collect()
 }

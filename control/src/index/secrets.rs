@@ -34,8 +34,12 @@ pub(super) fn of(
         }
     }
     for service in services.values() {
-        let policies = service.subsets.iter().map(|subset| &subset.traffic);
-        for policy in policies.chain([&service.traffic]) {
+        let subsets = service.subsets.iter().flat_map(|subset| {
+            let ports = subset.port_traffic.values();
+            ports.chain([&subset.traffic])
+        });
+        let own = service.port_traffic.values().chain([&service.traffic]);
+        for policy in subsets.chain(own) {
             if let ClientTls::Originate(tls) = &policy.tls {
                 wanted.extend(tls.certificate.iter().filter_map(of_certificate));
                 wanted.extend(tls.authorities.iter().flat_map(of_authorities));

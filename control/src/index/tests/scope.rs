@@ -143,10 +143,10 @@ fn a_rule_of_the_caller_beats_that_of_the_service_and_that_of_the_root() {
         rule("default", "ROUND_ROBIN", "'*'"),
     );
     for (rules, expected) in [
-        (format!("{own}{home}"), robin.clone()),
-        (format!("{home}{root}"), random.clone()),
+        (format!("{own}{home}"), robin),
+        (format!("{home}{root}"), random),
         (format!("{hidden}{root}"), robin),
-        (hidden, least.clone()),
+        (hidden, least),
         (third, least),
         (home, random),
     ] {
