@@ -62,11 +62,8 @@ impl Mesh {
         }
         // What stands in the own namespace wins.
         view.virtual_services.sort_by_key(|v| v.namespace != *own);
-        let sent_to: BTreeSet<_> = view
-            .virtual_services
-            .iter()
-            .flat_map(destinations)
-            .collect();
+        let in_mesh = view.virtual_services.iter().filter(|v| v.in_mesh);
+        let sent_to: BTreeSet<_> = in_mesh.flat_map(destinations).collect();
         let hosts = scope.and_then(|scope| scope.egress.as_ref());
         view.services.retain(|host, service| {
             let exported = is_exported(&service.export_to, &service.namespace, own);
