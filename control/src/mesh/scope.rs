@@ -168,7 +168,7 @@ fn destinations(virtual_service: &VirtualService) -> Vec<ServiceName> {
         .iter()
         .flat_map(crate::index::destinations);
     let tls = virtual_service.tls.iter().flat_map(|t| &t.to);
-    let tcp = virtual_service.tcp.iter().map(|t| &t.to);
+    let tcp = virtual_service.tcp.iter().flat_map(|t| &t.to);
     let all = http.chain(tls).chain(tcp);
     all.map(|to| to.service.clone()).collect()
 }
