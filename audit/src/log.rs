@@ -233,18 +233,13 @@ impl AuditLog {
         self: &Arc<Self>,
         batch: CheckedBatch,
     ) -> Result<Position, LogError> {
-        let CheckedBatch { batch, header } = batch;
         let (answer, mut answered) = oneshot::channel();
         {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             if pending.len() >= MAX_PENDING {
                 return Err(LogError::Busy);
             }
-            pending.push(Pending {
-                batch,
-                header,
-                answer,
-            });
+            pending.push(Pending { batch, answer });
         }
         // Whoever gets the turn sequences for everybody who waits. Cancel-safe: a batch left in `pending` is taken by
         // the next turn, and nobody is told of it.

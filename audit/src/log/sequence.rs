@@ -6,13 +6,12 @@ use tlog_tiles::record_hash;
 use tokio::sync::oneshot;
 
 use super::{AuditLog, LogError, Position, State, layout, store, tree::Tile};
-use crate::batch::{Batch, BatchFault, BatchHeader};
+use crate::batch::{Batch, BatchFault, BatchHeader, CheckedBatch};
 
 /// A batch that waits.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    pub(crate) batch: Batch,
-    pub(crate) header: BatchHeader,
+    pub(crate) batch: CheckedBatch,
     pub(crate) answer: oneshot::Sender<Result<Position, LogError>>,
 }
 
@@ -29,12 +28,8 @@ impl AuditLog {
         let mut bundles = Vec::new();
         let mut objects = BTreeMap::new();
         let mut answers = Vec::new();
-        for Pending {
-            batch,
-            header,
-            answer,
-        } in waiting
-        {
+        for Pending { batch, answer } in waiting {
+            let CheckedBatch { batch, header } = batch;
             let held = next.positions.get(&header.source());
             let taken = place(held, &header, &batch).and_then(|new| {
                 if new {
