@@ -246,11 +246,7 @@ fn push_flat<S: DeserializeOwned + Default>(
     let mut named: Vec<Object<de::Anything>> = Vec::new();
     push(&mut named, document, tables::LENIENT, faults);
     let (spec, placed) = de::read::<S>(&document.root, tables::LENIENT);
-    faults.extend(placed.into_iter().map(|p| Fault {
-        line: p.line,
-        hint: p.hint,
-        ..document.error(&p.path, p.code, p.text)
-    }));
+    faults.extend(document.place(placed));
     if let Some(object) = named.pop() {
         list.push(Object {
             document: object.document,
@@ -270,11 +266,7 @@ fn push<S: DeserializeOwned + Default>(
     faults: &mut Vec<Fault>,
 ) {
     let (raw, placed) = de::read::<Raw<S>>(&document.root, fields);
-    faults.extend(placed.into_iter().map(|p| Fault {
-        line: p.line,
-        hint: p.hint,
-        ..document.error(&p.path, p.code, p.text)
-    }));
+    faults.extend(document.place(placed));
     let name_path = Path::of(&["metadata", "name"]);
     if raw.metadata.name.is_empty() {
         faults.push(document.error(&name_path, Code::Missing, "the object has no name"));

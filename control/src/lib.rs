@@ -61,12 +61,7 @@ pub fn read_documents<T: serde::de::DeserializeOwned + Default>(
             unsupported: &[],
         };
         let (value, found) = source::de::read(&document.root, fields);
-        let placed = found.into_iter().map(|fault| Fault {
-            line: fault.line,
-            hint: fault.hint,
-            ..document.error(&fault.path, fault.code, fault.text)
-        });
-        faults.extend(placed);
+        faults.extend(document.place(found));
         values.push(value);
     }
     match faults.is_empty() {

@@ -106,6 +106,15 @@ impl Document {
         }
     }
 
+    /// Faults of reading this document, with its file.
+    pub(crate) fn place(&self, faults: Vec<de::PlacedFault>) -> impl Iterator<Item = Fault> {
+        faults.into_iter().map(|fault| Fault {
+            line: fault.line,
+            hint: fault.hint,
+            ..self.error(&fault.path, fault.code, fault.text)
+        })
+    }
+
     /// A warning at `path`.
     pub(crate) fn warning(&self, path: &Path, code: Code, text: impl Into<String>) -> Fault {
         Fault {
