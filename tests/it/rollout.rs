@@ -11,6 +11,17 @@ use serde_json::{Value, json};
 use crate::fixture::{get, settings, to_echo};
 
 /// Comments and order must survive.
+const SUBSETS: &str = "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec:
+  host: echo
+  subsets:
+    - {name: v1, labels: {version: v1}}
+    - {name: v2, labels: {version: v2}}
+";
+
 const SPLIT: &str = "\
 # who gets what
 apiVersion: networking.istio.io/v1
@@ -24,15 +35,6 @@ spec:
           weight: 100 # for now
         - destination: {host: echo, subset: v2}
           weight: 0
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo}
-spec:
-  host: echo
-  subsets:
-    - {name: v1, labels: {version: v1}}
-    - {name: v2, labels: {version: v2}}
 ";
 
 fn folder(new: Value) -> Folder {
@@ -44,6 +46,7 @@ fn folder(new: Value) -> Folder {
         .with("services.yaml", service("echo", 9080, "http"))
         .with("access.yaml", permit("echo", CLIENT_TO_ECHO))
         .with("echo.yaml", SPLIT)
+        .with("subsets.yaml", SUBSETS)
 }
 
 /// Some 150 requests a second.
@@ -173,15 +176,6 @@ spec:
   http:
     - route: [{destination: {host: echo, subset: v1}}]
       mirrors: [{destination: {host: echo, subset: v2}}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo}
-spec:
-  host: echo
-  subsets:
-    - {name: v1, labels: {version: v1}}
-    - {name: v2, labels: {version: v2}}
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
