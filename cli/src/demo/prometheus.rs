@@ -1,7 +1,13 @@
 //! Reads Prometheus' text format 0.0.4, as sidecars write it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use reeve_control::instances::Instance;
+
+use crate::http::{self, Target};
+
+/// Istio's port for metrics.
+const METRICS_PORT: u16 = 15020;
 /// More samples than this are not read.
 const MAX_SAMPLES: usize = 100_000;
 
@@ -21,6 +27,17 @@ impl Sample {
     pub(crate) fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
+}
+
+/// Every sample of an instance's sidecar; `None` if it has no sidecar, or one that does not answer in time.
+pub(crate) async fn scrape(instance: &Instance, patience: Duration) -> Option<Vec<Sample>> {
+    instance.sidecar_pid?;
+    let target = Target::Tcp(SocketAddr::new(instance.address.into(), METRICS_PORT));
+    let reply = http::get(&target, "/stats/prometheus", patience)
+        .await
+        .ok()?;
+    let text = std::str::from_utf8(&reply.body).ok()?;
+    reply.status.is_success().then(|| parse(text))
 }
 
 /// Reads every sample; lines that are none are skipped.

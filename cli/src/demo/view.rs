@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -13,13 +12,8 @@ use super::{
     processes::{Usage, Watcher},
     prometheus::{self, Sample},
 };
-use crate::{
-    http::{self, Target},
-    supervisor::Roster,
-};
+use crate::supervisor::Roster;
 
-/// Istio's port for metrics.
-const METRICS_PORT: u16 = 15020;
 /// A sidecar that takes longer is shown without figures.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Rates and quantiles are those of the last so many looks.
@@ -91,7 +85,11 @@ impl View {
     pub(crate) async fn look(&mut self, roster: &Roster) -> Vec<Row> {
         let instances = roster.instances().instances;
         let live = roster.live();
-        let scraped = futures_util::future::join_all(instances.iter().map(scrape)).await;
+        let scraped = instances.iter().map(async |instance| {
+            let samples = prometheus::scrape(instance, PATIENCE).await?;
+            Some(totals(&samples))
+        });
+        let scraped = futures_util::future::join_all(scraped).await;
         let pids: Vec<_> = instances
             .iter()
             .flat_map(|i| [i.app_pid, i.sidecar_pid])
@@ -174,19 +172,6 @@ fn age(end: f64, ttl: Duration, now: UnixTime) -> Duration {
     let end = Duration::try_from_secs_f64(end).unwrap_or_default();
     let left = end.saturating_sub(now.since(UnixTime::default()));
     ttl.saturating_sub(left)
-}
-
-async fn scrape(instance: &Instance) -> Option<Totals> {
-    instance.sidecar_pid?;
-    let target = Target::Tcp(SocketAddr::new(instance.address.into(), METRICS_PORT));
-    let reply = http::get(&target, "/stats/prometheus", PATIENCE)
-        .await
-        .ok()?;
-    let text = std::str::from_utf8(&reply.body).ok()?;
-    reply
-        .status
-        .is_success()
-        .then(|| totals(&prometheus::parse(text)))
 }
 
 /// Sums up a sidecar's counters: what came in to its workload, or, where nothing ever does (a gateway), what it sent.

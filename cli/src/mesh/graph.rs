@@ -1,18 +1,13 @@
 //! The mesh as a graph: workloads and services from configuration, traffic from the sidecars' own metrics.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use reeve_console::{Edge, Graph, Node, NodeKind};
 use reeve_control::{Mesh, instances::Instances};
 
-use crate::{
-    demo::prometheus::{self, Sample},
-    http::{self, Target},
-};
+use crate::demo::prometheus::{self, Sample};
 
-/// Where sidecars serve their metrics.
-const METRICS_PORT: u16 = 15020;
 /// Bound on asking one sidecar.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Sidecars asked at one time.
@@ -22,19 +17,9 @@ const MAX_EDGES: usize = 10_000;
 
 /// Puts the graph together.
 pub(super) async fn read(mesh: &Mesh, instances: &Instances) -> Graph {
-    let sidecars = instances
-        .instances
-        .iter()
-        .filter(|i| i.sidecar_pid.is_some());
-    let addresses: Vec<SocketAddr> = sidecars
-        .map(|i| SocketAddr::from((i.address, METRICS_PORT)))
-        .collect();
-    let answers = stream::iter(addresses).map(|address| async move {
-        let reply = http::get(&Target::Tcp(address), "/stats/prometheus", PATIENCE).await;
-        reply.map_or_else(
-            |_| Vec::new(),
-            |reply| prometheus::parse(&String::from_utf8_lossy(&reply.body)),
-        )
+    let answers = stream::iter(instances.instances.clone()).map(|instance| async move {
+        let samples = prometheus::scrape(&instance, PATIENCE).await;
+        samples.unwrap_or_default()
     });
     let samples: Vec<Vec<Sample>> = answers.buffer_unordered(AT_ONCE).collect().await;
     Graph {

@@ -1,6 +1,6 @@
 //! `reeve identity show`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 use reeve_control::instances::{Instance, Instances};
@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::{
     demo::prometheus,
-    http::{self, Target},
     output::{self, Format, OutputArgs, plain_table},
     problem::{Answer, Verdict},
     state::StateArgs,
@@ -24,8 +23,6 @@ Examples:
 
 Exit codes: 0 = fine, 1 = there is no such instance, or one has no certificate, 2 = the mesh could not be asked.";
 
-/// Istio's port for metrics.
-const METRICS_PORT: u16 = 15020;
 /// How long a sidecar may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -82,10 +79,8 @@ async fn show(args: &ShowArgs) -> Verdict {
 }
 
 async fn look(instance: &Instance, identity: Option<String>) -> Shown {
-    let target = Target::Tcp(SocketAddr::new(instance.address.into(), METRICS_PORT));
-    let reply = http::get(&target, "/stats/prometheus", PATIENCE).await;
-    let text = reply.map(|reply| String::from_utf8_lossy(&reply.body).into_owned());
-    let samples = prometheus::parse(&text.unwrap_or_default());
+    let samples = prometheus::scrape(instance, PATIENCE).await;
+    let samples = samples.unwrap_or_default();
     let figure = |name: &str| {
         let value = samples.iter().find(|sample| sample.name == name)?.value;
         Some(Duration::try_from_secs_f64(value).ok()?.as_secs())
