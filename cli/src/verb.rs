@@ -28,7 +28,7 @@ use std::{future::Future, path::Path, time::Duration};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, sync::watch};
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
@@ -90,27 +90,6 @@ pub(crate) fn block_on<T>(main: impl Future<Output = Result<T, Problem>>) -> Res
         .build()
         .map_err(|error| Problem::because("the runtime could not start", &error))?;
     runtime.block_on(main)
-}
-
-/// Becomes true at the first Ctrl-C or SIGTERM; a second one ends the process.
-pub(crate) fn interrupted() -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-        let Ok(mut terminate) = terminate else { return };
-        for times in 0.. {
-            // Cancel-safe: both wait for signals that are kept.
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            if times > 0 {
-                std::process::exit(2);
-            }
-            sender.send_replace(true);
-        }
-    });
-    receiver
 }
 
 /// A gRPC channel to a Unix socket.

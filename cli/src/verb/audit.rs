@@ -34,6 +34,7 @@ enum AuditVerb {
     Verify(verify::VerifyArgs),
 }
 
+pub(crate) use read::{LogArgs, unreadable};
 pub(crate) use verify::verify_state;
 
 /// Does it.

@@ -8,17 +8,14 @@ mod report;
 mod test;
 
 use clap::Args;
-use reeve_audit::{
-    Reader,
-    query::{Filter, MAX_RESULTS},
-};
+use reeve_audit::query::{Filter, MAX_RESULTS};
 use reeve_core::{Clock, SystemClock, UnixTime, WorkloadName};
 
 use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::StateArgs,
+    verb::audit::{LogArgs, unreadable},
 };
 use pairs::Pairs;
 use report::{Report, Window};
@@ -67,11 +64,8 @@ pub(crate) struct CompareArgs {
     /// Fewer pairs are no basis.
     #[arg(long, value_name = "N", default_value_t = 30)]
     min_pairs: usize,
-    /// The log's folder, if it is not that of the mesh in the state directory.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<std::path::PathBuf>,
     #[command(flatten)]
-    state: StateArgs,
+    log: LogArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -102,18 +96,7 @@ pub(crate) fn run(args: &CompareArgs) -> Verdict {
 
 /// The pairs of the window, and whether it holds more records than are read.
 fn read(args: &CompareArgs, since: UnixTime, until: UnixTime) -> Result<(Pairs, bool), Problem> {
-    let unreadable = |error: &reeve_audit::query::ReadError| {
-        Problem::because("the audit log cannot be read", error)
-            .fix("name the log's folder with --dir, or the mesh's state directory with --state")
-    };
-    let reader = match &args.dir {
-        Some(dir) => Reader::open(dir),
-        None => {
-            let state = args.state.existing()?;
-            Reader::open(&state.audit()).map(|reader| reader.with_wals(&state.wals()))
-        }
-    };
-    let reader = reader.map_err(|error| unreadable(&error))?;
+    let reader = args.log.open()?;
     let query = |kind: &str, path: Option<String>| {
         let filter = Filter {
             since: Some(since),

@@ -8,11 +8,13 @@ use reeve_control::Fault;
 use reeve_core::SystemClock;
 use reeve_ratelimit::{Limits, RateLimitServer, RawLimits, Store};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     output,
     problem::{Answer, Problem, Verdict},
-    verb::{daemon, interrupted},
+    supervisor::obey_signals,
+    verb::daemon,
 };
 
 const SERVE_EXAMPLES: &str = "\
@@ -108,18 +110,16 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     output::note(&format!("rate limits on {}", listener.local_addr()?));
     let service = RateLimitServer::new(receiver, store, clock).into_service();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    let mut stop = interrupted();
-    let stopped = async move {
-        // A sender that is gone ends the server, too.
-        drop(stop.wait_for(|stop| *stop).await);
-    };
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    obey_signals(stop.clone(), abort.clone()).map_err(|problem| anyhow::anyhow!("{problem}"))?;
     let serving = tonic::transport::Server::builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming, stopped);
-    // Cancel-safe: following only looks at a file.
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    // Cancel-safe: following only looks at a file, and whoever aborts waits for no request.
     tokio::select! {
         served = serving => served.context("the server ended"),
         () = follow(&args.limits, &sender) => Ok(()),
+        () = abort.cancelled() => anyhow::bail!("ended with requests open"),
     }
 }
 

@@ -8,18 +8,22 @@ mod judge;
 mod measure;
 mod report;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use reeve_control::{DEFAULT_NAMESPACE, Split, SplitError, SplitQuery};
-use reeve_core::{Namespace, ServiceName, model::Generation};
-use tokio::sync::watch;
+use reeve_core::{Namespace, model::Generation};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::{StateArgs, StateDir},
-    verb::{block_on, duration, interrupted, mesh_api::MeshApi, status},
+    state::StateArgs,
+    supervisor::obey_signals,
+    verb::{block_on, duration, mesh_api::MeshApi, status},
 };
 use drive::{Plan, Stage};
 use judge::Thresholds;
@@ -162,14 +166,20 @@ async fn roll(args: &CommonArgs, steps: &[u32]) -> Verdict {
         "{}: {} → {} at {}",
         split.service, args.from, args.to, split.place
     ));
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    obey_signals(stop.clone(), abort.clone())?;
     let report = Report::begin(&split, args.from.clone(), args.to.clone());
     let mut stage = Live {
         api: MeshApi::of(&state)?,
         split,
         source,
-        stop: interrupted(),
+        stop,
     };
-    let report = drive::drive(&plan, &mut stage, report).await?;
+    let driven = drive::drive(&plan, &mut stage, report);
+    let report = match abort.run_until_cancelled(driven).await {
+        Some(report) => report?,
+        None => return Err(aborted(&folder)),
+    };
     if let Some(file) = &args.report {
         report.write(file)?;
     }
@@ -178,6 +188,13 @@ async fn roll(args: &CommonArgs, steps: &[u32]) -> Verdict {
         Format::Human => output::line(&report.describe())?,
     }
     Ok(Answer::from_fine(report.promoted))
+}
+
+/// A second signal does not wait until the weights are back.
+fn aborted(folder: &Path) -> Problem {
+    Problem::new("ended in the middle")
+        .at(folder.display())
+        .fix("look at the weights: they stay as they are now")
 }
 
 fn explain(error: &SplitError, args: &CommonArgs) -> Problem {
@@ -199,7 +216,7 @@ struct Live {
     api: MeshApi,
     split: Split,
     source: Source,
-    stop: watch::Receiver<bool>,
+    stop: CancellationToken,
 }
 
 impl Stage for Live {
@@ -235,10 +252,7 @@ impl Stage for Live {
     }
 
     async fn stopped(&mut self) {
-        // A sender that is gone never stops anything.
-        if self.stop.wait_for(|stop| *stop).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        self.stop.cancelled().await;
     }
 }
 
@@ -247,14 +261,4 @@ fn percent(text: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=100.0).contains(&share) => Ok(share),
         _ => Err("write a number from 0 to 100, such as 99.5".to_owned()),
     }
-}
-
-/// The service's name as the metrics have it.
-fn label_of(service: &ServiceName) -> String {
-    service.to_string()
-}
-
-/// Asks every sidecar of the mesh.
-fn mesh_of(state: &StateDir) -> Result<reeve_control::instances::Instances, Problem> {
-    reeve_control::instances::Instances::read(&state.instances()).map_err(Problem::new)
 }

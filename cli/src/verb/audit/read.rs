@@ -58,7 +58,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Where the log is.
 #[derive(Args, Debug)]
-pub(super) struct LogArgs {
+pub(crate) struct LogArgs {
     /// The log's folder, if it is not that of the mesh in the state directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -67,7 +67,8 @@ pub(super) struct LogArgs {
 }
 
 impl LogArgs {
-    fn open(&self) -> Result<Reader, Problem> {
+    /// The log, with what sidecars have not shipped yet.
+    pub(crate) fn open(&self) -> Result<Reader, Problem> {
         if let Some(dir) = &self.dir {
             return Reader::open(dir).map_err(|error| unreadable(&error));
         }
@@ -77,7 +78,8 @@ impl LogArgs {
     }
 }
 
-fn unreadable(error: &reeve_audit::query::ReadError) -> Problem {
+/// The log could not be read.
+pub(crate) fn unreadable(error: &reeve_audit::query::ReadError) -> Problem {
     Problem::because("the audit log cannot be read", error)
         .fix("name the log's folder with --dir, or the mesh's state directory with --state")
 }

@@ -1,20 +1,16 @@
 //! What the callers' sidecars count of one version's answers.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use reeve_control::{Split, instances::Instances};
 use reeve_core::InstanceName;
 
-use super::{label_of, mesh_of};
 use crate::{
     demo::prometheus::{self, Sample},
-    http::{self, Target},
     problem::Problem,
     state::StateDir,
 };
 
-/// Where a sidecar's metrics are.
-const METRICS_PORT: u16 = 15020;
 /// How long a sidecar may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The label that tells versions apart in Istio's metrics.
@@ -106,7 +102,7 @@ impl Source {
         })?;
         Ok(Self {
             state: state.clone(),
-            service: label_of(&split.service),
+            service: split.service.to_string(),
             version: version.clone(),
             last: BTreeMap::new(),
             total: Counts::default(),
@@ -115,21 +111,16 @@ impl Source {
 
     /// Everything since the first call, which answers zero.
     pub(super) async fn counts(&mut self) -> Result<Counts, Problem> {
-        let instances: Instances = mesh_of(&self.state)?;
+        let instances = Instances::read(&self.state.instances()).map_err(Problem::new)?;
         let mut asked = 0_usize;
         let first = self.last.is_empty();
         for instance in &instances.instances {
-            if instance.sidecar_pid.is_none() {
-                continue;
-            }
-            let target = Target::Tcp(SocketAddr::new(instance.address.into(), METRICS_PORT));
             // A sidecar that is being restarted is asked again the next time.
-            let Ok(reply) = http::get(&target, "/stats/prometheus", PATIENCE).await else {
+            let Some(samples) = prometheus::scrape(instance, PATIENCE).await else {
                 continue;
             };
             asked += 1;
-            let text = String::from_utf8_lossy(&reply.body);
-            let now = count(&prometheus::parse(&text), &self.service, &self.version);
+            let now = count(&samples, &self.service, &self.version);
             let before = self.last.insert(instance.instance.clone(), now.clone());
             match before {
                 Some(before) => self.total.add(&now.since(&before)),
