@@ -106,20 +106,15 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     };
     let mut virtual_services = routes::resolve(&objects.virtual_services, &known, faults);
     let mut gateways = gateways.clone();
-    gateways.extend(gateway_api::gateways(&objects.kubernetes_gateways, faults));
+    let listeners = gateway_api::listeners(objects, faults);
+    gateways.extend(listeners.iter().map(|l| l.gateway.clone()));
     let known = gateway_api::Known {
         services: &services,
-        gateways: &gateways,
+        listeners: &listeners,
         grants: &objects.reference_grants,
         taken: &virtual_services,
     };
-    let mut attached = gateway_api::http_routes(&objects.http_routes, &known, faults);
-    attached.extend(gateway_api::grpc_routes(
-        &objects.grpc_routes,
-        &known,
-        faults,
-    ));
-    attached.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let attached = gateway_api::all_routes(objects, &known, faults);
     virtual_services.extend(attached);
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
@@ -155,6 +150,9 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.kubernetes_gateways, faults);
     twice(&objects.http_routes, faults);
     twice(&objects.grpc_routes, faults);
+    twice(&objects.tls_routes, faults);
+    twice(&objects.tcp_routes, faults);
+    twice(&objects.gateway_classes, faults);
     twice(&objects.secrets, faults);
     twice(&objects.service_entries, faults);
     twice(&objects.sidecars, faults);

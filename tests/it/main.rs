@@ -8,6 +8,7 @@ mod edge;
 mod faulty_disk;
 mod fixture;
 mod full_disk;
+mod gateway_api;
 mod h2_abuse;
 mod handover;
 mod hostile;

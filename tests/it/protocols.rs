@@ -2,7 +2,7 @@
 //! connections.
 //! The test plays both applications.
 
-mod greeter;
+pub(crate) mod greeter;
 
 use std::{fs, net::SocketAddr, time::Duration};
 

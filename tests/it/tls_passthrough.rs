@@ -70,7 +70,7 @@ permit (
 
 /// A TLS server whose certificate is good for all of the shop's names. It says who it is and which name it was asked
 /// for, and sends back what it gets.
-async fn server(at: SocketAddr, name: &'static str) -> CertificateDer<'static> {
+pub(crate) async fn server(at: SocketAddr, name: &'static str) -> CertificateDer<'static> {
     let names = ["*.shop.example".to_owned(), "shop.example".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
     let cert = made.cert.der().clone();
@@ -105,10 +105,10 @@ async fn server(at: SocketAddr, name: &'static str) -> CertificateDer<'static> {
 }
 
 /// A client that knows the servers' certificates, and nothing of the mesh.
-struct Shopper(TlsConnector);
+pub(crate) struct Shopper(TlsConnector);
 
 impl Shopper {
-    fn new(certs: &[CertificateDer<'static>]) -> Self {
+    pub(crate) fn new(certs: &[CertificateDer<'static>]) -> Self {
         let mut roots = RootCertStore::empty();
         for cert in certs {
             roots.add(cert.clone()).expect("a root");
@@ -136,7 +136,7 @@ impl Shopper {
     }
 
     /// Who answers to that name, after a megabyte went there and back.
-    async fn asks(&self, to: SocketAddr, name: &'static str) -> String {
+    pub(crate) async fn asks(&self, to: SocketAddr, name: &'static str) -> String {
         let mut stream = self
             .connect(to, name)
             .await
@@ -160,7 +160,7 @@ impl Shopper {
         String::from_utf8(greeting).expect("text").trim().to_owned()
     }
 
-    async fn is_turned_away(&self, to: SocketAddr, name: &'static str) {
+    pub(crate) async fn is_turned_away(&self, to: SocketAddr, name: &'static str) {
         let answer = self.connect(to, name).await;
         assert!(answer.is_err(), "{name} was let in");
     }
@@ -265,7 +265,7 @@ async fn what_names_nothing_goes_nowhere(mesh: &Mesh, shopper: &Shopper) {
     }
 }
 
-fn is_connect(record: &Value, principal: &str, instance: &str) -> bool {
+pub(crate) fn is_connect(record: &Value, principal: &str, instance: &str) -> bool {
     let proxy = record["id"].as_str().unwrap_or_default().split('/').next();
     record["kind"] == "decision"
         && record["request"]["action"] == "connect"

@@ -498,6 +498,7 @@ const KUBERNETES_GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: shop}
 spec:
+  gatewayClassName: reeve
   listeners: [{name: web, port: 8080, protocol: HTTP, hostname: '*.example.com', allowedRoutes: {namespaces: {from: All}}}]
 ---
 apiVersion: reeve.dev/v1alpha1

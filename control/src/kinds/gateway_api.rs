@@ -1,10 +1,15 @@
-//! `gateway.networking.k8s.io`: `Gateway`, `HTTPRoute`, `GRPCRoute`, `ReferenceGrant`.
+//! `gateway.networking.k8s.io`: `GatewayClass`, `Gateway`, the routes, `ReferenceGrant`.
 
 use serde::Deserialize;
 
 use super::networking::raw;
 
 raw! {
+    GatewayClassSpec {
+        controller_name: String,
+        #[serde(rename = "description")]
+        _description: Option<String>,
+    }
     KubernetesGatewaySpec {
         gateway_class_name: Option<String>,
         listeners: Vec<ListenerSpec>,
@@ -47,6 +52,19 @@ raw! {
         parent_refs: Vec<ParentRefSpec>,
         hostnames: Vec<String>,
         rules: Vec<GrpcRuleSpec>,
+    }
+    KubernetesTlsRouteSpec {
+        parent_refs: Vec<ParentRefSpec>,
+        hostnames: Vec<String>,
+        rules: Vec<StreamRuleSpec>,
+    }
+    KubernetesTcpRouteSpec {
+        parent_refs: Vec<ParentRefSpec>,
+        rules: Vec<StreamRuleSpec>,
+    }
+    StreamRuleSpec {
+        name: Option<String>,
+        backend_refs: Vec<BackendRefSpec>,
     }
     ParentRefSpec {
         group: Option<String>,

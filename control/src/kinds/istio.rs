@@ -11,6 +11,11 @@ const GATEWAY_API: &[&str] = &[
     "gateway.networking.k8s.io/v1beta1",
     "gateway.networking.k8s.io/v1alpha2",
 ];
+const STREAM_ROUTES: &[&str] = &[
+    "gateway.networking.k8s.io/v1",
+    "gateway.networking.k8s.io/v1alpha3",
+    "gateway.networking.k8s.io/v1alpha2",
+];
 const OURS: &[&str] = &["reeve.dev/v1alpha1"];
 const CORE: &[&str] = &["v1"];
 
@@ -22,6 +27,9 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("Gateway", GATEWAY_API),
     ("HTTPRoute", GATEWAY_API),
     ("GRPCRoute", GATEWAY_API),
+    ("TLSRoute", STREAM_ROUTES),
+    ("TCPRoute", STREAM_ROUTES),
+    ("GatewayClass", GATEWAY_API),
     ("ReferenceGrant", GATEWAY_API),
     ("ServiceEntry", NETWORKING),
     ("Sidecar", NETWORKING),
@@ -49,9 +57,9 @@ pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("security.istio.io", "AuthorizationPolicy"),
     ("telemetry.istio.io", "Telemetry"),
     ("extensions.istio.io", "WasmPlugin"),
-    ("gateway.networking.k8s.io", "GatewayClass"),
-    ("gateway.networking.k8s.io", "TCPRoute"),
-    ("gateway.networking.k8s.io", "TLSRoute"),
+    ("gateway.networking.k8s.io", "UDPRoute"),
+    ("gateway.networking.k8s.io", "BackendTLSPolicy"),
+    ("gateway.networking.k8s.io", "ListenerSet"),
     ("apps", "Deployment"),
     ("apps", "StatefulSet"),
     ("apps", "DaemonSet"),

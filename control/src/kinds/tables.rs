@@ -79,6 +79,18 @@ pub(super) const HTTP_ROUTE: Fields = Fields {
     ],
 };
 
+/// `TLSRoute` and `TCPRoute`.
+pub(super) const STREAM_ROUTE: Fields = Fields {
+    strict: true,
+    unsupported: &["spec.useDefaultGateways"],
+};
+
+/// `GatewayClass`.
+pub(super) const GATEWAY_CLASS: Fields = Fields {
+    strict: true,
+    unsupported: &["spec.parametersRef"],
+};
+
 /// `RequestAuthentication`.
 pub(super) const REQUEST_AUTHENTICATION: Fields = Fields {
     strict: true,

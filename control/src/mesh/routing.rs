@@ -263,6 +263,15 @@ impl Gateway {
 }
 
 impl GatewayServer {
+    /// What can be told apart on one port: plaintext HTTP, other plaintext, TLS.
+    pub(crate) fn sort(&self) -> &'static str {
+        match (self.is_tls(), self.protocol.is_http()) {
+            (true, _) => "TLS",
+            (false, true) => "HTTP",
+            (false, false) => "TCP",
+        }
+    }
+
     /// Whether TLS is spoken on its port.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls != GatewayTls::None

@@ -130,10 +130,23 @@ impl StreamingService<String> for Shape {
 }
 
 /// Serves it at `at`.
-pub(super) async fn serve(at: SocketAddr) {
+pub(crate) async fn serve(at: SocketAddr) {
     let listener = TcpListener::bind(at).await.expect("the application's port");
     let server = Server::builder().add_service(Greeter);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+}
+
+/// Calls one method through the sidecar at `to`, in the name of `origin`.
+pub(crate) async fn call(to: SocketAddr, origin: &str, method: &str) -> Result<String, Status> {
+    let endpoint = Channel::from_shared(format!("http://{to}")).expect("an address");
+    let origin = origin.parse().expect("an origin");
+    let channel = endpoint.connect().await.expect("the sidecar");
+    let mut grpc = client::Grpc::with_origin(channel, origin);
+    ready(&mut grpc).await;
+    let path: PathAndQuery = format!("/test.Greeter/{method}").parse().expect("a path");
+    let request = Request::new("Reeve".to_owned());
+    let answer = grpc.unary(request, path, Codec::default()).await;
+    answer.map(Response::into_inner)
 }
 
 /// Calls every method through the sidecar at `to`.

@@ -1,4 +1,4 @@
-//! `tls` routes of `VirtualService`s as one listener has them: TLS that nobody on the way ends, by its server name.
+//! `tls` routes of `VirtualService`s, and `TLSRoute`s, as one listener has them: TLS that nobody on the way ends, by its server name.
 
 use std::{
     collections::BTreeSet,
@@ -11,6 +11,7 @@ use super::{
     Index,
     gateway::{admits, narrower},
     routes::{Place, destinations},
+    specific,
 };
 use crate::{
     LocalWorkload, Service,
@@ -24,11 +25,13 @@ pub(super) fn of_service(
     place: &Place<'_>,
     address: IpAddr,
 ) -> Vec<SniRoute> {
-    let best = super::best_for(index, service, |v| !v.tls.is_empty());
+    let some = |v: &VirtualService| !v.tls.is_empty();
+    let attached = specific::attached(index, service, place, some).into_iter();
+    let all = attached.chain(super::best_for(index, service, some));
     let mut taken = BTreeSet::new();
     let itself = |host: &str| vec![host.to_owned()];
-    best.map(|v| routes(index, v, (place, address), &mut taken, itself))
-        .unwrap_or_default()
+    all.flat_map(|v| routes(index, v, (place, address), &mut taken, itself))
+        .collect()
 }
 
 /// The routes of a gateway's port, within what its servers take.

@@ -43,27 +43,40 @@ fn rank(one: &RouteMatch) -> (u8, usize, bool, usize, usize) {
     )
 }
 
-/// The rules that are attached to a service for its callers. Those of the caller's own namespace go before the service's
-/// own (GEP-1324); none = nothing is attached.
+/// The rules that are attached to a service for its callers; none = nothing is attached.
 pub(super) fn of_service(index: &Index<'_>, service: &Service, place: &Place<'_>) -> Vec<Route> {
+    let chosen = attached(index, service, place, |v| !v.http.is_empty());
+    let mut all: Vec<Route> = chosen
+        .into_iter()
+        .flat_map(|v| routes(index, v, place))
+        .collect();
+    sort(&mut all);
+    all
+}
+
+/// What is attached to a service for its callers, of that which is `wanted`. What the caller's own namespace attached goes
+/// before the service's own (GEP-1324).
+pub(super) fn attached<'i>(
+    index: &Index<'i>,
+    service: &Service,
+    place: &Place<'_>,
+    wanted: impl Fn(&VirtualService) -> bool,
+) -> Vec<&'i VirtualService> {
     let Place::Mesh { workload, .. } = place else {
         return Vec::new();
     };
     let attached = index.mesh.virtual_services.iter().filter(|v| {
         let here = v.in_mesh && v.precedence == Precedence::MostSpecific;
-        here && v.hosts.iter().any(|h| h == service.host.as_str())
+        here && wanted(v) && v.hosts.iter().any(|h| h == service.host.as_str())
     });
     let attached: Vec<&VirtualService> = attached.collect();
-    let of = |namespace: &Namespace| -> Vec<&VirtualService> {
+    let of = |namespace: &Namespace| -> Vec<&'i VirtualService> {
         let own = attached.iter().filter(|v| v.namespace == *namespace);
         own.copied().collect()
     };
-    let mut chosen = of(&workload.namespace);
-    if chosen.is_empty() {
-        chosen = of(&service.namespace);
+    let own = of(&workload.namespace);
+    match own.is_empty() {
+        true => of(&service.namespace),
+        false => own,
     }
-    let all = chosen.into_iter();
-    let mut all: Vec<Route> = all.flat_map(|v| routes(index, v, place)).collect();
-    sort(&mut all);
-    all
 }

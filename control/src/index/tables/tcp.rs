@@ -1,4 +1,4 @@
-//! `tcp` routes of `VirtualService`s as one listener has them. The address that a connection was made to is the
+//! `tcp` routes of `VirtualService`s, and `TCPRoute`s, as one listener has them. The address that a connection was made to is the
 //! listener's own, so that all conditions are settled here.
 
 use std::net::IpAddr;
@@ -8,6 +8,7 @@ use reeve_core::model::Destination;
 use super::{
     Index,
     routes::{Place, destinations},
+    specific,
 };
 use crate::{
     Service,
@@ -21,8 +22,10 @@ pub(super) fn of_service(
     place: &Place<'_>,
     address: IpAddr,
 ) -> Vec<Destination> {
-    let best = super::best_for(index, service, |v| !v.tcp.is_empty());
-    let found = best.and_then(|v| first(v, place, address));
+    let some = |v: &VirtualService| !v.tcp.is_empty();
+    let attached = specific::attached(index, service, place, some).into_iter();
+    let mut all = attached.chain(super::best_for(index, service, some));
+    let found = all.find_map(|v| first(v, place, address));
     found.map_or(Vec::new(), |route| {
         destinations(index, &route.to, place.port())
     })

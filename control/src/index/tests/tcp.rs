@@ -72,3 +72,72 @@ fn a_gateways_port_has_the_rules_that_name_the_gateway() {
     assert_eq!(of(7000), "other/-:6000*100");
     assert_eq!(of(7001), "", "no rule: nowhere");
 }
+
+fn attached(kind: &str, name: &str, namespace: &str, rest: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: db, namespace: default{rest}\n"
+    )
+}
+
+#[test]
+fn a_tcp_route_holds_for_the_callers_of_its_service() {
+    let own = attached(
+        "TCPRoute",
+        "own",
+        "default",
+        ", port: 5432}]\n  rules: [{backendRefs: [{name: other, port: 6000}]}]",
+    );
+    let theirs = attached(
+        "TCPRoute",
+        "theirs",
+        "other",
+        "}]\n  rules: [{backendRefs: [{name: nobody, port: 6000}]}]",
+    );
+    let routed = format!("{SERVICES}{own}{theirs}");
+    let of = |instance: &str, port| {
+        let config = config(&routed, instance);
+        shown(&listener(&config, "db", port).tcp)
+    };
+    assert_eq!(of("page-0", 5432), "other/-:6000*1");
+    assert_eq!(of("page-0", 5433), "", "another port");
+    assert_eq!(
+        of("far-0.other", 5432),
+        "backend/-:1*1",
+        "its own namespace's: nobody is there"
+    );
+}
+
+#[test]
+fn a_tls_route_holds_for_the_callers_of_its_service() {
+    let route = |name: &str, host: &str, port: u16| {
+        attached(
+            "TLSRoute",
+            name,
+            "default",
+            &format!(
+                "}}]\n  hostnames: [{host}]\n  rules: [{{backendRefs: [{{name: db, port: {port}}}]}}]"
+            ),
+        )
+    };
+    let routed = format!(
+        "{SERVICES}{}{}{}",
+        route("a", "a.org", 5432),
+        route("b", "'*.org'", 5433),
+        route("c", "a.org", 80)
+    );
+    let page = config(&routed, "page-0");
+    let found = &listener(&page, "db", 5433).sni;
+    let found: Vec<_> = found
+        .iter()
+        .map(|r| (r.name.as_str(), r.hosts.join(" "), shown(&r.destinations)))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("default/a", "a.org".to_owned(), "db/-:5432*1".to_owned()),
+            ("default/b", "*.org".to_owned(), "db/-:5433*1".to_owned()),
+        ],
+        "of two for one name the first keeps it"
+    );
+    assert!(listener(&page, "db", 5432).sni.is_empty(), "no TLS");
+}

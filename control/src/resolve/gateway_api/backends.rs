@@ -2,7 +2,11 @@
 
 use reeve_core::{Namespace, ServiceName};
 
-use super::{Kind, Known, filters, host_of, is_granted};
+use super::{
+    Kind, Known, filters,
+    grants::{self, is_granted},
+    host_of,
+};
 use crate::{
     Code,
     kinds::BackendRefSpec,
@@ -26,7 +30,13 @@ pub(super) fn all<S>(
         .filter_map(|(n, spec)| {
             let path = path.index(n);
             let to = one(notes, &path, spec, kind, known)?;
-            let headers = filters::of_backend(notes, &path.key("filters"), &spec.filters);
+            let path = path.key("filters");
+            if kind.is_stream() && !spec.filters.is_empty() {
+                let text = format!("a backend of a {} has no filters", kind.name());
+                notes.error(&path, Code::Invalid, text);
+                return None;
+            }
+            let headers = filters::of_backend(notes, &path, &spec.filters);
             Some(To { headers, ..to })
         })
         .collect();
@@ -82,8 +92,16 @@ pub(super) fn one<S>(
         weight,
         headers: None,
     };
-    let granted =
-        namespace == own || is_granted(known.grants, (kind, &own), (&namespace, &spec.name));
+    let from = grants::From {
+        kind: kind.name(),
+        namespace: &own,
+    };
+    let referred = grants::To {
+        kind: "Service",
+        namespace: &namespace,
+        name: &spec.name,
+    };
+    let granted = is_granted(known.grants, from, referred);
     if !granted {
         let text = format!(
             "no ReferenceGrant in {namespace} lets a {} of {own} refer to {}; its share is not served",
@@ -96,11 +114,11 @@ pub(super) fn one<S>(
             text,
             "add one in the service's namespace",
         );
-        to.service = nobody()?;
+        to.service = nobodys_host()?;
         return Some(to);
     }
     if !is_there(notes, path, &host, port, known) {
-        to.service = nobody()?;
+        to.service = nobodys_host()?;
     }
     Some(to)
 }
@@ -131,6 +149,17 @@ fn is_there<S>(
     }
 }
 
-fn nobody() -> Option<ServiceName> {
+/// A destination that nobody is.
+pub(super) fn nobody() -> Option<To> {
+    Some(To {
+        service: nobodys_host()?,
+        subset: None,
+        port: Some(1),
+        weight: 1,
+        headers: None,
+    })
+}
+
+fn nobodys_host() -> Option<ServiceName> {
     ServiceName::parse(NOBODY).ok()
 }

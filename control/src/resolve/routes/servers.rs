@@ -165,15 +165,6 @@ fn protocol(
     }
 }
 
-/// What can be told apart on one port: plaintext HTTP, other plaintext, TLS.
-fn sort(server: &GatewayServer) -> &'static str {
-    match (server.is_tls(), server.protocol.is_http()) {
-        (true, _) => "TLS",
-        (false, true) => "HTTP",
-        (false, false) => "TCP",
-    }
-}
-
 /// Two servers of one port, for the same workloads, cannot speak HTTP and TLS.
 fn check_ports(
     notes: &mut Notes<'_, GatewaySpec>,
@@ -187,14 +178,14 @@ fn check_ports(
     for (at, (n, server)) in servers.iter().enumerate() {
         let before = servers.iter().take(at).map(|(_, s)| s);
         let mut all = before.chain(known.iter().copied());
-        let clashes = |s: &&GatewayServer| s.port == server.port && sort(s) != sort(server);
+        let clashes = |s: &&GatewayServer| s.port == server.port && s.sort() != server.sort();
         if let Some(other) = all.find(clashes) {
             let path = Path::of(&["spec", "servers"]).index(*n).key("port");
             let text = format!(
                 "port {} speaks {} for one server and {} for another",
                 server.port,
-                sort(other),
-                sort(server)
+                other.sort(),
+                server.sort()
             );
             notes.error(&path, Code::Conflict, text);
         }

@@ -230,64 +230,98 @@ fn faults_of_backends_parents_and_grpc_are_named() {
     }
 }
 
+const LISTENERS: &[(&str, &[&str])] = &[
+    ("{name: a, port: 80, protocol: HTTP}", &[]),
+    (
+        "{port: 0, protocol: HTTP}",
+        &["listeners[0].name missing", "listeners[0].port invalid"],
+    ),
+    (
+        "{name: a, port: 15001, protocol: HTTP}",
+        &["listeners[0].port conflict"],
+    ),
+    (
+        "{name: a, port: 1, protocol: UDP}",
+        &["listeners[0].protocol unsupported"],
+    ),
+    ("{name: a, port: 1, protocol: TCP}", &[]),
+    (
+        "{name: a, port: 1, protocol: TCP, hostname: a.b, tls: {}}",
+        &[
+            "listeners[0].hostname conflict",
+            "listeners[0].tls conflict",
+        ],
+    ),
+    (
+        "{name: a, port: 1, protocol: TLS, tls: {mode: Passthrough}}",
+        &[],
+    ),
+    (
+        "{name: a, port: 1, protocol: TLS}",
+        &["listeners[0].tls.certificateRefs missing"],
+    ),
+    (
+        "{name: a, port: 1, protocol: TLS, tls: {mode: Passthrough}, allowedRoutes: {kinds: [{kind: TLSRoute}, {kind: TCPRoute}]}}",
+        &["listeners[0].allowedRoutes.kinds[1] invalid"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTP}, {name: b, port: 1, protocol: TCP}",
+        &["listeners[1].port conflict"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTP}, {name: b, port: 1, protocol: HTTP}",
+        &["listeners[1].port conflict"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTP}, {name: b, port: 1, protocol: HTTP, hostname: b.c}",
+        &[],
+    ),
+    (
+        "{name: a, port: 1, protocol: SMTP}",
+        &["listeners[0].protocol invalid"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTPS}",
+        &["listeners[0].tls.certificateRefs missing"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}",
+        &[],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTPS, tls: {mode: Passthrough, certificateRefs: [{name: c}]}}",
+        &["listeners[0].tls.mode invalid"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTPS, tls: {certificateRefs: [{name: c, namespace: other}]}}",
+        &["listeners[0].tls.certificateRefs[0].namespace unknown-reference"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTP, tls: {}}",
+        &["listeners[0].tls conflict"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}",
+        &["listeners[0].allowedRoutes.namespaces.from unsupported"],
+    ),
+    (
+        "{name: a, port: 1, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}]}}",
+        &["listeners[0].allowedRoutes.kinds[0] invalid"],
+    ),
+];
+
 #[test]
 fn faults_of_gateways_are_named() {
-    for (listener, expected) in [
-        ("{name: a, port: 80, protocol: HTTP}", &[][..]),
-        (
-            "{port: 0, protocol: HTTP}",
-            &["listeners[0].name missing", "listeners[0].port invalid"],
-        ),
-        (
-            "{name: a, port: 15001, protocol: HTTP}",
-            &["listeners[0].port conflict"],
-        ),
-        (
-            "{name: a, port: 1, protocol: TCP}",
-            &["listeners[0].protocol unsupported"],
-        ),
-        (
-            "{name: a, port: 1, protocol: SMTP}",
-            &["listeners[0].protocol invalid"],
-        ),
-        (
-            "{name: a, port: 1, protocol: HTTPS}",
-            &["listeners[0].tls.certificateRefs missing"],
-        ),
-        (
-            "{name: a, port: 1, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}",
-            &[],
-        ),
-        (
-            "{name: a, port: 1, protocol: HTTPS, tls: {mode: Passthrough, certificateRefs: [{name: c}]}}",
-            &["listeners[0].tls.mode invalid"],
-        ),
-        (
-            "{name: a, port: 1, protocol: HTTPS, tls: {certificateRefs: [{name: c, namespace: other}]}}",
-            &["listeners[0].tls.certificateRefs[0].namespace unsupported"],
-        ),
-        (
-            "{name: a, port: 1, protocol: HTTP, tls: {}}",
-            &["listeners[0].tls conflict"],
-        ),
-        (
-            "{name: a, port: 1, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}",
-            &["listeners[0].allowedRoutes.namespaces.from unsupported"],
-        ),
-        (
-            "{name: a, port: 1, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}]}}",
-            &["listeners[0].allowedRoutes.kinds[0] invalid"],
-        ),
-    ] {
+    for (listener, expected) in LISTENERS {
         let text = format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec:\n  listeners: [{listener}]\n"
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec:\n  gatewayClassName: istio\n  listeners: [{listener}]\n"
         );
         let found = findings(&text);
         let found: Vec<_> = found
             .iter()
             .filter_map(|f| f.split_once(" spec.").map(|(_, rest)| rest))
             .collect();
-        assert_eq!(found, expected, "{listener}");
+        assert_eq!(found, *expected, "{listener}");
     }
 }
 
@@ -429,4 +463,264 @@ fn a_service_is_routed_by_one_kind() {
             .any(|f| f.ends_with("spec.parentRefs[0] conflict")),
         "{found:?}"
     );
+}
+
+const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: own}\nspec: {controllerName: CONTROLLER}\n---\n";
+
+#[test]
+fn a_gateway_is_served_if_its_class_is_ours() {
+    let of = |class: &str, controller: &str| {
+        let gateway = GATEWAY.replace("gatewayClassName: reeve", class);
+        let text = CLASS.replace("CONTROLLER", controller) + &gateway;
+        let found = findings(&text);
+        let short = found.iter().filter_map(|f| f.split_once(' '));
+        let short: Vec<_> = short.map(|(_, rest)| rest.to_owned()).collect();
+        let wrong = found.iter().any(|f| !f.ends_with('?'));
+        let served = (!wrong).then(|| mesh(&text).gateways.len());
+        (served, short.join(", "))
+    };
+    let ours = "reeve.dev/gateway-controller";
+    for (class, controller, served, said) in [
+        ("gatewayClassName: own", ours, Some(2), ""),
+        (
+            "gatewayClassName: own",
+            "istio.io/gateway-controller",
+            Some(2),
+            "",
+        ),
+        ("gatewayClassName: istio", ours, Some(2), ""),
+        (
+            "gatewayClassName: own",
+            "k8s.example/nginx",
+            Some(0),
+            "spec.gatewayClassName conflict?",
+        ),
+        (
+            "gatewayClassName: else",
+            ours,
+            Some(0),
+            "spec.gatewayClassName unknown-reference?",
+        ),
+        (
+            "gatewayClassName: istio-waypoint",
+            ours,
+            None,
+            "spec.gatewayClassName unsupported",
+        ),
+        (
+            "gatewayClassName: ''",
+            ours,
+            None,
+            "spec.gatewayClassName missing",
+        ),
+        (
+            "gatewayClassName: reeve",
+            "nobody",
+            None,
+            "spec.controllerName invalid",
+        ),
+    ] {
+        assert_eq!(
+            of(class, controller),
+            (served, said.to_owned()),
+            "{class} {controller}"
+        );
+    }
+}
+
+const STREAMS: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: shop}
+spec:
+  gatewayClassName: reeve
+  listeners:
+    - {name: web, port: 8080, protocol: HTTP}
+    - {name: tls, port: 8443, protocol: TLS, tls: {mode: Passthrough}, hostname: '*.example.com'}
+    - {name: tcp, port: 7000, protocol: TCP}
+---
+";
+
+fn streamed(kind: &str, spec: &str) -> String {
+    with_route(kind, spec).replace(GATEWAY, STREAMS)
+}
+
+const TO_REVIEWS: &str = "rules: [{backendRefs: [{name: reviews, port: 9080}]}]";
+
+/// Kind, spec (`TO` = rules without a fault), findings.
+const STREAM_FAULTS: &[(&str, &str, &[&str])] = &[
+    ("TCPRoute", "parentRefs: [{name: shop}]\nTO", &[]),
+    ("TLSRoute", "parentRefs: [{name: shop}]\nTO", &[]),
+    (
+        "TCPRoute",
+        "parentRefs: [{group: '', kind: Service, name: reviews}]\nTO",
+        &[],
+    ),
+    (
+        "TCPRoute",
+        "parentRefs: [{name: shop, sectionName: tls}]\nTO",
+        &["spec.parentRefs[0] conflict?"],
+    ),
+    (
+        "TLSRoute",
+        "parentRefs: [{name: shop, sectionName: web}]\nTO",
+        &["spec.parentRefs[0] conflict?"],
+    ),
+    (
+        "HTTPRoute",
+        "parentRefs: [{name: shop, sectionName: tcp}]\nTO",
+        &["spec.parentRefs[0] conflict?"],
+    ),
+    (
+        "TLSRoute",
+        "parentRefs: [{name: shop}]\nhostnames: [a.org]\nTO",
+        &["spec.parentRefs[0] conflict?"],
+    ),
+    (
+        "TCPRoute",
+        "parentRefs: [{name: shop}]\nrules: []",
+        &["spec.rules missing"],
+    ),
+    (
+        "TCPRoute",
+        "parentRefs: [{name: shop}]\nrules: [{}]",
+        &["spec.rules[0].backendRefs missing"],
+    ),
+    (
+        "TCPRoute",
+        "parentRefs: [{name: shop}]\nrules: [{backendRefs: [{name: reviews, port: 9080}]}, {backendRefs: [{name: gone, port: 1}]}]",
+        &[
+            "spec.rules[1] unreachable?",
+            "spec.rules[1].backendRefs[0].name unknown-reference?",
+        ],
+    ),
+    (
+        "TLSRoute",
+        "parentRefs: [{name: shop}]\nrules: [{backendRefs: [{name: reviews, port: 9080, filters: [{type: RequestMirror}]}]}]",
+        &["spec.rules[0].backendRefs[0].filters invalid"],
+    ),
+    (
+        "TLSRoute",
+        "parentRefs: [{name: shop}]\nrules: [{matches: []}]",
+        &[
+            "spec.rules[0].backendRefs missing",
+            "spec.rules[0].matches unknown-field",
+        ],
+    ),
+    (
+        "TCPRoute",
+        "parentRefs: [{name: shop}]\nhostnames: [a.b]\nTO",
+        &["spec.hostnames unknown-field"],
+    ),
+    (
+        "UDPRoute",
+        "parentRefs: [{name: shop}]\nTO",
+        &["kind unsupported"],
+    ),
+];
+
+#[test]
+fn faults_of_routes_of_connections_are_named() {
+    for (kind, spec, expected) in STREAM_FAULTS {
+        let found = findings(&streamed(kind, &spec.replace("TO", TO_REVIEWS)));
+        let found: Vec<_> = found
+            .iter()
+            .filter_map(|f| Some(f.split_once(' ')?.1))
+            .collect();
+        assert_eq!(found, *expected, "{kind} {spec}");
+    }
+}
+
+#[test]
+fn routes_of_connections_become_tls_and_tcp_routes() {
+    let of = |kind: &str, spec: &str| mesh(&streamed(kind, spec)).virtual_services;
+    let parents =
+        "parentRefs: [{name: shop}, {group: '', kind: Service, name: reviews, port: 9080}]";
+    let all = of(
+        "TLSRoute",
+        &format!("{parents}\nhostnames: [a.example.com, '*.b.example.com']\n{TO_REVIEWS}"),
+    );
+    let shown = |v: &VirtualService| {
+        let names = v.gateways.iter().map(|(_, name)| name.clone());
+        let rule = &v.tls[0].matches[0];
+        (
+            v.in_mesh,
+            names.collect::<Vec<_>>(),
+            v.hosts.join(" "),
+            rule.sni_hosts.join(" "),
+            rule.at.port,
+        )
+    };
+    let names = "a.example.com *.b.example.com".to_owned();
+    let host = "reviews.default.svc.cluster.local".to_owned();
+    assert_eq!(
+        all.iter().map(shown).collect::<Vec<_>>(),
+        [
+            (true, vec![], host, names.clone(), Some(9080)),
+            (
+                false,
+                vec!["shop~tls".to_owned()],
+                names.clone(),
+                names,
+                None
+            ),
+        ]
+    );
+    let all = of(
+        "TCPRoute",
+        &format!(
+            "{parents}\nrules: [{{backendRefs: [{{name: reviews, port: 9080, weight: 3}}, {{name: reviews, namespace: other, port: 1}}]}}]"
+        ),
+    );
+    let [service, gateway] = all.as_slice() else {
+        panic!("{all:?}")
+    };
+    assert_eq!(service.tcp[0].matches[0].port, Some(9080));
+    assert!(gateway.tcp[0].matches.is_empty());
+    assert_eq!(gateway.gateways[0].1, "shop~tcp");
+    let to: Vec<_> = gateway.tcp[0]
+        .to
+        .iter()
+        .map(|t| (t.service.as_str(), t.weight))
+        .collect();
+    assert_eq!(
+        to,
+        [
+            ("reviews.default.svc.cluster.local", 3),
+            ("backend.invalid", 1)
+        ]
+    );
+}
+
+#[test]
+fn where_no_backend_may_be_asked_nobody_is() {
+    for (kind, backends) in [
+        ("TCPRoute", "{name: reviews, namespace: other, port: 9080}"),
+        ("TCPRoute", "{name: reviews, port: 9080, weight: 0}"),
+        ("TLSRoute", "{name: gone, port: 9080}"),
+    ] {
+        let spec = format!("parentRefs: [{{name: shop}}]\nrules: [{{backendRefs: [{backends}]}}]");
+        let all = mesh(&streamed(kind, &spec)).virtual_services;
+        let tls = all[0].tls.iter().flat_map(|r| &r.to);
+        let to: Vec<_> = all[0].tcp.iter().flat_map(|r| &r.to).chain(tls).collect();
+        let shown: Vec<_> = to.iter().map(|t| (t.service.as_str(), t.weight)).collect();
+        assert_eq!(shown, [("backend.invalid", 1)], "{kind} {backends}");
+    }
+}
+
+#[test]
+fn a_secret_of_another_namespace_is_used_where_that_grants_it() {
+    let text = |kind: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec:\n  gatewayClassName: reeve\n  listeners: [{{name: a, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: c, namespace: keys}}]}}}}]\n---\n\
+            apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: keys}}\nspec:\n  from: [{{group: gateway.networking.k8s.io, kind: Gateway, namespace: default}}]\n  to: [{{group: '', kind: {kind}, name: c}}]\n"
+        )
+    };
+    let granted = mesh(&text("Secret"));
+    let crate::mesh::GatewayTls::Public(tls) = &granted.gateways[0].servers[0].tls else {
+        panic!("no TLS")
+    };
+    let own = reeve_core::Namespace::parse("default").unwrap();
+    let name = tls.certificates[0].secret_of(&own).map(|n| n.0);
+    assert_eq!(name.as_deref(), Some("keys/c"));
+    assert_eq!(findings(&text("Service")).len(), 1);
 }
