@@ -222,18 +222,20 @@ fn labels(rule: &DestinationRule, subset: &str) -> Option<BTreeMap<String, Strin
 /// There is more than one weight.
 struct Crowded;
 
-/// Where the number of `weight: 50` stands in `line`; `None` without one.
+/// Where the number of `weight: 50`, or in JSON `"weight": 50`, stands in `line`; `None` without one.
 fn weight_in(line: &str) -> Option<Result<(usize, usize), Crowded>> {
-    let key = "weight:";
-    let at = line.find(key)?;
-    if line.rfind(key) != Some(at) {
+    let mut values = line.match_indices("weight").filter_map(|(at, key)| {
+        let rest = line.get(at + key.len()..)?;
+        let rest = rest.trim_start_matches(['"', '\'']).trim_start();
+        Some(rest.strip_prefix(':')?.trim_start())
+    });
+    let value = values.next()?;
+    if values.next().is_some() {
         return Some(Err(Crowded));
     }
-    let after = line.get(at + key.len()..)?;
-    let start = at + key.len() + (after.len() - after.trim_start().len());
-    let digits = line.get(start..)?.bytes().take_while(u8::is_ascii_digit);
-    let end = start + digits.count();
-    (end > start).then_some(Ok((start, end)))
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let start = line.len() - value.len();
+    (digits > 0).then_some(Ok((start, start + digits)))
 }
 
 /// Puts `text` in the file's place: who reads it meanwhile sees the old one or the new one.

@@ -66,6 +66,21 @@ fn two_numbers_change_and_nothing_else() {
 }
 
 #[test]
+fn weights_written_as_json_change_too() {
+    let json = MESH
+        .replace("weight: 100 #", "\"weight\": 100 #")
+        .replace("weight: 0}", "'weight' : 0}");
+    let folder = folder(&json);
+    let mut split = Split::find(folder.path(), &query()).unwrap();
+    split.set(75, 25).unwrap();
+    let text = fs::read_to_string(folder.path().join("mesh.yaml")).unwrap();
+    let expected = json
+        .replace("\"weight\": 100 #", "\"weight\": 75 #")
+        .replace("'weight' : 0}", "'weight' : 25}");
+    assert_eq!(text, expected);
+}
+
+#[test]
 fn what_somebody_else_wrote_is_not_overwritten() {
     let folder = folder(MESH);
     let mut split = Split::find(folder.path(), &query()).unwrap();
