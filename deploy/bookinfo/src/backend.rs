@@ -38,6 +38,18 @@ impl Backend {
     /// The service called `name`.
     pub(crate) fn new(name: &str) -> Self {
         let (host, port) = address_of(name, 9080);
+        Self::at(&host, port, format!("{name}:{port}"))
+    }
+
+    /// The service outside the mesh at `host`: for `books.example`, `BOOKS_EXAMPLE_SERVICE_HOST` says where it is
+    /// reached.
+    pub(crate) fn named(host: &str) -> Self {
+        let labels: Vec<&str> = host.split('.').take(2).collect();
+        let (address, port) = address_of(&labels.join("-"), 80);
+        Self::at(&address, port, format!("{host}:{port}"))
+    }
+
+    fn at(host: &str, port: u16, authority: String) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(TIMEOUT));
@@ -48,7 +60,7 @@ impl Backend {
         Self {
             client,
             base: format!("http://{host}:{port}"),
-            authority: format!("{name}:{port}"),
+            authority,
         }
     }
 

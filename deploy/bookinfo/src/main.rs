@@ -6,6 +6,7 @@
 //! `end-user`). The product page is `mesh/productpage.py`.
 
 mod backend;
+mod details;
 mod echo;
 mod passed_on;
 mod ratings;
@@ -17,15 +18,10 @@ mod tcp_echo;
 use std::{env, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use http::{Method, StatusCode};
-use serde_json::json;
-
-use crate::server::{Reply, json_reply, not_found};
-
 const USAGE: &str = "\
 usage: reeve-bookinfo SERVICE
 
-  details                     book details
+  details [--version v1|v2]   book details; v2 asks an external book service for them, at the host that BOOKS names
   reviews --version v1|v2|v3  reviews; v2 adds black stars, v3 red ones, both from `ratings`
   ratings --version v1|v2     ratings; v2 reads them from `store`
   store                       ratings over a line protocol on TCP
@@ -49,7 +45,8 @@ async fn main() -> ExitCode {
 
 async fn run(words: &[&str]) -> Result<()> {
     match words {
-        ["details"] => server::serve("details", listen_address(9080)?, details).await,
+        ["details"] => details::serve(listen_address(9080)?, "v1").await,
+        ["details", "--version", version] => details::serve(listen_address(9080)?, version).await,
         ["reviews", "--version", version] => reviews::serve(listen_address(9080)?, version).await,
         ["ratings", "--version", version] => ratings::serve(listen_address(9080)?, version).await,
         ["store"] => store::serve(listen_address(27017)?).await,
@@ -72,24 +69,4 @@ fn listen_address(usual_port: u16) -> Result<SocketAddr> {
         Err(_) => usual_port,
     };
     Ok(SocketAddr::new(host, port))
-}
-
-async fn details(request: server::Call) -> Reply {
-    if *request.method() != Method::GET || !request.uri().path().starts_with("/details/") {
-        return not_found();
-    }
-    json_reply(
-        StatusCode::OK,
-        &json!({
-            "id": 0,
-            "author": "William Shakespeare",
-            "year": 1595,
-            "type": "paperback",
-            "pages": 200,
-            "publisher": "PublisherA",
-            "language": "English",
-            "ISBN-10": "1234567890",
-            "ISBN-13": "123-1234567890",
-        }),
-    )
 }
