@@ -1,6 +1,6 @@
 //! The edge of the mesh: gateways and what lies outside, with real TLS clients and servers.
 
-mod authority;
+pub(crate) mod authority;
 mod egress;
 mod ingress;
 mod names;

@@ -1,6 +1,7 @@
 //! End-to-end tests: the mesh must prove itself. See `README.md` for how to run them.
 
 mod bad_input;
+mod bookinfo;
 mod churn;
 mod demo;
 mod descriptors;

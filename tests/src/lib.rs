@@ -18,6 +18,7 @@ mod jwt;
 mod load;
 mod mesh;
 mod mesh_tls;
+mod metrics;
 mod outside;
 mod poll;
 mod raw;

@@ -4,16 +4,16 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use serde_json::json;
 
 /// An authority, and what it issues.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate with its key, both PEM.
-pub(super) struct Issued {
-    pub(super) chain: String,
-    pub(super) key: String,
+pub(crate) struct Issued {
+    pub(crate) chain: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -21,12 +21,12 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// A certificate for these DNS names and URIs.
-    pub(super) fn issue(&self, names: &[&str]) -> Issued {
+    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names
             .iter()
@@ -47,7 +47,7 @@ impl Authority {
 
 impl Issued {
     /// As a Kubernetes `Secret`, with authorities for clients if there are any.
-    pub(super) fn secret(&self, name: &str, authorities: Option<&Authority>) -> String {
+    pub(crate) fn secret(&self, name: &str, authorities: Option<&Authority>) -> String {
         let mut data = json!({"tls.crt": self.chain, "tls.key": self.key});
         if let Some(authority) = authorities {
             data["ca.crt"] = json!(authority.pem());
