@@ -63,6 +63,15 @@ pub struct Edge {
     pub errors: u64,
     /// Of these, denied.
     pub denied: u64,
+    /// TCP connections opened.
+    #[serde(default)]
+    pub connections: u64,
+    /// Bytes of these from the caller.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes of these to the caller.
+    #[serde(default)]
+    pub bytes_out: u64,
     /// Whether they came over mesh mTLS.
     pub mtls: bool,
 }

@@ -14,6 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 16;
 /// Most edges shown.
 const MAX_EDGES: usize = 10_000;
+/// The series that edges are made of.
+const COUNTED: [&str; 4] = [REQUESTS, CONNECTIONS, BYTES_IN, BYTES_OUT];
+const REQUESTS: &str = "istio_requests_total";
+const CONNECTIONS: &str = "istio_tcp_connections_opened_total";
+const BYTES_IN: &str = "istio_tcp_received_bytes_total";
+const BYTES_OUT: &str = "istio_tcp_sent_bytes_total";
+const MUTUAL: &str = "mutual_tls";
 
 /// Puts the graph together.
 pub(super) async fn read(mesh: &Mesh, instances: &Instances) -> Graph {
@@ -54,46 +61,77 @@ fn nodes(mesh: &Mesh, instances: &Instances) -> Vec<Node> {
     workloads.chain(services).collect()
 }
 
-/// Edges as the called side counts them (`reporter="destination"`), so that nothing is counted twice.
+/// Edges as one side counts them, so that nothing is counted twice: the called one, except of connections by mesh mTLS, on
+/// which only the caller's side knows the workloads at both ends.
 fn edges<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Edge> {
     let mut edges: BTreeMap<(String, String, String, bool), Edge> = BTreeMap::new();
-    let requests = samples
-        .filter(|s| s.name == "istio_requests_total" && s.label("reporter") == "destination");
-    for sample in requests {
-        let from = node_id(
-            sample.label("source_workload"),
-            sample.label("source_workload_namespace"),
+    let counted = samples.filter(|s| COUNTED.contains(&s.name.as_str()));
+    for sample in counted.filter(|s| counts(s)) {
+        let fresh = fresh_edge(sample);
+        let key = (
+            fresh.from.clone(),
+            fresh.to.clone(),
+            fresh.service.clone(),
+            fresh.mtls,
         );
-        let to = node_id(
-            sample.label("destination_workload"),
-            sample.label("destination_workload_namespace"),
-        );
-        let service = sample.label("destination_service").to_owned();
-        let mtls = sample.label("connection_security_policy") == "mutual_tls";
-        let key = (from.clone(), to.clone(), service.clone(), mtls);
         if edges.len() >= MAX_EDGES && !edges.contains_key(&key) {
             continue;
         }
-        let edge = edges.entry(key).or_insert(Edge {
-            from,
-            to,
-            service,
-            requests: 0,
-            errors: 0,
-            denied: 0,
-            mtls,
-        });
-        let count = whole(sample.value);
-        edge.requests = edge.requests.saturating_add(count);
-        let code = sample.label("response_code");
-        if code.starts_with('5') {
-            edge.errors = edge.errors.saturating_add(count);
-        }
-        if code == "403" {
-            edge.denied = edge.denied.saturating_add(count);
-        }
+        add(edges.entry(key).or_insert(fresh), sample);
     }
     edges.into_values().collect()
+}
+
+fn counts(sample: &Sample) -> bool {
+    let known = |label| !matches!(sample.label(label), "" | "unknown");
+    match (sample.label("reporter"), sample.name == REQUESTS) {
+        ("destination", true) => true,
+        ("destination", false) => sample.label("connection_security_policy") != MUTUAL,
+        ("source", false) => known("destination_workload"),
+        _ => false,
+    }
+}
+
+fn fresh_edge(sample: &Sample) -> Edge {
+    let node = |workload, namespace| node_id(sample.label(workload), sample.label(namespace));
+    Edge {
+        from: node("source_workload", "source_workload_namespace"),
+        to: node("destination_workload", "destination_workload_namespace"),
+        service: sample.label("destination_service").to_owned(),
+        requests: 0,
+        errors: 0,
+        denied: 0,
+        connections: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        mtls: match sample.label("reporter") {
+            // Who was called is known by a handshake alone.
+            "source" => !matches!(sample.label("destination_principal"), "" | "unknown"),
+            _ => sample.label("connection_security_policy") == MUTUAL,
+        },
+    }
+}
+
+/// Counts a sample of one of [`COUNTED`].
+fn add(edge: &mut Edge, sample: &Sample) {
+    let count = whole(sample.value);
+    let to = match sample.name.as_str() {
+        CONNECTIONS => &mut edge.connections,
+        BYTES_IN => &mut edge.bytes_in,
+        BYTES_OUT => &mut edge.bytes_out,
+        _ => &mut edge.requests,
+    };
+    *to = to.saturating_add(count);
+    if sample.name != REQUESTS {
+        return;
+    }
+    let code = sample.label("response_code");
+    if code.starts_with('5') {
+        edge.errors = edge.errors.saturating_add(count);
+    }
+    if code == "403" {
+        edge.denied = edge.denied.saturating_add(count);
+    }
 }
 
 fn node_id(workload: &str, namespace: &str) -> String {
@@ -140,5 +178,39 @@ mod tests {
             (8, 2, 1)
         );
         assert!(edges[0].mtls);
+    }
+
+    #[test]
+    fn connections_and_their_bytes_are_counted_by_the_side_that_knows_both_ends() {
+        let line = |name: &str, labels: &str, value: u32| {
+            format!(
+                "{name}{{{labels},source_workload_namespace=\"n\",destination_workload=\"db\",\
+                 destination_workload_namespace=\"n\",destination_service=\"db.n\"}} {value}\n"
+            )
+        };
+        let source =
+            "reporter=\"source\",source_workload=\"a\",destination_principal=\"d/ns/n/sa/db\"";
+        let mesh = "reporter=\"destination\",source_workload=\"unknown\",\
+                    connection_security_policy=\"mutual_tls\"";
+        let stranger = "reporter=\"destination\",source_workload=\"unknown\",\
+                        connection_security_policy=\"none\"";
+        let text = line(CONNECTIONS, source, 2)
+            + &line(BYTES_IN, source, 30)
+            + &line(BYTES_OUT, source, 400)
+            + &line("istio_tcp_connections_closed_total", source, 1)
+            + &line(CONNECTIONS, mesh, 2)
+            + &line(CONNECTIONS, stranger, 5);
+        let edges = edges(prometheus::parse(&text).iter());
+        let [known, unknown] = edges.as_slice() else {
+            panic!("{edges:?}");
+        };
+        assert_eq!((known.from.as_str(), known.to.as_str()), ("a.n", "db.n"));
+        assert_eq!(
+            (known.connections, known.bytes_in, known.bytes_out),
+            (2, 30, 400)
+        );
+        assert_eq!((known.requests, known.mtls), (0, true));
+        assert_eq!((unknown.from.as_str(), unknown.connections), ("unknown", 5));
+        assert!(!unknown.mtls);
     }
 }
