@@ -30,6 +30,7 @@ mod resumption;
 mod rollout;
 mod rotation;
 mod routing;
+mod servers;
 mod sidecar_crash;
 mod smuggling;
 mod tamper;

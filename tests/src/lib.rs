@@ -22,6 +22,7 @@ mod metrics;
 mod outside;
 mod poll;
 mod raw;
+mod scratch;
 mod strict;
 mod tools;
 
@@ -41,5 +42,6 @@ pub use mesh_tls::MeshTls;
 pub use outside::TlsClient;
 pub use poll::eventually;
 pub use raw::{Door, Reply, Wire, exchange};
+pub use scratch::{Scratch, as_ordinary_user};
 pub use strict::{SeenRequest, StrictBackend};
 pub use tools::{test_tool, test_tools};

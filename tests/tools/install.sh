@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the end-to-end tests need besides Rust: a stock Envoy and the Python SPIFFE library, a stock
-# Prometheus, ip and nft.
+# Prometheus, ip and nft, stock database servers and a message broker.
 # usage: install.sh [FOLDER]; the folder is target/test-tools if not given. Does nothing when it already holds these
 # versions.
 set -eu
@@ -42,5 +42,28 @@ if [ ! -x "$folder/prometheus/usr/bin/promtool" ]; then
     dpkg-deb --extract "$folder"/download/prometheus_*.deb "$folder/download/unpacked"
     "$folder/download/unpacked/usr/bin/promtool" --version >/dev/null
     mv "$folder/download/unpacked" "$folder/prometheus"
+    rm -rf "$folder/download"
+fi
+# Debian's PostgreSQL, MariaDB and Mosquitto, servers and clients, unpacked likewise; their libraries are installed, which
+# begin nothing.
+if [ ! -x "$folder/servers/usr/sbin/mosquitto" ]; then
+    rm -rf "$folder/servers" "$folder/download"
+    mkdir -p "$folder/download/unpacked"
+    apt-get update -qq
+    postgresql=$(apt-cache depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p')
+    version=${postgresql#postgresql-}
+    (cd "$folder/download" && apt-get download -qq "$postgresql" "postgresql-client-$version" mariadb-server-core \
+        mariadb-client-core mosquitto mosquitto-clients)
+    libraries=
+    for package in "$folder"/download/*.deb; do
+        # The library of the JIT compiler is large, and loaded by nobody who switches that off.
+        libraries="$libraries $(dpkg-deb --field "$package" Depends | tr ',' '\n' \
+            | sed -n 's/^ *\(lib[^ :|]*\).*/\1/p' | grep -v '^libllvm')"
+        dpkg-deb --extract "$package" "$folder/download/unpacked"
+    done
+    # shellcheck disable=SC2086  # a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-upgrade $libraries
+    ln -sfn "postgresql/$version/bin" "$folder/download/unpacked/usr/lib/postgres-bin"
+    mv "$folder/download/unpacked" "$folder/servers"
     rm -rf "$folder/download"
 fi
