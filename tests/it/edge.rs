@@ -4,4 +4,6 @@ pub(crate) mod authority;
 mod egress;
 mod ingress;
 mod names;
+pub(crate) mod openssl;
 mod proxied;
+mod sealed;

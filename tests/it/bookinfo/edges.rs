@@ -1,27 +1,23 @@
 //! Bookinfo's edges: visitors come by HTTPS and with tokens, and what the shop asks of the outside leaves by one gateway.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr};
 
 use reeve_tests::{
-    Call, Folder, Mesh, Signer, TlsClient, Token, eventually, permit, service, sidecar, test_tools,
+    Call, Folder, Mesh, Signer, TlsClient, Token, permit, service, sidecar, test_tools,
 };
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::{INGRESS, istio};
-use crate::edge::authority::Authority;
+use crate::edge::{
+    authority::Authority,
+    openssl::{OpenSsl, free_address},
+};
 
 const HTTPS: u16 = 8443;
 const SHOP: &str = "shop.example";
 const BOOKS: &str = "books.example";
 const ISSUER: &str = "https://login.shop.example";
 const EGRESS: &str = "spiffe://mesh.local/ns/default/sa/egress";
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// Who is signed in may look at the page. Everybody may be sent to HTTPS: nothing else is on that port.
 const MEMBERS: &str = r#"
@@ -53,46 +49,6 @@ permit (
   resource in Service::"books.example"
 ) when { context.path like "/books/v1/*" };"#;
 
-/// OpenSSL's HTTPS server, which serves the files of its folder; ended when dropped.
-struct Library {
-    process: Child,
-    port: u16,
-}
-
-impl Library {
-    async fn start(folder: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = free.local_addr().expect("its address");
-        drop(free);
-        let process = Command::new("openssl")
-            .args(["s_server", "-WWW", "-accept", &address.to_string()])
-            .args(["-cert", "tls.crt", "-key", "tls.key"])
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("openssl is installed");
-        let server = Self {
-            process,
-            port: address.port(),
-        };
-        eventually("openssl listens", LIMIT, async || {
-            let connected = TcpStream::connect(address).await;
-            connected.map(drop).map_err(|error| error.to_string())
-        })
-        .await;
-        server
-    }
-}
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        self.process.kill().unwrap_or_default();
-        drop(self.process.wait());
-    }
-}
-
 /// What the library says of the book, its certificate, and the shop's authority, in a folder.
 fn files(authority: &Authority) -> String {
     let path = std::env::temp_dir().join(format!("reeve-books-{}", std::process::id()));
@@ -109,8 +65,8 @@ fn files(authority: &Authority) -> String {
     let library = authority.issue(&[BOOKS]);
     for (name, text) in [
         ("books/v1/volumes/0486424618", volume.to_string()),
-        ("tls.crt", library.chain),
-        ("tls.key", library.key),
+        ("server.crt", library.chain),
+        ("server.key", library.key),
         ("ca.crt", authority.pem()),
     ] {
         fs::write(format!("{folder}/{name}"), text).expect("a file");
@@ -204,8 +160,9 @@ async fn visitors_come_by_https_with_tokens_and_the_shop_asks_outside_through_th
     test_tools();
     let (authority, signer) = (Authority::new("outside"), Signer::new("key-1"));
     let files = files(&authority);
-    let library = Library::start(&files).await;
-    let mut mesh = Mesh::start(folder(&authority, &signer, library.port, &files)).await;
+    let at = free_address().await;
+    let library = OpenSsl::start(&files, at, &["-WWW"]).await;
+    let mut mesh = Mesh::start(folder(&authority, &signer, at.port(), &files)).await;
     let client = TlsClient::trusting(&authority.pem()).offering(&["h2", "http/1.1"]);
     let to = mesh.inbound("ingress-0", HTTPS);
 

@@ -1,20 +1,18 @@
 //! Egress: an external HTTPS server (OpenSSL's) that the mesh knows by a `ServiceEntry` and finds by DNS; TLS begun by the
 //! sidecar and by an egress gateway, or passed through; every call decided and recorded.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use reeve_tests::{
     Call, Folder, Mesh, TlsClient, eventually, local_mesh, permit, service, sidecar, strict,
 };
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
-use super::{authority::Authority, names::NameServer};
+use super::{
+    authority::Authority,
+    names::NameServer,
+    openssl::{OpenSsl, free_address},
+};
 use crate::fixture::settings;
 
 const HOST: &str = "ext.shop.example";
@@ -37,50 +35,6 @@ permit (
   principal == Workload::"spiffe://mesh.local/ns/default/sa/client", action,
   resource == Workload::"spiffe://mesh.local/ns/default/sa/egress"
 );"#;
-
-/// `openssl s_server`, which tells about itself over HTTPS; ended when dropped.
-struct Server {
-    process: Child,
-    port: u16,
-}
-
-impl Server {
-    /// With the files `server.crt`, `server.key` and `ca.crt` of `folder`.
-    async fn start(folder: &str, at: [u8; 4], port: u16, more: &[&str]) -> Self {
-        let address = SocketAddr::from((at, port));
-        let process = Command::new("openssl")
-            .args(["s_server", "-www", "-accept", &address.to_string()])
-            .args([
-                "-cert",
-                "server.crt",
-                "-key",
-                "server.key",
-                "-CAfile",
-                "ca.crt",
-            ])
-            .args(more)
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("openssl is installed");
-        let server = Self { process, port };
-        eventually("openssl listens", LIMIT, async || {
-            let connected = TcpStream::connect(address).await;
-            connected.map(drop).map_err(|error| error.to_string())
-        })
-        .await;
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().unwrap_or_default();
-        drop(self.process.wait());
-    }
-}
 
 fn istio(kind: &str, name: &str, spec: Value) -> String {
     let object = json!({
@@ -176,9 +130,9 @@ async fn an_external_service_is_reached_by_tls_that_the_mesh_begins_or_passes_on
     let (files, authority) = certificates();
     let names = NameServer::start().await;
     names.tell(HOST, &[[127, 0, 0, 1]]);
-    let port = free_port().await;
-    let server = Server::start(&files, [127, 0, 0, 1], port, &[]).await;
-    let mut mesh = Mesh::start(folder(&names, server.port)).await;
+    let at = free_address().await;
+    let (server, port) = (OpenSsl::start(&files, at, &["-www"]).await, at.port());
+    let mut mesh = Mesh::start(folder(&names, port)).await;
     let to = mesh.outbound_to("client-0", HOST, PLAIN);
 
     passed_through(&mesh, &authority).await;
@@ -189,13 +143,6 @@ async fn an_external_service_is_reached_by_tls_that_the_mesh_begins_or_passes_on
     mesh.verify_audit().await;
     mesh.stop().await;
     fs::remove_dir_all(files).expect("cleaned up");
-}
-
-async fn free_port() -> u16 {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    listener.local_addr().expect("its address").port()
 }
 
 /// The application's own TLS.
@@ -336,7 +283,7 @@ async fn begun_by_the_egress_gateway(
 /// The name's address changes, and then nobody answers for it.
 async fn found_by_dns(mesh: &Mesh, to: SocketAddr, files: &str, names: &NameServer, port: u16) {
     assert_eq!(call().send(to).await.expect("an answer").status, 503);
-    let moved = Server::start(files, [127, 0, 0, 9], port, &[]).await;
+    let moved = OpenSsl::start(files, ([127, 0, 0, 9], port).into(), &["-www"]).await;
     names.tell(HOST, &[[127, 0, 0, 9]]);
     answers(to, 200).await;
     names.fall_silent();
