@@ -164,6 +164,19 @@ impl Answer {
         Self::new(StatusCode::NOT_FOUND, "no_route", "NR")
     }
 
+    /// Nobody is told of that authority, and what is unknown is not called.
+    pub(crate) fn not_in_registry(decision_id: String) -> Self {
+        Self {
+            decision_id: Some(decision_id),
+            ..Self::new(StatusCode::BAD_GATEWAY, "not_in_registry", "NR")
+        }
+    }
+
+    /// The authority's name has no address.
+    pub(crate) fn no_address() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "name_not_found", "DF")
+    }
+
     /// The route names a cluster that there is not.
     pub(crate) fn no_cluster() -> Self {
         Self::new(

@@ -144,6 +144,31 @@ impl Cluster {
         hop.host.get_or(|| HostState::new(self.state().now()))
     }
 
+    /// One address outside the mesh that no service stands for, spoken to in plaintext.
+    pub(crate) fn elsewhere(service: Arc<ServiceConfig>, address: SocketAddr) -> Self {
+        let hop = Hop {
+            address,
+            upstream: address.to_string().into(),
+            info: Arc::default(),
+            identity: None,
+            security: Security::Plain,
+            load: Load::default(),
+            host: Shared::default(),
+        };
+        Self {
+            service,
+            protocol: Protocol::Http,
+            traffic: TrafficPolicy::default(),
+            hops: vec![Arc::new(hop)],
+            turn: Turn::random(),
+            is_meshed: false,
+            is_plain: true,
+            spread: Spread::Flat,
+            table: None,
+            state: Shared::default(),
+        }
+    }
+
     /// What its connections may be made and used for.
     pub(crate) fn terms(&self) -> Terms<'_> {
         Terms::of(self)

@@ -21,6 +21,7 @@ use reeve_core::{
 };
 use tokio::{task::JoinSet, time::Instant};
 
+use crate::ledger::lock;
 use crate::limits::{
     DNS_PATIENCE, DNS_RETRY, MAX_DNS_ADDRESSES, MAX_DNS_LOOKUPS, MAX_DNS_NAMES, MAX_DNS_TTL,
     MIN_DNS_TTL,
@@ -38,7 +39,7 @@ pub(crate) struct Names {
 
 #[derive(Debug, Default)]
 struct Lookups {
-    resolver: Option<(Vec<SocketAddr>, TokioResolver)>,
+    resolver: Resolver,
     /// When each name is to be looked up again.
     due: HashMap<ServiceName, Instant>,
     failing: BTreeSet<ServiceName>,
@@ -103,7 +104,7 @@ impl Names {
         if due.is_empty() {
             return false;
         }
-        let Some(resolver) = lookups.resolver(servers) else {
+        let Some(resolver) = lookups.resolver.made_for(servers) else {
             return false;
         };
         let before = self.answers.load_full();
@@ -133,9 +134,73 @@ impl Names {
     }
 }
 
-impl Lookups {
-    fn resolver(&mut self, servers: &[SocketAddr]) -> Option<TokioResolver> {
-        if let Some((made_for, resolver)) = &self.resolver
+/// Names that no configuration has, looked up as they are asked for.
+#[derive(Debug)]
+pub(crate) struct OnDemand {
+    resolver: std::sync::Mutex<Resolver>,
+    known: std::sync::Mutex<HashMap<ServiceName, (IpAddr, Instant)>>,
+    at_once: tokio::sync::Semaphore,
+}
+
+impl Default for OnDemand {
+    fn default() -> Self {
+        Self {
+            resolver: Default::default(),
+            known: Default::default(),
+            at_once: tokio::sync::Semaphore::new(MAX_DNS_LOOKUPS),
+        }
+    }
+}
+
+impl OnDemand {
+    /// The first address of `name`, kept for as long as the answer says.
+    pub(crate) async fn address(
+        &self,
+        name: &ServiceName,
+        servers: &[SocketAddr],
+    ) -> Option<IpAddr> {
+        if let Some(known) = self.known(name) {
+            return Some(known);
+        }
+        let _one = self.at_once.acquire().await.ok()?;
+        // Another request may have asked meanwhile.
+        if let Some(known) = self.known(name) {
+            return Some(known);
+        }
+        let resolver = lock(&self.resolver).made_for(servers)?;
+        let (addresses, ttl) = match ask(&resolver, name).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::debug!(%name, %error, "a name cannot be looked up");
+                return None;
+            }
+        };
+        let address = addresses.first().copied()?;
+        let now = Instant::now();
+        let mut known = lock(&self.known);
+        if known.len() >= MAX_DNS_NAMES {
+            known.retain(|_, (_, until)| *until > now);
+        }
+        if known.len() < MAX_DNS_NAMES {
+            known.insert(name.clone(), (address, now + ttl));
+        }
+        Some(address)
+    }
+
+    fn known(&self, name: &ServiceName) -> Option<IpAddr> {
+        let known = lock(&self.known);
+        let (address, until) = known.get(name)?;
+        (*until > Instant::now()).then_some(*address)
+    }
+}
+
+/// A resolver, and the servers it was made for.
+#[derive(Debug, Default)]
+struct Resolver(Option<(Vec<SocketAddr>, TokioResolver)>);
+
+impl Resolver {
+    fn made_for(&mut self, servers: &[SocketAddr]) -> Option<TokioResolver> {
+        if let Some((made_for, resolver)) = &self.0
             && made_for == servers
         {
             return Some(resolver.clone());
@@ -147,10 +212,12 @@ impl Lookups {
                 return None;
             }
         };
-        self.resolver = Some((servers.to_vec(), resolver.clone()));
+        self.0 = Some((servers.to_vec(), resolver.clone()));
         Some(resolver)
     }
+}
 
+impl Lookups {
     fn take(
         &mut self,
         name: ServiceName,

@@ -11,11 +11,12 @@ use reeve_audit::{AuthenticatedBy, Direction};
 use reeve_core::{
     SpiffeId, UnixTime,
     decision::{Principal, User, apply_state},
-    model::{Destination, Fault, Mirror, ProxyConfig, RouteAction},
+    model::{Destination, Fault, Mirror, OutboundPolicy, ProxyConfig, RouteAction},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    elsewhere,
     head::Head,
     hello::ServerName,
     judge::{Peer, Place, Question},
@@ -291,6 +292,31 @@ fn connection(snapshot: &Snapshot, outbound: &Outbound, name: &ServerName, told:
     }
 }
 
+/// Where a request goes whose authority stands for no service.
+fn to_unknown(policy: OutboundPolicy, head: &Head, told: &mut Explanation) {
+    match (policy, elsewhere::target(&head.authority)) {
+        (OutboundPolicy::RegistryOnly, _) => {
+            told.route = Some("block_all".to_owned());
+            told.answer = Some(502);
+        }
+        (OutboundPolicy::AllowAny, None) => told.answer = Some(404),
+        (OutboundPolicy::AllowAny, Some((host, port))) => {
+            told.route = Some("allow_any".to_owned());
+            let (service, endpoints) = match host {
+                elsewhere::Host::Name(name) => (name.to_string(), Vec::new()),
+                elsewhere::Host::Address(ip) => (ip.to_string(), vec![SocketAddr::new(ip, port)]),
+            };
+            told.destinations = vec![ExplainedDestination {
+                service,
+                subset: None,
+                port,
+                weight: 1,
+                endpoints,
+            }];
+        }
+    }
+}
+
 fn explained(snapshot: &Snapshot, destinations: &[Destination]) -> Vec<ExplainedDestination> {
     let one = |d: &Destination| {
         let key = (d.service.clone(), d.subset.clone(), d.port);
@@ -338,6 +364,7 @@ fn route(
             told.virtual_host = host.map(str::to_owned);
             told.answer = Some(404);
         }
+        Routed::Elsewhere(policy) => to_unknown(policy, head, told),
         Routed::Route {
             route,
             host,

@@ -93,7 +93,7 @@ pub(crate) async fn judge(
 }
 
 /// Refuses what was clear before the policies were asked, on record.
-async fn refuse(
+pub(crate) async fn refuse(
     worker: &Worker,
     snapshot: &Snapshot,
     question: &Question,
@@ -168,6 +168,8 @@ pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answe
             exchange.decided(record, Arc::new(*decision));
             if reason == Reason::PlaintextRefused {
                 Answer::plaintext_refused(decision_id)
+            } else if reason == Reason::NotInRegistry {
+                Answer::not_in_registry(decision_id)
             } else {
                 Answer::denied(decision_id)
             }

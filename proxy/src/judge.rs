@@ -115,6 +115,23 @@ impl Place {
             protocol: Protocol::Tcp,
         }
     }
+
+    /// The same by HTTP, at an authority that stands for no service; without an address where nobody looked for one.
+    pub(crate) fn elsewhere(workload: &WorkloadConfig, to: Option<SocketAddr>, port: u16) -> Self {
+        Self {
+            direction: Direction::Outbound,
+            resource: ResourceRef {
+                workload: None,
+                namespace: workload.namespace.clone(),
+                services: Vec::new(),
+                address: to,
+            },
+            port,
+            mtls: MtlsMode::Disable,
+            state: ServiceState::Open,
+            protocol: Protocol::Http,
+        }
+    }
 }
 
 /// The workload itself as the resource of a decision: never what an authority header says.

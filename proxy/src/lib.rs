@@ -36,6 +36,7 @@ mod deadline;
 mod detect;
 mod dns;
 mod edge;
+mod elsewhere;
 mod end;
 mod exchange;
 pub mod explain;

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use reeve_core::{
     SpiffeId,
-    model::{Destination, Protocol, RouteAction},
+    model::{Destination, OutboundPolicy, Protocol, RouteAction},
 };
 use reeve_svid::ClientDetails;
 use tokio::time::timeout_at;
@@ -30,6 +30,7 @@ use crate::{
     cluster::Cluster,
     deadline,
     edge::ServerKey,
+    elsewhere::Unknown,
     exchange::Exchange,
     fault,
     forward::{self, Answered, Outgoing},
@@ -422,6 +423,14 @@ struct Arrived<'a> {
     chosen: OnceLock<usize>,
 }
 
+/// Where a request goes.
+enum Way {
+    /// By this route, with this path.
+    Route(Arc<CompiledRoute>, Option<String>),
+    /// To where its authority says, if that may be.
+    Elsewhere(OutboundPolicy),
+}
+
 enum Sent {
     Upstream(
         Response<Incoming>,
@@ -442,7 +451,10 @@ impl Arrived<'_> {
         if let Some(location) = self.outbound.by_https(&head) {
             return redirect(&location).map(Sent::Local);
         }
-        let (route, rewritten) = self.route(&head, exchange)?;
+        let (route, rewritten) = match self.route(&head, exchange)? {
+            Way::Route(route, path) => (route, path),
+            Way::Elsewhere(policy) => return self.elsewhere(policy, &head, upload, exchange).await,
+        };
         if let Some(preflight) = self.cross_origin(&route, &head) {
             return Ok(Sent::Local(preflight));
         }
@@ -479,10 +491,7 @@ impl Arrived<'_> {
         };
         self.mirror(&route, &head, &changes, upload);
         if own_edits.is_some() {
-            let at = destinations
-                .iter()
-                .position(|d| std::ptr::eq(d, destination));
-            let _once = self.chosen.set(at.unwrap_or_default());
+            self.note_choice(destinations, destination);
         }
         let hashed = self.hashed(&cluster, &head);
         route.retry.prepare(upload, &head);
@@ -504,6 +513,11 @@ impl Arrived<'_> {
         }?;
         hashed.keep(response.headers_mut());
         Ok(Sent::Upstream(response, route, deadline))
+    }
+
+    fn note_choice(&self, all: &[Destination], chosen: &Destination) {
+        let at = all.iter().position(|d| std::ptr::eq(d, chosen));
+        let _once = self.chosen.set(at.unwrap_or_default());
     }
 
     /// What a request is hashed to, where that says which endpoint is its own.
@@ -546,11 +560,7 @@ impl Arrived<'_> {
         }
     }
 
-    fn route(
-        &self,
-        head: &Head,
-        exchange: &mut Exchange,
-    ) -> Result<(Arc<CompiledRoute>, Option<String>), Answer> {
+    fn route(&self, head: &Head, exchange: &mut Exchange) -> Result<Way, Answer> {
         let view = RequestView {
             scheme: self.scheme,
             ..head.view()
@@ -560,12 +570,33 @@ impl Arrived<'_> {
                 exchange.route = host.map(Into::into);
                 Err(Answer::no_route())
             }
+            Routed::Elsewhere(policy) => Ok(Way::Elsewhere(policy)),
             Routed::Route { route, taken, .. } => {
                 exchange.route = Some(route.name.clone());
                 exchange.stat_prefix = taken.stat_prefix;
-                Ok((route, taken.path))
+                Ok(Way::Route(route, taken.path))
             }
         }
+    }
+
+    /// To an authority that stands for no service.
+    async fn elsewhere(
+        &self,
+        policy: OutboundPolicy,
+        head: &Arc<Head>,
+        upload: &Upload,
+        exchange: &mut Exchange,
+    ) -> Result<Sent, Answer> {
+        let unknown = Unknown {
+            worker: self.worker,
+            snapshot: self.snapshot,
+            outbound: self.outbound,
+            peer: self.own_peer(),
+            head,
+            wanted: self.wanted,
+        };
+        let (response, route, deadline) = unknown.serve(policy, upload, exchange).await?;
+        Ok(Sent::Upstream(response, route, deadline))
     }
 
     /// Sends the copies that the route asks for; nobody waits for them. An upgrade has none.

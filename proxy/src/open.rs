@@ -17,7 +17,7 @@ use crate::{
 };
 use foldhash::HashMap;
 use reeve_audit::{EventKind, EventRecord};
-use reeve_core::{RecordId, UnixTime};
+use reeve_core::{RecordId, UnixTime, model::OutboundPolicy};
 
 /// The open streams of one worker.
 #[derive(Debug, Default)]
@@ -40,6 +40,8 @@ pub(crate) enum Origin {
     Outbound,
     /// At a captured connection to an address that stands for no service.
     Passthrough(std::net::SocketAddr),
+    /// At this listener, for an authority that nobody knows.
+    Elsewhere(std::net::SocketAddr),
 }
 
 #[derive(Debug)]
@@ -163,6 +165,12 @@ impl Stream {
         match self.origin {
             Origin::Inbound(bind) => question.place = snapshot.inbound_at(bind)?.place.clone(),
             Origin::Outbound => {}
+            Origin::Elsewhere(bind) => {
+                let listener = &snapshot.outbound.get(&bind)?.listener;
+                listener
+                    .unknown
+                    .filter(|p| *p == OutboundPolicy::AllowAny)?;
+            }
             Origin::Passthrough(to) => question.place = Arc::new(snapshot.passthrough(to)?),
         }
         Some(question)

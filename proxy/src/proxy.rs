@@ -33,6 +33,7 @@ use crate::{
     cluster::{Cluster, Hop},
     credentials::{Epoch, Epochs},
     dns::{self, Names},
+    elsewhere::Elsewhere,
     inherited::{Held, Inherited},
     ledger::{Ledger, lock},
     limits::{AGGREGATE_INTERVAL, DNS_TICK, DNS_WARM_UP, EXPIRY_TICK, OUTLIER_TICK, PEM_FILE_POLL},
@@ -202,6 +203,8 @@ pub(crate) struct Shared {
     made: Epochs,
     loads: Loads,
     names: Names,
+    /// What is not in the mesh and no service stands for.
+    pub(crate) elsewhere: Elsewhere,
     states: States,
     epoch: ArcSwapOption<Epoch>,
     /// Cancelled when the proxy is about to go: it says so, and takes requests until it drains.
@@ -303,6 +306,7 @@ impl Proxy {
             made,
             loads: Loads::default(),
             names: Names::default(),
+            elsewhere: Elsewhere::default(),
             states: States::default(),
             epoch: ArcSwapOption::empty(),
             leaving: CancellationToken::new(),

@@ -11,8 +11,8 @@ use http::{HeaderName, HeaderValue};
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
 use reeve_core::access_log::FormatError;
 use reeve_core::model::{
-    Generation, InboundListener, OutboundListener, ProxyConfig, ProxyRole, RouteTableName,
-    WorkloadConfig,
+    Generation, InboundListener, OutboundListener, OutboundPolicy, ProxyConfig, ProxyRole,
+    RouteTableName, WorkloadConfig,
 };
 use reeve_core::{Clock, ServiceName, SystemClock};
 
@@ -233,7 +233,7 @@ impl Snapshot {
             headers: &none,
         };
         match self.route(self.outbound.get(&bind)?, &request) {
-            Routed::None { .. } => None,
+            Routed::None { .. } | Routed::Elsewhere(_) => None,
             Routed::Route { route, .. } => Some(route.name.clone()),
         }
     }
@@ -250,7 +250,10 @@ impl Snapshot {
                 index: 0,
                 taken: Taken::default(),
             },
-            (Found::NoHost, None) => Routed::None { host: None },
+            (Found::NoHost, None) => match outbound.listener.unknown {
+                Some(policy) => Routed::Elsewhere(policy),
+                None => Routed::None { host: None },
+            },
             (Found::NoRoute(host), _) => Routed::None {
                 host: Some(&host.name),
             },
@@ -277,6 +280,8 @@ impl Snapshot {
 pub(crate) enum Routed<'s> {
     /// 404: no virtual host, or none of its routes.
     None { host: Option<&'s str> },
+    /// No virtual host has this authority, and this says what becomes of it.
+    Elsewhere(OutboundPolicy),
     /// This route.
     Route {
         route: Arc<CompiledRoute>,

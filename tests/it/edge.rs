@@ -7,3 +7,4 @@ mod names;
 pub(crate) mod openssl;
 mod proxied;
 mod sealed;
+mod unknown;

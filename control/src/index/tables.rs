@@ -77,6 +77,7 @@ pub(super) fn sidecar(
                     tcp,
                     sni,
                     tls: Vec::new(),
+                    unknown: None,
                     https_redirect: Vec::new(),
                 });
             }
@@ -92,6 +93,7 @@ pub(super) fn sidecar(
             tcp: Vec::new(),
             sni: Vec::new(),
             tls: Vec::new(),
+            unknown: Some(index.mesh.settings.outbound_policy),
             https_redirect: Vec::new(),
         });
     }

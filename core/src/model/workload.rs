@@ -212,6 +212,9 @@ pub struct OutboundListener {
     /// TLS that is ended here, by the server name. With any of these, plaintext is not served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<ServerTls>,
+    /// What becomes of HTTP to an authority that no virtual host names; `None`: there is no such place (404).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<OutboundPolicy>,
     /// Authorities (`host`, `*.suffix` or `*`) whose requests are sent to the same place by `https`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub https_redirect: Vec<String>,

@@ -110,6 +110,7 @@ fn inside(listener: &OutboundListener, tls: &ServerTls) -> Outbound {
         tcp: tls.tcp.clone(),
         sni: Vec::new(),
         tls: Vec::new(),
+        unknown: None,
         https_redirect: Vec::new(),
     };
     Outbound {

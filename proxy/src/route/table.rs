@@ -364,6 +364,14 @@ impl CompiledRoute {
         }
     }
 
+    /// The same under another name.
+    pub(crate) fn named(self, name: &str) -> Self {
+        Self {
+            name: name.into(),
+            ..self
+        }
+    }
+
     /// Whether it takes the request, and how.
     fn accepts(&self, request: &RequestView<'_>) -> Option<Taken> {
         let matcher = match self.matchers.as_slice() {

@@ -269,6 +269,7 @@ impl Mesh {
             sni: vec![],
             tls: vec![],
             https_redirect: vec![],
+            unknown: None,
         }];
         let mut config = config(workload, &[]);
         let service_config = ServiceConfig {

@@ -94,6 +94,7 @@ impl<'i> Port<'i> {
             tcp: Vec::new(),
             sni: Vec::new(),
             tls: Vec::new(),
+            unknown: None,
             https_redirect: Vec::new(),
         }
     }

@@ -1,0 +1,243 @@
+//! HTTP to authorities that stand for no service: Istio's `outboundTrafficPolicy`
+//! (<https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig-OutboundTrafficPolicy>).
+//!
+//! `ALLOW_ANY` looks the authority's name up and passes the request on as it came, in plaintext; `REGISTRY_ONLY` answers 502.
+//! Either is recorded.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use http::{Response, uri::Authority};
+use hyper::body::Incoming;
+use reeve_core::{
+    Namespace, ServiceName,
+    decision::Reason,
+    model::{OutboundPolicy, ServiceConfig, TrafficPolicy},
+};
+use tokio::time::timeout_at;
+
+use crate::{
+    answer::Answer,
+    body::Upload,
+    cluster::Cluster,
+    deadline,
+    dns::OnDemand,
+    exchange::Exchange,
+    forward::Outgoing,
+    gate::{answer_refused, enter, refuse},
+    head::Head,
+    judge::{Peer, Place, Question},
+    life::dialect,
+    open::Origin,
+    permit,
+    route::CompiledRoute,
+    snapshot::{Outbound, Snapshot},
+    upgrade::{self, Wanted},
+    worker::Worker,
+};
+
+/// What logs call the route to whatever an authority names.
+const ALLOW_ANY: &str = "allow_any";
+/// What logs call the route to nowhere.
+const BLOCK_ALL: &str = "block_all";
+/// The service that stands for every unknown one. No name under `invalid` is anybody's (RFC 2606).
+const SERVICE: &str = "elsewhere.invalid";
+/// Where an authority without a port is.
+const HTTP_PORT: u16 = 80;
+
+/// What the requests of one proxy to unknown authorities have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Elsewhere {
+    pub(crate) names: OnDemand,
+}
+
+/// A request to an authority that no virtual host names.
+pub(crate) struct Unknown<'a> {
+    pub(crate) worker: &'a Arc<Worker>,
+    pub(crate) snapshot: &'a Arc<Snapshot>,
+    pub(crate) outbound: &'a Outbound,
+    /// The workload, as the one who asks.
+    pub(crate) peer: Peer,
+    pub(crate) head: &'a Arc<Head>,
+    pub(crate) wanted: Option<&'a Wanted>,
+}
+
+type Served = (
+    Response<Incoming>,
+    Arc<CompiledRoute>,
+    Option<tokio::time::Instant>,
+);
+
+impl Unknown<'_> {
+    /// Sends it to where its authority says, or answers it.
+    pub(crate) async fn serve(
+        &self,
+        policy: OutboundPolicy,
+        upload: &Upload,
+        exchange: &mut Exchange,
+    ) -> Result<Served, Answer> {
+        let (host, port) = target(&self.head.authority).ok_or_else(Answer::no_route)?;
+        if policy == OutboundPolicy::RegistryOnly {
+            exchange.route = Some(BLOCK_ALL.into());
+            return Err(self.refused(None, port, exchange).await);
+        }
+        exchange.route = Some(ALLOW_ANY.into());
+        let address = match host {
+            Host::Address(address) => address,
+            Host::Name(name) => self.look_up(&name).await.ok_or_else(Answer::no_address)?,
+        };
+        let to = SocketAddr::new(address, port);
+        // SECURITY: the mesh's own doors are no places elsewhere. Its workloads are called by their services, by mTLS; and
+        // what comes back to this proxy would go round until every descriptor is used up.
+        if self.is_of_the_mesh(to) {
+            return Err(self.refused(Some(to), port, exchange).await);
+        }
+        self.send(to, upload, exchange).await
+    }
+
+    async fn refused(&self, to: Option<SocketAddr>, port: u16, exchange: &mut Exchange) -> Answer {
+        let question = self.question(to, port);
+        let (worker, snapshot) = (self.worker, self.snapshot);
+        refuse(worker, snapshot, &question, Reason::NotInRegistry, exchange).await
+    }
+
+    fn question(&self, to: Option<SocketAddr>, port: u16) -> Question {
+        let place = Place::elsewhere(self.snapshot.workload(), to, port);
+        Question {
+            peer: self.peer.clone(),
+            place: Arc::new(place),
+            user: None,
+            head: Some(self.head.clone()),
+        }
+    }
+
+    async fn look_up(&self, name: &ServiceName) -> Option<IpAddr> {
+        let names = &self.worker.proxy.elsewhere.names;
+        let servers = &self.snapshot.workload().name_servers;
+        names.address(name, servers).await
+    }
+
+    fn is_of_the_mesh(&self, to: SocketAddr) -> bool {
+        let mut hops = self.snapshot.clusters.hops();
+        to.ip() == self.snapshot.workload().address
+            || self.snapshot.binds().contains(&to)
+            || hops.any(|hop| hop.address == to && hop.identity.is_some())
+    }
+
+    async fn send(
+        &self,
+        to: SocketAddr,
+        upload: &Upload,
+        exchange: &mut Exchange,
+    ) -> Result<Served, Answer> {
+        let (worker, snapshot, head) = (self.worker, self.snapshot, self.head);
+        let question = self.question(Some(to), to.port());
+        let now = worker.ledger.now();
+        let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now).await;
+        let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
+        let proof = permit.proof();
+        exchange.decided(proof.record.clone(), proof.decision.clone());
+        let origin = Origin::Elsewhere(self.outbound.listener.bind);
+        enter(worker, snapshot, question, origin, &proof.record, exchange);
+
+        let service = service(snapshot.workload().namespace.clone())?;
+        let route = CompiledRoute::straight_to(service.name.clone(), to.port()).named(ALLOW_ANY);
+        let cluster = Cluster::elsewhere(service, to);
+        let dialect = dialect(cluster.protocol, head);
+        route.retry.prepare(upload, head);
+        let outgoing = Outgoing {
+            cluster: &cluster,
+            permit: &permit,
+            plain: Some(&permit),
+            changes: &upgrade::changes(self.wanted, dialect)?,
+            upload,
+            retry: &route.retry,
+            dialect,
+            hash: None,
+            original: None,
+        };
+        let end = exchange.end().clone();
+        let deadline = deadline::of(None, head);
+        let sending = async {
+            let sending = outgoing.send(worker, exchange);
+            match deadline {
+                Some(at) => timeout_at(at, sending)
+                    .await
+                    .unwrap_or_else(|_| Err(Answer::timeout())),
+                None => sending.await,
+            }
+        };
+        // Cancel-safe: a request that is no longer permitted is dropped with its stream.
+        let answered = tokio::select! {
+            answered = sending => answered,
+            () = end.wait() => Err(Answer::ended()),
+        };
+        Ok((answered?, Arc::new(route), deadline))
+    }
+}
+
+fn service(namespace: Namespace) -> Result<Arc<ServiceConfig>, Answer> {
+    Ok(Arc::new(ServiceConfig {
+        name: ServiceName::parse(SERVICE).map_err(|_| Answer::no_cluster())?,
+        namespace,
+        ports: Vec::new(),
+        identities: Vec::new(),
+        traffic: TrafficPolicy::default(),
+        port_traffic: std::collections::BTreeMap::new(),
+        subsets: Vec::new(),
+    }))
+}
+
+/// Who an authority names.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    Address(IpAddr),
+    Name(ServiceName),
+}
+
+/// Where an authority leads; `None` if it is no host and port.
+pub(crate) fn target(authority: &str) -> Option<(Host, u16)> {
+    let parsed: Authority = authority.parse().ok()?;
+    let text = parsed.host();
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let port = match authority.strip_prefix(text)? {
+        "" => HTTP_PORT,
+        rest => rest.strip_prefix(':')?.parse().ok().filter(|p| *p != 0)?,
+    };
+    if let Ok(address) = bare.unwrap_or(text).parse() {
+        return Some((Host::Address(address), port));
+    }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let name = ServiceName::parse(&name.to_ascii_lowercase()).ok()?;
+    Some((Host::Name(name), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_an_address_or_a_name_and_a_port() {
+        let address = |text: &str| Host::Address(text.parse().unwrap());
+        let name = |text: &str| Host::Name(ServiceName::parse(text).unwrap());
+        for (text, expected) in [
+            ("10.0.0.1", Some((address("10.0.0.1"), 80))),
+            ("10.0.0.1:8080", Some((address("10.0.0.1"), 8080))),
+            ("[::1]:8080", Some((address("::1"), 8080))),
+            ("[::1]", Some((address("::1"), 80))),
+            ("Shop.Example:81", Some((name("shop.example"), 81))),
+            ("shop.example.", Some((name("shop.example"), 80))),
+            ("shop.example:0", None),
+            ("shop.example:65536", None),
+            ("shop.example:", None),
+            ("*.example", None),
+            ("me@shop.example", None),
+            ("a b", None),
+            ("", None),
+        ] {
+            assert_eq!(target(text), expected, "{text}");
+        }
+    }
+}
