@@ -14,6 +14,7 @@ pub mod decision;
 mod error_chain;
 pub mod model;
 mod name;
+pub mod network;
 mod spiffe;
 
 pub use clock::{Clock, SystemClock, UnixTime};

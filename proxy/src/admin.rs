@@ -8,10 +8,12 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{accepting::Accepting, app_metrics, limits::HEADER_READ_TIMEOUT, proxy::Shared};
+use crate::{
+    accepting::Accepting, app_metrics, limits::HEADER_READ_TIMEOUT, net::Door, proxy::Shared,
+};
 
 /// Connections at once to one of the ports.
 const MAX_CONNECTIONS: usize = 64;
@@ -20,7 +22,7 @@ const MAX_CONNECTIONS: usize = 64;
 pub(crate) async fn run(
     shared: Arc<Shared>,
     registry: Registry,
-    listener: TcpListener,
+    listener: Door,
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rand::Rng;
 use reeve_core::model::LoadBalancer;
 
+use crate::chance;
+
 /// Where the round-robin of one cluster stands.
 #[derive(Debug)]
 pub(crate) struct Turn(AtomicUsize);
@@ -21,7 +23,7 @@ pub(crate) struct Turn(AtomicUsize);
 impl Turn {
     /// Starts anywhere, so that many proxies do not all begin with the same endpoint.
     pub(crate) fn random() -> Self {
-        Self(AtomicUsize::new(rand::rng().random_range(0..1 << 16)))
+        Self(AtomicUsize::new(chance::rng().random_range(0..1 << 16)))
     }
 
     fn next(&self) -> usize {

@@ -12,13 +12,14 @@ use std::{
 };
 
 use reeve_core::model::{Capture, CaptureMode, InboundListener, OutboundPolicy, Protocol};
-use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol as SocketProtocol, SockRef, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
     judge::Place,
     limits::LISTEN_BACKLOG,
     listener,
+    net::Socket,
     snapshot::{Inbound, Snapshot},
 };
 
@@ -61,12 +62,14 @@ pub(crate) enum CaptureError {
 pub(crate) fn arrived(
     snapshot: &Snapshot,
     bind: SocketAddr,
-    stream: &TcpStream,
+    stream: &Socket,
 ) -> Result<Arrived, CaptureError> {
     let capture = snapshot.workload().capture.as_ref();
     let Some(capture) = capture.filter(|_| bind.ip().is_unspecified()) else {
         return Ok(Arrived::At(bind));
     };
+    let unknown = || CaptureError::NoDestination(io::ErrorKind::Unsupported.into());
+    let stream = stream.os().ok_or_else(unknown)?;
     let inbound = bind.port() == capture.inbound;
     let local = stream.local_addr().map_err(CaptureError::NoDestination)?;
     let to = if inbound && capture.mode == CaptureMode::Tproxy {
@@ -123,7 +126,7 @@ fn is_missing(error: &io::Error) -> bool {
 
 fn bind_captured(address: SocketAddr, capture: &Capture) -> io::Result<std::net::TcpListener> {
     let (kind, tcp) = (Type::STREAM, Some(SocketProtocol::TCP));
-    let socket = Socket::new(Domain::for_address(address), kind, tcp)?;
+    let socket = socket2::Socket::new(Domain::for_address(address), kind, tcp)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     let transparent = capture.mode == CaptureMode::Tproxy && address.port() == capture.inbound;

@@ -8,7 +8,7 @@ use reeve_svid::peer_of;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ use crate::{
     credentials::{Epoch, Lifetime},
     edge::Originated,
     io::{Io, Line},
+    net::{Net, Socket},
     trust::{Chain, Trust},
 };
 
@@ -65,22 +66,24 @@ pub(crate) enum ConnectError {
 
 /// Connects in plaintext.
 pub(crate) async fn plain(
+    net: &Net,
     address: SocketAddr,
     dial: impl Into<Dial<'_>>,
 ) -> Result<Upstream, ConnectError> {
-    let stream = tcp(address, dial.into()).await?;
+    let stream = tcp(net, address, dial.into()).await?;
     let io: Box<dyn Io> = Box::new(stream);
     Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
 }
 
 /// Connects to the workload's own application, for a connection that came in at `arrived`.
 pub(crate) async fn app(
+    net: &Net,
     address: SocketAddr,
     arrived: SocketAddr,
     patience: Duration,
 ) -> Result<Upstream, ConnectError> {
     if address != arrived {
-        return plain(address, patience).await;
+        return plain(net, address, patience).await;
     }
     let stream = timeout(patience, capture::connect_past_the_rules(address)).await;
     let stream = stream
@@ -104,7 +107,7 @@ pub(crate) async fn mesh(
     let config = epoch.client(expected, protocol)?;
     let name = ServerName::IpAddress(address.ip().into());
     let handshake = async {
-        let stream = tcp(address, dial).await?;
+        let stream = tcp(&trust.net, address, dial).await?;
         let connector = TlsConnector::from(config);
         connector
             .connect(name, ReadAhead::new(stream))
@@ -170,13 +173,14 @@ pub(crate) fn limit_life(
 
 /// Connects by TLS as anyone speaks it, by one of the configurations of `tls`.
 pub(crate) async fn outside(
+    net: &Net,
     address: SocketAddr,
     tls: &Originated,
     config: &Arc<ClientConfig>,
     dial: Dial<'_>,
 ) -> Result<Upstream, ConnectError> {
     let handshake = async {
-        let stream = tcp(address, dial).await?;
+        let stream = tcp(net, address, dial).await?;
         let connector = TlsConnector::from(config.clone());
         let connecting = connector.connect(tls.name.clone(), ReadAhead::new(stream));
         connecting.await.map_err(ConnectError::Io)
@@ -192,19 +196,22 @@ pub(crate) async fn outside(
     Ok(Line::new(io, Bytes::new(), CancellationToken::new()))
 }
 
-async fn tcp(address: SocketAddr, dial: Dial<'_>) -> Result<TcpStream, ConnectError> {
-    let stream = timeout(dial.patience, TcpStream::connect(address)).await;
+async fn tcp(net: &Net, address: SocketAddr, dial: Dial<'_>) -> Result<Socket, ConnectError> {
+    let stream = timeout(dial.patience, net.connect(address)).await;
     let stream = stream
         .map_err(|_| ConnectError::Timeout)?
         .map_err(ConnectError::Io)?;
-    stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    stream.set_nodelay().map_err(ConnectError::Io)?;
     if let Some(keepalive) = dial.keepalive {
         keep_alive(&stream, keepalive).map_err(ConnectError::Io)?;
     }
     Ok(stream)
 }
 
-fn keep_alive(stream: &TcpStream, wanted: &TcpKeepalive) -> io::Result<()> {
+fn keep_alive(stream: &Socket, wanted: &TcpKeepalive) -> io::Result<()> {
+    let Some(stream) = stream.os() else {
+        return Ok(());
+    };
     let mut keepalive = socket2::TcpKeepalive::new();
     if let Some(probes) = wanted.probes {
         keepalive = keepalive.with_retries(probes);

@@ -8,7 +8,7 @@ use rand::Rng as _;
 use reeve_core::{UnixTime, model::Millionths};
 use tokio::time::sleep;
 
-use crate::{answer::Answer, exchange::Exchange, route::CompiledRoute};
+use crate::{answer::Answer, chance, exchange::Exchange, route::CompiledRoute};
 
 /// Puts the faults of `route` into a request: waits, and says with what it is aborted.
 pub(crate) async fn inject(
@@ -43,5 +43,5 @@ pub(crate) fn pace(route: &CompiledRoute, exchange: &Exchange) -> Option<NonZero
 }
 
 fn happens(share: Millionths) -> bool {
-    share.covers(rand::rng().random_range(0..1_000_000))
+    share.covers(chance::rng().random_range(0..1_000_000))
 }

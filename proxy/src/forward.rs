@@ -12,6 +12,7 @@ use crate::{
     answer::{Answer, http_status_of},
     balance::Wish,
     body::Upload,
+    chance,
     cluster::{Cluster, Hop, Security},
     connect::ConnectError,
     exchange::Exchange,
@@ -162,7 +163,7 @@ impl<P> Outgoing<'_, P> {
     ) -> Option<(Response<Incoming>, Option<Lease>)> {
         let _counted = self.cluster.state().begin(&self.cluster.traffic).ok()?;
         let wish = self.wish(&[]);
-        let hop = self.cluster.choose(&wish, &mut rand::rng())?.clone();
+        let hop = self.cluster.choose(&wish, &mut chance::rng())?.clone();
         let _busy = hop.load.enter();
         match self.attempt(worker, &hop).await {
             Ok(answered) => Some(answered),
@@ -183,7 +184,7 @@ impl<P> Outgoing<'_, P> {
         let mut retrying = None;
         loop {
             let Some(hop) = cluster
-                .choose(&self.wish(&tried), &mut rand::rng())
+                .choose(&self.wish(&tried), &mut chance::rng())
                 .cloned()
             else {
                 return Err(Answer::no_endpoint());
@@ -433,5 +434,5 @@ fn effective_status(response: &Response<Incoming>) -> u16 {
 
 /// Full jitter.
 fn jittered(most: Duration) -> Duration {
-    most.mul_f64(rand::rng().random_range(0.0..1.0))
+    most.mul_f64(chance::rng().random_range(0.0..1.0))
 }

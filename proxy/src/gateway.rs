@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 use reeve_audit::AuthenticatedBy;
 use reeve_svid::ClientDetails;
 use rustls::ServerConfig;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     life::{Arrival, Edge},
     limits::HANDSHAKE_TIMEOUT,
     listener::{Guests, Shaken, Side, Spoken, Stop, serve_http, shake_hands},
+    net::Socket,
     proxy_protocol::{self, Said},
     snapshot::{Outbound, Snapshot},
     tcp, unproven,
@@ -51,7 +52,7 @@ enum Turn<'o> {
 
 impl Visit<'_> {
     /// Serves it to its end.
-    pub(crate) async fn serve(mut self, mut line: Line<TcpStream>) {
+    pub(crate) async fn serve(mut self, mut line: Line<Socket>) {
         if self.snapshot.workload().topology.proxy_protocol {
             let cut = line.cut();
             let reading = proxy_protocol::read(&mut line, HANDSHAKE_TIMEOUT);
@@ -138,7 +139,7 @@ impl Visit<'_> {
     }
 
     /// Plaintext, and TLS that is passed on.
-    async fn as_it_is(&self, line: Line<TcpStream>) {
+    async fn as_it_is(&self, line: Line<Socket>) {
         let Some(_place) = self.guests.stranger(&self.worker.proxy.metrics) else {
             return;
         };
@@ -161,7 +162,7 @@ impl Visit<'_> {
     }
 
     /// By the mesh's own TLS: the caller's proxy proves who calls.
-    async fn mesh(&self, line: Line<TcpStream>, unproven: unproven::Place) {
+    async fn mesh(&self, line: Line<Socket>, unproven: unproven::Place) {
         let servers = self.outbound.servers.as_ref();
         let server = servers.and_then(|servers| servers.for_mesh());
         let inside = server.map_or(self.outbound, |server| &server.outbound);
@@ -201,12 +202,7 @@ impl Visit<'_> {
     }
 
     /// By a certificate of the gateway's.
-    async fn ended(
-        &self,
-        server: &Arc<TlsServer>,
-        line: Line<TcpStream>,
-        unproven: unproven::Place,
-    ) {
+    async fn ended(&self, server: &Arc<TlsServer>, line: Line<Socket>, unproven: unproven::Place) {
         let metrics = &self.worker.proxy.metrics;
         let Ends::Public(config) = &server.ends else {
             metrics.handshake_failed("no_certificate");
@@ -247,8 +243,8 @@ impl Visit<'_> {
     async fn handshake(
         &self,
         config: &Arc<ServerConfig>,
-        line: Line<TcpStream>,
-    ) -> Option<TlsStream<ReadAhead<Line<TcpStream>>>> {
+        line: Line<Socket>,
+    ) -> Option<TlsStream<ReadAhead<Line<Socket>>>> {
         let proxy = &self.worker.proxy;
         let handshake = TlsAcceptor::from(config.clone()).accept(ReadAhead::new(line));
         match timeout(HANDSHAKE_TIMEOUT, handshake).await {

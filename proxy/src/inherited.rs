@@ -5,21 +5,28 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
+    sync::Arc,
 };
 
-use reeve_core::model::Capture;
+use reeve_core::{model::Capture, network::Network};
 use socket2::SockRef;
 
-use crate::{capture, proxy::ApplyError};
+use crate::{
+    capture,
+    net::{Bound, Net},
+    proxy::ApplyError,
+};
 
 /// A listening socket, held beside its accept loop for the process to come.
 #[derive(Debug)]
-pub(crate) struct Held(TcpListener);
+pub(crate) struct Held(Option<TcpListener>);
 
 impl Held {
     /// The same socket under a descriptor of its own.
     pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
-        Ok(self.0.try_clone()?.into())
+        let not_passed_on = || io::Error::from(io::ErrorKind::Unsupported);
+        let listener = self.0.as_ref().ok_or_else(not_passed_on)?;
+        Ok(listener.try_clone()?.into())
     }
 }
 
@@ -46,9 +53,13 @@ impl Inherited {
     /// The inherited socket at `address`, or a `fresh` one. What is inherited stays here, for another try.
     pub(crate) fn bind(
         &self,
+        net: &Net,
         address: SocketAddr,
         fresh: impl FnOnce(SocketAddr) -> io::Result<TcpListener>,
-    ) -> Result<(TcpListener, Held), ApplyError> {
+    ) -> Result<(Bound, Held), ApplyError> {
+        if let Net::Given(network) = net {
+            return listen(network, address);
+        }
         let bound = self.known(address).unwrap_or_else(|| fresh(address));
         hold(address, bound)
     }
@@ -56,9 +67,13 @@ impl Inherited {
     /// The same for an address of a snapshot; `None` for a family of addresses that this machine does not have.
     pub(crate) fn bind_for(
         &self,
+        net: &Net,
         address: SocketAddr,
         capture: Option<&Capture>,
-    ) -> Result<Option<(TcpListener, Held)>, ApplyError> {
+    ) -> Result<Option<(Bound, Held)>, ApplyError> {
+        if let Net::Given(network) = net {
+            return listen(network, address).map(Some);
+        }
         let bound = self.known(address).map(|known| known.map(Some));
         let bound = bound.unwrap_or_else(|| capture::bind(address, capture));
         bound
@@ -72,14 +87,19 @@ impl Inherited {
     }
 }
 
-fn hold(
-    address: SocketAddr,
-    bound: io::Result<TcpListener>,
-) -> Result<(TcpListener, Held), ApplyError> {
+/// Listens on a network whose addresses no process hands to another.
+fn listen(network: &Arc<dyn Network>, address: SocketAddr) -> Result<(Bound, Held), ApplyError> {
+    let listening = network.listen(address);
+    listening
+        .map(|listener| (Bound::Given(listener), Held(None)))
+        .map_err(|source| ApplyError::Bind { address, source })
+}
+
+fn hold(address: SocketAddr, bound: io::Result<TcpListener>) -> Result<(Bound, Held), ApplyError> {
     bound
         .and_then(|listener| {
-            let held = Held(listener.try_clone()?);
-            Ok((listener, held))
+            let held = Held(Some(listener.try_clone()?));
+            Ok((Bound::Os(listener), held))
         })
         .map_err(|source| ApplyError::Bind { address, source })
 }
@@ -89,7 +109,10 @@ mod tests {
     use super::*;
     use crate::listener;
 
-    fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
+    fn accept(listener: Bound) -> (std::net::TcpStream, SocketAddr) {
+        let Bound::Os(listener) = listener else {
+            panic!("not of the operating system");
+        };
         listener.set_nonblocking(false).unwrap();
         listener.accept().unwrap()
     }
@@ -101,12 +124,12 @@ mod tests {
         let waiting = std::net::TcpStream::connect(address).unwrap();
         let inherited = Inherited::new(vec![old.try_clone().unwrap().into()]).unwrap();
         drop(old);
-        let (listener, held) = inherited.bind(address, listener::bind).unwrap();
-        let (_, from) = accept(&listener);
+        let (listener, held) = inherited.bind(&Net::Os, address, listener::bind).unwrap();
+        let (_, from) = accept(listener);
         assert_eq!(from, waiting.local_addr().unwrap());
         let third = Inherited::new(vec![held.try_clone().unwrap()]).unwrap();
         assert!(
-            third.bind(address, listener::bind).is_ok(),
+            third.bind(&Net::Os, address, listener::bind).is_ok(),
             "it can be handed on again"
         );
     }
@@ -116,12 +139,12 @@ mod tests {
         let old = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let taken = old.local_addr().unwrap();
         let refused = Inherited::default()
-            .bind(taken, listener::bind)
+            .bind(&Net::Os, taken, listener::bind)
             .unwrap_err();
         assert!(matches!(refused, ApplyError::Bind { address, .. } if address == taken));
         assert!(
             Inherited::default()
-                .bind("127.0.0.1:0".parse().unwrap(), listener::bind)
+                .bind(&Net::Os, "127.0.0.1:0".parse().unwrap(), listener::bind)
                 .is_ok()
         );
     }

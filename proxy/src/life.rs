@@ -27,6 +27,7 @@ use crate::{
     balance::HashOf,
     body::{Download, ResponseBody, Upload, whole},
     callers::{Held, Share},
+    chance,
     cluster::Cluster,
     deadline,
     edge::ServerKey,
@@ -473,7 +474,7 @@ impl Arrived<'_> {
         else {
             return Err(Answer::no_route());
         };
-        let destination = pick(destinations, &mut rand::rng()).ok_or_else(Answer::no_cluster)?;
+        let destination = pick(destinations, &mut chance::rng()).ok_or_else(Answer::no_cluster)?;
         exchange.ends.service = Some(destination.service.clone());
         exchange.destination = Some((destination.port, destination.subset.clone()));
         let cluster = self.cluster(destination).ok_or_else(Answer::no_cluster)?;

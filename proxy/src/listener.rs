@@ -15,9 +15,9 @@ use reeve_core::{
     model::{InboundListener, MtlsMode},
 };
 use reeve_svid::{alpn, peer_of};
-use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use socket2::{Domain, Protocol as SocketProtocol, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
@@ -49,6 +49,7 @@ use crate::{
         STREAM_WINDOW_BYTES,
     },
     metrics::Metrics,
+    net::{Bound, Socket},
     proxy::Shared,
     snapshot::{Inbound, Snapshot},
     tcp,
@@ -59,7 +60,7 @@ use crate::{
 
 /// Binds `address`; a restarted proxy takes its address at once.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
+    let socket = socket2::Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(SocketProtocol::TCP),
@@ -85,10 +86,10 @@ pub(crate) async fn run(
     here: Arc<Worker>,
     workers: Arc<WorkerSet>,
     bind: SocketAddr,
-    listener: std::net::TcpListener,
+    listener: Bound,
     stop: Stop,
 ) {
-    let listener = match TcpListener::from_std(listener) {
+    let listener = match listener.open() {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, %bind, "nothing can be accepted"),
     };
@@ -145,22 +146,24 @@ pub(crate) async fn run(
 
 /// A connection on its way to its worker: a stream belongs to the runtime that it was made in.
 enum Accepted {
-    Here(TcpStream),
+    Here(Socket),
     Elsewhere(std::net::TcpStream),
 }
 
 impl Accepted {
-    fn by(here: &Arc<Worker>, worker: &Arc<Worker>, stream: TcpStream) -> io::Result<Self> {
-        if Arc::ptr_eq(here, worker) {
-            return Ok(Self::Here(stream));
+    fn by(here: &Arc<Worker>, worker: &Arc<Worker>, stream: Socket) -> io::Result<Self> {
+        match stream {
+            Socket::Os(stream) if !Arc::ptr_eq(here, worker) => {
+                Ok(Self::Elsewhere(stream.into_std()?))
+            }
+            Socket::Os(_) | Socket::Given(_) => Ok(Self::Here(stream)),
         }
-        Ok(Self::Elsewhere(stream.into_std()?))
     }
 
-    fn take(self) -> io::Result<TcpStream> {
+    fn take(self) -> io::Result<Socket> {
         match self {
             Self::Here(stream) => Ok(stream),
-            Self::Elsewhere(stream) => TcpStream::from_std(stream),
+            Self::Elsewhere(stream) => TcpStream::from_std(stream).map(Socket::Os),
         }
     }
 }
@@ -168,12 +171,12 @@ impl Accepted {
 async fn connection(
     worker: &Arc<Worker>,
     bind: SocketAddr,
-    stream: TcpStream,
+    stream: Socket,
     address: SocketAddr,
     stop: &Stop,
     guests: &Guests,
 ) {
-    if stream.set_nodelay(true).is_err() {
+    if stream.set_nodelay().is_err() {
         return;
     }
     let Some(snapshot) = worker.proxy.snapshot() else {
@@ -284,7 +287,7 @@ async fn inbound(
     worker: &Arc<Worker>,
     inbound: &Inbound,
     snapshot: &Snapshot,
-    mut stream: TcpStream,
+    mut stream: Socket,
     address: SocketAddr,
     stop: &Stop,
     guests: &Guests,
@@ -375,7 +378,7 @@ fn refuse_plaintext(worker: &Worker, snapshot: &Snapshot, inbound: &Inbound, pee
 async fn mesh(
     worker: &Arc<Worker>,
     listener: &InboundListener,
-    line: Line<TcpStream>,
+    line: Line<Socket>,
     address: SocketAddr,
     stop: &Stop,
     unproven: unproven::Place,
@@ -419,7 +422,7 @@ async fn mesh(
 /// A connection whose peer proved by mTLS who it is.
 #[derive(Debug)]
 pub(crate) struct Shaken {
-    pub(crate) stream: TlsStream<ReadAhead<Line<TcpStream>>>,
+    pub(crate) stream: TlsStream<ReadAhead<Line<Socket>>>,
     pub(crate) peer: Peer,
     pub(crate) spoken: Spoken,
     /// Cancelled when it should drain, since the certificates are about to end.
@@ -431,7 +434,7 @@ pub(crate) struct Shaken {
 /// The server's side of mesh mTLS; `None` for a peer that is turned away, which is counted.
 pub(crate) async fn shake_hands(
     worker: &Worker,
-    line: Line<TcpStream>,
+    line: Line<Socket>,
     address: SocketAddr,
     http: bool,
 ) -> Option<Shaken> {

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::{
     body::{CopyBody, Upload},
+    chance,
     cluster::{Cluster, Security},
     end::End,
     forward::Outgoing,
@@ -68,7 +69,7 @@ pub(crate) struct From<'a> {
 impl From<'_> {
     /// Sends the copies that the route asks for, if there is room for them.
     pub(crate) fn mirror(&self, upload: &Upload) {
-        let mut rng = rand::rng();
+        let mut rng = chance::rng();
         let mirrors = self.route.rule.mirrors.iter();
         let mut drawn = Vec::new();
         for mirror in mirrors.filter(|m| rng.random_range(0..1_000_000) < m.per_million) {

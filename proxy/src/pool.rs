@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     num::NonZeroU32,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -164,6 +164,8 @@ pub(crate) struct Pool {
     state: Option<Arc<ClusterState>>,
     /// How long idle connections are kept, if not [`IDLE_TIMEOUT`].
     idle_for: Option<Duration>,
+    /// Whether somebody looks what has been idle for too long.
+    watches_idle: AtomicBool,
     /// Requests that wait for a connection to be given back.
     waiting: Mutex<VecDeque<oneshot::Sender<Kept>>>,
 }
@@ -372,6 +374,7 @@ impl Pools {
             idle: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             state: terms.bounds.map(|bounds| bounds.state.clone()),
+            watches_idle: AtomicBool::new(false),
             idle_for: terms.bounds.and_then(|bounds| bounds.idle()),
             waiting: Mutex::default(),
         });
@@ -538,7 +541,7 @@ impl Pool {
             }
             (Security::Mesh(_), None) => Err(ConnectError::NoCredentials),
             (Security::Plain, _) => {
-                let line = connect::plain(address, terms.dial).await?;
+                let line = connect::plain(&trust.net, address, terms.dial).await?;
                 Ok((line, CancellationToken::new()))
             }
             (Security::Tls(tls), _) => {
@@ -547,7 +550,7 @@ impl Pool {
                 } else {
                     &tls.http1
                 };
-                let line = connect::outside(address, tls, config, terms.dial).await?;
+                let line = connect::outside(&trust.net, address, tls, config, terms.dial).await?;
                 Ok((line, CancellationToken::new()))
             }
             (Security::Unreachable, _) => Err(ConnectError::NotInMesh),

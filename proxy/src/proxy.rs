@@ -16,10 +16,11 @@ use reeve_audit::{Wal, WalError};
 use reeve_core::{
     Clock, UnixTime,
     model::{Generation, ProxyConfig},
+    network::Network,
 };
 use reeve_svid::{CredentialsWatch, TlsError};
 use serde::Serialize;
-use tokio::{net::TcpListener, runtime::Handle, sync::watch};
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -40,6 +41,7 @@ use crate::{
     listener::{self, Stop},
     metrics::Metrics,
     mirror::Mirrors,
+    net::{Bound, Net},
     outlier::Cause,
     snapshot::{Snapshot, SnapshotError, Surroundings},
     spans::Spans,
@@ -64,6 +66,8 @@ pub struct ProxyDeps {
     pub mesh_ports: MeshPorts,
     /// What carries the traffic.
     pub workers: Workers,
+    /// The network it is on, if not the operating system's.
+    pub network: Option<Arc<dyn Network>>,
 }
 
 impl fmt::Debug for ProxyDeps {
@@ -191,6 +195,7 @@ struct OwnPorts {
 /// What every connection and request of a proxy uses.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) net: Net,
     pub(crate) clock: Arc<dyn Clock>,
     /// For what no worker does.
     pub(crate) ledger: Ledger,
@@ -296,6 +301,7 @@ impl Proxy {
         let log = AccessLog::start(deps.access_log, metrics.clone())?;
         let made = Epochs::new(deps.clock.clone());
         let shared = Arc::new(Shared {
+            net: deps.network.into(),
             ledger: ledger(0)?,
             metrics: metrics.clone(),
             spans: Spans::default(),
@@ -430,7 +436,8 @@ impl Proxy {
         let mut new = Vec::new();
         for address in wanted.iter().filter(|a| !listeners.traffic.contains_key(a)) {
             let capture = snapshot.workload().capture.as_ref();
-            let bound = listeners.inherited.bind_for(*address, capture)?;
+            let net = &self.shared.net;
+            let bound = listeners.inherited.bind_for(net, *address, capture)?;
             new.extend(bound.map(|listener| (*address, listener)));
         }
         let own = self.own_ports(&listeners, snapshot.workload().address)?;
@@ -505,11 +512,10 @@ impl Proxy {
         }
         let metrics = SocketAddr::new(at, self.mesh_ports.metrics);
         let health = SocketAddr::new(at, self.mesh_ports.health);
-        let inherited = &listeners.inherited;
-        let (metrics_listener, metrics_held) = inherited.bind(metrics, listener::bind)?;
-        let (health_listener, health_held) = inherited.bind(health, listener::bind)?;
-        let bound =
-            |listener: &std::net::TcpListener, address| listener.local_addr().unwrap_or(address);
+        let (inherited, net) = (&listeners.inherited, &self.shared.net);
+        let (metrics_listener, metrics_held) = inherited.bind(net, metrics, listener::bind)?;
+        let (health_listener, health_held) = inherited.bind(net, health, listener::bind)?;
+        let bound = |listener: &Bound, address| listener.local_addr().unwrap_or(address);
         let own = OwnPorts {
             at,
             metrics: bound(&metrics_listener, metrics),
@@ -518,7 +524,7 @@ impl Proxy {
             held: [metrics_held, health_held],
         };
         for listener in [metrics_listener, health_listener] {
-            let listener = TcpListener::from_std(listener).map_err(|source| ApplyError::Bind {
+            let listener = listener.open().map_err(|source| ApplyError::Bind {
                 address: metrics,
                 source,
             })?;

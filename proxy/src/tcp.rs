@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     balance::{Wish, hash},
     callers::Held,
+    chance,
     cluster::{Cluster, Hop, Security},
     connect::{self, ConnectError, Upstream},
     exchange::Exchange,
@@ -63,7 +64,14 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
     let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange).await else {
         return;
     };
-    match connect::app(inbound.listener.app, arrival.bind, APP_CONNECT_TIMEOUT).await {
+    match connect::app(
+        &worker.proxy.net,
+        inbound.listener.app,
+        arrival.bind,
+        APP_CONNECT_TIMEOUT,
+    )
+    .await
+    {
         Ok(upstream) => {
             exchange.upstream = Some(inbound.upstream.clone());
             pass((io, Bytes::new()), upstream, exchange).await;
@@ -159,7 +167,7 @@ fn choose<'c>(
         original: Some(original),
         ..Wish::default()
     };
-    let Some(hop) = cluster.choose(&wish, &mut rand::rng()) else {
+    let Some(hop) = cluster.choose(&wish, &mut chance::rng()) else {
         exchange.flag("UH");
         return None;
     };
@@ -270,7 +278,7 @@ async fn destination<I: Io>(
 ) -> (Option<Destination>, Bytes) {
     let Some(table) = &outbound.sni else {
         let listener = &outbound.listener;
-        let to = match pick(&listener.tcp, &mut rand::rng()) {
+        let to = match pick(&listener.tcp, &mut chance::rng()) {
             Some(to) => Some(to.clone()),
             None if listener.tcp.is_empty() => listener
                 .service
@@ -291,7 +299,7 @@ async fn destination<I: Io>(
         return (None, ahead);
     };
     exchange.route = Some(route.name.clone());
-    let to = pick(&route.destinations, &mut rand::rng());
+    let to = pick(&route.destinations, &mut chance::rng());
     (to.cloned(), ahead)
 }
 
@@ -340,7 +348,7 @@ pub(crate) async fn passthrough(
     let Some(_permit) = permitted(worker, snapshot, question, origin, &mut exchange).await else {
         return;
     };
-    match connect::plain(to, PASSTHROUGH_CONNECT_TIMEOUT).await {
+    match connect::plain(&worker.proxy.net, to, PASSTHROUGH_CONNECT_TIMEOUT).await {
         Ok(upstream) => pass((io, Bytes::new()), upstream, exchange).await,
         Err(error) => failed(&error, exchange),
     }
@@ -360,8 +368,10 @@ async fn to_endpoint(
                 connect::mesh(hop.address, expected, alpn::TCP, &epoch, trust, patience).await;
             connected.map(|(line, _drain)| line)
         }
-        Security::Plain => connect::plain(hop.address, patience).await,
-        Security::Tls(tls) => connect::outside(hop.address, tls, &tls.bytes, patience).await,
+        Security::Plain => connect::plain(&worker.proxy.net, hop.address, patience).await,
+        Security::Tls(tls) => {
+            connect::outside(&worker.proxy.net, hop.address, tls, &tls.bytes, patience).await
+        }
         Security::Unreachable => Err(ConnectError::NotInMesh),
     }
 }

@@ -15,6 +15,7 @@ mod resilience;
 mod resumption;
 mod rotation;
 mod shares;
+mod sim;
 mod tcp;
 mod token;
 mod trailers;

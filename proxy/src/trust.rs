@@ -9,11 +9,12 @@ use rustls::CommonState;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use crate::{credentials::Epoch, proxy::Shared};
+use crate::{credentials::Epoch, net::Net, proxy::Shared};
 
-/// What a worker needs to judge peers by: the time, and the credentials as they change.
+/// What a worker needs to meet peers and to judge them by: the network, the time, and the credentials as they change.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
+    pub(crate) net: Net,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
 }
@@ -56,6 +57,7 @@ impl Shared {
     /// What peers are judged by.
     pub(crate) fn trust(&self) -> Trust {
         Trust {
+            net: self.net.clone(),
             clock: self.clock.clone(),
             epochs: self.epochs.clone(),
         }

@@ -51,6 +51,7 @@ impl DataPlane {
             clock: Arc::clone(clock),
             access_log: Box::new(stdout()),
             mesh_ports: MeshPorts::default(),
+            network: None,
             workers: Workers::Threads(args.workers),
         })
         .context("the proxy cannot start")?;

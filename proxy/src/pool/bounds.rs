@@ -4,7 +4,7 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,6 +18,9 @@ use crate::{
     gauge::{Entered, Slot},
     ledger::lock,
 };
+
+/// How often it is looked, while a connection may be idle, whether it has been for too long.
+const IDLE_LOOKS: u32 = 4;
 
 /// What bounds the connections of a cluster, as one request finds it.
 #[derive(Clone, Copy, Debug)]
@@ -182,11 +185,20 @@ impl Pool {
         let Some(idle) = self.idle_for.filter(|_| self.state.is_some()) else {
             return;
         };
+        if self.watches_idle.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
-            sleep(idle).await;
-            if let Some(pool) = pool.upgrade() {
+            loop {
+                sleep(idle / IDLE_LOOKS).await;
+                let Some(pool) = pool.upgrade() else {
+                    return;
+                };
                 pool.forget_unusable();
+                if lock(&pool.idle).is_empty() && pool.links.is_empty() {
+                    return pool.watches_idle.store(false, Ordering::Release);
+                }
             }
         });
     }

@@ -99,6 +99,11 @@ impl Links {
         lock(&self.all).retain(|link| link.is_usable() && link.is_wanted(idle));
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.all).is_empty()
+    }
+
     /// Whether there may be another connection.
     pub(super) fn may_grow(&self) -> bool {
         lock(&self.all).len() < MAX_LINKS_PER_ENDPOINT

@@ -25,7 +25,8 @@ use prometheus::Registry;
 use reeve_audit::{Level, Wal, WalOptions};
 use reeve_ca::{CaOptions, CertificateAuthority, Store};
 use reeve_core::{
-    InstanceName, Namespace, ServiceName, SpiffeId, SystemClock, TrustDomain, model::*,
+    Clock, InstanceName, Namespace, ServiceName, SpiffeId, SystemClock, TrustDomain, model::*,
+    network::Network,
 };
 use reeve_svid::Credentials;
 use tokio::{net::TcpListener, sync::watch};
@@ -49,6 +50,10 @@ pub(super) type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 pub(super) struct Mesh {
     pub(super) ca: Arc<CertificateAuthority>,
     pub(super) net: u8,
+    /// What addresses begin with.
+    subnet: [u8; 2],
+    network: Option<Arc<dyn Network>>,
+    clock: Arc<dyn Clock>,
     dir: tempfile::TempDir,
 }
 
@@ -109,6 +114,22 @@ impl Mesh {
     }
 
     pub(super) fn with_svid_life(svid_ttl: Duration) -> Self {
+        // Runs of these tests beside each other keep out of each other's way, as a rule.
+        let process = u8::try_from(std::process::id() % 32).unwrap_or_default();
+        let clock = Arc::new(SystemClock);
+        Self {
+            net: NEXT.fetch_add(1, Ordering::SeqCst),
+            ..Self::on(None, [127, 31 + process], clock, svid_ttl)
+        }
+    }
+
+    /// One on a network and in a time of its own.
+    pub(super) fn on(
+        network: Option<Arc<dyn Network>>,
+        subnet: [u8; 2],
+        clock: Arc<dyn Clock>,
+        svid_ttl: Duration,
+    ) -> Self {
         let options = CaOptions {
             trust_domain: TrustDomain::parse("mesh.local").unwrap(),
             root_ttl: Duration::from_secs(86_400),
@@ -117,8 +138,11 @@ impl Mesh {
             store: Store::DangerMemory,
         };
         Self {
-            ca: CertificateAuthority::open(options, Arc::new(SystemClock)).unwrap(),
-            net: NEXT.fetch_add(1, Ordering::SeqCst),
+            ca: CertificateAuthority::open(options, clock.clone()).unwrap(),
+            net: 0,
+            subnet,
+            network,
+            clock,
             dir: tempfile::tempdir().unwrap(),
         }
     }
@@ -134,15 +158,14 @@ impl Mesh {
         })
     }
 
-    /// 127.<process>.<net>.<host>; the server has hosts from 1, the client from 101.
+    /// In most tests 127.<process>.<net>.<host>; the server has hosts from 1, the client from 101.
     pub(super) fn at(&self, host: u8, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(host), port)
     }
 
     fn ip(&self, host: u8) -> IpAddr {
-        // Runs of these tests beside each other keep out of each other's way, as a rule.
-        let process = u8::try_from(std::process::id() % 32).unwrap_or_default();
-        Ipv4Addr::new(127, 31 + process, self.net, host).into()
+        let [first, second] = self.subnet;
+        Ipv4Addr::new(first, second, self.net, host).into()
     }
 
     pub(super) fn side(&self, account: &str) -> Side {
@@ -181,7 +204,7 @@ impl Mesh {
             segment_bytes: max_bytes.min(1 << 20),
             first_epoch: 1,
         };
-        let clock = Arc::new(SystemClock);
+        let clock = self.clock.clone();
         let wal = Wal::open(
             &self.dir.path().join(folder),
             instance,
@@ -202,6 +225,7 @@ impl Mesh {
                 health: 0,
             },
             workers: Workers::Current,
+            network: self.network.clone(),
         })
         .unwrap();
         Side {
