@@ -38,8 +38,9 @@ pub use tls::{
     SecretName, ServerTls, ServerTlsMode, TlsSecret, TlsVersion,
 };
 pub use traffic::{
-    ConsistentHash, Distribute, H2Upgrade, HashKey, HashTable, HttpPool, Locality, LocalityPolicy,
-    Millionths, OutlierDetection, RetryBudget, TcpKeepalive, TcpPool, Warmup,
+    ConsistentHash, Distribute, FailurePercentage, H2Upgrade, HashKey, HashTable, HttpPool,
+    Locality, LocalityPolicy, Millionths, OutlierDetection, RetryBudget, SuccessRate, TcpKeepalive,
+    TcpPool, Warmup,
 };
 pub use workload::{
     CallerShares, Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,

@@ -15,6 +15,10 @@ use crate::{
     ledger::lock,
 };
 
+mod rates;
+
+use rates::Rates;
+
 /// An endpoint is never out for longer than this, or the first ejection's length if that is more (Envoy's
 /// `max_ejection_time`).
 const MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
@@ -22,6 +26,8 @@ const MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
 /// How one endpoint of a cluster has behaved.
 #[derive(Debug)]
 pub(crate) struct HostState {
+    /// What came of requests in the present interval.
+    rates: Rates,
     errors: AtomicU32,
     gateway: AtomicU32,
     local: AtomicU32,
@@ -51,21 +57,46 @@ pub(crate) enum Seen {
     Connected,
 }
 
+/// Who came back and who went at the end of an interval.
+#[derive(Debug, Default)]
+pub(crate) struct Swept<'c> {
+    pub(crate) back: Vec<&'c Hop>,
+    pub(crate) out: Vec<(&'c Hop, Cause)>,
+}
+
 /// Why an endpoint was ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Errors,
     GatewayErrors,
     LocalFailures,
+    SuccessRate,
+    LocalSuccessRate,
+    FailurePercentage,
+    LocalFailurePercentage,
 }
 
 impl Cause {
+    const ALL: [Self; 7] = [
+        Self::Errors,
+        Self::GatewayErrors,
+        Self::LocalFailures,
+        Self::SuccessRate,
+        Self::LocalSuccessRate,
+        Self::FailurePercentage,
+        Self::LocalFailurePercentage,
+    ];
+
     /// Envoy's name of it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Errors => "consecutive_5xx",
             Self::GatewayErrors => "consecutive_gateway_failure",
             Self::LocalFailures => "consecutive_local_origin_failure",
+            Self::SuccessRate => "success_rate",
+            Self::LocalSuccessRate => "success_rate_local_origin",
+            Self::FailurePercentage => "failure_percentage",
+            Self::LocalFailurePercentage => "failure_percentage_local_origin",
         }
     }
 }
@@ -74,6 +105,7 @@ impl HostState {
     /// A new one, in.
     pub(crate) fn new(now: u64) -> Self {
         Self {
+            rates: Rates::default(),
             errors: AtomicU32::new(0),
             gateway: AtomicU32::new(0),
             local: AtomicU32::new(0),
@@ -128,16 +160,19 @@ impl HostState {
     pub(crate) fn ejection(&self, rules: &OutlierDetection, now: u64) -> Option<(u64, Cause)> {
         let since = self.ejected.load(Ordering::Acquire).checked_sub(1)?;
         let end = since.saturating_add(self.ejection_millis(rules));
-        let cause = match self.cause.load(Ordering::Acquire) {
-            1 => Cause::GatewayErrors,
-            2 => Cause::LocalFailures,
-            _ => Cause::Errors,
-        };
-        Some((end.saturating_sub(now).max(1), cause))
+        let code = self.cause.load(Ordering::Acquire);
+        let cause = Cause::ALL.into_iter().find(|cause| *cause as u32 == code);
+        Some((
+            end.saturating_sub(now).max(1),
+            cause.unwrap_or(Cause::Errors),
+        ))
     }
 
     /// Counts what was seen; says why it should be ejected now.
     fn count(&self, rules: &OutlierDetection, seen: Seen) -> Option<Cause> {
+        if rates::are_looked_at(rules) {
+            self.rates.count(rules, seen);
+        }
         let status = match (seen, rules.consecutive_local) {
             (Seen::Local(_), Some(most)) => {
                 return reached(&self.local, most).then_some(Cause::LocalFailures);
@@ -179,12 +214,7 @@ impl HostState {
     }
 
     fn eject(&self, rules: &OutlierDetection, now: u64, cause: Cause) {
-        let code = match cause {
-            Cause::Errors => 0,
-            Cause::GatewayErrors => 1,
-            Cause::LocalFailures => 2,
-        };
-        self.cause.store(code, Ordering::Release);
+        self.cause.store(cause as u32, Ordering::Release);
         let base = millis(rules.base_ejection).max(1);
         let times = self.times.load(Ordering::Acquire);
         // Grows no further than it takes to reach the longest ejection.
@@ -256,6 +286,25 @@ impl Cluster {
         Some(cause)
     }
 
+    /// Ejects those whose share of successes says so, at the end of an interval.
+    fn eject_by_rates(&self, rules: &OutlierDetection, now: u64) -> Vec<(&Hop, Cause)> {
+        if !rates::are_looked_at(rules) {
+            return Vec::new();
+        }
+        let mut out = Vec::new();
+        for (at, cause) in rates::outliers(rules, self.hops.iter().map(|hop| self.host(hop))) {
+            let Some(hop) = self.hops.get(at) else {
+                continue;
+            };
+            let host = self.host(hop);
+            if !host.is_ejected() && self.may_eject(rules) {
+                host.eject(rules, now, cause);
+                out.push((hop.as_ref(), cause));
+            }
+        }
+        out
+    }
+
     /// Whether one more endpoint may go: within the percentage, or the first of several.
     fn may_eject(&self, rules: &OutlierDetection) -> bool {
         let out = self.hops.iter().filter(|hop| self.host(hop).is_ejected());
@@ -269,15 +318,15 @@ impl Cluster {
         within || (out == 0 && all > 1)
     }
 
-    /// Looks whether endpoints may come back, if it is time to; names those that do.
-    pub(crate) fn sweep(&self) -> Vec<&Hop> {
+    /// Looks, if it is time to, whether endpoints may come back, and whether others go for their share of successes.
+    pub(crate) fn sweep(&self) -> Swept<'_> {
         let Some(rules) = &self.traffic.outlier else {
-            return Vec::new();
+            return Swept::default();
         };
         let (state, interval) = (self.state(), millis(rules.interval).max(1));
         let (now, last) = (state.now(), state.swept.load(Ordering::Acquire));
         if now.saturating_sub(last) < interval {
-            return Vec::new();
+            return Swept::default();
         }
         // On the beat of the interval, however late this look comes.
         let beat = now - (now - last) % interval;
@@ -285,9 +334,12 @@ impl Cluster {
         let _one_at_a_time = lock(&state.ejecting);
         let hops = self.hops.iter().map(AsRef::as_ref);
         let back = hops.filter(|hop| self.host(hop).look(rules, now));
-        let back = back.collect();
+        let swept = Swept {
+            back: back.collect(),
+            out: self.eject_by_rates(rules, now),
+        };
         self.count_ejected();
-        back
+        swept
     }
 
     /// Sets the hint whether any endpoint is out, or only just in again.

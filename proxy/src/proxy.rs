@@ -267,7 +267,11 @@ impl Shared {
             return;
         };
         for (_, cluster) in snapshot.clusters.iter() {
-            for hop in cluster.sweep() {
+            let swept = cluster.sweep();
+            for (hop, cause) in swept.out {
+                self.ejected(cluster, hop, cause);
+            }
+            for hop in swept.back {
                 let (service, endpoint) = (&cluster.service.name, hop.address);
                 tracing::info!(%service, %endpoint, "an endpoint is back");
             }

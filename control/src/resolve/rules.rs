@@ -1,6 +1,7 @@
 //! `DestinationRule`.
 
 mod originate;
+mod rates;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -125,13 +126,15 @@ fn rule(notes: &mut Notes<'_, DestinationRuleSpec>) -> DestinationRule {
             port_traffic: by_port(notes, &own, spec, &traffic, &port_traffic),
         });
     }
-    DestinationRule {
+    let mut rule = DestinationRule {
         namespace: notes.object.namespace.clone(),
         export_to: super::exports(notes, &spec.export_to),
         traffic,
         port_traffic,
         subsets,
-    }
+    };
+    rates::apply(notes, &mut rule);
+    rule
 }
 
 /// `spec` over `base`: a section that is there replaces the whole section of `base`, as in Istio.

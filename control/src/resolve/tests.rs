@@ -4,6 +4,7 @@ mod entries;
 mod gateway_api;
 mod istio;
 mod kinds;
+mod rates;
 mod resilience;
 mod routes;
 mod tls;

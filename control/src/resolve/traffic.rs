@@ -402,6 +402,9 @@ pub(super) fn outlier(
         ),
         max_ejection_percent: max.unwrap_or(defaults.max_ejection_percent),
         min_health_percent: min.unwrap_or(defaults.min_health_percent),
+        // Of the rule's annotations, for all of its sections.
+        success_rate: None,
+        failure_percentage: None,
     }
 }
 

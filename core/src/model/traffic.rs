@@ -114,6 +114,58 @@ pub struct OutlierDetection {
     pub max_ejection_percent: u8,
     /// With fewer endpoints in than this, in percent, all are used.
     pub min_health_percent: u8,
+    /// Who succeeds much less often than the others is ejected; `None` = not looked at.
+    #[serde(default)]
+    pub success_rate: Option<SuccessRate>,
+    /// Who fails so often is ejected; `None` = not looked at.
+    #[serde(default)]
+    pub failure_percentage: Option<FailurePercentage>,
+}
+
+/// Envoy's ejection by success rate: of the endpoints that were asked often enough in an interval, those are ejected whose
+/// share of successes is below the mean by so many standard deviations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuccessRate {
+    /// Endpoints asked often enough, at least; with fewer none is ejected.
+    pub minimum_hosts: u32,
+    /// What is often enough, in requests.
+    pub request_volume: u32,
+    /// Standard deviations, in thousandths.
+    pub stdev_factor_permille: u32,
+}
+
+impl Default for SuccessRate {
+    /// Envoy's defaults.
+    fn default() -> Self {
+        Self {
+            minimum_hosts: 5,
+            request_volume: 100,
+            stdev_factor_permille: 1900,
+        }
+    }
+}
+
+/// Envoy's ejection by failure percentage: of the endpoints that were asked often enough in an interval, those are ejected
+/// whose share of failures is as much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailurePercentage {
+    /// The share, in percent.
+    pub threshold: u8,
+    /// Endpoints asked often enough, at least; with fewer none is ejected.
+    pub minimum_hosts: u32,
+    /// What is often enough, in requests.
+    pub request_volume: u32,
+}
+
+impl Default for FailurePercentage {
+    /// Envoy's defaults.
+    fn default() -> Self {
+        Self {
+            threshold: 85,
+            minimum_hosts: 5,
+            request_volume: 50,
+        }
+    }
 }
 
 impl Default for OutlierDetection {
@@ -127,6 +179,8 @@ impl Default for OutlierDetection {
             base_ejection: Duration::from_secs(30),
             max_ejection_percent: 10,
             min_health_percent: 0,
+            success_rate: None,
+            failure_percentage: None,
         }
     }
 }

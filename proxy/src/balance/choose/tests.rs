@@ -130,9 +130,9 @@ async fn who_is_ejected_gets_nothing_and_no_more_are_than_may_be() {
     assert!(left.keys().eq([&1, &4]) && left.values().all(|n| (400..600).contains(n)));
 
     tokio::time::advance(Duration::from_secs(29)).await;
-    assert!(cluster.sweep().is_empty());
+    assert!(cluster.sweep().back.is_empty());
     tokio::time::advance(Duration::from_secs(11)).await;
-    assert_eq!(cluster.sweep().len(), 2);
+    assert_eq!(cluster.sweep().back.len(), 2);
     assert_eq!(counts(&cluster, &Wish::default(), 400).len(), 4);
 }
 
