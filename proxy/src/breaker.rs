@@ -19,6 +19,7 @@ use crate::{
     gauge::{Entered, Gauge, Slots},
     ledger::lock,
     outlier::HostState,
+    overrun::Overrun,
     pool::Pool,
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct ClusterState {
     tripped: [AtomicU64; Overflow::ALL.len()],
     /// Pools of all workers that its bounds hold for.
     pub(crate) pools: Mutex<Vec<Weak<Pool>>>,
+    /// What others say of it.
+    pub(crate) overrun: Overrun,
     /// The beginning of its time.
     pub(crate) born: Instant,
 }
@@ -60,6 +63,7 @@ impl ClusterState {
             swept: AtomicU64::new(0),
             tripped: Default::default(),
             pools: Mutex::default(),
+            overrun: Overrun::default(),
             born: Instant::now(),
         }
     }
@@ -147,10 +151,12 @@ pub(crate) enum Overflow {
     Connections,
     #[error("there are too many retries to the service")]
     Retries,
+    #[error("other callers find the service overrun")]
+    Others,
 }
 
 impl Overflow {
-    /// Each of them.
+    /// Each bound of this proxy's own.
     pub(crate) const ALL: [Self; 4] = [
         Self::Requests,
         Self::Pending,
@@ -165,7 +171,14 @@ impl Overflow {
             Self::Pending => "cluster_max_pending_requests",
             Self::Connections => "cluster_max_connections",
             Self::Retries => "cluster_max_retries",
+            Self::Others => "cluster_overrun",
         }
+    }
+
+    /// Whether a bound of that name, reached elsewhere, says that there is too much for the service.
+    pub(crate) fn of_service(limit: &str) -> bool {
+        let bounds = [Self::Requests, Self::Pending, Self::Connections];
+        bounds.iter().any(|bound| bound.limit() == limit)
     }
 }
 

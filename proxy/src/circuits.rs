@@ -2,8 +2,8 @@
 //!
 //! An endpoint that another caller ejected is out here too, for as long as the other says and within this cluster's own
 //! `maxEjectionPercent`: so every caller fails fast, and nobody can talk a service away. When the other lets it in again,
-//! it gets its share by and by ([`HEALING`]), since all callers come back to it at once. A breaker that trips is
-//! told, but trips nobody else's: its bound is one caller's own.
+//! it gets its share by and by ([`HEALING`]), since all callers come back to it at once. Where a breaker tripped for others,
+//! this proxy fails a share of its own requests fast (`overrun.rs`).
 
 use reeve_core::model::OpenCircuit;
 
@@ -32,6 +32,7 @@ impl Clusters {
             if cluster.traffic.outlier.is_some() {
                 cluster.heed(key, others);
             }
+            cluster.heed_trips(key, others);
         }
     }
 }

@@ -275,7 +275,7 @@ impl Security {
 }
 
 /// `reviews-v1-0` → `reviews-v1`: an instance's name is its workload's and a suffix.
-fn workload_of(instance: &str) -> &str {
+pub(crate) fn workload_of(instance: &str) -> &str {
     instance
         .rsplit_once('-')
         .map_or(instance, |(workload, _)| workload)

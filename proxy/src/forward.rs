@@ -161,6 +161,7 @@ impl<P> Outgoing<'_, P> {
         &self,
         worker: &Worker,
     ) -> Option<(Response<Incoming>, Option<Lease>)> {
+        self.cluster.spare(&mut chance::rng()).ok()?;
         let _counted = self.cluster.state().begin(&self.cluster.traffic).ok()?;
         let wish = self.wish(&[]);
         let hop = self.cluster.choose(&wish, &mut chance::rng())?.clone();
@@ -177,6 +178,8 @@ impl<P> Outgoing<'_, P> {
     /// Tries endpoints until one answers, within the retry policy.
     pub(crate) async fn send(&self, worker: &Worker, exchange: &mut Exchange) -> Answered {
         let cluster = self.cluster;
+        let spared = cluster.spare(&mut chance::rng());
+        spared.map_err(Answer::overflow)?;
         let begun = cluster.state().begin(&cluster.traffic);
         exchange.counted(begun.map_err(Answer::overflow)?);
         let mut tried: Vec<SocketAddr> = Vec::new();

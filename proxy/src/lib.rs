@@ -66,6 +66,7 @@ mod mirror;
 mod net;
 mod open;
 mod outlier;
+mod overrun;
 mod path;
 mod peer_info;
 mod permit;

@@ -133,6 +133,10 @@ pub(crate) const OUTLIER_TICK: Duration = Duration::from_millis(100);
 pub(crate) const HEALING: Duration = Duration::from_secs(10);
 /// How long it is told that a circuit breaker tripped.
 pub(crate) const TRIP_MEMORY: Duration = Duration::from_secs(3);
+/// Share of requests that a proxy fails at once while a breaker of one other workload is tripped, in thousandths.
+pub(crate) const OVERRUN_SHARE: u32 = 250;
+/// The same, however many workloads say so.
+pub(crate) const MAX_OVERRUN_SHARE: u32 = 750;
 /// Callers that one rate limit tells apart; beyond, those who are new share one bucket.
 pub(crate) const MAX_RATE_KEYS: usize = 16_384;
 /// A connection starts to drain this long before its certificates end …

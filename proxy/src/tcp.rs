@@ -171,7 +171,8 @@ fn choose<'c>(
         exchange.flag("UH");
         return None;
     };
-    match cluster.terms().connection() {
+    let spared = cluster.spare(&mut chance::rng());
+    match spared.and_then(|()| cluster.terms().connection()) {
         Ok(slot) => Some((hop, slot)),
         Err(overflow) => {
             exchange.limited(overflow.limit());

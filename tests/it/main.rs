@@ -3,6 +3,7 @@
 mod bad_input;
 mod bookinfo;
 mod churn;
+mod circuits;
 mod demo;
 mod descriptors;
 mod edge;
