@@ -75,6 +75,7 @@ pub(crate) fn decision(path: &str, effect: Effect) -> DecisionRecord {
         path_normalization: PathNormalization::RefuseAmbiguous,
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
         request_id: Some("r-1".into()),
+        transformations: vec![],
         cost_us: 42,
     }
 }

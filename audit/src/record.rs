@@ -1,6 +1,6 @@
 //! What is recorded: one JSON object per decision, outcome, event or aggregate. `docs/audit-record.md` documents it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use reeve_core::{
     Clock, RecordId, SpiffeId, UnixTime,
@@ -199,6 +199,9 @@ pub struct DecisionRecord {
     /// `x-request-id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Transformations that changed the request's head: it was permitted both as it was received and as it stands here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transformations: Vec<Arc<str>>,
     /// What deciding cost, in microseconds.
     pub cost_us: u64,
 }
@@ -222,6 +225,8 @@ pub struct DecisionRecordRef<'a> {
     pub trace_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub transformations: &'a [Arc<str>],
     pub cost_us: u64,
 }
 
@@ -240,6 +245,7 @@ impl<'a> From<&'a DecisionRecord> for DecisionRecordRef<'a> {
             path_normalization: record.path_normalization,
             trace_id: record.trace_id.as_deref(),
             request_id: record.request_id.as_deref(),
+            transformations: &record.transformations,
             cost_us: record.cost_us,
         }
     }
@@ -290,6 +296,9 @@ pub struct OutcomeRecord {
     /// Envoy's response flags (`UH`, `UF`, `UT`, …); empty when nothing was amiss.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub flags: String,
+    /// Transformations that changed a body or the response.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transformations: Vec<Arc<str>>,
 }
 
 /// Something that happened beside requests.

@@ -60,6 +60,8 @@ const MESH_HOSTS: Message = (
 const PORT_NAME: Message = ("IST0118", "PortNameIsNotUnderNamingConvention", Level::Info);
 const REGEX: Message = ("IST0122", "InvalidRegexp", Level::Warning);
 const UNREACHABLE: Message = ("IST0130", "VirtualServiceUnreachableRule", Level::Warning);
+/// Reeve's own: Istio has no such objects.
+const EXPIRY: Message = ("RVE0001", "TransformationExpires", Level::Warning);
 const SCHEMA_WARNING: Message = ("IST0133", "SchemaWarning", Level::Warning);
 
 /// Analyzes the configuration in `path`: a folder, or a single file.
@@ -102,6 +104,7 @@ fn named(fault: Fault) -> Finding {
         ("VirtualService", Code::Conflict) if fault.text.contains("is routed by") => MESH_HOSTS,
         ("Service", Code::Invalid) if fault.path.ends_with(".name") => PORT_NAME,
         (_, Code::Invalid) if fault.path.ends_with("regex") => REGEX,
+        ("Transformation", Code::Expired | Code::Expiring) => EXPIRY,
         _ if fault.severity == Severity::Error => SCHEMA,
         _ => SCHEMA_WARNING,
     };

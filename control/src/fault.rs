@@ -95,6 +95,10 @@ codes! {
     Policy = "policy",
     /// More instances or services than addresses.
     Exhausted = "exhausted",
+    /// Its end is near.
+    Expiring = "expiring",
+    /// It has ended.
+    Expired = "expired",
     /// Something insecure is asked for.
     Insecure = "insecure",
     /// Nothing is configured at all.

@@ -191,6 +191,7 @@ impl<'a> Index<'a> {
             topology: self.mesh.settings.topology.clone(),
             caller_shares: self.mesh.settings.caller_shares,
             rate_limits: self.rate_limits(&selecting),
+            transformations: self.mesh.transformations_of(workload),
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),
             tracing: self.mesh.settings.tracing.clone(),

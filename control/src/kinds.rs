@@ -58,6 +58,7 @@ pub(crate) struct Objects {
     pub(crate) request_authentications: Vec<Object<RequestAuthenticationSpec>>,
     pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
     pub(crate) rate_limits: Vec<Object<RateLimitSpec>>,
+    pub(crate) transformations: Vec<Object<TransformationSpec>>,
     pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
     pub(crate) local_meshes: Vec<Object<LocalMeshSpec>>,
 }
@@ -180,6 +181,7 @@ impl Objects {
                 tables::REQUEST_AUTHENTICATION,
                 faults,
             ),
+            "Transformation" => push(&mut self.transformations, d, tables::STRICT, faults),
             "RateLimit" => push(&mut self.rate_limits, d, tables::STRICT, faults),
             "AccessPolicy" => push(&mut self.access_policies, d, tables::STRICT, faults),
             "MeshConfig" => push(&mut self.mesh_configs, d, tables::STRICT, faults),

@@ -33,8 +33,9 @@ pub use fault::{Code, Fault, Severity};
 pub use index::FetchedKeys;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,
-    EntryResolution, Health, LocalWorkload, Mesh, MeshSettings, MetricsPage, Probe, RestartPolicy,
-    Service, TapSettings, TargetPort, TargetedPort, WorkloadPort, WorkloadRole,
+    EntryResolution, Health, ListedTransformation, LocalWorkload, Mesh, MeshSettings, MetricsPage,
+    Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort, TransformationState,
+    WorkloadPort, WorkloadRole,
 };
 pub use split::{Share, Split, SplitError, SplitQuery};
 

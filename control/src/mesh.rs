@@ -6,6 +6,7 @@ mod security;
 mod service;
 mod settings;
 mod subnet;
+mod transformation;
 mod workload;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -29,6 +30,8 @@ pub use service::{
 };
 pub use settings::{AuditLevel, AuthorizationSettings, MeshSettings, TapSettings};
 pub(crate) use subnet::Subnet;
+pub use transformation::{ListedTransformation, TransformationState};
+pub(crate) use transformation::{Target, TargetedTransformation};
 pub use workload::{
     Health, LocalWorkload, MetricsPage, Probe, RestartPolicy, WorkloadPort, WorkloadRole,
 };
@@ -52,6 +55,8 @@ pub struct Mesh {
     pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Rate limits, with the service whose workloads keep them.
     pub(crate) rate_limits: Vec<(ServiceName, RateLimit)>,
+    /// Transformations, with whose they are, in the order in which they act.
+    pub(crate) transformations: Vec<TargetedTransformation>,
     pub(crate) virtual_services: Vec<VirtualService>,
     pub(crate) rules: BTreeMap<ServiceName, DestinationRule>,
     /// Every rule, in order of host and namespace; `rules` has those that hold where nothing is scoped.

@@ -18,6 +18,7 @@ mod sidecars;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traffic;
+mod transformations;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,9 +122,13 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let requests = security::requests(&objects.request_authentications, root, faults);
     let (policies, policy_hash) = policies::resolve(&objects.access_policies, root, faults);
     let rate_limits = rate_limits::resolve(&objects.rate_limits, &services, faults);
+    let root = &settings.root_namespace;
+    let (objects, known) = (&objects.transformations, (&services, workloads.as_slice()));
+    let transformations = transformations::resolve(objects, root, known, faults);
     Mesh {
         settings,
         rate_limits,
+        transformations,
         workloads,
         policies,
         policy_hash,
@@ -163,6 +168,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.request_authentications, faults);
     twice(&objects.access_policies, faults);
     twice(&objects.rate_limits, faults);
+    twice(&objects.transformations, faults);
     twice(&objects.local_meshes, faults);
 }
 

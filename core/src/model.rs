@@ -15,6 +15,7 @@ mod service;
 mod telemetry;
 mod tls;
 mod traffic;
+mod transformation;
 mod workload;
 
 pub use circuit::OpenCircuit;
@@ -41,6 +42,10 @@ pub use traffic::{
     ConsistentHash, Distribute, FailurePercentage, H2Upgrade, HashKey, HashTable, HttpPool,
     Locality, LocalityPolicy, Millionths, OutlierDetection, RetryBudget, SuccessRate, TcpKeepalive,
     TcpPool, Warmup,
+};
+pub use transformation::{
+    BodyChange, BodyChanges, Find, Otherwise, QueryOps, Replacement, RequestChanges,
+    ResponseChanges, Transformation, is_untouchable,
 };
 pub use workload::{
     CallerShares, Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,

@@ -207,6 +207,7 @@ fn outcome(decision: RecordId) -> OutcomeRecord {
         duration_us: 731,
         upstream: Some("127.77.4.2:9080".to_owned()),
         flags: String::new(),
+        transformations: vec![],
     }
 }
 
@@ -224,6 +225,7 @@ fn record(request: AccessRequest, decision: Decision) -> DecisionRecord {
         path_normalization: PathNormalization::RefuseAmbiguous,
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
         request_id: Some("9f1c2d8e-7a54-4c9e-8a35-2f0d9c1b6e77".to_owned()),
+        transformations: vec![],
         cost_us: 9,
     }
 }

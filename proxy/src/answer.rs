@@ -201,6 +201,20 @@ impl Answer {
         Self::new(StatusCode::NOT_IMPLEMENTED, "upgrade_not_served", "DPE")
     }
 
+    /// The request's body must be transformed, and cannot be.
+    pub(crate) fn request_not_transformed(status: StatusCode) -> Self {
+        let answer = Self::new(status, "request_not_transformed", "DPE");
+        match status {
+            StatusCode::PAYLOAD_TOO_LARGE => answer.by("max_transform_body_bytes"),
+            _ => answer,
+        }
+    }
+
+    /// The application's response must be transformed, and cannot be.
+    pub(crate) fn response_not_transformed() -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "response_not_transformed", "UPE")
+    }
+
     /// Out of time.
     pub(crate) fn timeout() -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "UT")
@@ -273,7 +287,7 @@ impl Answer {
     fn leaves_unknown(&self) -> bool {
         match self.error {
             "upstream_failed" => self.flag != "UF" && self.flag != "UR",
-            "upstream_timeout" | "no_longer_permitted" => true,
+            "upstream_timeout" | "no_longer_permitted" | "response_not_transformed" => true,
             _ => false,
         }
     }
@@ -308,7 +322,7 @@ impl Answer {
             401 => "16",
             403 => "7",
             404 | 501 => "12",
-            400 | 414 | 431 => "13",
+            400 | 413 | 414 | 415 | 422 | 431 => "13",
             504 => "4",
             _ => "14",
         };

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 pub(crate) use source::{CopyBody, Source};
@@ -187,6 +186,29 @@ impl Upload {
             || self.0.replay.get().is_some_and(kept)
     }
 
+    /// Whether there is nothing of it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.empty
+    }
+
+    /// Takes the body away, to be changed; nothing of it was sent yet. [`Self::put_back`] follows.
+    pub(crate) fn take(&self) -> Source {
+        std::mem::replace(&mut *lock(&self.0.body), Source::Broken(None))
+    }
+
+    /// Counts what was read of it elsewhere.
+    pub(crate) fn received<'b>(&self, pieces: impl Iterator<Item = &'b Bytes>) {
+        pieces.for_each(|piece| self.0.count(piece));
+    }
+
+    /// What is sent in its place; nobody is asked whether it is wanted, since the caller was told to send it.
+    pub(crate) fn put_back(&self, body: Source) {
+        *lock(&self.0.body) = body;
+        if let Some(wanted) = &self.0.wanted {
+            wanted.give();
+        }
+    }
+
     /// As many copies of it, each of which gets what the upload itself gets, as far as there is room for it. Once.
     pub(crate) fn copies(&self, count: usize) -> Vec<CopyBody> {
         let hint = lock(&self.0.body).size_hint();
@@ -292,6 +314,7 @@ impl Body for UploadBody {
             return Poll::Ready(Some(Ok(again)));
         }
         let mut body = lock(&self.state.body);
+        let counted = body.is_counted();
         let polled = Pin::new(&mut *body).poll_frame(cx);
         let over = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
         drop(body);
@@ -312,6 +335,7 @@ impl Body for UploadBody {
                 }
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
+                    && !counted
                 {
                     self.state.count(data);
                 }
@@ -345,7 +369,7 @@ impl Body for UploadBody {
 /// A response's body on its way to the caller. When it goes, the exchange is over.
 #[derive(Debug)]
 pub(crate) struct Download {
-    body: Incoming,
+    body: Source,
     exchange: Exchange,
     deadline: Option<Pin<Box<Sleep>>>,
     /// It was ended by trailers of our own.
@@ -384,9 +408,13 @@ impl Pace {
 
 impl Download {
     /// Wraps a response's body; `deadline` bounds the whole exchange.
-    pub(crate) fn new(body: Incoming, exchange: Exchange, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(
+        body: impl Into<Source>,
+        exchange: Exchange,
+        deadline: Option<Instant>,
+    ) -> Self {
         Self {
-            body,
+            body: body.into(),
             deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
             exchange,
             over: false,
@@ -480,7 +508,7 @@ impl Body for Download {
         if self.body.is_end_stream() {
             self.exchange.finished();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Failed)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -110,6 +110,7 @@ impl Unknown<'_> {
             place: Arc::new(place),
             user: None,
             head: Some(self.head.clone()),
+            transformed: None,
         }
     }
 

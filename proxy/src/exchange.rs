@@ -34,8 +34,10 @@ use crate::{
     open::OpenGuard,
     pool::Lease,
     pressure::{CallerKey, Pressure},
+    proxy::Shared,
     spans::{Attributes, OpenSpan, SpanEnd},
     tap::Bodies,
+    transform::Applying,
     worker::Worker,
 };
 
@@ -91,6 +93,7 @@ pub(crate) struct Exchange {
     grpc: Option<Box<Grpc>>,
     /// What is kept of the bodies for taps.
     bodies: Option<Arc<Bodies>>,
+    transforms: Option<Box<Applying>>,
 }
 
 /// What is counted of a gRPC call's messages.
@@ -153,6 +156,7 @@ impl Exchange {
             tcp: None,
             grpc: None,
             bodies: None,
+            transforms: None,
         }
     }
 
@@ -185,6 +189,21 @@ impl Exchange {
     pub(crate) fn decision_id(&self) -> String {
         let decided = self.decided.as_ref();
         decided.map(|d| decision_id(&d.record)).unwrap_or_default()
+    }
+
+    /// What it goes through.
+    pub(crate) fn proxy(&self) -> &Arc<Shared> {
+        &self.worker.proxy
+    }
+
+    /// Notes the transformations that concern it.
+    pub(crate) fn transforming(&mut self, applying: Applying) {
+        self.transforms = Some(Box::new(applying));
+    }
+
+    /// The transformations that concern it.
+    pub(crate) fn transforms(&mut self) -> Option<&mut Applying> {
+        self.transforms.as_deref_mut()
     }
 
     /// Notes a recorded decision.
@@ -403,6 +422,11 @@ impl Exchange {
             duration_us: micros(duration),
             upstream: self.upstream.as_deref().map(str::to_owned),
             flags: flags.to_owned(),
+            transformations: self
+                .transforms
+                .as_ref()
+                .map(|applying| applying.acted().to_vec())
+                .unwrap_or_default(),
         })
     }
 

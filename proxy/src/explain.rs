@@ -11,7 +11,9 @@ use reeve_audit::{AuthenticatedBy, Direction};
 use reeve_core::{
     SpiffeId, UnixTime,
     decision::{Principal, User, apply_state},
-    model::{Destination, Fault, Mirror, OutboundPolicy, ProxyConfig, RouteAction},
+    model::{
+        Destination, DestinationHeaders, Fault, Mirror, OutboundPolicy, ProxyConfig, RouteAction,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +21,9 @@ use crate::{
     elsewhere,
     head::Head,
     hello::ServerName,
-    judge::{Peer, Place, Question},
+    judge::{Peer, Place, Question, Transformed},
     local::location,
-    route::RequestView,
+    route::{CompiledRoute, RequestView},
     snapshot::{Outbound, Routed, Snapshot, SnapshotError},
 };
 
@@ -90,6 +92,15 @@ pub struct Explanation {
     pub rewritten_path: Option<String>,
     /// The authority after the route's rewrite.
     pub rewritten_authority: Option<String>,
+    /// What is changed of the request before it is judged and routed, and of the response.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transformations: Vec<ExplainedTransformation>,
+    /// Changes of the route to the request's headers, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub request_headers: Vec<String>,
+    /// Changes of the route to the response's headers, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response_headers: Vec<String>,
     /// Who gets copies, and of how many requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<ExplainedMirror>,
@@ -124,6 +135,22 @@ pub struct ExplainedMirror {
     pub to: ExplainedDestination,
     /// Of how many requests in a hundred.
     pub percent: f64,
+    /// Headers that copies go without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_headers: Vec<String>,
+}
+
+/// A transformation that concerns the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedTransformation {
+    /// `namespace/name`.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// From then on it does nothing.
+    pub expires: UnixTime,
+    /// What it does, in words.
+    pub changes: Vec<String>,
 }
 
 /// A destination of a route.
@@ -139,6 +166,9 @@ pub struct ExplainedDestination {
     pub weight: u32,
     /// The endpoints behind it.
     pub endpoints: Vec<SocketAddr>,
+    /// Changes to headers of what goes there and comes back, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
 }
 
 /// Explains one request under one configuration.
@@ -156,11 +186,42 @@ pub fn explain(
         }
     };
     told.path = Some(head.path.clone());
+    let judges = request.direction == Direction::Inbound || snapshot.is_gateway();
+    let (head, received) = match judges {
+        true => transform(&snapshot, request, head, &mut told),
+        false => (head, None),
+    };
+    let head = (head, received);
     match request.direction {
         Direction::Inbound => inbound(&snapshot, request, head, &mut told),
         Direction::Outbound => outbound(&snapshot, request, head, &mut told),
     }
     Ok(told)
+}
+
+/// A head as it is judged and sent, and what it was before.
+type Heads = (Arc<Head>, Option<Arc<Transformed>>);
+
+fn transform(
+    snapshot: &Snapshot,
+    request: &ExplainRequest,
+    received: Arc<Head>,
+    told: &mut Explanation,
+) -> Heads {
+    let applying = snapshot.transformations.concerning(&received, request.time);
+    let Some(applying) = applying else {
+        return (received, None);
+    };
+    let rules = applying.rules().map(|rule| ExplainedTransformation {
+        name: rule.name.clone(),
+        owner: rule.owner.clone(),
+        expires: rule.expires,
+        changes: rule.describe(),
+    });
+    told.transformations = rules.collect();
+    let mut sent = (*received).clone();
+    let by = applying.change_head(&mut sent);
+    (Arc::new(sent), Some(Arc::new(Transformed { received, by })))
 }
 
 fn head(snapshot: &Snapshot, asked: &ExplainRequest) -> Result<Head, String> {
@@ -189,7 +250,12 @@ fn matches(bind: SocketAddr, request: &ExplainRequest) -> bool {
     bind.port() == request.port && request.address.is_none_or(|address| address == bind.ip())
 }
 
-fn inbound(snapshot: &Snapshot, request: &ExplainRequest, head: Arc<Head>, told: &mut Explanation) {
+fn inbound(
+    snapshot: &Snapshot,
+    request: &ExplainRequest,
+    (head, transformed): Heads,
+    told: &mut Explanation,
+) {
     let listeners = &snapshot.workload().inbound;
     let Some(listener) = listeners.iter().find(|l| matches(l.bind, request)) else {
         told.refused = Some("no inbound listener has this address and port".to_owned());
@@ -199,7 +265,7 @@ fn inbound(snapshot: &Snapshot, request: &ExplainRequest, head: Arc<Head>, told:
     let head = listener.protocol.is_http().then_some(head);
     let place = Place::inbound(snapshot.workload(), listener);
     let state = place.state;
-    decide(snapshot, request, place, head, told);
+    decide(snapshot, request, place, (head, transformed), told);
     if let Some(explained) = &mut told.decision {
         explained.decision = apply_state(state, explained.decision.clone());
     }
@@ -209,7 +275,7 @@ fn decide(
     snapshot: &Snapshot,
     request: &ExplainRequest,
     place: Place,
-    head: Option<Arc<Head>>,
+    (head, transformed): (Option<Arc<Head>>, Option<Arc<Transformed>>),
     told: &mut Explanation,
 ) {
     let stranger = Peer::stranger(request.source_ip.unwrap_or(Ipv4Addr::LOCALHOST.into()));
@@ -226,6 +292,7 @@ fn decide(
         place: Arc::new(place),
         user: request.user.clone().map(Into::into),
         head,
+        transformed,
     };
     let verdict = question.ask(snapshot, request.time);
     if question.strict_refuses() {
@@ -237,7 +304,7 @@ fn decide(
 fn outbound(
     snapshot: &Snapshot,
     request: &ExplainRequest,
-    head: Arc<Head>,
+    (head, transformed): Heads,
     told: &mut Explanation,
 ) {
     let listeners = &snapshot.workload().outbound;
@@ -257,10 +324,18 @@ fn outbound(
     let head = protocol.is_http().then_some(head);
     if snapshot.is_gateway() {
         let place = Place::gateway(snapshot.workload(), request.port, protocol);
-        decide(snapshot, request, place, head.clone(), told);
+        decide(snapshot, request, place, (head.clone(), transformed), told);
     }
     match head {
-        Some(head) => route(snapshot, outbound, &head, scheme, told),
+        Some(head) => {
+            let user = request.user.as_ref().filter(|_| snapshot.is_gateway());
+            let view = RequestView {
+                scheme,
+                claims: user,
+                ..head.view()
+            };
+            route(snapshot, outbound, (&head, view), told);
+        }
         None => connection(snapshot, outbound, &name, told),
     }
 }
@@ -312,6 +387,7 @@ fn to_unknown(policy: OutboundPolicy, head: &Head, told: &mut Explanation) {
                 port,
                 weight: 1,
                 endpoints,
+                headers: Vec::new(),
             }];
         }
     }
@@ -329,36 +405,49 @@ fn explained(snapshot: &Snapshot, destinations: &[Destination]) -> Vec<Explained
             endpoints: cluster
                 .map(|c| c.hops.iter().map(|hop| hop.address).collect())
                 .unwrap_or_default(),
+            headers: d.headers.as_deref().map(edits).unwrap_or_default(),
         }
     };
     destinations.iter().map(one).collect()
 }
 
-fn mirrors(snapshot: &Snapshot, mirrors: &[Mirror]) -> Vec<ExplainedMirror> {
+fn edits(headers: &DestinationHeaders) -> Vec<String> {
+    let request = headers.request.describe().into_iter();
+    let response = headers.response.describe().into_iter();
+    let request = request.map(|edit| format!("request header {edit}"));
+    request
+        .chain(response.map(|edit| format!("response header {edit}")))
+        .collect()
+}
+
+/// Those whose filter lets the request through.
+fn mirrors(
+    snapshot: &Snapshot,
+    route: &CompiledRoute,
+    request: &RequestView<'_>,
+) -> Vec<ExplainedMirror> {
     let one = |mirror: &Mirror| ExplainedMirror {
+        without_headers: mirror.remove_headers.clone(),
         to: explained(snapshot, std::slice::from_ref(&mirror.to))
             .pop()
             .unwrap_or_default(),
         percent: f64::from(mirror.per_million) / 10_000.0,
     };
-    mirrors.iter().map(one).collect()
+    let mirrors = route.rule.mirrors.iter().zip(&route.mirror_filters);
+    let copied = mirrors.filter(|(_, filter)| filter.holds(request));
+    copied.map(|(mirror, _)| one(mirror)).collect()
 }
 
 fn route(
     snapshot: &Snapshot,
     outbound: &Outbound,
-    head: &Head,
-    scheme: &'static str,
+    (head, view): (&Head, RequestView<'_>),
     told: &mut Explanation,
 ) {
     if outbound.by_https(head).is_some() {
         told.answer = Some(301);
         return;
     }
-    let view = RequestView {
-        scheme,
-        ..head.view()
-    };
     match snapshot.route(outbound, &view) {
         Routed::None { host } => {
             told.virtual_host = host.map(str::to_owned);
@@ -375,7 +464,9 @@ fn route(
             told.route = Some(route.rule.name.clone().unwrap_or_else(|| index.to_string()));
             told.stat_prefix = taken.stat_prefix.as_deref().map(str::to_owned);
             let rewritten = taken.path;
-            told.mirrors = mirrors(snapshot, &route.rule.mirrors);
+            told.mirrors = mirrors(snapshot, &route, &view);
+            told.request_headers = route.rule.request_headers.describe();
+            told.response_headers = route.rule.response_headers.describe();
             if let Some(cors) = &route.cors {
                 let allowed = cors.allowed(&head.headers);
                 let origin = allowed.and_then(|o| o.to_str().ok().map(str::to_owned));
@@ -394,7 +485,8 @@ fn route(
                 RouteAction::Respond { status, .. } => told.answer = Some(*status),
                 RouteAction::Redirect(redirect) => {
                     told.answer = Some(redirect.code);
-                    told.location = Some(location(redirect, rewritten.as_deref(), head, scheme));
+                    told.location =
+                        Some(location(redirect, rewritten.as_deref(), head, view.scheme));
                 }
                 RouteAction::Forward {
                     destinations,

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use reeve_core::model::{ForwardClientCert, Topology};
 use reeve_svid::ClientDetails;
 
-use crate::{headers::FORWARDED_CLIENT_CERT, judge::Peer, life::Edge};
+use crate::{arrival::Edge, headers::FORWARDED_CLIENT_CERT, judge::Peer};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

@@ -5,17 +5,14 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use reeve_authz::{TokenLookup, Verified};
-use reeve_core::{
-    RecordId,
-    decision::{Reason, User},
-};
+use reeve_core::{RecordId, UnixTime, decision::Reason};
 
 use crate::{
     answer::Answer,
     exchange::Exchange,
     head::{Head, HeadError, Rest, Unreadable},
     headers,
-    judge::{Peer, Place, Question},
+    judge::{Peer, Place, Question, Transformed},
     open::Origin,
     path::PathError,
     permit::{self, Permit, Recorded, Refused},
@@ -40,6 +37,7 @@ pub(crate) async fn judge(
         place: place.clone(),
         user,
         head: Some(Arc::new(head)),
+        transformed: None,
     };
 
     let mut head = match Head::read(parts, snapshot.workload().path_normalization) {
@@ -62,8 +60,8 @@ pub(crate) async fn judge(
     let keep = peer.is_mtls() || snapshot.is_gateway();
     clean_but(worker, &mut head, exchange, keep);
 
-    let user = match snapshot.jwt.verify(&Tokens(&head), now) {
-        Ok(verified) => apply_tokens(&mut head, verified),
+    let verified = match snapshot.jwt.verify(&Tokens(&head), now) {
+        Ok(verified) => verified,
         Err(error) => {
             tracing::debug!(%error, "a token does not verify");
             let question = question(head, None);
@@ -78,9 +76,14 @@ pub(crate) async fn judge(
             });
         }
     };
+    let user = verified.user.clone();
     exchange.user = user.as_ref().map(|user| user.subject.clone());
+    let (head, transformed) = transform(snapshot, head, &verified, now, exchange);
 
-    let question = question(head, user);
+    let question = Question {
+        transformed,
+        ..question(head, user)
+    };
     exchange.head_of(&question);
     let Some(head) = &question.head else {
         return Err(Answer::unbuildable());
@@ -89,7 +92,33 @@ pub(crate) async fn judge(
     let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
     let proof = permit.proof();
     exchange.decided(proof.record.clone(), proof.decision.clone());
+    if let (Some(applying), Some(transformed)) = (exchange.transforms(), &question.transformed) {
+        applying.count_heads(&transformed.by, &worker.proxy.metrics);
+    }
     Ok((permit, question))
+}
+
+/// The head as it will be sent, and, where transformations concern it, as it was received. What tokens say is put in after
+/// them, so that they cannot say it.
+fn transform(
+    snapshot: &Snapshot,
+    mut received: Head,
+    verified: &Verified,
+    now: UnixTime,
+    exchange: &mut Exchange,
+) -> (Head, Option<Arc<Transformed>>) {
+    let applying = snapshot.transformations.concerning(&received, now);
+    let Some(applying) = applying else {
+        apply_tokens(&mut received, verified);
+        return (received, None);
+    };
+    let mut sent = received.clone();
+    let by = applying.change_head(&mut sent);
+    apply_tokens(&mut sent, verified);
+    apply_tokens(&mut received, verified);
+    exchange.transforming(applying);
+    let received = Arc::new(received);
+    (sent, Some(Arc::new(Transformed { received, by })))
 }
 
 /// Refuses what was clear before the policies were asked, on record.
@@ -179,7 +208,7 @@ pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answe
 }
 
 /// Removes and sets what the tokens' rules say, before the request is judged: it is judged as it is sent.
-fn apply_tokens(head: &mut Head, verified: Verified) -> Option<Arc<User>> {
+pub(crate) fn apply_tokens(head: &mut Head, verified: &Verified) {
     for name in &verified.strip_headers {
         head.headers.remove(name.as_str());
     }
@@ -197,7 +226,6 @@ fn apply_tokens(head: &mut Head, verified: Verified) -> Option<Arc<User>> {
             head.headers.append(name, value);
         }
     }
-    verified.user
 }
 
 struct Tokens<'h>(&'h Head);

@@ -11,12 +11,12 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     ahead::ReadAhead,
+    arrival::{Arrival, Edge},
     detect::{Opening, detect},
     edge::{Ends, TlsServer},
     hello::{ServerName, name_in},
     io::{Io, Line},
     judge::Peer,
-    life::{Arrival, Edge},
     limits::HANDSHAKE_TIMEOUT,
     listener::{Guests, Shaken, Side, Spoken, Stop, serve_http, shake_hands},
     net::Socket,

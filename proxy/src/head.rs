@@ -149,6 +149,7 @@ impl Head {
             path: &self.path,
             query: self.query.as_deref(),
             headers: &self.headers,
+            claims: None,
         }
     }
 

@@ -152,6 +152,17 @@ pub(crate) struct Question {
     pub(crate) user: Option<Arc<User>>,
     /// `None` = a TCP connection.
     pub(crate) head: Option<Arc<Head>>,
+    /// What the request was before transformations changed it.
+    pub(crate) transformed: Option<Arc<Transformed>>,
+}
+
+/// A request that transformations changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Transformed {
+    /// As it was received.
+    pub(crate) received: Arc<Head>,
+    /// By whom it was changed.
+    pub(crate) by: Vec<Arc<str>>,
 }
 
 /// A question answered.
@@ -160,13 +171,29 @@ pub(crate) struct Verdict {
     pub(crate) access: AccessRequest,
     pub(crate) decision: Decision,
     pub(crate) cost_us: u64,
+    /// Whether it is about the request as it was received, before it was transformed.
+    pub(crate) as_received: bool,
 }
 
 impl Question {
-    /// Asks the policies of `snapshot`.
+    /// Asks the policies of `snapshot`. SECURITY: a request that was transformed must be permitted as it was received as
+    /// well, so that no transformation lets anything through.
     pub(crate) fn ask(&self, snapshot: &Snapshot, now: UnixTime) -> Verdict {
+        if let Some(transformed) = &self.transformed {
+            let received = self.ask_about(Some(&transformed.received), snapshot, now);
+            if !received.decision.is_allow() {
+                return Verdict {
+                    as_received: true,
+                    ..received
+                };
+            }
+        }
+        self.ask_about(self.head.as_ref(), snapshot, now)
+    }
+
+    fn ask_about(&self, head: Option<&Arc<Head>>, snapshot: &Snapshot, now: UnixTime) -> Verdict {
         let started = tokio::time::Instant::now();
-        let access = self.access(snapshot, now);
+        let access = self.access(head, snapshot, now);
         let decision = match self.place.state {
             ServiceState::Open => Decision::without_policy(Effect::Allow, Reason::ServiceOpen),
             state @ (ServiceState::Shadow | ServiceState::Enforced) => {
@@ -183,6 +210,7 @@ impl Question {
             access,
             decision,
             cost_us,
+            as_received: false,
         }
     }
 
@@ -198,9 +226,10 @@ impl Question {
     /// An answer that was clear before the policies were asked.
     pub(crate) fn refuse(&self, snapshot: &Snapshot, now: UnixTime, reason: Reason) -> Verdict {
         Verdict {
-            access: self.access(snapshot, now),
+            access: self.access(self.head.as_ref(), snapshot, now),
             decision: Decision::without_policy(Effect::Deny, reason),
             cost_us: 0,
+            as_received: false,
         }
     }
 
@@ -209,8 +238,13 @@ impl Question {
         self.place.mtls == MtlsMode::Strict && !self.peer.is_mtls()
     }
 
-    fn access(&self, snapshot: &Snapshot, now: UnixTime) -> AccessRequest {
-        let action = match &self.head {
+    fn access(
+        &self,
+        head: Option<&Arc<Head>>,
+        snapshot: &Snapshot,
+        now: UnixTime,
+    ) -> AccessRequest {
+        let action = match head {
             Some(head) => Action::from_method(head.method.as_str()),
             None => Action::Connect,
         };
@@ -224,10 +258,7 @@ impl Question {
                 port: self.place.port,
                 mtls: self.peer.is_mtls(),
                 time: now,
-                http: self
-                    .head
-                    .as_deref()
-                    .map(|head| http_context(head, snapshot)),
+                http: head.map(|head| http_context(head, snapshot)),
             },
         }
     }
@@ -252,6 +283,10 @@ impl Question {
             path_normalization: snapshot.workload().path_normalization,
             trace_id: head.and_then(|h| h.trace_id.as_deref()),
             request_id: head.and_then(Head::request_id),
+            transformations: match &self.transformed {
+                Some(transformed) if !verdict.as_received => &transformed.by,
+                Some(_) | None => &[],
+            },
             cost_us: verdict.cost_us,
         }
     }

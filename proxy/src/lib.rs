@@ -20,6 +20,7 @@ mod admission;
 mod ahead;
 mod answer;
 mod app_metrics;
+mod arrival;
 mod balance;
 mod bitten;
 mod body;
@@ -87,6 +88,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod transform;
 mod trust;
 mod unproven;
 mod upgrade;

@@ -6,10 +6,8 @@
 //! decide, record) → try endpoints. What a connection proved (its [`Peer`]) comes from `listener.rs`.
 
 use std::{
-    borrow::Cow,
-    net::SocketAddr,
     num::NonZeroU64,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -17,30 +15,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use reeve_core::{
     SpiffeId,
+    decision::User,
     model::{Destination, OutboundPolicy, Protocol, RouteAction},
 };
-use reeve_svid::ClientDetails;
 use tokio::time::timeout_at;
 
 use crate::{
     answer::Answer,
+    arrival::Arrival,
     balance::HashOf,
     body::{Download, ResponseBody, Upload, whole},
-    callers::{Held, Share},
     chance,
     cluster::Cluster,
     deadline,
-    edge::ServerKey,
     elsewhere::Unknown,
     exchange::Exchange,
     fault,
     forward::{self, Answered, Outgoing},
-    forwarded,
     gate::{answer_refused, clean, enter, judge, unread},
     head::Head,
     headers,
     judge::{Peer, Place, Question},
-    ledger::lock,
     local::{local_answer, redirect},
     metrics::Ends,
     mirror,
@@ -48,141 +43,13 @@ use crate::{
     peer_info::PeerInfo,
     permit::{self, Changes, Permit, Recorded},
     pool::Dialect,
-    pressure::Pressure,
     rate_limit::Asker,
     route::{CompiledRoute, RequestView, pick},
-    snapshot::{Outbound, Routed, Snapshot},
+    snapshot::{Inbound, Outbound, Routed, Snapshot},
+    transform,
     upgrade::{self, Wanted},
     worker::Worker,
 };
-
-/// The connection that a request came in on.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    /// The listener.
-    pub(crate) bind: SocketAddr,
-    pub(crate) peer: Peer,
-    /// The peer's port.
-    port: u16,
-    /// What it may hold of the application; `None` where the application itself calls.
-    share: Option<Arc<Share>>,
-    /// How busy the application is; `None` there too.
-    pressure: Option<Arc<Pressure>>,
-    /// How it came to a gateway.
-    edge: Edge,
-    /// What the peer last said of its workload: the same for all requests of a connection, as a rule.
-    told: Mutex<Option<(HeaderValue, Ends)>>,
-}
-
-impl Arrival {
-    /// A connection to `bind` from `peer`.
-    pub(crate) fn new(bind: SocketAddr, peer: Peer, port: u16) -> Self {
-        Self {
-            bind,
-            peer,
-            port,
-            share: None,
-            pressure: None,
-            edge: Edge::default(),
-            told: Mutex::default(),
-        }
-    }
-
-    /// The same at a gateway.
-    pub(crate) fn at_edge(self, edge: Edge) -> Self {
-        Self { edge, ..self }
-    }
-
-    /// A connection to the application behind `bind`, of which each peer has a share.
-    pub(crate) fn sharing(bind: SocketAddr, peer: Peer, port: u16, worker: &Worker) -> Self {
-        Self {
-            share: Some(worker.proxy.callers.connected(bind, &peer)),
-            pressure: Some(worker.pressures.of(bind)),
-            ..Self::new(bind, peer, port)
-        }
-    }
-
-    /// A connection from outside to a gateway, of which each client has a share.
-    pub(crate) fn from_outside(bind: SocketAddr, peer: Peer, port: u16, worker: &Worker) -> Self {
-        Self {
-            share: Some(worker.proxy.callers.connected(bind, &peer)),
-            ..Self::new(bind, peer, port)
-        }
-    }
-
-    /// Who asks: at a gateway, whom the proxies that it trusts speak for.
-    fn client(&self, headers: &mut HeaderMap, snapshot: &Snapshot) -> Cow<'_, Peer> {
-        if !snapshot.is_gateway() {
-            return Cow::Borrowed(&self.peer);
-        }
-        let topology = &snapshot.workload().topology;
-        Cow::Owned(Peer {
-            address: forwarded::tell(headers, &self.peer, &self.edge, topology),
-            ..self.peer.clone()
-        })
-    }
-
-    /// Holds one more of the gateway for `client`: the peer itself, or who it says it speaks for.
-    fn hold_for(&self, client: &Peer, worker: &Worker) -> Result<Option<Held>, &'static str> {
-        if client.address == self.peer.address {
-            return self.hold();
-        }
-        let share = worker.proxy.callers.connected(self.bind, client);
-        share.hold().map(Some)
-    }
-
-    /// Takes one request's share of the application, or answers it.
-    fn share_with(&self, worker: &Worker, exchange: &mut Exchange) -> Result<(), Answer> {
-        exchange.holds(self.hold().map_err(Answer::too_many_requests)?);
-        if let (Some(pressure), Some(share)) = (&self.pressure, &self.share) {
-            let caller = share.key();
-            if pressure.is_full_for(caller) && !worker.proxy.tasks.is_closed() {
-                return Err(Answer::overloaded("app_overload"));
-            }
-            exchange.will_wait(pressure.clone(), caller);
-        }
-        Ok(())
-    }
-
-    /// Holds one more of the application, or names the limit that forbids it.
-    pub(crate) fn hold(&self) -> Result<Option<Held>, &'static str> {
-        self.share.as_ref().map(Share::hold).transpose()
-    }
-
-    /// Notes where the connection came from and went.
-    pub(crate) fn note(&self, exchange: &mut Exchange) {
-        exchange.between(SocketAddr::new(self.peer.address, self.port), self.bind);
-    }
-
-    /// The two ends of a request, as far as the connection and its peer tell them. Takes the peer's header away.
-    fn ends(&self, headers: &mut HeaderMap) -> Ends {
-        let Some(value) = headers
-            .remove(headers::PEER)
-            .filter(|_| self.peer.is_mtls())
-        else {
-            return Ends::inbound(&self.peer, None);
-        };
-        let mut told = lock(&self.told);
-        if let Some((_, ends)) = told.as_ref().filter(|(last, _)| *last == value) {
-            return ends.clone();
-        }
-        let info = PeerInfo::read(&value).map(Arc::new);
-        let ends = Ends::inbound(&self.peer, info);
-        *told = Some((value, ends.clone()));
-        ends
-    }
-}
-
-/// How a connection came to a gateway.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Edge {
-    /// The server that ended its TLS.
-    pub(crate) server: Option<ServerKey>,
-    /// Whether it came by TLS.
-    pub(crate) is_secure: bool,
-    /// The client's certificate.
-    pub(crate) client: Option<Arc<ClientDetails>>,
-}
 
 type Served = Response<ResponseBody>;
 
@@ -230,26 +97,8 @@ pub(crate) async fn inbound(
 
     let (headers, version) = (&permit.head().headers, permit.head().version);
     let upload = upload(body, headers, version, &mut exchange);
-    let dialect = dialect(inbound.listener.protocol, permit.head());
-    let changes = match upgrade::changes(wanted.as_ref(), dialect) {
-        Ok(changes) => changes,
-        Err(answer) => return answer.into_response(exchange),
-    };
-    let end = exchange.end().clone();
-    let sending = forward::to_app(
-        worker,
-        inbound,
-        dialect,
-        &permit,
-        &changes,
-        &upload,
-        &mut exchange,
-    );
-    // Cancel-safe: a request that is no longer permitted is dropped with its connection.
-    let answered = tokio::select! {
-        answered = sending => answered,
-        () = end.wait() => Err(Answer::ended()),
-    };
+    let sent = (&permit, wanted.as_ref(), &upload);
+    let answered = to_app(worker, inbound, sent, &mut exchange).await;
     let mut response = match answered {
         Ok(response) => response,
         Err(answer) => return answer.into_response(exchange),
@@ -261,7 +110,7 @@ pub(crate) async fn inbound(
     clean_response(&snapshot, &arrival.peer, response.headers_mut());
     match switch {
         Some(switch) => switch.begin(response, exchange),
-        None => deliver(response, exchange, None, None),
+        None => deliver(response, exchange, None, None).await,
     }
 }
 
@@ -280,6 +129,27 @@ fn within_rate(
     let taken = snapshot.rate_limits.take(permit.head(), asker);
     taken.map_err(Answer::rate_limited)?;
     Ok((permit, question))
+}
+
+/// Sends a request to the application, as long as it is permitted.
+async fn to_app(
+    worker: &Worker,
+    inbound: &Inbound,
+    (permit, wanted, upload): (&Permit<Recorded>, Option<&Wanted>, &Upload),
+    exchange: &mut Exchange,
+) -> Answered {
+    if wanted.is_none() {
+        transform::upload(worker, &permit.head().headers, upload, exchange).await?;
+    }
+    let dialect = dialect(inbound.listener.protocol, permit.head());
+    let changes = upgrade::changes(wanted, dialect)?;
+    let end = exchange.end().clone();
+    let sending = forward::to_app(worker, inbound, dialect, permit, &changes, upload, exchange);
+    // Cancel-safe: a request that is no longer permitted is dropped with its connection.
+    tokio::select! {
+        answered = sending => answered,
+        () = end.wait() => Err(Answer::ended()),
+    }
 }
 
 /// A request's body, counted as its exchange's.
@@ -352,7 +222,7 @@ pub(crate) async fn outbound(
     };
     let sent = arrived.serve(parts, &upload, &mut exchange).await;
     let (origin, chosen) = (arrived.origin.into_inner(), arrived.chosen.into_inner());
-    let served = finish(sent, wanted, chosen, exchange);
+    let served = finish(sent, wanted, chosen, exchange).await;
     match origin {
         Some((route, origin)) => readable(served, &route, &origin),
         None => served,
@@ -368,7 +238,7 @@ fn readable(mut served: Served, route: &CompiledRoute, origin: &HeaderValue) -> 
 }
 
 /// The response that the caller gets.
-fn finish(
+async fn finish(
     sent: Result<Sent, Answer>,
     wanted: Option<Wanted>,
     chosen: Option<usize>,
@@ -403,7 +273,7 @@ fn finish(
         Some(switch) => switch.begin(response, exchange),
         None => {
             let pace = fault::pace(&route, &exchange);
-            deliver(response, exchange, deadline, pace)
+            deliver(response, exchange, deadline, pace).await
         }
     }
 }
@@ -441,6 +311,9 @@ enum Sent {
     Local(Response<Bytes>),
 }
 
+/// A head that was read; at a gateway, its permit and the verified token.
+type Read = (Arc<Head>, Option<Permit<Recorded>>, Option<Arc<User>>);
+
 impl Arrived<'_> {
     async fn serve(
         &self,
@@ -448,11 +321,11 @@ impl Arrived<'_> {
         upload: &Upload,
         exchange: &mut Exchange,
     ) -> Result<Sent, Answer> {
-        let (head, judged) = self.read(parts, exchange).await?;
+        let (head, judged, user) = self.read(parts, exchange).await?;
         if let Some(location) = self.outbound.by_https(&head) {
             return redirect(&location).map(Sent::Local);
         }
-        let (route, rewritten) = match self.route(&head, exchange)? {
+        let (route, rewritten) = match self.route(&head, user.as_deref(), exchange)? {
             Way::Route(route, path) => (route, path),
             Way::Elsewhere(policy) => return self.elsewhere(policy, &head, upload, exchange).await,
         };
@@ -490,6 +363,7 @@ impl Arrived<'_> {
             header: self.own_header(&cluster),
             ..upgrade::changes(self.wanted, dialect)?
         };
+        self.prepare(&head, upload, exchange).await?;
         self.mirror(&route, &head, &changes, upload);
         if own_edits.is_some() {
             self.note_choice(destinations, destination);
@@ -533,7 +407,7 @@ impl Arrived<'_> {
         &self,
         parts: http::request::Parts,
         exchange: &mut Exchange,
-    ) -> Result<(Arc<Head>, Option<Permit<Recorded>>), Answer> {
+    ) -> Result<Read, Answer> {
         if self.snapshot.is_gateway() {
             let (worker, snapshot) = (self.worker, self.snapshot);
             let listener = &self.outbound.listener;
@@ -542,6 +416,7 @@ impl Arrived<'_> {
             let (permit, question) =
                 judge(worker, snapshot, self.peer, place, parts, exchange).await?;
             let record = &permit.proof().record;
+            let user = question.user.clone();
             enter(
                 worker,
                 snapshot,
@@ -550,20 +425,26 @@ impl Arrived<'_> {
                 record,
                 exchange,
             );
-            Ok((permit.head().clone(), Some(permit)))
+            Ok((permit.head().clone(), Some(permit), user))
         } else {
             let mode = self.snapshot.workload().path_normalization;
             let mut head = Head::read(parts, mode).map_err(|e| unread(e, exchange))?;
             clean(self.worker, &mut head, exchange);
             let head = Arc::new(head);
             exchange.head(&head);
-            Ok((head, None))
+            Ok((head, None, None))
         }
     }
 
-    fn route(&self, head: &Head, exchange: &mut Exchange) -> Result<Way, Answer> {
+    fn route(
+        &self,
+        head: &Head,
+        claims: Option<&User>,
+        exchange: &mut Exchange,
+    ) -> Result<Way, Answer> {
         let view = RequestView {
             scheme: self.scheme,
+            claims,
             ..head.view()
         };
         match self.snapshot.route(self.outbound, &view) {
@@ -598,6 +479,19 @@ impl Arrived<'_> {
         };
         let (response, route, deadline) = unknown.serve(policy, upload, exchange).await?;
         Ok(Sent::Upstream(response, route, deadline))
+    }
+
+    /// Changes the body, where a transformation asks for that. An upgrade has none.
+    async fn prepare(
+        &self,
+        head: &Head,
+        upload: &Upload,
+        exchange: &mut Exchange,
+    ) -> Result<(), Answer> {
+        match self.wanted {
+            None => transform::upload(self.worker, &head.headers, upload, exchange).await,
+            Some(_) => Ok(()),
+        }
     }
 
     /// Sends the copies that the route asks for; nobody waits for them. An upgrade has none.
@@ -664,6 +558,7 @@ impl Arrived<'_> {
             place,
             user: None,
             head: Some(head.clone()),
+            transformed: None,
         };
         let (worker, snapshot) = (self.worker, self.snapshot);
         let now = worker.ledger.now();
@@ -772,12 +667,17 @@ pub(crate) fn dialect(protocol: Protocol, head: &Head) -> Dialect {
     }
 }
 
-fn deliver(
+/// Hands a response on, changed where transformations ask for that.
+async fn deliver(
     response: Response<Incoming>,
     mut exchange: Exchange,
     deadline: Option<tokio::time::Instant>,
     pace: Option<NonZeroU64>,
 ) -> Served {
+    let response = match transform::response(response, deadline, &mut exchange).await {
+        Ok(response) => response,
+        Err(answer) => return answer.into_response(exchange),
+    };
     exchange.details = "via_upstream";
     exchange.answered(response.status(), response.headers());
     response.map(|body| ResponseBody::new(Download::new(body, exchange, deadline).paced(pace)))

@@ -125,6 +125,15 @@ pub(crate) const RETRY_BACKOFF_GROWTH: u32 = 10;
 pub(crate) const MAX_RETRY_BODY_BYTES: usize = 1024 * 1024;
 /// Pieces that it may have come in.
 pub(crate) const MAX_RETRY_BODY_PIECES: usize = 4096;
+/// Bytes of a body that is held to be transformed, before and after; what is longer is refused, or passes as it is if
+/// the transformation says so.
+pub(crate) const MAX_TRANSFORM_BODY_BYTES: usize = 1024 * 1024;
+/// Bytes of all such bodies together; beyond, requests are answered 503.
+pub(crate) const MAX_TRANSFORM_BYTES: usize = 64 * 1024 * 1024;
+/// A longer one is transformed on a thread of its own.
+pub(crate) const MAX_TRANSFORM_INLINE_BYTES: usize = 64 * 1024;
+/// How long such a body may take to come in.
+pub(crate) const TRANSFORM_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Names in `x-envoy-retriable-header-names` that are looked at.
 pub(crate) const MAX_RETRIABLE_HEADERS: usize = 16;
 /// How often it is looked whether ejected endpoints may come back, at most.

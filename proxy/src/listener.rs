@@ -28,6 +28,7 @@ use crate::{
     accepting::Accepting,
     ahead::ReadAhead,
     answer::Reset,
+    arrival::Arrival,
     bitten::limit_of,
     capture::{self, Arrived},
     connect::limit_life,
@@ -39,7 +40,7 @@ use crate::{
     gateway::Visit,
     io::{Io, Line},
     judge::{Peer, Question},
-    life::{self, Arrival},
+    life,
     limits::{
         CONNECTION_WINDOW_BYTES, DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_READ_TIMEOUT,
         KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, LISTEN_BACKLOG, MAX_CONCURRENT_STREAMS,
@@ -367,6 +368,7 @@ fn refuse_plaintext(worker: &Worker, snapshot: &Snapshot, inbound: &Inbound, pee
         place: inbound.place.clone(),
         user: None,
         head: None,
+        transformed: None,
     };
     let ledger = &worker.ledger;
     let verdict = question.refuse(snapshot, ledger.now(), Reason::PlaintextRefused);

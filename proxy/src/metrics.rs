@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     malformed: IntCounterVec,
     mirrored: IntCounterVec,
     routes: IntCounterVec,
+    transformed: IntCounterVec,
     accept_failures: IntCounterVec,
     certificate_expiry: IntGauge,
     rotations: IntGauge,
@@ -57,6 +58,10 @@ impl Metrics {
             routes: new.counter(
                 "reeve_route_requests_total",
                 &["route", "response_code_class"],
+            )?,
+            transformed: new.counter(
+                "reeve_transformations_total",
+                &["transformation", "part", "result"],
             )?,
             accept_failures: new.counter("reeve_accept_failures_total", &["reason"])?,
             certificate_expiry: new.gauge("reeve_certificate_expiry_timestamp_seconds")?,
@@ -144,6 +149,13 @@ impl Metrics {
         self.mirrored.with_label_values(&[result]).inc();
     }
 
+    /// Counts what a transformation did to a part of a message, or why it could not.
+    pub(crate) fn transformed(&self, name: &str, part: &'static str, result: &'static str) {
+        self.transformed
+            .with_label_values(&[name, part, result])
+            .inc();
+    }
+
     /// Counts a request under the name that its route gives it (`statPrefix`).
     pub(crate) fn route_request(&self, name: &str, status: u16) {
         let class = match status {
@@ -226,6 +238,9 @@ fn help(name: &str) -> &'static str {
             "Connections ended for bytes that servers could read in different ways."
         }
         "reeve_mirrored_requests_total" => "Copies of requests, by what came of them.",
+        "reeve_transformations_total" => {
+            "What transformations did to parts of messages, or why they could not."
+        }
         "reeve_route_requests_total" => "Requests of routes that have a statPrefix.",
         "reeve_certificate_expiry_timestamp_seconds" => "When the proxy's certificate ends.",
         "reeve_app_metrics_missed_total" => {

@@ -70,9 +70,16 @@ impl From<'_> {
     /// Sends the copies that the route asks for, if there is room for them.
     pub(crate) fn mirror(&self, upload: &Upload) {
         let mut rng = chance::rng();
-        let mirrors = self.route.rule.mirrors.iter();
+        let mirrors = self
+            .route
+            .rule
+            .mirrors
+            .iter()
+            .zip(&self.route.mirror_filters);
+        let view = self.head.view();
+        let mirrors = mirrors.filter(|(_, filter)| filter.holds(&view));
         let mut drawn = Vec::new();
-        for mirror in mirrors.filter(|m| rng.random_range(0..1_000_000) < m.per_million) {
+        for (mirror, _) in mirrors.filter(|(m, _)| rng.random_range(0..1_000_000) < m.per_million) {
             match self.worker.proxy.mirrors.enter() {
                 Some(under_way) => drawn.push((mirror, under_way)),
                 None => {
@@ -104,6 +111,9 @@ impl From<'_> {
             edits.apply(&mut head.headers);
         }
         head.headers.remove(header::EXPECT);
+        for name in &mirror.remove_headers {
+            head.headers.remove(name);
+        }
         shadow::mark(&mut head.headers);
         if let Some(path) = self.changes.path {
             path.clone_into(&mut head.path);
@@ -201,6 +211,7 @@ impl Copy {
             place: Arc::new(Place::outside_service(&self.cluster.service, self.to.port)),
             user: None,
             head: Some(self.head.clone()),
+            transformed: None,
         };
         let ledger = &self.worker.ledger;
         let now = ledger.now();

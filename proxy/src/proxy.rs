@@ -47,6 +47,7 @@ use crate::{
     spans::Spans,
     strangers::Strangers,
     tap::{TapFilter, TapRefused, TapStream, Taps},
+    transform::Room,
     worker::{WorkerSet, Workers},
 };
 
@@ -217,6 +218,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: InFlight,
     pub(crate) callers: Arc<Callers>,
     pub(crate) mirrors: Arc<Mirrors>,
+    /// What bodies that are held to be transformed take.
+    pub(crate) transform_room: Arc<Room>,
     /// When the listeners last warned that they cannot accept.
     pub(crate) accept_warnings: Arc<Warnings>,
     snapshot: ArcSwapOption<Snapshot>,
@@ -323,6 +326,7 @@ impl Proxy {
             in_flight: InFlight::default(),
             callers: Arc::default(),
             mirrors: Arc::default(),
+            transform_room: Arc::default(),
             accept_warnings: Arc::default(),
             snapshot: ArcSwapOption::empty(),
             clock: deps.clock.clone(),

@@ -11,7 +11,8 @@ mod table;
 
 pub(crate) use cors::Cors;
 pub(crate) use header_ops::HeaderEdits;
-pub(crate) use matcher::{Matcher, RequestView};
+pub(crate) use matcher::{MAX_REGEX_BYTES, Matcher, RequestView};
+pub(crate) use path_edit::translate;
 pub(crate) use retry::{Failure, RetryOn};
 pub(crate) use sni::{Names, SniTable};
 pub(crate) use table::{CompiledRoute, Found, Table, Taken, pick, without_port};
@@ -53,6 +54,15 @@ pub enum RouteError {
     NoWeight {
         /// Where it stands.
         route: String,
+    },
+    /// A JSON Patch that is none.
+    #[error("the transformation {name} has no legal JSON Patch")]
+    Patch {
+        /// Whose it is.
+        name: String,
+        /// What the parser says.
+        #[source]
+        source: serde_json::Error,
     },
     /// A status code outside 200 to 599.
     #[error("route {route}: {code} is no status to answer with")]

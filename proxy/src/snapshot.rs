@@ -27,6 +27,7 @@ use crate::{
     peer_info::PeerInfo,
     rate_limit::RateLimits,
     route::{CompiledRoute, Found, Names, RequestView, RouteError, SniTable, Table, Taken},
+    transform::Transformations,
 };
 
 /// A compiled [`ProxyConfig`]. Immutable; a request takes one and sees no other.
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub(crate) log_format: LogFormat,
     /// How many requests the workload takes.
     pub(crate) rate_limits: RateLimits,
+    /// What is changed of its requests and responses.
+    pub(crate) transformations: Transformations,
     /// Names that its endpoints have.
     pub(crate) names: BTreeSet<ServiceName>,
     /// Files that certificates were read from.
@@ -188,6 +191,7 @@ impl Snapshot {
                 &workload.rate_limits,
                 before.map(|before| &before.rate_limits),
             )?,
+            transformations: Transformations::compile(&workload.transformations)?,
             log_format: LogFormat::compile(&workload.telemetry.access_log)?,
             engine,
             tables,
@@ -231,6 +235,7 @@ impl Snapshot {
             path,
             query: None,
             headers: &none,
+            claims: None,
         };
         match self.route(self.outbound.get(&bind)?, &request) {
             Routed::None { .. } | Routed::Elsewhere(_) => None,

@@ -16,6 +16,7 @@ use reeve_svid::alpn;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    arrival::Arrival,
     balance::{Wish, hash},
     callers::Held,
     chance,
@@ -28,7 +29,6 @@ use crate::{
     hello::{self, ServerName},
     io::{Io, Line},
     judge::{Peer, Place, Question},
-    life::Arrival,
     limits::{APP_CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT},
     metrics::Ends,
     open::Origin,
@@ -59,6 +59,7 @@ pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io
         place: inbound.place.clone(),
         user: None,
         head: None,
+        transformed: None,
     };
     let origin = Origin::Inbound(arrival.bind);
     let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange).await else {
@@ -311,6 +312,7 @@ fn connecting(peer: Peer, place: Place) -> Question {
         place: Arc::new(place),
         user: None,
         head: None,
+        transformed: None,
     }
 }
 

@@ -19,6 +19,7 @@ mod sim;
 mod tcp;
 mod token;
 mod trailers;
+mod transform;
 mod upgrades;
 
 /// A workload of no particular kind, for tests of what needs one.

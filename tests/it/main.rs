@@ -39,4 +39,5 @@ mod tap;
 mod telemetry;
 mod tls_passthrough;
 mod traffic;
+mod transform;
 mod up;

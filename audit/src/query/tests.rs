@@ -18,6 +18,7 @@ fn outcome_of(decision: RecordId) -> OutcomeRecord {
         duration_us: 1,
         upstream: None,
         flags: String::new(),
+        transformations: vec![],
     }
 }
 

@@ -3,6 +3,8 @@
 //! Decisions and outcomes, of which there are many, have all members in the order of canonical JSON (by name), so that
 //! writing them sorts and copies nothing. A test compares them with the general way.
 
+use std::sync::Arc;
+
 use reeve_core::{
     RecordId, UnixTime,
     decision::{AccessRequest, Decision},
@@ -79,6 +81,8 @@ struct DecisionLine<'a> {
     time: UnixTime,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    transformations: &'a [Arc<str>],
 }
 
 impl<'a> DecisionLine<'a> {
@@ -96,6 +100,7 @@ impl<'a> DecisionLine<'a> {
             path_normalization,
             trace_id,
             request_id,
+            transformations,
             cost_us,
         } = record;
         Self {
@@ -116,6 +121,7 @@ impl<'a> DecisionLine<'a> {
             strict_would_refuse,
             time,
             trace_id,
+            transformations,
         }
     }
 }
@@ -136,6 +142,8 @@ struct OutcomeLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     time: UnixTime,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    transformations: &'a [Arc<str>],
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a str>,
 }
@@ -151,6 +159,7 @@ impl<'a> OutcomeLine<'a> {
             duration_us,
             upstream,
             flags,
+            transformations,
         } = record;
         Self {
             bytes_in: *bytes_in,
@@ -164,6 +173,7 @@ impl<'a> OutcomeLine<'a> {
             schema: RECORD_SCHEMA,
             status: *status,
             time,
+            transformations,
             upstream: upstream.as_deref(),
         }
     }

@@ -34,6 +34,7 @@ fn the_other_schemas_are_as_documented() {
         duration_us: 1200,
         upstream: Some("127.77.4.2:9080".into()),
         flags: String::new(),
+        transformations: vec![],
     }));
     expect![[r#"{"detail":{"error":"line 3: unknown field"},"event":"config_refused","id":"ratings-v1-0/2/0/42","kind":"event","schema":"reeve.audit/v1","time":1700000000000}"#]].assert_eq(&canonical(
         EventRecord::new(EventKind::ConfigRefused).with("error", "line 3: unknown field"),
@@ -45,6 +46,18 @@ fn the_other_schemas_are_as_documented() {
         until: START,
         detail: BTreeMap::new(),
     }));
+}
+
+#[test]
+fn what_transformed_a_request_is_recorded() {
+    let record = DecisionRecord {
+        transformations: vec!["default/add-version".into()],
+        ..decision("/ratings/0", Effect::Allow)
+    };
+    let line = canonical(record);
+    assert!(line.ends_with(
+        r#""trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","transformations":["default/add-version"]}"#
+    ));
 }
 
 #[test]
@@ -68,7 +81,7 @@ fn long_particulars_are_shortened_at_a_character() {
 proptest! {
     #[test]
     fn a_record_written_from_borrowed_parts_is_the_canonical_one(
-        texts in prop::collection::vec(".{0,24}", 6), sequence: u64, worker: u16, millis: u64, flags in 0..64u8,
+        texts in prop::collection::vec(".{0,24}", 6), sequence: u64, worker: u16, millis: u64, flags in 0..128u8,
     ) {
         let bit = |n: u8| flags & (1 << n) != 0;
         let mut record = decision(&texts[0], if bit(0) { Effect::Allow } else { Effect::Deny });
@@ -76,6 +89,8 @@ proptest! {
         record.request_id = bit(2).then(|| texts[2].clone());
         record.generation = record.generation.filter(|_| bit(3));
         record.policy_hash = texts[3].clone();
+        let names = || if bit(6) { vec![texts[2].as_str().into()] } else { vec![] };
+        record.transformations = names();
         if let Some(http) = &mut record.request.context.http {
             http.headers.insert(texts[4].clone(), texts.iter().cloned().collect());
             http.query.insert(texts[5].clone(), [texts[4].clone()].into());
@@ -90,6 +105,7 @@ proptest! {
         let outcome = OutcomeRecord {
             decision: id(), status: bit(0).then_some(200), grpc_status: bit(1).then_some(3), bytes_in: sequence,
             bytes_out: millis, duration_us: 7, upstream: bit(2).then(|| texts[1].clone()), flags: texts[3].clone(),
+            transformations: names(),
         };
         let id = RecordId { sequence, worker, ..id() };
         let time = UnixTime::from_millis(millis);

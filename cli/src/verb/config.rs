@@ -1,6 +1,8 @@
 //! `reeve config`: checks a folder of configuration.
 
-use std::path::PathBuf;
+mod transforms;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -40,6 +42,9 @@ enum ConfigVerb {
     /// Look for what objects say against each other, under the codes of `istioctl analyze`
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(CheckArgs),
+    /// List what changes requests and responses on the wire, with its owner and its end
+    #[command(after_help = transforms::EXAMPLES)]
+    Transforms(transforms::TransformsArgs),
 }
 
 /// `reeve config check`.
@@ -57,11 +62,12 @@ pub(crate) fn run(args: &ConfigArgs) -> Verdict {
     match &args.verb {
         ConfigVerb::Check(args) => check(args),
         ConfigVerb::Analyze(args) => analyze(args),
+        ConfigVerb::Transforms(args) => transforms::run(args),
     }
 }
 
 fn check(args: &CheckArgs) -> Verdict {
-    readable(args)?;
+    readable(&args.folder)?;
     let report = reeve_control::check(&args.folder);
     match args.output.output {
         Format::Json => output::json(&report)?,
@@ -71,7 +77,7 @@ fn check(args: &CheckArgs) -> Verdict {
 }
 
 fn analyze(args: &CheckArgs) -> Verdict {
-    readable(args)?;
+    readable(&args.folder)?;
     let findings = reeve_control::analyze(&args.folder);
     match args.output.output {
         Format::Json => {
@@ -104,10 +110,10 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-fn readable(args: &CheckArgs) -> Result<(), Problem> {
-    std::fs::metadata(&args.folder).map(drop).map_err(|error| {
+fn readable(folder: &Path) -> Result<(), Problem> {
+    std::fs::metadata(folder).map(drop).map_err(|error| {
         Problem::because("the folder cannot be read", &error)
-            .at(args.folder.display())
+            .at(folder.display())
             .fix("name a folder of YAML files with -f")
     })
 }

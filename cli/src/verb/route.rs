@@ -19,7 +19,7 @@ use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    supervisor::load,
+    supervisor::{load, logfile::timestamp},
     verb::policy::pair,
 };
 
@@ -268,12 +268,32 @@ fn describe(explanation: &Explanation) -> String {
     if let Some(origin) = &explanation.allowed_origin {
         line("origin", format!("{origin} may read the answer"));
     }
+    for one in &explanation.transformations {
+        let until = timestamp(one.expires);
+        let what = one.changes.join("; ");
+        line(
+            "transformed",
+            format!("by {} of {} until {until}: {what}", one.name, one.owner),
+        );
+    }
+    for edit in &explanation.request_headers {
+        line("request", format!("header {edit}"));
+    }
+    for edit in &explanation.response_headers {
+        line("response", format!("header {edit}"));
+    }
     for to in &explanation.destinations {
         line("to", place(to, &format!("weight {}", to.weight)));
+        for edit in &to.headers {
+            line("", edit.clone());
+        }
     }
     for mirror in &explanation.mirrors {
         let share = format!("for {} %", mirror.percent);
         line("mirror", place(&mirror.to, &share));
+        if !mirror.without_headers.is_empty() {
+            line("", format!("without {}", mirror.without_headers.join(", ")));
+        }
     }
     if !explanation.destinations.is_empty() {
         let timeout = explanation

@@ -38,6 +38,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("RequestAuthentication", SECURITY),
     ("AccessPolicy", OURS),
     ("RateLimit", OURS),
+    ("Transformation", OURS),
     ("MeshConfig", OURS),
     ("LocalMesh", OURS),
     ("Service", CORE),

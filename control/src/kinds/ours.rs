@@ -1,10 +1,10 @@
-//! `reeve.dev`: `AccessPolicy`, `RateLimit`, `MeshConfig`, `LocalMesh`.
+//! `reeve.dev`: `AccessPolicy`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{MtlsSpec, StringMatchSpec, raw};
+use super::{HeaderOpsSpec, MtlsSpec, SelectorSpec, StringMatchSpec, raw};
 
 raw! {
     AccessPolicySpec { cedar: String, }
@@ -22,6 +22,55 @@ raw! {
         uri: Option<StringMatchSpec>,
         method: Option<StringMatchSpec>,
         headers: BTreeMap<String, StringMatchSpec>,
+    }
+    TransformationSpec {
+        owner: Option<String>,
+        expires: Option<String>,
+        selector: Option<SelectorSpec>,
+        target_refs: Vec<TargetRefSpec>,
+        r#match: Vec<TransformationMatchSpec>,
+        request: Option<RequestChangesSpec>,
+        response: Option<ResponseChangesSpec>,
+    }
+    TargetRefSpec {
+        group: String,
+        kind: String,
+        name: String,
+    }
+    TransformationMatchSpec {
+        uri: Option<StringMatchSpec>,
+        method: Option<StringMatchSpec>,
+        authority: Option<StringMatchSpec>,
+        headers: BTreeMap<String, StringMatchSpec>,
+        without_headers: BTreeMap<String, StringMatchSpec>,
+        query_params: BTreeMap<String, StringMatchSpec>,
+    }
+    RequestChangesSpec {
+        headers: HeaderOpsSpec,
+        query_params: QueryOpsSpec,
+        body: Option<BodyChangesSpec>,
+    }
+    ResponseChangesSpec {
+        when_status: Vec<u16>,
+        status: Option<u16>,
+        headers: HeaderOpsSpec,
+        body: Option<BodyChangesSpec>,
+    }
+    QueryOpsSpec {
+        set: BTreeMap<String, String>,
+        add: BTreeMap<String, String>,
+        remove: Vec<String>,
+    }
+    BodyChangesSpec {
+        content_types: Vec<String>,
+        replace: Vec<ReplacementSpec>,
+        json_patch: Vec<serde_json::Value>,
+        otherwise: Option<String>,
+    }
+    ReplacementSpec {
+        text: Option<String>,
+        regex: Option<String>,
+        with: String,
     }
     MeshConfigSpec {
         trust_domain: Option<String>,

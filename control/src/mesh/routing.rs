@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use reeve_core::{
     Namespace, ServiceName,
     model::{
-        CorsPolicy, DestinationHeaders, Fault, HeaderOps, Protocol, Redirect, RetryPolicy, Rewrite,
-        RouteMatch, SecretName, Subset, TlsVersion, TrafficPolicy,
+        CorsPolicy, DestinationHeaders, Fault, HeaderMatch, HeaderOps, Protocol, Redirect,
+        RetryPolicy, Rewrite, RouteMatch, SecretName, Subset, TlsVersion, TrafficPolicy,
     },
 };
 
@@ -89,6 +89,10 @@ pub(crate) struct MirrorTo {
     pub(crate) to: To,
     /// How many of a million requests.
     pub(crate) per_million: u32,
+    /// Headers that a request must have to be copied.
+    pub(crate) headers: BTreeMap<String, HeaderMatch>,
+    /// Headers that copies go without.
+    pub(crate) remove_headers: Vec<String>,
 }
 
 /// One `match` entry: what the request must be, and for which listeners and proxies it holds.

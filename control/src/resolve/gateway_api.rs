@@ -23,7 +23,7 @@ use crate::{
     mesh::{Gateway, HttpRoute, Precedence, TcpRoute, TlsRoute, VirtualService},
     source::path::Path,
 };
-pub(super) use gateways::listeners;
+pub(super) use gateways::{LABEL, listeners};
 
 /// What routes may refer to.
 pub(super) struct Known<'a> {

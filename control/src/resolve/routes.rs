@@ -33,7 +33,7 @@ pub(super) struct Known<'a> {
 }
 
 /// The reserved name of all sidecars.
-const MESH: &str = "mesh";
+pub(super) const MESH: &str = "mesh";
 
 pub(super) fn resolve(
     objects: &[Object<VirtualServiceSpec>],

@@ -8,6 +8,7 @@ mod rates;
 mod resilience;
 mod routes;
 mod tls;
+mod transformations;
 
 use super::*;
 

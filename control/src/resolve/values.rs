@@ -209,15 +209,33 @@ impl<S> Notes<'_, S> {
         specs: &BTreeMap<String, StringMatchSpec>,
         lower: Case,
     ) -> BTreeMap<String, HeaderMatch> {
+        for name in specs.keys() {
+            let path = path.key(name);
+            if name.starts_with('@') {
+                let text = format!("{name} is no header, and no claim that can be matched here");
+                let hint = "match @request.auth.claims.NAME in a VirtualService at a gateway; policies read claims everywhere";
+                self.hint(&path, Code::Invalid, text, hint);
+                continue;
+            }
+            if let Case::Lower = lower {
+                self.header_name(&path, name);
+            }
+        }
+        let specs = specs.iter().filter(|(name, _)| !name.starts_with('@'));
+        let specs = specs.map(|(name, spec)| (name.clone(), spec.clone()));
+        self.value_matches(path, &specs.collect(), lower)
+    }
+
+    /// The same, whatever the names are.
+    pub(crate) fn value_matches(
+        &mut self,
+        path: &Path,
+        specs: &BTreeMap<String, StringMatchSpec>,
+        lower: Case,
+    ) -> BTreeMap<String, HeaderMatch> {
         let mut matches = BTreeMap::new();
         for (name, spec) in specs {
             let path = path.key(name);
-            if name.starts_with('@') {
-                let text = format!("{name} is known, but not supported in this version");
-                let hint = "routes do not look into tokens; policies do";
-                self.hint(&path, Code::Unsupported, text, hint);
-                continue;
-            }
             let empty = spec.exact.is_none() && spec.prefix.is_none() && spec.regex.is_none();
             // Istio reads the expression `*`, which is none, as "is there".
             let empty = empty || spec.regex.as_deref() == Some("*");
@@ -226,10 +244,7 @@ impl<S> Notes<'_, S> {
                 false => self.string_match(&path, spec).map(HeaderMatch::Value),
             };
             let key = match lower {
-                Case::Lower => {
-                    self.header_name(&path, name);
-                    name.to_ascii_lowercase()
-                }
+                Case::Lower => name.to_ascii_lowercase(),
                 Case::Kept => name.clone(),
             };
             if let Some(value) = value {

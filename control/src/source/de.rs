@@ -231,7 +231,15 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
         match &self.node.value {
             _ if self.node.is_null() => visitor.visit_unit(),
-            Value::Scalar { text, .. } => visitor.visit_str(text),
+            Value::Scalar { text, .. } => match self.node.describe() {
+                "a boolean" => self.deserialize_bool(visitor),
+                "a number" => match (text.parse::<i64>(), text.parse::<u64>()) {
+                    (Ok(number), _) => visitor.visit_i64(number),
+                    (_, Ok(number)) => visitor.visit_u64(number),
+                    (Err(_), Err(_)) => self.deserialize_f64(visitor),
+                },
+                _ => visitor.visit_str(text),
+            },
             Value::Sequence(_) => self.deserialize_seq(visitor),
             Value::Mapping(_) => self.deserialize_map(visitor),
         }

@@ -204,6 +204,12 @@ pub struct Mirror {
     pub to: Destination,
     /// How many of a million requests.
     pub per_million: u32,
+    /// Headers (lower-case names) that a request must have to be copied.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, HeaderMatch>,
+    /// Headers that copies go without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_headers: Vec<String>,
 }
 
 /// Cross-origin resource sharing, with Envoy's meaning
@@ -258,6 +264,12 @@ pub struct RouteMatch {
     pub without_headers: BTreeMap<String, HeaderMatch>,
     /// Query parameters that must match.
     pub query_params: BTreeMap<String, HeaderMatch>,
+    /// Claims of the verified token (nested ones joined with dots) of which one value must match; at gateways alone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, HeaderMatch>,
+    /// Claims of which none may.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub without_claims: BTreeMap<String, HeaderMatch>,
     /// Name under which requests that matched are counted.
     pub stat_prefix: Option<String>,
 }
@@ -277,6 +289,8 @@ impl RouteMatch {
             && self.headers.is_empty()
             && self.without_headers.is_empty()
             && self.query_params.is_empty()
+            && self.claims.is_empty()
+            && self.without_claims.is_empty()
     }
 }
 

@@ -26,6 +26,7 @@ fn workload() -> WorkloadConfig {
         topology: Default::default(),
         caller_shares: Default::default(),
         rate_limits: vec![],
+        transformations: vec![],
         name_servers: vec![],
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],

@@ -12,6 +12,7 @@ use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
     model::{
         Destination, JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute, TelemetryConfig,
+        Transformation,
     },
 };
 
@@ -57,6 +58,9 @@ pub struct WorkloadConfig {
     /// How many requests it takes.
     #[serde(default)]
     pub rate_limits: Vec<RateLimit>,
+    /// What is changed of its requests and responses, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transformations: Vec<Transformation>,
     /// JWT rules from `RequestAuthentication`.
     pub jwt_rules: Vec<JwtRule>,
     /// Where spans go, if anywhere.

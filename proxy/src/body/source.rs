@@ -1,4 +1,4 @@
-//! Where a body comes from: its sender, or a copy of what another request sends.
+//! Where a body comes from: its sender, a copy of what another request sends, or what was held of it to be changed.
 
 use std::{
     pin::Pin,
@@ -15,7 +15,10 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use super::BodyError;
-use crate::limits::{MAX_MIRROR_BYTES, MAX_MIRROR_FRAMES};
+use crate::{
+    limits::{MAX_MIRROR_BYTES, MAX_MIRROR_FRAMES},
+    transform::Held,
+};
 
 /// A body to send.
 #[derive(Debug)]
@@ -24,6 +27,20 @@ pub(crate) enum Source {
     Caller(Incoming),
     /// As it passes by.
     Copy(CopyBody),
+    /// As it was held, and perhaps changed.
+    Held(Held),
+    /// Nothing but the error that it ended with; `None` = that was told.
+    Broken(Option<BodyError>),
+}
+
+impl Source {
+    /// Whether what comes next was counted already.
+    pub(super) fn is_counted(&self) -> bool {
+        match self {
+            Self::Held(held) => held.is_counted(),
+            Self::Caller(_) | Self::Copy(_) | Self::Broken(_) => false,
+        }
+    }
 }
 
 impl From<Incoming> for Source {
@@ -51,6 +68,8 @@ impl Body for Source {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::Failed))),
             Self::Copy(body) => body.poll(cx),
+            Self::Held(held) => held.poll(cx),
+            Self::Broken(error) => Poll::Ready(error.take().map(Err)),
         }
     }
 
@@ -58,6 +77,8 @@ impl Body for Source {
         match self {
             Self::Caller(body) => body.is_end_stream(),
             Self::Copy(body) => body.over,
+            Self::Held(held) => held.is_end_stream(),
+            Self::Broken(error) => error.is_none(),
         }
     }
 
@@ -65,6 +86,8 @@ impl Body for Source {
         match self {
             Self::Caller(body) => body.size_hint(),
             Self::Copy(body) => body.hint,
+            Self::Held(held) => held.size_hint(),
+            Self::Broken(_) => SizeHint::default(),
         }
     }
 }

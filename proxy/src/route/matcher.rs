@@ -3,14 +3,17 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use http::{HeaderMap, HeaderName};
-use reeve_core::model::{HeaderMatch, RouteMatch, StringMatch};
+use reeve_core::{
+    decision::User,
+    model::{HeaderMatch, RouteMatch, StringMatch},
+};
 use regex::{Regex, RegexBuilder};
 
 use super::RouteError;
 use crate::{query, shadow};
 
 /// Bound on one compiled expression, in bytes.
-pub(super) const MAX_REGEX_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_REGEX_BYTES: usize = 1024 * 1024;
 
 /// What of a request is matched on.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,8 @@ pub(crate) struct RequestView<'a> {
     pub(crate) query: Option<&'a str>,
     /// All of them.
     pub(crate) headers: &'a HeaderMap,
+    /// The verified token, where one was asked for.
+    pub(crate) claims: Option<&'a User>,
 }
 
 /// One alternative of a route: all conditions must hold.
@@ -39,6 +44,8 @@ pub(crate) struct Matcher {
     headers: Vec<(HeaderName, ValueMatcher)>,
     without_headers: Vec<(HeaderName, ValueMatcher)>,
     query: Vec<(String, ValueMatcher)>,
+    claims: Vec<(String, ValueMatcher)>,
+    without_claims: Vec<(String, ValueMatcher)>,
     /// The name under which what matched is counted.
     pub(super) stat_prefix: Option<Arc<str>>,
 }
@@ -79,6 +86,8 @@ impl Matcher {
             headers: compile_headers(&rule.headers, route)?,
             without_headers: compile_headers(&rule.without_headers, route)?,
             query: compile_query(&rule.query_params, route)?,
+            claims: compile_query(&rule.claims, route)?,
+            without_claims: compile_query(&rule.without_claims, route)?,
             stat_prefix: rule.stat_prefix.as_deref().map(Into::into),
         })
     }
@@ -117,6 +126,11 @@ impl Matcher {
                 let value = request.query.and_then(|q| query::first(q, name));
                 m.holds(value.as_deref())
             })
+            && self.claims.iter().all(|claim| has_claim(claim, request))
+            && !self
+                .without_claims
+                .iter()
+                .any(|claim| has_claim(claim, request))
     }
 
     /// The part of `path` that a prefix match took, which a rewrite replaces; the whole path for other matches.
@@ -128,6 +142,13 @@ impl Matcher {
             _ => path,
         }
     }
+}
+
+/// Whether the verified token has the claim with a value that matches; there may be several.
+fn has_claim((name, matcher): &(String, ValueMatcher), request: &RequestView<'_>) -> bool {
+    let values = request.claims.and_then(|user| user.claims.get(name));
+    let mut values = values.into_iter().flatten();
+    values.any(|value| matcher.holds(Some(value)))
 }
 
 fn compile_headers(

@@ -78,7 +78,7 @@ fn join(to: &str, rest: &str) -> String {
 }
 
 /// RE2's `\1` is the library's `${1}`.
-fn translate(substitution: &str) -> String {
+pub(crate) fn translate(substitution: &str) -> String {
     let mut out = String::with_capacity(substitution.len());
     let mut chars = substitution.chars();
     while let Some(c) = chars.next() {

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use rand::Rng;
 use reeve_core::{
     ServiceName,
-    model::{Destination, Route, RouteAction, RouteTable, VirtualHost},
+    model::{Destination, Route, RouteAction, RouteMatch, RouteTable, VirtualHost},
 };
 
 use super::{
@@ -54,6 +54,8 @@ pub(crate) struct CompiledRoute {
     pub(crate) response_edits: HeaderEdits,
     /// Changes to headers of what goes to one of several destinations, by the destination's place among them.
     pub(crate) destination_edits: Vec<Option<DestinationEdits>>,
+    /// What a request must have to be copied, by the mirror's place among the route's.
+    pub(crate) mirror_filters: Vec<Matcher>,
     /// Who may read answers across origins.
     pub(crate) cors: Option<Cors>,
     /// The body of a route that answers by itself.
@@ -256,6 +258,17 @@ impl Host {
     }
 }
 
+fn mirror_filters(rule: &Route, name: &str) -> Result<Vec<Matcher>, RouteError> {
+    let filters = rule.mirrors.iter().map(|mirror| {
+        let when = RouteMatch {
+            headers: mirror.headers.clone(),
+            ..RouteMatch::default()
+        };
+        Matcher::compile(&when, name)
+    });
+    filters.collect()
+}
+
 impl CompiledRoute {
     fn compile(rule: &Route, host: &str, index: usize) -> Result<Self, RouteError> {
         let short = rule.name.clone().unwrap_or_else(|| index.to_string());
@@ -274,6 +287,7 @@ impl CompiledRoute {
             request_edits: HeaderEdits::compile(&rule.request_headers, &name)?,
             response_edits: HeaderEdits::compile(&rule.response_headers, &name)?,
             destination_edits: Vec::new(),
+            mirror_filters: mirror_filters(rule, &name)?,
             cors: rule
                 .cors
                 .as_ref()
@@ -356,6 +370,7 @@ impl CompiledRoute {
             request_edits: HeaderEdits::default(),
             response_edits: HeaderEdits::default(),
             destination_edits: Vec::new(),
+            mirror_filters: Vec::new(),
             cors: None,
             answer: Bytes::new(),
             path: None,

@@ -66,6 +66,7 @@ fn view<'a>(authority: &'a str, path: &'a str, headers: &'a HeaderMap) -> Reques
         path,
         query: None,
         headers,
+        claims: None,
     }
 }
 
@@ -478,4 +479,53 @@ proptest! {
         prop_assert_eq!(without_port(&host), host.as_str());
         prop_assert!(text.starts_with(without_port(&text)));
     }
+}
+
+#[test]
+fn claims_match_if_one_value_does_and_nobody_without_a_token_has_any() {
+    let value = |text: &str| HeaderMatch::Value(StringMatch::Exact(text.to_owned()));
+    let admins = RouteMatch {
+        claims: BTreeMap::from([("realm.roles".to_owned(), value("admin"))]),
+        ..RouteMatch::default()
+    };
+    let not_banned = RouteMatch {
+        claims: BTreeMap::from([("sub".to_owned(), HeaderMatch::Present)]),
+        without_claims: BTreeMap::from([("groups".to_owned(), value("banned"))]),
+        ..RouteMatch::default()
+    };
+    assert!(!admins.is_catch_all() && !not_banned.is_catch_all());
+    let routes = vec![
+        route("admins", vec![admins]),
+        route("known", vec![not_banned]),
+        route("rest", vec![]),
+    ];
+    let table = compile(vec![host("h", &["h"], routes)]).unwrap();
+    let none = HeaderMap::new();
+    let taken = |claims: &[(&str, &[&str])]| {
+        let all = claims.iter().map(|(name, values)| {
+            let values = values.iter().map(|v| (*v).to_owned()).collect();
+            ((*name).to_owned(), values)
+        });
+        let user = reeve_core::decision::User {
+            claims: all.collect(),
+            expires_at: None,
+            issuer: String::new(),
+            subject: String::new(),
+        };
+        let request = RequestView {
+            claims: (!claims.is_empty()).then_some(&user),
+            ..view("h", "/", &none)
+        };
+        found(&table, &request, None)
+    };
+    assert_eq!(taken(&[("realm.roles", &["user", "admin"])]), "h/admins");
+    assert_eq!(
+        taken(&[("sub", &["ann"]), ("realm.roles", &["user"])]),
+        "h/known"
+    );
+    assert_eq!(
+        taken(&[("sub", &["ann"]), ("groups", &["a", "banned"])]),
+        "h/rest"
+    );
+    assert_eq!(taken(&[]), "h/rest");
 }

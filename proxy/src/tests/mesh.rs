@@ -256,6 +256,7 @@ impl Mesh {
             topology: Default::default(),
             caller_shares: Default::default(),
             rate_limits: vec![],
+            transformations: vec![],
             name_servers: vec![],
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],

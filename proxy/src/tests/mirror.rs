@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
-use reeve_core::model::{CorsPolicy, Destination, Mirror, Protocol, StringMatch};
+use reeve_core::model::{CorsPolicy, Destination, HeaderMatch, Mirror, Protocol, StringMatch};
 
 use super::mesh::{
     ALLOW_CLIENT, AnyBody, HOST, Mesh, PORT, Side, app, caller, eventually, full, get, pair,
@@ -57,7 +57,12 @@ async fn mirrored(mesh: &Mesh, per_million: u32, port: u16) -> (Side, Side) {
     let mut client = mesh.client(Protocol::Http);
     set_route(&mut client, |route| {
         let to = Destination::new(service(), port);
-        route.mirrors = vec![Mirror { to, per_million }];
+        route.mirrors = vec![Mirror {
+            to,
+            per_million,
+            headers: Default::default(),
+            remove_headers: vec![],
+        }];
     });
     let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
     pair(mesh, &server, &client).await
@@ -110,6 +115,38 @@ async fn without_a_share_there_is_no_copy() {
     }
     assert_eq!(seen.lock().unwrap().len(), 20);
     assert!(counted(&client, "answered").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_made_of_what_its_filter_lets_through_and_goes_without_what_it_names() {
+    let mesh = Mesh::new();
+    let seen = noting_app(&mesh, Duration::ZERO).await;
+    let mut client = mesh.client(Protocol::Http);
+    set_route(&mut client, |route| {
+        let wanted = HeaderMatch::Value(StringMatch::Exact("on".to_owned()));
+        route.mirrors = vec![Mirror {
+            to: Destination::new(service(), PORT),
+            per_million: ALL,
+            headers: [("x-beta".to_owned(), wanted)].into(),
+            remove_headers: vec!["tracestate".to_owned()],
+        }];
+    });
+    let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let (_server, client) = pair(&mesh, &server, &client).await;
+    for beta in ["off", "on"] {
+        let mut request = post(&mesh, full(beta));
+        let headers = request.headers_mut();
+        headers.insert("x-beta", beta.parse().unwrap());
+        headers.insert("tracestate", "vendor=1".parse().unwrap());
+        caller().request(request).await.unwrap();
+    }
+    eventually(|| (seen.lock().unwrap().len() == 3).then_some(())).await;
+    eventually(|| counted(&client, "answered")).await;
+    let all = seen.lock().unwrap().clone();
+    let copies = all.iter().filter(|(host, ..)| host.contains("-shadow"));
+    let copies: Vec<_> = copies.map(|(_, state, body)| (&**state, &**body)).collect();
+    // The mark is put in after that.
+    assert_eq!(copies, [("reeve=shadow", "on")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

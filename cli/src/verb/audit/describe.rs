@@ -179,6 +179,9 @@ fn circumstances(record: &DecisionRecord) -> Vec<String> {
             http.method, http.host, http.path
         ));
     }
+    if !record.transformations.is_empty() {
+        lines.push(format!("after    {}", record.transformations.join(", ")));
+    }
     let generation = record
         .generation
         .map_or("none".to_owned(), |g| g.to_string());

@@ -93,6 +93,8 @@ fn route(index: &Index<'_>, rule: &HttpRoute, place: &Place<'_>) -> Option<Route
             .map(|mirror| Mirror {
                 to: destination(index, &mirror.to, place.port()),
                 per_million: mirror.per_million,
+                headers: mirror.headers.clone(),
+                remove_headers: mirror.remove_headers.clone(),
             })
             .collect(),
         ..new

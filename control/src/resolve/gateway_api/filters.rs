@@ -197,7 +197,12 @@ fn mirror<S>(
         notes.error(path, Code::Invalid, "the share is 0 to 100 percent");
         return None;
     };
-    (per_million > 0).then_some(MirrorTo { to, per_million })
+    (per_million > 0).then_some(MirrorTo {
+        to,
+        per_million,
+        headers: BTreeMap::new(),
+        remove_headers: Vec::new(),
+    })
 }
 
 fn redirect<S>(

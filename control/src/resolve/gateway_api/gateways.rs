@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The label by which a gateway's workloads are told.
-const LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+pub(crate) const LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 type Grants<'a> = &'a [Object<ReferenceGrantSpec>];
 

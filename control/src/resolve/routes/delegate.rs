@@ -154,6 +154,8 @@ fn narrowed(root: &Match, own: &Match) -> Match {
             headers: both(&from.headers, &to.headers),
             without_headers: both(&from.without_headers, &to.without_headers),
             query_params: both(&from.query_params, &to.query_params),
+            claims: both(&from.claims, &to.claims),
+            without_claims: both(&from.without_claims, &to.without_claims),
             stat_prefix: to.stat_prefix.clone().or_else(|| from.stat_prefix.clone()),
         },
         at: At {
@@ -189,6 +191,8 @@ fn lies_within(own: &Match, root: &Match) -> bool {
         (&o.headers, &r.headers),
         (&o.without_headers, &r.without_headers),
         (&o.query_params, &r.query_params),
+        (&o.claims, &r.claims),
+        (&o.without_claims, &r.without_claims),
     ];
     texts
         .iter()

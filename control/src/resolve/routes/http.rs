@@ -18,6 +18,7 @@ use crate::{
     source::path::Path,
 };
 
+mod claims;
 mod cors;
 mod mirrors;
 
@@ -305,18 +306,19 @@ fn one_match(notes: &mut VsNotes<'_>, path: &Path, spec: &MatchSpec, known: &Kno
         string("method", &spec.method),
         string("authority", &spec.authority),
     );
+    let (headers, claims) = claims::split(notes, &path.key("headers"), spec, &spec.headers);
+    let (path_without, without) = (path.key("withoutHeaders"), &spec.without_headers);
+    let (without_headers, without_claims) = claims::split(notes, &path_without, spec, without);
     let request = RouteMatch {
         uri,
         ignore_uri_case: spec.ignore_uri_case,
         scheme,
         method,
         authority,
-        headers: notes.header_matches(&path.key("headers"), &spec.headers, Case::Lower),
-        without_headers: notes.header_matches(
-            &path.key("withoutHeaders"),
-            &spec.without_headers,
-            Case::Lower,
-        ),
+        headers,
+        without_headers,
+        claims,
+        without_claims,
         query_params: notes.header_matches(
             &path.key("queryParams"),
             &spec.query_params,

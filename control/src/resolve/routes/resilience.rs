@@ -141,7 +141,8 @@ pub(super) fn fault(
     })
 }
 
-fn annotation<'n>(notes: &VsNotes<'n>, name: &str) -> Option<(Path, &'n str)> {
+/// An annotation's place and text.
+pub(super) fn annotation<'n>(notes: &VsNotes<'n>, name: &str) -> Option<(Path, &'n str)> {
     let text = notes.object.annotations.get(name)?;
     let path = Path::of(&["metadata", "annotations"]).key(name);
     Some((path, text))

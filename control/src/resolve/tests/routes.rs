@@ -168,6 +168,66 @@ fn faults_of_mirrors_and_origins_are_named() {
 }
 
 #[test]
+fn claims_are_matched_at_gateways_alone() {
+    let found = |head: &str, matches: &str| {
+        let spec =
+            format!("  hosts: [a.example]\n{head}  http:\n    - match: [{matches}]\n      {TO}");
+        let gateway = "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  \
+            selector: {a: b}\n  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]\n";
+        findings(&format!(
+            "{}{REVIEWS}{gateway}",
+            document("VirtualService", "x", &spec)
+        ))
+    };
+    let claim = "{headers: {'@request.auth.claims.groups': {exact: a}}}";
+    let bracketed =
+        "{withoutHeaders: {'@request.auth.claims[realm][roles]': {regex: a.*}, x-a: {}}}";
+    let at_gateway = "  gateways: [g]\n";
+    assert_eq!(found(at_gateway, claim), [""; 0]);
+    assert_eq!(found(at_gateway, bracketed), [""; 0]);
+    for head in ["", "  gateways: [mesh, g]\n"] {
+        let found = found(head, claim);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with("claims.groups\" invalid"), "{found:?}");
+    }
+    let narrowed = "{gateways: [g], headers: {'@request.auth.claims.groups': {exact: a}}}";
+    assert_eq!(found("  gateways: [mesh, g]\n", narrowed), [""; 0]);
+    let other = found(
+        at_gateway,
+        "{headers: {'@request.auth.audiences': {exact: a}}}",
+    );
+    assert!(other[0].ends_with("audiences\" invalid"), "{other:?}");
+}
+
+#[test]
+fn annotations_filter_what_is_copied() {
+    let yaml = |annotations: &str| {
+        let spec = format!(
+            "  hosts: [reviews]\n  http:\n    - {TO}      mirrors: [{{destination: {{host: reviews}}}}]"
+        );
+        let yaml = document("VirtualService", "x", &spec);
+        let metadata = format!("name: x\n  annotations: {{{annotations}}}\n");
+        format!("{}{REVIEWS}", yaml.replacen("name: x\n", &metadata, 1))
+    };
+    let both = "reeve.dev/mirror-match-headers: 'X-Beta=on, x-any', reeve.dev/mirror-remove-headers: 'Authorization, cookie'";
+    let mesh = mesh(&yaml(both));
+    let mirrors = mesh.virtual_services[0].http[0].mirrors.clone().unwrap();
+    assert_eq!(mirrors[0].headers.len(), 2);
+    assert_eq!(mirrors[0].headers["x-any"], HeaderMatch::Present);
+    assert_eq!(mirrors[0].remove_headers, ["authorization", "cookie"]);
+    for bad in [
+        "reeve.dev/mirror-match-headers: 'a b=1'",
+        "reeve.dev/mirror-remove-headers: 'a,,b'",
+    ] {
+        let found = findings(&yaml(bad));
+        assert!(
+            found.iter().any(|f| f.ends_with("invalid")),
+            "{bad}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn mirrors_have_istios_defaults() {
     let shares = |text: &str| {
         let mirrors = rule(&format!("{TO}{text}")).mirrors;

@@ -1,6 +1,12 @@
-//! `mirror` and `mirrors`.
+//! `mirror` and `mirrors`, and what the `VirtualService`'s annotations say of them, which Istio's API has no field for:
+//! `reeve.dev/mirror-match-headers`, which requests are copied, and `reeve.dev/mirror-remove-headers`, what copies go
+//! without.
 
-use super::{Known, VsNotes, destination};
+use std::collections::BTreeMap;
+
+use reeve_core::model::{HeaderMatch, StringMatch};
+
+use super::{Known, VsNotes, destination, resilience::annotation};
 use crate::{
     Code,
     kinds::{DestinationSpec, HttpRouteSpec},
@@ -8,6 +14,10 @@ use crate::{
     source::path::Path,
 };
 
+const MATCH_HEADERS: &str = "reeve.dev/mirror-match-headers";
+const REMOVE_HEADERS: &str = "reeve.dev/mirror-remove-headers";
+/// Headers that one of these annotations names.
+const MAX_MIRROR_HEADERS: usize = 16;
 /// Most destinations that get copies of one request.
 const MAX_MIRRORS_PER_ROUTE: usize = 8;
 
@@ -62,7 +72,52 @@ pub(super) fn all(
         let percent = per_million(notes, &path.key("percentage"), percent);
         all.extend(one(notes, &path.key("destination"), to, percent, known));
     }
+    let (headers, remove) = (match_headers(notes), remove_headers(notes));
+    for mirror in &mut all {
+        mirror.headers.clone_from(&headers);
+        mirror.remove_headers.clone_from(&remove);
+    }
     Some(all)
+}
+
+/// `NAME=VALUE` (has that value) and `NAME` (is there), with commas between; all must hold.
+fn match_headers(notes: &mut VsNotes<'_>) -> BTreeMap<String, HeaderMatch> {
+    let mut headers = BTreeMap::new();
+    let Some((path, text)) = annotation(notes, MATCH_HEADERS) else {
+        return headers;
+    };
+    for part in listed(notes, &path, text) {
+        let (name, condition) = match part.split_once('=') {
+            Some((name, value)) => {
+                let value = StringMatch::Exact(value.trim().to_owned());
+                (name.trim(), HeaderMatch::Value(value))
+            }
+            None => (part, HeaderMatch::Present),
+        };
+        notes.header_name(&path, name);
+        headers.insert(name.to_ascii_lowercase(), condition);
+    }
+    headers
+}
+
+fn remove_headers(notes: &mut VsNotes<'_>) -> Vec<String> {
+    let Some((path, text)) = annotation(notes, REMOVE_HEADERS) else {
+        return Vec::new();
+    };
+    let names = listed(notes, &path, text);
+    for name in &names {
+        notes.header_name(&path, name);
+    }
+    names.into_iter().map(str::to_ascii_lowercase).collect()
+}
+
+fn listed<'t>(notes: &mut VsNotes<'_>, path: &Path, text: &'t str) -> Vec<&'t str> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    if parts.len() > MAX_MIRROR_HEADERS {
+        let text = format!("more than {MAX_MIRROR_HEADERS} headers");
+        notes.error(path, Code::TooLarge, text);
+    }
+    parts
 }
 
 /// Zero percent is no mirror, as in Istio.
@@ -74,7 +129,12 @@ fn one(
     known: &Known<'_>,
 ) -> Option<MirrorTo> {
     let to = destination(notes, path, spec, 1, known)?;
-    (per_million > 0).then_some(MirrorTo { to, per_million })
+    (per_million > 0).then_some(MirrorTo {
+        to,
+        per_million,
+        headers: BTreeMap::new(),
+        remove_headers: Vec::new(),
+    })
 }
 
 fn per_million(notes: &mut VsNotes<'_>, path: &Path, percent: f64) -> u32 {

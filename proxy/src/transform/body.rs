@@ -1,0 +1,212 @@
+//! Bodies held whole, so that they can be changed: bounded in bytes, in time, and all of them together.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::edit::Unfit;
+use crate::{
+    body::{BodyError, Source},
+    headers::clean_trailers,
+    limits::{MAX_TRANSFORM_BODY_BYTES, MAX_TRANSFORM_BYTES, TRANSFORM_BODY_TIMEOUT},
+};
+
+/// What all bodies that one proxy holds to change them take.
+#[derive(Debug, Default)]
+pub(crate) struct Room(AtomicUsize);
+
+#[cfg(test)]
+impl Room {
+    pub(super) fn taken(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(super) fn taken_up(bytes: usize) -> Self {
+        Self(AtomicUsize::new(bytes))
+    }
+}
+
+/// A part of it.
+#[derive(Debug)]
+struct Taken {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Taken {
+    fn more(&mut self, bytes: usize) -> Result<(), Unfit> {
+        let taken = self.room.0.fetch_add(bytes, Ordering::AcqRel);
+        self.bytes = self.bytes.saturating_add(bytes);
+        match taken.saturating_add(bytes) > MAX_TRANSFORM_BYTES {
+            true => Err(Unfit::NoRoom),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.room.0.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// What was read of a body, and what follows it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pieces: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    rest: Option<Box<Source>>,
+    _taken: Taken,
+}
+
+/// What came of reading a body.
+#[derive(Debug)]
+pub(super) enum Gathering {
+    /// All of it.
+    Whole(Held),
+    /// Not all of it, and why; the rest follows.
+    Part(Held, Unfit),
+    /// It broke off.
+    Broken(BodyError),
+}
+
+impl Gathering {
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        let held = match self {
+            Self::Whole(held) | Self::Part(held, _) => Some(held),
+            Self::Broken(_) => None,
+        };
+        held.into_iter().flat_map(|held| &held.pieces)
+    }
+}
+
+/// Reads `source` to its end, as far as there is room and time for it.
+pub(super) async fn gather(mut source: Source, room: &Arc<Room>) -> Gathering {
+    let until = Instant::now() + TRANSFORM_BODY_TIMEOUT;
+    let mut held = Held {
+        pieces: VecDeque::new(),
+        trailers: None,
+        rest: None,
+        _taken: Taken {
+            room: room.clone(),
+            bytes: 0,
+        },
+    };
+    let mut bytes = 0usize;
+    loop {
+        // Cancel-safe: what was read stands in `held`.
+        let unfit = match timeout_at(until, source.frame()).await {
+            Err(_) => Some(Unfit::Late),
+            Ok(None) => return Gathering::Whole(held),
+            Ok(Some(Err(error))) => return Gathering::Broken(error),
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    bytes = bytes.saturating_add(data.len());
+                    let room = held._taken.more(data.len());
+                    held.pieces.push_back(data);
+                    let too_long = bytes > MAX_TRANSFORM_BODY_BYTES;
+                    room.err().or_else(|| too_long.then_some(Unfit::TooLong))
+                }
+                Err(frame) => {
+                    held.trailers = frame.into_trailers().ok().map(|mut trailers| {
+                        clean_trailers(&mut trailers);
+                        trailers
+                    });
+                    None
+                }
+            },
+        };
+        if let Some(unfit) = unfit {
+            held.rest = Some(Box::new(source));
+            return Gathering::Part(held, unfit);
+        }
+    }
+}
+
+impl Held {
+    #[cfg(test)]
+    pub(super) fn of(bytes: Bytes) -> Self {
+        Self {
+            pieces: VecDeque::from([bytes]),
+            trailers: None,
+            rest: None,
+            _taken: Taken {
+                room: Arc::default(),
+                bytes: 0,
+            },
+        }
+    }
+
+    /// What was read, in one piece.
+    pub(super) fn bytes(&mut self) -> Bytes {
+        if self.pieces.len() > 1 {
+            let mut all = BytesMut::with_capacity(self.pieces.iter().map(Bytes::len).sum());
+            self.pieces
+                .iter()
+                .for_each(|piece| all.extend_from_slice(piece));
+            self.pieces = VecDeque::from([all.freeze()]);
+        }
+        self.pieces.front().cloned().unwrap_or_default()
+    }
+
+    /// Something else in its place.
+    pub(super) fn replace(&mut self, bytes: Bytes) {
+        self.pieces.clear();
+        if !bytes.is_empty() {
+            self.pieces.push_back(bytes);
+        }
+    }
+
+    /// Whether what comes next was read, and so counted, already.
+    pub(crate) fn is_counted(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(piece) = self.pieces.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if let Some(rest) = &mut self.rest {
+            return Pin::new(&mut **rest).poll_frame(cx);
+        }
+        Poll::Ready(self.trailers.take().map(|all| Ok(Frame::trailers(all))))
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        let rest = self.rest.as_ref().is_none_or(|rest| rest.is_end_stream());
+        self.pieces.is_empty() && self.trailers.is_none() && rest
+    }
+
+    /// Exact, but where trailers follow, which only a body of unknown length can have in HTTP/1.1.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let held: u64 = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        let mut hint = SizeHint::new();
+        match (&self.rest, &self.trailers) {
+            (None, None) => hint.set_exact(held),
+            (None, Some(_)) => hint.set_lower(held),
+            (Some(rest), _) => {
+                let rest = rest.size_hint();
+                hint.set_lower(held.saturating_add(rest.lower()));
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(held.saturating_add(upper));
+                }
+            }
+        }
+        hint
+    }
+}

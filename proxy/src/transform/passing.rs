@@ -1,0 +1,59 @@
+//! Where a request and its response pass their transformations.
+
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    answer::Answer,
+    body::{Source, Upload},
+    exchange::Exchange,
+    worker::Worker,
+};
+
+/// Changes the body of a permitted request, where a transformation asks for that.
+pub(crate) async fn upload(
+    worker: &Worker,
+    headers: &HeaderMap,
+    upload: &Upload,
+    exchange: &mut Exchange,
+) -> Result<(), Answer> {
+    let end = exchange.end().clone();
+    let Some(applying) = exchange.transforms() else {
+        return Ok(());
+    };
+    let proxy = &worker.proxy;
+    let with = (&proxy.transform_room, &*proxy.metrics);
+    // Cancel-safe: a request that is no longer permitted goes no further.
+    tokio::select! {
+        changed = applying.change_upload(headers, upload, with) => changed,
+        () = end.wait() => Err(Answer::ended()),
+    }
+}
+
+/// Changes a response, where a transformation asks for that.
+pub(crate) async fn response(
+    response: Response<Incoming>,
+    deadline: Option<Instant>,
+    exchange: &mut Exchange,
+) -> Result<Response<Source>, Answer> {
+    let (end, proxy) = (exchange.end().clone(), exchange.proxy().clone());
+    let Some(applying) = exchange.transforms() else {
+        return Ok(response.map(Source::from));
+    };
+    let with = (&proxy.transform_room, &*proxy.metrics);
+    let changing = applying.change_response(response, with);
+    let in_time = async {
+        match deadline {
+            Some(at) => timeout_at(at, changing)
+                .await
+                .unwrap_or_else(|_| Err(Answer::timeout())),
+            None => changing.await,
+        }
+    };
+    // Cancel-safe: a response that is no longer permitted goes no further.
+    tokio::select! {
+        changed = in_time => changed,
+        () = end.wait() => Err(Answer::ended()),
+    }
+}
