@@ -59,6 +59,17 @@ const MESH_HOSTS: Message = (
 );
 const PORT_NAME: Message = ("IST0118", "PortNameIsNotUnderNamingConvention", Level::Info);
 const REGEX: Message = ("IST0122", "InvalidRegexp", Level::Warning);
+const UNVERIFIED: Message = (
+    "IST0128",
+    "NoServerCertificateVerificationDestinationLevel",
+    Level::Warning,
+);
+const UNVERIFIED_PORT: Message = (
+    "IST0129",
+    "NoServerCertificateVerificationPortLevel",
+    Level::Warning,
+);
+const CREDENTIAL: Message = ("IST0161", "InvalidGatewayCredential", Level::Error);
 const UNREACHABLE: Message = ("IST0130", "VirtualServiceUnreachableRule", Level::Warning);
 /// Reeve's own: Istio has no such objects.
 const EXPIRY: Message = ("RVE0001", "TransformationExpires", Level::Warning);
@@ -99,7 +110,12 @@ fn place(finding: &Finding) -> (&str, usize, &str, &str) {
 fn named(fault: Fault) -> Finding {
     let kind = fault.kind.as_deref().unwrap_or_default();
     let (message, title, level) = match (kind, fault.code) {
+        ("Gateway", Code::UnknownReference) if fault.text.contains("Secret") => CREDENTIAL,
         (_, Code::UnknownReference) => NOT_FOUND,
+        ("DestinationRule", Code::Insecure) if fault.path.contains("portLevelSettings") => {
+            UNVERIFIED_PORT
+        }
+        ("DestinationRule", Code::Insecure) => UNVERIFIED,
         ("VirtualService", Code::Unreachable) => UNREACHABLE,
         ("VirtualService", Code::Conflict) if fault.text.contains("is routed by") => MESH_HOSTS,
         ("Service", Code::Invalid) if fault.path.ends_with(".name") => PORT_NAME,

@@ -10,6 +10,7 @@ mod tables;
 mod tests;
 
 pub(crate) use doors::mtls_mode;
+pub(crate) use secrets::OWN;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -206,12 +207,13 @@ impl<'a> Index<'a> {
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
             capture: doors::capture(self.mesh, self.instances, workload),
         };
-        let secrets = secrets::of(self.mesh, role, &config.outbound, &self.services);
+        let services = secrets::own(role, &workload.namespace, &self.services);
+        let secrets = secrets::of(self.mesh, role, &config.outbound, &services);
         Some(ProxyConfig {
             secrets,
             generation: Generation::default(),
             workload: Arc::new(config),
-            services: self.services.clone(),
+            services,
             endpoints: self.endpoints.clone(),
             routes: routes
                 .into_iter()
@@ -356,6 +358,7 @@ fn endpoints(
                 .collect(),
             labels: workload.labels.clone(),
             identity: workload.identity.clone(),
+            weight: 1,
         }
     };
     let mut set = EndpointSet {

@@ -97,6 +97,8 @@ pub(crate) struct Cluster {
     pub(crate) is_meshed: bool,
     /// Whether an endpoint is chosen by the load balancer alone.
     pub(crate) is_plain: bool,
+    /// The greatest weight of an endpoint, where they differ.
+    pub(crate) heaviest: Option<u32>,
     /// Near and far endpoints.
     pub(crate) spread: Spread,
     /// From hash to endpoint, where that is how one is chosen.
@@ -115,6 +117,8 @@ pub(crate) struct Hop {
     pub(crate) info: Arc<PeerInfo>,
     pub(crate) identity: Option<SpiffeId>,
     pub(crate) security: Security,
+    /// Its share, relative to the others'.
+    pub(crate) weight: u32,
     pub(crate) load: Load,
     /// How it has behaved.
     pub(crate) host: Shared<HostState>,
@@ -152,6 +156,7 @@ impl Cluster {
             info: Arc::default(),
             identity: None,
             security: Security::Plain,
+            weight: 1,
             load: Load::default(),
             host: Shared::default(),
         };
@@ -163,6 +168,7 @@ impl Cluster {
             turn: Turn::random(),
             is_meshed: false,
             is_plain: true,
+            heaviest: None,
             spread: Spread::Flat,
             table: None,
             state: Shared::default(),
@@ -196,6 +202,7 @@ impl Cluster {
                 info: Arc::new(PeerInfo::from_labels(workload, namespace, &endpoint.labels)),
                 identity: endpoint.identity.clone(),
                 security: security(&traffic.tls, endpoint, &expected),
+                weight: endpoint.weight,
                 load: Load::default(),
                 host: Shared::default(),
             }))
@@ -218,6 +225,8 @@ impl Cluster {
         let names: Vec<&str> = hops.iter().map(|hop| hop.upstream.as_ref()).collect();
         let table = traffic.hash.as_ref();
         let table = table.and_then(|hash| HashTable::new(hash.table, &names));
+        let weights = || hops.iter().map(|hop| hop.weight);
+        let heaviest = weights().max().filter(|most| weights().any(|w| w != *most));
         let is_mesh = |hop: &Arc<Hop>| matches!(hop.security, Security::Mesh(_));
         Self {
             service: service.clone(),
@@ -226,8 +235,10 @@ impl Cluster {
             is_meshed: hops.iter().any(is_mesh),
             is_plain: spread == Spread::Flat
                 && table.is_none()
+                && heaviest.is_none()
                 && traffic.warmup.is_none()
                 && traffic.load_balancer != LoadBalancer::Passthrough,
+            heaviest,
             spread,
             table,
             hops,

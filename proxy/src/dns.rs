@@ -80,6 +80,7 @@ fn endpoint(named: &NamedEndpoint, address: IpAddr) -> Endpoint {
         ports: named.ports.clone(),
         labels: named.labels.clone(),
         identity: None,
+        weight: named.weight,
     }
 }
 

@@ -116,6 +116,15 @@ impl Visit<'_> {
     fn turn(&self, opening: Opening, name: &ServerName) -> Turn<'_> {
         let outbound = self.outbound;
         let http = outbound.listener.protocol.is_http();
+        let passed = outbound.sni.as_ref().and_then(|sni| sni.find(name));
+        if passed.is_some_and(|route| route.to_mesh) {
+            // SECURITY: the endpoint's proxy judges who calls, which the mesh's own TLS alone tells it.
+            return match opening {
+                Opening::MeshTls => Turn::AsItIs,
+                Opening::Closed | Opening::Silent => Turn::Away,
+                Opening::OtherTls | Opening::Http | Opening::Other => Turn::Unrouted,
+            };
+        }
         match (opening, &outbound.servers) {
             (Opening::Closed | Opening::Silent, _) => Turn::Away,
             (Opening::MeshTls, None) => Turn::Mesh,

@@ -106,9 +106,9 @@ pub(crate) async fn outbound<I: Io>(
 ) {
     let mut exchange = begin_outbound(worker, snapshot, outbound, address);
     let own = Principal::Workload(snapshot.workload().identity.clone());
-    let (destination, ahead) = destination(worker, outbound, &mut io, &mut exchange).await;
+    let (found, ahead) = destination(worker, outbound, &mut io, &mut exchange).await;
     // SECURITY: what no route names goes nowhere.
-    let Some(destination) = destination else {
+    let Some((destination, wrap)) = found else {
         return unrouted(worker, snapshot, outbound, caller, exchange).await;
     };
     exchange.ends.service = Some(destination.service.clone());
@@ -152,7 +152,7 @@ pub(crate) async fn outbound<I: Io>(
     }
     exchange.busy(hop.load.enter());
     // Boxed: what passes bytes is large.
-    Box::pin(connect(worker, (cluster, hop), (io, ahead), exchange)).await;
+    Box::pin(connect(worker, (cluster, hop, wrap), (io, ahead), exchange)).await;
     drop(slot);
 }
 
@@ -186,11 +186,14 @@ fn choose<'c>(
 /// Connects to an endpoint and passes bytes.
 async fn connect(
     worker: &Worker,
-    (cluster, hop): (&Cluster, &Hop),
+    (cluster, hop, wrap): (&Cluster, &Hop, Wrap),
     from: (impl Io, Bytes),
     mut exchange: Exchange,
 ) {
-    let connected = to_endpoint(worker, cluster, hop).await;
+    let connected = match wrap {
+        Wrap::AsUsual => to_endpoint(worker, cluster, hop).await,
+        Wrap::Nothing => as_it_came(worker, cluster, hop).await,
+    };
     let seen = match &connected {
         Ok(_) => Seen::Connected,
         Err(_) => Seen::Local(503),
@@ -271,13 +274,22 @@ async fn unrouted(
     note_refusal(why, &mut exchange);
 }
 
-/// Where a connection goes, and the bytes that were read to know it.
+/// What is put around a connection on its way to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrap {
+    /// What the endpoint is spoken to by.
+    AsUsual,
+    /// Nothing: it is the mesh's own TLS already.
+    Nothing,
+}
+
+/// Where a connection goes and how, and the bytes that were read to know it.
 async fn destination<I: Io>(
     worker: &Worker,
     outbound: &Outbound,
     io: &mut Line<I>,
     exchange: &mut Exchange,
-) -> (Option<Destination>, Bytes) {
+) -> (Option<(Destination, Wrap)>, Bytes) {
     let Some(table) = &outbound.sni else {
         let listener = &outbound.listener;
         let to = match pick(&listener.tcp, &mut chance::rng()) {
@@ -288,7 +300,7 @@ async fn destination<I: Io>(
                 .map(|(service, port)| Destination::new(service, port)),
             None => None,
         };
-        return (to, Bytes::new());
+        return (to.map(|to| (to, Wrap::AsUsual)), Bytes::new());
     };
     let (name, ahead) = hello::server_name(io, HANDSHAKE_TIMEOUT).await;
     let found = table.find(&name);
@@ -301,8 +313,12 @@ async fn destination<I: Io>(
         return (None, ahead);
     };
     exchange.route = Some(route.name.clone());
+    let wrap = match route.to_mesh {
+        true => Wrap::Nothing,
+        false => Wrap::AsUsual,
+    };
     let to = pick(&route.destinations, &mut chance::rng());
-    (to.cloned(), ahead)
+    (to.map(|to| (to.clone(), wrap)), ahead)
 }
 
 /// The question whether `peer` may connect at `place`.
@@ -376,6 +392,20 @@ async fn to_endpoint(
             connect::outside(&worker.proxy.net, hop.address, tls, &tls.bytes, patience).await
         }
         Security::Unreachable => Err(ConnectError::NotInMesh),
+    }
+}
+
+/// To an endpoint whose proxy ends the TLS that the caller began, and judges it; to no other.
+async fn as_it_came(
+    worker: &Worker,
+    cluster: &Cluster,
+    hop: &Hop,
+) -> Result<Upstream, ConnectError> {
+    match &hop.security {
+        Security::Mesh(_) => {
+            connect::plain(&worker.proxy.net, hop.address, cluster.terms().dial()).await
+        }
+        Security::Plain | Security::Tls(_) | Security::Unreachable => Err(ConnectError::NotInMesh),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The edge of the mesh: gateways and what lies outside, with real TLS clients and servers.
 
 pub(crate) mod authority;
+mod auto;
 mod egress;
 mod ingress;
 mod names;

@@ -22,9 +22,21 @@ const HOST_NOT_IN_GATEWAY: Message = (
     Level::Warning,
 );
 
+const NOT_AFFECTED: Message = ("IST0140", "IngressRouteRulesNotAffected", Level::Warning);
+const CLAIMS: Message = (
+    "IST0149",
+    "JwtClaimBasedRoutingWithoutRequestAuthN",
+    Level::Error,
+);
+
+/// What stands before the name of a claim in a match on headers.
+const CLAIM: &str = "@request.auth.claims";
+
 impl Findings<'_> {
     pub(super) fn routes(&mut self) {
         for object in &self.objects.virtual_services {
+            self.subsets_elsewhere(object);
+            self.claims(object);
             for (n, rule) in object.spec.http.iter().enumerate() {
                 let path = Path::of(&["spec", "http"]).index(n);
                 self.ports(object, &path, rule);
@@ -98,6 +110,90 @@ impl Findings<'_> {
         }
     }
 
+    /// A gateway's route to a service does not meet the rules that sidecars have for that service.
+    fn subsets_elsewhere(&mut self, object: &Object<VirtualServiceSpec>) {
+        if !object.spec.gateways.iter().any(|g| g != "mesh") {
+            return;
+        }
+        let mut found = Vec::new();
+        for (n, rule) in object.spec.http.iter().enumerate() {
+            for (m, to) in rule.route.iter().enumerate() {
+                let to = &to.destination;
+                let host = full(&to.host, &object.namespace);
+                if to.subset.is_some() {
+                    continue;
+                }
+                let mut all = self.objects.virtual_services.iter();
+                let other = all.find(|other| {
+                    let hosts = &other.spec.hosts;
+                    let of_host = hosts.iter().any(|h| full(h, &other.namespace) == host);
+                    of_host && in_mesh_alone(&other.spec) && names_subsets(&other.spec)
+                });
+                if let Some(other) = other {
+                    let text = format!(
+                        "the subsets that VirtualService {}/{} chooses for {host} have no effect on what comes by the gateway",
+                        other.namespace, other.name
+                    );
+                    found.push((n, m, text));
+                }
+            }
+        }
+        for (n, m, text) in found {
+            let path = Path::of(&["spec", "http"]).index(n);
+            let path = path.key("route").index(m).key("destination");
+            let hint = "name the subset here, or the gateway there";
+            self.say(object, NOT_AFFECTED, (&path, Code::Conflict), text, hint);
+        }
+    }
+
+    /// Claims are there only where a token is verified.
+    fn claims(&mut self, object: &Object<VirtualServiceSpec>) {
+        let same = |v: &&crate::mesh::VirtualService| {
+            v.namespace == object.namespace && v.name == object.name
+        };
+        let Some(service) = self.mesh.virtual_services.iter().find(same) else {
+            return;
+        };
+        let named = |g: &&crate::mesh::Gateway| {
+            let key = (g.namespace.clone(), g.name.clone());
+            service.gateways.contains(&key)
+        };
+        let gateways: Vec<_> = self.mesh.gateways.iter().filter(named).collect();
+        let workloads = self.mesh.workloads.iter();
+        let at = workloads.filter(|w| gateways.iter().any(|g| g.selects(w)));
+        let rules = &self.mesh.request_authentications;
+        let unverified: Vec<_> = at
+            .filter(|w| !rules.iter().any(|r| r.scope.covers(w)))
+            .map(|w| w.name.to_string())
+            .collect();
+        if unverified.is_empty() {
+            return;
+        }
+        let mut found = Vec::new();
+        for (n, rule) in object.spec.http.iter().enumerate() {
+            for (m, one) in rule.r#match.iter().enumerate() {
+                let path = Path::of(&["spec", "http"]).index(n).key("match").index(m);
+                let headers = one.headers.keys().map(|key| ("headers", key));
+                let without = one
+                    .without_headers
+                    .keys()
+                    .map(|key| ("withoutHeaders", key));
+                let claims = headers
+                    .chain(without)
+                    .filter(|(_, key)| key.starts_with(CLAIM));
+                found.extend(claims.map(|(field, key)| (path.key(field).key(key), key.clone())));
+            }
+        }
+        for (path, key) in found {
+            let workloads = unverified.join(", ");
+            let text = format!(
+                "{key} is asked for, and no RequestAuthentication verifies tokens at {workloads}"
+            );
+            let hint = "add one that selects the gateway's workload";
+            self.say(object, CLAIMS, (&path, Code::UnknownReference), text, hint);
+        }
+    }
+
     /// A host that its gateway does not take is served nowhere.
     fn hosts(&mut self, object: &Object<VirtualServiceSpec>) {
         let same = |v: &&crate::mesh::VirtualService| {
@@ -128,6 +224,15 @@ impl Findings<'_> {
             }
         }
     }
+}
+
+fn in_mesh_alone(spec: &VirtualServiceSpec) -> bool {
+    spec.gateways.iter().all(|gateway| gateway == "mesh")
+}
+
+fn names_subsets(spec: &VirtualServiceSpec) -> bool {
+    let mut routes = spec.http.iter().flat_map(|rule| &rule.route);
+    routes.any(|to| to.destination.subset.is_some())
 }
 
 /// What a match asks for; names do not count.

@@ -222,6 +222,69 @@ fn rules() -> Vec<Row> {
     ]
 }
 
+const ADMIN: &str = "  hosts: [x.shop.example]\n  gateways: [g]\n  http:\n    - {match: [{headers: {'@request.auth.claims.role': {exact: admin}}}], route: [{destination: {host: a}}]}";
+
+fn trust() -> Vec<Row> {
+    let unverified = "tls: {mode: SIMPLE, insecureSkipVerify: true}";
+    let subset = "  hosts: [a]\n  http: [{route: [{destination: {host: a, subset: v1}}]}]";
+    let v1 = rule("  host: a\n  subsets: [{name: v1, labels: {version: v1}}]\n");
+    let at_gateway = |more: &str| {
+        let spec = format!(
+            "  hosts: [x.shop.example]\n  gateways: [{more}]\n  http: [{{route: [{{destination: {{host: a}}}}]}}]"
+        );
+        format!(
+            "{GATEWAY}{}---\n{v1}---\n{}",
+            virtual_service(&spec),
+            document("VirtualService", "w", subset)
+        )
+    };
+    vec![
+        (
+            rule(&format!("  host: a\n  trafficPolicy: {{{unverified}}}\n")),
+            &["IST0128 spec.trafficPolicy.tls.insecureSkipVerify"],
+        ),
+        (
+            rule(&format!(
+                "  host: a\n  trafficPolicy: {{portLevelSettings: [{{port: {{number: 80}}, {unverified}}}]}}\n"
+            )),
+            &["IST0129 spec.trafficPolicy.portLevelSettings[0].tls.insecureSkipVerify"],
+        ),
+        // The public authorities verify it.
+        (
+            rule("  host: a\n  trafficPolicy: {tls: {mode: SIMPLE}}\n"),
+            &[],
+        ),
+        (
+            at_gateway("g"),
+            &["IST0140 spec.http[0].route[0].destination"],
+        ),
+        (
+            gateway(
+                "g",
+                "{port: {number: 8443, name: https, protocol: HTTPS}, hosts: ['x.example'], tls: {mode: SIMPLE, credentialName: none}}",
+            ),
+            &["IST0161 spec.servers"],
+        ),
+    ]
+}
+
+/// Where claims are routed by, tokens must be verified.
+#[test]
+fn claims_need_a_request_authentication_at_the_gateway() {
+    let said = |more: &str| {
+        let found = messages(&format!("{GATEWAY}{more}{}", virtual_service(ADMIN)));
+        let claims = found.iter().filter(|f| f.starts_with("IST0149"));
+        claims.cloned().collect::<Vec<_>>()
+    };
+    let path = "spec.http[0].match[0].headers.\"@request.auth.claims.role\"";
+    assert_eq!(said(""), [format!("IST0149 {path}")]);
+    assert_eq!(said(JWT), [format!("IST0149 {path}")], "another workload's");
+    assert_eq!(
+        said(&JWT.replace("app: a", "app: edge")),
+        Vec::<String>::new()
+    );
+}
+
 fn gateways() -> Vec<Row> {
     vec![
         (
@@ -264,7 +327,7 @@ fn gateways() -> Vec<Row> {
 
 #[test]
 fn each_message_is_given_where_it_belongs_and_nowhere_else() {
-    let all = [references(), destinations(), rules(), gateways()];
+    let all = [references(), destinations(), rules(), trust(), gateways()];
     for (more, expected) in all.concat() {
         assert_eq!(messages(&more), expected, "{more}");
     }

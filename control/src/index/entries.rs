@@ -25,12 +25,14 @@ pub(super) fn add(mesh: &Mesh, service: &Service, entry: &Entry, set: &mut Endpo
                 ports,
                 labels,
                 identity: identity(mesh, service, entry, endpoint),
+                weight: endpoint.weight,
             }),
             EntryAddress::Host(host) => set.names.push(NamedEndpoint {
                 instance: endpoint.name.clone(),
                 host: host.clone(),
                 ports,
                 labels,
+                weight: endpoint.weight,
                 take: match entry.resolution {
                     EntryResolution::DnsRoundRobin => DnsTake::First,
                     EntryResolution::None | EntryResolution::Static | EntryResolution::Dns => {

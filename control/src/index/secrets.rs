@@ -6,14 +6,81 @@ use std::{
 };
 
 use reeve_core::{
-    ServiceName,
+    Namespace, ServiceName,
     model::{
-        AuthoritySource, CertificateSource, ClientTls, OutboundListener, ProxyRole, SecretName,
-        ServerTlsMode, ServiceConfig, TlsSecret,
+        AuthoritySource, CertificateSource, ClientTls, OriginateTls, OutboundListener, ProxyRole,
+        SecretName, ServerTlsMode, ServiceConfig, TlsSecret, TrafficPolicy,
     },
 };
 
 use crate::Mesh;
+
+/// Stands before the name of a secret that each proxy has in its own namespace; no namespace is called so.
+pub(crate) const OWN: &str = "~/";
+
+/// The services as a proxy of `namespace` calls them: by the secrets of that. A sidecar is told of none.
+pub(super) fn own(
+    role: ProxyRole,
+    namespace: &Namespace,
+    services: &BTreeMap<ServiceName, Arc<ServiceConfig>>,
+) -> BTreeMap<ServiceName, Arc<ServiceConfig>> {
+    let mut services = services.clone();
+    if role == ProxyRole::Sidecar {
+        return services;
+    }
+    for service in services.values_mut() {
+        if !policies(service).any(|policy| names_own(&policy.tls)) {
+            continue;
+        }
+        let service = Arc::make_mut(service);
+        let subsets = service.subsets.iter_mut().flat_map(|subset| {
+            let ports = subset.port_traffic.values_mut();
+            ports.chain([&mut subset.traffic])
+        });
+        let ports = service.port_traffic.values_mut();
+        for policy in subsets.chain(ports).chain([&mut service.traffic]) {
+            if let ClientTls::Originate(tls) = &mut policy.tls {
+                in_namespace(Arc::make_mut(tls), namespace);
+            }
+        }
+    }
+    services
+}
+
+fn names_own(tls: &ClientTls) -> bool {
+    let ClientTls::Originate(tls) = tls else {
+        return false;
+    };
+    let certificate = tls.certificate.iter().filter_map(of_certificate);
+    let authorities = tls.authorities.iter().flat_map(of_authorities);
+    certificate
+        .chain(authorities)
+        .any(|name| name.0.starts_with(OWN))
+}
+
+fn in_namespace(tls: &mut OriginateTls, namespace: &Namespace) {
+    let full = |name: &mut SecretName| {
+        if let Some(short) = name.0.strip_prefix(OWN) {
+            *name = SecretName(format!("{namespace}/{short}"));
+        }
+    };
+    if let Some(CertificateSource::Secret(name)) = &mut tls.certificate {
+        full(name);
+    }
+    if let Some(AuthoritySource::Secrets(names)) = &mut tls.authorities {
+        names.iter_mut().for_each(full);
+    }
+}
+
+/// Every policy by which a service is called.
+fn policies(service: &ServiceConfig) -> impl Iterator<Item = &TrafficPolicy> {
+    let subsets = service.subsets.iter().flat_map(|subset| {
+        let ports = subset.port_traffic.values();
+        ports.chain([&subset.traffic])
+    });
+    let own = service.port_traffic.values().chain([&service.traffic]);
+    subsets.chain(own)
+}
 
 /// The secrets of one proxy. A sidecar has none, as in Istio: it calls by files of its own machine.
 pub(super) fn of(
@@ -34,12 +101,7 @@ pub(super) fn of(
         }
     }
     for service in services.values() {
-        let subsets = service.subsets.iter().flat_map(|subset| {
-            let ports = subset.port_traffic.values();
-            ports.chain([&subset.traffic])
-        });
-        let own = service.port_traffic.values().chain([&service.traffic]);
-        for policy in subsets.chain(own) {
+        for policy in policies(service) {
             if let ClientTls::Originate(tls) = &policy.tls {
                 wanted.extend(tls.certificate.iter().filter_map(of_certificate));
                 wanted.extend(tls.authorities.iter().flat_map(of_authorities));

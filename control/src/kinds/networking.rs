@@ -212,6 +212,7 @@ raw! {
         ports: BTreeMap<String, u16>,
         labels: BTreeMap<String, String>,
         weight: Option<u32>,
+        locality: String,
         service_account: String,
     }
     GatewaySpec {
@@ -221,6 +222,7 @@ raw! {
     ServerSpec {
         name: Option<String>,
         port: Option<ServerPortSpec>,
+        bind: String,
         hosts: Vec<String>,
         tls: Option<ServerTlsSpec>,
     }

@@ -42,7 +42,6 @@ pub(super) const DESTINATION_RULE: Fields = Fields {
 pub(super) const GATEWAY: Fields = Fields {
     strict: true,
     unsupported: &[
-        "spec.servers[].bind",
         "spec.servers[].defaultEndpoint",
         "spec.servers[].port.targetPort",
     ],
@@ -106,13 +105,13 @@ pub(super) const REQUEST_AUTHENTICATION: Fields = Fields {
 /// `ServiceEntry`.
 pub(super) const SERVICE_ENTRY: Fields = Fields {
     strict: true,
-    unsupported: &["spec.endpoints[].network", "spec.endpoints[].locality"],
+    unsupported: &["spec.endpoints[].network"],
 };
 
 /// `WorkloadEntry`.
 pub(super) const WORKLOAD_ENTRY: Fields = Fields {
     strict: true,
-    unsupported: &["spec.network", "spec.locality"],
+    unsupported: &["spec.network"],
 };
 
 /// `Sidecar`.

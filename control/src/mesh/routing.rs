@@ -198,6 +198,8 @@ pub(crate) struct Gateway {
 /// One of its servers.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GatewayServer {
+    /// Where it listens, if not at the workload's own address.
+    pub(crate) bind: Option<IpAddr>,
     pub(crate) port: u16,
     /// What is spoken, inside TLS where that is ended.
     pub(crate) protocol: Protocol,
@@ -215,6 +217,8 @@ pub(crate) enum GatewayTls {
     None,
     /// It is passed on by its server name.
     Passthrough,
+    /// The mesh's own is passed on by its server name, which tells service, subset and port.
+    AutoPassthrough,
     /// It is ended, for workloads of the mesh.
     Mesh,
     /// It is ended by a certificate of its own.

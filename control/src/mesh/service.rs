@@ -77,6 +77,8 @@ pub struct EntryEndpoint {
     pub labels: BTreeMap<String, String>,
     /// The account it runs as, if it is part of the mesh.
     pub service_account: Option<ServiceAccount>,
+    /// Its share, relative to the other endpoints'.
+    pub weight: u32,
 }
 
 /// Where an endpoint is.

@@ -62,6 +62,7 @@ fn external_name(notes: &mut Notes<'_, ServiceSpec>, services: &mut Services) {
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),
         service_account: None,
+        weight: 1,
     };
     add(services, EntryResolution::Dns, [endpoint], |s| {
         s.name == object.name && s.namespace == object.namespace
@@ -117,6 +118,7 @@ fn slice(notes: &mut Notes<'_, EndpointSliceSpec>, services: &mut Services) {
                 ports: ports.clone(),
                 labels: BTreeMap::new(),
                 service_account: None,
+                weight: 1,
             });
         }
     }
@@ -173,6 +175,7 @@ fn pod(notes: &mut Notes<'_, PodSpec>, services: &mut Services) {
             ports: service.ports.iter().filter_map(port).collect(),
             labels: object.labels.clone(),
             service_account: None,
+            weight: 1,
         };
         add(services, EntryResolution::Static, [endpoint], |s| {
             s.host == host

@@ -24,6 +24,9 @@ use crate::{
 /// Endpoints of one `ServiceEntry`.
 const MAX_ENDPOINTS: usize = 1024;
 
+/// The label by which a locality is told.
+const LOCALITY: &str = "istio-locality";
+
 type SeNotes<'a> = Notes<'a, ServiceEntrySpec>;
 
 /// Adds what the entries say to `services`. A host of the mesh beats a foreign one.
@@ -207,11 +210,10 @@ fn endpoint<S>(
     name: &str,
     spec: &WorkloadEntrySpec,
 ) -> Option<EntryEndpoint> {
-    if let Some(weight) = spec.weight
-        && weight != 1
-    {
-        let text = "weights of endpoints are not supported in this version";
-        notes.error(&path.key("weight"), Code::Unsupported, text);
+    let mut labels = spec.labels.clone();
+    if !spec.locality.is_empty() {
+        locality(notes, &path.key("locality"), &spec.locality);
+        labels.insert(LOCALITY.to_owned(), spec.locality.clone());
     }
     let account = match spec.service_account.as_str() {
         "" => None,
@@ -231,9 +233,21 @@ fn endpoint<S>(
         name: InstanceName::parse(name).ok()?,
         address: address(notes, path, &spec.address)?,
         ports: spec.ports.clone(),
-        labels: spec.labels.clone(),
+        labels,
         service_account: account,
+        // As in Istio, nothing and 0 are 1.
+        weight: spec.weight.unwrap_or(1).max(1),
     })
+}
+
+/// `region/zone/subzone`, from the left as much as is known.
+fn locality<S>(notes: &mut Notes<'_, S>, path: &Path, text: &str) {
+    let parts: Vec<_> = text.split('/').collect();
+    let legal = parts.len() <= 3 && parts.iter().all(|p| !p.is_empty() && !p.contains('*'));
+    if !legal {
+        let said = format!("{text:?} is no locality");
+        notes.hint(path, Code::Invalid, said, "such as region/zone/subzone");
+    }
 }
 
 fn address<S>(notes: &mut Notes<'_, S>, path: &Path, text: &str) -> Option<EntryAddress> {
@@ -317,6 +331,7 @@ impl Entry {
                 ports: BTreeMap::new(),
                 labels: BTreeMap::new(),
                 service_account: None,
+                weight: 1,
             });
         }
         entry

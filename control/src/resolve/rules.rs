@@ -11,7 +11,7 @@ use reeve_core::{
 };
 
 use super::{
-    hosts::{Services, advice, full},
+    hosts::{Services, advice, falls_under, full},
     traffic,
     values::Notes,
 };
@@ -34,6 +34,7 @@ pub(super) fn resolve(
     faults: &mut Vec<Fault>,
 ) -> Rules {
     let mut rules = Rules::new();
+    let mut patterns: Vec<(String, DestinationRule)> = Vec::new();
     for object in objects {
         let mut notes = Notes { object, faults };
         let path = Path::of(&["spec", "host"]);
@@ -43,11 +44,7 @@ pub(super) fn resolve(
         }
         let host = full(&object.spec.host, &object.namespace);
         if host.contains('*') {
-            notes.error(
-                &path,
-                Code::Unsupported,
-                "a rule for a wildcard host is not supported in this version",
-            );
+            patterns.extend(pattern(&mut notes, &path, host, &patterns));
             continue;
         }
         let host = match ServiceName::parse(&host) {
@@ -77,8 +74,51 @@ pub(super) fn resolve(
         }
         rules.push((host, rule));
     }
+    spread(&mut rules, patterns, services);
     rules.sort_by(|a, b| (&a.0, &a.1.namespace).cmp(&(&b.0, &b.1.namespace)));
     rules
+}
+
+/// A rule for every host under a pattern, `*` or `*.suffix`.
+fn pattern(
+    notes: &mut Notes<'_, DestinationRuleSpec>,
+    path: &Path,
+    host: String,
+    known: &[(String, DestinationRule)],
+) -> Option<(String, DestinationRule)> {
+    let suffix = host.strip_prefix("*.");
+    if host != "*" && suffix.is_none_or(|suffix| ServiceName::parse(suffix).is_err()) {
+        let text = format!("{host:?} is not a host, *.suffix or *");
+        notes.error(path, Code::Invalid, text);
+        return None;
+    }
+    let rule = rule(notes);
+    let same =
+        |other: &(String, DestinationRule)| other.0 == host && other.1.namespace == rule.namespace;
+    if known.iter().any(same) {
+        let text = format!("{host} has two rules in namespace {}", rule.namespace);
+        let hint = "keep one DestinationRule per host and namespace";
+        notes.hint(path, Code::Conflict, text, hint);
+    }
+    Some((host, rule))
+}
+
+/// Gives the rules of patterns to the services under them. Within a namespace the narrowest rule holds, alone.
+fn spread(rules: &mut Rules, mut patterns: Vec<(String, DestinationRule)>, services: &Services) {
+    patterns.sort_by_key(|(host, _)| std::cmp::Reverse(host.len()));
+    for (pattern, rule) in patterns {
+        let under = services
+            .keys()
+            .filter(|host| falls_under(host.as_str(), &pattern));
+        for host in under {
+            let narrower = |known: &(ServiceName, DestinationRule)| {
+                known.0 == *host && known.1.namespace == rule.namespace
+            };
+            if !rules.iter().any(narrower) {
+                rules.push((host.clone(), rule.clone()));
+            }
+        }
+    }
 }
 
 /// Of each host the service's own namespace's rule, else the first.

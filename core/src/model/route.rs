@@ -242,6 +242,9 @@ pub struct SniRoute {
     pub hosts: Vec<String>,
     /// Where to, with weights.
     pub destinations: Vec<Destination>,
+    /// Whether it is the mesh's own TLS that passes, for the endpoint's proxy to end, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub to_mesh: bool,
 }
 
 /// All conditions must hold.

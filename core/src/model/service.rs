@@ -162,6 +162,9 @@ pub struct NamedEndpoint {
     pub labels: BTreeMap<String, String>,
     /// Which of its addresses are endpoints.
     pub take: DnsTake,
+    /// The share of each, relative to the other endpoints'.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
 }
 
 /// Which of a name's addresses are endpoints.
@@ -187,4 +190,16 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     /// The identity behind it, if it is in the mesh; a mesh endpoint takes mTLS.
     pub identity: Option<SpiffeId>,
+    /// Its share, relative to the other endpoints'.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
 }

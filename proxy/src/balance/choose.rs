@@ -99,7 +99,7 @@ impl Cluster {
         let load = |nth: usize| hop(nth).map_or(0, |hop| hop.load.now());
         let how = self.traffic.load_balancer;
         let special = self.traffic.outlier.is_some() && self.state().has_ejected();
-        if self.traffic.warmup.is_some() || special {
+        if self.traffic.warmup.is_some() || self.heaviest.is_some() || special {
             let now = self.state().now();
             let share = |nth: usize| hop(nth).map_or(1.0, |hop| self.share_of(hop, now));
             if (0..places.len()).any(|nth| share(nth) < 1.0) {
@@ -110,8 +110,10 @@ impl Cluster {
         places.get(nth).copied()
     }
 
-    /// The share of an endpoint that is new, or only just in again; 1 for others.
+    /// The share of an endpoint by its weight, and less if it is new, or only just in again; 1 for others.
     fn share_of(&self, hop: &Hop, now: u64) -> f64 {
+        let weight = |heaviest: u32| f64::from(hop.weight) / f64::from(heaviest.max(1));
+        let weight = self.heaviest.map_or(1.0, weight);
         let host = self.host(hop);
         let healing = Warmup {
             duration: HEALING,
@@ -121,7 +123,7 @@ impl Cluster {
         let healing = host.healing(now).map(|age| warmup::share(&healing, age));
         let warmup = self.traffic.warmup.as_ref();
         let warming = warmup.map(|warmup| warmup::share(warmup, now.saturating_sub(host.born)));
-        healing.unwrap_or(1.0) * warming.unwrap_or(1.0)
+        weight * healing.unwrap_or(1.0) * warming.unwrap_or(1.0)
     }
 
     /// By share; least request takes the better of two draws, by what is in flight for its share.

@@ -21,6 +21,7 @@ fn endpoint(host: u8, version: &str, identity: Option<SpiffeId>) -> Endpoint {
         ports: BTreeMap::from([(80, 9080)]),
         labels: labels(version),
         identity,
+        weight: 1,
     }
 }
 

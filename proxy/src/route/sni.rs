@@ -20,6 +20,8 @@ pub(crate) struct CompiledSni {
     /// As logs have it.
     pub(crate) name: Arc<str>,
     pub(crate) destinations: Vec<Destination>,
+    /// Whether it is the mesh's own TLS, which the endpoint's proxy ends.
+    pub(crate) to_mesh: bool,
 }
 
 impl SniTable {
@@ -28,6 +30,7 @@ impl SniTable {
         let compiled = |route: &SniRoute| CompiledSni {
             name: route.name.as_str().into(),
             destinations: route.destinations.clone(),
+            to_mesh: route.to_mesh,
         };
         let table = Self {
             names: Names::new(routes.iter().map(|route| route.hosts.as_slice())),
@@ -111,6 +114,7 @@ mod tests {
             name: index.to_string(),
             hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
             destinations: vec![],
+            to_mesh: false,
         };
         let routes: Vec<_> = routes.iter().enumerate().map(route).collect();
         SniTable::compile(&routes).unwrap()

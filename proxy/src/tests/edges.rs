@@ -235,6 +235,7 @@ fn explain_tells_where_tls_goes_by_its_server_name() {
         name: "default/shop".to_owned(),
         hosts: vec!["*.example.org".to_owned()],
         destinations: vec![Destination::new(service(), PORT)],
+        to_mesh: false,
     }];
     config.workload = Arc::new(workload);
     let mut asked = question(Direction::Outbound, "/");

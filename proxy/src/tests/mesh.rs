@@ -327,6 +327,7 @@ impl Mesh {
             ports: BTreeMap::from([(PORT, address.port())]),
             labels: BTreeMap::new(),
             identity: identity.clone(),
+            weight: 1,
         };
         let set = EndpointSet {
             service: service(),

@@ -40,10 +40,10 @@ pub(in crate::index) fn gateway(
     workload: &LocalWorkload,
 ) -> (Vec<OutboundListener>, Vec<RouteTable>) {
     let selects = |g: &&Gateway| g.selects(workload);
-    let mut by_port: BTreeMap<u16, Vec<Server<'_>>> = BTreeMap::new();
+    let mut by_port: BTreeMap<(Option<IpAddr>, u16), Vec<Server<'_>>> = BTreeMap::new();
     for gateway in index.mesh.gateways.iter().filter(selects) {
         for (number, server) in gateway.servers.iter().enumerate() {
-            let entry = by_port.entry(server.port).or_default();
+            let entry = by_port.entry((server.bind, server.port)).or_default();
             entry.push(Server {
                 gateway,
                 server,
@@ -53,7 +53,7 @@ pub(in crate::index) fn gateway(
     }
     let mut listeners = Vec::new();
     let mut tables = Vec::new();
-    for (port, mut servers) in by_port {
+    for ((at, port), mut servers) in by_port {
         let first = servers.first().map(|s| s.server);
         let (tls, http) = first.map_or((false, true), |s| (s.is_tls(), s.protocol.is_http()));
         // Others on the port were refused with the configuration.
@@ -61,9 +61,11 @@ pub(in crate::index) fn gateway(
         let port = Port {
             index,
             workload,
+            at,
             number: port,
         };
-        let bind = SocketAddr::from((instance.address, port.number));
+        let address = at.unwrap_or(IpAddr::V4(instance.address));
+        let bind = SocketAddr::new(address, port.number);
         listeners.push(match (tls, http) {
             (true, _) => port.tls(bind, &servers, &mut tables),
             (false, true) => port.http(bind, &servers, &mut tables),
@@ -77,12 +79,18 @@ pub(in crate::index) fn gateway(
 struct Port<'i> {
     index: &'i Index<'i>,
     workload: &'i LocalWorkload,
+    /// The address, if it is not the workload's own.
+    at: Option<IpAddr>,
     number: u16,
 }
 
 impl<'i> Port<'i> {
     fn table_name(&self) -> String {
-        format!("gateway/{}:{}", self.workload.name, self.number)
+        let (name, number) = (&self.workload.name, self.number);
+        match self.at {
+            None => format!("gateway/{name}:{number}"),
+            Some(at) => format!("gateway/{name}:{}", SocketAddr::new(at, number)),
+        }
     }
 
     fn listener(&self, bind: SocketAddr, protocol: Protocol) -> OutboundListener {
@@ -135,6 +143,11 @@ impl<'i> Port<'i> {
             .iter()
             .filter(|s| s.server.tls == GatewayTls::Passthrough);
         let passed: Vec<_> = passed.map(|s| (s.gateway, s.server)).collect();
+        let mut sni = sni::of_gateway(self.index, self.workload, bind, &passed);
+        let auto = |s: &&Server<'i>| s.server.tls == GatewayTls::AutoPassthrough;
+        for server in servers.iter().filter(auto) {
+            sni.extend(sni::told_by_name(self.index, server.gateway, server.server));
+        }
         let mut ended = Vec::new();
         for server in servers {
             if let GatewayTls::Public(public) = &server.server.tls {
@@ -162,7 +175,7 @@ impl<'i> Port<'i> {
             ));
         }
         OutboundListener {
-            sni: sni::of_gateway(self.index, self.workload, bind, &passed),
+            sni,
             tls: ended,
             ..self.listener(bind, Protocol::Tls)
         }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use reeve_core::model::SniRoute;
+use reeve_core::model::{Destination, SniRoute};
 
 use super::{
     Index,
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     LocalWorkload, Service,
     mesh::{Gateway, GatewayServer, VirtualService},
+    resolve::hosts::falls_under,
 };
 
 /// The routes at the address that stands for `service`; none means that its address alone says where to.
@@ -69,6 +70,50 @@ pub(super) fn of_gateway(
     all
 }
 
+/// A route for each port of each service of the mesh, and of each of its subsets, under the names that Istio's clients
+/// ask for in another network: `outbound_.PORT_.SUBSET_.HOST`
+/// (<https://istio.io/latest/docs/reference/config/networking/gateway/#ServerTLSSettings-TLSmode>, `AUTO_PASSTHROUGH`).
+pub(super) fn told_by_name(
+    index: &Index<'_>,
+    gateway: &Gateway,
+    server: &GatewayServer,
+) -> Vec<SniRoute> {
+    let mut all = Vec::new();
+    let ours = index.mesh.services.values().filter(|s| s.entry.is_none());
+    for service in ours {
+        let rule = index.mesh.rules.get(&service.host);
+        let named = rule.map(|rule| rule.subsets.as_slice());
+        let named = named.unwrap_or_default().iter();
+        let subsets: Vec<_> = named.map(|s| Some(s.name.clone())).chain([None]).collect();
+        for (port, subset) in service
+            .ports
+            .iter()
+            .flat_map(|p| subsets.iter().map(move |s| (p.port, s)))
+        {
+            let shown = subset.as_deref().unwrap_or_default();
+            let name = format!("outbound_.{port}_.{shown}_.{}", service.host);
+            let taken = server.hosts.iter().any(|(namespace, pattern)| {
+                let here = namespace
+                    .as_ref()
+                    .is_none_or(|n| n == service.namespace.as_str());
+                here && (name == *pattern || falls_under(&name, pattern))
+            });
+            if taken {
+                all.push(SniRoute {
+                    name: format!("{}/{}", gateway.namespace, gateway.name),
+                    hosts: vec![name.to_ascii_lowercase()],
+                    destinations: vec![Destination {
+                        subset: subset.clone(),
+                        ..Destination::new(service.host.clone(), port)
+                    }],
+                    to_mesh: true,
+                });
+            }
+        }
+    }
+    all
+}
+
 /// The rules that hold at `place`. Of two for one server name the first keeps it.
 fn routes(
     index: &Index<'_>,
@@ -91,6 +136,7 @@ fn routes(
                 name: format!("{}/{}", virtual_service.namespace, virtual_service.name),
                 hosts,
                 destinations: destinations(index, &rule.to, place.port()),
+                to_mesh: false,
             });
         }
     }

@@ -121,6 +121,7 @@ fn server(
     let kinds = allowed_kinds(notes, &path, spec, kinds);
     let host = spec.hostname.as_deref().filter(|host| !host.is_empty());
     let server = GatewayServer {
+        bind: None,
         port: spec.port,
         protocol,
         tls,

@@ -45,13 +45,9 @@ pub(super) fn tls(notes: &mut GwNotes<'_>, path: &Path, spec: &ServerTlsSpec) ->
         "SIMPLE" | "MUTUAL" | "OPTIONAL_MUTUAL" => {
             GatewayTls::Public(certificates(notes, path, spec, mode))
         }
-        "AUTO_PASSTHROUGH" => {
-            let text = "AUTO_PASSTHROUGH is not supported in this version";
-            notes.hint(&mode_path, Code::Unsupported, text, "use PASSTHROUGH");
-            GatewayTls::Passthrough
-        }
+        "AUTO_PASSTHROUGH" => GatewayTls::AutoPassthrough,
         other => {
-            let hint = "use PASSTHROUGH, SIMPLE, MUTUAL, OPTIONAL_MUTUAL or ISTIO_MUTUAL";
+            let hint = "use PASSTHROUGH, AUTO_PASSTHROUGH, SIMPLE, MUTUAL, OPTIONAL_MUTUAL or ISTIO_MUTUAL";
             notes.hint(
                 &mode_path,
                 Code::Invalid,

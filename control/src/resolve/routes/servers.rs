@@ -1,5 +1,7 @@
 //! `Gateway`.
 
+use std::net::IpAddr;
+
 use reeve_core::model::Protocol;
 
 use super::credentials;
@@ -91,12 +93,33 @@ fn server(
     };
     let hosts = spec.hosts.iter().map(split).collect();
     Some(GatewayServer {
+        bind: bind(notes, &path.key("bind"), &spec.bind),
         port: port.number,
         https_redirect: !is_tls(&tls) && spec.tls.as_ref().is_some_and(|t| t.https_redirect),
         protocol,
         tls,
         hosts,
     })
+}
+
+/// An address of the gateway's machine.
+fn bind(notes: &mut Notes<'_, GatewaySpec>, path: &Path, text: &str) -> Option<IpAddr> {
+    if text.is_empty() {
+        return None;
+    }
+    let socket = text.starts_with("unix://") || text.starts_with('@');
+    match text.parse() {
+        Ok(address) => return Some(address),
+        Err(_) if socket => {
+            let said = "a Unix socket is not supported in this version";
+            notes.hint(path, Code::Unsupported, said, "use an IP address");
+        }
+        Err(_) => {
+            let said = format!("{text:?} is no IP address");
+            notes.error(path, Code::Invalid, said);
+        }
+    }
+    None
 }
 
 fn is_tls(tls: &GatewayTls) -> bool {
@@ -145,7 +168,9 @@ fn protocol(
             None
         }
         (true, Some(spec)) => Some(match credentials::tls(notes, &tls_path, spec) {
-            GatewayTls::Passthrough => (Protocol::Tls, GatewayTls::Passthrough),
+            passed @ (GatewayTls::Passthrough | GatewayTls::AutoPassthrough) => {
+                (Protocol::Tls, passed)
+            }
             ended @ (GatewayTls::None | GatewayTls::Mesh | GatewayTls::Public(_)) => {
                 (protocol, ended)
             }
@@ -178,7 +203,9 @@ fn check_ports(
     for (at, (n, server)) in servers.iter().enumerate() {
         let before = servers.iter().take(at).map(|(_, s)| s);
         let mut all = before.chain(known.iter().copied());
-        let clashes = |s: &&GatewayServer| s.port == server.port && s.sort() != server.sort();
+        let clashes = |s: &&GatewayServer| {
+            (s.bind, s.port) == (server.bind, server.port) && s.sort() != server.sort()
+        };
         if let Some(other) = all.find(clashes) {
             let path = Path::of(&["spec", "servers"]).index(*n).key("port");
             let text = format!(

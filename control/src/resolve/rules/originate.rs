@@ -6,6 +6,7 @@ use reeve_core::model::{AuthoritySource, CertificateSource, ClientTls, Originate
 
 use crate::{
     Code,
+    index::OWN,
     kinds::{DestinationRuleSpec, TlsSpec},
     resolve::values::Notes,
     source::path::Path,
@@ -60,8 +61,8 @@ fn originate(notes: &mut DrNotes<'_>, path: &Path, spec: &TlsSpec, mode: &str) -
         let hint = "name its authorities in caCertificates or credentialName";
         notes.warn(&path.key("insecureSkipVerify"), Code::Insecure, text, hint);
     }
-    let own = &notes.object.namespace;
-    let secret = |suffix: &str| SecretName(format!("{own}/{}{suffix}", spec.credential_name));
+    let secret = |suffix: &str| OWN.to_owned() + &spec.credential_name + suffix;
+    let secret = |suffix: &str| SecretName(secret(suffix));
     let certificate = match mode {
         "MUTUAL" if by_secret => Some(CertificateSource::Secret(secret(""))),
         "MUTUAL" if by_file => Some(CertificateSource::Files {

@@ -50,8 +50,16 @@ fn entries_say_where_services_run_and_their_faults_are_named() {
             &["spec.endpoints[0].address unsupported"],
         ),
         (
-            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, weight: 5}]",
-            &["spec.endpoints[0].weight unsupported"],
+            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, weight: 5, locality: eu/west/rack1}, {address: 192.0.2.2, locality: eu}]",
+            &[],
+        ),
+        (
+            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, locality: eu//x}, {address: 192.0.2.2, locality: 'eu/*'}, {address: 192.0.2.3, network: n}]",
+            &[
+                "spec.endpoints[0].locality invalid",
+                "spec.endpoints[1].locality invalid",
+                "spec.endpoints[2].network unsupported",
+            ],
         ),
     ] {
         let found = findings(&document("ServiceEntry", "x", &format!("{PORT}{spec}")));
@@ -129,4 +137,47 @@ fn places(findings: &[String]) -> Vec<&str> {
     let place = |finding: &'_ String| finding.find(' ').map_or(0, |at| at + 1);
     let rest = findings.iter().map(|f| f.get(place(f)..));
     rest.map(Option::unwrap_or_default).collect()
+}
+
+#[test]
+fn a_rule_for_a_pattern_holds_where_its_namespace_has_no_narrower_one() {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80, name: http}}]}}\n---\n"
+        )
+    };
+    let rule = |name: &str, host: &str, seconds: u64| {
+        let spec = format!(
+            "  host: '{host}'\n  trafficPolicy: {{connectionPool: {{tcp: {{connectTimeout: {seconds}s}}}}}}"
+        );
+        format!("{}---\n", document("DestinationRule", name, &spec))
+    };
+    let text = [
+        service("a"),
+        service("b"),
+        rule("all", "*", 1),
+        rule("local", "*.default.svc.cluster.local", 2),
+        rule("own", "b", 3),
+        document(
+            "ServiceEntry",
+            "x",
+            &format!("{PORT}  hosts: [c.example]\n  resolution: DNS"),
+        ),
+    ];
+    let mesh = mesh(&text.concat());
+    let shown: Vec<_> = mesh
+        .rules
+        .iter()
+        .map(|(host, rule)| (host.as_str(), rule.traffic.connect_timeout.as_secs()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("a.default.svc.cluster.local", 2),
+            ("b.default.svc.cluster.local", 3),
+            ("c.example", 1),
+        ]
+    );
+    let twice = rule("all", "*.org", 1) + &rule("again", "*.org", 2);
+    assert_eq!(places(&findings(&twice)), ["spec.host conflict"]);
 }

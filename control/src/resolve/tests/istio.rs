@@ -156,7 +156,7 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ),
         (
             "Gateway",
-            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: HTTP}\n      hosts: ['*']\n      bind: 127.0.0.1",
+            "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: HTTP}\n      hosts: ['*']\n      bind: 'unix:///a'",
             "10 spec.servers[0].bind",
         ),
         (

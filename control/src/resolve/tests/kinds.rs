@@ -134,10 +134,7 @@ fn destination_rule() {
         ("host: other", &["6 spec.host unknown-reference?"]),
         ("host: reviews", &["6 spec.host conflict"]),
         ("subsets: []", &["5 spec.host missing"]),
-        (
-            "host: '*.default.svc.cluster.local'",
-            &["6 spec.host unsupported"],
-        ),
+        ("host: '*default.svc'", &["6 spec.host invalid"]),
         (
             "host: other\nsubsets:\n  - name: a\n  - name: a\n  - labels: {version: 1}",
             &[

@@ -137,11 +137,7 @@ const SERVERS: &[(&str, &str, &[&str])] = &[
         "    tls: {mode: SIMPLE, credentialName: 'a b'}",
         &["10 spec.servers[0].tls.credentialName invalid"],
     ),
-    (
-        "TLS",
-        "    tls: {mode: AUTO_PASSTHROUGH}",
-        &["10 spec.servers[0].tls.mode unsupported"],
-    ),
+    ("TLS", "    tls: {mode: AUTO_PASSTHROUGH}", &[]),
     (
         "TLS",
         "    tls: {mode: passthrough}",

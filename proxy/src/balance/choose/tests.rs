@@ -28,6 +28,21 @@ fn address(host: u8) -> SocketAddr {
 
 /// A service with endpoints at these addresses, in these localities.
 pub(crate) fn clusters(traffic: TrafficPolicy, at: &[(u8, &str)], own: &str) -> Clusters {
+    weighted(traffic, at, own, &[])
+}
+
+fn weighted(
+    traffic: TrafficPolicy,
+    at: &[(u8, &str)],
+    own: &str,
+    weights: &[(u8, u32)],
+) -> Clusters {
+    let weight = |host: u8| {
+        weights
+            .iter()
+            .find(|(h, _)| *h == host)
+            .map_or(1, |(_, w)| *w)
+    };
     let name: reeve_core::ServiceName = HOST.parse().unwrap();
     let label = |text: &str| BTreeMap::from([("istio-locality".to_owned(), text.to_owned())]);
     let mut workload = crate::tests::workload();
@@ -51,6 +66,7 @@ pub(crate) fn clusters(traffic: TrafficPolicy, at: &[(u8, &str)], own: &str) -> 
         ports: BTreeMap::from([(80, 9080)]),
         labels: label(locality),
         identity: None,
+        weight: weight(*host),
     };
     let set = EndpointSet {
         service: name.clone(),
@@ -279,4 +295,30 @@ async fn passthrough_goes_where_the_caller_wanted_and_nowhere_else() {
     let cluster = cluster(&all);
     assert_eq!(counts(&cluster, &to(3), 5), BTreeMap::from([(3, 5)]));
     assert_eq!(counts(&cluster, &to(9), 5), BTreeMap::from([(0, 5)]));
+}
+
+#[test]
+fn endpoints_are_chosen_by_their_weights() {
+    for how in [
+        LoadBalancer::RoundRobin,
+        LoadBalancer::Random,
+        LoadBalancer::LeastRequest,
+    ] {
+        let traffic = TrafficPolicy {
+            load_balancer: how,
+            ..TrafficPolicy::default()
+        };
+        let all = weighted(traffic, &[(1, ""), (2, ""), (3, "")], "", &[(1, 8), (2, 1)]);
+        let found = counts(&cluster(&all), &Wish::default(), 10_000);
+        // By chance alone, one of the heaviest in ten is a tenth; least request takes the better of two.
+        assert!(found[&1] > 7_000, "{how:?}: {found:?}");
+        assert!(found[&2] > 100 && found[&3] > 100, "{how:?}: {found:?}");
+        let even = weighted(
+            TrafficPolicy::default(),
+            &[(1, ""), (2, "")],
+            "",
+            &[(1, 5), (2, 5)],
+        );
+        assert!(cluster(&even).is_plain, "equal weights are none");
+    }
 }
