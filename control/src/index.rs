@@ -21,9 +21,9 @@ use std::{
 use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
-        AppMetrics, Endpoint, EndpointSet, Generation, JwksDocument, PolicySlice, ProxyConfig,
-        ProxyRole, RateLimit, ServiceConfig, ServicePort, TelemetryConfig, TrafficPolicy,
-        WorkloadConfig,
+        AppMetrics, Endpoint, EndpointSet, Generation, GlobalRateLimit, JwksDocument, PolicySlice,
+        ProxyConfig, ProxyRole, RateLimit, ServiceConfig, ServicePort, TelemetryConfig,
+        TrafficPolicy, WorkloadConfig,
     },
 };
 
@@ -193,6 +193,7 @@ impl<'a> Index<'a> {
             caller_shares: self.mesh.settings.caller_shares,
             rate_limits: self.rate_limits(&selecting),
             transformations: self.mesh.transformations_of(workload),
+            global_rate_limits: self.global_rate_limits(&selecting),
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),
             tracing: self.mesh.settings.tracing.clone(),
@@ -236,6 +237,13 @@ impl<'a> Index<'a> {
         let limits = self.mesh.rate_limits.iter();
         let limits = limits.filter(|(host, _)| of_ours(host));
         limits.map(|(_, limit)| limit.clone()).collect()
+    }
+
+    /// The same for those of rate limit servers.
+    fn global_rate_limits(&self, selecting: &[&Arc<Service>]) -> Vec<GlobalRateLimit> {
+        let of_ours = |limit: &&GlobalRateLimit| selecting.iter().any(|s| s.host == limit.service);
+        let limits = self.mesh.global_rate_limits.iter().filter(of_ours);
+        limits.cloned().collect()
     }
 
     fn jwt_rules(

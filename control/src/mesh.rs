@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use reeve_core::{
     InstanceName, ServiceName,
-    model::{PolicySource, RateLimit, SecretName, TlsSecret},
+    model::{GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
 };
 
 pub(crate) use routing::{
@@ -57,6 +57,8 @@ pub struct Mesh {
     pub(crate) rate_limits: Vec<(ServiceName, RateLimit)>,
     /// Transformations, with whose they are, in the order in which they act.
     pub(crate) transformations: Vec<TargetedTransformation>,
+    /// What their workloads ask rate limit servers.
+    pub(crate) global_rate_limits: Vec<GlobalRateLimit>,
     pub(crate) virtual_services: Vec<VirtualService>,
     pub(crate) rules: BTreeMap<ServiceName, DestinationRule>,
     /// Every rule, in order of host and namespace; `rules` has those that hold where nothing is scoped.

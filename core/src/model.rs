@@ -6,6 +6,7 @@
 
 mod circuit;
 mod fault;
+mod global_limit;
 mod policy;
 mod rate_limit;
 mod resource;
@@ -20,6 +21,9 @@ mod workload;
 
 pub use circuit::OpenCircuit;
 pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
+pub use global_limit::{
+    DescriptorEntry, DescriptorRule, DescriptorValue, GlobalRateLimit, LimitServer, OnFailure,
+};
 pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
 pub use rate_limit::{RateKey, RateLimit};
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};

@@ -1,6 +1,6 @@
 //! Answers that the proxy itself gives, HTTP or gRPC. They tell a caller nothing it may not know.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use reeve_core::model::Abort;
 
@@ -31,6 +31,8 @@ pub(crate) struct Answer {
     grpc: Option<u16>,
     /// The rate limit that is reached.
     limited: Option<Limited>,
+    /// What a rate limit server has the caller told.
+    told: Option<Box<HeaderMap>>,
     /// There is none: the connection or stream is reset.
     resets: bool,
 }
@@ -51,6 +53,7 @@ impl Answer {
             limit: None,
             grpc: None,
             limited: None,
+            told: None,
             resets: false,
         }
     }
@@ -117,6 +120,23 @@ impl Answer {
             limited: Some(limited),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "RL").by("rate_limit")
         }
+    }
+
+    /// A limit that a server keeps is reached.
+    pub(crate) fn globally_limited(told: HeaderMap) -> Self {
+        Self {
+            told: Some(Box::new(told)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "RL").by("global_rate_limit")
+        }
+    }
+
+    /// The server that keeps a limit does not answer, and the limit demands that it does.
+    pub(crate) fn rate_limit_unknown() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "rate_limit_unknown",
+            "RLSE",
+        )
     }
 
     /// A fault put in on purpose.
@@ -269,6 +289,9 @@ impl Answer {
         }
         if let Some(limited) = &self.limited {
             limited.tell(response.headers_mut());
+        }
+        if let Some(told) = self.told.as_deref() {
+            response.headers_mut().extend(told.clone());
         }
         if self.leaves_unknown() && exchange.is_for_mesh_peer() {
             let unknown = HeaderValue::from_static("unknown");

@@ -50,6 +50,7 @@ mod framing;
 mod gate;
 mod gateway;
 mod gauge;
+mod global_limit;
 mod head;
 mod headers;
 mod hello;

@@ -78,16 +78,10 @@ pub(crate) async fn inbound(
     exchange.ends.service = inbound.listener.services.first().cloned();
 
     let place = inbound.place.clone();
-    let judged = judge(
-        worker,
-        &snapshot,
-        &arrival.peer,
-        place,
-        parts,
-        &mut exchange,
-    )
-    .await;
-    let (permit, question) = match within_rate(&snapshot, &arrival.peer, judged) {
+    let peer = &arrival.peer;
+    let judged = judge(worker, &snapshot, peer, place, parts, &mut exchange).await;
+    let within = within_rate(worker, &snapshot, peer, judged).await;
+    let (permit, question, told) = match within {
         Ok(judged) => judged,
         Err(answer) => return answer.into_response(exchange),
     };
@@ -107,19 +101,22 @@ pub(crate) async fn inbound(
         Ok(switch) => switch,
         Err(answer) => return answer.into_response(exchange),
     };
-    clean_response(&snapshot, &arrival.peer, response.headers_mut());
+    clean_response(&snapshot, peer, response.headers_mut());
+    response.headers_mut().extend(told);
     match switch {
         Some(switch) => switch.begin(response, exchange),
         None => deliver(response, exchange, None, None).await,
     }
 }
 
-/// Takes the tokens of a permitted request, or answers it: only now is it known who asks.
-fn within_rate(
+/// Takes the tokens of a permitted request, or answers it: only now is it known who asks. With it comes what rate limit servers
+/// have the caller told.
+async fn within_rate(
+    worker: &Worker,
     snapshot: &Snapshot,
     peer: &Peer,
     judged: Result<(Permit<Recorded>, Question), Answer>,
-) -> Result<(Permit<Recorded>, Question), Answer> {
+) -> Result<(Permit<Recorded>, Question, HeaderMap), Answer> {
     let (permit, question) = judged?;
     let asker = Asker {
         identity: peer.principal.spiffe_id().map(SpiffeId::as_str),
@@ -128,7 +125,12 @@ fn within_rate(
     };
     let taken = snapshot.rate_limits.take(permit.head(), asker);
     taken.map_err(Answer::rate_limited)?;
-    Ok((permit, question))
+    let globals = &snapshot.global_limits;
+    let told = match globals.is_empty() {
+        true => HeaderMap::new(),
+        false => Box::pin(globals.ask(permit.head(), asker, &worker.proxy.metrics)).await?,
+    };
+    Ok((permit, question, told))
 }
 
 /// Sends a request to the application, as long as it is permitted.

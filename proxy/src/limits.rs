@@ -146,6 +146,16 @@ pub(crate) const TRIP_MEMORY: Duration = Duration::from_secs(3);
 pub(crate) const OVERRUN_SHARE: u32 = 250;
 /// The same, however many workloads say so.
 pub(crate) const MAX_OVERRUN_SHARE: u32 = 750;
+/// Questions to one rate limit server at once; beyond, the limit counts as unknown.
+pub(crate) const MAX_GLOBAL_LIMIT_QUESTIONS: usize = 1024;
+/// Largest answer of a rate limit server.
+pub(crate) const MAX_GLOBAL_LIMIT_ANSWER_BYTES: usize = 64 * 1024;
+/// Headers that a rate limit server may add to a response.
+pub(crate) const MAX_GLOBAL_LIMIT_HEADERS: usize = 16;
+/// How long connecting to a rate limit server may take.
+pub(crate) const GLOBAL_LIMIT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest value in what a rate limit server is asked; of a longer one the beginning counts.
+pub(crate) const MAX_DESCRIPTOR_VALUE_BYTES: usize = 1024;
 /// Callers that one rate limit tells apart; beyond, those who are new share one bucket.
 pub(crate) const MAX_RATE_KEYS: usize = 16_384;
 /// A connection starts to drain this long before its certificates end …

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     ended: IntCounterVec,
     app_metrics_missed: IntCounter,
     limits: IntCounterVec,
+    global_limits: IntCounterVec,
     ejections: IntCounterVec,
     malformed: IntCounterVec,
     mirrored: IntCounterVec,
@@ -53,6 +54,7 @@ impl Metrics {
             app_metrics_missed: new.single("reeve_app_metrics_missed_total")?,
             ejections: new.counter("reeve_endpoint_ejections_total", &["cause"])?,
             limits: new.counter("reeve_limit_hits_total", &["limit"])?,
+            global_limits: new.counter("reeve_global_rate_limit_total", &["result"])?,
             malformed: new.counter("reeve_malformed_connections_total", &["protocol"])?,
             mirrored: new.counter("reeve_mirrored_requests_total", &["result"])?,
             routes: new.counter(
@@ -122,6 +124,11 @@ impl Metrics {
     /// Counts a scrape that the application's own metrics were missing from.
     pub(crate) fn app_metrics_missed(&self) {
         self.app_metrics_missed.inc();
+    }
+
+    /// Counts what a rate limit server said, in Envoy's words.
+    pub(crate) fn global_limit(&self, result: &'static str) {
+        self.global_limits.with_label_values(&[result]).inc();
     }
 
     /// Counts that a limit (`limits.rs`) bit.
@@ -232,6 +239,9 @@ fn help(name: &str) -> &'static str {
         "reeve_access_log_dropped_total" => "Access log lines dropped.",
         "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",
         "reeve_endpoint_ejections_total" => "Endpoints taken out for failing, by cause.",
+        "reeve_global_rate_limit_total" => {
+            "Requests that a rate limit server was asked about, by what it said."
+        }
         "reeve_limit_hits_total" => "Times that a limit bit, by its name.",
         "reeve_accept_failures_total" => "Times that a connection could not be accepted.",
         "reeve_malformed_connections_total" => {

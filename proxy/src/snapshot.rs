@@ -21,6 +21,7 @@ use crate::{
     cluster::Clusters,
     dns::{self, Answers},
     edge::{Material, ServerKey, TlsServers, WatchedFiles},
+    global_limit::GlobalLimits,
     head::Head,
     hello::ServerName,
     judge::Place,
@@ -53,6 +54,7 @@ pub struct Snapshot {
     pub(crate) rate_limits: RateLimits,
     /// What is changed of its requests and responses.
     pub(crate) transformations: Transformations,
+    pub(crate) global_limits: GlobalLimits,
     /// Names that its endpoints have.
     pub(crate) names: BTreeSet<ServiceName>,
     /// Files that certificates were read from.
@@ -187,6 +189,10 @@ impl Snapshot {
             projection_hash,
             own_header: own.to_value(),
             own: Arc::new(own),
+            global_limits: GlobalLimits::compile(
+                workload,
+                before.map(|before| &before.global_limits),
+            )?,
             rate_limits: RateLimits::compile(
                 &workload.rate_limits,
                 before.map(|before| &before.rate_limits),

@@ -8,8 +8,14 @@ use std::{
     time::Duration,
 };
 
-use reeve_tests::{Call, Folder, binary, eventually, test_tool};
+use reeve_tests::{
+    Call, Folder, Mesh, binary, echo, eventually, local_mesh, permit, service, sidecar, strict,
+    test_tool,
+};
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
+
+use crate::fixture::settings;
 
 const LIMITS: &str = "\
 domain: mesh
@@ -204,4 +210,158 @@ async fn faults_in_limits_are_told_with_their_place() {
         outcome.stderr
     );
     assert!(outcome.stderr.contains("rate_limt"), "{}", outcome.stderr);
+}
+
+/// Each calling workload has four requests a day, at whichever instance.
+const SHARED: &str = "\
+domain: mesh
+descriptors:
+  - key: service
+    descriptors:
+      - key: caller
+        rate_limit: {unit: day, requests_per_unit: 4}
+";
+
+fn two_instances(server: &str, more: Option<Value>) -> Folder {
+    let limit = format!(
+        "\
+apiVersion: reeve.dev/v1alpha1
+kind: RateLimit
+metadata: {{name: echo}}
+spec:
+  service: echo
+  global:
+    server: {server}
+    domain: mesh
+    timeout: 5s
+    failureMode: deny
+    descriptors:
+      - match: {{uri: {{prefix: /limited}}}}
+        entries:
+          - {{key: service, from: service}}
+          - {{key: caller, from: identity}}
+"
+    );
+    let rule = "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec: {host: echo, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
+";
+    let permits =
+        r#"permit (principal, action, resource in Service::"echo.default.svc.cluster.local");"#;
+    let mut workloads = vec![
+        sidecar("client"),
+        sidecar("other"),
+        echo("echo-v1", "echo", "v1"),
+        echo("echo-v2", "echo", "v2"),
+    ];
+    workloads.extend(more);
+    Folder::new()
+        .with("mesh.yaml", settings(json!({})))
+        .with("strict.yaml", strict())
+        .with("workloads.yaml", local_mesh(&workloads))
+        .with("services.yaml", service("echo", 9080, "http"))
+        .with("access.yaml", permit("echo", permits))
+        .with("rule.yaml", rule)
+        .with("limit.yaml", limit)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sidecars_share_one_limit_and_fail_as_it_says_without_the_server() {
+    let (folder, at) = (Folder::new(), SocketAddr::from(([127, 0, 0, 1], port())));
+    let limits = folder.path().join("limits.yaml");
+    fs::write(&limits, SHARED).expect("the limits");
+    let (limits, listen) = (limits.display().to_string(), at.to_string());
+    let args = ["ratelimit", "serve", "-f", &limits, "--listen", &listen];
+    let mut server = start(&binary("reeve"), &args);
+    let mesh = Mesh::start(two_instances(&at.to_string(), None)).await;
+    let call = Call::get("echo:9080", "/limited");
+    let client = mesh.outbound("client-0", "echo", 9080);
+    let limit = Duration::from_secs(30);
+    // The first answer says that the server is reached; what was asked before was answered 500, and not counted.
+    let first = eventually("the server is asked", limit, async || {
+        let answer = call.send(client).await.map_err(|e| format!("{e:?}"))?;
+        match answer.status.as_u16() {
+            200 => Ok(answer),
+            other => Err(format!("{other}")),
+        }
+    })
+    .await;
+    assert_eq!(first.header("x-ratelimit-limit"), Some("4, 4;w=86400"));
+    assert_eq!(first.header("x-ratelimit-remaining"), Some("3"));
+    let mut instances = vec![first.json()["instance"].clone()];
+    for left in ["2", "1", "0"] {
+        let answer = call.send(client).await.expect("an answer");
+        assert_eq!(answer.header("x-ratelimit-remaining"), Some(left));
+        instances.push(answer.json()["instance"].clone());
+    }
+    assert!(
+        instances.iter().any(|i| *i != instances[0]),
+        "{instances:?}"
+    );
+    for _ in 0..4 {
+        let answer = call.send(client).await.expect("an answer");
+        assert_eq!(answer.status, 429);
+        assert_eq!(answer.header("x-envoy-ratelimited"), Some("true"));
+    }
+    // Other paths are not limited, and others have limits of their own.
+    assert_eq!(Call::get("echo:9080", "/").status(client).await, Ok(200));
+    let other = mesh.outbound("other-0", "echo", 9080);
+    assert_eq!(call.status(other).await, Ok(200));
+    server.kill().await.expect("the server ends");
+    assert_eq!(call.status(other).await, Ok(500));
+    assert_eq!(Call::get("echo:9080", "/").status(other).await, Ok(200));
+    mesh.verify_audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_in_the_mesh_is_asked_by_mtls_and_judges_who_asks() {
+    let folder = Folder::new();
+    let limits = folder.path().join("limits.yaml");
+    fs::write(&limits, SHARED).expect("the limits");
+    let (reeve, limits) = (binary("reeve"), limits.display());
+    let serve = format!(
+        "exec {} ratelimit serve -f {limits} --listen $HOST:$PORT",
+        reeve.display()
+    );
+    let server = json!({
+        "name": "limits", "serviceAccount": "limits", "labels": {"app": "limits"},
+        "command": ["sh", "-c", serve],
+        "ports": [{"port": 8081, "name": "grpc"}],
+        "health": {"tcp": {"port": 8081}},
+    });
+    let permits = r#"permit (
+        principal == Workload::"spiffe://mesh.local/ns/default/sa/echo",
+        action,
+        resource in Service::"limits.default.svc.cluster.local"
+    );"#;
+    let folder = two_instances("limits:8081", Some(server))
+        .with("limits.yaml", service("limits", 8081, "grpc"));
+    let mesh = Mesh::start(folder).await;
+    let call = Call::get("echo:9080", "/limited");
+    let client = mesh.outbound("client-0", "echo", 9080);
+    // Nobody may ask it yet.
+    assert_eq!(call.status(client).await, Ok(500));
+    mesh.apply("limits-access.yaml", permit("limits", permits))
+        .await;
+    let limit = Duration::from_secs(30);
+    eventually("the server is asked", limit, async || {
+        match call.status(client).await? {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(call.status(client).await, Ok(200));
+    }
+    assert_eq!(call.status(client).await, Ok(429));
+    let asked = mesh
+        .record("the question", |record| {
+            let asks = record.to_string().contains("ShouldRateLimit");
+            asks && record["decision"]["effect"] == "allow"
+        })
+        .await;
+    assert!(asked.to_string().contains("sa/echo"), "{asked}");
 }

@@ -11,6 +11,24 @@ raw! {
     RateLimitSpec {
         service: String,
         limits: Vec<LimitSpec>,
+        global: Option<GlobalLimitSpec>,
+    }
+    GlobalLimitSpec {
+        server: String,
+        domain: String,
+        timeout: Option<String>,
+        failure_mode: Option<String>,
+        descriptors: Vec<DescriptorSpec>,
+    }
+    DescriptorSpec {
+        r#match: LimitMatchSpec,
+        entries: Vec<DescriptorEntrySpec>,
+    }
+    DescriptorEntrySpec {
+        key: String,
+        value: Option<String>,
+        from: Option<String>,
+        optional: bool,
     }
     LimitSpec {
         r#match: LimitMatchSpec,

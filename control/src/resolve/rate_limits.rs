@@ -1,10 +1,12 @@
 //! `RateLimit`.
 
+mod global;
+
 use std::num::NonZeroU32;
 
 use reeve_core::{
     ServiceName,
-    model::{RateKey, RateLimit, RouteMatch},
+    model::{GlobalRateLimit, RateKey, RateLimit, RouteMatch},
 };
 
 use super::{
@@ -13,17 +15,17 @@ use super::{
 };
 use crate::{
     Code, Fault,
-    kinds::{LimitSpec, Object, RateLimitSpec},
+    kinds::{LimitMatchSpec, LimitSpec, Object, RateLimitSpec},
     source::path::Path,
 };
 
-/// Every limit, with the service whose workloads keep it.
+/// Every limit, with the service whose workloads keep it, and what those ask rate limit servers.
 pub(super) fn resolve(
     objects: &[Object<RateLimitSpec>],
     services: &Services,
     faults: &mut Vec<Fault>,
-) -> Vec<(ServiceName, RateLimit)> {
-    let mut limits = Vec::new();
+) -> (Vec<(ServiceName, RateLimit)>, Vec<GlobalRateLimit>) {
+    let (mut limits, mut globals) = (Vec::new(), Vec::new());
     for object in objects {
         let notes = &mut Notes { object, faults };
         let path = Path::of(&["spec", "service"]);
@@ -44,7 +46,7 @@ pub(super) fn resolve(
             let hint = "put the limit into the service's namespace";
             notes.hint(&path, Code::Invalid, text, hint);
         }
-        if object.spec.limits.is_empty() {
+        if object.spec.limits.is_empty() && object.spec.global.is_none() {
             let text = "there are no limits";
             notes.error(&Path::of(&["spec", "limits"]), Code::Missing, text);
         }
@@ -53,8 +55,11 @@ pub(super) fn resolve(
             let name = format!("{}/{}/{n}", object.namespace, object.name);
             limits.extend(limit(notes, &path, spec, name).map(|l| (service.host.clone(), l)));
         }
+        if let Some(spec) = &object.spec.global {
+            globals.extend(global::resolve(notes, spec, &service.host, services));
+        }
     }
-    limits
+    (limits, globals)
 }
 
 fn limit(
@@ -76,14 +81,7 @@ fn limit(
             None
         }
     };
-    let when = &spec.r#match;
-    let at = path.key("match");
-    let mut text = |key: &str, value: &Option<_>| {
-        let value = value.as_ref();
-        value.and_then(|value| notes.string_match(&at.key(key), value))
-    };
-    let (uri, method) = (text("uri", &when.uri), text("method", &when.method));
-    let headers = notes.header_matches(&at.key("headers"), &when.headers, Case::Lower);
+    let when = matches(notes, &path.key("match"), &spec.r#match);
     let per = match spec.per.as_deref() {
         None => RateKey::All,
         Some("identity") => RateKey::Identity,
@@ -99,14 +97,25 @@ fn limit(
     };
     Some(RateLimit {
         name,
-        when: RouteMatch {
-            uri,
-            method,
-            headers,
-            ..RouteMatch::default()
-        },
+        when,
         per,
         requests: requests?,
         every: every?,
     })
+}
+
+/// The requests that a limit or a descriptor is for.
+fn matches(notes: &mut Notes<'_, RateLimitSpec>, at: &Path, when: &LimitMatchSpec) -> RouteMatch {
+    let mut text = |key: &str, value: &Option<_>| {
+        let value = value.as_ref();
+        value.and_then(|value| notes.string_match(&at.key(key), value))
+    };
+    let (uri, method) = (text("uri", &when.uri), text("method", &when.method));
+    let headers = notes.header_matches(&at.key("headers"), &when.headers, Case::Lower);
+    RouteMatch {
+        uri,
+        method,
+        headers,
+        ..RouteMatch::default()
+    }
 }

@@ -2,6 +2,7 @@
 
 mod entries;
 mod gateway_api;
+mod global_limits;
 mod istio;
 mod kinds;
 mod rates;

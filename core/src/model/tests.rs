@@ -27,6 +27,7 @@ fn workload() -> WorkloadConfig {
         caller_shares: Default::default(),
         rate_limits: vec![],
         transformations: vec![],
+        global_rate_limits: vec![],
         name_servers: vec![],
         path_normalization: PathNormalization::default(),
         jwt_rules: vec![],

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
     model::{
-        Destination, JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute, TelemetryConfig,
-        Transformation,
+        Destination, GlobalRateLimit, JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute,
+        TelemetryConfig, Transformation,
     },
 };
 
@@ -61,6 +61,9 @@ pub struct WorkloadConfig {
     /// What is changed of its requests and responses, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transformations: Vec<Transformation>,
+    /// What it asks rate limit servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub global_rate_limits: Vec<GlobalRateLimit>,
     /// JWT rules from `RequestAuthentication`.
     pub jwt_rules: Vec<JwtRule>,
     /// Where spans go, if anywhere.

@@ -13,6 +13,7 @@ pub(super) fn long(flags: &str) -> Option<String> {
         "NC" => "NoClusterFound",
         "NR" => "NoRouteFound",
         "RL" => "RateLimited",
+        "RLSE" => "RateLimitServiceError",
         "UAEX" => "UnauthorizedExternalService",
         "UC" => "UpstreamConnectionTermination",
         "UF" => "UpstreamConnectionFailure",

@@ -257,6 +257,7 @@ impl Mesh {
             caller_shares: Default::default(),
             rate_limits: vec![],
             transformations: vec![],
+            global_rate_limits: vec![],
             name_servers: vec![],
             path_normalization: PathNormalization::default(),
             jwt_rules: vec![],
