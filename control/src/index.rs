@@ -4,15 +4,19 @@ mod authorities;
 mod doors;
 mod entries;
 mod headless;
+mod kept;
+mod naming;
 mod secrets;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use doors::mtls_mode;
+pub(crate) use kept::{Kept, keep_own};
 pub(crate) use secrets::OWN;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -26,6 +30,10 @@ use reeve_core::{
         TrafficPolicy, WorkloadConfig,
     },
 };
+
+use kept::Shared;
+use naming::Naming;
+use tables::{CallerClass, Callers};
 
 use crate::{
     LocalWorkload, Mesh, Service, WorkloadRole,
@@ -47,6 +55,11 @@ pub(crate) struct Index<'a> {
     endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
     /// Namespaces with endpoints outside the mesh: whoever calls those decides by their policies.
     plain_namespaces: BTreeSet<Namespace>,
+    naming: Naming<'a>,
+    /// What several proxies have in common, made when the first asks.
+    shared: RefCell<Shared>,
+    /// The same as it was derived last.
+    before: Option<&'a Shared>,
 }
 
 impl Mesh {
@@ -60,22 +73,25 @@ impl Mesh {
     ) -> Option<ProxyConfig> {
         let workload = self.workload_of(instance)?;
         match self.view_key(workload) {
-            None => Index::new(self, instances).proxy(instance, keys),
+            None => Index::new(self, instances, None).proxy(instance, keys),
             Some(key) => {
                 let view = self.view(&key);
-                Index::new(&view, instances)
+                Index::new(&view, instances, None)
                     .within(self)
                     .proxy(instance, keys)
             }
         }
     }
 
-    /// The configurations of all proxies, with generation 0.
-    pub fn proxy_configs(
+    /// The configurations of all proxies, with generation 0. What came out as it was `kept` the last time is the same
+    /// object, so that comparing and sending cost what has changed.
+    pub(crate) fn proxy_configs(
         &self,
         instances: &Instances,
         keys: &FetchedKeys,
+        kept: &mut Kept,
     ) -> BTreeMap<InstanceName, ProxyConfig> {
+        let before = std::mem::take(kept);
         let running = instances.instances.iter().filter(|i| i.exit_code.is_none());
         let mut by_view: BTreeMap<Option<ViewKey>, Vec<&InstanceName>> = BTreeMap::new();
         for instance in running {
@@ -85,17 +101,23 @@ impl Mesh {
         }
         let mut configs = BTreeMap::new();
         for (key, names) in by_view {
-            let view = key.map(|key| self.view(&key));
-            let index = Index::new(view.as_ref().unwrap_or(self), instances).within(self);
+            let view = key.as_ref().map(|key| self.view(key));
+            let view = view.as_ref().unwrap_or(self);
+            let index = Index::new(view, instances, before.of(&key)).within(self);
             let some = names.into_iter();
             configs.extend(some.filter_map(|name| Some((name.clone(), index.proxy(name, keys)?))));
+            kept.keep(key, index);
         }
         configs
     }
 }
 
 impl<'a> Index<'a> {
-    pub(crate) fn new(mesh: &'a Mesh, instances: &'a Instances) -> Self {
+    pub(crate) fn new(
+        mesh: &'a Mesh,
+        instances: &'a Instances,
+        before: Option<&'a Shared>,
+    ) -> Self {
         let placed: Vec<_> = instances
             .instances
             .iter()
@@ -117,11 +139,17 @@ impl<'a> Index<'a> {
                 .chain(outside.map(|s| &s.namespace))
                 .cloned()
                 .collect(),
+            naming: Naming::new(&mesh.virtual_services),
+            shared: RefCell::default(),
+            before,
             mesh,
             whole: mesh,
             instances,
         };
         index.add_unknown_hosts();
+        if let Some(before) = before {
+            before.keep(&mut index.services, &mut index.endpoints);
+        }
         index
     }
 
@@ -216,11 +244,8 @@ impl<'a> Index<'a> {
             workload: Arc::new(config),
             services,
             endpoints: self.endpoints.clone(),
-            routes: routes
-                .into_iter()
-                .map(|t| (t.name.clone(), Arc::new(t)))
-                .collect(),
-            policies: Arc::new(self.policies(workload)),
+            routes: routes.into_iter().map(|t| (t.name.clone(), t)).collect(),
+            policies: self.policies(&workload.namespace),
         })
     }
 
@@ -268,11 +293,45 @@ impl<'a> Index<'a> {
             .collect()
     }
 
-    /// The mesh's policies, its own namespace's, and those of endpoints outside the mesh that it may call.
-    fn policies(&self, workload: &LocalWorkload) -> PolicySlice {
+    /// The route tables of the workload's class of callers.
+    fn callers(&self, workload: &LocalWorkload) -> Arc<Callers> {
+        let class = CallerClass::of(self, workload);
+        if let Some(known) = self.shared.borrow().callers.get(&class) {
+            return known.clone();
+        }
+        let before = self.before.and_then(|before| before.callers.get(&class));
+        let made = Arc::new(Callers::new(self, workload, before.map(Arc::as_ref)));
+        let mut shared = self.shared.borrow_mut();
+        shared.callers.insert(class, made.clone());
+        made
+    }
+
+    /// Whether `host` is a service's.
+    fn is_service(&self, host: &str) -> bool {
+        ServiceName::parse(host).is_ok_and(|name| self.mesh.services.contains_key(&name))
+    }
+
+    /// The policies for proxies of a namespace.
+    fn policies(&self, namespace: &Namespace) -> Arc<PolicySlice> {
+        if let Some(known) = self.shared.borrow().policies.get(namespace) {
+            return known.clone();
+        }
+        let before = self
+            .before
+            .and_then(|before| before.policies.get(namespace));
+        let made = Arc::new(self.policy_slice(namespace));
+        let slice = before.filter(|before| **before == made).cloned();
+        let slice = slice.unwrap_or(made);
+        let mut shared = self.shared.borrow_mut();
+        shared.policies.insert(namespace.clone(), slice.clone());
+        slice
+    }
+
+    /// The mesh's policies, the namespace's own, and those of endpoints outside the mesh that its workloads may call.
+    fn policy_slice(&self, namespace: &Namespace) -> PolicySlice {
         let concerns = |scope: &Option<Namespace>| match scope {
             None => true,
-            Some(n) => *n == workload.namespace || self.plain_namespaces.contains(n),
+            Some(n) => n == namespace || self.plain_namespaces.contains(n),
         };
         PolicySlice {
             mesh_hash: self.mesh.policy_hash.clone(),

@@ -73,11 +73,40 @@ pub struct Mesh {
 impl Mesh {
     /// Whether it says the same as `other`. Warnings do not count: their lines move with every comment.
     pub(crate) fn means(&self, other: &Self) -> bool {
-        let bare = |mesh: &Self| Self {
-            warnings: Vec::new(),
-            ..mesh.clone()
-        };
-        bare(self) == bare(other)
+        // Named one by one, so that a new one is not forgotten.
+        let Self {
+            settings,
+            workloads,
+            policies,
+            policy_hash,
+            warnings: _,
+            services,
+            rate_limits,
+            transformations,
+            virtual_services,
+            rules,
+            all_rules,
+            sidecars,
+            gateways,
+            secrets,
+            peer_authentications,
+            request_authentications,
+        } = self;
+        *settings == other.settings
+            && *workloads == other.workloads
+            && *policies == other.policies
+            && *policy_hash == other.policy_hash
+            && *services == other.services
+            && *rate_limits == other.rate_limits
+            && *transformations == other.transformations
+            && *virtual_services == other.virtual_services
+            && *rules == other.rules
+            && *all_rules == other.all_rules
+            && *sidecars == other.sidecars
+            && *gateways == other.gateways
+            && *secrets == other.secrets
+            && *peer_authentications == other.peer_authentications
+            && *request_authentications == other.request_authentications
     }
 
     /// The workload that `instance` is a copy of.

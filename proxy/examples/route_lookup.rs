@@ -5,7 +5,7 @@
 use std::{error::Error, hint::black_box, net::SocketAddr, sync::Arc};
 
 use reeve_core::model::{
-    Generation, PathNormalization, Protocol, ProxyConfig, Resource, Route, RouteMatch, RouteTable,
+    Generation, PathNormalization, Protocol, ProxyConfig, Resource, Route, RouteMatch,
     RouteTableName, StringMatch, VirtualHost,
 };
 use reeve_proxy::Snapshot;
@@ -114,10 +114,6 @@ fn hosts(services: usize, routes: usize) -> Outcome<Vec<VirtualHost>> {
 }
 
 fn config(virtual_hosts: Vec<VirtualHost>) -> Outcome<ProxyConfig> {
-    let table = RouteTable {
-        name: RouteTableName("9080".to_owned()),
-        virtual_hosts,
-    };
     let workload = serde_json::json!({
         "instance": "client-0", "workload": "client", "namespace": "default", "service_account": "client",
         "identity": "spiffe://mesh.local/ns/default/sa/client", "labels": {}, "role": "sidecar",
@@ -125,12 +121,15 @@ fn config(virtual_hosts: Vec<VirtualHost>) -> Outcome<ProxyConfig> {
         "jwt_rules": [], "tracing": null, "recorded_headers": [],
         "outbound": [{"bind": bind()?, "protocol": Protocol::Http, "routes": "9080", "service": null}],
     });
-    Ok(ProxyConfig::from_resources([
+    let table = RouteTableName("9080".to_owned());
+    let hosts = virtual_hosts.into_iter().map(Arc::new);
+    let hosts = hosts.map(|host| Resource::VirtualHost(table.clone(), host));
+    let others = [
         Resource::Workload(serde_json::from_value(workload)?),
-        Resource::Routes(Arc::new(table)),
         Resource::Policies(Arc::default()),
         Resource::Generation(Generation(1)),
-    ])?)
+    ];
+    Ok(ProxyConfig::from_resources(hosts.chain(others))?)
 }
 
 /// The median of the rounds, in nanoseconds per call.

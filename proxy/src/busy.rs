@@ -55,8 +55,7 @@ impl Loads {
             // Set once: a snapshot comes into force once.
             let _already = hop.load.0.set(count);
         }
-        loads.retain(|address, count| {
-            Arc::strong_count(count) > 1 || clusters.has_endpoint(*address)
-        });
+        // What no endpoint of any snapshot holds, only the map does.
+        loads.retain(|_, count| Arc::strong_count(count) > 1);
     }
 }

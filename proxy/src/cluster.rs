@@ -20,6 +20,7 @@ use crate::{
     outlier::HostState,
     peer_info::PeerInfo,
     pool::Terms,
+    snapshot::Snapshot,
 };
 
 /// Names a cluster: service, subset, service port.
@@ -30,9 +31,10 @@ pub(crate) type ClusterKey = (ServiceName, Option<String>, u16);
 pub(crate) struct Clusters(HashMap<ClusterKey, Arc<Cluster>>);
 
 impl Clusters {
-    /// Every cluster that a route or listener could name.
+    /// Every cluster that a route or listener could name; those that are as in `before` are kept.
     pub(crate) fn compile(
         config: &ProxyConfig,
+        before: Option<&Snapshot>,
         answers: &Answers,
         material: &Material<'_>,
     ) -> Self {
@@ -42,22 +44,27 @@ impl Clusters {
             labels: &config.workload.labels,
         };
         for (name, service) in &config.services {
+            let kept = before.filter(|before| is_unchanged(name, config, &before.config));
+            let known = |key: &ClusterKey| kept.and_then(|kept| kept.clusters.get(key));
             let endpoints = config.endpoints.get(name);
             let endpoints = endpoints.map(|set| dns::expand(set, answers));
-            let endpoints = endpoints.as_deref();
+            let compile = |port, part| {
+                let endpoints = endpoints.as_deref();
+                Arc::new(Cluster::compile(service, port, part, endpoints, &own).secured(material))
+            };
             for port in &service.ports {
                 let traffic = service.port_traffic.get(&port.port);
-                let traffic = traffic.unwrap_or(&service.traffic);
-                let whole = Cluster::compile(service, port, (None, traffic), endpoints, &own)
-                    .secured(material);
-                clusters.insert((name.clone(), None, port.port), Arc::new(whole));
-                for subset in &service.subsets {
+                let whole = (None, traffic.unwrap_or(&service.traffic));
+                let parts = service.subsets.iter().map(|subset| {
                     let traffic = subset.port_traffic.get(&port.port);
                     let part = (Some(&subset.labels), traffic.unwrap_or(&subset.traffic));
-                    let part =
-                        Cluster::compile(service, port, part, endpoints, &own).secured(material);
-                    let key = (name.clone(), Some(subset.name.clone()), port.port);
-                    clusters.insert(key, Arc::new(part));
+                    (Some(subset.name.clone()), part)
+                });
+                for (subset, part) in std::iter::once((None, whole)).chain(parts) {
+                    let key = (name.clone(), subset, port.port);
+                    let cluster = known(&key).cloned();
+                    let cluster = cluster.unwrap_or_else(|| compile(port, part));
+                    clusters.insert(key, cluster);
                 }
             }
         }
@@ -78,11 +85,27 @@ impl Clusters {
     pub(crate) fn hops(&self) -> impl Iterator<Item = &Arc<Hop>> {
         self.0.values().flat_map(|cluster| &cluster.hops)
     }
+}
 
-    /// Whether any cluster has an endpoint at `address`.
-    pub(crate) fn has_endpoint(&self, address: SocketAddr) -> bool {
-        self.hops().any(|hop| hop.address == address)
-    }
+/// Whether a service's clusters come out as they did: neither what DNS says nor certificates are part of them.
+fn is_unchanged(name: &ServiceName, config: &ProxyConfig, before: &ProxyConfig) -> bool {
+    let Some(service) = config.services.get(name) else {
+        return false;
+    };
+    let endpoints = config.endpoints.get(name);
+    let ports = service.port_traffic.values();
+    let subsets = service.subsets.iter();
+    let traffic = subsets
+        .flat_map(|subset| subset.port_traffic.values().chain([&subset.traffic]))
+        .chain(ports)
+        .chain([&service.traffic]);
+    before.services.get(name) == Some(service)
+        && before.endpoints.get(name) == endpoints
+        && before.workload.labels == config.workload.labels
+        && endpoints.is_none_or(|set| set.names.is_empty())
+        && traffic
+            .into_iter()
+            .all(|t| !matches!(t.tls, ClientTls::Originate(_)))
 }
 
 /// One cluster.

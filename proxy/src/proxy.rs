@@ -1,7 +1,7 @@
 //! The proxy as its owner holds it: started once, given snapshots, drained at the end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     io::{self, Write},
     net::{IpAddr, SocketAddr},
@@ -500,17 +500,15 @@ impl Proxy {
     }
 
     fn after_change(&self, snapshot: &Snapshot) {
-        let is_app = |address| {
-            snapshot
-                .inbound
-                .values()
-                .any(|inbound| inbound.listener.app == address)
-        };
+        let apps = snapshot.inbound.values().map(|i| i.listener.app);
+        let hops = snapshot.clusters.hops().map(|hop| hop.address);
+        let known: HashSet<SocketAddr> = apps.chain(hops).collect();
         for worker in self.workers.iter() {
             let (ledger, metrics) = (&worker.ledger, &self.shared.metrics);
             worker.open.judge_again(snapshot, ledger, metrics);
-            let known = |address| is_app(address) || snapshot.clusters.has_endpoint(address);
-            worker.pools.forget_unless(known);
+            worker
+                .pools
+                .forget_unless(|address| known.contains(&address));
         }
     }
 

@@ -183,7 +183,7 @@ impl Snapshot {
         let (inbound, outbound) = listeners(workload, &material)?;
         Ok(Self {
             jwt,
-            clusters: Clusters::compile(&config, &around.answers, &material),
+            clusters: Clusters::compile(&config, before, &around.answers, &material),
             names: dns::wanted(&config),
             wanted_headers: wanted_headers(&engine, workload)?,
             projection_hash,

@@ -67,7 +67,7 @@ pub(crate) fn encode(resource: &Resource) -> Result<Envelope, serde_json::Error>
     let hash = digest::digest(&digest::SHA256, &value);
     let version = hash.as_ref().get(..VERSION_BYTES).unwrap_or_default();
     Ok(Envelope {
-        name: resource.name().to_owned(),
+        name: resource.name().into_owned(),
         version: hex::encode(version),
         resource: Some(Any {
             type_url: type_url(resource.kind()),
@@ -92,7 +92,7 @@ pub(crate) fn decode(kind: ResourceKind, envelope: Envelope) -> Result<Resource,
             kind,
             name,
             found: resource.kind(),
-            found_name: resource.name().to_owned(),
+            found_name: resource.name().into_owned(),
         });
     }
     Ok(resource)
@@ -128,7 +128,7 @@ mod tests {
     fn an_envelope_must_hold_what_it_says() {
         let envelope = encode(&Resource::Generation(Generation(1))).unwrap();
         assert!(decode(ResourceKind::Generation, envelope.clone()).is_ok());
-        let other_kind = decode(ResourceKind::Routes, envelope.clone());
+        let other_kind = decode(ResourceKind::VirtualHost, envelope.clone());
         assert!(matches!(other_kind, Err(WireError::Mismatch { .. })));
         let empty = Envelope {
             resource: None,

@@ -118,12 +118,16 @@ pub(super) fn strip(configs: &mut BTreeMap<InstanceName, ProxyConfig>, off: bool
     let gone = |fault: &Fault| off || fault.is_over(now);
     let is_gone = |route: &Route| route.fault.as_deref().is_some_and(gone);
     for table in configs.values_mut().flat_map(|c| c.routes.values_mut()) {
-        let mut routes = table.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let mut routes = table.virtual_hosts.values().flat_map(|host| &host.routes);
         if !routes.any(is_gone) {
             continue;
         }
-        for host in &mut Arc::make_mut(table).virtual_hosts {
-            for route in host.routes.iter_mut().filter(|route| is_gone(route)) {
+        for host in Arc::make_mut(table).virtual_hosts.values_mut() {
+            if !host.routes.iter().any(is_gone) {
+                continue;
+            }
+            let routes = Arc::make_mut(host).routes.iter_mut();
+            for route in routes.filter(|route| is_gone(route)) {
                 route.fault = None;
             }
         }

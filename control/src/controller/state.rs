@@ -13,7 +13,11 @@ use reeve_core::{
 use tokio::sync::watch;
 
 use super::{AppliedConfig, ChaosFault, ControllerOptions, ProxyStatus, Status, chaos, generation};
-use crate::{Fault, FetchedKeys, Mesh, instances::Instances};
+use crate::{
+    Fault, FetchedKeys, Mesh,
+    index::{Kept, keep_own},
+    instances::Instances,
+};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -25,6 +29,8 @@ pub(super) struct State {
     pub(super) chaos_off: bool,
     /// Faults that happen, as was last told.
     pub(super) faults_in: BTreeSet<ChaosFault>,
+    /// What the configurations were derived from, to derive the next with.
+    kept: Kept,
     generation: Generation,
     /// Number and policy set that were published in this run; nothing is before the first.
     published: Option<Published>,
@@ -60,6 +66,7 @@ impl State {
             proxies: BTreeMap::new(),
             chaos_off,
             faults_in: BTreeSet::new(),
+            kept: Kept::default(),
             generation,
             published: None,
             faults: Vec::new(),
@@ -92,10 +99,15 @@ impl State {
     pub(super) fn publish(&mut self, options: &ControllerOptions) -> Option<AppliedConfig> {
         let mesh = self.mesh.clone()?;
         let mut configs = match &self.instances {
-            Some(instances) => mesh.proxy_configs(instances, &self.keys),
+            Some(instances) => mesh.proxy_configs(instances, &self.keys, &mut self.kept),
             None => BTreeMap::new(),
         };
         chaos::strip(&mut configs, self.chaos_off, options.clock.now());
+        for (name, config) in &mut configs {
+            if let Some(proxy) = self.proxies.get(name) {
+                keep_own(config, &proxy.config);
+            }
+        }
         let same_proxies = configs.len() == self.proxies.len()
             && configs
                 .iter()

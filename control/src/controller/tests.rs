@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use reeve_core::clock::ManualClock;
+use reeve_core::{clock::ManualClock, model::Resource};
 
 use super::*;
 
@@ -346,7 +346,10 @@ spec:
     };
     let has_fault = |controller: &Controller| {
         let config = controller.proxy_config(&"a-0".parse().unwrap()).unwrap();
-        let mut hosts = config.routes.values().flat_map(|t| &t.virtual_hosts);
+        let mut hosts = config
+            .routes
+            .values()
+            .flat_map(|t| t.virtual_hosts.values());
         hosts.any(|host| host.routes.iter().any(|route| route.fault.is_some()))
     };
     let heard = || std::mem::take(&mut *bench.heard.0.lock().unwrap());
@@ -373,4 +376,59 @@ spec:
     again.reload();
     assert!(!has_fault(&again));
     assert_eq!(again.chaos().faults[0].state, FaultState::Over);
+}
+
+/// What differs between two configurations: resources by kind and name, and whether the rest is the very same.
+fn changed(before: &ProxyConfig, after: &ProxyConfig) -> (Vec<String>, bool) {
+    let known = before.resources();
+    let new = |resource: &Resource| !known.contains(resource);
+    let resources = after.resources();
+    let named = |r: Resource| format!("{} {}", r.kind().as_str(), r.name());
+    let same = after.services.iter().all(|(name, service)| {
+        let known = before.services.get(name);
+        known.is_none_or(|known| Arc::ptr_eq(known, service) == (known == service))
+    });
+    let hosts = after.routes.iter().flat_map(|(table, now)| {
+        let known = before.routes.get(table);
+        now.virtual_hosts.iter().map(move |(name, host)| {
+            let known = known.and_then(|known| known.virtual_hosts.get(name));
+            known.is_none_or(|known| Arc::ptr_eq(known, host) == (known == host))
+        })
+    });
+    let same_hosts = hosts.filter(|same| !same).count() == 0;
+    let new = resources.into_iter().filter(new).map(named);
+    (new.collect(), same && same_hosts)
+}
+
+#[test]
+fn a_change_of_one_route_moves_one_virtual_host() {
+    let routed = |a: &str, b: &str| {
+        let route = |host: &str, path: &str| {
+            format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {host}}}\nspec: {{hosts: [{host}], http: [{{match: [{{uri: {{prefix: {path}}}}}], route: [{{destination: {{host: a}}}}]}}]}}\n"
+            )
+        };
+        format!("{GOOD}{}{}", route("x.org", a), route("y.org", b))
+    };
+    let bench = Bench::new();
+    let write = |text: &str| {
+        fs::write(bench.folder.path().join("mesh.yaml"), text).unwrap();
+        bench.controller.reload();
+        bench
+            .controller
+            .proxy_config(&"b-0".parse().unwrap())
+            .unwrap()
+    };
+    let before = write(&routed("/a", "/b"));
+    let after = write(&routed("/a", "/other"));
+    let (resources, same) = changed(&before, &after);
+    let table = |port: u16| format!("VirtualHost {port}/default/y.org:y.org");
+    assert_eq!(
+        resources,
+        [table(15001), table(80), "Generation generation".to_owned()]
+    );
+    assert!(same, "what did not change is the same object");
+    // A comment changes nothing.
+    let again = write(&format!("# a comment\n{}", routed("/a", "/other")));
+    assert!(Arc::ptr_eq(&again, &after));
 }

@@ -1,16 +1,19 @@
 //! Outbound listeners and the route tables behind them.
 
+mod callers;
 mod gateway;
 mod routes;
 mod sni;
 mod specific;
 mod tcp;
 
+pub(super) use callers::{CallerClass, Callers};
 pub(super) use gateway::gateway;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use reeve_core::{
@@ -20,14 +23,13 @@ use reeve_core::{
     },
 };
 
-use super::{Index, authorities, headless};
+use super::{Index, authorities};
 use crate::{
     LocalWorkload, Service,
     instances::Instance,
     mesh::{Precedence, VirtualService},
-    resolve::hosts::falls_under,
 };
-use routes::{Place, routes};
+use routes::Place;
 
 /// The listener that takes HTTP for any authority.
 const ANY_AUTHORITY_PORT: u16 = 15001;
@@ -37,14 +39,11 @@ pub(super) fn sidecar(
     index: &Index<'_>,
     instance: &Instance,
     workload: &LocalWorkload,
-) -> (Vec<OutboundListener>, Vec<RouteTable>) {
+) -> (Vec<OutboundListener>, Vec<Arc<RouteTable>>) {
     let mut listeners = Vec::new();
-    let mut ports = BTreeSet::new();
-    for service in index.mesh.services.values() {
-        let Some(address) = index
-            .instances
-            .outbound_address(instance.slot, &service.host)
-        else {
+    for host in index.instances.services.keys() {
+        let address = index.instances.outbound_address(instance.slot, host);
+        let (Some(address), Some(service)) = (address, index.mesh.services.get(host)) else {
             continue;
         };
         let v6 = index.instances.outbound_address_v6(&service.host);
@@ -53,9 +52,6 @@ pub(super) fn sidecar(
         let addresses = [Some(IpAddr::V4(address)), v6.map(IpAddr::V6)];
         let addresses: Vec<_> = addresses.into_iter().flatten().chain(said).collect();
         for port in &service.ports {
-            if port.protocol.is_http() {
-                ports.insert(port.port);
-            }
             let place = Place::Mesh {
                 workload,
                 port: port.port,
@@ -97,11 +93,7 @@ pub(super) fn sidecar(
             https_redirect: Vec::new(),
         });
     }
-    let by_port = ports
-        .into_iter()
-        .map(|port| port_table(index, instance, workload, port));
-    let any = any_authority(index, instance, workload);
-    let tables = by_port.chain([any]).collect();
+    let tables = index.callers(workload).tables(index, instance);
     (listeners, tables)
 }
 
@@ -114,159 +106,32 @@ fn only_port(index: &Index<'_>, service: &ServiceName, listener: u16) -> u16 {
     }
 }
 
-/// The table of one HTTP port: every service that has it, and hosts of `VirtualService`s that are no service.
-fn port_table(
-    index: &Index<'_>,
-    instance: &Instance,
-    workload: &LocalWorkload,
-    port: u16,
-) -> RouteTable {
-    let place = Place::Mesh { workload, port };
-    let mut hosts = Hosts::default();
-    for service in index.mesh.services.values() {
-        if !service.port(port).is_some_and(|p| p.protocol.is_http()) {
-            continue;
-        }
-        let mut names = authorities::names(service, &workload.namespace);
-        let address = index
-            .instances
-            .outbound_address(instance.slot, &service.host);
-        names.extend(address.map(|a| a.to_string()));
-        let domains = authorities::with_port(names, port);
-        hosts.add(
-            format!("{}:{port}", service.host),
-            domains,
-            service_routes(index, service, port, &place),
-        );
-        for (name, own, routes) in headless::hosts(index.mesh, service, &workload.namespace, port) {
-            hosts.add(name, authorities::with_port(own, port), routes);
-        }
-    }
-    foreign_hosts(index, &place, port, &mut hosts);
-    hosts.table(RouteTableName(port.to_string()))
-}
-
-/// The table of the listener for every authority: `host:port` as it says, `host` alone the service's port 80 or
-/// first HTTP port.
-fn any_authority(index: &Index<'_>, instance: &Instance, workload: &LocalWorkload) -> RouteTable {
-    let mut hosts = Hosts::default();
-    for service in index.mesh.services.values() {
-        let http: Vec<_> = service
-            .ports
-            .iter()
-            .filter(|p| p.protocol.is_http())
-            .collect();
-        let default = http
-            .iter()
-            .find(|p| p.port == 80)
-            .or(http.first())
-            .map(|p| p.port);
-        let mut names = authorities::names(service, &workload.namespace);
-        let address = index
-            .instances
-            .outbound_address(instance.slot, &service.host);
-        names.extend(address.map(|a| a.to_string()));
-        for port in http.iter().map(|p| p.port) {
-            let mut domains: Vec<_> = names.iter().map(|n| format!("{n}:{port}")).collect();
-            if default == Some(port) {
-                domains.extend(names.iter().cloned());
-            }
-            let place = Place::Mesh { workload, port };
-            hosts.add(
-                format!("{}:{port}", service.host),
-                domains,
-                service_routes(index, service, port, &place),
-            );
-            for (name, own, routes) in
-                headless::hosts(index.mesh, service, &workload.namespace, port)
-            {
-                let mut domains: Vec<_> = own.iter().map(|n| format!("{n}:{port}")).collect();
-                if default == Some(port) {
-                    domains.extend(own);
-                }
-                hosts.add(name, domains, routes);
-            }
-        }
-    }
-    let place = Place::Mesh { workload, port: 80 };
-    foreign_hosts(index, &place, 80, &mut hosts);
-    hosts.table(RouteTableName(ANY_AUTHORITY_PORT.to_string()))
-}
-
-/// The routes of a service's port: its `VirtualService`'s (exact host first, then the longest pattern), or straight
-/// to it.
-fn service_routes(
-    index: &Index<'_>,
-    service: &Service,
-    port: u16,
-    place: &Place<'_>,
-) -> Vec<Route> {
-    let attached = specific::of_service(index, service, place);
-    if !attached.is_empty() {
-        return attached;
-    }
-    match best_for(index, service, |v| !v.http.is_empty()) {
-        Some(virtual_service) => routes(index, virtual_service, place),
-        None => vec![Route::to(service.host.clone(), port)],
-    }
-}
-
 /// The `VirtualService` for sidecars that names `service` most exactly, of those that are `wanted`.
 fn best_for<'i>(
     index: &Index<'i>,
     service: &Service,
     wanted: impl Fn(&VirtualService) -> bool,
 ) -> Option<&'i VirtualService> {
+    let written = |v: &VirtualService| v.precedence == Precedence::Written && wanted(v);
+    let host = service.host.as_str();
+    if let Some(found) = index.naming.exactly(host).find(|v| written(v)) {
+        return Some(found);
+    }
     let mut best: Option<(usize, &VirtualService)> = None;
-    let candidates = index.mesh.virtual_services.iter();
-    let written = |v: &&VirtualService| v.precedence == Precedence::Written;
-    for candidate in candidates
-        .filter(|v| v.in_mesh && wanted(v))
-        .filter(written)
-    {
-        let hosts = candidate.hosts.iter();
-        for host in hosts.filter(|h| falls_under(service.host.as_str(), h)) {
-            let rank = match host.starts_with('*') {
-                true => host.len(),
-                false => usize::MAX,
-            };
-            if best.is_none_or(|(found, _)| rank > found) {
-                best = Some((rank, candidate));
-            }
+    let patterns = index.naming.by_pattern(host);
+    for (length, candidate) in patterns.filter(|(_, v)| written(v)) {
+        if best.is_none_or(|(found, _)| length > found) {
+            best = Some((length, candidate));
         }
     }
     best.map(|(_, virtual_service)| virtual_service)
-}
-
-/// Hosts of mesh-wide `VirtualService`s that no service has.
-fn foreign_hosts(index: &Index<'_>, place: &Place<'_>, port: u16, hosts: &mut Hosts) {
-    for virtual_service in index
-        .mesh
-        .virtual_services
-        .iter()
-        .filter(|v| v.in_mesh && !v.http.is_empty())
-    {
-        for host in &virtual_service.hosts {
-            if index.mesh.services.keys().any(|s| s.as_str() == host) {
-                continue;
-            }
-            let domains = match host.starts_with('*') {
-                true => vec![host.clone()],
-                false => authorities::with_port(vec![host.clone()], port),
-            };
-            let name = format!(
-                "{}/{}:{host}",
-                virtual_service.namespace, virtual_service.name
-            );
-            hosts.add(name, domains, routes(index, virtual_service, place));
-        }
-    }
 }
 
 /// Virtual hosts with domains that are unique: who comes first keeps a domain.
 #[derive(Default)]
 struct Hosts {
     taken: BTreeMap<String, usize>,
+    names: Names,
     hosts: Vec<VirtualHost>,
     /// Those whose rules stand by how specific they are.
     specific: BTreeSet<usize>,
@@ -283,7 +148,7 @@ impl Hosts {
         self.taken
             .extend(domains.iter().map(|d| (d.clone(), position)));
         self.hosts.push(VirtualHost {
-            name,
+            name: self.names.unique(name),
             domains,
             routes,
         });
@@ -315,10 +180,23 @@ impl Hosts {
                 false => catch_all_last(&mut host.routes),
             }
         }
-        RouteTable {
-            name,
-            virtual_hosts: self.hosts,
-        }
+        RouteTable::new(name, self.hosts)
+    }
+}
+
+/// Names of virtual hosts, told apart.
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    /// The name, with a number if another has it already.
+    fn unique(&mut self, name: String) -> String {
+        let numbered = (2..).map(|number| format!("{name}#{number}"));
+        let free = |candidate: &String| !self.0.contains(candidate);
+        let found = std::iter::once(name.clone()).chain(numbered).find(free);
+        let found = found.unwrap_or(name);
+        self.0.insert(found.clone());
+        found
     }
 }
 

@@ -67,7 +67,8 @@ fn host<'a>(config: &'a ProxyConfig, table: &str, authority: &str) -> Option<&'a
     let table = config.routes.get(&RouteTableName(table.into()))?;
     table
         .virtual_hosts
-        .iter()
+        .values()
+        .map(Arc::as_ref)
         .find(|h| h.domains.iter().any(|d| d == authority))
 }
 
@@ -128,7 +129,7 @@ fn domains_are_unique_within_a_table() {
     let config = config(&routed, "page-0");
     for table in config.routes.values() {
         let mut seen = BTreeSet::new();
-        for domain in table.virtual_hosts.iter().flat_map(|h| &h.domains) {
+        for domain in table.virtual_hosts.values().flat_map(|h| &h.domains) {
             assert!(seen.insert(domain), "{} has {domain} twice", table.name);
         }
     }
@@ -291,7 +292,7 @@ fn only_healthy_instances_are_endpoints() {
 #[test]
 fn workloads_without_a_proxy_get_none() {
     let (mesh, instances) = running("");
-    let configs = mesh.proxy_configs(&instances, &FetchedKeys::new());
+    let configs = mesh.proxy_configs(&instances, &FetchedKeys::new(), &mut Kept::default());
     let names: Vec<_> = configs.keys().map(InstanceName::as_str).collect();
     assert_eq!(names, ["edge-0", "far-0.other", "page-0", "reviews-v1-0"]);
 }

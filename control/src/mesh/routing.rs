@@ -31,6 +31,14 @@ pub(crate) struct VirtualService {
     pub(crate) precedence: Precedence,
 }
 
+impl VirtualService {
+    /// Whether a rule for HTTP is for callers of certain labels.
+    pub(crate) fn asks_for_labels(&self) -> bool {
+        let mut matches = self.http.iter().flat_map(|rule| &rule.matches);
+        matches.any(|one| !one.at.source_labels.is_empty())
+    }
+}
+
 /// Which of several rules that match is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Precedence {

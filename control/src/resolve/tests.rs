@@ -185,7 +185,7 @@ proptest::proptest! {
         if let Some(mesh) = resolved.mesh {
             let mut instances = crate::instances::Instances::new(77);
             if instances.plan(&mesh.workloads, mesh.services.keys()).is_ok() {
-                mesh.proxy_configs(&instances, &crate::FetchedKeys::new());
+                mesh.proxy_configs(&instances, &crate::FetchedKeys::new(), &mut Default::default());
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A proxy's configuration as a set of named resources, the unit that travels and is acknowledged.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::{
     ServiceName,
     model::{
         EndpointSet, Generation, PolicySlice, RouteTable, RouteTableName, SecretName,
-        ServiceConfig, TlsSecret, WorkloadConfig,
+        ServiceConfig, TlsSecret, VirtualHost, WorkloadConfig,
     },
 };
 
@@ -23,7 +23,7 @@ pub struct ProxyConfig {
     pub services: BTreeMap<ServiceName, Arc<ServiceConfig>>,
     /// Where they run.
     pub endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
-    /// How requests are routed.
+    /// How requests are routed; no table is empty.
     pub routes: BTreeMap<RouteTableName, Arc<RouteTable>>,
     /// Policies that can concern it.
     pub policies: Arc<PolicySlice>,
@@ -41,8 +41,9 @@ pub enum Resource {
     Service(Arc<ServiceConfig>),
     /// A service's endpoints.
     Endpoints(Arc<EndpointSet>),
-    /// A route table.
-    Routes(Arc<RouteTable>),
+    /// A virtual host of a route table. A table is what its virtual hosts are, so that a change of one route moves
+    /// no other.
+    VirtualHost(RouteTableName, Arc<VirtualHost>),
     /// The policy slice.
     Policies(Arc<PolicySlice>),
     /// Key material.
@@ -61,8 +62,8 @@ pub enum ResourceKind {
     Service,
     /// [`Resource::Endpoints`].
     Endpoints,
-    /// [`Resource::Routes`].
-    Routes,
+    /// [`Resource::VirtualHost`].
+    VirtualHost,
     /// [`Resource::Policies`].
     Policies,
     /// [`Resource::Secret`].
@@ -77,7 +78,7 @@ impl ResourceKind {
         Self::Secret,
         Self::Service,
         Self::Endpoints,
-        Self::Routes,
+        Self::VirtualHost,
         Self::Policies,
         Self::Workload,
         Self::Generation,
@@ -89,7 +90,7 @@ impl ResourceKind {
             Self::Workload => "Workload",
             Self::Service => "Service",
             Self::Endpoints => "Endpoints",
-            Self::Routes => "Routes",
+            Self::VirtualHost => "VirtualHost",
             Self::Policies => "Policies",
             Self::Secret => "Secret",
             Self::Generation => "Generation",
@@ -104,7 +105,7 @@ impl Resource {
             Self::Workload(_) => ResourceKind::Workload,
             Self::Service(_) => ResourceKind::Service,
             Self::Endpoints(_) => ResourceKind::Endpoints,
-            Self::Routes(_) => ResourceKind::Routes,
+            Self::VirtualHost(..) => ResourceKind::VirtualHost,
             Self::Policies(_) => ResourceKind::Policies,
             Self::Secret(_) => ResourceKind::Secret,
             Self::Generation(_) => ResourceKind::Generation,
@@ -112,15 +113,15 @@ impl Resource {
     }
 
     /// Its name, unique within its kind.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> Cow<'_, str> {
         match self {
-            Self::Workload(w) => w.instance.as_str(),
-            Self::Service(s) => s.name.as_str(),
-            Self::Endpoints(e) => e.service.as_str(),
-            Self::Routes(r) => &r.name.0,
-            Self::Policies(_) => "policies",
-            Self::Secret(s) => &s.name.0,
-            Self::Generation(_) => "generation",
+            Self::Workload(w) => w.instance.as_str().into(),
+            Self::Service(s) => s.name.as_str().into(),
+            Self::Endpoints(e) => e.service.as_str().into(),
+            Self::VirtualHost(table, host) => format!("{table}/{}", host.name).into(),
+            Self::Policies(_) => "policies".into(),
+            Self::Secret(s) => s.name.0.as_str().into(),
+            Self::Generation(_) => "generation".into(),
         }
     }
 }
@@ -152,7 +153,10 @@ impl ProxyConfig {
     pub fn shown(&self) -> Vec<Resource> {
         let services = self.services.values().cloned().map(Resource::Service);
         let endpoints = self.endpoints.values().cloned().map(Resource::Endpoints);
-        let routes = self.routes.values().cloned().map(Resource::Routes);
+        let hosts = self.routes.values().flat_map(|table| {
+            let hosts = table.virtual_hosts.values().cloned();
+            hosts.map(|host| Resource::VirtualHost(table.name.clone(), host))
+        });
         let single = [
             Resource::Policies(self.policies.clone()),
             Resource::Workload(self.workload.clone()),
@@ -160,7 +164,7 @@ impl ProxyConfig {
         ];
         services
             .chain(endpoints)
-            .chain(routes)
+            .chain(hosts)
             .chain(single)
             .collect()
     }
@@ -184,18 +188,21 @@ struct Parts {
     policies: Option<Arc<PolicySlice>>,
     services: BTreeMap<ServiceName, Arc<ServiceConfig>>,
     endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
-    routes: BTreeMap<RouteTableName, Arc<RouteTable>>,
+    hosts: BTreeMap<RouteTableName, BTreeMap<String, Arc<VirtualHost>>>,
     secrets: BTreeMap<SecretName, Arc<TlsSecret>>,
 }
 
 impl Parts {
     fn add(&mut self, resource: Resource) -> Result<(), ResourceError> {
-        let (kind, name) = (resource.kind(), resource.name().to_owned());
+        let (kind, name) = (resource.kind(), resource.name().into_owned());
         let replaced = match resource {
             Resource::Workload(w) => self.workload.replace(w).is_some(),
             Resource::Service(s) => self.services.insert(s.name.clone(), s).is_some(),
             Resource::Endpoints(e) => self.endpoints.insert(e.service.clone(), e).is_some(),
-            Resource::Routes(r) => self.routes.insert(r.name.clone(), r).is_some(),
+            Resource::VirtualHost(table, host) => {
+                let hosts = self.hosts.entry(table).or_default();
+                hosts.insert(host.name.clone(), host).is_some()
+            }
             Resource::Policies(p) => self.policies.replace(p).is_some(),
             Resource::Secret(s) => self.secrets.insert(s.name.clone(), s).is_some(),
             Resource::Generation(g) => self.generation.replace(g).is_some(),
@@ -208,13 +215,20 @@ impl Parts {
 
     fn build(self) -> Result<ProxyConfig, ResourceError> {
         let missing = ResourceError::Missing;
+        let table = |(name, virtual_hosts): (RouteTableName, _)| {
+            let table = RouteTable {
+                name: name.clone(),
+                virtual_hosts,
+            };
+            (name, Arc::new(table))
+        };
         Ok(ProxyConfig {
             generation: self.generation.ok_or(missing(ResourceKind::Generation))?,
             workload: self.workload.ok_or(missing(ResourceKind::Workload))?,
             policies: self.policies.ok_or(missing(ResourceKind::Policies))?,
             services: self.services,
             endpoints: self.endpoints,
-            routes: self.routes,
+            routes: self.hosts.into_iter().map(table).collect(),
             secrets: self.secrets,
         })
     }

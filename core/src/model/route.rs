@@ -1,6 +1,6 @@
 //! HTTP routes, with `VirtualService`'s meaning: the first route whose match holds is taken.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,14 +23,25 @@ impl fmt::Display for RouteTableName {
 pub struct RouteTable {
     /// Its name.
     pub name: RouteTableName,
-    /// Virtual hosts; domains are unique across them.
-    pub virtual_hosts: Vec<VirtualHost>,
+    /// Virtual hosts by their names; domains are unique across them.
+    pub virtual_hosts: BTreeMap<String, Arc<VirtualHost>>,
+}
+
+impl RouteTable {
+    /// A table of these; of two with one name the last stays.
+    pub fn new(name: RouteTableName, hosts: impl IntoIterator<Item = VirtualHost>) -> Self {
+        let hosts = hosts.into_iter();
+        Self {
+            name,
+            virtual_hosts: hosts.map(|h| (h.name.clone(), Arc::new(h))).collect(),
+        }
+    }
 }
 
 /// Routes for a set of authorities.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualHost {
-    /// For people: the service and port, or the `VirtualService` with its namespace.
+    /// For people: the service and port, or the `VirtualService` with its namespace. Unique within its table.
     pub name: String,
     /// Authorities in lower case: `host`, `host:port`, `*.suffix` or `*`. Exact beats suffix (longest first) beats `*`.
     pub domains: Vec<String>,

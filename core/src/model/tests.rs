@@ -54,9 +54,13 @@ fn config(generation: u64, services: &[String]) -> ProxyConfig {
         endpoints: vec![],
         names: vec![],
     };
-    let table = |s: &String| RouteTable {
-        name: RouteTableName(s.clone()),
-        virtual_hosts: vec![],
+    let table = |s: &String| {
+        let host = VirtualHost {
+            name: s.clone(),
+            domains: vec![s.clone()],
+            routes: vec![],
+        };
+        RouteTable::new(RouteTableName(s.clone()), [host])
     };
     ProxyConfig {
         generation: Generation(generation),

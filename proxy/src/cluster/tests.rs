@@ -116,8 +116,6 @@ fn a_subset_has_the_endpoints_with_its_labels_and_its_own_settings() {
             .get(&(HOST.parse().unwrap(), Some("v3".to_owned()), 80))
             .is_none()
     );
-    assert!(clusters.has_endpoint(SocketAddr::from(([127, 0, 0, 1], 9080))));
-    assert!(!clusters.has_endpoint(SocketAddr::from(([127, 0, 0, 1], 80))));
 }
 
 #[test]
@@ -138,4 +136,68 @@ fn who_is_in_the_mesh_is_spoken_to_by_mtls_and_nobody_falls_back() {
 fn a_workloads_name_is_its_instances_without_the_last_part() {
     assert_eq!(workload_of("reviews-v1-0"), "reviews-v1");
     assert_eq!(workload_of("single"), "single");
+}
+
+/// Two services with an endpoint each.
+fn two(changed: u8, tls: ClientTls) -> ProxyConfig {
+    let mut config = ProxyConfig {
+        generation: reeve_core::model::Generation(1),
+        workload: Arc::new(crate::tests::workload()),
+        services: BTreeMap::new(),
+        endpoints: BTreeMap::new(),
+        routes: BTreeMap::new(),
+        policies: Arc::default(),
+        secrets: BTreeMap::new(),
+    };
+    for (name, host) in [("a.default.svc.cluster.local", 1), (HOST, changed)] {
+        let name: ServiceName = name.parse().unwrap();
+        let port = ServicePort {
+            port: 80,
+            name: "http".to_owned(),
+            protocol: Protocol::Http,
+        };
+        let service = ServiceConfig {
+            name: name.clone(),
+            namespace: "default".parse().unwrap(),
+            ports: vec![port],
+            identities: vec![id()],
+            traffic: TrafficPolicy {
+                tls: tls.clone(),
+                ..TrafficPolicy::default()
+            },
+            port_traffic: BTreeMap::new(),
+            subsets: vec![],
+        };
+        let set = EndpointSet {
+            service: name.clone(),
+            endpoints: vec![endpoint(host, "v1", Some(id()))],
+            names: vec![],
+        };
+        config.services.insert(name.clone(), Arc::new(service));
+        config.endpoints.insert(name, Arc::new(set));
+    }
+    config
+}
+
+#[test]
+fn clusters_that_did_not_change_are_kept_unless_certificates_or_labels_are_part_of_them() {
+    let kept = |before: ProxyConfig, after: ProxyConfig| {
+        let before = Snapshot::compile(Arc::new(before)).unwrap();
+        let after = Snapshot::compile_again(Arc::new(after), &before).unwrap();
+        ["a.default.svc.cluster.local", HOST].map(|name| {
+            let key = (name.parse().unwrap(), None, 80);
+            let [one, two] = [&before, &after].map(|s| s.clusters.get(&key).unwrap());
+            Arc::ptr_eq(one, two)
+        })
+    };
+    let auto = |changed| two(changed, ClientTls::Auto);
+    assert_eq!(kept(auto(2), auto(2)), [true, true]);
+    assert_eq!(kept(auto(2), auto(3)), [true, false]);
+    let originate = ClientTls::Originate(Arc::default());
+    let originated = two(2, originate);
+    assert_eq!(kept(originated.clone(), originated), [false, false]);
+    let mut moved = auto(2);
+    let labels = &mut Arc::make_mut(&mut moved.workload).labels;
+    labels.insert("topology.kubernetes.io/region".to_owned(), "eu".to_owned());
+    assert_eq!(kept(auto(2), moved), [false, false]);
 }

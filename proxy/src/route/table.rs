@@ -36,7 +36,7 @@ pub(crate) struct Host {
     routes: Vec<Arc<CompiledRoute>>,
     index: Option<RouteIndex>,
     /// What it was compiled from.
-    source: VirtualHost,
+    source: Arc<VirtualHost>,
 }
 
 /// A compiled [`Route`].
@@ -107,7 +107,7 @@ impl Table {
             odd_suffixes: Vec::new(),
             any: None,
         };
-        for host in &table.virtual_hosts {
+        for host in table.virtual_hosts.values() {
             compiled.add(host, &table.name.0, before)?;
         }
         let lengths = compiled.suffixes.keys().map(String::len);
@@ -117,7 +117,7 @@ impl Table {
 
     fn add(
         &mut self,
-        host: &VirtualHost,
+        host: &Arc<VirtualHost>,
         table: &str,
         before: Option<&Self>,
     ) -> Result<(), RouteError> {
@@ -155,7 +155,7 @@ impl Table {
     }
 
     /// The host compiled from the same.
-    fn same(&self, host: &VirtualHost) -> Option<&Arc<Host>> {
+    fn same(&self, host: &Arc<VirtualHost>) -> Option<&Arc<Host>> {
         let domain = host.domains.first()?.to_ascii_lowercase();
         let at = match domain.strip_prefix('*') {
             Some("") => self.any.as_ref(),
@@ -221,7 +221,7 @@ impl Table {
 }
 
 impl Host {
-    fn compile(host: &VirtualHost) -> Result<Self, RouteError> {
+    fn compile(host: &Arc<VirtualHost>) -> Result<Self, RouteError> {
         let routes = host.routes.iter().enumerate();
         let routes: Vec<_> = routes
             .map(|(at, route)| CompiledRoute::compile(route, &host.name, at).map(Arc::new))

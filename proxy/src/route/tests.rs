@@ -41,11 +41,7 @@ fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
 
 fn compile(virtual_hosts: Vec<VirtualHost>) -> Result<Table, RouteError> {
     let name = RouteTableName("t".to_owned());
-    let table = RouteTable {
-        name,
-        virtual_hosts,
-    };
-    Table::compile(&table, None)
+    Table::compile(&RouteTable::new(name, virtual_hosts), None)
 }
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

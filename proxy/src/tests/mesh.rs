@@ -389,10 +389,7 @@ pub(super) fn set_route(config: &mut ProxyConfig, change: impl FnOnce(&mut Route
         routes: vec![route],
     };
     let name = RouteTableName("9080".to_owned());
-    let table = RouteTable {
-        name: name.clone(),
-        virtual_hosts: vec![host],
-    };
+    let table = RouteTable::new(name.clone(), [host]);
     config.routes.insert(name, Arc::new(table));
 }
 

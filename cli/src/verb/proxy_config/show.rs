@@ -54,11 +54,11 @@ pub(super) fn routes(config: &ProxyConfig, name: &str) -> Shown {
     for routes in config.routes.values() {
         let wanted = routes.name.0.contains(name);
         let host_wanted = |domains: &[String]| domains.iter().any(|d| d.contains(name));
-        let mut hosts = routes.virtual_hosts.iter();
+        let mut hosts = routes.virtual_hosts.values();
         if !wanted && !hosts.any(|host| host_wanted(&host.domains)) {
             continue;
         }
-        for host in &routes.virtual_hosts {
+        for host in routes.virtual_hosts.values() {
             if !wanted && !host_wanted(&host.domains) {
                 continue;
             }

@@ -74,7 +74,7 @@ impl Session {
         let mut changed: BTreeMap<ResourceKind, Vec<Envelope>> = BTreeMap::new();
         let mut present = BTreeSet::new();
         for resource in config.resources() {
-            let key = (resource.kind(), resource.name().to_owned());
+            let key = (resource.kind(), resource.name().into_owned());
             if let Some(envelope) = self.changed(&key, resource)? {
                 changed.entry(key.0).or_default().push(envelope);
             }

@@ -99,7 +99,7 @@ fn only_changes_travel() {
     let expected = [
         ResourceKind::Service,
         ResourceKind::Endpoints,
-        ResourceKind::Routes,
+        ResourceKind::VirtualHost,
         ResourceKind::Generation,
     ];
     assert_eq!(kinds, expected.map(type_url));

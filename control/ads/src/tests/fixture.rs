@@ -25,7 +25,8 @@ use reeve_core::{
     InstanceName, ServiceName, SpiffeId,
     model::{
         EndpointSet, Generation, PathNormalization, PolicySlice, ProxyConfig, ProxyRole,
-        ResourceKind, RouteTable, RouteTableName, ServiceConfig, TrafficPolicy, WorkloadConfig,
+        ResourceKind, RouteTable, RouteTableName, ServiceConfig, TrafficPolicy, VirtualHost,
+        WorkloadConfig,
     },
 };
 use tokio::{
@@ -68,9 +69,13 @@ pub(super) fn config(generation: u64, hash: &str, services: &[&str]) -> ProxyCon
         endpoints: vec![],
         names: vec![],
     };
-    let table = |s: &str| RouteTable {
-        name: RouteTableName(s.to_owned()),
-        virtual_hosts: vec![],
+    let table = |s: &str| {
+        let host = VirtualHost {
+            name: s.to_owned(),
+            domains: vec![s.to_owned()],
+            routes: vec![],
+        };
+        RouteTable::new(RouteTableName(s.to_owned()), [host])
     };
     ProxyConfig {
         generation: Generation(generation),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use reeve_core::{
@@ -38,7 +39,7 @@ pub(in crate::index) fn gateway(
     index: &Index<'_>,
     instance: &Instance,
     workload: &LocalWorkload,
-) -> (Vec<OutboundListener>, Vec<RouteTable>) {
+) -> (Vec<OutboundListener>, Vec<Arc<RouteTable>>) {
     let selects = |g: &&Gateway| g.selects(workload);
     let mut by_port: BTreeMap<(Option<IpAddr>, u16), Vec<Server<'_>>> = BTreeMap::new();
     for gateway in index.mesh.gateways.iter().filter(selects) {
@@ -72,7 +73,8 @@ pub(in crate::index) fn gateway(
             (false, false) => port.tcp(bind, &servers),
         });
     }
-    (listeners, tables)
+    let some = tables.into_iter().filter(|t| !t.virtual_hosts.is_empty());
+    (listeners, some.map(Arc::new).collect())
 }
 
 /// One port of a gateway's workload.

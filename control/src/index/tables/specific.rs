@@ -65,10 +65,8 @@ pub(super) fn attached<'i>(
     let Place::Mesh { workload, .. } = place else {
         return Vec::new();
     };
-    let attached = index.mesh.virtual_services.iter().filter(|v| {
-        let here = v.in_mesh && v.precedence == Precedence::MostSpecific;
-        here && wanted(v) && v.hosts.iter().any(|h| h == service.host.as_str())
-    });
+    let attached = index.naming.exactly(service.host.as_str());
+    let attached = attached.filter(|v| v.precedence == Precedence::MostSpecific && wanted(v));
     let attached: Vec<&VirtualService> = attached.collect();
     let of = |namespace: &Namespace| -> Vec<&'i VirtualService> {
         let own = attached.iter().filter(|v| v.namespace == *namespace);

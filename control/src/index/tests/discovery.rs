@@ -71,7 +71,7 @@ fn kubernetes_objects_tell_where_services_run() {
     let table = &config.routes[&RouteTableName("80".to_owned())];
     let domains: Vec<_> = table
         .virtual_hosts
-        .iter()
+        .values()
         .flat_map(|h| &h.domains)
         .collect();
     assert!(domains.iter().any(|d| *d == "manual"), "{domains:?}");
@@ -90,10 +90,10 @@ spec: {clusterIP: None, selector: {app: reviews}, ports: [{port: 80, name: http,
 ";
     let config = config(all, "page-0");
     let table = &config.routes[&RouteTableName("80".to_owned())];
-    let domain = |h: &&VirtualHost| h.domains.iter().any(|d| d == "reviews-v1-0.each");
+    let domain = |h: &&Arc<VirtualHost>| h.domains.iter().any(|d| d == "reviews-v1-0.each");
     let host = table
         .virtual_hosts
-        .iter()
+        .values()
         .find(domain)
         .expect("a host of its own");
     let RouteAction::Forward { destinations, .. } = &host.routes.first().unwrap().action else {

@@ -56,7 +56,7 @@ fn edge() -> String {
 
 fn hosts(config: &ProxyConfig, table: &RouteTableName) -> Vec<String> {
     let table = config.routes.get(table).expect("a table");
-    let hosts = table.virtual_hosts.iter();
+    let hosts = table.virtual_hosts.values();
     hosts.filter_map(|h| h.domains.first().cloned()).collect()
 }
 

@@ -179,8 +179,8 @@ fn routes_are_exported_and_the_own_namespaces_wins() {
         let all = format!("{}{rules}", NAMESPACES.replace("ANNOTATION", "'*'"));
         let config = config(&all, "caller-0.shop");
         let table = &config.routes[&RouteTableName("80".to_owned())];
-        let named = |h: &&VirtualHost| h.name.contains("two.b");
-        let host = table.virtual_hosts.iter().find(named).unwrap();
+        let named = |h: &&Arc<VirtualHost>| h.name.contains("two.b");
+        let host = table.virtual_hosts.values().find(named).unwrap();
         let first = host.routes.first().and_then(|r| r.name.as_deref());
         assert_eq!(first, expected, "{rules}");
     }

@@ -1,0 +1,85 @@
+//! What is derived anew with each generation and mostly comes out as it was: kept, so that equal parts are the same objects.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use reeve_core::{
+    Namespace, ServiceName,
+    model::{EndpointSet, PolicySlice, ProxyConfig, ServiceConfig},
+};
+
+use super::{
+    Index,
+    tables::{CallerClass, Callers},
+};
+use crate::mesh::ViewKey;
+
+/// What was derived last, by who sees what.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(BTreeMap<Option<ViewKey>, Shared>);
+
+/// What proxies with one view of the mesh have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(super) services: BTreeMap<ServiceName, Arc<ServiceConfig>>,
+    pub(super) endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
+    pub(super) callers: BTreeMap<CallerClass, Arc<Callers>>,
+    pub(super) policies: BTreeMap<Namespace, Arc<PolicySlice>>,
+}
+
+impl Kept {
+    pub(super) fn of(&self, view: &Option<ViewKey>) -> Option<&Shared> {
+        self.0.get(view)
+    }
+
+    pub(super) fn keep(&mut self, view: Option<ViewKey>, index: Index<'_>) {
+        let shared = Shared {
+            services: index.services,
+            endpoints: index.endpoints,
+            ..index.shared.into_inner()
+        };
+        self.0.insert(view, shared);
+    }
+}
+
+impl Shared {
+    /// Puts what is kept in the place of what is equal to it.
+    pub(super) fn keep(
+        &self,
+        services: &mut BTreeMap<ServiceName, Arc<ServiceConfig>>,
+        endpoints: &mut BTreeMap<ServiceName, Arc<EndpointSet>>,
+    ) {
+        keep_equal(services, &self.services);
+        keep_equal(endpoints, &self.endpoints);
+    }
+}
+
+/// Keeps what only this proxy has: its own workload, and tables with the addresses beside it.
+pub(crate) fn keep_own(config: &mut ProxyConfig, before: &ProxyConfig) {
+    keep_equal(&mut config.secrets, &before.secrets);
+    keep_equal(&mut config.services, &before.services);
+    keep_equal(&mut config.routes, &before.routes);
+    if config.workload == before.workload {
+        config.workload = before.workload.clone();
+    }
+    for (name, table) in &mut config.routes {
+        let known = before.routes.get(name);
+        if let Some(known) = known.filter(|known| !Arc::ptr_eq(known, table)) {
+            keep_equal(
+                &mut Arc::make_mut(table).virtual_hosts,
+                &known.virtual_hosts,
+            );
+        }
+    }
+}
+
+/// Puts what is in `before` in the place of what is equal to it.
+pub(super) fn keep_equal<K: Ord, V: PartialEq>(
+    now: &mut BTreeMap<K, Arc<V>>,
+    before: &BTreeMap<K, Arc<V>>,
+) {
+    for (name, value) in now {
+        if let Some(known) = before.get(name).filter(|known| *known == value) {
+            *value = known.clone();
+        }
+    }
+}
