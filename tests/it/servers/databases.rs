@@ -73,6 +73,7 @@ async fn maria(files: &Scratch) -> String {
         &base_dir,
         "--srcdir=",
         &data_dir,
+        "--force",
         "--skip-test-db",
         "--auth-root-authentication-method=normal",
     ];
