@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reeve_core::{SpiffeId, UnixTime, model::TcpKeepalive};
-use reeve_svid::peer_of;
+use reeve_svid::{alpn, peer_of};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
@@ -17,8 +17,10 @@ use crate::{
     capture,
     credentials::{Epoch, Lifetime},
     edge::Originated,
+    introduction,
     io::{Io, Line},
     net::{Net, Socket},
+    peer_info::PeerInfo,
     trust::{Chain, Trust},
 };
 
@@ -104,6 +106,50 @@ pub(crate) async fn mesh(
     trust: &Trust,
     dial: Dial<'_>,
 ) -> Result<(Upstream, CancellationToken), ConnectError> {
+    let (line, drain, agreed) =
+        shake_hands(address, expected, protocol, epoch, trust, dial).await?;
+    match agreed.as_deref() == Some(protocol) {
+        true => Ok((line, drain)),
+        false => Err(ConnectError::Protocol),
+    }
+}
+
+/// The same for bytes; the server's proxy is told whose they are, if it listens to that.
+pub(crate) async fn mesh_bytes(
+    address: SocketAddr,
+    expected: &Arc<[SpiffeId]>,
+    own: &PeerInfo,
+    epoch: &Epoch,
+    trust: &Trust,
+    dial: Dial<'_>,
+) -> Result<Upstream, ConnectError> {
+    let (mut line, _drain, agreed) =
+        shake_hands(address, expected, alpn::TCP, epoch, trust, dial).await?;
+    match agreed.as_deref() {
+        Some(alpn::TCP) => {}
+        Some(alpn::NAMED_TCP) => {
+            let introducing = introduction::say(&mut line, own);
+            timeout(dial.patience, introducing)
+                .await
+                .map_err(|_| ConnectError::Timeout)?
+                .map_err(ConnectError::Io)?;
+        }
+        _ => return Err(ConnectError::Protocol),
+    }
+    Ok(line)
+}
+
+/// A connection, the token that is cancelled when it should drain, and what was agreed on to speak.
+type Shaken = (Upstream, CancellationToken, Option<Vec<u8>>);
+
+async fn shake_hands(
+    address: SocketAddr,
+    expected: &Arc<[SpiffeId]>,
+    protocol: &'static [u8],
+    epoch: &Epoch,
+    trust: &Trust,
+    dial: Dial<'_>,
+) -> Result<Shaken, ConnectError> {
     let config = epoch.client(expected, protocol)?;
     let name = ServerName::IpAddress(address.ip().into());
     let handshake = async {
@@ -118,9 +164,7 @@ pub(crate) async fn mesh(
         .await
         .map_err(|_| ConnectError::Timeout)??;
     let (_, connection) = stream.get_ref();
-    if connection.alpn_protocol() != Some(protocol) {
-        return Err(ConnectError::Protocol);
-    }
+    let agreed = connection.alpn_protocol().map(<[u8]>::to_vec);
     let now = trust.clock.now();
     let peer = peer_of(connection, &epoch.credentials.bundle, now);
     let Some(peer) = peer else {
@@ -132,7 +176,7 @@ pub(crate) async fn mesh(
     let line = Line::new(io, Bytes::new(), cut.clone());
     let until = peer.not_after();
     let drain = limit_life(epoch, until, chain, trust.clone(), cut, line.gone());
-    Ok((line, drain))
+    Ok((line, drain, agreed))
 }
 
 /// Watches over a connection's life, which ends with the certificates or when the peer's is no longer vouched for;

@@ -20,6 +20,9 @@ use crate::{
 /// Bound on the client configurations kept per epoch.
 const MAX_CLIENT_CONFIGS: usize = 1024;
 
+/// For bytes: the first that both ends know. Proxies of before the first know the second.
+const TCP_PROTOCOLS: &[&[u8]] = &[alpn::NAMED_TCP, alpn::TCP];
+
 /// TLS for one version of the credentials.
 #[derive(Debug)]
 pub(crate) struct Epoch {
@@ -48,7 +51,7 @@ impl Epoch {
         Ok(Self {
             number,
             http_server: tls.server_config(&[alpn::H2, alpn::HTTP1])?,
-            tcp_server: tls.server_config(&[alpn::TCP])?,
+            tcp_server: tls.server_config(TCP_PROTOCOLS)?,
             credentials,
             tls,
             clients: Mutex::default(),
@@ -65,7 +68,11 @@ impl Epoch {
         if let Some(known) = lock(&self.clients).get(&key) {
             return Ok(known.clone());
         }
-        let config = self.tls.client_config(expected, &[protocol])?;
+        let offered = match protocol {
+            alpn::TCP => TCP_PROTOCOLS,
+            _ => &[protocol],
+        };
+        let config = self.tls.client_config(expected, offered)?;
         let mut clients = lock(&self.clients);
         if clients.len() >= MAX_CLIENT_CONFIGS {
             clients.clear();

@@ -14,7 +14,7 @@ use crate::hello::{Hello, HelloReader};
 /// The HTTP/2 connection preface (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Only a ClientHello that offers one of these is taken for the mesh's.
-const MESH_PROTOCOLS: [&[u8]; 3] = [alpn::H2, alpn::HTTP1, alpn::TCP];
+const MESH_PROTOCOLS: [&[u8]; 4] = [alpn::H2, alpn::HTTP1, alpn::TCP, alpn::NAMED_TCP];
 /// Longest method name that still looks like HTTP.
 const MAX_METHOD_BYTES: usize = 24;
 

@@ -187,6 +187,7 @@ impl Visit<'_> {
             old,
             epoch,
             gone,
+            told: _,
         } = shaken;
         if !http {
             let line = Line::new(stream, bytes::Bytes::new(), self.stop.cut.child_token());

@@ -55,6 +55,7 @@ mod head;
 mod headers;
 mod hello;
 mod inherited;
+mod introduction;
 mod io;
 mod judge;
 mod ledger;

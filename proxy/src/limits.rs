@@ -224,5 +224,7 @@ pub(crate) const DNS_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) const DNS_TICK: Duration = Duration::from_millis(250);
 /// How long a configuration waits for the names that it is the first to have.
 pub(crate) const DNS_WARM_UP: Duration = Duration::from_secs(3);
+/// Longest thing that a caller's proxy says of its workload before a connection of bytes.
+pub(crate) const MAX_INTRODUCTION_BYTES: usize = 1024;
 /// Longest PROXY protocol header before a connection to a gateway.
 pub(crate) const MAX_PROXY_HEADER_BYTES: usize = 2048;

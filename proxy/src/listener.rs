@@ -38,6 +38,7 @@ use crate::{
     farewell::Farewell,
     framing::Framed,
     gateway::Visit,
+    introduction,
     io::{Io, Line},
     judge::{Peer, Question},
     life,
@@ -51,6 +52,7 @@ use crate::{
     },
     metrics::Metrics,
     net::{Bound, Socket},
+    peer_info::PeerInfo,
     proxy::Shared,
     snapshot::{Inbound, Snapshot},
     tcp,
@@ -335,6 +337,7 @@ async fn inbound(
             tcp::inbound(
                 worker,
                 &Arrival::sharing(listener.bind, peer, address.port(), worker),
+                None,
                 line,
             )
             .await;
@@ -351,6 +354,7 @@ async fn inbound(
             tcp::inbound(
                 worker,
                 &Arrival::sharing(listener.bind, stranger, address.port(), worker),
+                None,
                 line,
             )
             .await;
@@ -394,13 +398,14 @@ async fn mesh(
         stream,
         peer,
         spoken,
+        told,
         old,
         epoch,
         gone,
     } = shaken;
     let arrival = Arrival::sharing(listener.bind, peer, address.port(), worker);
     if spoken == Spoken::Bytes {
-        tcp::inbound(worker, &arrival, stream).await;
+        tcp::inbound(worker, &arrival, told, stream).await;
         return;
     }
     let draining = async {
@@ -427,6 +432,8 @@ pub(crate) struct Shaken {
     pub(crate) stream: TlsStream<ReadAhead<Line<Socket>>>,
     pub(crate) peer: Peer,
     pub(crate) spoken: Spoken,
+    /// What the caller's proxy said of the caller, before bytes.
+    pub(crate) told: Option<Arc<PeerInfo>>,
     /// Cancelled when it should drain, since the certificates are about to end.
     pub(crate) old: CancellationToken,
     pub(crate) epoch: Arc<Epoch>,
@@ -456,7 +463,7 @@ pub(crate) async fn shake_hands(
     if shaken.is_err() {
         proxy.metrics.limit_hit("handshake_timeout");
     }
-    let stream = match shaken {
+    let mut stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(_)) | Err(_) => {
             proxy.metrics.handshake_failed("server");
@@ -484,11 +491,23 @@ pub(crate) async fn shake_hands(
         authenticated_by: AuthenticatedBy::Mtls,
     };
     let (until, trust) = (verified.not_after(), proxy.trust());
+    let named = connection.alpn_protocol() == Some(alpn::NAMED_TCP);
     let old = limit_life(&epoch, until, chain, trust, cut, gone.clone());
+    let told = match named {
+        false => None,
+        true => match timeout(HANDSHAKE_TIMEOUT, introduction::hear(&mut stream)).await {
+            Ok(Ok(told)) => told.map(Arc::new),
+            Ok(Err(_)) | Err(_) => {
+                proxy.metrics.handshake_failed("introduction");
+                return None;
+            }
+        },
+    };
     Some(Shaken {
         stream,
         peer,
         spoken,
+        told,
         old,
         epoch,
         gone,

@@ -12,7 +12,6 @@ use reeve_core::{
     error_chain,
     model::Destination,
 };
-use reeve_svid::alpn;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,6 +32,7 @@ use crate::{
     metrics::Ends,
     open::Origin,
     outlier::Seen,
+    peer_info::PeerInfo,
     permit::{ConnectPermit, Refused, permit_connection, record_refusal},
     relay::{RelayBounds, relay_within},
     route::pick,
@@ -40,15 +40,20 @@ use crate::{
     worker::Worker,
 };
 
-/// A connection to the workload.
-pub(crate) async fn inbound(worker: &Arc<Worker>, arrival: &Arrival, io: impl Io) {
+/// A connection to the workload; `told` is what the caller's proxy said of the caller.
+pub(crate) async fn inbound(
+    worker: &Arc<Worker>,
+    arrival: &Arrival,
+    told: Option<Arc<PeerInfo>>,
+    io: impl Io,
+) {
     let Some(snapshot) = worker.proxy.snapshot() else {
         return;
     };
     let Some(inbound) = snapshot.inbound_at(arrival.bind) else {
         return;
     };
-    let mut exchange = Exchange::begin(worker, inbound_ends(arrival, &snapshot));
+    let mut exchange = Exchange::begin(worker, inbound_ends(arrival, told, &snapshot));
     arrival.note(&mut exchange);
     exchange.ends.service = inbound.listener.services.first().cloned();
     if !takes(arrival.hold(), &mut exchange) {
@@ -152,7 +157,8 @@ pub(crate) async fn outbound<I: Io>(
     }
     exchange.busy(hop.load.enter());
     // Boxed: what passes bytes is large.
-    Box::pin(connect(worker, (cluster, hop, wrap), (io, ahead), exchange)).await;
+    let (own, from) = (&snapshot.own, (io, ahead));
+    Box::pin(connect(worker, own, (cluster, hop, wrap), from, exchange)).await;
     drop(slot);
 }
 
@@ -186,12 +192,13 @@ fn choose<'c>(
 /// Connects to an endpoint and passes bytes.
 async fn connect(
     worker: &Worker,
+    own: &PeerInfo,
     (cluster, hop, wrap): (&Cluster, &Hop, Wrap),
     from: (impl Io, Bytes),
     mut exchange: Exchange,
 ) {
     let connected = match wrap {
-        Wrap::AsUsual => to_endpoint(worker, cluster, hop).await,
+        Wrap::AsUsual => to_endpoint(worker, cluster, hop, own).await,
         Wrap::Nothing => as_it_came(worker, cluster, hop).await,
     };
     let seen = match &connected {
@@ -377,15 +384,14 @@ async fn to_endpoint(
     worker: &Worker,
     cluster: &Cluster,
     hop: &Hop,
+    own: &PeerInfo,
 ) -> Result<Upstream, ConnectError> {
     let patience = cluster.terms().dial();
     match &hop.security {
         Security::Mesh(expected) => {
             let epoch = worker.proxy.epoch().ok_or(ConnectError::NoCredentials)?;
             let trust = &worker.proxy.trust();
-            let connected =
-                connect::mesh(hop.address, expected, alpn::TCP, &epoch, trust, patience).await;
-            connected.map(|(line, _drain)| line)
+            connect::mesh_bytes(hop.address, expected, own, &epoch, trust, patience).await
         }
         Security::Plain => connect::plain(&worker.proxy.net, hop.address, patience).await,
         Security::Tls(tls) => {
@@ -468,11 +474,11 @@ fn failed(error: &ConnectError, mut exchange: Exchange) {
     exchange.flag("UF");
 }
 
-fn inbound_ends(arrival: &Arrival, snapshot: &Snapshot) -> Ends {
+fn inbound_ends(arrival: &Arrival, told: Option<Arc<PeerInfo>>, snapshot: &Snapshot) -> Ends {
     Ends {
         destination: snapshot.own.clone(),
         destination_principal: Some(snapshot.workload().identity.clone()),
         protocol: "tcp",
-        ..Ends::inbound(&arrival.peer, None)
+        ..Ends::inbound(&arrival.peer, told)
     }
 }

@@ -116,12 +116,13 @@ async fn told_of(mesh: &Mesh, server: &str) {
         let labels = [
             format!("reporter=\"{reporter}\""),
             app,
+            "source_workload=\"client\"".to_owned(),
             "source_principal=\"mesh.local/ns/default/sa/client\"".to_owned(),
             "request_protocol=\"tcp\"".to_owned(),
             "connection_security_policy=\"mutual_tls\"".to_owned(),
         ];
         // Istio's sidecars know no security policy of what they send.
-        let count = if reporter == "source" { 4 } else { 5 };
+        let count = if reporter == "source" { 5 } else { 6 };
         let labels: Vec<&str> = labels.iter().take(count).map(String::as_str).collect();
         for series in [
             "istio_tcp_connections_opened_total",

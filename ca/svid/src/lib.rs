@@ -38,6 +38,8 @@ pub mod alpn {
     pub const HTTP1: &[u8] = b"reeve-http/1.1";
     /// Opaque TCP.
     pub const TCP: &[u8] = b"reeve-tcp";
+    /// The same, after the caller's proxy has said whose connection it is.
+    pub const NAMED_TCP: &[u8] = b"reeve-tcp-named";
     /// gRPC of the mesh's own services (ALPN `h2`, RFC 9113 section 3.2), which is not a hop between workloads.
     pub const GRPC: &[u8] = b"h2";
 }

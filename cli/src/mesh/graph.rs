@@ -20,7 +20,6 @@ const REQUESTS: &str = "istio_requests_total";
 const CONNECTIONS: &str = "istio_tcp_connections_opened_total";
 const BYTES_IN: &str = "istio_tcp_received_bytes_total";
 const BYTES_OUT: &str = "istio_tcp_sent_bytes_total";
-const MUTUAL: &str = "mutual_tls";
 
 /// Puts the graph together.
 pub(super) async fn read(mesh: &Mesh, instances: &Instances) -> Graph {
@@ -61,12 +60,11 @@ fn nodes(mesh: &Mesh, instances: &Instances) -> Vec<Node> {
     workloads.chain(services).collect()
 }
 
-/// Edges as one side counts them, so that nothing is counted twice: the called one, except of connections by mesh mTLS, on
-/// which only the caller's side knows the workloads at both ends.
+/// Edges as the called side counts them (`reporter="destination"`), so that nothing is counted twice.
 fn edges<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Edge> {
     let mut edges: BTreeMap<(String, String, String, bool), Edge> = BTreeMap::new();
     let counted = samples.filter(|s| COUNTED.contains(&s.name.as_str()));
-    for sample in counted.filter(|s| counts(s)) {
+    for sample in counted.filter(|s| s.label("reporter") == "destination") {
         let fresh = fresh_edge(sample);
         let key = (
             fresh.from.clone(),
@@ -82,16 +80,6 @@ fn edges<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Edge> {
     edges.into_values().collect()
 }
 
-fn counts(sample: &Sample) -> bool {
-    let known = |label| !matches!(sample.label(label), "" | "unknown");
-    match (sample.label("reporter"), sample.name == REQUESTS) {
-        ("destination", true) => true,
-        ("destination", false) => sample.label("connection_security_policy") != MUTUAL,
-        ("source", false) => known("destination_workload"),
-        _ => false,
-    }
-}
-
 fn fresh_edge(sample: &Sample) -> Edge {
     let node = |workload, namespace| node_id(sample.label(workload), sample.label(namespace));
     Edge {
@@ -104,11 +92,7 @@ fn fresh_edge(sample: &Sample) -> Edge {
         connections: 0,
         bytes_in: 0,
         bytes_out: 0,
-        mtls: match sample.label("reporter") {
-            // Who was called is known by a handshake alone.
-            "source" => !matches!(sample.label("destination_principal"), "" | "unknown"),
-            _ => sample.label("connection_security_policy") == MUTUAL,
-        },
+        mtls: sample.label("connection_security_policy") == "mutual_tls",
     }
 }
 
@@ -181,36 +165,26 @@ mod tests {
     }
 
     #[test]
-    fn connections_and_their_bytes_are_counted_by_the_side_that_knows_both_ends() {
-        let line = |name: &str, labels: &str, value: u32| {
+    fn connections_and_their_bytes_are_edges_too() {
+        let line = |name: &str, reporter: &str, value: u32| {
             format!(
-                "{name}{{{labels},source_workload_namespace=\"n\",destination_workload=\"db\",\
-                 destination_workload_namespace=\"n\",destination_service=\"db.n\"}} {value}\n"
+                "{name}{{reporter=\"{reporter}\",source_workload=\"a\",source_workload_namespace=\"n\",\
+                 destination_workload=\"db\",destination_workload_namespace=\"n\",destination_service=\"db.n\",\
+                 connection_security_policy=\"mutual_tls\"}} {value}\n"
             )
         };
-        let source =
-            "reporter=\"source\",source_workload=\"a\",destination_principal=\"d/ns/n/sa/db\"";
-        let mesh = "reporter=\"destination\",source_workload=\"unknown\",\
-                    connection_security_policy=\"mutual_tls\"";
-        let stranger = "reporter=\"destination\",source_workload=\"unknown\",\
-                        connection_security_policy=\"none\"";
-        let text = line(CONNECTIONS, source, 2)
-            + &line(BYTES_IN, source, 30)
-            + &line(BYTES_OUT, source, 400)
-            + &line("istio_tcp_connections_closed_total", source, 1)
-            + &line(CONNECTIONS, mesh, 2)
-            + &line(CONNECTIONS, stranger, 5);
+        let text = line(CONNECTIONS, "destination", 2)
+            + &line(BYTES_IN, "destination", 30)
+            + &line(BYTES_OUT, "destination", 400)
+            + &line("istio_tcp_connections_closed_total", "destination", 1)
+            + &line(CONNECTIONS, "source", 2);
         let edges = edges(prometheus::parse(&text).iter());
-        let [known, unknown] = edges.as_slice() else {
+        let [edge] = edges.as_slice() else {
             panic!("{edges:?}");
         };
-        assert_eq!((known.from.as_str(), known.to.as_str()), ("a.n", "db.n"));
-        assert_eq!(
-            (known.connections, known.bytes_in, known.bytes_out),
-            (2, 30, 400)
-        );
-        assert_eq!((known.requests, known.mtls), (0, true));
-        assert_eq!((unknown.from.as_str(), unknown.connections), ("unknown", 5));
-        assert!(!unknown.mtls);
+        assert_eq!((edge.from.as_str(), edge.to.as_str()), ("a.n", "db.n"));
+        let bytes = (edge.bytes_in, edge.bytes_out);
+        assert_eq!((edge.connections, bytes), (2, (30, 400)));
+        assert_eq!((edge.requests, edge.mtls), (0, true));
     }
 }

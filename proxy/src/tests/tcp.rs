@@ -1,10 +1,12 @@
 use std::{sync::Arc, time::Duration};
 
 use reeve_core::model::{Generation, MtlsMode, Protocol};
+use reeve_svid::{MeshTls, alpn};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::mesh::{ALLOW_CLIENT, Mesh, PORT, eventually, pair, set_policies};
 
@@ -45,7 +47,13 @@ async fn bytes_pass_by_mtls_and_end_with_the_permit() {
         (&line["bytes_received"], &line["bytes_sent"]),
         (&10.into(), &10.into())
     );
-    assert!(server.metrics().contains("istio_tcp_received_bytes_total{"));
+    // Who called is named, as it is to HTTP's servers.
+    let own = "source_workload=\"client";
+    let metrics = server.metrics();
+    let mut series = metrics
+        .lines()
+        .filter(|l| l.starts_with("istio_tcp_received_bytes_total{"));
+    assert!(series.any(|l| l.contains(own)), "{metrics}");
 
     // A reset may come before the connection is even used.
     let refused = async {
@@ -85,6 +93,54 @@ async fn bytes_are_counted_while_a_connection_is_open() {
         10,
         "nothing twice"
     );
+}
+
+fn mesh_tls(mesh: &Mesh, account: &str) -> MeshTls {
+    MeshTls::new(mesh.issue(account), Arc::new(reeve_core::SystemClock))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_from_before_names_were_told_is_served() {
+    let mesh = Mesh::new();
+    echo(&mesh).await;
+    let config = mesh.server(Protocol::Tcp, &[ALLOW_CLIENT]);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let old = mesh_tls(&mesh, "client").client_config(&[Mesh::id("server")], &[alpn::TCP]);
+    let stream = TcpStream::connect(mesh.at(1, PORT)).await.unwrap();
+    let connector = TlsConnector::from(old.unwrap());
+    let name = "127.0.0.1".try_into().unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut [0; 5]).await.unwrap();
+    eventually(|| {
+        server
+            .metrics()
+            .contains("source_workload=\"unknown\"")
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_from_before_names_were_told_gets_bytes_alone() {
+    let mesh = Mesh::new();
+    let client = mesh.side("client");
+    client.apply(&mesh.client(Protocol::Tcp));
+    eventually(|| client.proxy.status().ready.then_some(())).await;
+    let old = mesh_tls(&mesh, "server")
+        .server_config(&[alpn::TCP])
+        .unwrap();
+    let listener = TcpListener::bind(mesh.at(1, PORT)).await.unwrap();
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = TlsAcceptor::from(old).accept(stream).await.unwrap();
+        let mut got = [0; 5];
+        stream.read_exact(&mut got).await.unwrap();
+        got
+    });
+    let mut stream = TcpStream::connect(mesh.at(110, PORT)).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    assert_eq!(&serving.await.unwrap(), b"hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
