@@ -83,6 +83,7 @@ impl Mesh {
             services,
             rate_limits,
             transformations,
+            global_rate_limits,
             virtual_services,
             rules,
             all_rules,
@@ -99,6 +100,7 @@ impl Mesh {
             && *services == other.services
             && *rate_limits == other.rate_limits
             && *transformations == other.transformations
+            && *global_rate_limits == other.global_rate_limits
             && *virtual_services == other.virtual_services
             && *rules == other.rules
             && *all_rules == other.all_rules
