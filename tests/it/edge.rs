@@ -2,6 +2,7 @@
 
 pub(crate) mod authority;
 mod auto;
+mod claims;
 mod egress;
 mod ingress;
 mod names;
