@@ -179,16 +179,21 @@ impl Question {
     /// Asks the policies of `snapshot`. SECURITY: a request that was transformed must be permitted as it was received as
     /// well, so that no transformation lets anything through.
     pub(crate) fn ask(&self, snapshot: &Snapshot, now: UnixTime) -> Verdict {
-        if let Some(transformed) = &self.transformed {
-            let received = self.ask_about(Some(&transformed.received), snapshot, now);
-            if !received.decision.is_allow() {
-                return Verdict {
-                    as_received: true,
-                    ..received
-                };
-            }
+        let Some(transformed) = &self.transformed else {
+            return self.ask_about(self.head.as_ref(), snapshot, now);
+        };
+        let received = self.ask_about(Some(&transformed.received), snapshot, now);
+        if !received.decision.is_allow() {
+            return Verdict {
+                as_received: true,
+                ..received
+            };
         }
-        self.ask_about(self.head.as_ref(), snapshot, now)
+        let mut sent = self.ask_about(self.head.as_ref(), snapshot, now);
+        sent.cost_us = sent.cost_us.saturating_add(received.cost_us);
+        // What would have been answered to either is told.
+        sent.decision.shadow = sent.decision.shadow.or(received.decision.shadow);
+        sent
     }
 
     fn ask_about(&self, head: Option<&Arc<Head>>, snapshot: &Snapshot, now: UnixTime) -> Verdict {

@@ -132,6 +132,8 @@ pub(crate) const MAX_TRANSFORM_BODY_BYTES: usize = 1024 * 1024;
 pub(crate) const MAX_TRANSFORM_BYTES: usize = 64 * 1024 * 1024;
 /// A longer one is transformed on a thread of its own.
 pub(crate) const MAX_TRANSFORM_INLINE_BYTES: usize = 64 * 1024;
+/// Such threads at once; more bodies wait for one.
+pub(crate) const MAX_TRANSFORM_THREADS: usize = 4;
 /// How long such a body may take to come in.
 pub(crate) const TRANSFORM_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Names in `x-envoy-retriable-header-names` that are looked at.

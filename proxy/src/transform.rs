@@ -237,7 +237,7 @@ impl Applying {
         let source = upload.take();
         let gathered = body::gather(source, room).await;
         upload.received(gathered.pieces());
-        let (source, acted) = change(gathered, edits, place)
+        let (source, acted) = change(gathered, edits, room, place)
             .await
             .map_err(Unfit::of_request)?;
         upload.put_back(source);
@@ -274,7 +274,7 @@ impl Applying {
             }
             if !edits.is_empty() && !self.is_head {
                 let gathered = body::gather(source, room).await;
-                let (changed, acted) = change(gathered, edits, place)
+                let (changed, acted) = change(gathered, edits, room, place)
                     .await
                     .map_err(Unfit::of_response)?;
                 source = changed;
@@ -377,6 +377,7 @@ fn pass(
 async fn change(
     gathered: Gathering,
     edits: Edits,
+    room: &Room,
     place: (Part, &Metrics),
 ) -> Result<(Source, Vec<Arc<str>>), Unfit> {
     let (mut held, unfit) = match gathered {
@@ -392,7 +393,7 @@ async fn change(
         return Ok((Source::Held(held), acted));
     }
     for (one, edit) in edits {
-        match edit.apply(held.bytes()).await {
+        match edit.apply(held.bytes(), room).await {
             Ok(None) => {}
             Ok(Some(changed)) => {
                 held.replace(changed);

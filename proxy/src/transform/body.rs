@@ -14,27 +14,56 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
 
 use super::edit::Unfit;
 use crate::{
     body::{BodyError, Source},
     headers::clean_trailers,
-    limits::{MAX_TRANSFORM_BODY_BYTES, MAX_TRANSFORM_BYTES, TRANSFORM_BODY_TIMEOUT},
+    limits::{
+        MAX_TRANSFORM_BODY_BYTES, MAX_TRANSFORM_BYTES, MAX_TRANSFORM_THREADS,
+        TRANSFORM_BODY_TIMEOUT,
+    },
 };
 
-/// What all bodies that one proxy holds to change them take.
-#[derive(Debug, Default)]
-pub(crate) struct Room(AtomicUsize);
+/// What all bodies that one proxy holds to change them take: memory, and threads.
+#[derive(Debug)]
+pub(crate) struct Room {
+    bytes: AtomicUsize,
+    /// Those that change long bodies.
+    threads: Semaphore,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            bytes: AtomicUsize::new(0),
+            threads: Semaphore::new(MAX_TRANSFORM_THREADS),
+        }
+    }
+}
+
+impl Room {
+    /// A thread to change a long body on, as soon as there is one.
+    pub(super) async fn thread(&self) -> Result<SemaphorePermit<'_>, Unfit> {
+        self.threads.acquire().await.map_err(|_| Unfit::Failed)
+    }
+}
 
 #[cfg(test)]
 impl Room {
     pub(super) fn taken(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        self.bytes.load(Ordering::Acquire)
     }
 
     pub(super) fn taken_up(bytes: usize) -> Self {
-        Self(AtomicUsize::new(bytes))
+        Self {
+            bytes: AtomicUsize::new(bytes),
+            ..Self::default()
+        }
     }
 }
 
@@ -47,7 +76,7 @@ struct Taken {
 
 impl Taken {
     fn more(&mut self, bytes: usize) -> Result<(), Unfit> {
-        let taken = self.room.0.fetch_add(bytes, Ordering::AcqRel);
+        let taken = self.room.bytes.fetch_add(bytes, Ordering::AcqRel);
         self.bytes = self.bytes.saturating_add(bytes);
         match taken.saturating_add(bytes) > MAX_TRANSFORM_BYTES {
             true => Err(Unfit::NoRoom),
@@ -58,7 +87,7 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.room.0.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.room.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -149,6 +178,12 @@ impl Held {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn followed_by(mut self, trailers: HeaderMap) -> Self {
+        self.trailers = Some(trailers);
+        self
+    }
+
     /// What was read, in one piece.
     pub(super) fn bytes(&mut self) -> Bytes {
         if self.pieces.len() > 1 {
@@ -161,8 +196,11 @@ impl Held {
         self.pieces.front().cloned().unwrap_or_default()
     }
 
-    /// Something else in its place.
+    /// Something else in its place. Trailers may say what the old bytes were, too (RFC 9530 section 2).
     pub(super) fn replace(&mut self, bytes: Bytes) {
+        if let Some(trailers) = &mut self.trailers {
+            super::forget_bytes(trailers);
+        }
         self.pieces.clear();
         if !bytes.is_empty() {
             self.pieces.push_back(bytes);

@@ -9,6 +9,7 @@ use reeve_core::model::{BodyChange, BodyChanges, Find, Otherwise, Replacement};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
 
+use super::Room;
 use crate::{
     answer::Answer,
     limits::{MAX_TRANSFORM_BODY_BYTES, MAX_TRANSFORM_INLINE_BYTES},
@@ -184,13 +185,14 @@ impl BodyEdit {
     }
 
     /// The body afterwards; `None` = it stays as it is. A long one is changed elsewhere, so that others need not wait.
-    pub(super) async fn apply(&self, body: Bytes) -> Result<Option<Bytes>, Unfit> {
+    pub(super) async fn apply(&self, body: Bytes, room: &Room) -> Result<Option<Bytes>, Unfit> {
         if body.is_empty() {
             return Ok(None);
         }
         if body.len() <= MAX_TRANSFORM_INLINE_BYTES {
             return self.how.apply(&body);
         }
+        let _thread = room.thread().await?;
         let how = self.how.clone();
         let changed = tokio::task::spawn_blocking(move || how.apply(&body)).await;
         changed.unwrap_or(Err(Unfit::Failed))

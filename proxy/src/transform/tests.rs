@@ -263,3 +263,29 @@ async fn reading_is_bounded_in_bytes_time_and_room() {
     let gathered = body::gather(copy.into(), &room).await;
     assert!(matches!(gathered, Gathering::Part(_, Unfit::Late)));
 }
+
+#[tokio::test]
+async fn long_bodies_wait_for_a_thread_and_digests_in_trailers_go() {
+    let (room, metrics) = (Arc::<Room>::default(), metrics());
+    let mut all = rule("a/all");
+    all.response.body = replace("a", "b");
+    let get = head("GET", "/", &[]);
+    let changes = (0..9).map(|_| async {
+        let held = Held::of(vec![b'a'; 200_000].into());
+        let answered = Response::new(Source::Held(held));
+        let mut applying = applying(std::slice::from_ref(&all), &get);
+        let changed = applying.change_response(answered, (&room, &metrics)).await;
+        body_of(changed.unwrap().into_body()).await
+    });
+    for changed in futures_util::future::join_all(changes).await {
+        assert_eq!(changed, vec![b'b'; 200_000]);
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("content-digest", HeaderValue::from_static("sha-256=:x:"));
+    trailers.insert("x-sum", HeaderValue::from_static("1"));
+    let mut held = Held::of("a".into()).followed_by(trailers);
+    assert!(held.size_hint().exact().is_none(), "trailers need chunks");
+    held.replace("b".into());
+    let all = Source::Held(held).collect().await.unwrap();
+    assert_eq!(all.trailers().map(HeaderMap::len), Some(1));
+}
