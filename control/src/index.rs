@@ -220,7 +220,8 @@ impl<'a> Index<'a> {
             topology: self.mesh.settings.topology.clone(),
             caller_shares: self.mesh.settings.caller_shares,
             rate_limits: self.rate_limits(&selecting),
-            transformations: self.mesh.transformations_of(workload),
+            // Of the whole mesh: a service that the workload cannot see may be its own.
+            transformations: self.whole.transformations_of(workload),
             global_rate_limits: self.global_rate_limits(&selecting),
             path_normalization: self.mesh.settings.path_normalization,
             jwt_rules: self.jwt_rules(workload, keys),

@@ -99,6 +99,22 @@ fn proxies_are_given_those_that_concern_them_in_order() {
 }
 
 #[test]
+fn what_a_workload_may_see_hides_no_transformation_of_its_own() {
+    let own = transformation(&format!(
+        "  targetRefs: [{{kind: Service, name: echo}}]\n{SET}"
+    ));
+    let sidecar = "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\n\
+        spec: {egress: [{hosts: [other/*]}]}\n";
+    let mesh = mesh(&format!("{own}{sidecar}"));
+    let mut instances = Instances::new(77);
+    let services = mesh.services.keys();
+    instances.plan(&mesh.workloads, services).unwrap();
+    let instance: InstanceName = "echo-0".parse().unwrap();
+    let config = mesh.proxy_config(&instances, &FetchedKeys::default(), &instance);
+    assert_eq!(config.unwrap().workload.transformations.len(), 1);
+}
+
+#[test]
 fn without_owner_or_end_there_is_no_transformation() {
     for (head, expected) in [
         ("  expires: 2099-01-01", &["5 spec.owner missing"][..]),
