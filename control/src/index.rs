@@ -178,6 +178,7 @@ impl<'a> Index<'a> {
                         name: service.clone(),
                         namespace: virtual_service.namespace.clone(),
                         ports: Vec::new(),
+                        patterns: Vec::new(),
                         identities: Vec::new(),
                         traffic: TrafficPolicy::default(),
                         port_traffic: BTreeMap::new(),
@@ -396,6 +397,7 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
                 protocol: p.protocol,
             })
             .collect(),
+        patterns: service.looked_up().to_vec(),
         identities: identities.into_iter().collect(),
         traffic,
         port_traffic,

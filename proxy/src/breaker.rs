@@ -193,6 +193,11 @@ impl<T> Default for Shared<T> {
 }
 
 impl<T> Shared<T> {
+    /// The state of another.
+    pub(crate) fn of(state: Arc<T>) -> Self {
+        Self(OnceLock::from(state))
+    }
+
     /// The state; one of its own before the snapshot is in force.
     pub(crate) fn get_or(&self, make: impl FnOnce() -> T) -> &Arc<T> {
         self.0.get_or_init(|| Arc::new(make()))

@@ -198,6 +198,30 @@ impl Cluster {
         }
     }
 
+    /// The same at one address, which was found by the name that is called. TLS is not begun there.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        let security = match self.traffic.tls {
+            ClientTls::Auto | ClientTls::Disable => Security::Plain,
+            ClientTls::Mutual | ClientTls::Originate(_) => Security::Unreachable,
+        };
+        let found = Self::elsewhere(self.service.clone(), address);
+        let hops = found.hops.into_iter().filter_map(Arc::into_inner);
+        Self {
+            protocol: self.protocol,
+            traffic: self.traffic.clone(),
+            hops: hops
+                .map(|hop| {
+                    Arc::new(Hop {
+                        security: security.clone(),
+                        ..hop
+                    })
+                })
+                .collect(),
+            state: Shared::of(self.state().clone()),
+            ..Self::elsewhere(self.service.clone(), address)
+        }
+    }
+
     /// What its connections may be made and used for.
     pub(crate) fn terms(&self) -> Terms<'_> {
         Terms::of(self)

@@ -91,7 +91,7 @@ impl Unknown<'_> {
         let to = SocketAddr::new(address, port);
         // SECURITY: the mesh's own doors are no places elsewhere. Its workloads are called by their services, by mTLS; and
         // what comes back to this proxy would go round until every descriptor is used up.
-        if self.is_of_the_mesh(to) {
+        if is_of_the_mesh(self.snapshot, to) {
             return Err(self.refused(Some(to), port, exchange).await);
         }
         self.send(to, upload, exchange).await
@@ -118,13 +118,6 @@ impl Unknown<'_> {
         let names = &self.worker.proxy.elsewhere.names;
         let servers = &self.snapshot.workload().name_servers;
         names.address(name, servers).await
-    }
-
-    fn is_of_the_mesh(&self, to: SocketAddr) -> bool {
-        let mut hops = self.snapshot.clusters.hops();
-        to.ip() == self.snapshot.workload().address
-            || self.snapshot.binds().contains(&to)
-            || hops.any(|hop| hop.address == to && hop.identity.is_some())
     }
 
     async fn send(
@@ -184,11 +177,50 @@ fn service(namespace: Namespace) -> Result<Arc<ServiceConfig>, Answer> {
         name: ServiceName::parse(SERVICE).map_err(|_| Answer::no_cluster())?,
         namespace,
         ports: Vec::new(),
+        patterns: Vec::new(),
         identities: Vec::new(),
         traffic: TrafficPolicy::default(),
         port_traffic: std::collections::BTreeMap::new(),
         subsets: Vec::new(),
     }))
+}
+
+/// The cluster of a service that has patterns for hosts, at the address of the host that is called.
+pub(crate) async fn found(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    cluster: &Arc<Cluster>,
+    (host, port): (&str, u16),
+) -> Result<Arc<Cluster>, Answer> {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let patterns = &cluster.service.patterns;
+    let covers = |pattern: &String| {
+        pattern
+            .strip_prefix('*')
+            .is_some_and(|s| host.len() > s.len() && host.ends_with(s))
+    };
+    // SECURITY: an address that stands for the service leads nowhere else.
+    if !patterns.iter().any(covers) {
+        return Err(Answer::no_route());
+    }
+    let name = ServiceName::parse(&host).map_err(|_| Answer::no_route())?;
+    let names = &worker.proxy.elsewhere.names;
+    let address = names
+        .address(&name, &snapshot.workload().name_servers)
+        .await;
+    let to = SocketAddr::new(address.ok_or_else(Answer::no_address)?, port);
+    match is_of_the_mesh(snapshot, to) {
+        true => Err(Answer::no_endpoint()),
+        false => Ok(Arc::new(cluster.at(to))),
+    }
+}
+
+/// Whether a proxy's own door, or a workload that its service is called by, is there.
+fn is_of_the_mesh(snapshot: &Snapshot, to: SocketAddr) -> bool {
+    let mut hops = snapshot.clusters.hops();
+    to.ip() == snapshot.workload().address
+        || snapshot.binds().contains(&to)
+        || hops.any(|hop| hop.address == to && hop.identity.is_some())
 }
 
 /// Who an authority names.

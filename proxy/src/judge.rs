@@ -19,7 +19,7 @@ use reeve_core::{
     model::{InboundListener, MtlsMode, Protocol, ServiceConfig, ServiceState, WorkloadConfig},
 };
 
-use crate::{head::Head, query, snapshot::Snapshot};
+use crate::{cluster::Cluster, head::Head, query, snapshot::Snapshot};
 
 /// The other end of a connection, as far as it was verified.
 #[derive(Clone, Debug)]
@@ -97,6 +97,15 @@ impl Place {
             state: ServiceState::Enforced,
             protocol: known.map_or(Protocol::Tcp, |known| known.protocol),
         }
+    }
+
+    /// The same of a cluster's; with the address where that was found by the host that is called.
+    pub(crate) fn outside_cluster(cluster: &Cluster, port: u16) -> Self {
+        let mut place = Self::outside_service(&cluster.service, port);
+        if !cluster.service.patterns.is_empty() {
+            place.resource.address = cluster.hops.first().map(|hop| hop.address);
+        }
+        place
     }
 
     /// An address outside the mesh, asked for by the workload itself; no policy can know it, so none is asked.

@@ -28,7 +28,7 @@ use crate::{
     chance,
     cluster::Cluster,
     deadline,
-    elsewhere::Unknown,
+    elsewhere::{self, Unknown},
     exchange::Exchange,
     fault,
     forward::{self, Answered, Outgoing},
@@ -352,7 +352,7 @@ impl Arrived<'_> {
         let destination = pick(destinations, &mut chance::rng()).ok_or_else(Answer::no_cluster)?;
         exchange.ends.service = Some(destination.service.clone());
         exchange.destination = Some((destination.port, destination.subset.clone()));
-        let cluster = self.cluster(destination).ok_or_else(Answer::no_cluster)?;
+        let cluster = self.cluster(destination, &head).await?;
         let dialect = dialect(cluster.protocol, &head);
         let own_edits = route.edits_of(destination);
         let authority = rewrite.authority.as_deref();
@@ -529,9 +529,16 @@ impl Arrived<'_> {
         None
     }
 
-    fn cluster(&self, to: &Destination) -> Option<Arc<Cluster>> {
+    /// Where a destination runs; one that has no place of its own, where the host that is called does.
+    async fn cluster(&self, to: &Destination, head: &Head) -> Result<Arc<Cluster>, Answer> {
         let key = (to.service.clone(), to.subset.clone(), to.port);
-        self.snapshot.clusters.get(&key).cloned()
+        let cluster = self.snapshot.clusters.get(&key).cloned();
+        let cluster = cluster.ok_or_else(Answer::no_cluster)?;
+        if cluster.service.patterns.is_empty() {
+            return Ok(cluster);
+        }
+        let asked = (head.host(), to.port);
+        elsewhere::found(self.worker, self.snapshot, &cluster, asked).await
     }
 
     fn own_header(&self, cluster: &Cluster) -> Option<(HeaderName, HeaderValue)> {
@@ -554,7 +561,8 @@ impl Arrived<'_> {
         if cluster.hops.iter().all(|hop| !hop.security.is_outside()) {
             return Ok(None);
         }
-        let place = Arc::new(Place::outside_service(&cluster.service, destination.port));
+        let place = Place::outside_cluster(cluster, destination.port);
+        let place = Arc::new(place);
         let question = Question {
             peer: self.own_peer(),
             place,

@@ -21,6 +21,7 @@ use crate::{
     chance,
     cluster::{Cluster, Hop, Security},
     connect::{self, ConnectError, Upstream},
+    elsewhere,
     exchange::Exchange,
     forward::note_upstream,
     gate::enter,
@@ -122,6 +123,9 @@ pub(crate) async fn outbound<I: Io>(
     let Some(cluster) = snapshot.clusters.get(&key) else {
         return exchange.flag("NC");
     };
+    let Some(cluster) = &there(worker, snapshot, cluster, key.2, &mut exchange).await else {
+        return;
+    };
     if snapshot.is_gateway() {
         let callers = &worker.proxy.callers;
         let share = callers.connected(outbound.listener.bind, &caller);
@@ -147,7 +151,7 @@ pub(crate) async fn outbound<I: Io>(
             principal: own,
             ..Peer::stranger(address.ip())
         };
-        let question = connecting(peer, Place::outside_service(&cluster.service, key.2));
+        let question = connecting(peer, Place::outside_cluster(cluster, key.2));
         if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange)
             .await
             .is_none()
@@ -160,6 +164,25 @@ pub(crate) async fn outbound<I: Io>(
     let (own, from) = (&snapshot.own, (io, ahead));
     Box::pin(connect(worker, own, (cluster, hop, wrap), from, exchange)).await;
     drop(slot);
+}
+
+/// The cluster itself; of one that has no place of its own, that of the server that is named.
+async fn there(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    cluster: &Arc<Cluster>,
+    port: u16,
+    exchange: &mut Exchange,
+) -> Option<Arc<Cluster>> {
+    if cluster.service.patterns.is_empty() {
+        return Some(cluster.clone());
+    }
+    let name = exchange.server_name.clone().unwrap_or_default();
+    let found = elsewhere::found(worker, snapshot, cluster, (&name, port)).await;
+    if found.is_err() {
+        exchange.flag("DF");
+    }
+    found.ok()
 }
 
 /// An endpoint, and a place among the connections to its cluster.

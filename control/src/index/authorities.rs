@@ -14,9 +14,11 @@ pub(super) fn names(service: &Service, namespace: &Namespace) -> Vec<String> {
     // A foreign host has no shortenings.
     if let Some(entry) = service.entry.as_ref().filter(|_| service.is_foreign()) {
         let addresses = entry.addresses.iter().map(ToString::to_string);
-        return std::iter::once(service.host.to_string())
-            .chain(addresses)
-            .collect();
+        let own = match service.patterns() {
+            [] => vec![service.host.to_string()],
+            patterns => patterns.to_vec(),
+        };
+        return own.into_iter().chain(addresses).collect();
     }
     let mut names = vec![
         service.host.to_string(),

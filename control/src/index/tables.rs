@@ -118,7 +118,13 @@ fn best_for<'i>(
         return Some(found);
     }
     let mut best: Option<(usize, &VirtualService)> = None;
-    let patterns = index.naming.by_pattern(host);
+    let names = match service.patterns() {
+        [] => vec![host],
+        patterns => patterns.iter().map(String::as_str).collect(),
+    };
+    let patterns = names
+        .into_iter()
+        .flat_map(|name| index.naming.by_pattern(name));
     for (length, candidate) in patterns.filter(|(_, v)| written(v)) {
         if best.is_none_or(|(found, _)| length > found) {
             best = Some((length, candidate));

@@ -67,9 +67,13 @@ impl Mesh {
         let hosts = scope.and_then(|scope| scope.egress.as_ref());
         view.services.retain(|host, service| {
             let exported = is_exported(&service.export_to, &service.namespace, own);
-            let imported = hosts.is_none_or(|hosts| {
-                imports(hosts, &service.namespace, host.as_str()) || sent_to.contains(host)
-            });
+            let named = |hosts: &[EgressHost]| match service.patterns() {
+                [] => imports(hosts, &service.namespace, host.as_str()),
+                patterns => patterns
+                    .iter()
+                    .any(|p| imports(hosts, &service.namespace, p)),
+            };
+            let imported = hosts.is_none_or(|hosts| named(hosts) || sent_to.contains(host));
             exported && imported
         });
         view.rules = self.rules_for(own, &view.services);

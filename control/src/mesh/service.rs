@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use reeve_core::{InstanceName, Namespace, ServiceAccount, ServiceName, model::Protocol};
 
 use super::LocalWorkload;
+use crate::resolve::hosts::falls_under;
 
 /// A service: ports in front of the workloads that its selector picks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Entry {
     pub addresses: Vec<IpAddr>,
     /// Names that its servers' certificates may have.
     pub subject_alt_names: Vec<String>,
+    /// `*.suffix` or `*`: the names that it is called by, if it has no one host.
+    pub patterns: Vec<String>,
 }
 
 /// Whether a service is part of the mesh.
@@ -118,6 +121,33 @@ impl Service {
         !self.selector.is_empty()
             && self.namespace == workload.namespace
             && is_subset(&self.selector, &workload.labels)
+    }
+
+    /// The patterns that it is called by, if it has no one host.
+    pub fn patterns(&self) -> &[String] {
+        let entry = self.entry.as_ref();
+        entry.map(|e| e.patterns.as_slice()).unwrap_or_default()
+    }
+
+    /// The patterns whose names are looked up as they are called.
+    pub fn looked_up(&self) -> &[String] {
+        match self.entry.as_ref().map(|e| e.resolution) {
+            Some(EntryResolution::None) => self.patterns(),
+            Some(
+                EntryResolution::Static | EntryResolution::Dns | EntryResolution::DnsRoundRobin,
+            )
+            | None => &[],
+        }
+    }
+
+    /// Whether `host` (or pattern) covers it.
+    pub(crate) fn falls_under(&self, host: &str) -> bool {
+        match self.patterns() {
+            [] => falls_under(self.host.as_str(), host),
+            patterns => patterns
+                .iter()
+                .any(|own| own == host || falls_under(own, host)),
+        }
     }
 
     /// Whether it is no Kubernetes `Service`: its host is its name.

@@ -199,6 +199,7 @@ fn add(
         endpoints: Vec::new(),
         addresses: Vec::new(),
         subject_alt_names: Vec::new(),
+        patterns: Vec::new(),
     });
     entry.endpoints.extend(endpoints);
 }

@@ -24,6 +24,8 @@ use crate::{
 /// Endpoints of one `ServiceEntry`.
 const MAX_ENDPOINTS: usize = 1024;
 
+/// Ends the host of what an entry's wildcard hosts are together: `NAME.NAMESPACE.entry`.
+const ENTRY_SUFFIX: &str = "entry";
 /// The label by which a locality is told.
 const LOCALITY: &str = "istio-locality";
 
@@ -47,11 +49,28 @@ pub(super) fn resolve(
         let mut notes = Notes { object, faults };
         let entry = entry(&mut notes, workloads);
         let ports = ports(&mut notes);
+        let mut wanted: Vec<(usize, ServiceName, Entry)> = Vec::new();
+        let mut patterns = Vec::new();
         for (n, host) in object.spec.hosts.iter().enumerate() {
             let path = Path::of(&["spec", "hosts"]).index(n);
-            let Some(host) = host_name(&mut notes, &path, host) else {
-                continue;
+            if host.contains('*') {
+                patterns.extend(pattern(&mut notes, &path, host));
+            } else if let Some(host) = host_name(&mut notes, &path, host) {
+                let own = entry.for_host(&host);
+                wanted.push((n, host, own));
+            }
+        }
+        if !patterns.is_empty() {
+            check_patterns(&mut notes, &entry, &ports);
+            let host = format!("{}.{}.{ENTRY_SUFFIX}", object.name, object.namespace);
+            let own = Entry {
+                patterns,
+                ..entry.clone()
             };
+            wanted.extend(ServiceName::parse(&host).ok().map(|host| (0, host, own)));
+        }
+        for (n, host, entry) in wanted {
+            let path = Path::of(&["spec", "hosts"]).index(n);
             if services.contains_key(&host) {
                 let text = format!("there is a service {host} already, which wins");
                 notes.warn(&path, Code::Conflict, text, "keep one of them");
@@ -65,7 +84,7 @@ pub(super) fn resolve(
                 ports: ports.clone(),
                 export_to: object.spec.export_to.clone(),
                 headless: false,
-                entry: Some(entry.for_host(&host)),
+                entry: Some(entry),
                 host: host.clone(),
             };
             services.insert(host, Arc::new(service));
@@ -73,13 +92,59 @@ pub(super) fn resolve(
     }
 }
 
-fn host_name(notes: &mut SeNotes<'_>, path: &Path, host: &str) -> Option<ServiceName> {
-    if host.contains('*') {
-        let text = "a wildcard host is not supported in this version";
-        let hint = "name each host, or let outboundTrafficPolicy ALLOW_ANY pass them";
-        notes.hint(path, Code::Unsupported, text, hint);
+/// `*.suffix`; a lone `*` is what `outboundTrafficPolicy` is for.
+fn pattern(notes: &mut SeNotes<'_>, path: &Path, host: &str) -> Option<String> {
+    let lower = host.to_ascii_lowercase();
+    let suffix = lower.strip_prefix("*.");
+    if suffix.is_none_or(|suffix| ServiceName::parse(suffix).is_err()) {
+        let text = format!("{host:?} is no host and no *.suffix");
+        let hint = "for every host, set outboundTrafficPolicy";
+        notes.hint(path, Code::Invalid, text, hint);
         return None;
     }
+    Some(lower)
+}
+
+/// What a name that is only known when it is called cannot have.
+fn check_patterns(notes: &mut SeNotes<'_>, entry: &Entry, ports: &[TargetedPort]) {
+    let by_dns = matches!(
+        entry.resolution,
+        EntryResolution::Dns | EntryResolution::DnsRoundRobin
+    );
+    if by_dns && entry.endpoints.is_empty() {
+        let path = Path::of(&["spec", "resolution"]);
+        let text = "a wildcard host cannot be looked up";
+        let hint =
+            "use NONE or DYNAMIC_DNS, which look up the host that is called, or name endpoints";
+        notes.hint(&path, Code::Conflict, text, hint);
+    }
+    if entry.resolution != EntryResolution::None {
+        return;
+    }
+    if entry.location == EntryLocation::Internal {
+        let path = Path::of(&["spec", "location"]);
+        let text = "who is found by a wildcard host is not in the mesh: nobody vouches for it";
+        notes.error(&path, Code::Unsupported, text);
+    }
+    for (n, port) in ports.iter().enumerate() {
+        let path = Path::of(&["spec", "ports"]).index(n);
+        if port.target != TargetPort::Number(port.port) {
+            let text = "with a wildcard host a port leads to itself";
+            notes.error(&path.key("targetPort"), Code::Unsupported, text);
+        }
+        if port.protocol == reeve_core::model::Protocol::Tcp {
+            let text = "a port of TCP names no host, and a wildcard needs one";
+            notes.hint(
+                &path.key("protocol"),
+                Code::Unsupported,
+                text,
+                "use HTTP or TLS",
+            );
+        }
+    }
+}
+
+fn host_name(notes: &mut SeNotes<'_>, path: &Path, host: &str) -> Option<ServiceName> {
     let host = full(host, &notes.object.namespace);
     let parsed = ServiceName::parse(&host);
     parsed
@@ -104,6 +169,8 @@ fn entry(notes: &mut SeNotes<'_>, workloads: &[Object<WorkloadEntrySpec>]) -> En
         ("STATIC", EntryResolution::Static),
         ("DNS", EntryResolution::Dns),
         ("DNS_ROUND_ROBIN", EntryResolution::DnsRoundRobin),
+        // For wildcard hosts: the name that is called is looked up, as it is here with NONE.
+        ("DYNAMIC_DNS", EntryResolution::None),
     ];
     let resolution = spec.resolution.as_ref();
     let resolution = resolution.and_then(|text| notes.word(&at("resolution"), text, &resolutions));
@@ -126,6 +193,7 @@ fn entry(notes: &mut SeNotes<'_>, workloads: &[Object<WorkloadEntrySpec>]) -> En
         endpoints,
         addresses,
         subject_alt_names: spec.subject_alt_names.clone(),
+        patterns: Vec::new(),
     }
 }
 

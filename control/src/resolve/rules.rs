@@ -11,7 +11,7 @@ use reeve_core::{
 };
 
 use super::{
-    hosts::{Services, advice, falls_under, full},
+    hosts::{Services, advice, full},
     traffic,
     values::Notes,
 };
@@ -107,10 +107,8 @@ fn pattern(
 fn spread(rules: &mut Rules, mut patterns: Vec<(String, DestinationRule)>, services: &Services) {
     patterns.sort_by_key(|(host, _)| std::cmp::Reverse(host.len()));
     for (pattern, rule) in patterns {
-        let under = services
-            .keys()
-            .filter(|host| falls_under(host.as_str(), &pattern));
-        for host in under {
+        let under = services.values().filter(|s| s.falls_under(&pattern));
+        for host in under.map(|service| &service.host) {
             let narrower = |known: &(ServiceName, DestinationRule)| {
                 known.0 == *host && known.1.namespace == rule.namespace
             };

@@ -21,6 +21,9 @@ pub struct ServiceConfig {
     pub namespace: Namespace,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// `*.suffix` or `*`: it has no endpoints of its own; what is called by a name under one of these is looked up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<String>,
     /// The SPIFFE IDs a server of this service may present; any other is refused in the handshake.
     pub identities: Vec<SpiffeId>,
     /// Settings for all subsets.

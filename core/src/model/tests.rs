@@ -44,6 +44,7 @@ fn config(generation: u64, services: &[String]) -> ProxyConfig {
         name: name(s),
         namespace: "default".parse().unwrap(),
         ports: vec![],
+        patterns: Vec::new(),
         identities: vec![],
         traffic: TrafficPolicy::default(),
         port_traffic: BTreeMap::new(),

@@ -44,6 +44,7 @@ fn clusters(tls: ClientTls) -> Clusters {
         name: name.clone(),
         namespace: "default".parse().unwrap(),
         ports: vec![port(80), port(81)],
+        patterns: Vec::new(),
         identities: vec![id()],
         traffic,
         port_traffic: BTreeMap::new(),
@@ -160,6 +161,7 @@ fn two(changed: u8, tls: ClientTls) -> ProxyConfig {
             name: name.clone(),
             namespace: "default".parse().unwrap(),
             ports: vec![port],
+            patterns: vec![],
             identities: vec![id()],
             traffic: TrafficPolicy {
                 tls: tls.clone(),

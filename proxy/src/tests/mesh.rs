@@ -306,6 +306,7 @@ impl Mesh {
                 name: "http".to_owned(),
                 protocol,
             }],
+            patterns: Vec::new(),
             identities: vec![Self::id("server")],
             traffic: TrafficPolicy::default(),
             port_traffic: BTreeMap::new(),

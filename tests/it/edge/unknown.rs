@@ -3,7 +3,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use reeve_tests::{Answer, Call, Folder, Mesh, eventually, local_mesh, service, sidecar, strict};
+use reeve_tests::{
+    Answer, Call, Folder, Mesh, eventually, local_mesh, permit, service, sidecar, strict,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -71,6 +73,7 @@ async fn ask(mesh: &Mesh, authority: &str, id: &str) -> Answer {
 async fn an_unknown_authority_is_passed_on_or_refused_and_recorded() {
     let names = NameServer::start().await;
     names.tell(NAME, &[[127, 0, 0, 1]]);
+    names.tell("a.wild.example", &[[127, 0, 0, 1]]);
     let outside = outside().await;
     let mut mesh = Mesh::start(folder(&names)).await;
     let authority = format!("{NAME}:{}", outside.port());
@@ -108,6 +111,7 @@ async fn an_unknown_authority_is_passed_on_or_refused_and_recorded() {
     assert_eq!(answer.status, 502, "{}", answer.text());
     is_refused(&mesh, "blocked").await;
     explained(&mesh).await;
+    a_wildcard_entry_opens_the_names_under_it(&mesh, outside.port()).await;
     mesh.verify_audit().await;
     mesh.stop().await;
 }
@@ -121,6 +125,46 @@ async fn is_of_the_mesh(mesh: &Mesh) {
         assert_eq!(answer.status, 502, "{authority}: {}", answer.text());
         is_refused(mesh, id).await;
     }
+}
+
+/// It is found by the host that is called, and closed until a policy opens it.
+async fn a_wildcard_entry_opens_the_names_under_it(mesh: &Mesh, port: u16) {
+    let entry = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+        "metadata": {"name": "wild", "namespace": "default"},
+        "spec": {
+            "hosts": ["*.wild.example"], "resolution": "DYNAMIC_DNS",
+            "ports": [{"number": port, "name": "http", "protocol": "HTTP"}],
+        },
+    });
+    mesh.apply("wild.yaml", entry.to_string()).await;
+    let authority = format!("a.wild.example:{port}");
+    let answer = ask(mesh, &authority, "not-permitted").await;
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    let cedar = r#"permit (
+      principal == Workload::"spiffe://mesh.local/ns/default/sa/client", action == Action::"GET",
+      resource in Service::"wild.default.entry"
+    );"#;
+    mesh.apply("access.yaml", permit("wild", cedar)).await;
+    let answer = ask(mesh, &authority, "wild").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().contains(&format!("host: {authority}\r\n")));
+    let decided = mesh.decision_on("wild", "client-0").await;
+    let resource = &decided["request"]["resource"];
+    assert_eq!(
+        resource["services"],
+        json!(["wild.default.entry"]),
+        "{decided}"
+    );
+    assert_eq!(
+        resource["address"],
+        format!("127.0.0.1:{port}"),
+        "{decided}"
+    );
+    let answer = ask(mesh, &format!("wild.example:{port}"), "not-under-it").await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    let nobody = ask(mesh, &format!("b.wild.example:{port}"), "no-address").await;
+    assert_eq!(nobody.status, 503, "{}", nobody.text());
 }
 
 async fn is_refused(mesh: &Mesh, id: &str) {

@@ -59,6 +59,7 @@ pub(super) fn config(generation: u64, hash: &str, services: &[&str]) -> ProxyCon
         name: name(s),
         namespace: "default".parse().unwrap(),
         ports: vec![],
+        patterns: Vec::new(),
         identities: vec![id(s)],
         traffic: TrafficPolicy::default(),
         port_traffic: BTreeMap::new(),

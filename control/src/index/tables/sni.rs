@@ -31,8 +31,24 @@ pub(super) fn of_service(
     let all = attached.chain(super::best_for(index, service, some));
     let mut taken = BTreeSet::new();
     let itself = |host: &str| vec![host.to_owned()];
-    all.flat_map(|v| routes(index, v, (place, address), &mut taken, itself))
-        .collect()
+    let mut found: Vec<SniRoute> = all
+        .flat_map(|v| routes(index, v, (place, address), &mut taken, itself))
+        .collect();
+    // What is looked up by the name that is called goes there by nothing else.
+    let looked_up = service.looked_up().iter();
+    let rest: Vec<_> = looked_up
+        .filter(|p| taken.insert((*p).clone()))
+        .cloned()
+        .collect();
+    if !rest.is_empty() {
+        found.push(SniRoute {
+            name: service.host.to_string(),
+            hosts: rest,
+            destinations: vec![Destination::new(service.host.clone(), place.port())],
+            to_mesh: false,
+        });
+    }
+    found
 }
 
 /// The routes of a gateway's port, within what its servers take.

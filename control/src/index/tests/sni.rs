@@ -143,3 +143,30 @@ fn a_gateway_takes_the_names_that_its_servers_and_the_routes_have_in_common() {
     );
     assert_eq!(of("other/*"), Vec::<String>::new(), "another namespace's");
 }
+
+#[test]
+fn a_wildcard_entry_is_called_by_the_names_under_it() {
+    let spec = "  hosts: ['*.wild.example']\n  ports: [{number: 8080, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]\n  resolution: DYNAMIC_DNS";
+    let rule =
+        "  host: '*.wild.example'\n  trafficPolicy: {connectionPool: {tcp: {connectTimeout: 2s}}}";
+    let all = format!(
+        "{}---\n{}",
+        document("ServiceEntry", "wild", spec),
+        document("DestinationRule", "wild", rule)
+    );
+    let page = config(&all, "page-0");
+    let name: ServiceName = "wild.default.entry".parse().unwrap();
+    let service = &page.services[&name];
+    assert_eq!(service.patterns, ["*.wild.example"]);
+    assert_eq!(service.traffic.connect_timeout.as_secs(), 2);
+    let by_name = |l: &&reeve_core::model::OutboundListener| {
+        l.service
+            .as_ref()
+            .is_some_and(|(s, port)| *s == name && *port == 443)
+    };
+    let listener = page.workload.outbound.iter().find(by_name).unwrap();
+    assert_eq!(listener.sni[0].hosts, ["*.wild.example"]);
+    let found = host(&page, "15001", "*.wild.example:8080");
+    assert_eq!(found.map(|h| h.routes.len()), Some(1));
+    assert!(page.endpoints[&name].endpoints.is_empty() && page.endpoints[&name].names.is_empty());
+}

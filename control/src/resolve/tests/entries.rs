@@ -4,66 +4,102 @@ use super::*;
 
 const PORT: &str = "  ports: [{number: 80, name: http, protocol: HTTP}]\n";
 
+const ENTRIES: &[(&str, &[&str])] = &[
+    ("  hosts: [a.example]\n  resolution: DNS", &[]),
+    (
+        "  hosts: [a.example]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, serviceAccount: x, ports: {http: 8080}}]",
+        &[],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: STATIC\n  workloadSelector: {labels: {app: x}}",
+        &[],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: STATIC",
+        &["spec.endpoints missing"],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: b.example}]",
+        &["spec.endpoints invalid"],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: DNS\n  endpoints: [{address: b.example}, {address: 192.0.2.1}]",
+        &[],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: DNS_ROUND_ROBIN\n  endpoints: [{address: b.example}, {address: c.example}]",
+        &["spec.endpoints conflict"],
+    ),
+    (
+        "  hosts: [a.example]\n  endpoints: [{address: 192.0.2.1}]",
+        &["spec.endpoints conflict"],
+    ),
+    ("  hosts: ['*.example', a.example]", &[]),
+    ("  hosts: ['*.example']\n  resolution: DYNAMIC_DNS", &[]),
+    (
+        "  hosts: ['*.example']\n  resolution: DNS",
+        &["spec.resolution conflict"],
+    ),
+    (
+        "  hosts: ['*.example']\n  resolution: DNS\n  endpoints: [{address: b.example}]",
+        &[],
+    ),
+    (
+        "  hosts: ['*.example']\n  location: MESH_INTERNAL",
+        &["spec.location unsupported"],
+    ),
+    ("  hosts: ['*']", &["spec.hosts[0] invalid"]),
+    ("  hosts: ['a*.example']", &["spec.hosts[0] invalid"]),
+    (
+        "  hosts: [a.example]\n  addresses: [192.0.2.0/24]",
+        &["spec.addresses[0] unsupported"],
+    ),
+    (
+        "  hosts: [a.example]\n  location: ELSEWHERE",
+        &["spec.location invalid"],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 'unix:///a'}]",
+        &["spec.endpoints[0].address unsupported"],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, weight: 5, locality: eu/west/rack1}, {address: 192.0.2.2, locality: eu}]",
+        &[],
+    ),
+    (
+        "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, locality: eu//x}, {address: 192.0.2.2, locality: 'eu/*'}, {address: 192.0.2.3, network: n}]",
+        &[
+            "spec.endpoints[0].locality invalid",
+            "spec.endpoints[1].locality invalid",
+            "spec.endpoints[2].network unsupported",
+        ],
+    ),
+];
+
 #[test]
 fn entries_say_where_services_run_and_their_faults_are_named() {
-    for (spec, expected) in [
-        ("  hosts: [a.example]\n  resolution: DNS", &[][..]),
+    for (spec, expected) in ENTRIES {
+        let found = findings(&document("ServiceEntry", "x", &format!("{PORT}{spec}")));
+        assert_eq!(places(&found), *expected, "{spec}");
+    }
+}
+
+#[test]
+fn a_wildcard_host_needs_ports_that_name_hosts() {
+    for (port, expected) in [
+        ("{number: 443, name: tls, protocol: TLS}", &[][..]),
         (
-            "  hosts: [a.example]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, serviceAccount: x, ports: {http: 8080}}]",
-            &[],
+            "{number: 80, name: http, protocol: HTTP, targetPort: 8080}",
+            &["spec.ports[0].targetPort unsupported"],
         ),
         (
-            "  hosts: [a.example]\n  resolution: STATIC\n  workloadSelector: {labels: {app: x}}",
-            &[],
-        ),
-        (
-            "  hosts: [a.example]\n  resolution: STATIC",
-            &["spec.endpoints missing"],
-        ),
-        (
-            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: b.example}]",
-            &["spec.endpoints invalid"],
-        ),
-        (
-            "  hosts: [a.example]\n  resolution: DNS\n  endpoints: [{address: b.example}, {address: 192.0.2.1}]",
-            &[],
-        ),
-        (
-            "  hosts: [a.example]\n  resolution: DNS_ROUND_ROBIN\n  endpoints: [{address: b.example}, {address: c.example}]",
-            &["spec.endpoints conflict"],
-        ),
-        (
-            "  hosts: [a.example]\n  endpoints: [{address: 192.0.2.1}]",
-            &["spec.endpoints conflict"],
-        ),
-        ("  hosts: ['*.example']", &["spec.hosts[0] unsupported"]),
-        (
-            "  hosts: [a.example]\n  addresses: [192.0.2.0/24]",
-            &["spec.addresses[0] unsupported"],
-        ),
-        (
-            "  hosts: [a.example]\n  location: ELSEWHERE",
-            &["spec.location invalid"],
-        ),
-        (
-            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 'unix:///a'}]",
-            &["spec.endpoints[0].address unsupported"],
-        ),
-        (
-            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, weight: 5, locality: eu/west/rack1}, {address: 192.0.2.2, locality: eu}]",
-            &[],
-        ),
-        (
-            "  hosts: [a.example]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, locality: eu//x}, {address: 192.0.2.2, locality: 'eu/*'}, {address: 192.0.2.3, network: n}]",
-            &[
-                "spec.endpoints[0].locality invalid",
-                "spec.endpoints[1].locality invalid",
-                "spec.endpoints[2].network unsupported",
-            ],
+            "{number: 25, name: tcp, protocol: TCP}",
+            &["spec.ports[0].protocol unsupported"],
         ),
     ] {
-        let found = findings(&document("ServiceEntry", "x", &format!("{PORT}{spec}")));
-        assert_eq!(places(&found), expected, "{spec}");
+        let spec = format!("  hosts: ['*.example']\n  ports: [{port}]");
+        let found = findings(&document("ServiceEntry", "x", &spec));
+        assert_eq!(places(&found), expected, "{port}");
     }
 }
 

@@ -151,8 +151,8 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ),
         (
             "ServiceEntry",
-            "  hosts: ['*.a.example']\n  ports: [{number: 80, name: a, protocol: HTTP}]",
-            "6 spec.hosts[0]",
+            "  hosts: [a.example]\n  addresses: [192.0.2.0/24]\n  ports: [{number: 80, name: a, protocol: HTTP}]",
+            "7 spec.addresses[0]",
         ),
         (
             "Gateway",

@@ -55,6 +55,7 @@ fn weighted(
             name: "http".to_owned(),
             protocol: Protocol::Http,
         }],
+        patterns: Vec::new(),
         identities: vec![],
         traffic,
         port_traffic: BTreeMap::new(),
