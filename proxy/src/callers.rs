@@ -21,14 +21,16 @@ use reeve_core::{SpiffeId, decision::Principal, model::CallerShares};
 use crate::{
     judge::Peer,
     ledger::lock,
-    limits::{MAX_REQUESTS_PER_CALLER, MAX_REQUESTS_PER_CONNECTION},
+    limits::{
+        MAX_REQUESTS_PER_CALLER, MAX_REQUESTS_PER_CONNECTION, MAX_TRANSFORM_BYTES_PER_CALLER,
+    },
     pressure::CallerKey,
 };
 
 /// Everybody who is connected to one proxy.
 #[derive(Debug)]
 pub(crate) struct Callers {
-    here: Mutex<HashMap<Caller, Arc<AtomicUsize>>>,
+    here: Mutex<HashMap<Caller, Arc<Holdings>>>,
     per_connection: AtomicUsize,
     per_caller: AtomicUsize,
 }
@@ -78,8 +80,16 @@ fn network(address: IpAddr) -> IpAddr {
 pub(crate) struct Share {
     callers: Arc<Callers>,
     caller: Caller,
-    by_caller: Arc<AtomicUsize>,
+    by_caller: Arc<Holdings>,
     by_connection: AtomicUsize,
+}
+
+/// What one caller holds.
+#[derive(Debug, Default)]
+struct Holdings {
+    requests: AtomicUsize,
+    /// Of bodies that are held to be transformed.
+    bytes: AtomicUsize,
 }
 
 /// One request or relayed connection at the application; over when dropped.
@@ -125,11 +135,29 @@ impl Share {
         if !enter(&self.by_connection, &self.callers.per_connection) {
             return Err("max_requests_per_connection");
         }
-        if !enter(&self.by_caller, &self.callers.per_caller) {
+        if !enter(&self.by_caller.requests, &self.callers.per_caller) {
             self.by_connection.fetch_sub(1, Ordering::Relaxed);
             return Err("max_requests_per_caller");
         }
         Ok(Held(self.clone()))
+    }
+
+    /// Takes bytes for bodies that are held; whether the caller has as much.
+    pub(crate) fn take_bytes(&self, bytes: usize) -> bool {
+        let taken = self.by_caller.bytes.fetch_add(bytes, Ordering::AcqRel);
+        taken.saturating_add(bytes) <= MAX_TRANSFORM_BYTES_PER_CALLER
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give_bytes(&self, bytes: usize) {
+        self.by_caller.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+impl Held {
+    /// Whose share it is of.
+    pub(crate) fn share(&self) -> &Arc<Share> {
+        &self.0
     }
 }
 
@@ -144,7 +172,7 @@ fn enter(count: &AtomicUsize, most: &AtomicUsize) -> bool {
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.by_connection.fetch_sub(1, Ordering::Relaxed);
-        self.0.by_caller.fetch_sub(1, Ordering::Relaxed);
+        self.0.by_caller.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -37,7 +37,7 @@ use crate::{
     proxy::Shared,
     spans::{Attributes, OpenSpan, SpanEnd},
     tap::Bodies,
-    transform::Applying,
+    transform::{Applying, Space},
     worker::Worker,
 };
 
@@ -194,6 +194,14 @@ impl Exchange {
     /// What it goes through.
     pub(crate) fn proxy(&self) -> &Arc<Shared> {
         &self.worker.proxy
+    }
+
+    /// Where its bodies are held, if transformations concern it.
+    pub(crate) fn space(&self) -> Option<Space> {
+        self.transforms.as_ref().map(|_| Space {
+            room: self.worker.proxy.transform_room.clone(),
+            share: self.held.as_ref().map(|held| held.share().clone()),
+        })
     }
 
     /// Notes the transformations that concern it.

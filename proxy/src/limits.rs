@@ -130,6 +130,9 @@ pub(crate) const MAX_RETRY_BODY_PIECES: usize = 4096;
 pub(crate) const MAX_TRANSFORM_BODY_BYTES: usize = 1024 * 1024;
 /// Bytes of all such bodies together; beyond, requests are answered 503.
 pub(crate) const MAX_TRANSFORM_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of such bodies that one caller – a workload by its identity, anybody else by address – may hold; beyond, its
+/// requests are answered 429.
+pub(crate) const MAX_TRANSFORM_BYTES_PER_CALLER: usize = 16 * 1024 * 1024;
 /// A longer one is transformed on a thread of its own.
 pub(crate) const MAX_TRANSFORM_INLINE_BYTES: usize = 64 * 1024;
 /// Such threads at once; more bodies wait for one.

@@ -26,7 +26,7 @@ use self::{
     query::QueryEdits,
 };
 pub(crate) use self::{
-    body::{Held, Room},
+    body::{Held, Room, Space},
     passing::{response, upload},
 };
 use crate::{
@@ -219,7 +219,7 @@ impl Applying {
         &mut self,
         headers: &HeaderMap,
         upload: &Upload,
-        (room, metrics): (&Arc<Room>, &Metrics),
+        (space, metrics): (&Space, &Metrics),
     ) -> Result<(), Answer> {
         let edits = self.rules.iter().filter_map(|one| {
             let edit = one.request_body.as_ref()?;
@@ -235,9 +235,9 @@ impl Applying {
             return Ok(());
         }
         let source = upload.take();
-        let gathered = body::gather(source, room).await;
+        let gathered = body::gather(source, space).await;
         upload.received(gathered.pieces());
-        let (source, acted) = change(gathered, edits, room, place)
+        let (source, acted) = change(gathered, edits, &space.room, place)
             .await
             .map_err(Unfit::of_request)?;
         upload.put_back(source);
@@ -249,7 +249,7 @@ impl Applying {
     pub(crate) async fn change_response(
         &mut self,
         response: Response<impl Into<Source>>,
-        (room, metrics): (&Arc<Room>, &Metrics),
+        (space, metrics): (&Space, &Metrics),
     ) -> Result<Response<Source>, Answer> {
         let (mut parts, body) = response.into_parts();
         let mut source: Source = body.into();
@@ -273,8 +273,8 @@ impl Applying {
                 forget_bytes(&mut parts.headers);
             }
             if !edits.is_empty() && !self.is_head {
-                let gathered = body::gather(source, room).await;
-                let (changed, acted) = change(gathered, edits, room, place)
+                let gathered = body::gather(source, space).await;
+                let (changed, acted) = change(gathered, edits, &space.room, place)
                     .await
                     .map_err(Unfit::of_response)?;
                 source = changed;

@@ -22,6 +22,7 @@ use tokio::{
 use super::edit::Unfit;
 use crate::{
     body::{BodyError, Source},
+    callers::Share,
     headers::clean_trailers,
     limits::{
         MAX_TRANSFORM_BODY_BYTES, MAX_TRANSFORM_BYTES, MAX_TRANSFORM_THREADS,
@@ -67,27 +68,45 @@ impl Room {
     }
 }
 
+/// Where a body is held: in the proxy's room, as a part of its caller's share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Space {
+    pub(crate) room: Arc<Room>,
+    pub(crate) share: Option<Arc<Share>>,
+}
+
 /// A part of it.
 #[derive(Debug)]
 struct Taken {
-    room: Arc<Room>,
+    space: Space,
     bytes: usize,
 }
 
 impl Taken {
     fn more(&mut self, bytes: usize) -> Result<(), Unfit> {
-        let taken = self.room.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let Space { room, share } = &self.space;
+        let taken = room.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let has_share = share.as_ref().is_none_or(|share| share.take_bytes(bytes));
         self.bytes = self.bytes.saturating_add(bytes);
-        match taken.saturating_add(bytes) > MAX_TRANSFORM_BYTES {
-            true => Err(Unfit::NoRoom),
-            false => Ok(()),
+        if taken.saturating_add(bytes) > MAX_TRANSFORM_BYTES {
+            Err(Unfit::NoRoom)
+        } else if !has_share {
+            Err(Unfit::NoShare)
+        } else {
+            Ok(())
         }
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.room.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.space
+            .room
+            .bytes
+            .fetch_sub(self.bytes, Ordering::AcqRel);
+        if let Some(share) = &self.space.share {
+            share.give_bytes(self.bytes);
+        }
     }
 }
 
@@ -122,14 +141,14 @@ impl Gathering {
 }
 
 /// Reads `source` to its end, as far as there is room and time for it.
-pub(super) async fn gather(mut source: Source, room: &Arc<Room>) -> Gathering {
+pub(super) async fn gather(mut source: Source, space: &Space) -> Gathering {
     let until = Instant::now() + TRANSFORM_BODY_TIMEOUT;
     let mut held = Held {
         pieces: VecDeque::new(),
         trailers: None,
         rest: None,
         _taken: Taken {
-            room: room.clone(),
+            space: space.clone(),
             bytes: 0,
         },
     };
@@ -172,7 +191,7 @@ impl Held {
             trailers: None,
             rest: None,
             _taken: Taken {
-                room: Arc::default(),
+                space: Space::default(),
                 bytes: 0,
             },
         }

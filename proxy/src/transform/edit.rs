@@ -51,6 +51,8 @@ pub(super) enum Unfit {
     Late,
     /// All the room is taken.
     NoRoom,
+    /// All that the caller may have of it is.
+    NoShare,
     /// It is compressed.
     Encoded,
     /// It is a part of something.
@@ -72,6 +74,7 @@ impl Unfit {
             Self::TooLong => "refused_too_long",
             Self::Late => "refused_late",
             Self::NoRoom => "refused_no_room",
+            Self::NoShare => "refused_no_share",
             Self::Encoded => "refused_encoded",
             Self::Partial => "refused_partial",
             Self::NotJson => "refused_not_json",
@@ -87,6 +90,7 @@ impl Unfit {
             Self::TooLong => "passed_too_long",
             Self::Late => "passed_late",
             Self::NoRoom => "passed_no_room",
+            Self::NoShare => "passed_no_share",
             Self::Encoded => "passed_encoded",
             Self::Partial => "passed_partial",
             Self::NotJson => "passed_not_json",
@@ -102,6 +106,7 @@ impl Unfit {
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoom => return Answer::overloaded("max_transform_bytes"),
+            Self::NoShare => return Answer::too_many_requests("max_transform_bytes_per_caller"),
             Self::Encoded | Self::Partial => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotJson | Self::Inexact | Self::NoPatch => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,

@@ -18,12 +18,11 @@ pub(crate) async fn upload(
     upload: &Upload,
     exchange: &mut Exchange,
 ) -> Result<(), Answer> {
-    let end = exchange.end().clone();
-    let Some(applying) = exchange.transforms() else {
+    let (space, end) = (exchange.space(), exchange.end().clone());
+    let (Some(space), Some(applying)) = (space, exchange.transforms()) else {
         return Ok(());
     };
-    let proxy = &worker.proxy;
-    let with = (&proxy.transform_room, &*proxy.metrics);
+    let with = (&space, &*worker.proxy.metrics);
     // Cancel-safe: a request that is no longer permitted goes no further.
     tokio::select! {
         changed = applying.change_upload(headers, upload, with) => changed,
@@ -37,11 +36,12 @@ pub(crate) async fn response(
     deadline: Option<Instant>,
     exchange: &mut Exchange,
 ) -> Result<Response<Source>, Answer> {
-    let (end, proxy) = (exchange.end().clone(), exchange.proxy().clone());
-    let Some(applying) = exchange.transforms() else {
+    let (space, end) = (exchange.space(), exchange.end().clone());
+    let metrics = exchange.proxy().metrics.clone();
+    let (Some(space), Some(applying)) = (space, exchange.transforms()) else {
         return Ok(response.map(Source::from));
     };
-    let with = (&proxy.transform_room, &*proxy.metrics);
+    let with = (&space, &*metrics);
     let changing = applying.change_response(response, with);
     let in_time = async {
         match deadline {

@@ -177,7 +177,7 @@ async fn responses_are_changed_as_their_status_says() {
     gone.response.status = Some(410);
     gone.response.headers.set = texts(&[("x-a", "1")]);
     gone.response.body = replace("missing", "gone");
-    let (room, metrics) = (Arc::<Room>::default(), metrics());
+    let (room, metrics) = (Space::default(), metrics());
     let get = head("GET", "/", &[]);
     for (status, wanted, text) in [(404, 410, "it is gone"), (200, 200, "it is missing")] {
         let mut applying = applying(std::slice::from_ref(&gone), &get);
@@ -195,12 +195,12 @@ async fn responses_are_changed_as_their_status_says() {
         assert_eq!(applying.acted().len(), usize::from(wanted == 410));
         assert_eq!(body_of(changed.into_body()).await, text.as_bytes());
     }
-    assert_eq!(room.taken(), 0, "all the room is given back");
+    assert_eq!(room.room.taken(), 0, "all the room is given back");
 }
 
 #[tokio::test]
 async fn what_cannot_be_changed_is_withheld_or_passes_as_it_is() {
-    let (room, metrics) = (Arc::<Room>::default(), metrics());
+    let (room, metrics) = (Space::default(), metrics());
     let get = head("GET", "/", &[]);
     let zipped = || response(200, &[("content-encoding", "gzip")], "zzz");
     let mut strict = rule("a/strict");
@@ -223,7 +223,7 @@ async fn responses_without_bodies_keep_their_status_and_a_head_has_no_length() {
     let mut all = rule("a/all");
     all.response.status = Some(200);
     all.response.body = replace("a", "b");
-    let (room, metrics) = (Arc::<Room>::default(), metrics());
+    let (room, metrics) = (Space::default(), metrics());
     let get = head("GET", "/", &[]);
     for status in [204, 304] {
         let changed = applying(std::slice::from_ref(&all), &get)
@@ -243,19 +243,22 @@ async fn responses_without_bodies_keep_their_status_and_a_head_has_no_length() {
 #[tokio::test(start_paused = true)]
 async fn reading_is_bounded_in_bytes_time_and_room() {
     use crate::limits::{MAX_TRANSFORM_BODY_BYTES, MAX_TRANSFORM_BYTES};
-    let room = Arc::<Room>::default();
+    let room = Space::default();
     let long = vec![b'x'; MAX_TRANSFORM_BODY_BYTES + 1];
     let source = Source::Held(Held::of(long.clone().into()));
     let Gathering::Part(held, Unfit::TooLong) = body::gather(source, &room).await else {
         panic!("it is too long");
     };
     assert_eq!(body_of(Source::Held(held)).await, long, "nothing is lost");
-    let full = Arc::new(Room::taken_up(MAX_TRANSFORM_BYTES));
+    let full = Space {
+        room: Arc::new(Room::taken_up(MAX_TRANSFORM_BYTES)),
+        share: None,
+    };
     let source = Source::Held(Held::of("x".into()));
     let gathered = body::gather(source, &full).await;
     assert!(matches!(gathered, Gathering::Part(_, Unfit::NoRoom)));
     drop(gathered);
-    assert_eq!(full.taken(), MAX_TRANSFORM_BYTES);
+    assert_eq!(full.room.taken(), MAX_TRANSFORM_BYTES);
     // A copy of what nobody sends.
     let original = Source::Held(Held::of("x".into()));
     let upload = Upload::new(original, Arc::default(), End::default());
@@ -266,7 +269,7 @@ async fn reading_is_bounded_in_bytes_time_and_room() {
 
 #[tokio::test]
 async fn long_bodies_wait_for_a_thread_and_digests_in_trailers_go() {
-    let (room, metrics) = (Arc::<Room>::default(), metrics());
+    let (room, metrics) = (Space::default(), metrics());
     let mut all = rule("a/all");
     all.response.body = replace("a", "b");
     let get = head("GET", "/", &[]);
@@ -288,4 +291,36 @@ async fn long_bodies_wait_for_a_thread_and_digests_in_trailers_go() {
     held.replace("b".into());
     let all = Source::Held(held).collect().await.unwrap();
     assert_eq!(all.trailers().map(HeaderMap::len), Some(1));
+}
+
+#[tokio::test]
+async fn one_caller_takes_no_more_than_its_share() {
+    use crate::limits::MAX_TRANSFORM_BYTES_PER_CALLER;
+    let peer = crate::judge::Peer::stranger(std::net::Ipv4Addr::LOCALHOST.into());
+    let callers = Arc::<crate::callers::Callers>::default();
+    let share = callers.connected(([127, 0, 0, 1], 1).into(), &peer);
+    let space = Space {
+        share: Some(share.clone()),
+        ..Space::default()
+    };
+    assert!(share.take_bytes(MAX_TRANSFORM_BYTES_PER_CALLER - 1));
+    let held = |text: &'static str| Source::Held(Held::of(text.into()));
+    let one = body::gather(held("x"), &space).await;
+    assert!(matches!(one, Gathering::Whole(_)));
+    let more = body::gather(held("x"), &space).await;
+    assert!(matches!(more, Gathering::Part(_, Unfit::NoShare)));
+    drop(more);
+    drop(one);
+    assert!(matches!(
+        body::gather(held("x"), &space).await,
+        Gathering::Whole(_)
+    ));
+    let others = Space {
+        room: space.room.clone(),
+        share: None,
+    };
+    assert!(matches!(
+        body::gather(held("xx"), &others).await,
+        Gathering::Whole(_)
+    ));
 }

@@ -118,6 +118,7 @@ fn workload() -> WorkloadConfig {
         topology: Default::default(),
         caller_shares: Default::default(),
         rate_limits: Default::default(),
+        global_rate_limits: Default::default(),
         transformations: Default::default(),
         name_servers: vec![],
         path_normalization: PathNormalization::default(),
