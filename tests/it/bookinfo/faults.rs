@@ -1,4 +1,5 @@
-//! Faults: what Istio's task "fault injection" shows, and a caller whose retries heal both delays and aborts.
+//! Faults: what Istio's tasks "fault injection" and "request timeouts" show, and a caller whose retries heal both delays
+//! and aborts.
 
 use std::{
     collections::BTreeSet,
@@ -23,6 +24,7 @@ async fn delays_and_aborts_are_seen_by_whom_they_are_for_and_healed_by_a_caller_
     );
     let mut mesh = Mesh::start(folder).await;
     for_jason(&mesh).await;
+    timed_out(&mesh).await;
     aborts_are_healed(&mesh).await;
     delays_are_healed(&mesh).await;
     mesh.verify_audit().await;
@@ -86,6 +88,19 @@ async fn for_jason(mesh: &Mesh) {
     assert_eq!(flags(mesh, "aborted").await, "FI");
     let text = connection.send(&page()).await.expect("a page").text();
     assert!(text.contains("stars black"), "{text}");
+}
+
+/// Istio's task "request timeouts": reviews wait for slow ratings, and the page does not wait for reviews.
+async fn timed_out(mesh: &Mesh) {
+    let slow = json!({"delay": {"percentage": {"value": 100}, "fixedDelay": "2s"}});
+    let ratings = json!([{"fault": slow, "route": to("ratings", "v1")}]);
+    let hasty = json!([{"timeout": "500ms", "route": to("reviews", "v2")}]);
+    mesh.folder
+        .write("VirtualService-ratings.yaml", routes("ratings", &ratings));
+    mesh.apply("VirtualService-reviews.yaml", routes("reviews", &hasty))
+        .await;
+    let answer = visitor(mesh).await.send(&reviews()).await;
+    assert_eq!(answer.expect("an answer").status, 504);
 }
 
 /// What the sidecar of reviews says of a request to ratings.
