@@ -29,7 +29,7 @@ use crate::{
 
 /// How often a request that was surely not processed is sent again beyond what the retry policy says: connections
 /// end when credentials change, and no request may fail for that.
-const MAX_SAFE_RESENDS: u32 = 4;
+pub(crate) const MAX_SAFE_RESENDS: u32 = 4;
 
 /// A response, and whether the tries are used up.
 pub(crate) type Answered = Result<Response<Incoming>, Answer>;

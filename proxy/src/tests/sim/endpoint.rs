@@ -83,8 +83,8 @@ struct Mood {
 struct Gone;
 
 /// Serves on this host until it crashes.
-pub(super) async fn serve(name: String, port: u16, ledger: Rc<Ledger>) -> turmoil::Result {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+pub(super) async fn serve(name: String, at: (&str, u16), ledger: Rc<Ledger>) -> turmoil::Result {
+    let listener = TcpListener::bind(at).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         let (name, ledger) = (name.clone(), ledger.clone());
