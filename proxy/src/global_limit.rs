@@ -208,4 +208,4 @@ impl Global {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -221,10 +221,13 @@ pub(crate) async fn outbound(
         wanted: wanted.as_ref(),
         origin: OnceLock::new(),
         chosen: OnceLock::new(),
+        told: OnceLock::new(),
     };
     let sent = arrived.serve(parts, &upload, &mut exchange).await;
     let (origin, chosen) = (arrived.origin.into_inner(), arrived.chosen.into_inner());
-    let served = finish(sent, wanted, chosen, exchange).await;
+    let told = arrived.told.into_inner();
+    let mut served = finish(sent, wanted, chosen, exchange).await;
+    served.headers_mut().extend(told.unwrap_or_default());
     match origin {
         Some((route, origin)) => readable(served, &route, &origin),
         None => served,
@@ -294,6 +297,8 @@ struct Arrived<'a> {
     origin: OnceLock<(Arc<CompiledRoute>, HeaderValue)>,
     /// Which of several destinations it went to, where that one has changes of its own.
     chosen: OnceLock<usize>,
+    /// What rate limit servers have the caller told.
+    told: OnceLock<HeaderMap>,
 }
 
 /// Where a request goes.
@@ -415,8 +420,10 @@ impl Arrived<'_> {
             let listener = &self.outbound.listener;
             let (port, protocol) = (listener.bind.port(), listener.protocol);
             let place = Arc::new(Place::gateway(snapshot.workload(), port, protocol));
-            let (permit, question) =
-                judge(worker, snapshot, self.peer, place, parts, exchange).await?;
+            let judged = judge(worker, snapshot, self.peer, place, parts, exchange).await;
+            let within = within_rate(worker, snapshot, self.peer, judged).await;
+            let (permit, question, told) = within?;
+            let _once = self.told.set(told);
             let record = &permit.proof().record;
             let user = question.user.clone();
             enter(

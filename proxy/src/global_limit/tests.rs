@@ -32,7 +32,7 @@ use super::*;
 
 /// Answers as it is told, and notes what it is asked.
 #[derive(Clone, Default)]
-struct Server {
+pub(crate) struct Server {
     asked: Arc<Mutex<Vec<String>>>,
     answer: Arc<Mutex<RateLimitResponse>>,
     delay: Duration,
@@ -57,7 +57,7 @@ impl RateLimitService for Server {
 }
 
 impl Server {
-    async fn start(&self) -> SocketAddr {
+    pub(crate) async fn start(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let serving = tonic::transport::Server::builder()
@@ -71,7 +71,7 @@ impl Server {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
 
-    fn answers(&self, code: Code, remaining: u32) {
+    pub(crate) fn answers(&self, code: Code, remaining: u32) {
         *self.answer.lock().unwrap() = RateLimitResponse {
             overall_code: code.into(),
             statuses: vec![DescriptorStatus {

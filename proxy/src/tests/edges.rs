@@ -9,14 +9,16 @@ use std::{
     time::Duration,
 };
 
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use http::{HeaderValue, Response};
 use http_body_util::BodyExt as _;
 use reeve_audit::Direction;
 use reeve_core::{
     SpiffeId, UnixTime,
     model::{
-        Destination, Generation, JwtRule, MtlsMode, Protocol, ProxyConfig, ProxyRole, RouteMatch,
-        SniRoute, StringMatch, TracingConfig,
+        DescriptorEntry, DescriptorRule, DescriptorValue, Destination, Generation, GlobalRateLimit,
+        JwtRule, LimitServer, MtlsMode, OnFailure, Protocol, ProxyConfig, ProxyRole, RateKey,
+        RateLimit, RouteMatch, SniRoute, StringMatch, TracingConfig,
     },
 };
 
@@ -71,6 +73,58 @@ async fn a_gateway_judges_strangers_and_forwards_as_itself() {
     let line = server.log.wait(|line| line["response_code"] == 200).await;
     assert_eq!(line["peer"], "spiffe://mesh.local/ns/default/sa/client");
     assert_eq!(fetch(&caller(), mesh.url("/other")).await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_keeps_the_limits_of_its_own_and_of_a_server() {
+    let mesh = Mesh::new();
+    echo_app(mesh.at(2, PORT)).await;
+    let limits = crate::global_limit::tests::Server::default();
+    let at = limits.start().await;
+    let server = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let mut config = gateway(&mesh);
+    let workload = Arc::make_mut(&mut config.workload);
+    workload.rate_limits = vec![RateLimit {
+        name: "default/own/0".to_owned(),
+        when: RouteMatch::default(),
+        per: RateKey::All,
+        requests: std::num::NonZeroU32::new(2).unwrap(),
+        every: Duration::from_secs(3600),
+    }];
+    workload.global_rate_limits = vec![GlobalRateLimit {
+        name: "default/shared".to_owned(),
+        server: LimitServer::At(at),
+        domain: "mesh".to_owned(),
+        timeout: Duration::from_secs(5),
+        on_failure: OnFailure::Deny,
+        descriptors: vec![DescriptorRule {
+            when: RouteMatch::default(),
+            entries: vec![DescriptorEntry {
+                key: "from".to_owned(),
+                value: DescriptorValue::Address,
+                optional: false,
+            }],
+        }],
+        service: service(),
+    }];
+    set_policies(
+        &mut config,
+        &[r#"permit(principal, action,
+            resource == Workload::"spiffe://mesh.local/ns/default/sa/client");"#],
+    );
+    let (_server, _edge) = pair(&mesh, &server, &config).await;
+    let ask = async || {
+        let response = caller().request(get(mesh.url("/shop/1"))).await.unwrap();
+        let left = response.headers().get("x-ratelimit-remaining").cloned();
+        (response.status().as_u16(), left)
+    };
+    limits.answers(Code::Ok, 5);
+    assert_eq!(ask().await, (200, Some(HeaderValue::from(5))));
+    limits.answers(Code::OverLimit, 0);
+    assert_eq!(ask().await, (429, Some(HeaderValue::from(0))));
+    // Its own limit is reached first now.
+    limits.answers(Code::Ok, 7);
+    assert_eq!(ask().await, (429, Some(HeaderValue::from(0))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,7 +51,7 @@ const REQUESTS: usize = 400;
 const AFTER: usize = 60;
 const AT_ONCE: usize = 24;
 /// The circuit breaker's bound.
-const MAX_REQUESTS: u32 = 20;
+const MAX_REQUESTS: u32 = 6;
 const ATTEMPTS: u32 = 3;
 /// Retries that may be outstanding at once. 5 % of what is in flight or waits is never more.
 const RETRIES: u32 = 3;
