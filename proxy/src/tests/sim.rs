@@ -149,6 +149,7 @@ fn client(mesh: &Mesh, seed: u64) -> ProxyConfig {
         traffic.http.max_requests = NonZeroU32::new(MAX_REQUESTS);
         traffic.http.idle_timeout = Some(Duration::from_secs(1));
         traffic.outlier = Some(OutlierDetection {
+            consecutive_5xx: NonZeroU32::new(2),
             interval: Duration::from_millis(500),
             base_ejection: Duration::from_millis(800),
             max_ejection_percent: 67,
