@@ -21,7 +21,7 @@ pub(crate) use routing::{
     GatewayTls, Headers, HttpRoute, Match, MirrorTo, Precedence, RouteTo, TcpRoute, TlsMatch,
     TlsRoute, To, VirtualService,
 };
-pub(crate) use scope::{EgressHost, SidecarScope, ViewKey};
+pub(crate) use scope::{EgressHost, IngressListener, SidecarScope, ViewKey};
 pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
 pub(crate) use service::is_subset;
 pub use service::{

@@ -4,6 +4,7 @@ mod access_log;
 mod discovery;
 mod entries;
 mod gateway_api;
+mod groups;
 pub(crate) mod hosts;
 mod local;
 mod policies;
@@ -88,8 +89,8 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let mut services = services::resolve(&objects.services, faults);
     let (slices, pods) = (&objects.slices, &objects.pods);
     discovery::resolve(&objects.services, slices, pods, &mut services, faults);
-    let (entries, workloads) = (&objects.service_entries, &objects.workload_entries);
-    entries::resolve(entries, workloads, &mut services, faults);
+    let workloads = groups::complete(&objects.workload_groups, &objects.workload_entries, faults);
+    entries::resolve(&objects.service_entries, &workloads, &mut services, faults);
     let settings = settings::resolve(&objects.mesh_configs, &services, faults);
     let workloads = local::resolve(&objects.local_meshes, &settings, faults);
     services::check_targets(&objects.services, &services, &workloads, faults);
@@ -166,6 +167,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.slices, faults);
     twice(&objects.pods, faults);
     twice(&objects.workload_entries, faults);
+    twice(&objects.workload_groups, faults);
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);
     twice(&objects.access_policies, faults);

@@ -76,6 +76,10 @@ async fn try_app(
 ) -> Answered {
     let app = inbound.listener.app;
     exchange.upstream = Some(inbound.upstream.clone());
+    if let Some(pool) = &inbound.listener.pool {
+        let begun = inbound.under_way.begin(pool);
+        exchange.counted(begun.map_err(Answer::overflow)?);
+    }
     exchange.under_way();
     let mut resends = 0;
     loop {
@@ -84,7 +88,7 @@ async fn try_app(
         let request = request.map_err(|_| Answer::unbuildable())?;
         let sent = worker
             .pools
-            .send_plain(app, dialect, request, Terms::of_app())
+            .send_plain(app, dialect, request, Terms::of_app(inbound))
             .await;
         match sent {
             Ok((response, lease)) => {
@@ -94,6 +98,7 @@ async fn try_app(
             Err(error) if resends < MAX_SAFE_RESENDS && is_safe(&error, permit, upload) => {
                 resends += 1;
             }
+            Err(SendError::Overflow(overflow)) => return Err(Answer::overflow(overflow)),
             Err(error) => {
                 tracing::debug!(%error, %app, "the application did not answer");
                 exchange.failure = Some(error_chain(&error));

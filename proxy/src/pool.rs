@@ -37,6 +37,7 @@ use crate::{
     },
     permit::{Recorded, UpstreamRequest},
     route::Failure,
+    snapshot::Inbound,
     trust::Trust,
 };
 
@@ -133,12 +134,22 @@ impl<'c> Terms<'c> {
             .min(MAX_STREAMS_PER_LINK)
     }
 
-    /// To the application itself, which no `DestinationRule` concerns.
-    pub(crate) fn of_app() -> Self {
+    /// To the application itself, which no `DestinationRule` concerns, but a `Sidecar` may.
+    pub(crate) fn of_app(inbound: &'c Inbound) -> Self {
+        let Some(pool) = inbound.listener.pool.as_deref() else {
+            return Self {
+                dial: APP_CONNECT_TIMEOUT.into(),
+                max_requests: None,
+                bounds: None,
+            };
+        };
         Self {
-            dial: APP_CONNECT_TIMEOUT.into(),
-            max_requests: None,
-            bounds: None,
+            dial: Dial {
+                patience: pool.connect_timeout,
+                keepalive: pool.tcp.keepalive.as_ref(),
+            },
+            max_requests: pool.http.max_requests_per_connection,
+            bounds: Bounds::of(pool, &inbound.under_way),
         }
     }
 

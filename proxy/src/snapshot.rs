@@ -18,6 +18,7 @@ use reeve_core::{Clock, ServiceName, SystemClock};
 
 use crate::{
     access_log::LogFormat,
+    breaker::ClusterState,
     cluster::Clusters,
     dns::{self, Answers},
     edge::{Material, ServerKey, TlsServers, WatchedFiles},
@@ -87,6 +88,8 @@ pub(crate) struct Inbound {
     pub(crate) place: Arc<Place>,
     /// The application's address as logs have it.
     pub(crate) upstream: Arc<str>,
+    /// What is under way to the application, where that is bounded.
+    pub(crate) under_way: Arc<ClusterState>,
 }
 
 impl Inbound {
@@ -94,6 +97,7 @@ impl Inbound {
         Self {
             place: Arc::new(Place::inbound(workload, &listener)),
             upstream: listener.app.to_string().into(),
+            under_way: Arc::new(ClusterState::new()),
             listener,
         }
     }
@@ -180,7 +184,7 @@ impl Snapshot {
         let own = PeerInfo::of(workload);
         let tables = tables(&config, before)?;
         let material = Material::new(&config.secrets, &around.clock);
-        let (inbound, outbound) = listeners(workload, &material)?;
+        let (inbound, outbound) = listeners(workload, &material, before)?;
         Ok(Self {
             jwt,
             clusters: Clusters::compile(&config, before, &around.answers, &material),
@@ -345,11 +349,15 @@ type Outbounds = HashMap<SocketAddr, Arc<Outbound>>;
 fn listeners(
     workload: &WorkloadConfig,
     material: &Material<'_>,
+    before: Option<&Snapshot>,
 ) -> Result<(Inbounds, Outbounds), SnapshotError> {
     let mut inbound = HashMap::default();
     let mut outbound = HashMap::default();
     for listener in &workload.inbound {
-        let entry = Inbound::new(workload, listener.clone());
+        let mut entry = Inbound::new(workload, listener.clone());
+        if let Some(known) = before.and_then(|b| b.inbound.get(&listener.bind)) {
+            entry.under_way = known.under_way.clone();
+        }
         if inbound.insert(listener.bind, Arc::new(entry)).is_some() {
             return Err(SnapshotError::DuplicateListener(listener.bind));
         }

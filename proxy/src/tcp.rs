@@ -35,6 +35,7 @@ use crate::{
     outlier::Seen,
     peer_info::PeerInfo,
     permit::{ConnectPermit, Refused, permit_connection, record_refusal},
+    pool::Terms,
     relay::{RelayBounds, relay_within},
     route::pick,
     snapshot::{Outbound, Snapshot},
@@ -70,6 +71,14 @@ pub(crate) async fn inbound(
     let origin = Origin::Inbound(arrival.bind);
     let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange).await else {
         return;
+    };
+    // Held until the connection ends.
+    let _slot = match Terms::of_app(&inbound).connection() {
+        Ok(slot) => slot,
+        Err(overflow) => {
+            exchange.limited(overflow.limit());
+            return exchange.flag("UO");
+        }
     };
     match connect::app(
         &worker.proxy.net,

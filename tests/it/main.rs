@@ -14,6 +14,7 @@ mod gateway_api;
 mod h2_abuse;
 mod handover;
 mod hostile;
+mod ingress_listeners;
 mod intercept;
 mod interop;
 mod jobs;

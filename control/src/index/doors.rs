@@ -41,6 +41,8 @@ pub(super) fn inbound(
             }
         }
     }
+    let sidecar = mesh.sidecar(workload);
+    let pool = sidecar.and_then(|sidecar| sidecar.pool.clone());
     let listener = |(port, protocol): (u16, Protocol)| {
         let services = behind.get(&port).map(Vec::as_slice).unwrap_or_default();
         InboundListener {
@@ -50,9 +52,25 @@ pub(super) fn inbound(
             mtls: mtls_mode(mesh, workload, port),
             state: state(&mesh.settings.authorization, workload, services),
             services: services.iter().map(|s| s.host.clone()).collect(),
+            pool: pool.clone(),
         }
     };
-    ports.into_iter().map(listener).collect()
+    let Some(said) = sidecar.and_then(|sidecar| sidecar.ingress.as_ref()) else {
+        return ports.into_iter().map(listener).collect();
+    };
+    // What a `Sidecar` says is open, and nothing else.
+    let said = said.iter().map(|ingress| {
+        let own = listener((ingress.port, ingress.protocol));
+        let app_port = ingress.app_port.unwrap_or_else(|| own.app.port());
+        let address = ingress.bind.unwrap_or(instance.address.into());
+        InboundListener {
+            bind: SocketAddr::new(address, ingress.port),
+            app: SocketAddr::from((instance.app_address, app_port)),
+            pool: ingress.pool.clone().or_else(|| own.pool.clone()),
+            ..own
+        }
+    });
+    said.collect()
 }
 
 /// How the workload's traffic is captured. A gateway's is not: the outside comes to it by its address.

@@ -34,6 +34,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("ServiceEntry", NETWORKING),
     ("Sidecar", NETWORKING),
     ("WorkloadEntry", NETWORKING),
+    ("WorkloadGroup", NETWORKING),
     ("PeerAuthentication", SECURITY),
     ("RequestAuthentication", SECURITY),
     ("AccessPolicy", OURS),
@@ -53,7 +54,6 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
 /// Kinds that exist, but not here yet: (API group, kind).
 pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("networking.istio.io", "EnvoyFilter"),
-    ("networking.istio.io", "WorkloadGroup"),
     ("networking.istio.io", "ProxyConfig"),
     ("security.istio.io", "AuthorizationPolicy"),
     ("telemetry.istio.io", "Telemetry"),

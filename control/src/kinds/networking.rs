@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::traffic::{FaultSpec, TrafficPolicySpec};
+use super::traffic::{ConnectionPoolSpec, FaultSpec, TrafficPolicySpec};
 
 macro_rules! raw {
     ($($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $type:ty,)* })*) => {$(
@@ -196,9 +196,23 @@ raw! {
     SidecarSpec {
         workload_selector: Option<WorkloadSelectorSpec>,
         egress: Vec<SidecarEgressSpec>,
+        ingress: Vec<SidecarIngressSpec>,
+        inbound_connection_pool: Option<ConnectionPoolSpec>,
         outbound_traffic_policy: Option<SidecarPolicySpec>,
     }
     SidecarEgressSpec { hosts: Vec<String>, }
+    SidecarIngressSpec {
+        port: Option<SidecarPortSpec>,
+        bind: String,
+        capture_mode: Option<String>,
+        default_endpoint: String,
+        connection_pool: Option<ConnectionPoolSpec>,
+    }
+    SidecarPortSpec {
+        number: u16,
+        protocol: String,
+        name: String,
+    }
     SidecarPolicySpec { mode: Option<String>, }
     EntryPortSpec {
         number: u16,
@@ -215,6 +229,11 @@ raw! {
         locality: String,
         service_account: String,
     }
+    WorkloadGroupSpec {
+        metadata: GroupMetadataSpec,
+        template: Option<WorkloadEntrySpec>,
+    }
+    GroupMetadataSpec { labels: BTreeMap<String, String>, }
     GatewaySpec {
         selector: BTreeMap<String, String>,
         servers: Vec<ServerSpec>,

@@ -114,12 +114,21 @@ pub(super) const WORKLOAD_ENTRY: Fields = Fields {
     unsupported: &["spec.network"],
 };
 
+/// `WorkloadGroup`. Nobody stands beside its workloads who could probe them.
+pub(super) const WORKLOAD_GROUP: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.probe",
+        "spec.template.network",
+        "spec.metadata.annotations",
+    ],
+};
+
 /// `Sidecar`.
 pub(super) const SIDECAR: Fields = Fields {
     strict: true,
     unsupported: &[
-        "spec.ingress",
-        "spec.inboundConnectionPool",
+        "spec.ingress[].tls",
         "spec.egress[].port",
         "spec.egress[].bind",
         "spec.egress[].captureMode",

@@ -3,10 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
-use reeve_core::{Namespace, ServiceName, model::OutboundPolicy};
+use reeve_core::{
+    Namespace, ServiceName,
+    model::{OutboundPolicy, Protocol, TrafficPolicy},
+};
 
 use super::{
     DestinationRule, LocalWorkload, Mesh, Service, VirtualService, WorkloadRole, is_subset,
@@ -22,6 +26,23 @@ pub(crate) struct SidecarScope {
     /// Which hosts; `None` = all that are exported to the namespace.
     pub(crate) egress: Option<Vec<EgressHost>>,
     pub(crate) outbound_policy: Option<OutboundPolicy>,
+    /// The ports that are open; `None` = those that the workload and its services have.
+    pub(crate) ingress: Option<Vec<IngressListener>>,
+    /// Bounds on what goes to the application.
+    pub(crate) pool: Option<Arc<TrafficPolicy>>,
+}
+
+/// One `ingress` entry.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct IngressListener {
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    /// Where it listens, if not at the workload's own address.
+    pub(crate) bind: Option<IpAddr>,
+    /// The application's port, if it is another.
+    pub(crate) app_port: Option<u16>,
+    /// Bounds of its own.
+    pub(crate) pool: Option<Arc<TrafficPolicy>>,
 }
 
 /// One `NAMESPACE/HOST`.
@@ -123,6 +144,11 @@ impl Mesh {
         }
         let rules = chosen.into_iter();
         rules.map(|(host, (_, rule))| (host, rule)).collect()
+    }
+
+    /// The `Sidecar` that holds for a workload.
+    pub(crate) fn sidecar(&self, workload: &LocalWorkload) -> Option<&SidecarScope> {
+        self.sidecars.get(self.sidecar_of(workload)?)
     }
 
     /// The `Sidecar` of a workload: one that selects it, its namespace's, the root namespace's. Gateways have none.

@@ -1,12 +1,25 @@
 //! `Sidecar`.
 
-use reeve_core::{Namespace, ServiceName, model::OutboundPolicy};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use super::{hosts::full, values::Notes};
+use reeve_core::{
+    Namespace, ServiceName,
+    model::{OutboundPolicy, Protocol, TrafficPolicy},
+};
+
+use super::{
+    hosts::full,
+    local::MESH_PORTS,
+    traffic,
+    values::{Notes, protocol},
+};
 use crate::{
     Code, Fault,
-    kinds::{Object, SidecarSpec},
-    mesh::{EgressHost, SidecarScope},
+    kinds::{ConnectionPoolSpec, Object, SidecarIngressSpec, SidecarSpec},
+    mesh::{EgressHost, IngressListener, SidecarScope},
     source::path::Path,
 };
 
@@ -66,7 +79,135 @@ fn sidecar(notes: &mut Notes<'_, SidecarSpec>) -> SidecarScope {
         selector: selector.map(|s| s.labels.clone()).unwrap_or_default(),
         egress: (!spec.egress.is_empty()).then_some(hosts),
         outbound_policy: policy.and_then(|text| notes.word(&path, text, &words)),
+        ingress: ingress(notes),
+        pool: pool(
+            notes,
+            &Path::of(&["spec", "inboundConnectionPool"]),
+            spec.inbound_connection_pool.as_ref(),
+        ),
     }
+}
+
+/// The bounds that a pool says, with Istio's defaults.
+fn pool(
+    notes: &mut Notes<'_, SidecarSpec>,
+    path: &Path,
+    spec: Option<&ConnectionPoolSpec>,
+) -> Option<Arc<TrafficPolicy>> {
+    let mut policy = TrafficPolicy::default();
+    traffic::connection_pool(notes, path, spec?, &mut policy);
+    Some(Arc::new(policy))
+}
+
+fn ingress(notes: &mut Notes<'_, SidecarSpec>) -> Option<Vec<IngressListener>> {
+    let specs = &notes.object.spec.ingress;
+    let mut all: Vec<IngressListener> = Vec::new();
+    for (n, spec) in specs.iter().enumerate() {
+        let path = Path::of(&["spec", "ingress"]).index(n);
+        let Some(listener) = listener(notes, &path, spec) else {
+            continue;
+        };
+        if all
+            .iter()
+            .any(|l| (l.bind, l.port) == (listener.bind, listener.port))
+        {
+            let text = format!("the port {} stands here twice", listener.port);
+            notes.error(&path.key("port"), Code::Conflict, text);
+            continue;
+        }
+        all.push(listener);
+    }
+    (!specs.is_empty()).then_some(all)
+}
+
+fn listener(
+    notes: &mut Notes<'_, SidecarSpec>,
+    path: &Path,
+    spec: &SidecarIngressSpec,
+) -> Option<IngressListener> {
+    let Some(port) = &spec.port else {
+        notes.error(&path.key("port"), Code::Missing, "the listener has no port");
+        return None;
+    };
+    let number = path.key("port").key("number");
+    if port.number == 0 {
+        notes.error(&number, Code::Invalid, "a port is 1 to 65535");
+    }
+    if MESH_PORTS.contains(&port.number) {
+        let text = format!("port {} is the sidecar's own", port.number);
+        notes.error(&number, Code::Conflict, text);
+    }
+    let told = protocol(&port.name, Some(&port.protocol));
+    if told.is_none() {
+        let text = format!("{:?} is not a protocol", port.protocol);
+        let hint = "use HTTP, HTTP2, GRPC, HTTPS, TLS or TCP";
+        notes.hint(&path.key("port").key("protocol"), Code::Invalid, text, hint);
+    }
+    if spec
+        .capture_mode
+        .as_deref()
+        .is_some_and(|mode| mode != "DEFAULT")
+    {
+        let text = "how traffic is captured is said for the mesh as a whole";
+        notes.hint(
+            &path.key("captureMode"),
+            Code::Unsupported,
+            text,
+            "use DEFAULT",
+        );
+    }
+    Some(IngressListener {
+        port: port.number,
+        protocol: told.unwrap_or(Protocol::Tcp),
+        bind: bind(notes, &path.key("bind"), &spec.bind),
+        app_port: default_endpoint(notes, &path.key("defaultEndpoint"), &spec.default_endpoint),
+        pool: pool(
+            notes,
+            &path.key("connectionPool"),
+            spec.connection_pool.as_ref(),
+        ),
+    })
+}
+
+/// An address of the workload's machine; all of them are the workload's own.
+fn bind(notes: &mut Notes<'_, SidecarSpec>, path: &Path, text: &str) -> Option<IpAddr> {
+    if text.is_empty() {
+        return None;
+    }
+    match text.parse::<IpAddr>() {
+        Ok(address) => Some(address).filter(|address| !address.is_unspecified()),
+        Err(_) => {
+            let said = format!("{text:?} is no IP address");
+            notes.error(path, Code::Invalid, said);
+            None
+        }
+    }
+}
+
+/// `127.0.0.1:PORT`, `0.0.0.0:PORT` and the same of IPv6: where the application listens.
+fn default_endpoint(notes: &mut Notes<'_, SidecarSpec>, path: &Path, text: &str) -> Option<u16> {
+    if text.is_empty() {
+        return None;
+    }
+    if text.starts_with("unix://") {
+        let said = "a Unix socket is not supported in this version";
+        notes.hint(path, Code::Unsupported, said, "such as 127.0.0.1:8080");
+        return None;
+    }
+    let found = text
+        .parse::<SocketAddr>()
+        .ok()
+        .filter(|to| (to.ip().is_loopback() || to.ip().is_unspecified()) && to.port() != 0);
+    if found.is_none() {
+        let said = format!("{text:?} is no port of the workload's own");
+        notes.hint(
+            path,
+            Code::Invalid,
+            said,
+            "such as 127.0.0.1:8080 or 0.0.0.0:8080",
+        );
+    }
+    found.map(|to| to.port())
 }
 
 /// `NAMESPACE/HOST`; `~/*` names nothing.

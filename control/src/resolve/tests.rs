@@ -39,7 +39,7 @@ pub(crate) fn mesh(yaml: &str) -> Mesh {
 pub(crate) fn document(kind: &str, name: &str, spec: &str) -> String {
     let version = match kind {
         "VirtualService" | "DestinationRule" | "Gateway" | "ServiceEntry" | "WorkloadEntry"
-        | "Sidecar" => "networking.istio.io/v1",
+        | "WorkloadGroup" | "Sidecar" => "networking.istio.io/v1",
         "PeerAuthentication" | "RequestAuthentication" => "security.istio.io/v1",
         "Service" | "Namespace" | "ServiceAccount" | "ConfigMap" => "v1",
         _ => "reeve.dev/v1alpha1",

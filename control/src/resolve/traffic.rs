@@ -255,8 +255,8 @@ fn warmup(notes: &mut RuleNotes<'_>, path: &Path, spec: &LoadBalancerSpec) -> Op
 }
 
 /// `connectionPool`.
-pub(super) fn connection_pool(
-    notes: &mut RuleNotes<'_>,
+pub(super) fn connection_pool<S>(
+    notes: &mut Notes<'_, S>,
     path: &Path,
     spec: &ConnectionPoolSpec,
     policy: &mut TrafficPolicy,
@@ -278,7 +278,7 @@ pub(super) fn connection_pool(
     }
 }
 
-fn tcp_pool(notes: &mut RuleNotes<'_>, path: &Path, spec: &TcpPoolSpec) -> TcpPool {
+fn tcp_pool<S>(notes: &mut Notes<'_, S>, path: &Path, spec: &TcpPoolSpec) -> TcpPool {
     let max_connections = notes.bound(&path.key("maxConnections"), spec.max_connections);
     let mut time = |key: &str, text: &Option<String>| {
         let text = text.as_deref()?;
@@ -306,7 +306,7 @@ fn tcp_pool(notes: &mut RuleNotes<'_>, path: &Path, spec: &TcpPoolSpec) -> TcpPo
     }
 }
 
-fn http_pool(notes: &mut RuleNotes<'_>, path: &Path, spec: &HttpPoolSpec) -> HttpPool {
+fn http_pool<S>(notes: &mut Notes<'_, S>, path: &Path, spec: &HttpPoolSpec) -> HttpPool {
     let words = [
         ("DEFAULT", H2Upgrade::Default),
         ("DO_NOT_UPGRADE", H2Upgrade::DoNotUpgrade),

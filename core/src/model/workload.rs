@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
     model::{
         Destination, GlobalRateLimit, JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute,
-        TelemetryConfig, Transformation,
+        TelemetryConfig, TrafficPolicy, Transformation,
     },
 };
 
@@ -197,6 +198,9 @@ pub struct InboundListener {
     pub state: ServiceState,
     /// The services that expose this port.
     pub services: Vec<ServiceName>,
+    /// Bounds on what goes to the application (Istio's `inboundConnectionPool`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Arc<TrafficPolicy>>,
 }
 
 /// A place where the proxy takes traffic to route it onward.

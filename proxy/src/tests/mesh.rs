@@ -279,6 +279,7 @@ impl Mesh {
             mtls: MtlsMode::Strict,
             state: ServiceState::Enforced,
             services: vec![service()],
+            pool: None,
         }];
         config(workload, policies)
     }

@@ -1,6 +1,6 @@
 //! Who sees what: `exportTo`, `Sidecar`, and whose `DestinationRule` holds.
 
-use reeve_core::model::LoadBalancer;
+use reeve_core::model::{InboundListener, LoadBalancer};
 
 use super::*;
 
@@ -184,4 +184,33 @@ fn routes_are_exported_and_the_own_namespaces_wins() {
         let first = host.routes.first().and_then(|r| r.name.as_deref());
         assert_eq!(first, expected, "{rules}");
     }
+}
+
+#[test]
+fn a_sidecar_says_which_ports_are_open_and_what_goes_to_the_application() {
+    let ingress = "  workloadSelector: {labels: {app: caller}}
+  inboundConnectionPool: {http: {http2MaxRequests: 7}}
+  ingress:
+    - {port: {number: 80, protocol: HTTP2, name: x}, defaultEndpoint: '127.0.0.1:8080'}
+    - {port: {number: 9000, protocol: TCP, name: y}, bind: 127.8.8.8, connectionPool: {tcp: {maxConnections: 3}}}";
+    let all = NAMESPACES.to_owned() + &object("Sidecar", "shop", "s", ingress);
+    let caller = config(&all, "caller-0.shop");
+    let [web, bytes] = caller.workload.inbound.as_slice() else {
+        panic!("{:?}", caller.workload.inbound)
+    };
+    let shown = |l: &InboundListener| (l.bind.port(), l.app.port(), l.protocol, l.services.len());
+    assert_eq!(shown(web), (80, 8080, Protocol::Http2, 1));
+    assert_eq!(shown(bytes), (9000, 9000, Protocol::Tcp, 0));
+    assert_eq!(bytes.bind.ip().to_string(), "127.8.8.8");
+    assert_eq!(web.app.ip(), bytes.app.ip());
+    let most = |l: &InboundListener| {
+        let pool = l.pool.as_ref().expect("a pool");
+        (
+            pool.http.max_requests.map(|n| n.get()),
+            pool.tcp.max_connections.map(|n| n.get()),
+        )
+    };
+    assert_eq!((most(web), most(bytes)), ((Some(7), None), (None, Some(3))));
+    let other = config(&all, "other-0.b");
+    assert!(other.workload.inbound.iter().all(|l| l.pool.is_none()));
 }

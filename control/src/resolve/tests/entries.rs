@@ -217,3 +217,132 @@ fn a_rule_for_a_pattern_holds_where_its_namespace_has_no_narrower_one() {
     let twice = rule("all", "*.org", 1) + &rule("again", "*.org", 2);
     assert_eq!(places(&findings(&twice)), ["spec.host conflict"]);
 }
+
+#[test]
+fn an_entry_of_a_group_takes_what_it_does_not_say() {
+    let group = document(
+        "WorkloadGroup",
+        "vms",
+        "  metadata: {labels: {app: stock, version: v1}}\n  template: {ports: {http: 8080, tls: 8443}, serviceAccount: stock, weight: 3, locality: eu/west}",
+    );
+    let one = |name: &str, spec: &str| {
+        let named = format!("  name: {name}\n");
+        let grouped = format!("{named}  annotations: {{istio.io/autoRegistrationGroup: vms}}\n");
+        document("WorkloadEntry", name, spec).replace(&named, &grouped)
+    };
+    let entry = document(
+        "ServiceEntry",
+        "stock",
+        "  hosts: [stock.example]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  workloadSelector: {labels: {app: stock}}",
+    );
+    let all = [
+        group,
+        one("a", "  address: 192.0.2.1"),
+        one(
+            "b",
+            "  address: 192.0.2.2\n  ports: {http: 9090}\n  labels: {version: v2}\n  weight: 1\n  serviceAccount: other",
+        ),
+        entry,
+    ];
+    let mesh = mesh(&all.join("---\n"));
+    let host: reeve_core::ServiceName = "stock.example".parse().unwrap();
+    let shown: Vec<_> = mesh.services[&host]
+        .entry
+        .as_ref()
+        .unwrap()
+        .endpoints
+        .iter()
+        .map(|e| {
+            (
+                e.ports["http"],
+                e.labels["version"].as_str(),
+                e.weight,
+                e.labels["istio-locality"].as_str(),
+                e.service_account.as_ref().map(ToString::to_string),
+            )
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (8080, "v1", 3, "eu/west", Some("stock".to_owned())),
+            (9090, "v2", 1, "eu/west", Some("other".to_owned())),
+        ]
+    );
+}
+
+#[test]
+fn faults_of_groups_are_named() {
+    for (spec, expected) in [
+        ("  template: {ports: {http: 80}}", &[][..]),
+        ("  metadata: {labels: {a: b}}", &["spec.template missing"]),
+        (
+            "  template: {address: 192.0.2.1, labels: {a: b}}",
+            &[
+                "spec.template.address conflict",
+                "spec.template.labels conflict",
+            ],
+        ),
+        (
+            "  template: {network: n}\n  probe: {httpGet: {port: 80}}",
+            &[
+                "spec.template.network unsupported",
+                "spec.probe unsupported",
+            ],
+        ),
+    ] {
+        let found = findings(&document("WorkloadGroup", "x", spec));
+        let mut found = places(&found);
+        found.sort_unstable();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{spec}");
+    }
+}
+
+#[test]
+fn faults_of_a_sidecars_listeners_are_named() {
+    for (listener, expected) in [
+        (
+            "{port: {number: 80, protocol: HTTP, name: a}, defaultEndpoint: '0.0.0.0:81'}",
+            &[][..],
+        ),
+        (
+            "{port: {number: 80, protocol: HTTP, name: a}, defaultEndpoint: '[::1]:81', captureMode: DEFAULT}",
+            &[],
+        ),
+        ("{bind: 127.0.0.1}", &["port missing"]),
+        (
+            "{port: {number: 15001, protocol: SMTP}}",
+            &["port.number conflict", "port.protocol invalid"],
+        ),
+        (
+            "{port: {number: 80, protocol: HTTP}, defaultEndpoint: 'unix:///a', captureMode: NONE}",
+            &["captureMode unsupported", "defaultEndpoint unsupported"],
+        ),
+        (
+            "{port: {number: 80, protocol: HTTP}, defaultEndpoint: '192.0.2.1:80', bind: here}",
+            &["bind invalid", "defaultEndpoint invalid"],
+        ),
+        (
+            "{port: {number: 80, protocol: HTTP}, tls: {mode: SIMPLE}}",
+            &["tls unsupported"],
+        ),
+        (
+            "{port: {number: 80, protocol: HTTP}, connectionPool: {tcp: {maxConnections: -1}}}",
+            &["connectionPool.tcp.maxConnections invalid"],
+        ),
+    ] {
+        let found = findings(&document(
+            "Sidecar",
+            "x",
+            &format!("  ingress: [{listener}]"),
+        ));
+        let mut found: Vec<_> = places(&found)
+            .iter()
+            .map(|f| f.replace("spec.ingress[0].", ""))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{listener}");
+    }
+}
