@@ -354,3 +354,16 @@ fn bookinfo_has_nothing_to_find() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/bookinfo/mesh");
     assert_eq!(analyze(std::path::Path::new(folder)), []);
 }
+
+#[test]
+fn a_transformation_that_is_over_or_soon_will_be_is_told() {
+    let one = |expires: &str| {
+        let spec = format!("  owner: a\n  expires: {expires}\n  response: {{status: 299}}\n");
+        messages(&document("Transformation", "t", &spec))
+    };
+    let found = |expires: &str| one(expires).iter().any(|m| m == "RVE0001 spec.expires");
+    assert!(found("2001-01-01"));
+    let soon = jiff::Timestamp::now() + std::time::Duration::from_secs(3600);
+    assert!(found(&soon.to_string()));
+    assert!(!found("2099-01-01"));
+}

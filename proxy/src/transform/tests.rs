@@ -324,3 +324,28 @@ async fn one_caller_takes_no_more_than_its_share() {
         Gathering::Whole(_)
     ));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_transformation_touches_what_is_untouchable_or_changes_where_a_request_goes(
+        set in proptest::collection::btree_map("[a-c]|x-[a-c]|x_reeve-a|host|te|authorization|Content-Length", "[ -~]{0,4}", 0..4),
+        remove in proptest::collection::vec("[a-c]|x-[a-c]|traceparent|:path|x-reeve-peer|cookie", 0..4),
+        query in "[ab=&%+6]{0,12}",
+    ) {
+        let mut change = rule("a/any");
+        change.request.headers = HeaderOps { set, remove, ..HeaderOps::default() };
+        change.request.query.set = texts(&[("a", "#?&/ \u{e9}")]);
+        let Ok(all) = Transformations::compile(&[change]) else { return Ok(()) };
+        let kept = [("authorization", "Bearer x"), ("traceparent", "t"), ("te", "trailers"), ("x-forwarded-for", "1")];
+        let mut sent = head("GET", &format!("/p?{query}"), &kept);
+        let received = sent.clone();
+        all.concerning(&sent, NOW).unwrap().change_head(&mut sent);
+        for (name, value) in kept {
+            proptest::prop_assert_eq!(sent.header(name), Some(value));
+        }
+        proptest::prop_assert_eq!(sent.header("host"), Some("a"));
+        proptest::prop_assert_eq!((&sent.path, &sent.authority, &sent.method), (&received.path, &received.authority, &received.method));
+        let target: http::uri::PathAndQuery = sent.target().parse().unwrap();
+        proptest::prop_assert_eq!(target.path(), "/p");
+    }
+}
