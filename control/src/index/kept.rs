@@ -77,9 +77,12 @@ pub(super) fn keep_equal<K: Ord, V: PartialEq>(
     now: &mut BTreeMap<K, Arc<V>>,
     before: &BTreeMap<K, Arc<V>>,
 ) {
+    // Both are in order: one walk over each.
+    let mut known = before.iter().peekable();
     for (name, value) in now {
-        if let Some(known) = before.get(name).filter(|known| *known == value) {
-            *value = known.clone();
+        while known.next_if(|(key, _)| *key < name).is_some() {}
+        if let Some((_, same)) = known.next_if(|(key, known)| *key == name && *known == value) {
+            *value = same.clone();
         }
     }
 }
