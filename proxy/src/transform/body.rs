@@ -140,6 +140,43 @@ impl Gathering {
     }
 }
 
+/// Pieces shorter than this are held together, so that a body takes as much memory as it has bytes, however it comes in.
+const SHORT_PIECE: usize = 1024;
+
+/// Pieces as they come in.
+#[derive(Default)]
+struct Pieces {
+    pieces: VecDeque<Bytes>,
+    /// Those that are short.
+    short: BytesMut,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        let is_short = piece.len() < SHORT_PIECE;
+        if is_short {
+            self.short.extend_from_slice(&piece);
+        }
+        if !is_short || self.short.len() >= SHORT_PIECE {
+            self.end();
+        }
+        if !is_short {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.short.is_empty() {
+            self.pieces.push_back(self.short.split().freeze());
+        }
+    }
+
+    fn all(mut self) -> VecDeque<Bytes> {
+        self.end();
+        self.pieces
+    }
+}
+
 /// Reads `source` to its end, as far as there is room and time for it.
 pub(super) async fn gather(mut source: Source, space: &Space) -> Gathering {
     let until = Instant::now() + TRANSFORM_BODY_TIMEOUT;
@@ -153,17 +190,21 @@ pub(super) async fn gather(mut source: Source, space: &Space) -> Gathering {
         },
     };
     let mut bytes = 0usize;
+    let mut incoming = Pieces::default();
     loop {
-        // Cancel-safe: what was read stands in `held`.
+        // Cancel-safe: what was read stands in `incoming`.
         let unfit = match timeout_at(until, source.frame()).await {
             Err(_) => Some(Unfit::Late),
-            Ok(None) => return Gathering::Whole(held),
+            Ok(None) => {
+                held.pieces = incoming.all();
+                return Gathering::Whole(held);
+            }
             Ok(Some(Err(error))) => return Gathering::Broken(error),
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     bytes = bytes.saturating_add(data.len());
                     let room = held._taken.more(data.len());
-                    held.pieces.push_back(data);
+                    incoming.push(data);
                     let too_long = bytes > MAX_TRANSFORM_BODY_BYTES;
                     room.err().or_else(|| too_long.then_some(Unfit::TooLong))
                 }
@@ -177,6 +218,7 @@ pub(super) async fn gather(mut source: Source, space: &Space) -> Gathering {
             },
         };
         if let Some(unfit) = unfit {
+            held.pieces = incoming.all();
             held.rest = Some(Box::new(source));
             return Gathering::Part(held, unfit);
         }
@@ -186,8 +228,13 @@ pub(super) async fn gather(mut source: Source, space: &Space) -> Gathering {
 impl Held {
     #[cfg(test)]
     pub(super) fn of(bytes: Bytes) -> Self {
+        Self::in_pieces([bytes])
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Self {
         Self {
-            pieces: VecDeque::from([bytes]),
+            pieces: pieces.into_iter().collect(),
             trailers: None,
             rest: None,
             _taken: Taken {

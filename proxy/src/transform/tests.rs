@@ -349,3 +349,24 @@ proptest::proptest! {
         proptest::prop_assert_eq!(target.path(), "/p");
     }
 }
+
+#[tokio::test]
+async fn a_body_takes_as_much_as_it_has_bytes_however_it_comes_in() {
+    let room = Space::default();
+    let bytes = vec![b'x'; 3000];
+    let one_by_one = bytes.chunks(1).map(bytes::Bytes::copy_from_slice);
+    let nothing = std::iter::repeat_n(bytes::Bytes::new(), 100_000);
+    let source = Source::Held(Held::in_pieces(one_by_one.chain(nothing)));
+    let gathered = body::gather(source, &room).await;
+    assert!(matches!(gathered, Gathering::Whole(_)));
+    let lengths: Vec<_> = gathered.pieces().map(bytes::Bytes::len).collect();
+    assert_eq!(lengths, [1024, 1024, 952]);
+    assert_eq!(room.room.taken(), 3000);
+
+    let source = Source::Held(Held::in_pieces(
+        [&b"a"[..], &[b'b'; 2000], b"c", b"d"].map(bytes::Bytes::copy_from_slice),
+    ));
+    let gathered = body::gather(source, &room).await;
+    let lengths: Vec<_> = gathered.pieces().map(bytes::Bytes::len).collect();
+    assert_eq!(lengths, [1, 2000, 2], "in order");
+}
