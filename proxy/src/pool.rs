@@ -392,7 +392,10 @@ impl Pools {
         pools.insert(key, pool.clone());
         drop(pools);
         if let Some(state) = &pool.state {
-            lock(&state.pools).push(Arc::downgrade(&pool));
+            // Those that are no more go: what has no fixed address has ever new ones.
+            let mut own = lock(&state.pools);
+            own.retain(|pool| pool.strong_count() > 0);
+            own.push(Arc::downgrade(&pool));
         }
         pool
     }
