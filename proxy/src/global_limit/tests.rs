@@ -57,6 +57,14 @@ impl RateLimitService for Server {
 }
 
 impl Server {
+    /// One that takes its time.
+    pub(crate) fn slow(delay: Duration) -> Self {
+        Self {
+            delay,
+            ..Self::default()
+        }
+    }
+
     pub(crate) async fn start(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
@@ -67,7 +75,7 @@ impl Server {
         at
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
 
@@ -238,11 +246,7 @@ const MAX_VALUE: usize = crate::limits::MAX_DESCRIPTOR_VALUE_BYTES;
 
 #[tokio::test]
 async fn without_an_answer_the_limits_own_setting_counts() {
-    let slow = Server {
-        delay: Duration::from_secs(30),
-        ..Server::default()
-    };
-    let slow = slow.start().await;
+    let slow = Server::slow(Duration::from_secs(30)).start().await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = nobody.local_addr().unwrap();
     drop(nobody);

@@ -2,14 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use futures_util::future::join_all;
 use http::{HeaderValue, Response};
 use http_body_util::BodyExt as _;
 use reeve_audit::Direction;
@@ -91,22 +93,7 @@ async fn a_gateway_keeps_the_limits_of_its_own_and_of_a_server() {
         requests: std::num::NonZeroU32::new(2).unwrap(),
         every: Duration::from_secs(3600),
     }];
-    workload.global_rate_limits = vec![GlobalRateLimit {
-        name: "default/shared".to_owned(),
-        server: LimitServer::At(at),
-        domain: "mesh".to_owned(),
-        timeout: Duration::from_secs(5),
-        on_failure: OnFailure::Deny,
-        descriptors: vec![DescriptorRule {
-            when: RouteMatch::default(),
-            entries: vec![DescriptorEntry {
-                key: "from".to_owned(),
-                value: DescriptorValue::Address,
-                optional: false,
-            }],
-        }],
-        service: service(),
-    }];
+    workload.global_rate_limits = vec![shared_limit(at)];
     set_policies(
         &mut config,
         &[r#"permit(principal, action,
@@ -125,6 +112,69 @@ async fn a_gateway_keeps_the_limits_of_its_own_and_of_a_server() {
     // Its own limit is reached first now.
     limits.answers(Code::Ok, 7);
     assert_eq!(ask().await, (429, Some(HeaderValue::from(0))));
+}
+
+/// A limit that a server keeps by address.
+fn shared_limit(at: SocketAddr) -> GlobalRateLimit {
+    GlobalRateLimit {
+        name: "default/shared".to_owned(),
+        server: LimitServer::At(at),
+        domain: "mesh".to_owned(),
+        timeout: Duration::from_secs(5),
+        on_failure: OnFailure::Deny,
+        descriptors: vec![DescriptorRule {
+            when: RouteMatch::default(),
+            entries: vec![DescriptorEntry {
+                key: "from".to_owned(),
+                value: DescriptorValue::Address,
+                optional: false,
+            }],
+        }],
+        service: service(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_permitted_no_longer_once_its_limit_is_known_goes_no_further() {
+    const CALLS: usize = 12;
+    let mesh = Mesh::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    app(mesh.at(2, PORT), move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Response::new(full("")) }
+    })
+    .await;
+    let limits = crate::global_limit::tests::Server::slow(Duration::from_secs(1));
+    limits.answers(Code::Ok, 5);
+    let at = limits.start().await;
+    let mut config = mesh.server(Protocol::Http, &[ALLOW_CLIENT]);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;
+    // Connections to the application that a request would go out on at once.
+    let warm = (0..CALLS).map(|_| async { fetch(&caller(), mesh.url("/")).await.0 });
+    assert!(join_all(warm).await.iter().all(|status| *status == 200));
+    let before = calls.load(Ordering::SeqCst);
+
+    Arc::make_mut(&mut config.workload).global_rate_limits = vec![shared_limit(at)];
+    config.generation = Generation(2);
+    server.apply(&config);
+    let asking = (0..CALLS).map(|_| {
+        let url = mesh.url("/");
+        tokio::spawn(async move { fetch(&caller(), url).await.0 })
+    });
+    let asking: Vec<_> = asking.collect();
+    let mut asked = 0;
+    while asked < CALLS {
+        asked += limits.asked().len();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    config.generation = Generation(3);
+    set_policies(&mut config, &[]);
+    server.apply(&config);
+    for call in asking {
+        assert_eq!(call.await.unwrap(), 403);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
