@@ -43,6 +43,11 @@ pub(crate) struct Answer {
 pub(crate) struct Reset;
 
 impl Answer {
+    /// What Envoy's log calls it.
+    pub(crate) fn flag(&self) -> &'static str {
+        self.flag
+    }
+
     fn new(status: StatusCode, error: &'static str, flag: &'static str) -> Self {
         Self {
             status,

@@ -88,10 +88,8 @@ impl Unknown<'_> {
             Host::Address(address) => address,
             Host::Name(name) => self.look_up(&name).await.ok_or_else(Answer::no_address)?,
         };
-        let to = SocketAddr::new(address, port);
-        // SECURITY: the mesh's own doors are no places elsewhere. Its workloads are called by their services, by mTLS; and
-        // what comes back to this proxy would go round until every descriptor is used up.
-        if is_of_the_mesh(self.snapshot, to) {
+        let to = SocketAddr::new(address.to_canonical(), port);
+        if !is_elsewhere(self.snapshot, to) {
             return Err(self.refused(Some(to), port, exchange).await);
         }
         self.send(to, upload, exchange).await
@@ -191,6 +189,8 @@ pub(crate) async fn found(
     snapshot: &Snapshot,
     cluster: &Arc<Cluster>,
     (host, port): (&str, u16),
+    (peer, head): (Peer, Option<&Arc<Head>>),
+    exchange: &mut Exchange,
 ) -> Result<Arc<Cluster>, Answer> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let patterns = &cluster.service.patterns;
@@ -208,10 +208,43 @@ pub(crate) async fn found(
     let address = names
         .address(&name, &snapshot.workload().name_servers)
         .await;
-    let to = SocketAddr::new(address.ok_or_else(Answer::no_address)?, port);
-    match is_of_the_mesh(snapshot, to) {
-        true => Err(Answer::no_endpoint()),
-        false => Ok(Arc::new(cluster.at(to))),
+    let address = address.ok_or_else(Answer::no_address)?.to_canonical();
+    let to = SocketAddr::new(address, port);
+    let cluster = cluster.at(to);
+    // SECURITY: who owns a name under the pattern says where it leads. A machine's own network, where clouds answer with its
+    // credentials, is nothing that a host of others stands for.
+    if is_elsewhere(snapshot, to) && !is_link_local(address) {
+        return Ok(Arc::new(cluster));
+    }
+    let question = Question {
+        peer,
+        place: Arc::new(Place::outside_cluster(&cluster, port)),
+        user: None,
+        head: head.cloned(),
+        transformed: None,
+    };
+    Err(refuse(worker, snapshot, &question, Reason::NotInRegistry, exchange).await)
+}
+
+/// Whether an address, in canonical form, is a place outside the mesh and this machine.
+///
+/// SECURITY: the mesh's own doors are none. Its workloads are called by their services, by mTLS; and what comes back to this
+/// proxy would go round until every descriptor is used up.
+fn is_elsewhere(snapshot: &Snapshot, to: SocketAddr) -> bool {
+    is_of_others(snapshot.workload().address, to.ip()) && !is_of_the_mesh(snapshot, to)
+}
+
+/// Whether another machine may have the address. Where the workload itself is on loopback, all of the mesh and what it calls are.
+fn is_of_others(own: IpAddr, to: IpAddr) -> bool {
+    let is_broadcast = matches!(to, IpAddr::V4(to) if to.is_broadcast());
+    let is_none = to.is_unspecified() || to.is_multicast() || is_broadcast;
+    !is_none && (!to.is_loopback() || own.to_canonical().is_loopback())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 
@@ -250,6 +283,40 @@ pub(crate) fn target(authority: &str) -> Option<(Host, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_address_of_this_machine_is_elsewhere() {
+        let of_others = |own: &str, to: &str| {
+            let to: IpAddr = to.parse().unwrap();
+            is_of_others(own.parse().unwrap(), to.to_canonical())
+        };
+        for own in ["10.0.0.1", "127.0.0.2"] {
+            for to in [
+                "0.0.0.0",
+                "::",
+                "::ffff:0.0.0.0",
+                "224.0.0.1",
+                "ff02::1",
+                "255.255.255.255",
+            ] {
+                assert!(!of_others(own, to), "{to}");
+            }
+            assert!(of_others(own, "10.0.0.2") && of_others(own, "2001:db8::1"));
+        }
+        for to in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(!of_others("10.0.0.1", to), "{to}");
+            assert!(of_others("127.0.0.2", to), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_machines_own_network_is_told() {
+        for to in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1"] {
+            let to: IpAddr = to.parse().unwrap();
+            assert!(is_link_local(to.to_canonical()), "{to}");
+        }
+        assert!(!is_link_local([169, 253, 0, 1].into()));
+    }
 
     #[test]
     fn an_authority_is_an_address_or_a_name_and_a_port() {

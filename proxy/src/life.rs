@@ -357,7 +357,7 @@ impl Arrived<'_> {
         let destination = pick(destinations, &mut chance::rng()).ok_or_else(Answer::no_cluster)?;
         exchange.ends.service = Some(destination.service.clone());
         exchange.destination = Some((destination.port, destination.subset.clone()));
-        let cluster = self.cluster(destination, &head).await?;
+        let cluster = self.cluster(destination, &head, exchange).await?;
         let dialect = dialect(cluster.protocol, &head);
         let own_edits = route.edits_of(destination);
         let authority = rewrite.authority.as_deref();
@@ -537,7 +537,12 @@ impl Arrived<'_> {
     }
 
     /// Where a destination runs; one that has no place of its own, where the host that is called does.
-    async fn cluster(&self, to: &Destination, head: &Head) -> Result<Arc<Cluster>, Answer> {
+    async fn cluster(
+        &self,
+        to: &Destination,
+        head: &Arc<Head>,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<Cluster>, Answer> {
         let key = (to.service.clone(), to.subset.clone(), to.port);
         let cluster = self.snapshot.clusters.get(&key).cloned();
         let cluster = cluster.ok_or_else(Answer::no_cluster)?;
@@ -545,7 +550,8 @@ impl Arrived<'_> {
             return Ok(cluster);
         }
         let asked = (head.host(), to.port);
-        elsewhere::found(self.worker, self.snapshot, &cluster, asked).await
+        let who = (self.own_peer(), Some(head));
+        elsewhere::found(self.worker, self.snapshot, &cluster, asked, who, exchange).await
     }
 
     fn own_header(&self, cluster: &Cluster) -> Option<(HeaderName, HeaderValue)> {

@@ -120,7 +120,6 @@ pub(crate) async fn outbound<I: Io>(
     mut io: Line<I>,
 ) {
     let mut exchange = begin_outbound(worker, snapshot, outbound, address);
-    let own = Principal::Workload(snapshot.workload().identity.clone());
     let (found, ahead) = destination(worker, outbound, &mut io, &mut exchange).await;
     // SECURITY: what no route names goes nowhere.
     let Some((destination, wrap)) = found else {
@@ -131,9 +130,6 @@ pub(crate) async fn outbound<I: Io>(
     let key = (destination.service, destination.subset, destination.port);
     let Some(cluster) = snapshot.clusters.get(&key) else {
         return exchange.flag("NC");
-    };
-    let Some(cluster) = &there(worker, snapshot, cluster, key.2, &mut exchange).await else {
-        return;
     };
     if snapshot.is_gateway() {
         let callers = &worker.proxy.callers;
@@ -151,16 +147,20 @@ pub(crate) async fn outbound<I: Io>(
             return;
         }
     }
+    // SECURITY: only now; nobody has names looked up who may not connect.
+    let Some(cluster) = &there(worker, snapshot, cluster, (key.2, address), &mut exchange).await
+    else {
+        return;
+    };
     let original = outbound.listener.bind;
     let Some((hop, slot)) = choose(cluster, address.ip(), original, &mut exchange) else {
         return;
     };
     if hop.security.is_outside() {
-        let peer = Peer {
-            principal: own,
-            ..Peer::stranger(address.ip())
-        };
-        let question = connecting(peer, Place::outside_cluster(cluster, key.2));
+        let question = connecting(
+            own_peer(snapshot, address),
+            Place::outside_cluster(cluster, key.2),
+        );
         if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange)
             .await
             .is_none()
@@ -180,18 +180,27 @@ async fn there(
     worker: &Worker,
     snapshot: &Snapshot,
     cluster: &Arc<Cluster>,
-    port: u16,
+    (port, address): (u16, SocketAddr),
     exchange: &mut Exchange,
 ) -> Option<Arc<Cluster>> {
     if cluster.service.patterns.is_empty() {
         return Some(cluster.clone());
     }
     let name = exchange.server_name.clone().unwrap_or_default();
-    let found = elsewhere::found(worker, snapshot, cluster, (&name, port)).await;
-    if found.is_err() {
-        exchange.flag("DF");
+    let who = (own_peer(snapshot, address), None);
+    let found = elsewhere::found(worker, snapshot, cluster, (&name, port), who, exchange).await;
+    if let Err(answer) = &found {
+        exchange.flag(answer.flag());
     }
     found.ok()
+}
+
+/// The workload as the one who asks, for a connection from `address`.
+fn own_peer(snapshot: &Snapshot, address: SocketAddr) -> Peer {
+    Peer {
+        principal: Principal::Workload(snapshot.workload().identity.clone()),
+        ..Peer::stranger(address.ip())
+    }
 }
 
 /// An endpoint, and a place among the connections to its cluster.

@@ -111,7 +111,7 @@ async fn an_unknown_authority_is_passed_on_or_refused_and_recorded() {
     assert_eq!(answer.status, 502, "{}", answer.text());
     is_refused(&mesh, "blocked").await;
     explained(&mesh).await;
-    a_wildcard_entry_opens_the_names_under_it(&mesh, outside.port()).await;
+    a_wildcard_entry_opens_the_names_under_it(&mesh, &names, outside.port()).await;
     mesh.verify_audit().await;
     mesh.stop().await;
 }
@@ -120,7 +120,14 @@ async fn an_unknown_authority_is_passed_on_or_refused_and_recorded() {
 async fn is_of_the_mesh(mesh: &Mesh) {
     let workload = mesh.inbound("server-0", 9080).to_string();
     let itself = mesh.inbound("client-0", 15001).to_string();
-    for (authority, id) in [(workload, "a-workload"), (itself, "a-loop")] {
+    let disguised = format!("[::ffff:{}]:15001", mesh.inbound("client-0", 15001).ip());
+    let nowhere = "0.0.0.0:15001".to_owned();
+    for (authority, id) in [
+        (workload, "a-workload"),
+        (itself, "a-loop"),
+        (disguised, "a-loop-in-ipv6"),
+        (nowhere, "this-machine"),
+    ] {
         let answer = ask(mesh, &authority, id).await;
         assert_eq!(answer.status, 502, "{authority}: {}", answer.text());
         is_refused(mesh, id).await;
@@ -128,7 +135,7 @@ async fn is_of_the_mesh(mesh: &Mesh) {
 }
 
 /// It is found by the host that is called, and closed until a policy opens it.
-async fn a_wildcard_entry_opens_the_names_under_it(mesh: &Mesh, port: u16) {
+async fn a_wildcard_entry_opens_the_names_under_it(mesh: &Mesh, names: &NameServer, port: u16) {
     let entry = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
         "metadata": {"name": "wild", "namespace": "default"},
@@ -163,6 +170,11 @@ async fn a_wildcard_entry_opens_the_names_under_it(mesh: &Mesh, port: u16) {
     );
     let answer = ask(mesh, &format!("wild.example:{port}"), "not-under-it").await;
     assert_eq!(answer.status, 502, "{}", answer.text());
+    // Who owns a name under it could lead to where a cloud tells machines their credentials.
+    names.tell("c.wild.example", &[[169, 254, 169, 254]]);
+    let answer = ask(mesh, &format!("c.wild.example:{port}"), "metadata").await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    is_refused(mesh, "metadata").await;
     let nobody = ask(mesh, &format!("b.wild.example:{port}"), "no-address").await;
     assert_eq!(nobody.status, 503, "{}", nobody.text());
 }
