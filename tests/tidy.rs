@@ -65,6 +65,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("rcgen", "reeve-ca"),
     ("cedar-policy", "reeve-authz"),
     ("cedar-policy-core", "reeve-authz"),
+    ("cedar-policy-formatter", "reeve-authz"),
     ("jsonwebtoken", "reeve-authz"),
     ("kube", "reeve-control"),
     ("saphyr-parser", "reeve-control"),

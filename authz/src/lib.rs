@@ -27,6 +27,7 @@ mod explain;
 mod fault;
 #[cfg(test)]
 mod fixtures;
+mod format;
 mod ids;
 mod index;
 mod judge;
@@ -39,5 +40,6 @@ pub use document::{mesh_hash, parse_access_policy};
 pub use engine::{Engine, Needs};
 pub use explain::{Explanation, PolicyVerdict, Verdict};
 pub use fault::PolicyFault;
+pub use format::format_policies;
 pub use jwt::{JwtVerifier, TokenError, TokenLookup, Verified};
 pub use mesh_schema::schema;

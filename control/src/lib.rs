@@ -17,6 +17,7 @@ pub mod instances;
 mod jwks;
 mod kinds;
 mod mesh;
+mod policy_text;
 mod resolve;
 mod source;
 mod split;
@@ -37,6 +38,7 @@ pub use mesh::{
     Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort, TransformationState,
     WorkloadPort, WorkloadRole,
 };
+pub use policy_text::{PolicyTextFault, map_policy_texts};
 pub use split::{Share, Split, SplitError, SplitQuery};
 
 /// The namespace of objects that name none.

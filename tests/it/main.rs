@@ -23,6 +23,7 @@ mod jwt;
 mod mesh_outage;
 mod mtls;
 mod policy;
+mod policy_tools;
 mod protocols;
 mod proxy_config;
 mod ratelimit;

@@ -1,8 +1,10 @@
-//! `reeve policy`: evaluates, checks and explains Cedar policies with the data path's own code.
+//! `reeve policy`: evaluates, checks, formats and explains Cedar policies with the data path's own code.
 
 mod check;
 mod eval;
 mod explain;
+mod files;
+mod fmt;
 
 pub(crate) use explain::{full_name, pair};
 
@@ -28,6 +30,9 @@ enum PolicyVerb {
     /// Check Cedar policies against the mesh's schema
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
+    /// Lay out Cedar text, in .cedar files and inside YAML
+    #[command(after_help = fmt::EXAMPLES)]
+    Fmt(fmt::FmtArgs),
     /// Print the mesh's Cedar schema
     Schema,
     /// Say what the policies of a folder answer to a request, and why
@@ -40,6 +45,7 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
     match &args.verb {
         PolicyVerb::Eval(args) => eval::run(args),
         PolicyVerb::Check(args) => check::run(args),
+        PolicyVerb::Fmt(args) => fmt::run(args),
         PolicyVerb::Schema => {
             output::line(reeve_authz::schema().trim_end())?;
             Ok(Answer::Yes)

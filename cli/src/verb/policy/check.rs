@@ -77,7 +77,7 @@ fn check(file: &Path, scope: Option<&Namespace>) -> Result<FileVerdict, crate::p
 }
 
 /// The file's name as the name of an `AccessPolicy`.
-fn object_name(file: &Path) -> String {
+pub(super) fn object_name(file: &Path) -> String {
     let stem = file
         .file_stem()
         .map(|stem| stem.to_string_lossy().to_ascii_lowercase());

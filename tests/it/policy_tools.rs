@@ -1,0 +1,101 @@
+//! The offline verbs of `reeve policy` on the demo's folder.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use reeve_tests::{Folder, binary};
+use serde_json::Value;
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn reeve(args: &[&str]) -> Ran {
+    let output = Command::new(binary("reeve"))
+        .args(args)
+        .output()
+        .expect("reeve runs");
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The answer of `reeve policy explain`-like verbs, one value per line.
+fn lines(text: &str) -> Vec<Value> {
+    let values = text.lines().map(serde_json::from_str);
+    values.collect::<Result<_, _>>().expect("lines of JSON")
+}
+
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of UTF-8")
+}
+
+#[test]
+fn what_we_ship_is_formatted() {
+    let (demo, library) = (project("deploy"), project("policies"));
+    let ran = reeve(&["policy", "fmt", "--check", text(&demo), text(&library)]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+}
+
+#[test]
+fn the_demos_policies_are_formatted_in_place_and_stay_the_same() {
+    let folder = Folder::bookinfo();
+    let access = folder.path().join("access.yaml");
+    let good = fs::read_to_string(&access).expect("the policies");
+    let messy = good
+        .replace("    permit (\n", "    permit(\n")
+        .replace("    when { context.path", "    when{context.path")
+        .replace("spec:\n", "spec:   # the Cedar text\n");
+    assert_ne!(good, messy);
+    fs::write(&access, &messy).expect("to write");
+    let at = text(folder.path());
+
+    let checked = reeve(&["policy", "fmt", "--check", at]);
+    assert_eq!(checked.code, Some(1));
+    let told = format!("{}: not formatted\n", access.display());
+    assert_eq!(
+        checked.stdout, told,
+        "only that file, and it is not touched"
+    );
+    assert_eq!(fs::read_to_string(&access).expect("the file"), messy);
+
+    let written = reeve(&["policy", "fmt", "-o", "json", at]);
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+    let changed: Vec<_> = lines(&written.stdout)
+        .into_iter()
+        .filter(|file| file["outcome"] != "unchanged")
+        .collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    assert_eq!(changed[0]["outcome"], "formatted");
+    let expected = good.replace("spec:\n", "spec:   # the Cedar text\n");
+    assert_eq!(fs::read_to_string(&access).expect("the file"), expected);
+    assert_eq!(reeve(&["config", "check", "-f", at]).code, Some(0));
+
+    // A fault leaves the file as it is, and is named.
+    let broken = messy.replacen("permit(", "permitt(", 1);
+    fs::write(&access, &broken).expect("to write");
+    let refused = reeve(&["policy", "fmt", at]);
+    assert_eq!(refused.code, Some(1));
+    let line = broken
+        .lines()
+        .position(|l| l.contains("permitt"))
+        .expect("the fault")
+        + 1;
+    let place = format!("{}:{line}:5: ", access.display());
+    assert!(refused.stdout.starts_with(&place), "{}", refused.stdout);
+    assert_eq!(fs::read_to_string(&access).expect("the file"), broken);
+
+    let nowhere = reeve(&["policy", "fmt", "/nowhere/at/all.cedar"]);
+    assert_eq!(nowhere.code, Some(2), "{}", nowhere.stdout);
+}
