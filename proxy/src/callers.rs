@@ -68,7 +68,7 @@ impl Who {
 }
 
 /// Whoever has one IPv6 address has the 2^64 beside it (RFC 4291 section 2.5.4).
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         v4 @ IpAddr::V4(_) => v4,
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),

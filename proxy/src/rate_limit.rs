@@ -20,6 +20,7 @@ use reeve_core::{
 use tokio::time::Instant;
 
 use crate::{
+    callers::network,
     head::Head,
     ledger::lock,
     limits::MAX_RATE_KEYS,
@@ -127,7 +128,7 @@ impl Limit {
             RateKey::All => None,
             RateKey::Identity => Some(match asker.identity {
                 Some(identity) => identity.to_owned(),
-                None => asker.address.to_string(),
+                None => network(asker.address).to_string(),
             }),
             RateKey::Claim(name) => {
                 let values = asker.user?.claims.get(name)?;
@@ -263,6 +264,21 @@ mod tests {
         assert_eq!(taken(&limits, asker(None, 2), 9), 4);
         let next = RateLimits::compile(&[rule(RateKey::Identity)], Some(&limits)).unwrap();
         assert_eq!(taken(&next, asker(Some("spiffe://a"), 1), 9), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_many_addresses_has_one_bucket() {
+        let limits = limits(RateKey::Identity);
+        let at = |address: &str| Asker {
+            address: address.parse().unwrap(),
+            ..asker(None, 1)
+        };
+        let beside: Vec<_> = (1..=9).map(|n| format!("2001:db8::{n}")).collect();
+        let all = beside.iter().map(|one| taken(&limits, at(one), 1));
+        assert_eq!(all.sum::<usize>(), 4);
+        assert_eq!(taken(&limits, at("2001:db8:0:1::1"), 9), 4);
+        assert_eq!(taken(&limits, at("10.0.0.1"), 9), 4);
+        assert_eq!(taken(&limits, at("::ffff:10.0.0.1"), 9), 0);
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn value(
     let value = match from {
         DescriptorValue::Fixed(value) => value.clone(),
         DescriptorValue::Identity => asker.identity?.to_owned(),
-        DescriptorValue::Address => asker.address.to_string(),
+        DescriptorValue::Address => asker.address.to_canonical().to_string(),
         DescriptorValue::Service => service.to_string(),
         DescriptorValue::Method => head.method.to_string(),
         DescriptorValue::Path => head.path.clone(),
