@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 use reeve_tests::{Answer, Call, Connection, Folder, Mesh, Protocol};
 use serde_json::{Value, json};
 
+use crate::fixture::istio;
+
 /// Where visitors reach the shop.
 const INGRESS: u16 = 8080;
 
@@ -30,19 +32,6 @@ fn folder() -> Folder {
         folder.write(&file, document);
     }
     folder
-}
-
-/// An object of Istio's, JSON being YAML.
-fn istio(kind: &str, name: &str, spec: &Value) -> String {
-    let group = match kind {
-        "RequestAuthentication" => "security.istio.io/v1",
-        _ => "networking.istio.io/v1",
-    };
-    let object = json!({
-        "apiVersion": group, "kind": kind,
-        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
-    });
-    format!("---\n{object:#}\n")
 }
 
 /// A `VirtualService` of a service of the mesh, with these HTTP rules.

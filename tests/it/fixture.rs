@@ -46,3 +46,23 @@ pub(crate) fn to_echo(mesh: &Mesh) -> SocketAddr {
 pub(crate) fn get(path: &str) -> Call {
     Call::get("echo:9080", path)
 }
+
+/// A workload that is a gateway.
+pub(crate) fn gateway_workload(name: &str) -> Value {
+    let mut workload = sidecar(name);
+    workload["role"] = json!("gateway");
+    workload
+}
+
+/// An object of Istio's, JSON being YAML.
+pub(crate) fn istio(kind: &str, name: &str, spec: &Value) -> String {
+    let group = match kind {
+        "RequestAuthentication" => "security.istio.io/v1",
+        _ => "networking.istio.io/v1",
+    };
+    let object = json!({
+        "apiVersion": group, "kind": kind,
+        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
+    });
+    format!("---\n{object:#}\n")
+}

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    fixture::{CLIENT, settings},
+    fixture::{CLIENT, gateway_workload, settings},
     protocols::greeter,
     tls_passthrough::{Shopper, is_connect, server},
 };
@@ -78,8 +78,7 @@ fn folder() -> Folder {
     ]);
     let mut b = sidecar("b");
     b["ports"] = ports.clone();
-    let mut edge = sidecar("edge");
-    edge["role"] = json!("gateway");
+    let mut edge = gateway_workload("edge");
     edge["labels"]["gateway.networking.k8s.io/gateway-name"] = json!("edge");
     let service = |name: &str| {
         let service = json!({

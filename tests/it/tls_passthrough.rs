@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use crate::fixture::{CLIENT, settings};
+use crate::fixture::{CLIENT, gateway_workload, settings};
 
 const PORT: u16 = 8443;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -28,8 +28,7 @@ fn folder() -> Folder {
         workload["ports"] = json!([{"port": PORT, "name": "tls"}]);
         workload
     };
-    let mut edge = sidecar("edge");
-    edge["role"] = json!("gateway");
+    let edge = gateway_workload("edge");
     let gateway = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge", "namespace": "default"},

@@ -4,7 +4,8 @@
 use reeve_tests::{Call, Mesh, Signer, Token, permit};
 use serde_json::{Value, json};
 
-use super::{istio, reviews, routes, to, version, visitor};
+use super::{reviews, routes, to, version, visitor};
+use crate::fixture::istio;
 
 const ISSUER: &str = "https://login.shop.example";
 const AUTOMATION: &str = "spiffe://mesh.local/ns/default/sa/test-automation";

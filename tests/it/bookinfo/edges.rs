@@ -2,15 +2,16 @@
 
 use std::{fs, net::SocketAddr};
 
-use reeve_tests::{
-    Call, Folder, Mesh, Signer, TlsClient, Token, permit, service, sidecar, test_tools,
-};
+use reeve_tests::{Call, Folder, Mesh, Signer, TlsClient, Token, permit, service, test_tools};
 use serde_json::{Value, json};
 
-use super::{INGRESS, istio};
-use crate::edge::{
-    authority::Authority,
-    openssl::{OpenSsl, free_address},
+use super::INGRESS;
+use crate::{
+    edge::{
+        authority::Authority,
+        openssl::{OpenSsl, free_address},
+    },
+    fixture::{gateway_workload, istio},
 };
 
 const HTTPS: u16 = 8443;
@@ -118,8 +119,7 @@ fn outward(port: u16, files: &str) -> String {
 /// Bookinfo with an HTTPS gateway, details v2 that asks the library, and an egress gateway.
 fn folder(authority: &Authority, signer: &Signer, port: u16, files: &str) -> Folder {
     let folder = super::folder();
-    let mut egress = sidecar("egress");
-    egress["role"] = json!("gateway");
+    let egress = gateway_workload("egress");
     let workloads = folder.read("workloads.yaml");
     let workloads = workloads.replace(
         r#"command: ["${bookinfo}", details]"#,

@@ -10,7 +10,8 @@ use futures_util::future::join_all;
 use reeve_tests::{Mesh, eventually};
 use serde_json::{Value, json};
 
-use super::{ingress, istio, page, reviews, routes, to, visitor};
+use super::{ingress, page, reviews, routes, to, visitor};
+use crate::fixture::istio;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Visits beside each other.

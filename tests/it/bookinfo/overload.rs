@@ -18,7 +18,8 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{istio, routes, to};
+use super::{routes, to};
+use crate::fixture::istio;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const FRONT: &str = "productpage-v1-0";

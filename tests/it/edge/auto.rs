@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use reeve_tests::{Folder, Mesh, MeshTls, echo, local_mesh, permit, service, sidecar, strict};
+use reeve_tests::{Folder, Mesh, MeshTls, echo, local_mesh, permit, service, strict};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    fixture::settings,
+    fixture::{gateway_workload, settings},
     interop::{result_of, script},
 };
 
@@ -37,8 +37,7 @@ fn bound() -> SocketAddr {
 }
 
 fn folder(result: &std::path::Path) -> Folder {
-    let mut edge = sidecar("edge");
-    edge["role"] = json!("gateway");
+    let edge = gateway_workload("edge");
     let gateway = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge", "namespace": "default"},

@@ -1,11 +1,9 @@
 //! Routes by claims at a gateway, their counts, and a transformation there that routes see.
 
-use reeve_tests::{
-    Call, Folder, Mesh, Signer, Token, echo, local_mesh, permit, service, sidecar, strict,
-};
+use reeve_tests::{Call, Folder, Mesh, Signer, Token, echo, local_mesh, permit, service, strict};
 use serde_json::{Value, json};
 
-use crate::fixture::settings;
+use crate::fixture::{gateway_workload, settings};
 
 const ISSUER: &str = "https://issuer.example";
 const PORT: u16 = 8080;
@@ -55,8 +53,7 @@ spec:
 "#;
 
 fn folder(jwks: &Value) -> Folder {
-    let mut edge = sidecar("edge");
-    edge["role"] = json!("gateway");
+    let edge = gateway_workload("edge");
     let gateway = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge", "namespace": "default"},

@@ -13,7 +13,7 @@ use super::{
     names::NameServer,
     openssl::{OpenSsl, free_address},
 };
-use crate::fixture::settings;
+use crate::fixture::{gateway_workload, istio, settings};
 
 const HOST: &str = "ext.shop.example";
 const PLAIN: u16 = 8080;
@@ -36,19 +36,11 @@ permit (
   resource == Workload::"spiffe://mesh.local/ns/default/sa/egress"
 );"#;
 
-fn istio(kind: &str, name: &str, spec: Value) -> String {
-    let object = json!({
-        "apiVersion": "networking.istio.io/v1", "kind": kind,
-        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
-    });
-    format!("---\n{object:#}\n")
-}
-
 fn entry(port: u16) -> String {
     istio(
         "ServiceEntry",
         "ext",
-        json!({
+        &json!({
             "hosts": [HOST], "location": "MESH_EXTERNAL", "resolution": "DNS",
             "ports": [
                 {"number": PLAIN, "name": "http", "protocol": "HTTP", "targetPort": port},
@@ -62,15 +54,14 @@ fn begin_tls(tls: Value) -> String {
     istio(
         "DestinationRule",
         "ext",
-        json!({
+        &json!({
             "host": HOST, "trafficPolicy": {"tls": tls},
         }),
     )
 }
 
 fn folder(names: &NameServer, port: u16) -> Folder {
-    let mut egress = sidecar("egress");
-    egress["role"] = json!("gateway");
+    let egress = gateway_workload("egress");
     Folder::new()
         .with(
             "mesh.yaml",
@@ -232,7 +223,7 @@ async fn begun_by_the_egress_gateway(
     let gateway = istio(
         "Gateway",
         "egress",
-        json!({
+        &json!({
             "selector": {"app": "egress"},
             "servers": [{
                 "port": {"number": PLAIN, "name": "http", "protocol": "HTTP"}, "hosts": [HOST],
@@ -244,7 +235,7 @@ async fn begun_by_the_egress_gateway(
     let routes = istio(
         "VirtualService",
         "ext",
-        json!({
+        &json!({
             "hosts": [HOST], "gateways": ["mesh", "egress"],
             "http": [
                 {"match": [{"gateways": ["mesh"], "port": PLAIN}], "route": to_gateway},

@@ -5,12 +5,12 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use reeve_tests::{
     Call, Folder, Mesh, Signer, TlsClient, Token, echo, eventually, local_mesh, permit, service,
-    sidecar, strict,
+    strict,
 };
 use serde_json::{Value, json};
 
 use super::authority::Authority;
-use crate::fixture::settings;
+use crate::fixture::{gateway_workload, settings};
 
 const HTTPS: u16 = 8443;
 const HTTP: u16 = 8080;
@@ -39,8 +39,7 @@ fn server(port: u16, protocol: &str, hosts: &[&str], tls: Value) -> Value {
 }
 
 fn folder(servers: &[Value], jwks: &Value) -> Folder {
-    let mut edge = sidecar("edge");
-    edge["role"] = json!("gateway");
+    let edge = gateway_workload("edge");
     let gateway = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge", "namespace": "default"},

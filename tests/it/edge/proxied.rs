@@ -8,13 +8,12 @@ use std::{
 };
 
 use reeve_tests::{
-    Call, Folder, Mesh, Scratch, TlsClient, echo, eventually, local_mesh, permit, service, sidecar,
-    strict,
+    Call, Folder, Mesh, Scratch, TlsClient, echo, eventually, local_mesh, permit, service, strict,
 };
 use serde_json::json;
 
 use super::{authority::Authority, openssl::free_address};
-use crate::fixture::settings;
+use crate::fixture::{gateway_workload, settings};
 
 const PORT: u16 = 8080;
 const HTTPS: u16 = 8443;
@@ -30,8 +29,7 @@ permit (
 );"#;
 
 fn folder(authority: &Authority) -> Folder {
-    let mut edge = sidecar("edge");
-    edge["role"] = json!("gateway");
+    let edge = gateway_workload("edge");
     let gateway = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge", "namespace": "default"},

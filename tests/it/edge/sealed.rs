@@ -12,7 +12,7 @@ use super::{
     authority::Authority,
     openssl::{OpenSsl, free_address},
 };
-use crate::fixture::settings;
+use crate::fixture::{gateway_workload, istio, settings};
 
 const OUTSIDE: &str = "api.partner.example";
 const SHOP: &str = "shop.example";
@@ -41,31 +41,18 @@ permit (
   resource in Service::"shop.default.svc.cluster.local"
 );"#;
 
-fn istio(kind: &str, name: &str, spec: Value) -> String {
-    let object = json!({
-        "apiVersion": "networking.istio.io/v1", "kind": kind,
-        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
-    });
-    format!("---\n{object:#}\n")
-}
-
 fn gateway(name: &str, host: &str) -> String {
     let port = json!({"number": TLS, "name": "tls", "protocol": "TLS"});
     let server = json!({"port": port, "hosts": [host], "tls": {"mode": "PASSTHROUGH"}});
     istio(
         "Gateway",
         name,
-        json!({"selector": {"app": name}, "servers": [server]}),
+        &json!({"selector": {"app": name}, "servers": [server]}),
     )
 }
 
 /// What `client` asks of the partner goes by the egress gateway; the shop's workload ends TLS itself.
 fn folder(port: u16, shop: &str) -> Folder {
-    let role = |name: &str| {
-        let mut workload = sidecar(name);
-        workload["role"] = json!("gateway");
-        workload
-    };
     let shop = json!({
         "name": "shop", "serviceAccount": "shop", "labels": {"app": "shop"},
         "command": ["sh", "-c", shop], "ports": [{"port": TLS, "name": "tls"}],
@@ -97,19 +84,24 @@ fn folder(port: u16, shop: &str) -> Folder {
         .with("strict.yaml", strict())
         .with(
             "workloads.yaml",
-            local_mesh(&[sidecar("client"), role("egress"), role("ingress"), shop]),
+            local_mesh(&[
+                sidecar("client"),
+                gateway_workload("egress"),
+                gateway_workload("ingress"),
+                shop,
+            ]),
         )
         .with(
             "services.yaml",
             service("egress", TLS, "tls") + &service("shop", TLS, "tls"),
         )
-        .with("entry.yaml", istio("ServiceEntry", "partner", entry))
+        .with("entry.yaml", istio("ServiceEntry", "partner", &entry))
         .with(
             "gateways.yaml",
             gateway("egress", OUTSIDE) + &gateway("ingress", SHOP),
         )
-        .with("outward.yaml", istio("VirtualService", "partner", outward))
-        .with("inward.yaml", istio("VirtualService", "shop", inward))
+        .with("outward.yaml", istio("VirtualService", "partner", &outward))
+        .with("inward.yaml", istio("VirtualService", "shop", &inward))
         .with("access.yaml", permit("sealed", ACCESS))
 }
 
