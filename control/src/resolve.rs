@@ -123,7 +123,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let requests = security::requests(&objects.request_authentications, root, faults);
     let (policies, policy_hash) = policies::resolve(&objects.access_policies, root, faults);
     let (rate_limits, global_rate_limits) =
-        rate_limits::resolve(&objects.rate_limits, &services, faults);
+        rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
     let root = &settings.root_namespace;
     let (objects, known) = (&objects.transformations, (&services, workloads.as_slice()));
     let transformations = transformations::resolve(objects, root, known, faults);

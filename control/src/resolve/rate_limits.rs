@@ -14,7 +14,7 @@ use super::{
     values::{Case, Notes},
 };
 use crate::{
-    Code, Fault,
+    Code, Fault, LocalWorkload, WorkloadRole,
     kinds::{LimitMatchSpec, LimitSpec, Object, RateLimitSpec},
     source::path::Path,
 };
@@ -22,7 +22,7 @@ use crate::{
 /// Every limit, with the service whose workloads keep it, and what those ask rate limit servers.
 pub(super) fn resolve(
     objects: &[Object<RateLimitSpec>],
-    services: &Services,
+    (services, workloads): (&Services, &[LocalWorkload]),
     faults: &mut Vec<Fault>,
 ) -> (Vec<(ServiceName, RateLimit)>, Vec<GlobalRateLimit>) {
     let (mut limits, mut globals) = (Vec::new(), Vec::new());
@@ -56,7 +56,11 @@ pub(super) fn resolve(
             limits.extend(limit(notes, &path, spec, name).map(|l| (service.host.clone(), l)));
         }
         if let Some(spec) = &object.spec.global {
-            globals.extend(global::resolve(notes, spec, &service.host, services));
+            let is_gateway = |w: &&LocalWorkload| w.role == WorkloadRole::Gateway;
+            let gateways = workloads.iter().filter(is_gateway);
+            let gateway = gateways.into_iter().find(|w| service.selects(w));
+            let of = (&service.host, gateway);
+            globals.extend(global::resolve(notes, spec, of, services));
         }
     }
     (limits, globals)

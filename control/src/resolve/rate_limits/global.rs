@@ -11,7 +11,7 @@ use reeve_core::{
 
 use super::matches;
 use crate::{
-    Code,
+    Code, LocalWorkload,
     kinds::{DescriptorEntrySpec, DescriptorSpec, GlobalLimitSpec, RateLimitSpec},
     resolve::{
         hosts::{Services, advice, full},
@@ -32,11 +32,20 @@ type LimitNotes<'a> = Notes<'a, RateLimitSpec>;
 pub(super) fn resolve(
     notes: &mut LimitNotes<'_>,
     spec: &GlobalLimitSpec,
-    service: &ServiceName,
+    (service, gateway): (&ServiceName, Option<&LocalWorkload>),
     services: &Services,
 ) -> Option<GlobalRateLimit> {
     let path = Path::of(&["spec", "global"]);
     let server = server(notes, &path.key("server"), &spec.server, services);
+    // SECURITY: it would be asked nothing, and by default everything would pass.
+    if let (Some(LimitServer::Service(..)), Some(gateway)) = (&server, gateway) {
+        let text = format!(
+            "the gateway {} has no way to a service but its routes",
+            gateway.name
+        );
+        let hint = "write the server's ADDRESS:PORT";
+        notes.hint(&path.key("server"), Code::Invalid, text, hint);
+    }
     if spec.domain.is_empty() {
         let text = "it says no domain of the server's";
         notes.error(&path.key("domain"), Code::Missing, text);

@@ -110,3 +110,25 @@ fn what_makes_no_sense_is_refused_by_name() {
         );
     }
 }
+
+#[test]
+fn a_gateway_asks_a_server_by_its_address() {
+    let workloads = "---
+apiVersion: reeve.dev/v1alpha1
+kind: LocalMesh
+metadata: {name: local}
+spec:
+  workloads:
+    - {name: edge, role: gateway, labels: {app: reviews}}
+";
+    let found = |server: &str| {
+        let fields = "domain: a, descriptors: [{entries: [{key: a, from: path}]}]";
+        let limit = limit(&format!("{{server: '{server}', {fields}}}"));
+        let found = findings(&format!("{limit}\n{workloads}"));
+        let about = found.into_iter().filter(|f| f.contains("global.server"));
+        about.collect::<Vec<_>>()
+    };
+    assert!(found("127.0.0.1:8081").is_empty());
+    let refused = found("limits:8081");
+    assert!(refused.iter().any(|f| f.contains("invalid")), "{refused:?}");
+}
