@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{io::Io, limits::READ_AHEAD_BYTES};
+use crate::{io::Io, limits::READ_AHEAD_BYTES, linger::Patience};
 
 thread_local! {
     /// What all connections of a thread read into: only what was not asked for yet is kept.
@@ -37,6 +37,10 @@ impl<I> ReadAhead<I> {
 impl<I: Io> Io for ReadAhead<I> {
     fn reset(&self) {
         self.inner.reset();
+    }
+
+    fn patience(&self) -> Patience {
+        self.inner.patience()
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{io::Io, limits::CORK_BYTES};
+use crate::{io::Io, limits::CORK_BYTES, linger::Patience};
 
 thread_local! {
     /// An emptied buffer, for whichever connection writes next.
@@ -75,6 +75,10 @@ impl<I: AsyncWrite + Unpin> Corked<I> {
 impl<I: Io> Io for Corked<I> {
     fn reset(&self) {
         self.inner.reset();
+    }
+
+    fn patience(&self) -> Patience {
+        self.inner.patience()
     }
 }
 

@@ -247,7 +247,7 @@ impl Visit<'_> {
         }
         let arrival = self.arrival(peer, edge);
         let serving = serve_http(self.worker, Side::Outbound, arrival, stream, gone, spoken);
-        serving.until(self.stop.drain.clone()).await;
+        Box::pin(serving.until(self.stop.drain.clone())).await;
     }
 
     async fn handshake(

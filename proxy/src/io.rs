@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use crate::linger::Patience;
 use bytes::{Buf as _, Bytes};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -65,6 +66,11 @@ pub(crate) struct Line<I> {
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {
     /// From now on, dropping it resets the connection: the other end does not take it for a good end.
     fn reset(&self);
+
+    /// By which it is told to be closed in stages; of no effect where the socket is out of reach.
+    fn patience(&self) -> Patience {
+        Patience::default()
+    }
 }
 
 impl Io for TcpStream {
@@ -79,11 +85,19 @@ impl<I: Io> Io for server::TlsStream<I> {
     fn reset(&self) {
         self.get_ref().0.reset();
     }
+
+    fn patience(&self) -> Patience {
+        self.get_ref().0.patience()
+    }
 }
 
 impl<I: Io> Io for client::TlsStream<I> {
     fn reset(&self) {
         self.get_ref().0.reset();
+    }
+
+    fn patience(&self) -> Patience {
+        self.get_ref().0.patience()
     }
 }
 
@@ -91,11 +105,19 @@ impl<I: Io> Io for Line<I> {
     fn reset(&self) {
         self.inner.reset();
     }
+
+    fn patience(&self) -> Patience {
+        self.inner.patience()
+    }
 }
 
 impl Io for Box<dyn Io> {
     fn reset(&self) {
         (**self).reset();
+    }
+
+    fn patience(&self) -> Patience {
+        (**self).patience()
     }
 }
 

@@ -61,6 +61,7 @@ mod judge;
 mod ledger;
 mod life;
 mod limits;
+mod linger;
 mod listener;
 mod local;
 mod messages;

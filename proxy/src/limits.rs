@@ -197,6 +197,10 @@ pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When an HTTP/1.1 connection is to end: how long its next request may take to come before it is closed unasked.
 pub(crate) const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection that was answered before its request was read takes what is still on its way.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+/// Such connections at once; further ones are closed at once, and their clients may lose the answer.
+pub(crate) const MAX_LINGERING: usize = 1024;
 /// Live taps at once on one proxy.
 pub(crate) const MAX_TAPS: usize = 8;
 /// Requests that wait to be shown by one tap; beyond, they are counted and dropped.

@@ -3,7 +3,8 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Version};
+use http_body::Body as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -166,7 +167,10 @@ impl Accepted {
     fn take(self) -> io::Result<Socket> {
         match self {
             Self::Here(stream) => Ok(stream),
-            Self::Elsewhere(stream) => TcpStream::from_std(stream).map(Socket::Os),
+            Self::Elsewhere(stream) => {
+                let stream = TcpStream::from_std(stream)?;
+                Ok(Socket::Os(stream.into()))
+            }
         }
     }
 }
@@ -580,13 +584,18 @@ impl<I: Io + 'static> Serving<'_, I> {
             ..
         } = self;
         let at = Arc::new((worker.clone(), arrival, Farewell::default()));
+        let patience = io.patience();
         let served = at.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let at = served.clone();
+            let patience = patience.clone();
             async move {
                 let (worker, arrival, farewell) = &*at;
                 let version = request.version();
                 farewell.heard(version);
+                if version != Version::HTTP_2 && !request.body().is_end_stream() {
+                    patience.begin();
+                }
                 let mut response = match side {
                     Side::Inbound => Box::pin(life::inbound(worker, arrival, request)).await,
                     Side::Outbound => Box::pin(life::outbound(worker, arrival, request)).await,

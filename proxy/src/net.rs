@@ -15,7 +15,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::io::Io;
+use crate::{
+    io::Io,
+    linger::{Lingering, Patience},
+};
 
 /// A network.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +40,10 @@ impl Net {
     /// Connects.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<Socket> {
         match self {
-            Self::Os => TcpStream::connect(to).await.map(Socket::Os),
+            Self::Os => {
+                let stream = TcpStream::connect(to).await?;
+                Ok(Socket::Os(stream.into()))
+            }
             Self::Given(network) => network.connect(to).await.map(Socket::Given),
         }
     }
@@ -47,7 +53,7 @@ impl Net {
 #[derive(Debug)]
 pub(crate) enum Socket {
     /// Of the operating system's network.
-    Os(TcpStream),
+    Os(Lingering),
     /// Of another.
     Given(Box<dyn Stream>),
 }
@@ -56,7 +62,7 @@ impl Socket {
     /// The operating system's socket, if it is one.
     pub(crate) fn os(&self) -> Option<&TcpStream> {
         match self {
-            Self::Os(stream) => Some(stream),
+            Self::Os(stream) => stream.stream(),
             Self::Given(_) => None,
         }
     }
@@ -72,6 +78,13 @@ impl Io for Socket {
         match self {
             Self::Os(stream) => stream.reset(),
             Self::Given(stream) => stream.reset(),
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        match self {
+            Self::Os(stream) => stream.patience(),
+            Self::Given(_) => Patience::default(),
         }
     }
 }
@@ -184,7 +197,7 @@ impl Door {
         match self {
             Self::Os(listener) => {
                 let (stream, from) = listener.accept().await?;
-                Ok((Socket::Os(stream), from))
+                Ok((Socket::Os(stream.into()), from))
             }
             Self::Given(listener) => {
                 let (stream, from) = listener.accept().await?;

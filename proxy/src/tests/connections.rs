@@ -320,3 +320,30 @@ async fn old_clients_and_trailers_are_served() {
     );
     eventually(|| (server.log.lines().len() >= 2).then_some(())).await;
 }
+
+/// More than the sockets between the caller and the called proxy hold.
+const LARGE: usize = 16 * 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_end_of_a_large_body_gets_through() {
+    let mesh = Mesh::new();
+    let (_app, protocol) = (fickle_app(&mesh, Then::Close).await, Protocol::Http);
+    let server = mesh.server(protocol, &[]);
+    let _sides = pair(&mesh, &server, &mesh.client(protocol)).await;
+    for round in 0..20 {
+        let stream = TcpStream::connect(mesh.at(110, PORT)).await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let sending = tokio::spawn(async move {
+            let head =
+                format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {LARGE}\r\n\r\n");
+            write.write_all(head.as_bytes()).await?;
+            write.write_all(&vec![b'x'; LARGE]).await?;
+            io::Result::Ok(write)
+        });
+        let mut answer = [0; 12];
+        read.read_exact(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert_eq!(answer, "HTTP/1.1 403", "round {round}");
+        sending.abort();
+    }
+}
