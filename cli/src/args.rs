@@ -45,7 +45,7 @@ pub(crate) enum Verb {
     /// Serve global rate limits to proxies
     #[command(name = "ratelimit")]
     RateLimit(verb::ratelimit::RateLimitArgs),
-    /// Evaluate, check and explain Cedar policies
+    /// Check, format, test and explain Cedar policies
     Policy(verb::policy::PolicyArgs),
     /// Verify JSON Web Tokens
     Jwt(verb::jwt::JwtArgs),

@@ -99,3 +99,66 @@ fn the_demos_policies_are_formatted_in_place_and_stay_the_same() {
     let nowhere = reeve(&["policy", "fmt", "/nowhere/at/all.cedar"]);
     assert_eq!(nowhere.code, Some(2), "{}", nowhere.stdout);
 }
+
+#[test]
+fn the_demos_cases_pass_and_cover_all_its_policies() {
+    let (mesh, cases) = (
+        project("deploy/bookinfo/mesh"),
+        project("deploy/bookinfo/cases.yaml"),
+    );
+    let args = [
+        "policy",
+        "test",
+        "-f",
+        text(&mesh),
+        text(&cases),
+        "--coverage-min",
+        "100",
+    ];
+    let ran = reeve(&args);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    assert!(
+        ran.stdout
+            .ends_with("6 of 6 policies decided a case (100 %)\n"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn a_case_that_a_change_of_policy_breaks_is_told_with_its_nearest_miss() {
+    let folder = Folder::bookinfo();
+    let narrowed = folder
+        .read("access.yaml")
+        .replace("/reviews/*", "/reviews/7/*");
+    folder.write("access.yaml", narrowed);
+    let cases = project("deploy/bookinfo/cases.yaml");
+    let args = ["policy", "test", "-f", text(folder.path()), text(&cases)];
+    let ran = reeve(&args);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    for part in [
+        "FAIL",
+        "expected: allow default/reviews#productpage-to-reviews",
+        "actual:   deny no_permit",
+        "permit default/reviews#productpage-to-reviews: 3 of 4 parts hold, not: when",
+        "6 cases, 1 failed",
+        "in no case: default/reviews#productpage-to-reviews",
+    ] {
+        assert!(ran.stdout.contains(part), "{part} is not in {}", ran.stdout);
+    }
+
+    let report = reeve(&[&args[..], &["-o", "json"]].concat());
+    assert_eq!(report.code, Some(1));
+    let report: Value = serde_json::from_str(&report.stdout).expect("JSON");
+    assert_eq!(report["passed"], false);
+    assert_eq!(report["coverage"]["decided"], 5);
+    let failed = &report["cases"][0];
+    assert_eq!(failed["misses"][0]["actual"]["reason"], "no_permit");
+
+    let nothing = reeve(&["policy", "test", text(&cases)]);
+    assert_eq!(
+        nothing.code,
+        Some(2),
+        "without a folder there are no policies"
+    );
+}

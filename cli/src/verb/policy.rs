@@ -1,10 +1,11 @@
-//! `reeve policy`: evaluates, checks, formats and explains Cedar policies with the data path's own code.
+//! `reeve policy`: evaluates, checks, formats, tests and explains Cedar policies with the data path's own code.
 
 mod check;
 mod eval;
 mod explain;
 mod files;
 mod fmt;
+mod test;
 
 pub(crate) use explain::{full_name, pair};
 
@@ -33,6 +34,9 @@ enum PolicyVerb {
     /// Lay out Cedar text, in .cedar files and inside YAML
     #[command(after_help = fmt::EXAMPLES)]
     Fmt(fmt::FmtArgs),
+    /// Try cases (a request, and the answer it must get) on policies
+    #[command(after_help = test::EXAMPLES)]
+    Test(test::TestArgs),
     /// Print the mesh's Cedar schema
     Schema,
     /// Say what the policies of a folder answer to a request, and why
@@ -46,6 +50,7 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
         PolicyVerb::Eval(args) => eval::run(args),
         PolicyVerb::Check(args) => check::run(args),
         PolicyVerb::Fmt(args) => fmt::run(args),
+        PolicyVerb::Test(args) => test::run(args),
         PolicyVerb::Schema => {
             output::line(reeve_authz::schema().trim_end())?;
             Ok(Answer::Yes)

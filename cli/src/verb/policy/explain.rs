@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
@@ -81,20 +81,7 @@ pub(super) fn root_namespace() -> Result<Namespace, Problem> {
 
 pub(super) fn run(args: &ExplainArgs) -> Verdict {
     let mesh = load(&args.folder)?;
-    let slice = PolicySlice {
-        mesh_hash: mesh.policy_hash.clone(),
-        policies: mesh.policies.clone(),
-    };
-    let engine = Engine::compile(&slice).map_err(|faults| {
-        let faults: Vec<_> = faults
-            .iter()
-            .map(|f| format!("{}: {}", f.policy, f.message))
-            .collect();
-        Problem::new(faults.join("\n"))
-            .at(args.folder.display())
-            .into_answer()
-    })?;
-    let engine = engine.in_trust_domain(mesh.settings.trust_domain.clone());
+    let engine = engine(&mesh, &args.folder)?;
     let requests = match &args.requests {
         Some(file) => input::json_values(file)?,
         None => vec![from_flags(args, &mesh)?],
@@ -109,6 +96,29 @@ pub(super) fn run(args: &ExplainArgs) -> Verdict {
         }
     }
     Ok(Answer::from_fine(all_allowed))
+}
+
+/// The data path's engine with all policies of `mesh`, which was read from `folder`.
+pub(super) fn engine(mesh: &Mesh, folder: &Path) -> Result<Engine, Problem> {
+    let slice = PolicySlice {
+        mesh_hash: mesh.policy_hash.clone(),
+        policies: mesh.policies.clone(),
+    };
+    let engine = compiled(&slice, folder)?;
+    Ok(engine.in_trust_domain(mesh.settings.trust_domain.clone()))
+}
+
+/// The engine with these policies, which stand at `place`.
+pub(super) fn compiled(slice: &PolicySlice, place: &Path) -> Result<Engine, Problem> {
+    Engine::compile(slice).map_err(|faults| {
+        let faults: Vec<_> = faults
+            .iter()
+            .map(|f| format!("{}: {}", f.policy, f.message))
+            .collect();
+        Problem::new(faults.join("\n"))
+            .at(place.display())
+            .into_answer()
+    })
 }
 
 fn from_flags(args: &ExplainArgs, mesh: &Mesh) -> Result<AccessRequest, Problem> {
@@ -152,7 +162,7 @@ fn from_flags(args: &ExplainArgs, mesh: &Mesh) -> Result<AccessRequest, Problem>
 }
 
 /// The workload that `text` names, with its services; by service, the first one behind it.
-fn resource(text: &str, mesh: &Mesh) -> Result<ResourceRef, Problem> {
+pub(super) fn resource(text: &str, mesh: &Mesh) -> Result<ResourceRef, Problem> {
     if let Ok(id) = SpiffeId::parse(text) {
         let namespace = id.namespace_and_account().map(|(namespace, _)| namespace);
         let namespace = namespace.ok_or_else(|| {

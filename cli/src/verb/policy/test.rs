@@ -1,0 +1,241 @@
+//! `reeve policy test`.
+
+mod cases;
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use reeve_authz::Engine;
+use reeve_control::Mesh;
+use reeve_core::{
+    PolicyId, TrustDomain,
+    decision::{AccessRequest, Effect},
+};
+
+use self::{
+    cases::{Case, CaseFile, Expected},
+    report::{CaseOutcome, Miss, PolicyUse, Report},
+};
+use super::{explain, files};
+use crate::{
+    output::{self, Format, OutputArgs},
+    problem::{Answer, Problem, Verdict},
+    supervisor::load,
+};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  reeve policy test -f mesh tests/access.yaml          cases against the policies of a folder
+  reeve policy test -f mesh tests --coverage-min 80    for CI: every case passes, and most policies decide one
+  reeve policy test policies/cases                     cases that name their policies themselves (documents)
+
+A file of cases, in YAML or JSON:
+
+  request:                                             what all its cases begin with
+    principal: spiffe://mesh.local/ns/default/sa/web   or unauthenticated
+    action: GET                                        an HTTP method, other or connect
+    resource: reviews                                  a service of the folder
+    context: {http: {path: /reviews/1}}
+  cases:
+  - name: the web reads reviews
+    expect: {decision: allow, policies: [default/reviews]}
+  - name: it does not write them
+    change: {action: POST}                             merged into the request (RFC 7396)
+    expect: {decision: deny, reason: no_permit}
+
+policies/README.md tells all of it. The policies are judged as if every service were enforced.
+
+Exit codes: 0 = every case passes, 1 = one fails or the coverage is too low, 2 = they could not be run.";
+
+/// `reeve policy test`.
+#[derive(Args, Debug)]
+pub(super) struct TestArgs {
+    /// Files of cases (.yaml, .yml, .json), or folders of them.
+    #[arg(required = true, value_name = "PATH")]
+    cases: Vec<PathBuf>,
+    /// The folder of YAML files whose policies are tried; without it, each file of cases names its own.
+    #[arg(short = 'f', long = "folder", value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Fail if fewer of the policies, in percent, decide a case.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    coverage_min: Option<u8>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) fn run(args: &TestArgs) -> Verdict {
+    let mesh = args.folder.as_deref().map(load).transpose()?;
+    let shared = match (&mesh, &args.folder) {
+        (Some(mesh), Some(folder)) => Some(Tried::of_mesh(mesh, folder)?),
+        _ => None,
+    };
+    let mut report = Report::default();
+    let mut policies = Uses::default();
+    if let Some(tried) = &shared {
+        policies.know(tried);
+    }
+    for path in files::cases(&args.cases)? {
+        let file = CaseFile::read(&path)?;
+        let own = match file.documents.is_empty() {
+            true => None,
+            false => Some(Tried::of_documents(&file, &path)?),
+        };
+        let tried = own.as_ref().or(shared.as_ref()).ok_or_else(|| {
+            Problem::new("there are no policies to try the cases on")
+                .at(path.display())
+                .fix("name the mesh's folder with -f, or write `documents` into the file")
+        })?;
+        policies.know(tried);
+        let runner = Runner {
+            tried,
+            mesh: mesh.as_ref(),
+            file: &path,
+            base: &file,
+        };
+        for case in &file.cases {
+            report.cases.push(runner.case(case, &mut policies)?);
+        }
+    }
+    if report.cases.is_empty() {
+        return Err(Problem::new("there are no cases").fix("see `reeve policy test --help`"));
+    }
+    report.finish(policies.0.into_iter(), args.coverage_min);
+    match args.output.output {
+        Format::Json => output::json(&report)?,
+        Format::Human => output::line(&report.to_string())?,
+    }
+    Ok(Answer::from_fine(report.passed))
+}
+
+/// A policy set under test.
+struct Tried {
+    /// Where its policies stand.
+    source: String,
+    engine: Engine,
+    ids: Vec<PolicyId>,
+}
+
+impl Tried {
+    fn of_mesh(mesh: &Mesh, folder: &Path) -> Result<Self, Problem> {
+        Ok(Self {
+            source: folder.display().to_string(),
+            engine: explain::engine(mesh, folder)?,
+            ids: mesh.policies.iter().map(|p| p.id.clone()).collect(),
+        })
+    }
+
+    fn of_documents(file: &CaseFile, path: &Path) -> Result<Self, Problem> {
+        let slice = file.policies(path)?;
+        let ids = slice.policies.iter().map(|p| p.id.clone()).collect();
+        // Services without an identity belong to the mesh; this is what a mesh is called that says nothing else.
+        let home = TrustDomain::parse("mesh.local").map_err(Problem::new)?;
+        Ok(Self {
+            source: path.display().to_string(),
+            engine: explain::compiled(&slice, path)?.in_trust_domain(home),
+            ids,
+        })
+    }
+}
+
+/// How many cases each policy decided, by where it stands and its id.
+#[derive(Default)]
+struct Uses(BTreeMap<(String, PolicyId), usize>);
+
+impl Uses {
+    fn know(&mut self, tried: &Tried) {
+        for id in &tried.ids {
+            self.0
+                .entry((tried.source.clone(), id.clone()))
+                .or_default();
+        }
+    }
+
+    fn count<'a>(&mut self, tried: &Tried, ids: impl IntoIterator<Item = &'a PolicyId>) {
+        for id in ids {
+            *self
+                .0
+                .entry((tried.source.clone(), id.clone()))
+                .or_default() += 1;
+        }
+    }
+}
+
+struct Runner<'a> {
+    tried: &'a Tried,
+    mesh: Option<&'a Mesh>,
+    file: &'a Path,
+    base: &'a CaseFile,
+}
+
+impl Runner<'_> {
+    /// Tries a case and its twins.
+    fn case(&self, case: &Case, uses: &mut Uses) -> Result<CaseOutcome, Problem> {
+        let request = self.request(case, None)?;
+        let mut outcome = CaseOutcome {
+            file: self.file.display().to_string(),
+            name: case.name.clone(),
+            passed: true,
+            misses: Vec::new(),
+        };
+        let effect = self.ask(&request, &case.expect, String::new(), &mut outcome, uses);
+        let mut differs = case.twins.is_empty();
+        for (number, twin) in case.twins.iter().enumerate() {
+            let request = self.request(case, Some(&twin.change))?;
+            let what = format!("twin {}", number + 1);
+            differs |= effect != self.ask(&request, &twin.expect, what, &mut outcome, uses);
+        }
+        if !differs {
+            outcome.misses.push(Miss::no_twin_differs());
+        }
+        outcome.passed = outcome.misses.is_empty();
+        Ok(outcome)
+    }
+
+    fn request(
+        &self,
+        case: &Case,
+        twin: Option<&serde_json::Value>,
+    ) -> Result<AccessRequest, Problem> {
+        let changes = [Some(&case.change), twin];
+        let merged = self.base.request(changes.into_iter().flatten());
+        cases::complete(merged, self.mesh)
+            .map_err(|problem| problem.at(format!("{}: {}", self.file.display(), case.name)))
+    }
+
+    /// Asks the engine, and notes what differs from what was expected.
+    fn ask(
+        &self,
+        request: &AccessRequest,
+        expected: &Expected,
+        what: String,
+        outcome: &mut CaseOutcome,
+        uses: &mut Uses,
+    ) -> Effect {
+        let decision = self.tried.engine.decide(request);
+        uses.count(self.tried, &decision.policies);
+        if let Some(shadow) = &decision.shadow {
+            uses.count(self.tried, &shadow.policies);
+        }
+        let effect = decision.effect;
+        if !expected.is_met(&decision) {
+            let explanation = self.tried.engine.explain(request);
+            outcome
+                .misses
+                .push(Miss::new(what, expected, decision, &explanation));
+        }
+        effect
+    }
+}
+
+impl From<((String, PolicyId), usize)> for PolicyUse {
+    fn from(((source, id), cases): ((String, PolicyId), usize)) -> Self {
+        Self { source, id, cases }
+    }
+}
+
+#[cfg(test)]
+mod tests;
