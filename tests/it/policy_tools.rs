@@ -162,3 +162,70 @@ fn a_case_that_a_change_of_policy_breaks_is_told_with_its_nearest_miss() {
         "without a folder there are no policies"
     );
 }
+
+const DEMO: &str = "spiffe://mesh.local/ns/default/sa/";
+
+/// The answer in JSON, as (caller or target, methods, answer).
+fn access(args: &[&str], column: &str) -> Vec<(String, usize, String)> {
+    let mesh = project("deploy/bookinfo/mesh");
+    let ran = reeve(&[&["policy"], args, &["-f", text(&mesh), "-o", "json"]].concat());
+    let rows: Value = serde_json::from_str(&ran.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", ran.stdout, ran.stderr));
+    let rows = rows.as_array().expect("a list");
+    assert_eq!(ran.code, Some(i32::from(rows.is_empty())), "{}", ran.stderr);
+    let short = |id: &Value| id.as_str().expect("an identity").replace(DEMO, "");
+    let row = |row: &Value| {
+        let methods = row["methods"].as_array().expect("methods").len();
+        (short(&row[column]), methods, short(&row["answer"]))
+    };
+    rows.iter().map(row).collect()
+}
+
+fn row(who: &str, methods: usize, answer: &str) -> (String, usize, String) {
+    (who.to_owned(), methods, answer.to_owned())
+}
+
+#[test]
+fn who_can_call_a_service_of_the_demo() {
+    let reviews = access(&["who-can", "reviews", "--path", "/reviews/0"], "caller");
+    assert_eq!(reviews, [row("bookinfo-productpage", 1, "yes")]);
+    // The root path is none of those that the policy permits.
+    let elsewhere = access(&["who-can", "reviews"], "caller");
+    assert_eq!(elsewhere, [row("bookinfo-productpage", 1, "if")]);
+    let posted = access(&["who-can", "reviews", "--method", "POST"], "caller");
+    assert_eq!(posted, []);
+    let store = access(&["who-can", "store"], "caller");
+    assert_eq!(store, [row("bookinfo-ratings-v2", 1, "yes")]);
+    let gateway = format!("{DEMO}ingress");
+    let shop = access(&["who-can", &gateway, "--path", "/productpage"], "caller");
+    assert!(shop.contains(&row("unauthenticated", 3, "yes")), "{shop:?}");
+
+    let mesh = project("deploy/bookinfo/mesh");
+    let table = reeve(&["policy", "who-can", "reviews", "-f", text(&mesh)]);
+    assert_eq!(table.code, Some(0), "{}", table.stderr);
+    let told = "default/reviews#productpage-to-reviews: when { context.path like \"/reviews/*\" }";
+    assert!(table.stdout.contains(told), "{}", table.stdout);
+    let nobody = reeve(&["policy", "who-can", "nowhere", "-f", text(&mesh)]);
+    assert_eq!(nobody.code, Some(2), "{}", nobody.stdout);
+}
+
+#[test]
+fn what_an_identity_of_the_demo_can_reach() {
+    let productpage = format!("{DEMO}bookinfo-productpage");
+    let mut reached = access(
+        &["can-reach", &productpage, "--path", "/details/0"],
+        "workload",
+    );
+    reached.sort();
+    let expected = [
+        row("bookinfo-details", 1, "yes"),
+        row("bookinfo-reviews", 1, "if"),
+        row("ingress", 3, "if"),
+    ];
+    assert_eq!(reached, expected);
+    let stranger = access(
+        &["can-reach", "unauthenticated", "--path", "/login"],
+        "workload",
+    );
+    assert_eq!(stranger, [row("ingress", 3, "yes")]);
+}

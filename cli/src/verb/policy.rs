@@ -1,5 +1,6 @@
 //! `reeve policy`: evaluates, checks, formats, tests and explains Cedar policies with the data path's own code.
 
+mod access;
 mod check;
 mod eval;
 mod explain;
@@ -37,6 +38,12 @@ enum PolicyVerb {
     /// Try cases (a request, and the answer it must get) on policies
     #[command(after_help = test::EXAMPLES)]
     Test(test::TestArgs),
+    /// List everyone who can call a service, with the policies that say so
+    #[command(after_help = access::WHO_CAN_EXAMPLES)]
+    WhoCan(Box<access::WhoCanArgs>),
+    /// List everything that an identity can reach, with the policies that say so
+    #[command(after_help = access::CAN_REACH_EXAMPLES)]
+    CanReach(Box<access::CanReachArgs>),
     /// Print the mesh's Cedar schema
     Schema,
     /// Say what the policies of a folder answer to a request, and why
@@ -51,6 +58,8 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
         PolicyVerb::Check(args) => check::run(args),
         PolicyVerb::Fmt(args) => fmt::run(args),
         PolicyVerb::Test(args) => test::run(args),
+        PolicyVerb::WhoCan(args) => access::who_can(args),
+        PolicyVerb::CanReach(args) => access::can_reach(args),
         PolicyVerb::Schema => {
             output::line(reeve_authz::schema().trim_end())?;
             Ok(Answer::Yes)

@@ -122,13 +122,7 @@ pub(super) fn compiled(slice: &PolicySlice, place: &Path) -> Result<Engine, Prob
 }
 
 fn from_flags(args: &ExplainArgs, mesh: &Mesh) -> Result<AccessRequest, Problem> {
-    let principal = match args.from.as_deref() {
-        None | Some("unauthenticated") => Principal::Unauthenticated,
-        Some(id) => Principal::Workload(SpiffeId::parse(id).map_err(|error| {
-            Problem::because(format!("--from {id} is no SPIFFE ID"), &error)
-                .fix("write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT, or unauthenticated")
-        })?),
-    };
+    let principal = principal(args.from.as_deref().unwrap_or("unauthenticated"))?;
     let resource = resource(args.to.as_deref().unwrap_or_default(), mesh)?;
     let host = resource.services.first().map(ToString::to_string);
     let mut headers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -159,6 +153,18 @@ fn from_flags(args: &ExplainArgs, mesh: &Mesh) -> Result<AccessRequest, Problem>
         action: args.action,
         resource,
     })
+}
+
+/// Who `text` is: a SPIFFE ID, or `unauthenticated`.
+pub(super) fn principal(text: &str) -> Result<Principal, Problem> {
+    if text == "unauthenticated" {
+        return Ok(Principal::Unauthenticated);
+    }
+    let id = SpiffeId::parse(text).map_err(|error| {
+        Problem::because(format!("{text} is no SPIFFE ID"), &error)
+            .fix("write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT, or unauthenticated")
+    })?;
+    Ok(Principal::Workload(id))
 }
 
 /// The workload that `text` names, with its services; by service, the first one behind it.
