@@ -1,6 +1,7 @@
 //! End-to-end tests: the mesh must prove itself. See `README.md` for how to run them.
 
 mod bad_input;
+mod balancing;
 mod bookinfo;
 mod churn;
 mod circuits;
