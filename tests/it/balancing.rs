@@ -1,8 +1,9 @@
 //! Who of several gets the next request, on the running mesh: near before far, what is ejected when too much of it would be,
-//! and who is new.
+//! and who is new; and how many requests are tried again at once.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::future::join_all;
 use reeve_tests::{Mesh, echo, eventually, local_mesh, sidecar};
 use serde_json::{Value, json};
 
@@ -151,4 +152,64 @@ async fn who_is_new_gets_little_at_first() {
     let answered = shares(&mesh, 40).await;
     // Without warming up it is 20.
     assert!((1..=16).contains(&answered["new"]), "{answered:?}");
+}
+
+/// Fails after a while; says at `/health` how often it was asked.
+const SLOW_FAILURE: &str = r#"
+import http.server, itertools, os, time
+asked = []
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        health = self.path == "/health"
+        if not health:
+            asked.append(1)
+            time.sleep(0.3)
+        body = str(len(asked)).encode()
+        self.send_response(200 if health else 503)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *a): pass
+class S(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+S((os.environ["HOST"], int(os.environ["PORT"])), H).serve_forever()
+"#;
+
+const RETRIES: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: echo}
+spec:
+  hosts: [echo]
+  http:
+    - route: [{destination: {host: echo}}]
+      retries: {attempts: 3, retryOn: 5xx, backoff: 1ms}
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_tried_again_within_their_budget() {
+    const REQUESTS: usize = 30;
+    let mut failing = echo("echo-v1", "echo", "v1");
+    failing["command"] = json!(["python3", "-c", SLOW_FAILURE]);
+    let asked = async |budget: &str| {
+        let mesh = start(&[sidecar("client"), failing.clone()], budget).await;
+        mesh.apply("retries.yaml", RETRIES.to_owned()).await;
+        eventually("it is in force", LIMIT, async || mesh.settled().await).await;
+        let all = (0..REQUESTS).map(async |_| get("/").status(to_echo(&mesh)).await);
+        for status in join_all(all).await {
+            assert_eq!(status, Ok(503));
+        }
+        let counted = get("/health").send(to_echo(&mesh)).await.expect("a count");
+        counted.text().parse::<usize>().expect("a number")
+    };
+    assert_eq!(
+        asked("{retryBudget: {percent: 100, minRetryConcurrency: 1000}}").await,
+        4 * REQUESTS
+    );
+    let some = asked("{retryBudget: {percent: 0, minRetryConcurrency: 1}}").await;
+    assert!(
+        (REQUESTS + 1..2 * REQUESTS).contains(&some),
+        "{some} attempts"
+    );
 }
