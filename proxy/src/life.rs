@@ -486,7 +486,9 @@ impl Arrived<'_> {
             head,
             wanted: self.wanted,
         };
-        let (response, route, deadline) = unknown.serve(policy, upload, exchange).await?;
+        // On the heap, since few requests go there.
+        let serving = Box::pin(unknown.serve(policy, upload, exchange));
+        let (response, route, deadline) = serving.await?;
         Ok(Sent::Upstream(response, route, deadline))
     }
 

@@ -23,9 +23,10 @@ pub(crate) async fn upload(
         return Ok(());
     };
     let with = (&space, &*worker.proxy.metrics);
-    // Cancel-safe: a request that is no longer permitted goes no further.
+    // On the heap, since few requests are changed. Cancel-safe: a request that is no longer permitted goes no further.
+    let changing = Box::pin(applying.change_upload(headers, upload, with));
     tokio::select! {
-        changed = applying.change_upload(headers, upload, with) => changed,
+        changed = changing => changed,
         () = end.wait() => Err(Answer::ended()),
     }
 }
@@ -42,7 +43,8 @@ pub(crate) async fn response(
         return Ok(response.map(Source::from));
     };
     let with = (&space, &*metrics);
-    let changing = applying.change_response(response, with);
+    // On the heap, since few responses are changed.
+    let changing = Box::pin(applying.change_response(response, with));
     let in_time = async {
         match deadline {
             Some(at) => timeout_at(at, changing)
