@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use reeve_core::model::Generation;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ use crate::{
     problem::{Answer, Problem, Verdict},
     state::{StateArgs, StateDir},
     supervisor::{BaseClaim, Notices, Options, Roster, Supervisor, load, obey_signals},
-    verb::{audit::verify_state, block_on, duration},
+    verb::{audit::verify_state, block_on, duration, mesh_api::MeshApi},
 };
 
 const EXAMPLES: &str = "\
@@ -110,7 +111,15 @@ async fn demo(args: DemoArgs) -> Verdict {
     let mut show = Show::new(&args, &state_dir, told);
     let roster = supervisor.roster();
     let running = tokio::spawn(supervisor.run());
-    let (visitors, rotations) = accompany(&args, &roster, &mut show, &stop, certificate_ttl).await;
+    let (visitors, rotations) = accompany(
+        &args,
+        &roster,
+        &state_dir,
+        &mut show,
+        &stop,
+        certificate_ttl,
+    )
+    .await;
     stop.cancel();
     show.close();
     let workloads = roster.instances().instances.len();
@@ -135,6 +144,7 @@ async fn demo(args: DemoArgs) -> Verdict {
 async fn accompany(
     args: &DemoArgs,
     roster: &Roster,
+    state: &StateDir,
     show: &mut Show,
     stop: &CancellationToken,
     certificate_ttl: Duration,
@@ -145,6 +155,7 @@ async fn accompany(
     let mut coming = None;
     let began = Instant::now();
     let mut since = None;
+    let mut known = None;
     let mut rotations = 0.0;
     let mut draw = tokio::time::interval(DRAW);
     while !stop.is_cancelled() {
@@ -157,7 +168,8 @@ async fn accompany(
         rotations = f64::max(rotations, rows.iter().map(|row| row.rotations).sum());
         let gateway = gateway(roster);
         show.draw(&rows, &visitors, gateway);
-        let ready = !rows.is_empty() && rows.iter().all(|row| row.healthy);
+        let healthy = !rows.is_empty() && rows.iter().all(|row| row.healthy);
+        let ready = coming.is_none() && healthy && is_told(state, &mut known).await;
         if coming.is_none() && (ready || began.elapsed() > START) {
             if !ready {
                 output::note("not everything is healthy yet; visitors come anyway");
@@ -190,6 +202,22 @@ async fn accompany(
 )]
 fn whole(count: f64) -> u64 {
     count.max(0.0) as u64
+}
+
+/// Whether every proxy knows what is healthy: all have the newest generation, and it is that of the look before.
+async fn is_told(state: &StateDir, known: &mut Option<Generation>) -> bool {
+    let Ok(api) = MeshApi::of(state) else {
+        return false;
+    };
+    let now = api.status().await.ok().filter(|status| {
+        let newest = status.generation;
+        status
+            .proxies
+            .iter()
+            .all(|proxy| proxy.generation == newest)
+    });
+    let now = now.map(|status| status.generation);
+    std::mem::replace(known, now) == now && now.is_some()
 }
 
 /// Where the gateway takes visitors.
