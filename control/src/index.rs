@@ -369,23 +369,7 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
         identities.extend(entries::identity(mesh, service, entry, endpoint));
     }
     let rule = mesh.rules.get(&service.host);
-    let mut traffic = rule.map(|r| r.traffic.clone()).unwrap_or_default();
-    let mut port_traffic = rule.map(|r| r.port_traffic.clone()).unwrap_or_default();
-    let mut subsets = rule.map(|r| r.subsets.clone()).unwrap_or_default();
-    if let Some(entry) = &service.entry {
-        let policies = subsets.iter_mut().flat_map(|subset| {
-            let ports = subset.port_traffic.values_mut();
-            ports.chain([&mut subset.traffic])
-        });
-        policies
-            .chain(port_traffic.values_mut())
-            .chain([&mut traffic])
-            .for_each(|policy| entries::name_servers(entry, policy));
-    }
-    if service.headless {
-        subsets.extend(headless::subsets(mesh, service, &traffic, &port_traffic));
-    }
-    ServiceConfig {
+    let mut config = ServiceConfig {
         name: service.host.clone(),
         namespace: service.namespace.clone(),
         ports: service
@@ -399,10 +383,20 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
             .collect(),
         patterns: service.looked_up().to_vec(),
         identities: identities.into_iter().collect(),
-        traffic,
-        port_traffic,
-        subsets,
+        traffic: rule.map(|r| r.traffic.clone()).unwrap_or_default(),
+        port_traffic: rule.map(|r| r.port_traffic.clone()).unwrap_or_default(),
+        subsets: rule.map(|r| r.subsets.clone()).unwrap_or_default(),
+    };
+    if let Some(entry) = &service.entry {
+        config
+            .policies_mut()
+            .for_each(|policy| entries::name_servers(entry, policy));
     }
+    if service.headless {
+        let each = headless::subsets(mesh, service, &config.traffic, &config.port_traffic);
+        config.subsets.extend(each);
+    }
+    config
 }
 
 fn endpoints(

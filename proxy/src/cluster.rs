@@ -93,19 +93,13 @@ fn is_unchanged(name: &ServiceName, config: &ProxyConfig, before: &ProxyConfig) 
         return false;
     };
     let endpoints = config.endpoints.get(name);
-    let ports = service.port_traffic.values();
-    let subsets = service.subsets.iter();
-    let traffic = subsets
-        .flat_map(|subset| subset.port_traffic.values().chain([&subset.traffic]))
-        .chain(ports)
-        .chain([&service.traffic]);
     before.services.get(name) == Some(service)
         && before.endpoints.get(name) == endpoints
         && before.workload.labels == config.workload.labels
         && endpoints.is_none_or(|set| set.names.is_empty())
-        && traffic
-            .into_iter()
-            .all(|t| !matches!(t.tls, ClientTls::Originate(_)))
+        && service
+            .policies()
+            .all(|policy| !matches!(policy.tls, ClientTls::Originate(_)))
 }
 
 /// One cluster.

@@ -9,7 +9,7 @@ use reeve_core::{
     Namespace, ServiceName,
     model::{
         AuthoritySource, CertificateSource, ClientTls, OriginateTls, OutboundListener, ProxyRole,
-        SecretName, ServerTlsMode, ServiceConfig, TlsSecret, TrafficPolicy,
+        SecretName, ServerTlsMode, ServiceConfig, TlsSecret,
     },
 };
 
@@ -29,16 +29,10 @@ pub(super) fn own(
         return services;
     }
     for service in services.values_mut() {
-        if !policies(service).any(|policy| names_own(&policy.tls)) {
+        if !service.policies().any(|policy| names_own(&policy.tls)) {
             continue;
         }
-        let service = Arc::make_mut(service);
-        let subsets = service.subsets.iter_mut().flat_map(|subset| {
-            let ports = subset.port_traffic.values_mut();
-            ports.chain([&mut subset.traffic])
-        });
-        let ports = service.port_traffic.values_mut();
-        for policy in subsets.chain(ports).chain([&mut service.traffic]) {
+        for policy in Arc::make_mut(service).policies_mut() {
             if let ClientTls::Originate(tls) = &mut policy.tls {
                 in_namespace(Arc::make_mut(tls), namespace);
             }
@@ -72,16 +66,6 @@ fn in_namespace(tls: &mut OriginateTls, namespace: &Namespace) {
     }
 }
 
-/// Every policy by which a service is called.
-fn policies(service: &ServiceConfig) -> impl Iterator<Item = &TrafficPolicy> {
-    let subsets = service.subsets.iter().flat_map(|subset| {
-        let ports = subset.port_traffic.values();
-        ports.chain([&subset.traffic])
-    });
-    let own = service.port_traffic.values().chain([&service.traffic]);
-    subsets.chain(own)
-}
-
 /// The secrets of one proxy. A sidecar has none, as in Istio: it calls by files of its own machine.
 pub(super) fn of(
     mesh: &Mesh,
@@ -101,7 +85,7 @@ pub(super) fn of(
         }
     }
     for service in services.values() {
-        for policy in policies(service) {
+        for policy in service.policies() {
             if let ClientTls::Originate(tls) = &policy.tls {
                 wanted.extend(tls.certificate.iter().filter_map(of_certificate));
                 wanted.extend(tls.authorities.iter().flat_map(of_authorities));

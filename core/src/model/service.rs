@@ -35,6 +35,28 @@ pub struct ServiceConfig {
     pub subsets: Vec<Subset>,
 }
 
+impl ServiceConfig {
+    /// Every policy by which the service, or a part of it, is called.
+    pub fn policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
+        let subsets = self.subsets.iter().flat_map(|subset| {
+            let ports = subset.port_traffic.values();
+            ports.chain([&subset.traffic])
+        });
+        let own = self.port_traffic.values().chain([&self.traffic]);
+        subsets.chain(own)
+    }
+
+    /// The same, to change them.
+    pub fn policies_mut(&mut self) -> impl Iterator<Item = &mut TrafficPolicy> {
+        let subsets = self.subsets.iter_mut().flat_map(|subset| {
+            let ports = subset.port_traffic.values_mut();
+            ports.chain([&mut subset.traffic])
+        });
+        let own = self.port_traffic.values_mut().chain([&mut self.traffic]);
+        subsets.chain(own)
+    }
+}
+
 /// One port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
