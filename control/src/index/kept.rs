@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use reeve_core::{
     Namespace, ServiceName,
-    model::{EndpointSet, PolicySlice, ProxyConfig, ServiceConfig},
+    model::{EndpointSet, PolicySlice, ProxyConfig, RouteTable, RouteTableName, ServiceConfig},
 };
 
 use super::{
@@ -57,12 +57,20 @@ impl Shared {
 pub(crate) fn keep_own(config: &mut ProxyConfig, before: &ProxyConfig) {
     keep_equal(&mut config.secrets, &before.secrets);
     keep_equal(&mut config.services, &before.services);
-    keep_equal(&mut config.routes, &before.routes);
+    keep_tables(&mut config.routes, &before.routes);
     if config.workload == before.workload {
         config.workload = before.workload.clone();
     }
-    for (name, table) in &mut config.routes {
-        let known = before.routes.get(name);
+}
+
+/// Puts tables of `before` in the place of equal ones, and its virtual hosts into those that changed.
+pub(super) fn keep_tables(
+    now: &mut BTreeMap<RouteTableName, Arc<RouteTable>>,
+    before: &BTreeMap<RouteTableName, Arc<RouteTable>>,
+) {
+    keep_equal(now, before);
+    for (name, table) in now {
+        let known = before.get(name);
         if let Some(known) = known.filter(|known| !Arc::ptr_eq(known, table)) {
             keep_equal(
                 &mut Arc::make_mut(table).virtual_hosts,
@@ -73,10 +81,7 @@ pub(crate) fn keep_own(config: &mut ProxyConfig, before: &ProxyConfig) {
 }
 
 /// Puts what is in `before` in the place of what is equal to it.
-pub(super) fn keep_equal<K: Ord, V: PartialEq>(
-    now: &mut BTreeMap<K, Arc<V>>,
-    before: &BTreeMap<K, Arc<V>>,
-) {
+fn keep_equal<K: Ord, V: PartialEq>(now: &mut BTreeMap<K, Arc<V>>, before: &BTreeMap<K, Arc<V>>) {
     // Both are in order: one walk over each.
     let mut known = before.iter().peekable();
     for (name, value) in now {

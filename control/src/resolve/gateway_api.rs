@@ -15,7 +15,7 @@ use reeve_core::{Namespace, ServiceName};
 
 use super::{hosts::Services, values::Notes};
 use crate::{
-    Fault,
+    Code, Fault,
     kinds::{
         KubernetesGrpcRouteSpec, KubernetesHttpRouteSpec, KubernetesTcpRouteSpec,
         KubernetesTlsRouteSpec, Object, Objects, ParentRefSpec, ReferenceGrantSpec,
@@ -194,6 +194,18 @@ fn rule_path(n: usize) -> Path {
 
 /// Gateway API's own group.
 const GROUP: &str = "gateway.networking.k8s.io";
+
+/// The namespace that a reference says, or the object's own.
+fn namespace_of<S>(notes: &mut Notes<'_, S>, path: &Path, said: Option<&str>) -> Option<Namespace> {
+    match said.map(Namespace::parse) {
+        None => Some(notes.object.namespace.clone()),
+        Some(Ok(namespace)) => Some(namespace),
+        Some(Err(error)) => {
+            notes.error(&path.key("namespace"), Code::Invalid, error.to_string());
+            None
+        }
+    }
+}
 
 /// The host of a service by its short name.
 fn host_of(name: &str, namespace: &Namespace) -> Option<ServiceName> {

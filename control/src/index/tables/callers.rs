@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     LocalWorkload, Service,
-    index::{Index, authorities, headless, kept::keep_equal},
+    index::{Index, authorities, headless, kept::keep_tables},
     instances::Instance,
     mesh::VirtualService,
 };
@@ -67,35 +67,17 @@ impl Callers {
             .map(|port| port_table(index, workload, port));
         let all = by_port.chain([any_authority(index, workload)]);
         let all = all.filter(|table| !table.virtual_hosts.is_empty());
-        let tables: BTreeMap<_, _> = all
+        let mut tables: BTreeMap<_, _> = all
             .map(|table| (table.name.clone(), Arc::new(table)))
             .collect();
         let hosts = tables.values().flat_map(|t| t.virtual_hosts.values());
         let domains = hosts.flat_map(|host| &host.domains);
         let literal = domains.filter(|domain| is_literal(domain));
         let literal = literal.cloned().collect();
-        let mut new = Self { tables, literal };
         if let Some(before) = before {
-            new.keep(before);
+            keep_tables(&mut tables, &before.tables);
         }
-        new
-    }
-
-    /// Takes what is equal from `before`, so that who has it already sees at once that it is the same.
-    fn keep(&mut self, before: &Self) {
-        for (name, table) in &mut self.tables {
-            let Some(known) = before.tables.get(name) else {
-                continue;
-            };
-            if known == table {
-                *table = known.clone();
-                continue;
-            }
-            keep_equal(
-                &mut Arc::make_mut(table).virtual_hosts,
-                &known.virtual_hosts,
-            );
-        }
+        Self { tables, literal }
     }
 
     /// The tables beside `instance`: services are called by their addresses there, too.

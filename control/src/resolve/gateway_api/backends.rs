@@ -1,11 +1,11 @@
 //! Backends of routes: services, with weights.
 
-use reeve_core::{Namespace, ServiceName};
+use reeve_core::ServiceName;
 
 use super::{
     Kind, Known, filters,
     grants::{self, is_granted},
-    host_of,
+    host_of, namespace_of,
 };
 use crate::{
     Code,
@@ -63,14 +63,7 @@ pub(super) fn one<S>(
         return None;
     }
     let own = notes.object.namespace.clone();
-    let namespace = match spec.namespace.as_deref().map(Namespace::parse) {
-        None => own.clone(),
-        Some(Ok(namespace)) => namespace,
-        Some(Err(error)) => {
-            notes.error(&path.key("namespace"), Code::Invalid, error.to_string());
-            return None;
-        }
-    };
+    let namespace = namespace_of(notes, path, spec.namespace.as_deref())?;
     let Some(host) = host_of(&spec.name, &namespace) else {
         let text = format!("{:?} is no name of a service", spec.name);
         notes.error(&path.key("name"), Code::Invalid, text);

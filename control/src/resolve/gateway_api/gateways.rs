@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use reeve_core::{
-    Namespace,
-    model::{Protocol, TlsVersion},
-};
+use reeve_core::model::{Protocol, TlsVersion};
 
 use super::{
     GROUP, Kind, Listener, classes,
     grants::{self, is_granted},
+    namespace_of,
 };
 use crate::{
     Code, Fault,
@@ -223,14 +221,7 @@ fn certificate(
         notes.hint(&path.key("kind"), Code::Unsupported, text, "use a Secret");
     }
     let own = notes.object.namespace.clone();
-    let namespace = match spec.namespace.as_deref().map(Namespace::parse) {
-        None => own.clone(),
-        Some(Ok(namespace)) => namespace,
-        Some(Err(error)) => {
-            notes.error(&path.key("namespace"), Code::Invalid, error.to_string());
-            return None;
-        }
-    };
+    let namespace = namespace_of(notes, path, spec.namespace.as_deref())?;
     let from = grants::From {
         kind: "Gateway",
         namespace: &own,

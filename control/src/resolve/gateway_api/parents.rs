@@ -2,7 +2,9 @@
 
 use reeve_core::Namespace;
 
-use super::{GROUP, Kind, Known, Listener, RouteSpec, Rules, host_of, virtual_service};
+use super::{
+    GROUP, Kind, Known, Listener, RouteSpec, Rules, host_of, namespace_of, virtual_service,
+};
 use crate::{
     Code,
     kinds::ParentRefSpec,
@@ -31,7 +33,7 @@ pub(super) fn attach<S: RouteSpec>(
     let mut all = Vec::new();
     for (n, parent) in spec.parents().iter().enumerate() {
         let path = path.index(n);
-        let Some(namespace) = namespace_of(notes, &path, parent) else {
+        let Some(namespace) = namespace_of(notes, &path, parent.namespace.as_deref()) else {
             continue;
         };
         let group = parent.group.as_deref().unwrap_or(GROUP);
@@ -70,21 +72,6 @@ pub(super) fn attach<S: RouteSpec>(
         });
     }
     all
-}
-
-fn namespace_of<S>(
-    notes: &mut Notes<'_, S>,
-    path: &Path,
-    parent: &ParentRefSpec,
-) -> Option<Namespace> {
-    match parent.namespace.as_deref().map(Namespace::parse) {
-        None => Some(notes.object.namespace.clone()),
-        Some(Ok(namespace)) => Some(namespace),
-        Some(Err(error)) => {
-            notes.error(&path.key("namespace"), Code::Invalid, error.to_string());
-            None
-        }
-    }
 }
 
 /// No hostname = every one.
