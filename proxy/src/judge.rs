@@ -112,12 +112,7 @@ impl Place {
     pub(crate) fn passthrough(workload: &WorkloadConfig, to: SocketAddr) -> Self {
         Self {
             direction: Direction::Outbound,
-            resource: ResourceRef {
-                workload: None,
-                namespace: workload.namespace.clone(),
-                services: Vec::new(),
-                address: Some(to),
-            },
+            resource: somewhere(workload, Some(to)),
             port: to.port(),
             mtls: MtlsMode::Disable,
             state: ServiceState::Open,
@@ -129,17 +124,22 @@ impl Place {
     pub(crate) fn elsewhere(workload: &WorkloadConfig, to: Option<SocketAddr>, port: u16) -> Self {
         Self {
             direction: Direction::Outbound,
-            resource: ResourceRef {
-                workload: None,
-                namespace: workload.namespace.clone(),
-                services: Vec::new(),
-                address: to,
-            },
+            resource: somewhere(workload, to),
             port,
             mtls: MtlsMode::Disable,
             state: ServiceState::Open,
             protocol: Protocol::Http,
         }
+    }
+}
+
+/// What is no service, as the resource of a decision about the workload's own call.
+fn somewhere(workload: &WorkloadConfig, address: Option<SocketAddr>) -> ResourceRef {
+    ResourceRef {
+        workload: None,
+        namespace: workload.namespace.clone(),
+        services: Vec::new(),
+        address,
     }
 }
 

@@ -188,7 +188,7 @@ impl Applying {
             let before = (head.headers.clone(), head.query.clone());
             one.request_headers.apply(&mut head.headers);
             one.query.apply(&mut head.query);
-            if before != (head.headers.clone(), head.query.clone()) {
+            if before.0 != head.headers || before.1 != head.query {
                 acted.push(one.name.clone());
             }
         }
@@ -288,7 +288,7 @@ impl Applying {
                 parts.status = status;
             }
             one.response_headers.apply(&mut parts.headers);
-            if before != (parts.status, parts.headers.clone()) {
+            if before.0 != parts.status || before.1 != parts.headers {
                 count(metrics, &one, Part::Response, "applied");
                 self.note(vec![one.name.clone()]);
             }
