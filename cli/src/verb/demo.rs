@@ -24,7 +24,7 @@ use crate::{
     problem::{Answer, Problem, Verdict},
     state::{StateArgs, StateDir},
     supervisor::{BaseClaim, Notices, Options, Roster, Supervisor, load, obey_signals},
-    verb::{audit::verify_state, block_on, duration, mesh_api::MeshApi},
+    verb::{audit::verify_state, block_on, duration, mesh_api::MeshApi, status},
 };
 
 const EXAMPLES: &str = "\
@@ -209,13 +209,7 @@ async fn is_told(state: &StateDir, known: &mut Option<Generation>) -> bool {
     let Ok(api) = MeshApi::of(state) else {
         return false;
     };
-    let now = api.status().await.ok().filter(|status| {
-        let newest = status.generation;
-        status
-            .proxies
-            .iter()
-            .all(|proxy| proxy.generation == newest)
-    });
+    let now = api.status().await.ok().filter(status::is_everywhere);
     let now = now.map(|status| status.generation);
     std::mem::replace(known, now) == now && now.is_some()
 }

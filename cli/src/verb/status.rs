@@ -114,6 +114,11 @@ pub(super) async fn wait(api: &MeshApi, wanted: Wanted, limit: Duration) -> Resu
     }
 }
 
+/// Whether the newest generation is in force everywhere.
+pub(super) fn is_everywhere(status: &Status) -> bool {
+    progress(status, Wanted::Latest) == Progress::Everywhere
+}
+
 /// How far a generation has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Progress {
