@@ -177,16 +177,11 @@ fn tokens(out: &mut impl Write) -> Outcome<()> {
     let rule = JwtRule {
         name: "rule".into(),
         issuer: "i".into(),
-        audiences: Vec::new(),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        forward_original_token: false,
-        claims_to_headers: Vec::new(),
-        leeway: Duration::ZERO,
         jwks: Some(JwksDocument {
             generation: 1,
             json: jwks,
         }),
+        ..JwtRule::default()
     };
     let verifier = JwtVerifier::compile(&[rule]);
     let sign = |number: usize| {

@@ -2,27 +2,32 @@
 //!
 //! Semantics are those of Istio's `RequestAuthentication`: no token is fine (policies decide what that means), every
 //! token that is present must verify. Stricter than Istio: times are whole seconds, names in a JSON object occur
-//! once, `crit` is refused, a missing `iss` matches no rule, audiences and issuers compare byte for byte, and only
-//! asymmetric algorithms of the key's own type count.
+//! once, `crit` is refused, a missing `iss` matches no rule, audiences and issuers compare byte for byte, a `typ` says
+//! that it is an access token or nothing, and only asymmetric algorithms of the key's own type count.
 
 mod claims;
 mod error;
 mod json;
 mod keys;
 mod memory;
+mod request;
 mod token;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use reeve_core::{UnixTime, decision::User, model::JwtRule};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use self::error::{JwksError, TokenError};
 use self::{
     claims::{Claims, Validity},
     keys::KeySet,
+    request::Found,
     token::Token,
+};
+pub use self::{
+    error::{JwksError, TokenError},
+    request::TokenLookup,
 };
 
 /// Longest token.
@@ -32,14 +37,6 @@ pub const MAX_TOKENS: usize = 8;
 /// Where tokens stand when a rule does not say (Istio's defaults).
 const DEFAULT_HEADER: (&str, &str) = ("authorization", "Bearer ");
 const DEFAULT_PARAM: &str = "access_token";
-
-/// Where tokens are looked up in a request.
-pub trait TokenLookup {
-    /// Every value of the header `name` (lower case), as it came.
-    fn header_values(&self, name: &str) -> Vec<&[u8]>;
-    /// Every value of the query parameter `name`, percent-decoded.
-    fn query_values(&self, name: &str) -> Vec<String>;
-}
 
 /// The token rules of one workload, with their keys parsed.
 #[derive(Debug)]
@@ -55,7 +52,7 @@ struct Rule {
     /// (name, prefix)
     headers: Vec<(String, String)>,
     params: Vec<String>,
-    /// Headers (lower case) that claims are put into.
+    /// Headers (lower case) that claims or the payload are put into.
     claimed_headers: Vec<String>,
     keys: KeySet,
 }
@@ -63,31 +60,18 @@ struct Rule {
 /// What the verified tokens of a request say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// The end user; `None` when no token was there. With several tokens, the one found first: rules in their order,
-    /// headers before query parameters.
+    /// The end user; `None` when no token was there. With several tokens, the one found first: headers before query
+    /// parameters before cookies, in each the rules in their order.
     pub user: Option<Arc<User>>,
-    /// Headers (lower case) to remove before the request goes on; do this before `set_headers`.
+    /// Headers (lower case) to remove before the request goes on, with those that differ only by underscores for dashes;
+    /// do this before `set_headers`.
     pub strip_headers: Vec<String>,
     /// Query parameters to remove before the request goes on.
     pub strip_query: Vec<String>,
-    /// Headers to set, from claims.
+    /// Cookies to remove before the request goes on.
+    pub strip_cookies: Vec<String>,
+    /// Headers to set, from claims; each name once.
     pub set_headers: Vec<(String, String)>,
-}
-
-/// A token as it stands in a request.
-#[derive(Debug)]
-struct Found<'a> {
-    text: Cow<'a, str>,
-    places: Places<'a>,
-}
-
-/// Where a token was found.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Places<'a> {
-    /// Rules that look there.
-    rules: Vec<usize>,
-    headers: Vec<&'a str>,
-    params: Vec<&'a str>,
 }
 
 /// A token that a rule accepted.
@@ -118,52 +102,25 @@ impl JwtVerifier {
             let claimed = rule.claimed_headers.iter();
             verified.strip_headers.extend(claimed.cloned());
         }
-        for Found { text, places } in self.find(lookup)? {
+        for Found { text, places } in request::find(&self.rules, lookup)? {
             let accepted = memory::accepted(self, &text, &places.rules, now)?;
             let rule = self.rules.get(accepted.rule);
             if rule.is_some_and(|rule| !rule.rule.forward_original_token) {
-                let (headers, params) = (places.headers.iter(), places.params.iter());
-                verified
-                    .strip_headers
-                    .extend(headers.map(|&h| h.to_owned()));
-                verified.strip_query.extend(params.map(|&p| p.to_owned()));
+                places.strip(&mut verified);
             }
-            verified
-                .set_headers
-                .extend(accepted.set_headers.iter().cloned());
-            if verified.user.is_none() {
-                verified.user = Some(accepted.user.clone());
-            }
+            verified.say(&accepted);
         }
-        for names in [&mut verified.strip_headers, &mut verified.strip_query] {
+        let Verified {
+            strip_headers,
+            strip_query,
+            strip_cookies,
+            ..
+        } = &mut verified;
+        for names in [strip_headers, strip_query, strip_cookies] {
             names.sort();
             names.dedup();
         }
         Ok(verified)
-    }
-
-    /// The different tokens of a request, in the order in which rules look for them.
-    fn find<'a>(&'a self, lookup: &'a impl TokenLookup) -> Result<Vec<Found<'a>>, TokenError> {
-        let mut all: Vec<Found<'a>> = Vec::new();
-        for (index, rule) in self.rules.iter().enumerate() {
-            for (name, prefix) in &rule.headers {
-                for value in lookup.header_values(name) {
-                    if let Some(token) = without_prefix(value, prefix)? {
-                        let places = places_of(&mut all, token.into(), index)?;
-                        places.headers.push(name);
-                    }
-                }
-            }
-        }
-        for (index, rule) in self.rules.iter().enumerate() {
-            for name in &rule.params {
-                for token in lookup.query_values(name) {
-                    let places = places_of(&mut all, token.into(), index)?;
-                    places.params.push(name);
-                }
-            }
-        }
-        Ok(all)
     }
 
     /// What the first of `rules` that accepts the token makes of it, else the first one's reason against it.
@@ -180,9 +137,9 @@ impl JwtVerifier {
                 Ok(claims) => {
                     return Ok(Accepted {
                         rule: *at,
-                        set_headers: rule.set_headers(&claims),
+                        set_headers: rule.set_headers(&claims, token.payload_text),
                         valid: claims.validity(),
-                        user: Arc::new(claims.into_user()?),
+                        user: Arc::new(claims.into_user(&rule.rule.space_delimited_claims)?),
                     });
                 }
                 Err(e) if reason == TokenError::UnknownIssuer => reason = e,
@@ -193,31 +150,28 @@ impl JwtVerifier {
     }
 }
 
-/// The places of `token` among `all`, which the rule at `index` looks for.
-fn places_of<'s, 'a>(
-    all: &'s mut Vec<Found<'a>>,
-    token: Cow<'a, str>,
-    index: usize,
-) -> Result<&'s mut Places<'a>, TokenError> {
-    let at = match all.iter().position(|found| found.text == token) {
-        Some(at) => at,
-        None if all.len() == MAX_TOKENS => return Err(TokenError::TooManyTokens),
-        None => {
-            all.push(Found {
-                text: token,
-                places: Places::default(),
-            });
-            all.len().saturating_sub(1)
+impl Verified {
+    /// SECURITY: with several tokens, what a header says comes from the first one alone, as the user does: a second value
+    /// would let the caller choose which of them the application reads.
+    fn say(&mut self, accepted: &Accepted) {
+        let known = self.set_headers.len();
+        for (name, value) in &accepted.set_headers {
+            let earlier = self.set_headers.iter().take(known);
+            if !earlier.into_iter().any(|(said, _)| said == name) {
+                self.set_headers.push((name.clone(), value.clone()));
+            }
         }
-    };
-    let found = all.get_mut(at).ok_or(TokenError::TooManyTokens)?;
-    found.places.rules.push(index);
-    Ok(&mut found.places)
+        if self.user.is_none() {
+            self.user = Some(accepted.user.clone());
+        }
+    }
 }
 
 impl Rule {
     fn new(rule: JwtRule) -> Self {
-        let default = rule.from_headers.is_empty() && rule.from_params.is_empty();
+        let default = rule.from_headers.is_empty()
+            && rule.from_params.is_empty()
+            && rule.from_cookies.is_empty();
         let named = rule.from_headers.iter();
         let mut headers: Vec<_> = named
             .map(|h| (h.name.to_ascii_lowercase(), h.prefix.clone()))
@@ -229,8 +183,10 @@ impl Rule {
         }
         let document = rule.jwks.as_ref();
         let keys = document.and_then(|d| KeySet::parse(&d.json).ok());
-        let claimed = rule.claims_to_headers.iter();
-        let claimed_headers = claimed.map(|(header, _)| header.to_ascii_lowercase());
+        let claimed = rule.claims_to_headers.iter().map(|(header, _)| header);
+        let claimed_headers = claimed
+            .chain(&rule.payload_to_header)
+            .map(|header| header.to_ascii_lowercase());
         Self {
             headers,
             params,
@@ -246,6 +202,7 @@ impl Rule {
         object: &Map<String, Value>,
         now: UnixTime,
     ) -> Result<Claims, TokenError> {
+        token.check_type()?;
         self.keys.verify(token)?;
         let expected = claims::Expected {
             issuer: Some(&self.rule.issuer),
@@ -255,27 +212,16 @@ impl Rule {
         Claims::check(object, &expected, now)
     }
 
-    fn set_headers(&self, claims: &Claims) -> Vec<(String, String)> {
+    fn set_headers(&self, claims: &Claims, payload: &str) -> Vec<(String, String)> {
         let rules = self.rule.claims_to_headers.iter();
         let set = rules.filter_map(|(header, claim)| {
             let value = claims.header_value(claim)?;
             Some((header.to_ascii_lowercase(), value))
         });
-        set.collect()
+        let whole = self.rule.payload_to_header.iter();
+        let whole = whole.map(|header| (header.to_ascii_lowercase(), payload.to_owned()));
+        set.chain(whole).collect()
     }
-}
-
-/// What follows `prefix`, which is compared without regard to case (RFC 9110 section 11.1); `None` when the value is
-/// something else, such as another authentication scheme.
-fn without_prefix<'v>(value: &'v [u8], prefix: &str) -> Result<Option<&'v str>, TokenError> {
-    let Some((start, token)) = value.split_at_checked(prefix.len()) else {
-        return Ok(None);
-    };
-    if !start.eq_ignore_ascii_case(prefix.as_bytes()) {
-        return Ok(None);
-    }
-    let token = std::str::from_utf8(token).map_err(|_| TokenError::Malformed)?;
-    Ok(Some(token.trim_matches([' ', '\t'])))
 }
 
 /// How `reeve jwt verify` looks at a token.
@@ -320,24 +266,41 @@ pub fn check_token(
 ) -> Result<Checked, TokenError> {
     let keys = KeySet::parse(jwks_json).map_err(|_| TokenError::NoKeys)?;
     let token = Token::parse(token)?;
-    keys.verify(&token)?;
     let claims = if options.bare {
+        keys.verify(&token)?;
         Value::Null
     } else {
-        let object = token.claims()?;
-        let expected = claims::Expected {
-            issuer: options.issuer.as_deref(),
-            audiences: &options.audiences,
-            leeway: options.leeway,
-        };
-        Claims::check(&object, &expected, now)?;
-        Value::Object(object)
+        Value::Object(check_claims(&token, &keys, options, now)?)
     };
     Ok(Checked {
         algorithm: token.algorithm.as_str().to_owned(),
         key_id: token.key_id.clone(),
         claims,
     })
+}
+
+/// Signature and claims, in the order in which requests' tokens are looked at.
+fn check_claims(
+    token: &Token<'_>,
+    keys: &KeySet,
+    options: &CheckOptions,
+    now: UnixTime,
+) -> Result<Map<String, Value>, TokenError> {
+    let object = token.claims()?;
+    if let Some(wanted) = &options.issuer
+        && claims::issuer(&object)? != wanted
+    {
+        return Err(TokenError::UnknownIssuer);
+    }
+    token.check_type()?;
+    keys.verify(token)?;
+    let expected = claims::Expected {
+        issuer: options.issuer.as_deref(),
+        audiences: &options.audiences,
+        leeway: options.leeway,
+    };
+    Claims::check(&object, &expected, now)?.into_user(&[])?;
+    Ok(object)
 }
 
 #[cfg(test)]

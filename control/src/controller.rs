@@ -8,6 +8,7 @@ mod tests;
 mod watching;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     io::ErrorKind,
     path::PathBuf,
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    Fault, FetchedKeys, Mesh,
+    Fault, FetchedKeys, KeyStatus, Mesh,
     instances::{FILE_NAME, Instances, InstancesError},
     jwks,
     resolve::resolve,
@@ -79,6 +80,9 @@ pub struct Status {
     pub applied_at: Option<UnixTime>,
     /// Each instance that has a proxy.
     pub proxies: Vec<ProxyStatus>,
+    /// How the keys of token issuers stand that are fetched.
+    #[serde(default)]
+    pub token_keys: Vec<KeyStatus>,
     /// Why the folder as it stands now is refused; empty if it is in force.
     pub faults: Vec<Fault>,
     /// Since when it has been refused.
@@ -140,7 +144,11 @@ impl Controller {
     pub fn start(options: ControllerOptions) -> Result<Arc<Self>, StartError> {
         let generation = generation::read(&options.state)?;
         let controller = Arc::new(Self {
-            state: Mutex::new(State::new(generation, chaos::is_off(&options.state))),
+            state: Mutex::new(State::new(
+                generation,
+                chaos::is_off(&options.state),
+                jwks::kept_keys(&options.state, options.clock.now()),
+            )),
             options,
             mesh: watch::Sender::new(None),
         });
@@ -180,9 +188,29 @@ impl Controller {
         self.tell(refused.as_deref(), told);
     }
 
-    /// Takes newly fetched keys.
-    pub(crate) fn take_keys(&self, keys: FetchedKeys) {
+    /// A token came by these rules with a key that is not known: their issuers are asked early, within bounds.
+    pub fn want_keys(&self, rules: impl IntoIterator<Item = String>) {
         let mut state = self.state();
+        let known: BTreeSet<String> = match &state.mesh {
+            Some(mesh) => {
+                let all = mesh.request_authentications.iter().flat_map(|r| &r.rules);
+                all.map(|rule| rule.rule.name.clone()).collect()
+            }
+            None => BTreeSet::new(),
+        };
+        let wanted = rules.into_iter().filter(|rule| known.contains(rule));
+        state.wanted_keys.extend(wanted);
+    }
+
+    /// The rules that [`Self::want_keys`] was told of since the last call.
+    pub(crate) fn take_wanted_keys(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.state().wanted_keys)
+    }
+
+    /// Takes newly fetched keys.
+    pub(crate) fn take_keys(&self, keys: FetchedKeys, status: Vec<KeyStatus>) {
+        let mut state = self.state();
+        state.key_status = status;
         if state.keys == keys {
             return;
         }

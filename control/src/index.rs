@@ -38,11 +38,11 @@ use tables::{CallerClass, Callers};
 use crate::{
     LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{Instance, Instances},
-    mesh::{HttpRoute, Jwks, RouteTo, To, ViewKey},
+    mesh::{HttpRoute, Jwks, KeyPlace, RouteTo, To, ViewKey},
 };
 
 /// Keys of token issuers by their URL, as last fetched.
-pub type FetchedKeys = BTreeMap<String, Arc<JwksDocument>>;
+pub(crate) type FetchedKeys = BTreeMap<KeyPlace, Arc<JwksDocument>>;
 
 /// What is shared by every proxy of one generation.
 #[derive(Debug)]
@@ -65,7 +65,8 @@ pub(crate) struct Index<'a> {
 impl Mesh {
     /// The configuration of `instance`'s proxy, with generation 0; `None` if there is no such instance or it has no
     /// proxy.
-    pub fn proxy_config(
+    #[cfg(test)]
+    pub(crate) fn proxy_config(
         &self,
         instances: &Instances,
         keys: &FetchedKeys,
@@ -282,13 +283,13 @@ impl<'a> Index<'a> {
             .mesh
             .request_authentications
             .iter()
-            .filter(|r| r.scope.covers(workload));
+            .filter(|r| r.covers(workload));
         covering
             .flat_map(|r| &r.rules)
             .map(|rule| {
                 let mut resolved = rule.rule.clone();
-                if let Jwks::Uri(uri) = &rule.jwks {
-                    resolved.jwks = keys.get(uri).map(|d| (**d).clone());
+                if let Jwks::From(source) = &rule.jwks {
+                    resolved.jwks = keys.get(&source.place).map(|d| (**d).clone());
                 }
                 resolved
             })

@@ -31,7 +31,8 @@ pub use controller::{
     FaultState, ProxyStatus, StartError, Status,
 };
 pub use fault::{Code, Fault, Severity};
-pub use index::FetchedKeys;
+pub(crate) use index::FetchedKeys;
+pub use jwks::KeyStatus;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,
     EntryResolution, Health, ListedTransformation, LocalWorkload, Mesh, MeshSettings, MetricsPage,

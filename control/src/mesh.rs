@@ -22,7 +22,9 @@ pub(crate) use routing::{
     TlsRoute, To, VirtualService,
 };
 pub(crate) use scope::{EgressHost, IngressListener, SidecarScope, ViewKey};
-pub(crate) use security::{Jwks, PeerAuthentication, RequestAuthentication, RequestRule, Scope};
+pub(crate) use security::{
+    Jwks, KeyPlace, KeySource, PeerAuthentication, RequestAuthentication, RequestRule, Scope,
+};
 pub(crate) use service::is_subset;
 pub use service::{
     Entry, EntryAddress, EntryEndpoint, EntryLocation, EntryResolution, Service, TargetPort,

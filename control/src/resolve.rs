@@ -16,8 +16,10 @@ mod security;
 mod services;
 mod settings;
 mod sidecars;
+mod targets;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tokens;
 mod traffic;
 mod transformations;
 mod values;
@@ -120,7 +122,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     virtual_services.extend(attached);
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
-    let requests = security::requests(&objects.request_authentications, root, faults);
+    let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
     let (policies, policy_hash) = policies::resolve(&objects.access_policies, root, faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);

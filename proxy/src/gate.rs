@@ -209,13 +209,14 @@ pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answe
 
 /// Removes and sets what the tokens' rules say, before the request is judged: it is judged as it is sent.
 pub(crate) fn apply_tokens(head: &mut Head, verified: &Verified) {
-    for name in &verified.strip_headers {
-        head.headers.remove(name.as_str());
-    }
+    headers::remove_with_disguises(&mut head.headers, &verified.strip_headers);
     if !verified.strip_query.is_empty()
         && let Some(text) = head.query.take()
     {
         head.query = query::without(&text, &verified.strip_query);
+    }
+    if !verified.strip_cookies.is_empty() {
+        headers::remove_cookies(&mut head.headers, &verified.strip_cookies);
     }
     for (name, value) in &verified.set_headers {
         let pair = (

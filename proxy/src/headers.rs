@@ -124,6 +124,52 @@ fn is_disguise(name: &str) -> bool {
     read.starts_with("x-reeve-") || known.iter().any(|known| *known == read.as_str())
 }
 
+/// Removes `names` (lower case), and what an application that takes underscores for dashes would read as one of them.
+pub(crate) fn remove_with_disguises(headers: &mut HeaderMap, names: &[String]) {
+    if names.is_empty() {
+        return;
+    }
+    for name in names {
+        headers.remove(name.as_str());
+    }
+    let same = |known: &str, name: &str| known.replace('_', "-") == name.replace('_', "-");
+    let disguised: Vec<HeaderName> = headers
+        .keys()
+        .filter(|found| found.as_str().contains('_') || names.iter().any(|n| n.contains('_')))
+        .filter(|found| names.iter().any(|name| same(name, found.as_str())))
+        .cloned()
+        .collect();
+    for name in disguised {
+        headers.remove(name);
+    }
+}
+
+/// Removes cookies by name, and what is left of a header without any.
+pub(crate) fn remove_cookies(headers: &mut HeaderMap, names: &[String]) {
+    let is_kept = |pair: &&[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        !names
+            .iter()
+            .any(|removed| removed.as_bytes() == name.trim_ascii())
+    };
+    let fields: Vec<Vec<u8>> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(|value| {
+            let pairs = value.as_bytes().split(|byte| *byte == b';');
+            let kept: Vec<&[u8]> = pairs.filter(is_kept).map(<[u8]>::trim_ascii).collect();
+            kept.join(&b"; "[..])
+        })
+        .filter(|value| !value.is_empty())
+        .collect();
+    headers.remove(header::COOKIE);
+    for field in fields {
+        if let Ok(value) = HeaderValue::from_bytes(&field) {
+            headers.append(header::COOKIE, value);
+        }
+    }
+}
+
 /// Gives the request an `x-request-id` if it has none that can be used.
 pub(crate) fn ensure_request_id(headers: &mut HeaderMap) {
     let usable = |value: &HeaderValue| {
@@ -205,6 +251,46 @@ mod tests {
         ]);
         remove_reserved(&mut headers);
         assert_eq!(names(&headers), ["x-request-id", "x_mine"]);
+    }
+
+    #[test]
+    fn a_header_is_removed_in_every_disguise() {
+        let mut headers = map(&[
+            ("x-user", "a"),
+            ("x_user", "b"),
+            ("x_user-id", "kept"),
+            ("x_other", "kept"),
+        ]);
+        remove_with_disguises(&mut headers, &["x-user".to_owned()]);
+        assert_eq!(names(&headers), ["x_other", "x_user-id"]);
+        let mut headers = map(&[("x-user", "a"), ("x_user", "b")]);
+        remove_with_disguises(&mut headers, &["x_user".to_owned()]);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn cookies_are_removed_by_name_and_the_others_stay() {
+        let cookies = |fields: &[&str], names: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(header::COOKIE, HeaderValue::from_str(field).unwrap());
+            }
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            remove_cookies(&mut headers, &names);
+            let left = headers.get_all(header::COOKIE).iter();
+            left.map(|v| v.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            cookies(&["a=1; t=x; b=2", "t=y"], &["t"]),
+            ["a=1; b=2".to_owned()]
+        );
+        assert_eq!(cookies(&["t=x", " t = y;c"], &["t"]), ["c".to_owned()]);
+        assert_eq!(
+            cookies(&["tt=x; T=y"], &["t"]),
+            ["tt=x; T=y".to_owned()],
+            "names have a case"
+        );
     }
 
     #[test]

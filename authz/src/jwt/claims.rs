@@ -118,12 +118,12 @@ impl Claims {
         self.valid
     }
 
-    /// The end user as policy sees it.
-    pub(super) fn into_user(self) -> Result<User, TokenError> {
+    /// The end user as policy sees it; `delimited` are further claims with several values in one text.
+    pub(super) fn into_user(self, delimited: &[String]) -> Result<User, TokenError> {
         let mut flat = Flat::default();
         for (name, value) in &self.object {
             if let Value::String(values) = value
-                && SPACE_DELIMITED.contains(&name.as_str())
+                && (SPACE_DELIMITED.contains(&name.as_str()) || delimited.contains(name))
             {
                 for value in values.split(' ').filter(|v| !v.is_empty()) {
                     flat.add(&[name], value.to_owned())?;

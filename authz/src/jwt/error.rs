@@ -34,6 +34,9 @@ pub enum TokenError {
     /// Header parameters (`crit`, `b64`) that change what the token means.
     #[error("the token has critical header parameters, and none is supported")]
     CriticalHeader,
+    /// `typ` says that it is no access token.
+    #[error("the token is of another type than an access token")]
+    WrongType,
     /// The issuer's keys are not here, or none can be used.
     #[error("there are no keys for the token's issuer")]
     NoKeys,
@@ -43,6 +46,9 @@ pub enum TokenError {
     /// The key with the token's `kid` is not for its `alg`.
     #[error("the token's algorithm is not its key's")]
     AlgorithmMismatch,
+    /// More keys could have signed the token than are tried.
+    #[error("the token names no key, and too many could have signed it")]
+    TooManyKeys,
     /// The signature is wrong.
     #[error("the token's signature is wrong")]
     BadSignature,
@@ -89,6 +95,8 @@ impl TokenError {
             Self::SymmetricAlgorithm => "symmetric_algorithm",
             Self::UnsupportedAlgorithm => "unsupported_algorithm",
             Self::CriticalHeader => "critical_header",
+            Self::WrongType => "wrong_type",
+            Self::TooManyKeys => "too_many_keys",
             Self::NoKeys => "no_keys",
             Self::UnknownKey => "unknown_key",
             Self::AlgorithmMismatch => "algorithm_mismatch",

@@ -1,6 +1,9 @@
 //! Key sets (RFC 7517, 7518, 8037) and the check of a signature.
 
-use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519,
+    EcdsaVerificationAlgorithm, ParsedPublicKey,
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
@@ -15,8 +18,13 @@ use super::{
 const MAX_JWKS_BYTES: usize = 512 * 1024;
 /// Most keys in a set.
 const MAX_KEYS: usize = 256;
+/// Most keys that one token is tried with: a token without a `kid` fits them all.
+const MAX_TRIES: usize = 16;
 /// Modulus of RSA keys, in bytes: 2048 to 8192 bits.
 const RSA_MODULUS_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
+
+/// Longest exponent of RSA keys, in bytes.
+const RSA_EXPONENT_BYTES: usize = 4;
 
 /// The usable keys of an issuer.
 #[derive(Debug, Default)]
@@ -34,11 +42,10 @@ struct Key {
 
 enum Material {
     Rsa(DecodingKey),
-    P256(DecodingKey),
-    P384(DecodingKey),
-    /// Uncompressed point; `jsonwebtoken` has no ES512.
-    P521(Vec<u8>),
-    Ed25519(DecodingKey),
+    P256(ParsedPublicKey),
+    P384(ParsedPublicKey),
+    P521(ParsedPublicKey),
+    Ed25519(ParsedPublicKey),
 }
 
 impl KeySet {
@@ -88,6 +95,7 @@ impl KeySet {
             _ => true,
         };
         let mut reason = TokenError::UnknownKey;
+        let mut tries = 0;
         for key in self.keys.iter().filter(fits) {
             if !key.allows(token.algorithm) {
                 if reason == TokenError::UnknownKey {
@@ -95,6 +103,11 @@ impl KeySet {
                 }
                 continue;
             }
+            // SECURITY: what a caller writes must not cost a signature check for each of the issuer's keys.
+            if tries == MAX_TRIES {
+                return Err(TokenError::TooManyKeys);
+            }
+            tries += 1;
             if key.verifies(token) {
                 return Ok(());
             }
@@ -116,34 +129,22 @@ impl Key {
             operations.as_array()?.iter().find(|o| *o == "verify")?;
         }
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-        let coordinate = |name: &str, bytes: usize| {
-            let found = text(name)?;
-            (decode(found)?.len() == bytes).then_some(found)
-        };
+        let bytes = |name: &str| decode(text(name)?);
+        let point = |algorithm, length| point(algorithm, length, bytes("x")?, bytes("y")?);
         let material = match (text("kty")?, text("crv")) {
             ("RSA", _) => {
-                let (modulus, exponent) = (text("n")?, text("e")?);
-                let bytes = decode(modulus)?;
-                let leading_zeros = bytes.iter().take_while(|b| **b == 0).count();
-                if !RSA_MODULUS_BYTES.contains(&(bytes.len() - leading_zeros)) {
+                check_rsa(&bytes("n")?, &bytes("e")?)?;
+                Material::Rsa(DecodingKey::from_rsa_components(text("n")?, text("e")?).ok()?)
+            }
+            ("EC", Some("P-256")) => Material::P256(point(&ECDSA_P256_SHA256_FIXED, 32)?),
+            ("EC", Some("P-384")) => Material::P384(point(&ECDSA_P384_SHA384_FIXED, 48)?),
+            ("EC", Some("P-521")) => Material::P521(point(&ECDSA_P521_SHA512_FIXED, 66)?),
+            ("OKP", Some("Ed25519")) => {
+                let key = bytes("x")?;
+                if key.len() != 32 || is_small_order(&key) {
                     return None;
                 }
-                Material::Rsa(DecodingKey::from_rsa_components(modulus, exponent).ok()?)
-            }
-            ("EC", Some("P-256")) => {
-                let (x, y) = (coordinate("x", 32)?, coordinate("y", 32)?);
-                Material::P256(DecodingKey::from_ec_components(x, y).ok()?)
-            }
-            ("EC", Some("P-384")) => {
-                let (x, y) = (coordinate("x", 48)?, coordinate("y", 48)?);
-                Material::P384(DecodingKey::from_ec_components(x, y).ok()?)
-            }
-            ("EC", Some("P-521")) => {
-                let (x, y) = (coordinate("x", 66)?, coordinate("y", 66)?);
-                Material::P521([vec![4], decode(x)?, decode(y)?].concat())
-            }
-            ("OKP", Some("Ed25519")) => {
-                Material::Ed25519(DecodingKey::from_ed_components(coordinate("x", 32)?).ok()?)
+                Material::Ed25519(ParsedPublicKey::new(&ED25519, key).ok()?)
             }
             _ => return None,
         };
@@ -167,14 +168,12 @@ impl Key {
     fn verifies(&self, token: &Token<'_>) -> bool {
         let signed = token.signed.as_bytes();
         match &self.material {
-            Material::P521(point) => decode(token.signature).is_some_and(|signature| {
-                let key = UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, point);
-                key.verify(signed, &signature).is_ok()
-            }),
-            Material::Rsa(key)
-            | Material::P256(key)
+            Material::P256(key)
             | Material::P384(key)
-            | Material::Ed25519(key) => token
+            | Material::P521(key)
+            | Material::Ed25519(key) => decode(token.signature)
+                .is_some_and(|signature| key.verify_sig(signed, &signature).is_ok()),
+            Material::Rsa(key) => token
                 .algorithm
                 .as_str()
                 .parse()
@@ -182,6 +181,70 @@ impl Key {
                 .unwrap_or(false),
         }
     }
+}
+
+/// SECURITY: of a modulus that can be factored, or an exponent with which anybody can sign (1, even numbers), nothing is
+/// believed. The library bounds the exponent to 33 bits.
+fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Option<()> {
+    let number = |bytes: &[u8]| -> Vec<u8> {
+        let significant = bytes.iter().skip_while(|byte| **byte == 0);
+        significant.copied().collect()
+    };
+    let (modulus, exponent) = (number(modulus), number(exponent));
+    let is_odd = |number: &[u8]| number.last().is_some_and(|byte| byte % 2 == 1);
+    let sound = RSA_MODULUS_BYTES.contains(&modulus.len())
+        && is_odd(&modulus)
+        && is_odd(&exponent)
+        && exponent != [1]
+        && exponent.len() <= RSA_EXPONENT_BYTES;
+    sound.then_some(())
+}
+
+/// The key that an affine point on the algorithm's curve is; off the curve there is none (invalid-curve attacks).
+fn point(
+    algorithm: &'static EcdsaVerificationAlgorithm,
+    length: usize,
+    x: Vec<u8>,
+    y: Vec<u8>,
+) -> Option<ParsedPublicKey> {
+    if x.len() != length || y.len() != length {
+        return None;
+    }
+    // Uncompressed (SEC 1 section 2.3.3).
+    ParsedPublicKey::new(algorithm, [vec![4], x, y].concat()).ok()
+}
+
+/// SECURITY: with a key of small order, one signature fits every message. These are all encodings of such points (RFC 8032
+/// section 5.1.3, also of numbers beyond the field's), without the sign.
+fn is_small_order(key: &[u8]) -> bool {
+    const ORDER_8: [[u8; 32]; 2] = [
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef,
+            0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88,
+            0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10,
+            0x67, 0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77,
+            0x92, 0xac, 0x03, 0x7a,
+        ],
+    ];
+    let mut y = key.to_vec();
+    if let Some(last) = y.last_mut() {
+        *last &= 0x7f;
+    }
+    let is = |first: u8, middle: u8, last: u8| match y.as_slice() {
+        [a, between @ .., z] => {
+            *a == first && *z == last && between.iter().all(|byte| *byte == middle)
+        }
+        _ => false,
+    };
+    is(0, 0, 0)
+        || is(1, 0, 0)
+        || [0xec, 0xed, 0xee]
+            .iter()
+            .any(|first| is(*first, 0xff, 0x7f))
+        || ORDER_8.iter().any(|known| y == known)
 }
 
 impl Material {

@@ -124,15 +124,11 @@ fn rule() -> JwtRule {
         name: "default/jwt/0".into(),
         issuer: ISSUER.into(),
         audiences: vec!["shop".into()],
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        forward_original_token: false,
-        claims_to_headers: Vec::new(),
-        leeway: Duration::ZERO,
         jwks: Some(JwksDocument {
             generation: 1,
             json: KEY.jwks(),
         }),
+        ..JwtRule::default()
     }
 }
 

@@ -61,6 +61,9 @@ impl Algorithm {
     }
 }
 
+/// What `typ` may say (RFC 7519 section 5.1, RFC 9068 section 2.1, RFC 7515 section 4.1.9).
+const TYPES: [&str; 3] = ["jwt", "at+jwt", "jose"];
+
 /// A token whose form is right; nothing in it is believed yet.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
@@ -70,7 +73,11 @@ pub(super) struct Token<'a> {
     pub(super) signed: &'a str,
     /// The signature, in base64url.
     pub(super) signature: &'a str,
+    /// The payload, in base64url.
+    pub(super) payload_text: &'a str,
     payload: Vec<u8>,
+    /// `typ`.
+    kind: Option<String>,
 }
 
 impl<'a> Token<'a> {
@@ -80,9 +87,9 @@ impl<'a> Token<'a> {
             return Err(TokenError::TooLarge);
         }
         let (signed, signature) = text.rsplit_once('.').ok_or(TokenError::Malformed)?;
-        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload_text) = signed.split_once('.').ok_or(TokenError::Malformed)?;
         let header = object(&decode(header)?, TokenError::MalformedHeader)?;
-        let payload = decode(payload)?;
+        let payload = decode(payload_text)?;
         decode(signature)?;
         let algorithm = match header.get("alg") {
             Some(Value::String(name)) => Algorithm::parse(name)?,
@@ -92,18 +99,34 @@ impl<'a> Token<'a> {
         if header.contains_key("crit") || header.contains_key("b64") {
             return Err(TokenError::CriticalHeader);
         }
-        let key_id = match header.get("kid") {
-            None => None,
-            Some(Value::String(id)) => Some(id.clone()),
-            Some(_) => return Err(TokenError::MalformedHeader),
+        let text = |name| match header.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(TokenError::MalformedHeader),
         };
         Ok(Self {
             algorithm,
-            key_id,
+            key_id: text("kid")?,
             signed,
             signature,
+            payload_text,
             payload,
+            kind: text("typ")?,
         })
+    }
+
+    /// Refuses what says to be another thing than an access token: a logout token or a security event of the same issuer
+    /// is signed with the same keys (RFC 8725 section 3.11). `typ` is a media type, `application/` left out or not.
+    pub(super) fn check_type(&self) -> Result<(), TokenError> {
+        let Some(kind) = &self.kind else {
+            return Ok(());
+        };
+        let kind = kind.to_ascii_lowercase();
+        let short = kind.strip_prefix("application/").unwrap_or(&kind);
+        match TYPES.contains(&short) {
+            true => Ok(()),
+            false => Err(TokenError::WrongType),
+        }
     }
 
     /// The claims, not yet believed.

@@ -163,7 +163,7 @@ impl Findings<'_> {
         let at = workloads.filter(|w| gateways.iter().any(|g| g.selects(w)));
         let rules = &self.mesh.request_authentications;
         let unverified: Vec<_> = at
-            .filter(|w| !rules.iter().any(|r| r.scope.covers(w)))
+            .filter(|w| !rules.iter().any(|r| r.covers(w)))
             .map(|w| w.name.to_string())
             .collect();
         if unverified.is_empty() {

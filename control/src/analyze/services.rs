@@ -79,9 +79,7 @@ impl Findings<'_> {
     fn tokens(&mut self, object: &Object<ServiceSpec>, service: &Service) {
         let behind = self.behind(service);
         let rules = &self.mesh.request_authentications;
-        let wanted = behind
-            .iter()
-            .any(|w| rules.iter().any(|r| r.scope.covers(w)));
+        let wanted = behind.iter().any(|w| rules.iter().any(|r| r.covers(w)));
         let opaque: Vec<_> = service.ports.iter().enumerate().collect();
         for (n, port) in opaque
             .into_iter()

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{AppliedConfig, ChaosFault, ControllerOptions, ProxyStatus, Status, chaos, generation};
 use crate::{
-    Fault, FetchedKeys, Mesh,
+    Fault, FetchedKeys, KeyStatus, Mesh,
     index::{Kept, keep_own},
     instances::Instances,
 };
@@ -24,6 +24,10 @@ pub(super) struct State {
     pub(super) mesh: Option<Arc<Mesh>>,
     pub(super) instances: Option<Instances>,
     pub(super) keys: FetchedKeys,
+    /// How the keys stand.
+    pub(super) key_status: Vec<KeyStatus>,
+    /// Rules by which a token came with a key that is not known.
+    pub(super) wanted_keys: BTreeSet<String>,
     pub(super) proxies: BTreeMap<InstanceName, Proxy>,
     /// Whether all faults are switched off.
     pub(super) chaos_off: bool,
@@ -58,11 +62,13 @@ pub(super) struct Proxy {
 
 impl State {
     /// Nothing yet; the next generation is the one after `generation`.
-    pub(super) fn new(generation: Generation, chaos_off: bool) -> Self {
+    pub(super) fn new(generation: Generation, chaos_off: bool, keys: FetchedKeys) -> Self {
         Self {
             mesh: None,
             instances: None,
-            keys: FetchedKeys::new(),
+            keys,
+            key_status: Vec::new(),
+            wanted_keys: BTreeSet::new(),
             proxies: BTreeMap::new(),
             chaos_off,
             faults_in: BTreeSet::new(),
@@ -191,6 +197,7 @@ impl State {
                 .iter()
                 .map(|(name, p)| p.status(name))
                 .collect(),
+            token_keys: self.key_status.clone(),
             faults: self.faults.clone(),
             refused_since: self.refused_since,
             warnings: published

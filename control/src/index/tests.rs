@@ -451,6 +451,33 @@ fn a_gateway_listens_where_gateways_select_it() {
 }
 
 #[test]
+fn token_rules_hold_for_the_workloads_of_their_targets() {
+    let rules = |spec: &str| {
+        let (mesh, instances) = running(&document("RequestAuthentication", "r", spec));
+        let config = |instance: &str| {
+            let config = mesh.proxy_config(&instances, &FetchedKeys::new(), &name(instance));
+            config.map(|c| c.workload.jwt_rules.len())
+        };
+        (config("page-0"), config("reviews-v1-0"))
+    };
+    let issuer = "jwtRules: [{issuer: 'https://a'}]";
+    let both = (Some(1), Some(1));
+    assert_eq!(rules(&format!("  {issuer}")), both);
+    assert_eq!(
+        rules(&format!(
+            "  targetRefs: [{{kind: Service, name: reviews}}]\n  {issuer}"
+        )),
+        (Some(0), Some(1))
+    );
+    assert_eq!(
+        rules(&format!(
+            "  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: edge}}\n  {issuer}"
+        )),
+        (Some(0), Some(0))
+    );
+}
+
+#[test]
 fn fetched_keys_reach_the_rules_that_name_their_url() {
     let rules = document(
         "RequestAuthentication",
@@ -459,7 +486,7 @@ fn fetched_keys_reach_the_rules_that_name_their_url() {
     );
     let (mesh, instances) = running(&rules);
     let keys = FetchedKeys::from([(
-        "https://k/a".to_owned(),
+        KeyPlace::Uri("https://k/a".to_owned()),
         Arc::new(crate::jwks::document("{}")),
     )]);
     let config = mesh

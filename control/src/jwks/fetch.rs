@@ -23,9 +23,13 @@ use hyper_util::{
 use tower_service::Service;
 
 use super::MAX_JWKS_BYTES;
+use crate::mesh::{KeyPlace, KeySource};
 
-/// Bound on one fetch.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Where an issuer's configuration is (OpenID Connect Discovery 1.0 section 4.1).
+pub(crate) const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+
+/// Bound on making a connection, beside the bound on all of a fetch.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which addresses may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +47,8 @@ pub(crate) enum FetchError {
     BadUri,
     #[error("{0} is an internal address; set dangerAllowInternalJwks in MeshConfig to allow it")]
     Internal(IpAddr),
-    #[error("no answer within 5 s")]
-    Timeout,
+    #[error("no whole answer within {0:?}")]
+    Timeout(Duration),
     #[error("{0}")]
     Connection(String),
     #[error("the answer was {0}")]
@@ -53,6 +57,12 @@ pub(crate) enum FetchError {
     Body,
     #[error("the body is not UTF-8")]
     NotText,
+    #[error("the issuer's configuration is not a JSON object with issuer and jwks_uri")]
+    NoConfiguration,
+    #[error("the configuration is another issuer's: {0:?}")]
+    OtherIssuer(String),
+    #[error("the issuer's configuration is fetched by https, and names keys without it")]
+    Downgrade,
 }
 
 type HttpsClient = Client<HttpsConnector<HttpConnector<Guarded>>, Empty<Bytes>>;
@@ -72,13 +82,28 @@ impl Fetcher {
         }
     }
 
-    pub(crate) async fn fetch(&self, uri: &str, reach: Reach) -> Result<String, FetchError> {
-        let work = self.fetch_unbounded(uri, reach);
-        let bounded = tokio::time::timeout(TIMEOUT, work);
-        bounded.await.map_err(|_| FetchError::Timeout)?
+    /// The key set of `source`, in the time that it may take.
+    pub(crate) async fn fetch(
+        &self,
+        source: &KeySource,
+        reach: Reach,
+    ) -> Result<String, FetchError> {
+        let work = async {
+            match &source.place {
+                KeyPlace::Uri(uri) => self.get(uri, reach).await,
+                KeyPlace::Discovery(uri) => {
+                    let keys = keys_of(uri, &self.get(uri, reach).await?)?;
+                    self.get(&keys, reach).await
+                }
+            }
+        };
+        let bounded = tokio::time::timeout(source.timeout, work);
+        bounded
+            .await
+            .map_err(|_| FetchError::Timeout(source.timeout))?
     }
 
-    async fn fetch_unbounded(&self, uri: &str, reach: Reach) -> Result<String, FetchError> {
+    async fn get(&self, uri: &str, reach: Reach) -> Result<String, FetchError> {
         let uri: Uri = uri.parse().map_err(|_| FetchError::BadUri)?;
         // SECURITY: the connector asks the resolver for names only, so that addresses are judged here.
         if let Some(address) = literal(&uri) {
@@ -109,10 +134,33 @@ impl Fetcher {
     }
 }
 
+/// Where an issuer's configuration says that its keys are.
+///
+/// SECURITY: the issuer must be the one that was asked for (OpenID Connect Discovery 1.0 section 4.3), and what began with
+/// https goes on with it.
+pub(super) fn keys_of(asked: &str, configuration: &str) -> Result<String, FetchError> {
+    #[derive(serde::Deserialize)]
+    struct Configuration {
+        issuer: String,
+        jwks_uri: String,
+    }
+    let found: Configuration =
+        serde_json::from_str(configuration).map_err(|_| FetchError::NoConfiguration)?;
+    if asked.strip_suffix(WELL_KNOWN) != Some(found.issuer.trim_end_matches('/')) {
+        return Err(FetchError::OtherIssuer(found.issuer));
+    }
+    let keys: Uri = found.jwks_uri.parse().map_err(|_| FetchError::BadUri)?;
+    match (asked.starts_with("https:"), keys.scheme_str()) {
+        (_, Some("https")) | (false, Some("http")) => Ok(found.jwks_uri),
+        (true, Some("http")) => Err(FetchError::Downgrade),
+        (_, _) => Err(FetchError::BadUri),
+    }
+}
+
 fn client(reach: Reach) -> Option<HttpsClient> {
     let mut http = HttpConnector::new_with_resolver(Guarded(reach));
     http.enforce_http(false);
-    http.set_connect_timeout(Some(TIMEOUT));
+    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let https = HttpsConnectorBuilder::new()
         .with_provider_and_webpki_roots(provider)
@@ -175,8 +223,12 @@ fn is_internal_v6(address: Ipv6Addr) -> bool {
             is_internal_v4(embedded(high, low))
         }
         [0x2002, ..] => is_internal_v4(embedded(b, c)),
-        // Only 2000::/3 is global unicast; documentation is cut out of it.
-        _ => a & 0xe000 != 0x2000 || (a == 0x2001 && b == 0x0db8),
+        // Only 2000::/3 is global unicast; protocol assignments (Teredo among them) and documentation are cut out of it.
+        _ => {
+            a & 0xe000 != 0x2000
+                || (a == 0x2001 && (b < 0x0200 || b == 0x0db8))
+                || (a == 0x3fff && b < 0x1000)
+        }
     }
 }
 

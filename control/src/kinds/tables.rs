@@ -93,13 +93,7 @@ pub(super) const GATEWAY_CLASS: Fields = Fields {
 /// `RequestAuthentication`.
 pub(super) const REQUEST_AUTHENTICATION: Fields = Fields {
     strict: true,
-    unsupported: &[
-        "spec.targetRef",
-        "spec.targetRefs",
-        "spec.jwtRules[].outputPayloadToHeader",
-        "spec.jwtRules[].fromCookies",
-        "spec.jwtRules[].spaceDelimitedClaims",
-    ],
+    unsupported: &[],
 };
 
 /// `ServiceEntry`.

@@ -1,11 +1,13 @@
 //! `PeerAuthentication` and `RequestAuthentication`, and which workloads they hold for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use reeve_core::{
     Namespace,
     model::{JwtRule, MtlsMode},
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::{LocalWorkload, service::is_subset};
 
@@ -48,8 +50,16 @@ pub(crate) struct PeerAuthentication {
 /// A `RequestAuthentication`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestAuthentication {
-    pub(crate) scope: Scope,
+    /// It holds for what one of them covers.
+    pub(crate) scopes: Vec<Scope>,
     pub(crate) rules: Vec<RequestRule>,
+}
+
+impl RequestAuthentication {
+    /// Whether it holds for `workload`.
+    pub(crate) fn covers(&self, workload: &LocalWorkload) -> bool {
+        self.scopes.iter().any(|scope| scope.covers(workload))
+    }
 }
 
 /// One `jwtRules` entry and where its keys come from.
@@ -65,6 +75,32 @@ pub(crate) struct RequestRule {
 pub(crate) enum Jwks {
     /// In the object.
     Inline,
-    /// Fetched from here.
+    /// Fetched.
+    From(KeySource),
+}
+
+/// Where keys are fetched from, and how long that may take.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeySource {
+    pub(crate) place: KeyPlace,
+    pub(crate) timeout: Duration,
+}
+
+/// Where keys are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KeyPlace {
+    /// The key set itself.
     Uri(String),
+    /// The configuration of an issuer, which says where (OpenID Connect Discovery 1.0 section 4).
+    Discovery(String),
+}
+
+impl KeyPlace {
+    /// What is asked first.
+    pub(crate) fn uri(&self) -> &str {
+        match self {
+            Self::Uri(uri) | Self::Discovery(uri) => uri,
+        }
+    }
 }

@@ -40,7 +40,7 @@ pub enum PolicyMode {
 }
 
 /// One `jwtRules` entry of a `RequestAuthentication`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JwtRule {
     /// Names the rule: `<namespace>/<RequestAuthentication>/<index>`.
     pub name: String,
@@ -52,10 +52,19 @@ pub struct JwtRule {
     pub from_headers: Vec<JwtHeader>,
     /// Query parameters to look in.
     pub from_params: Vec<String>,
+    /// Cookies to look in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from_cookies: Vec<String>,
     /// Whether the token goes on to the application.
     pub forward_original_token: bool,
     /// (header, claim): claims copied to request headers; a caller's own header of that name is always removed.
     pub claims_to_headers: Vec<(String, String)>,
+    /// The header that the token's payload is put into, in base64url; a caller's own is always removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_to_header: Option<String>,
+    /// Top-level claims with several values in one text, beside `scope` and `permission`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub space_delimited_claims: Vec<String>,
     /// Bound on clock difference with the issuer.
     pub leeway: Duration,
     /// The keys, as `control` last fetched them; `None` = never yet, and every token of this issuer is refused.

@@ -428,13 +428,7 @@ fn a_generation_keeps_what_an_earlier_one_compiled_of_the_same() {
     workload.jwt_rules = vec![JwtRule {
         name: "rule".to_owned(),
         issuer: "issuer".to_owned(),
-        audiences: vec![],
-        from_headers: vec![],
-        from_params: vec![],
-        forward_original_token: false,
-        claims_to_headers: vec![],
-        leeway: Duration::ZERO,
-        jwks: None,
+        ..JwtRule::default()
     }];
     config.workload = Arc::new(workload);
     let third = Snapshot::compile_after(Arc::new(config.clone()), Some(&second), &clock).unwrap();

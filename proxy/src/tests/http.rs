@@ -451,13 +451,8 @@ async fn a_bad_token_is_401_and_a_missing_one_is_for_the_policies() {
     workload.jwt_rules = vec![reeve_core::model::JwtRule {
         name: "default/jwt/0".to_owned(),
         issuer: "https://issuer".to_owned(),
-        audiences: vec![],
-        from_headers: vec![],
-        from_params: vec![],
-        forward_original_token: false,
-        claims_to_headers: vec![],
         leeway: Duration::from_secs(1),
-        jwks: None,
+        ..Default::default()
     }];
     config.workload = Arc::new(workload);
     let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;

@@ -38,16 +38,12 @@ pub(super) fn token(valid_s: u64) -> (String, JwtRule) {
     let rule = JwtRule {
         name: "default/jwt/0".to_owned(),
         issuer: ISSUER.to_owned(),
-        audiences: vec![],
-        from_headers: vec![],
-        from_params: vec![],
-        forward_original_token: false,
-        claims_to_headers: vec![],
         leeway: Duration::from_secs(60),
         jwks: Some(JwksDocument {
             generation: 1,
             json: jwks.to_string(),
         }),
+        ..JwtRule::default()
     };
     (format!("{message}.{signature}"), rule)
 }

@@ -1,12 +1,44 @@
-//! Known attacks on signed tokens (RFC 8725), each refused for its one reason.
+//! Known attacks on signed tokens (RFC 8725, OWASP's JSON Web Token cheat sheet and testing guide), each refused for its
+//! one reason, by the data path and by `reeve jwt verify` alike.
 
 use super::*;
 
-fn assert_refused<const N: usize>(table: [(&str, String, TokenError); N]) {
+mod confusion;
+mod forgery;
+mod keys;
+mod shape;
+
+/// Asserts that both ways to verify refuse each token, for the same reason.
+fn assert_refused(table: impl IntoIterator<Item = (impl AsRef<str>, String, TokenError)>) {
     assert!(verify(&KEY.token(&claims())).is_ok());
+    let options = CheckOptions {
+        issuer: Some(ISSUER.into()),
+        audiences: vec!["shop".into()],
+        ..CheckOptions::default()
+    };
+    let mut rows = 0;
     for (attack, token, reason) in table {
+        let attack = attack.as_ref();
         assert_eq!(verify(&token), Err(reason), "{attack}");
+        let offline = check_token(&token, &KEY.jwks(), &options, now());
+        assert_eq!(offline, Err(reason), "{attack}, by `reeve jwt verify`");
+        rows += 1;
     }
+    assert!(rows > 0);
+}
+
+/// The header of a good token, with these members changed or added.
+fn header(changes: Value) -> String {
+    let mut all = json!({"alg": "ES256", "kid": "ec"});
+    for (name, value) in changes.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    all.to_string()
+}
+
+/// A token that the issuer's key signed, with these members of its header changed or added.
+fn signed(changes: Value) -> String {
+    KEY.raw(&header(changes), &claims().to_string())
 }
 
 #[test]

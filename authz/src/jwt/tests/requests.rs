@@ -227,6 +227,80 @@ fn forwarded_tokens_stay_and_claims_become_headers() {
 }
 
 #[test]
+fn the_payload_becomes_a_header_whatever_the_caller_says_there() {
+    let verifier = verifier(|rule| rule.payload_to_header = Some("X-Payload".into()));
+    let token = KEY.token(&claims());
+    let mut request = bearer(&token);
+    request.headers.insert("x-payload", vec!["forged".into()]);
+    let verified = verifier.verify(&request, now()).unwrap();
+    let payload = token.split('.').nth(1).unwrap();
+    let expected = [("x-payload".to_owned(), payload.to_owned())];
+    assert_eq!(verified.set_headers, expected);
+    let nobody = verifier.verify(&Request::default(), now()).unwrap();
+    assert_eq!(nobody.strip_headers, ["x-payload"]);
+    assert_eq!(nobody.set_headers, []);
+}
+
+#[test]
+fn cookies_are_looked_in_by_name_and_every_value_counts() {
+    let verifier = verifier(|rule| rule.from_cookies = vec!["session".into()]);
+    let (token, bad) = (KEY.token(&claims()), KEY.token(&with(json!({"exp": 1}))));
+    let verify = |fields: &[&str]| {
+        let request = Request {
+            headers: [("cookie", fields.iter().map(|f| (*f).to_owned()).collect())].into(),
+            ..Request::default()
+        };
+        let verified = verifier.verify(&request, now())?;
+        Ok((verified.user.is_some(), verified.strip_cookies))
+    };
+    let session = vec!["session".to_owned()];
+    assert_eq!(
+        verify(&[&format!("a=b; session={token}; c")]),
+        Ok((true, session.clone()))
+    );
+    assert_eq!(
+        verify(&[&format!("session=\"{token}\"")]),
+        Ok((true, session.clone()))
+    );
+    assert_eq!(
+        verify(&["a=b", &format!(" session = {token}")]),
+        Ok((true, session))
+    );
+    let others = [
+        format!("Session={token}"),
+        format!("xsession={token}"),
+        "session".to_owned(),
+        String::new(),
+    ];
+    for other in others {
+        assert_eq!(verify(&[&other]), Ok((false, vec![])), "{other}");
+    }
+    assert_eq!(
+        verify(&[&format!("session={token}; session={bad}")]),
+        Err(TokenError::Expired)
+    );
+    assert_eq!(
+        verify(&[&format!("session={token}"), &format!("session={bad}")]),
+        Err(TokenError::Expired)
+    );
+    assert_eq!(verify(&["session="]), Err(TokenError::Malformed));
+    let header = verifier.verify(&bearer(&token), now()).unwrap();
+    assert_eq!(header.user, None, "it looks nowhere else");
+}
+
+#[test]
+fn further_claims_are_split_at_spaces_where_a_rule_says_so() {
+    let verifier = verifier(|rule| rule.space_delimited_claims = vec!["roles".into()]);
+    let claims =
+        with(json!({"roles": "a b", "scope": "c d", "other": "e f", "in": {"roles": "g h"}}));
+    let user = user(verifier.verify(&bearer(&KEY.token(&claims)), now()));
+    assert_eq!(values(&user, "roles"), ["a", "b"]);
+    assert_eq!(values(&user, "scope"), ["c", "d"]);
+    assert_eq!(values(&user, "other"), ["e f"]);
+    assert_eq!(values(&user, "in.roles"), ["g h"], "of the top level alone");
+}
+
+#[test]
 fn keys_are_chosen_by_id_use_and_algorithm() {
     let change = |changes: Value| {
         let mut jwk = KEY.jwk.clone();

@@ -164,11 +164,6 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
             "  selector: {a: b}\n  servers:\n    - port: {number: 1, protocol: MONGO}\n      hosts: ['*']",
             "8 spec.servers[0].port.protocol",
         ),
-        (
-            "RequestAuthentication",
-            "  jwtRules:\n    - issuer: a\n      jwks: '{\"keys\":[1]}'\n      fromCookies: [a]",
-            "9 spec.jwtRules[0].fromCookies",
-        ),
     ] {
         let found = findings(&document(kind, "x", spec));
         assert!(

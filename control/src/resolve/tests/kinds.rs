@@ -221,9 +221,13 @@ fn request_authentication() {
     let rows: &[(&str, &[&str])] = &[
         (
             "jwtRules: [{jwks: '{\"keys\":[{}]}'}]",
-            &["6 spec.jwtRules[0].issuer missing"],
+            &[
+                "6 spec.jwtRules[0].issuer missing",
+                "6 spec.jwtRules[0].jwks invalid?",
+            ],
         ),
         ("jwtRules: [{issuer: a}]", &["6 spec.jwtRules[0] missing"]),
+        ("jwtRules: [{issuer: 'https://a'}]", &[]),
         (
             "jwtRules: [{issuer: a, jwks: 'x'}]",
             &["6 spec.jwtRules[0].jwks invalid"],
@@ -237,8 +241,111 @@ fn request_authentication() {
             &["6 spec.jwtRules[0].jwksUri invalid"],
         ),
         (
+            "jwtRules: [{issuer: a, jwksUri: 'https://user:pass@a/b'}]",
+            &["6 spec.jwtRules[0].jwksUri invalid"],
+        ),
+        (
             "jwtRules: [{issuer: a, jwksUri: 'https://a/b', jwks: b}]",
             &["6 spec.jwtRules[0].jwksUri conflict"],
+        ),
+        (
+            "jwtRules: [{issuer: a, jwksUri: 'https://a/b', timeout: 2s}]",
+            &[],
+        ),
+        (
+            "jwtRules: [{issuer: a, jwksUri: 'https://a/b', timeout: 31s}]",
+            &["6 spec.jwtRules[0].timeout invalid"],
+        ),
+    ];
+    expect("RequestAuthentication", rows);
+}
+
+#[test]
+fn where_tokens_stand_and_claims_go() {
+    let rule = |more: &str| format!("jwtRules: [{{issuer: 'https://a', {more}}}]");
+    let rows = [
+        ("fromCookies: [session], fromParams: [t]", ""),
+        (
+            "fromHeaders: [{name: 'a b'}]",
+            "fromHeaders[0].name invalid",
+        ),
+        ("fromCookies: ['a;b']", "fromCookies[0] invalid"),
+        ("fromParams: ['']", "fromParams[0] missing"),
+        ("spaceDelimitedClaims: [roles]", ""),
+        (
+            "spaceDelimitedClaims: ['']",
+            "spaceDelimitedClaims[0] missing",
+        ),
+        ("outputPayloadToHeader: x-payload", ""),
+        (
+            "outputPayloadToHeader: 'x y'",
+            "outputPayloadToHeader invalid",
+        ),
+        (
+            "outputPayloadToHeader: Host",
+            "outputPayloadToHeader invalid",
+        ),
+        (
+            "outputClaimToHeaders: [{header: content-length, claim: sub}]",
+            "outputClaimToHeaders[0].header invalid",
+        ),
+        (
+            "outputClaimToHeaders: [{header: x-reeve-peer, claim: sub}]",
+            "outputClaimToHeaders[0].header invalid",
+        ),
+        (
+            "outputClaimToHeaders: [{header: x-sub, claim: ''}]",
+            "outputClaimToHeaders[0].claim missing",
+        ),
+        (
+            "outputPayloadToHeader: x-sub, outputClaimToHeaders: [{header: X-Sub, claim: sub}]",
+            "outputClaimToHeaders[0].header conflict",
+        ),
+    ];
+    for (more, fault) in rows {
+        let found = findings(&document(
+            "RequestAuthentication",
+            "x",
+            &format!("  {}", rule(more)),
+        ));
+        let expected: Vec<String> = match fault {
+            "" => vec![],
+            fault => vec![format!("6 spec.jwtRules[0].{fault}")],
+        };
+        assert_eq!(found, expected, "{more}");
+    }
+}
+
+#[test]
+fn request_authentication_targets() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]",
+            &[],
+        ),
+        (
+            "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: edge}",
+            &[],
+        ),
+        (
+            "targetRefs: [{kind: Service, name: nobody}]",
+            &["6 spec.targetRefs[0].name unknown-reference"],
+        ),
+        (
+            "targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio}]",
+            &["6 spec.targetRefs[0].kind unsupported"],
+        ),
+        (
+            "targetRefs: [{kind: Service, name: a, namespace: other}]",
+            &["6 spec.targetRefs[0].namespace invalid"],
+        ),
+        (
+            "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: ''}]",
+            &["6 spec.targetRefs[0].name missing"],
+        ),
+        (
+            "selector: {matchLabels: {a: b}}\ntargetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]",
+            &["7 spec.targetRefs conflict"],
         ),
     ];
     expect("RequestAuthentication", rows);
