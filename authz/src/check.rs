@@ -25,7 +25,7 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// A fault at the first place where the policy says `needle`, else where the policy starts.
-    fn fault(&self, needle: &str, message: String) -> PolicyFault {
+    pub(crate) fn fault(&self, needle: &str, message: String) -> PolicyFault {
         let rest = self.document.get(self.offset..).unwrap_or_default();
         let at = rest.find(needle).unwrap_or_default();
         PolicyFault::at(self.id, self.document, self.offset + at, message)

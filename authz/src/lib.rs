@@ -32,8 +32,10 @@ mod ids;
 mod index;
 mod judge;
 pub mod jwt;
+mod known;
 mod mesh_schema;
 mod opaque;
+mod review;
 mod uses;
 
 pub use document::{mesh_hash, parse_access_policy};
@@ -42,4 +44,6 @@ pub use explain::{Explanation, PolicyVerdict, Verdict};
 pub use fault::PolicyFault;
 pub use format::format_policies;
 pub use jwt::{JwtVerifier, TokenError, TokenLookup, Verified};
+pub use known::{Known, nearest};
 pub use mesh_schema::schema;
+pub use review::{Remark, RemarkCode, Review, review};

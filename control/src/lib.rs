@@ -39,7 +39,7 @@ pub use mesh::{
     Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort, TransformationState,
     WorkloadPort, WorkloadRole,
 };
-pub use policy_text::{PolicyTextFault, map_policy_texts};
+pub use policy_text::{PolicyDocument, PolicyTextFault, map_policy_texts, policy_documents};
 pub use split::{Share, Split, SplitError, SplitQuery};
 
 /// The namespace of objects that name none.

@@ -5,7 +5,7 @@ use reeve_core::{Namespace, PolicyId};
 use serde::Serialize;
 
 use crate::{
-    DEFAULT_NAMESPACE,
+    DEFAULT_NAMESPACE, Fault,
     source::{Document, Source, path::Path},
 };
 
@@ -49,6 +49,64 @@ impl From<PolicyFault> for PolicyTextFault {
             help: fault.help,
         }
     }
+}
+
+/// The Cedar text of one `AccessPolicy`, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyDocument {
+    /// The file, relative to the folder that was read.
+    pub file: String,
+    /// The object's namespace.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+    /// The text.
+    pub cedar: String,
+    /// Lines before its first.
+    before: usize,
+    /// Characters before each line's first; absent if it is no literal block, whose lines cannot be told.
+    indent: Option<usize>,
+}
+
+impl PolicyDocument {
+    /// The line and column in the file of a line and column of the text, all from 1.
+    pub fn place(&self, line: usize, column: usize) -> (usize, usize) {
+        match self.indent {
+            Some(indent) => (self.before + line, indent + column),
+            None => (self.before, 1),
+        }
+    }
+}
+
+/// Every `AccessPolicy` in `path`, a folder or a file, that has Cedar text.
+pub fn policy_documents(path: &std::path::Path) -> Result<Vec<PolicyDocument>, Vec<Fault>> {
+    let source = Source::read(path);
+    if !source.faults.is_empty() {
+        return Err(source.faults);
+    }
+    let placed = source.documents.iter().filter_map(|document| {
+        let (line, cedar) = cedar(document)?;
+        let file = match path.is_dir() {
+            true => path.join(&document.file),
+            false => path.to_owned(),
+        };
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let block = Block::find(&lines, line, cedar);
+        Some(PolicyDocument {
+            file: document.file.clone(),
+            namespace: document
+                .namespace
+                .as_deref()
+                .unwrap_or(DEFAULT_NAMESPACE)
+                .to_owned(),
+            name: document.name.clone().unwrap_or_default(),
+            cedar: cedar.to_owned(),
+            before: block.as_ref().map_or(line, |block| block.first),
+            indent: block.map(|block| block.indent.chars().count()),
+        })
+    });
+    Ok(placed.collect())
 }
 
 /// The YAML file `text` with the Cedar text of every `AccessPolicy` replaced by what `map` makes of it.
@@ -108,7 +166,7 @@ fn read(text: &str) -> Result<Vec<std::sync::Arc<Document>>, Vec<PolicyTextFault
     if source.faults.is_empty() {
         return Ok(source.documents);
     }
-    let fault = |fault: crate::Fault| PolicyTextFault {
+    let fault = |fault: Fault| PolicyTextFault {
         help: fault.hint,
         ..PolicyTextFault::new(fault.line, fault.text)
     };

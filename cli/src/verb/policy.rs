@@ -6,7 +6,9 @@ mod eval;
 mod explain;
 mod files;
 mod fmt;
+mod new;
 mod test;
+mod world;
 
 pub(crate) use explain::{full_name, pair};
 
@@ -24,8 +26,14 @@ pub(crate) struct PolicyArgs {
     verb: PolicyVerb,
 }
 
+/// Where the cases of a folder's policies are kept, within it: configuration is not read from hidden folders.
+const CASES: &str = ".reeve/policy-tests";
+
 #[derive(Debug, Subcommand)]
 enum PolicyVerb {
+    /// Write a policy for a common intent, and cases that try it
+    #[command(after_help = new::EXAMPLES)]
+    New(Box<new::NewArgs>),
     /// Evaluate {policies, schema, entities, request} in Cedar's JSON
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::EvalArgs),
@@ -54,6 +62,7 @@ enum PolicyVerb {
 /// Does it.
 pub(crate) fn run(args: &PolicyArgs) -> Verdict {
     match &args.verb {
+        PolicyVerb::New(args) => new::run(args),
         PolicyVerb::Eval(args) => eval::run(args),
         PolicyVerb::Check(args) => check::run(args),
         PolicyVerb::Fmt(args) => fmt::run(args),

@@ -82,7 +82,7 @@ pub(super) fn run(args: &TestArgs) -> Verdict {
         let file = CaseFile::read(&path)?;
         let own = match file.documents.is_empty() {
             true => None,
-            false => Some(Tried::of_documents(&file, &path)?),
+            false => Some(Tried::of_documents(&file, &path, mesh.as_ref())?),
         };
         let tried = own.as_ref().or(shared.as_ref()).ok_or_else(|| {
             Problem::new("there are no policies to try the cases on")
@@ -128,11 +128,20 @@ impl Tried {
         })
     }
 
-    fn of_documents(file: &CaseFile, path: &Path) -> Result<Self, Problem> {
-        let slice = file.policies(path)?;
+    fn of_documents(file: &CaseFile, path: &Path, mesh: Option<&Mesh>) -> Result<Self, Problem> {
+        let (root, home) = match mesh {
+            Some(mesh) => (
+                mesh.settings.root_namespace.clone(),
+                mesh.settings.trust_domain.clone(),
+            ),
+            // What a mesh is called that says nothing else.
+            None => (
+                explain::root_namespace()?,
+                TrustDomain::parse("mesh.local").map_err(Problem::new)?,
+            ),
+        };
+        let slice = file.policies(path, &root)?;
         let ids = slice.policies.iter().map(|p| p.id.clone()).collect();
-        // Services without an identity belong to the mesh; this is what a mesh is called that says nothing else.
-        let home = TrustDomain::parse("mesh.local").map_err(Problem::new)?;
         Ok(Self {
             source: path.display().to_string(),
             engine: explain::compiled(&slice, path)?.in_trust_domain(home),

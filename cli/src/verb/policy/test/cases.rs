@@ -1,18 +1,21 @@
 //! Files of decision cases: the format of `policies/cases`, in YAML or JSON.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use reeve_authz::parse_access_policy;
 use reeve_control::Mesh;
 use reeve_core::{
     Clock as _, Namespace, PolicyId, SystemClock,
     decision::{AccessRequest, Decision, Effect, Reason},
-    model::PolicySlice,
+    model::{PolicySlice, PolicySource},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::super::explain::{self, root_namespace};
+use super::super::{explain, files::is_yaml};
 use crate::{input, problem::Problem};
 
 /// One file.
@@ -123,10 +126,14 @@ impl CaseFile {
         Ok(())
     }
 
-    /// The policies of `documents`.
-    pub(super) fn policies(&self, path: &Path) -> Result<PolicySlice, Problem> {
+    /// The policies of `documents`, of a mesh whose root namespace is `root`.
+    pub(super) fn policies(&self, path: &Path, root: &Namespace) -> Result<PolicySlice, Problem> {
         let mut policies = Vec::new();
         for document in &self.documents {
+            if let Some(file) = document.file.as_deref().filter(|f| is_yaml(Path::new(f))) {
+                policies.extend(document.of_yaml(&place_of(path, file), root)?);
+                continue;
+            }
             let wrong = |what: String| {
                 Problem::new(what).at(format!("{}: {}", path.display(), document.object))
             };
@@ -137,7 +144,7 @@ impl CaseFile {
             };
             let scope = document.scope.as_deref().map(Namespace::parse);
             let scope = scope.transpose().map_err(|e| wrong(e.to_string()))?;
-            let home = scope.clone().map_or_else(root_namespace, Ok)?;
+            let home = scope.clone().unwrap_or_else(|| root.clone());
             let parsed = parse_access_policy(scope.as_ref(), &home, &document.object, &text);
             policies.extend(parsed.map_err(|faults| {
                 let told = |f: &reeve_authz::PolicyFault| {
@@ -170,11 +177,49 @@ fn typed<T: DeserializeOwned>(value: Value, place: impl fmt::Display) -> Result<
         .map_err(|error| Problem::because("the cases cannot be read", &error).at(place))
 }
 
+impl PolicyDocument {
+    /// Every `AccessPolicy` of a YAML file.
+    fn of_yaml(&self, file: &Path, root: &Namespace) -> Result<Vec<PolicySource>, Problem> {
+        let wrong = |what: String| Problem::new(what).at(file.display()).into_answer();
+        if self.text.is_some() || self.scope.is_some() || !self.object.is_empty() {
+            return Err(wrong(
+                "a document of YAML has no object, scope or text: its AccessPolicies say them"
+                    .to_owned(),
+            ));
+        }
+        input::text(file)?;
+        let told = |faults: Vec<String>| wrong(faults.join("\n"));
+        let documents = reeve_control::policy_documents(file)
+            .map_err(|faults| told(faults.iter().map(ToString::to_string).collect()))?;
+        let mut policies = Vec::new();
+        for document in &documents {
+            let home = Namespace::parse(&document.namespace).map_err(|e| wrong(e.to_string()))?;
+            let scope = (home != *root).then_some(&home);
+            let parsed = parse_access_policy(scope, &home, &document.name, &document.cedar);
+            policies.extend(parsed.map_err(|faults| {
+                let placed = faults.iter().map(|fault| {
+                    let (line, column) = document.place(fault.line, fault.column);
+                    format!("{line}:{column}: {}: {}", fault.policy, fault.message)
+                });
+                told(placed.collect())
+            })?);
+        }
+        match policies.is_empty() {
+            true => Err(wrong("there is no AccessPolicy here".to_owned())),
+            false => Ok(policies),
+        }
+    }
+}
+
 /// The text of `file`, which stands relative to the file of cases or to the folder above it.
 fn beside(path: &Path, file: &str) -> Result<String, Problem> {
+    input::text(&place_of(path, file))
+}
+
+fn place_of(path: &Path, file: &str) -> PathBuf {
     let mut folders = path.ancestors().skip(1).take(2).map(|f| f.join(file));
     let found = folders.clone().find(|f| f.is_file());
-    input::text(&found.or_else(|| folders.next()).unwrap_or_default())
+    found.or_else(|| folders.next()).unwrap_or_default()
 }
 
 /// RFC 7396: objects are merged, null removes, all else replaces.

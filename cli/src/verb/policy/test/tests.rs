@@ -24,7 +24,7 @@ fn tried(cases: &str, coverage_min: Option<u8>) -> Result<Value, Problem> {
     let path = folder.path().join("cases.yaml");
     fs::write(&path, format!("{POLICIES}{cases}")).unwrap();
     let file = CaseFile::read(&path)?;
-    let tried = Tried::of_documents(&file, &path)?;
+    let tried = Tried::of_documents(&file, &path, None)?;
     let (mut report, mut uses) = (Report::default(), Uses::default());
     uses.know(&tried);
     let runner = Runner {
@@ -156,7 +156,7 @@ fn the_librarys_cases_pass_and_cover_every_policy() {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cases");
     for path in files::cases(&[policies]).unwrap() {
         let file = CaseFile::read(&path).unwrap();
-        let tried = Tried::of_documents(&file, &path).unwrap();
+        let tried = Tried::of_documents(&file, &path, None).unwrap();
         let mut uses = Uses::default();
         uses.know(&tried);
         let runner = Runner {
