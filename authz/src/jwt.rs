@@ -13,7 +13,13 @@ mod memory;
 mod request;
 mod token;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use reeve_core::{UnixTime, decision::User, model::JwtRule};
 use serde::Serialize;
@@ -55,6 +61,8 @@ struct Rule {
     /// Headers (lower case) that claims or the payload are put into.
     claimed_headers: Vec<String>,
     keys: KeySet,
+    /// A token came that only a key which is not here could have signed.
+    lacking: AtomicBool,
 }
 
 /// What the verified tokens of a request say.
@@ -123,6 +131,14 @@ impl JwtVerifier {
         Ok(verified)
     }
 
+    /// The rules, by name, by which tokens came since the last call that only a key which is not here could have signed:
+    /// the issuer has new ones, or somebody makes tokens up.
+    pub fn take_lacking(&self) -> Vec<String> {
+        let rules = self.rules.iter();
+        let lacking = rules.filter(|rule| rule.lacking.swap(false, Ordering::Relaxed));
+        lacking.map(|rule| rule.rule.name.clone()).collect()
+    }
+
     /// What the first of `rules` that accepts the token makes of it, else the first one's reason against it.
     fn accept(&self, text: &str, rules: &[usize], now: UnixTime) -> Result<Accepted, TokenError> {
         let token = Token::parse(text)?;
@@ -142,8 +158,14 @@ impl JwtVerifier {
                         user: Arc::new(claims.into_user(&rule.rule.space_delimited_claims)?),
                     });
                 }
-                Err(e) if reason == TokenError::UnknownIssuer => reason = e,
-                Err(_) => {}
+                Err(e) => {
+                    if token.may_have_a_newer_key(e) {
+                        rule.lacking.store(true, Ordering::Relaxed);
+                    }
+                    if reason == TokenError::UnknownIssuer {
+                        reason = e;
+                    }
+                }
             }
         }
         Err(reason)
@@ -192,6 +214,7 @@ impl Rule {
             params,
             claimed_headers: claimed_headers.collect(),
             keys: keys.unwrap_or_default(),
+            lacking: AtomicBool::new(false),
             rule,
         }
     }

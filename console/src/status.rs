@@ -21,6 +21,9 @@ pub struct Status {
     /// Circuits that proxies hold open: endpoints that they ejected, breakers that tripped.
     #[serde(default)]
     pub circuits: Vec<OpenCircuit>,
+    /// How the keys of token issuers stand that are fetched: uri, issuers, fetched_at, keys, failures, error, usable_until.
+    #[serde(default)]
+    pub token_keys: Vec<Value>,
     /// Jobs that are done.
     #[serde(default)]
     pub jobs: Vec<JobDone>,

@@ -29,6 +29,7 @@ impl MeshView for Fixed {
                 unprotected: Vec::new(),
             },
             circuits: Vec::new(),
+            token_keys: Vec::new(),
             jobs: Vec::new(),
             proxies: vec![json!({"instance": "reviews-v1-0"})],
             config: ConfigFacts::default(),

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Keys of token issuers by their URL, as last fetched.
-pub(crate) type FetchedKeys = BTreeMap<KeyPlace, Arc<JwksDocument>>;
+pub type FetchedKeys = BTreeMap<KeyPlace, Arc<JwksDocument>>;
 
 /// What is shared by every proxy of one generation.
 #[derive(Debug)]
@@ -65,8 +65,7 @@ pub(crate) struct Index<'a> {
 impl Mesh {
     /// The configuration of `instance`'s proxy, with generation 0; `None` if there is no such instance or it has no
     /// proxy.
-    #[cfg(test)]
-    pub(crate) fn proxy_config(
+    pub fn proxy_config(
         &self,
         instances: &Instances,
         keys: &FetchedKeys,

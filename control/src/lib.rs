@@ -31,13 +31,13 @@ pub use controller::{
     FaultState, ProxyStatus, StartError, Status,
 };
 pub use fault::{Code, Fault, Severity};
-pub(crate) use index::FetchedKeys;
+pub use index::FetchedKeys;
 pub use jwks::KeyStatus;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,
-    EntryResolution, Health, ListedTransformation, LocalWorkload, Mesh, MeshSettings, MetricsPage,
-    Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort, TransformationState,
-    WorkloadPort, WorkloadRole,
+    EntryResolution, Health, KeyPlace, ListedTransformation, LocalWorkload, Mesh, MeshSettings,
+    MetricsPage, Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort,
+    TransformationState, WorkloadPort, WorkloadRole,
 };
 pub use policy_text::{PolicyDocument, PolicyTextFault, map_policy_texts, policy_documents};
 pub use split::{Share, Split, SplitError, SplitQuery};

@@ -22,8 +22,9 @@ pub(crate) use routing::{
     TlsRoute, To, VirtualService,
 };
 pub(crate) use scope::{EgressHost, IngressListener, SidecarScope, ViewKey};
+pub use security::KeyPlace;
 pub(crate) use security::{
-    Jwks, KeyPlace, KeySource, PeerAuthentication, RequestAuthentication, RequestRule, Scope,
+    Jwks, KeySource, PeerAuthentication, RequestAuthentication, RequestRule, Scope,
 };
 pub(crate) use service::is_subset;
 pub use service::{

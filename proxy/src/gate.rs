@@ -16,6 +16,7 @@ use crate::{
     open::Origin,
     path::PathError,
     permit::{self, Permit, Recorded, Refused},
+    proxy::Proxy,
     query,
     snapshot::Snapshot,
     trace,
@@ -226,6 +227,15 @@ pub(crate) fn apply_tokens(head: &mut Head, verified: &Verified) {
         if let (Ok(name), Ok(value)) = pair {
             head.headers.append(name, value);
         }
+    }
+}
+
+impl Proxy {
+    /// The token rules by which requests came since the last call that only a key which is not here could have signed.
+    pub fn take_lacking_keys(&self) -> Vec<String> {
+        let snapshot = self.shared().snapshot();
+        let lacking = snapshot.map(|snapshot| snapshot.jwt.take_lacking());
+        lacking.unwrap_or_default()
     }
 }
 

@@ -129,6 +129,12 @@ impl<'a> Token<'a> {
         }
     }
 
+    /// Whether a key that is not here yet may be why it was refused.
+    pub(super) fn may_have_a_newer_key(&self, reason: TokenError) -> bool {
+        matches!(reason, TokenError::UnknownKey | TokenError::NoKeys)
+            || (reason == TokenError::BadSignature && self.key_id.is_none())
+    }
+
     /// The claims, not yet believed.
     pub(super) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
         object(&self.payload, TokenError::MalformedClaims)

@@ -109,6 +109,11 @@ impl DataPlane {
         self.proxy.heed_circuits(others);
     }
 
+    /// The token rules whose issuers have keys that the proxy lacks, as it seems.
+    pub(crate) fn take_lacking_keys(&self) -> Vec<String> {
+        self.proxy.take_lacking_keys()
+    }
+
     /// How the proxy stands.
     pub(crate) fn status(&self) -> ProxyStatus {
         self.proxy.status()

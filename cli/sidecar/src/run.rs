@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use axum::Router;
-use reeve_ads::{AdsClient, CircuitClient};
+use reeve_ads::{AdsClient, CircuitClient, KeyClient};
 use reeve_audit::{
     EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalError, WalOptions, ship,
     ship::ChannelFactory,
@@ -145,6 +145,8 @@ impl Sidecar {
         let feed = AdsClient::new(feed_channels(&connector), args.instance.clone());
         let circuits = CircuitClient::new(feed_channels(&connector), args.instance.clone());
         let circuits = sharing(circuits, credentials.clone(), data_plane.clone());
+        let keys = KeyClient::new(feed_channels(&connector), args.instance.clone());
+        let keys = wanting(keys, credentials.clone(), data_plane.clone());
         let admin = Admin {
             instance: args.instance.clone(),
             identity: args.identity.clone(),
@@ -170,6 +172,7 @@ impl Sidecar {
         let identities = (credentials.clone(), attestor, Arc::clone(&events));
         let serving = vec![
             tokio::spawn(circuits),
+            tokio::spawn(keys),
             tokio::spawn(serve_admin(door.clone(), routes)),
             tokio::spawn(serve_agent(door.clone(), identities)),
         ];
@@ -396,6 +399,14 @@ async fn feeding(feed: AdsClient, mut credentials: CredentialsWatch, data_plane:
     }
     feed.run(move |config| data_plane.clone().apply(config))
         .await;
+}
+
+/// Says which token issuers have keys that the proxy lacks, once there is a certificate to do so with.
+async fn wanting(keys: KeyClient, mut credentials: CredentialsWatch, data_plane: DataPlane) {
+    if credentials.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    keys.run(|| data_plane.take_lacking_keys()).await;
 }
 
 /// Shares which circuits are open, once there is a certificate to do so with.

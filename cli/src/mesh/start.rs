@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use reeve_ads::{AdsService, CircuitService};
+use reeve_ads::{AdsService, CircuitService, KeyService};
 use reeve_audit::{
     AuditLog, EventKind, EventRecord, IngestService, LogOptions, ShipOptions, Wal, WalOptions,
     ship_local,
@@ -321,6 +321,9 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     let is_member = Arc::new(is_member);
     let hub = Arc::clone(&view.circuits);
     let circuits = CircuitService::new(hub, caller, Arc::clone(&is_member) as _);
+    let controller = Arc::clone(&view.controller);
+    let wanted = move |rules| controller.want_keys(rules);
+    let keys = KeyService::new(caller, Arc::clone(&is_member) as _, wanted);
     let ingest = IngestService::new(
         Arc::clone(&view.log),
         Arc::new(caller),
@@ -331,6 +334,7 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     Routes::new(issuer(view, attestor))
         .add_service(ads.into_server())
         .add_service(circuits.into_server())
+        .add_service(keys.into_server())
         .add_service(ingest.into_server())
 }
 

@@ -73,6 +73,7 @@ impl MeshView for View {
             },
             proxies: values(&control.proxies),
             circuits: self.circuits.open(),
+            token_keys: values(&control.token_keys),
             jobs: self.jobs_done(),
             config: ConfigFacts {
                 applied_at: control.applied_at,
@@ -125,6 +126,12 @@ impl MeshView for View {
             .encode_to_string(&self.registry.gather())
             .unwrap_or_default();
         let status = self.status();
+        let keys = self.controller.status().token_keys;
+        let now = self.clock.now();
+        let failing = keys.iter().filter(|k| k.failures > 0).count();
+        let missing = keys.iter().filter(|k| k.keys == 0).count();
+        let ages = keys.iter().filter_map(|k| Some(now.since(k.fetched_at?)));
+        let oldest = ages.max().unwrap_or_default();
         let connected = status
             .proxies
             .iter()
@@ -150,6 +157,26 @@ impl MeshView for View {
                 "reeve_proxies_connected",
                 "Proxies with an open configuration stream.",
                 count(connected),
+            ),
+            (
+                "reeve_jwks_sources",
+                "Places that keys of token issuers are fetched from.",
+                count(keys.len()),
+            ),
+            (
+                "reeve_jwks_failing",
+                "Those of them whose last fetch failed.",
+                count(failing),
+            ),
+            (
+                "reeve_jwks_missing",
+                "Those of them that there are no keys of, so that their issuers' tokens are refused.",
+                count(missing),
+            ),
+            (
+                "reeve_jwks_oldest_seconds",
+                "Age of the oldest fetched keys in use.",
+                oldest.as_secs(),
             ),
             (
                 "reeve_audit_records",

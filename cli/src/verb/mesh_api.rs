@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use reeve_control::{Fault, ProxyStatus, instances::Instances};
+use reeve_control::{Fault, KeyStatus, ProxyStatus, instances::Instances};
 use reeve_core::model::{Generation, OpenCircuit};
 use serde::Deserialize;
 use serde_json::Value;
@@ -36,6 +36,8 @@ pub(crate) struct Status {
     pub(crate) proxies: Vec<ProxyStatus>,
     /// Circuits that are open.
     pub(crate) circuits: Vec<OpenCircuit>,
+    /// How the keys of token issuers stand.
+    pub(crate) token_keys: Vec<KeyStatus>,
     /// Jobs that are done.
     pub(crate) jobs: Vec<reeve_console::JobDone>,
     /// What is wrong with the folder.

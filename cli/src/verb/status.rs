@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use reeve_core::model::{Generation, OpenCircuit};
+use reeve_control::KeyStatus;
+use reeve_core::{
+    Clock as _, SystemClock, UnixTime,
+    model::{Generation, OpenCircuit},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -182,6 +186,40 @@ fn circuits(open: &[OpenCircuit]) -> String {
     format!("\n{}", table.trim_fmt())
 }
 
+/// The issuers whose keys cannot be fetched, if there are any.
+fn token_keys(all: &[KeyStatus], now: UnixTime) -> String {
+    let failing: Vec<_> = all
+        .iter()
+        .filter(|k| k.failures > 0 || k.keys == 0)
+        .collect();
+    if failing.is_empty() {
+        return String::new();
+    }
+    let mut table = plain_table(["TOKEN KEYS", "ISSUERS", "STATE", "WHY"]);
+    for keys in failing {
+        let age = keys.fetched_at.map(|at| now.since(at).as_secs());
+        let left = keys.usable_until.map(|end| end.since(now).as_secs() / 60);
+        let state = match (age, left) {
+            (Some(age), Some(left)) => {
+                format!("stale: {age} s old, refused in {left} min")
+            }
+            _ => "none: tokens are refused".to_owned(),
+        };
+        let why = keys.error.as_deref().unwrap_or("not fetched yet");
+        let tries = match keys.failures {
+            0 => String::new(),
+            n => format!(" ({n} failures)"),
+        };
+        table.add_row([
+            keys.uri.clone(),
+            keys.issuers.join(", "),
+            state,
+            format!("{why}{tries}"),
+        ]);
+    }
+    format!("\n{}", table.trim_fmt())
+}
+
 fn describe(status: &Status, state: &StateDir) -> String {
     let mut text = format!(
         "generation {}, policy set {}, state {}\n",
@@ -220,6 +258,7 @@ fn describe(status: &Status, state: &StateDir) -> String {
     }
     text.push_str(&table.trim_fmt());
     text.push_str(&circuits(&status.circuits));
+    text.push_str(&token_keys(&status.token_keys, SystemClock.now()));
     for (name, value) in [
         ("mesh", &status.mesh),
         ("ca", &status.ca),

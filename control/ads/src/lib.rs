@@ -10,7 +10,8 @@
 //! switches at one point; what it answers travels back as ACK or NACK and ends in [`ConfigSource::report`].
 //!
 //! Beside it, proxies share which circuits they hold open ([`CircuitClient`], [`CircuitHub`]): that is no configuration
-//! and makes no generation.
+//! and makes no generation. And they say which token issuers' keys they lack ([`KeyClient`], [`KeyService`]): keys are part
+//! of a configuration, and come with the next generation.
 //!
 //! Invariants:
 //! - A proxy is only ever given a whole generation, never a mix of two.
@@ -21,11 +22,13 @@
 
 mod circuits;
 mod client;
+mod keys;
 mod server;
 mod wire;
 
 pub use circuits::{CircuitClient, CircuitHub, CircuitService, Membership};
 pub use client::{AdsClient, AdsStatus, ChannelFactory};
+pub use keys::{KeyClient, KeyService};
 pub use server::{AckReport, AdsService, ConfigSource, Refused};
 pub use wire::{WireError, type_url};
 

@@ -2,6 +2,7 @@
 
 mod convergence;
 mod fixture;
+mod keys;
 
 use std::time::Duration;
 

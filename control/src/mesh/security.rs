@@ -89,7 +89,7 @@ pub(crate) struct KeySource {
 /// Where keys are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum KeyPlace {
+pub enum KeyPlace {
     /// The key set itself.
     Uri(String),
     /// The configuration of an issuer, which says where (OpenID Connect Discovery 1.0 section 4).

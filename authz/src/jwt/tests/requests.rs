@@ -437,3 +437,34 @@ fn a_remembered_token_still_expires() {
     let late = verifier.verify(&request, UnixTime::from_secs(NOW + 60));
     assert_eq!(late, Err(TokenError::Expired));
 }
+
+/// Forged tokens are no reason to ask an issuer; tokens whose key is not here are, once each time they are asked for.
+#[test]
+fn tokens_with_unknown_keys_say_by_which_rule_they_came() {
+    let verifier = verifier(|_| {});
+    let lacking = |token: &str| {
+        assert!(verifier.verify(&bearer(token), now()).is_err());
+        (verifier.take_lacking(), verifier.take_lacking())
+    };
+    let named = || (vec!["default/jwt/0".to_owned()], Vec::new());
+    let none = || (Vec::new(), Vec::new());
+    let newer = ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", "ES256");
+    let body = claims().to_string();
+    assert_eq!(
+        lacking(&newer.raw(r#"{"alg":"ES256","kid":"new"}"#, &body)),
+        named()
+    );
+    assert_eq!(lacking(&newer.raw(r#"{"alg":"ES256"}"#, &body)), named());
+    assert_eq!(
+        lacking(&newer.raw(r#"{"alg":"ES256","kid":"ec"}"#, &body)),
+        none()
+    );
+    assert_eq!(lacking(&KEY.token(&with(json!({"exp": 1})))), none());
+    let elsewhere = with(json!({"iss": "https://evil.example"})).to_string();
+    assert_eq!(
+        lacking(&newer.raw(r#"{"alg":"ES256","kid":"new"}"#, &elsewhere)),
+        none()
+    );
+    let logout = r#"{"alg":"ES256","kid":"new","typ":"logout+jwt"}"#;
+    assert_eq!(lacking(&newer.raw(logout, &body)), none());
+}
