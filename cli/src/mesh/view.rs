@@ -39,6 +39,36 @@ pub(super) struct View {
 }
 
 impl View {
+    /// How the keys of token issuers stand, as (name, help, value).
+    fn token_key_gauges(&self) -> [(&'static str, &'static str, u64); 4] {
+        let keys = self.controller.status().token_keys;
+        let now = self.clock.now();
+        let ages = keys.iter().filter_map(|k| Some(now.since(k.fetched_at?)));
+        let oldest = ages.max().unwrap_or_default();
+        [
+            (
+                "reeve_jwks_sources",
+                "Places that keys of token issuers are fetched from.",
+                count(keys.len()),
+            ),
+            (
+                "reeve_jwks_failing",
+                "Those of them whose last fetch failed.",
+                count(keys.iter().filter(|k| k.failures > 0).count()),
+            ),
+            (
+                "reeve_jwks_missing",
+                "Those of them that there are no keys of, so that their issuers' tokens are refused.",
+                count(keys.iter().filter(|k| k.keys == 0).count()),
+            ),
+            (
+                "reeve_jwks_oldest_seconds",
+                "Age of the oldest fetched keys in use.",
+                oldest.as_secs(),
+            ),
+        ]
+    }
+
     fn jobs_done(&self) -> Vec<JobDone> {
         let instances = Instances::read(&self.instances).map(|all| all.instances);
         let done = instances.unwrap_or_default().into_iter().filter_map(|i| {
@@ -126,12 +156,6 @@ impl MeshView for View {
             .encode_to_string(&self.registry.gather())
             .unwrap_or_default();
         let status = self.status();
-        let keys = self.controller.status().token_keys;
-        let now = self.clock.now();
-        let failing = keys.iter().filter(|k| k.failures > 0).count();
-        let missing = keys.iter().filter(|k| k.keys == 0).count();
-        let ages = keys.iter().filter_map(|k| Some(now.since(k.fetched_at?)));
-        let oldest = ages.max().unwrap_or_default();
         let connected = status
             .proxies
             .iter()
@@ -159,26 +183,6 @@ impl MeshView for View {
                 count(connected),
             ),
             (
-                "reeve_jwks_sources",
-                "Places that keys of token issuers are fetched from.",
-                count(keys.len()),
-            ),
-            (
-                "reeve_jwks_failing",
-                "Those of them whose last fetch failed.",
-                count(failing),
-            ),
-            (
-                "reeve_jwks_missing",
-                "Those of them that there are no keys of, so that their issuers' tokens are refused.",
-                count(missing),
-            ),
-            (
-                "reeve_jwks_oldest_seconds",
-                "Age of the oldest fetched keys in use.",
-                oldest.as_secs(),
-            ),
-            (
                 "reeve_audit_records",
                 "Records under the audit log's checkpoint.",
                 status.audit.records,
@@ -188,7 +192,10 @@ impl MeshView for View {
                 "Batches under the audit log's checkpoint.",
                 status.audit.tree_size,
             ),
-        ] {
+        ]
+        .into_iter()
+        .chain(self.token_key_gauges())
+        {
             text.push_str(&format!(
                 "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
             ));
