@@ -5,7 +5,7 @@ use cedar_policy::{
     pst::{EntityOrSlot, PrincipalConstraint, Template},
 };
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use reeve_core::{PolicyId, model::PolicyMode};
+use reeve_core::{PolicyId, UnixTime, model::PolicyMode};
 
 use crate::{PolicyFault, ids, uses::Uses};
 
@@ -32,21 +32,22 @@ impl Place<'_> {
     }
 }
 
-/// A policy that passed, and what was learnt on the way.
+/// What was learnt of a policy that passed.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// Its syntax tree.
-    pub(crate) tree: Template,
     /// What it looks at.
     pub(crate) uses: Uses,
     /// `@mode`.
     pub(crate) mode: PolicyMode,
-    /// `@until`.
-    pub(crate) until: Option<Timestamp>,
+    /// `@until`: from then on it does not decide.
+    pub(crate) until: Option<UnixTime>,
 }
 
-/// Checks annotations, entity ids and tag names.
-pub(crate) fn check(policy: &Policy, place: Place<'_>) -> Result<Checked, Vec<PolicyFault>> {
+/// Checks annotations, entity ids and tag names; gives the policy's syntax tree as well.
+pub(crate) fn check(
+    policy: &Policy,
+    place: Place<'_>,
+) -> Result<(Checked, Template), Vec<PolicyFault>> {
     let tree = match policy.to_pst() {
         Ok(tree) => tree.body().clone(),
         Err(e) => return Err(vec![place.fault("", e.to_string())]),
@@ -82,18 +83,11 @@ pub(crate) fn check(policy: &Policy, place: Place<'_>) -> Result<Checked, Vec<Po
         }
     }
     check_ids(policy, &tree, place, &mut faults);
-    let mut uses = Uses::of(&tree);
-    if until.is_some() {
-        uses.attributes.insert("time".to_owned());
-    }
+    let uses = Uses::of(&tree);
     check_tags(&uses, place, &mut faults);
     if faults.is_empty() {
-        Ok(Checked {
-            tree,
-            uses,
-            mode,
-            until,
-        })
+        let checked = Checked { uses, mode, until };
+        Ok((checked, tree))
     } else {
         Err(faults)
     }
@@ -141,13 +135,21 @@ fn check_tags(uses: &Uses, place: Place<'_>, faults: &mut Vec<PolicyFault>) {
     }
 }
 
-/// `@until`: the first instant at which the policy no longer applies. A bare date means the end of that day, UTC.
-fn parse_until(value: &str) -> Option<Timestamp> {
-    if let Ok(time) = value.parse::<Timestamp>() {
-        return Some(time);
-    }
-    let next_day = value.parse::<Date>().ok()?.tomorrow().ok()?;
-    Some(next_day.to_zoned(TimeZone::UTC).ok()?.timestamp())
+/// `@until`: the first instant at which the policy no longer applies, as RFC 3339 has it. A bare date means the end of
+/// that day, UTC.
+pub(crate) fn parse_until(value: &str) -> Option<UnixTime> {
+    let time: Timestamp = if value.len() == "2030-12-31".len() {
+        let next_day = value.parse::<Date>().ok()?.tomorrow().ok()?;
+        next_day.to_zoned(TimeZone::UTC).ok()?.timestamp()
+    } else if value.contains('[') {
+        // A time with the name of its zone is none of RFC 3339's.
+        return None;
+    } else {
+        value.parse().ok()?
+    };
+    // What lapsed before 1970 has lapsed.
+    let millis = u64::try_from(time.as_millisecond()).unwrap_or_default();
+    Some(UnixTime::from_millis(millis))
 }
 
 #[cfg(test)]

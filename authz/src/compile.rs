@@ -1,38 +1,89 @@
 //! From policy sources to policies that may decide.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use cedar_policy::{
-    Policy, PolicySet, Template,
+    Effect as CedarEffect, Policy, PolicySet, Template,
     ffi::DetailedError,
-    pst::{self, BinaryOp, Clause, Expr, Literal, StaticPolicy, UnaryOp, Var},
+    pst::{self, StaticPolicy},
 };
 use cedar_policy_core::ast;
-use jiff::Timestamp;
-use reeve_core::{PolicyId, UnixTime, model::PolicySource};
+use reeve_core::{
+    PolicyId, UnixTime,
+    decision::Effect,
+    model::{PolicyMode, PolicySource},
+};
 
 use crate::{
     PolicyFault, bounds,
     check::{self, Checked, Place},
-    entities,
     fault::merged,
+    index::Filing,
     mesh_schema::MeshSchema,
+    opaque,
+    uses::Uses,
 };
 
 /// Most policies in one slice.
-pub(crate) const MAX_POLICIES: usize = 20_000;
+pub(crate) const MAX_POLICIES: usize = 100_000;
 /// Longest text of one policy.
 pub(crate) const MAX_POLICY_BYTES: usize = 64 * 1024;
 
 /// A policy that may decide.
 #[derive(Debug)]
 pub(crate) struct Compiled {
+    /// Tells it from every other of the process.
+    pub(crate) number: u64,
     pub(crate) source: PolicySource,
     pub(crate) checked: Checked,
-    /// What is evaluated: the source, and its `@until` as a condition.
     pub(crate) policy: Policy,
     /// All of it as one expression, scope first.
     pub(crate) condition: ast::Expr,
+    /// Where it stands in the index.
+    pub(crate) filing: Filing,
+    /// Of a `forbid` that looks at HTTP, what holds for any connection ([`opaque`]).
+    pub(crate) weak: Option<Arc<Self>>,
+}
+
+impl Compiled {
+    fn new(
+        mesh: &MeshSchema,
+        source: PolicySource,
+        checked: Checked,
+        (policy, tree): (Policy, &pst::Template),
+    ) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self {
+            number: LAST.fetch_add(1, Ordering::Relaxed),
+            filing: Filing::of(mesh, tree, source.scope.as_ref()),
+            condition: AsRef::<ast::Policy>::as_ref(&policy).condition(),
+            weak: None,
+            source,
+            checked,
+            policy,
+        }
+    }
+
+    /// What the policy does when it applies.
+    pub(crate) fn effect(&self) -> Effect {
+        match self.policy.effect() {
+            CedarEffect::Permit => Effect::Allow,
+            CedarEffect::Forbid => Effect::Deny,
+        }
+    }
+
+    /// Its syntax tree, which is made anew: few ask for it, and it is large.
+    pub(crate) fn tree(&self) -> Option<pst::Template> {
+        Some(self.policy.to_pst().ok()?.body().clone())
+    }
+
+    /// Whether it still decides at `now`: `@until` has not come.
+    pub(crate) fn is_in_force(&self, now: UnixTime) -> bool {
+        self.checked.until.is_none_or(|until| now < until)
+    }
 }
 
 /// Policies that may decide, ordered by id.
@@ -49,13 +100,13 @@ pub(crate) fn compile(
         (Err(e), Some(first)) => return Err(vec![fault(first, e.to_string())]),
         (Err(_), None) => return Err(Vec::new()),
     };
-    let mut all = BTreeMap::new();
+    let mut all = Vec::with_capacity(sources.len().min(MAX_POLICIES));
     let mut faults = Vec::new();
     let mut set = PolicySet::new();
     for source in sources.iter().take(MAX_POLICIES) {
         let compiled = match known(before, source) {
             Some(compiled) => compiled,
-            None => match compile_one(source) {
+            None => match compile_one(mesh, source) {
                 Ok((written, compiled)) => {
                     if let Err(e) = set.add(written) {
                         faults.push(fault(source, e.to_string()));
@@ -68,21 +119,29 @@ pub(crate) fn compile(
                 }
             },
         };
-        if all.insert(source.id.clone(), compiled).is_some() {
-            faults.push(fault(source, "another policy has this id".to_owned()));
-        }
+        all.push(compiled);
     }
     if let Some(beyond) = sources.get(MAX_POLICIES) {
         faults.push(fault(beyond, format!("more than {MAX_POLICIES} policies")));
     }
-    for (id, diagnostic) in mesh.validate(&set) {
-        let compiled = PolicyId::parse(&id).ok().and_then(|id| all.get(&id));
-        if let Some(source) = compiled.map(|c| &c.source) {
+    let id = |compiled: &Arc<Compiled>| compiled.source.id.clone();
+    if !all.is_sorted_by(|a, b| a.source.id < b.source.id) {
+        all.sort_by(|a, b| a.source.id.cmp(&b.source.id));
+        let same = all.windows(2).filter_map(|pair| match pair {
+            [a, b] if a.source.id == b.source.id => Some(&b.source),
+            _ => None,
+        });
+        faults.extend(same.map(|twin| fault(twin, "another policy has this id".to_owned())));
+    }
+    for (name, diagnostic) in mesh.validate(&set) {
+        let named = PolicyId::parse(&name).ok();
+        let at = named.and_then(|named| all.binary_search_by_key(&named, id).ok());
+        if let Some(source) = at.and_then(|at| all.get(at)).map(|c| &c.source) {
             faults.push(PolicyFault::of_cedar(&source.id, &source.text, &diagnostic));
         }
     }
     if faults.is_empty() {
-        Ok((mesh, all.into_values().collect()))
+        Ok((mesh, all))
     } else {
         Err(merged(faults))
     }
@@ -95,7 +154,10 @@ fn known(before: &[Arc<Compiled>], source: &PolicySource) -> Option<Arc<Compiled
 }
 
 /// The policy as it was written (whose places validation reports), and as it is evaluated.
-fn compile_one(source: &PolicySource) -> Result<(Policy, Compiled), Vec<PolicyFault>> {
+fn compile_one(
+    mesh: &MeshSchema,
+    source: &PolicySource,
+) -> Result<(Policy, Compiled), Vec<PolicyFault>> {
     if source.text.len() > MAX_POLICY_BYTES {
         let message = format!("a policy is at most {MAX_POLICY_BYTES} bytes long");
         return Err(vec![fault(source, message)]);
@@ -116,20 +178,36 @@ fn compile_one(source: &PolicySource) -> Result<(Policy, Compiled), Vec<PolicyFa
         document: &source.text,
         offset: 0,
     };
-    let checked = check::check(&written, place)?;
-    let policy = match checked.until {
-        None => written.clone(),
-        Some(until) => limited(&checked.tree, until)
-            .map(|policy| policy.new_id(id))
-            .map_err(|e| vec![fault(source, e.to_string())])?,
-    };
-    let compiled = Compiled {
-        source: source.clone(),
-        checked,
-        condition: AsRef::<ast::Policy>::as_ref(&policy).condition(),
-        policy,
-    };
+    let (checked, tree) = check::check(&written, place)?;
+    let parsed = (written.clone(), &tree);
+    let mut compiled = Compiled::new(mesh, source.clone(), checked, parsed);
+    compiled.weak = weak(mesh, &compiled, &tree).map_err(|_| {
+        let message = "the policy cannot be judged for connections".to_owned();
+        vec![fault(source, message)]
+    })?;
     Ok((written, compiled))
+}
+
+/// What a connection that could not be read as HTTP must not slip past.
+fn weak(
+    mesh: &MeshSchema,
+    policy: &Compiled,
+    tree: &pst::Template,
+) -> Result<Option<Arc<Compiled>>, pst::PstConstructionError> {
+    if policy.source.mode != PolicyMode::Enforce || policy.effect() != Effect::Deny {
+        return Ok(None);
+    }
+    let Some(tree) = opaque::weakened(tree)? else {
+        return Ok(None);
+    };
+    let checked = Checked {
+        uses: Uses::of(&tree),
+        ..policy.checked
+    };
+    let weak = Policy::from_pst(pst::Policy::Static(StaticPolicy::try_from(tree.clone())?))?;
+    let source = policy.source.clone();
+    let weak = Compiled::new(mesh, source, checked, (weak, &tree));
+    Ok(Some(Arc::new(weak)))
 }
 
 /// Every diagnostic of a text that does not parse.
@@ -156,30 +234,6 @@ pub(crate) fn template_fault(id: &PolicyId, text: &str, offset: usize) -> Policy
         "policy templates are not supported".to_owned(),
     )
     .with_help("write the policy once for each principal or resource that it concerns")
-}
-
-/// The policy with `@until` as a condition: Cedar decides, and the clock is the request's.
-fn limited(tree: &pst::Template, until: Timestamp) -> Result<Policy, pst::PstConstructionError> {
-    let millis = u64::try_from(until.as_millisecond()).unwrap_or_default();
-    let until = entities::datetime(UnixTime::from_millis(millis));
-    let now = Expr::GetAttr {
-        expr: Expr::Var(Var::Context).into(),
-        attr: "time".into(),
-    };
-    let limit = Expr::UnaryOp {
-        op: UnaryOp::Datetime,
-        expr: Expr::Literal(Literal::String(until.into())).into(),
-    };
-    let mut tree = tree.clone();
-    tree.try_add_clause(Clause::When(
-        Expr::BinaryOp {
-            op: BinaryOp::Less,
-            left: now.into(),
-            right: limit.into(),
-        }
-        .into(),
-    ))?;
-    Policy::from_pst(pst::Policy::Static(StaticPolicy::try_from(tree)?))
 }
 
 fn fault(source: &PolicySource, message: String) -> PolicyFault {

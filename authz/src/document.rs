@@ -141,7 +141,7 @@ impl Document<'_> {
                 .push(PolicyFault::at(&id, self.text, offset, message));
         }
         let mode = match check::check(policy, place) {
-            Ok(checked) => checked.mode,
+            Ok((checked, _)) => checked.mode,
             Err(faults) => {
                 self.faults.extend(faults);
                 PolicyMode::Enforce

@@ -5,27 +5,25 @@
 
 mod key;
 mod memory;
+mod policies;
 mod verdict;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cedar_policy::Effect as CedarEffect;
 use reeve_core::{
-    TrustDomain,
+    PolicyId, TrustDomain, UnixTime,
     decision::{AccessRequest, Decision, Effect, Reason},
     model::PolicySlice,
 };
 
+use self::policies::Policies;
 use crate::{
     Explanation, PolicyFault,
     compile::{self, Compiled},
-    entities::{Looks, Question},
-    explain,
-    index::Index,
-    mesh_schema::MeshSchema,
-    opaque::Blind,
-    uses::Uses,
 };
+
+/// Most policies that are asked about one request; when more might apply, it is denied.
+pub const MAX_CANDIDATES: usize = 1024;
 
 /// A compiled policy slice. Immutable and `Send + Sync`; share it as an `Arc`.
 #[derive(Debug)]
@@ -52,21 +50,6 @@ enum State {
     Open(Box<Policies>),
 }
 
-#[derive(Debug)]
-struct Policies {
-    /// Tells this compilation from every other of the process.
-    number: u64,
-    mesh: &'static MeshSchema,
-    /// The mesh's trust domain.
-    home: Option<TrustDomain>,
-    uses: Uses,
-    /// What opaque connections must not slip past.
-    blind: Blind,
-    /// Ordered by id.
-    all: Vec<Arc<Compiled>>,
-    index: Index,
-}
-
 impl Engine {
     /// Compiles a slice; every policy is validated in strict mode, and all faults are reported.
     pub fn compile(slice: &PolicySlice) -> Result<Self, Vec<PolicyFault>> {
@@ -79,34 +62,15 @@ impl Engine {
         before: Option<&Self>,
     ) -> Result<Self, Vec<PolicyFault>> {
         let before = match before.map(|engine| &engine.state) {
-            Some(State::Open(policies)) => policies.all.as_slice(),
-            Some(State::Closed(_)) | None => &[],
+            Some(State::Open(policies)) => Some(policies.as_ref()),
+            Some(State::Closed(_)) | None => None,
         };
-        let (mesh, all) = compile::compile(&slice.policies, before)?;
-        let mut uses = Uses::default();
-        for policy in &all {
-            uses.merge(policy.checked.uses.clone());
-        }
-        let needs = Needs {
-            headers: uses.headers.clone(),
-            query: uses.query.clone(),
-        };
-        let blind = Blind::of(all.iter().map(AsRef::as_ref)).map_err(|id| {
-            let message = "the policy cannot be judged for connections".to_owned();
-            vec![PolicyFault::at(&id, "", 0, message)]
-        })?;
-        let policies = Policies {
-            number: memory::next_number(),
-            blind,
-            mesh,
-            home: None,
-            uses,
-            index: Index::build(mesh, all.iter().map(AsRef::as_ref)),
-            all,
-        };
+        let known: &[Arc<Compiled>] = before.map_or(&[], Policies::all);
+        let (mesh, all) = compile::compile(&slice.policies, known)?;
+        let policies = Policies::new(mesh, all, before);
         Ok(Self {
+            needs: policies.needs(),
             state: State::Open(Box::new(policies)),
-            needs,
             mesh_hash: slice.mesh_hash.clone(),
         })
     }
@@ -124,8 +88,7 @@ impl Engine {
     #[must_use]
     pub fn in_trust_domain(mut self, domain: TrustDomain) -> Self {
         if let State::Open(policies) = &mut self.state {
-            policies.home = Some(domain);
-            policies.number = memory::next_number();
+            policies.settle(domain);
         }
         self
     }
@@ -167,68 +130,27 @@ impl Engine {
         &self.needs
     }
 
+    /// Whether a policy stops deciding after `from` and by `to` (`@until`), so that what was judged before may have
+    /// another answer.
+    pub fn lapses_between(&self, from: UnixTime, to: UnixTime) -> bool {
+        match &self.state {
+            State::Closed(_) => false,
+            State::Open(policies) => policies.lapses_between(from, to),
+        }
+    }
+
+    /// The policies that one request could concern all at once, if they are more than [`MAX_CANDIDATES`]. `services`
+    /// is how many services a workload is behind at most.
+    pub fn crowd(&self, services: usize) -> Option<Vec<PolicyId>> {
+        match &self.state {
+            State::Closed(_) => None,
+            State::Open(policies) => policies.crowd(services),
+        }
+    }
+
     /// Hash of the whole mesh's policy set, as the slice stated it; empty before there is one.
     pub fn mesh_hash(&self) -> &str {
         &self.mesh_hash
-    }
-}
-
-impl Policies {
-    fn decide(&self, request: &AccessRequest) -> Decision {
-        // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
-        memory::decide(self, request)
-            .unwrap_or_else(|_| Decision::without_policy(Effect::Deny, Reason::ForbidError))
-    }
-
-    /// The denial, if a `forbid` that looks at HTTP might apply.
-    fn blindly(&self, request: &AccessRequest) -> Option<Decision> {
-        if self.blind.is_empty() {
-            return None;
-        }
-        let denied = |policies| Decision {
-            policies,
-            ..Decision::without_policy(Effect::Deny, Reason::ForbidError)
-        };
-        let looks = Looks(&[&self.uses]);
-        let Ok(question) = Question::new(self.mesh, looks, self.home.as_ref(), request) else {
-            return Some(denied(Vec::new()));
-        };
-        let found = self
-            .blind
-            .concerning(&request.resource.namespace, &question);
-        (!found.is_empty()).then(|| denied(found))
-    }
-
-    fn explain(&self, request: &AccessRequest) -> Vec<explain::PolicyVerdict> {
-        // Everything is built here: a part of a policy may be asked on its own.
-        let everything = Uses {
-            whole_context: true,
-            hierarchy: true,
-            ..self.uses.clone()
-        };
-        let looks = Looks(&[&everything]);
-        let Ok(question) = Question::new(self.mesh, looks, self.home.as_ref(), request) else {
-            return Vec::new();
-        };
-        let concerned = self.all.iter().filter(|p| {
-            let scope = p.source.scope.as_ref();
-            scope.is_none_or(|namespace| *namespace == request.resource.namespace)
-        });
-        let mut verdicts: Vec<_> = concerned
-            .map(|policy| explain::verdict(policy, &question))
-            .collect();
-        explain::nearest_first(&mut verdicts);
-        verdicts
-    }
-}
-
-impl Compiled {
-    /// What the policy does when it applies.
-    pub(crate) fn effect(&self) -> Effect {
-        match self.policy.effect() {
-            CedarEffect::Permit => Effect::Allow,
-            CedarEffect::Forbid => Effect::Deny,
-        }
     }
 }
 

@@ -175,7 +175,8 @@ impl Looks<'_> {
         self.0.iter().any(|uses| uses.whole_context)
     }
 
-    fn hierarchy(self) -> bool {
+    /// Whether any of them asks for membership of something else than the request's parties.
+    pub(crate) fn hierarchy(self) -> bool {
         self.0.iter().any(|uses| uses.hierarchy)
     }
 }

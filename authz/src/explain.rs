@@ -3,7 +3,7 @@
 //! A policy is taken apart – principal, action, resource, then each condition, top-level `&&` split – and its parts
 //! are asked in order until one does not hold.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use cedar_policy::{
     Policy, PolicySet,
@@ -13,7 +13,7 @@ use cedar_policy::{
     },
 };
 use reeve_core::{
-    PolicyId,
+    PolicyId, UnixTime,
     decision::{Decision, Effect},
     model::PolicyMode,
 };
@@ -24,6 +24,9 @@ use crate::{
     entities::Question,
     judge::{OnForbidError, judge},
 };
+
+/// Annotations that an explanation tells.
+const TOLD: [&str; 3] = ["description", "owner", "until"];
 
 /// A decision and what each candidate policy said. Policies scoped to other namespaces are not candidates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,9 @@ pub struct PolicyVerdict {
     /// The evaluation error, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What it says of itself: `description`, `owner`, `until`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// Its source.
     pub text: String,
 }
@@ -105,17 +111,18 @@ impl fmt::Display for PolicyVerdict {
         };
         write!(f, "  {effect} {}{shadow}: ", self.id)?;
         match (self.verdict, &self.failed, &self.error) {
-            (Verdict::Satisfied, _, _) => f.write_str("applies"),
-            (_, _, Some(error)) => write!(f, "failed to evaluate: {error}"),
+            (Verdict::Satisfied, _, _) => f.write_str("applies")?,
+            (_, _, Some(error)) => write!(f, "failed to evaluate: {error}")?,
             (_, Some(part), None) => {
-                write!(
-                    f,
-                    "{} of {} parts hold, not: {part}",
-                    self.matched, self.parts
-                )
+                let Self { matched, parts, .. } = self;
+                write!(f, "{matched} of {parts} parts hold, not: {part}")?;
             }
-            (_, None, None) => f.write_str("does not apply"),
+            (_, None, None) => f.write_str("does not apply")?,
         }
+        for (name, value) in &self.annotations {
+            write!(f, "\n      {name}: {value}")?;
+        }
+        Ok(())
     }
 }
 
@@ -127,24 +134,48 @@ pub(crate) fn nearest_first(verdicts: &mut [PolicyVerdict]) {
     });
 }
 
-/// Asks one policy.
-pub(crate) fn verdict(policy: &Compiled, question: &Question) -> PolicyVerdict {
-    let tree = match policy.policy.to_pst() {
-        Ok(tree) => tree.body().clone(),
-        Err(_) => policy.checked.tree.clone(),
-    };
-    let parts = parts(&tree);
+/// Asks one policy, at `now`.
+pub(crate) fn verdict(policy: &Compiled, question: &Question, now: UnixTime) -> PolicyVerdict {
+    let annotations = policy.policy.annotations();
+    let told = annotations.filter(|(name, _)| TOLD.contains(name));
     let mut found = PolicyVerdict {
         id: policy.source.id.clone(),
         effect: policy.effect(),
         mode: policy.source.mode,
         verdict: Verdict::Satisfied,
         matched: 0,
-        parts: parts.len(),
+        parts: 0,
         failed: None,
         error: None,
+        annotations: told
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         text: policy.source.text.clone(),
     };
+    match policy.policy.to_pst() {
+        Ok(tree) => take_apart(tree.body(), question, &mut found),
+        Err(error) => {
+            found.verdict = Verdict::Error;
+            found.error = Some(error.to_string());
+        }
+    }
+    if let Some(until) = found.annotations.get("until") {
+        found.parts += 1;
+        if policy.is_in_force(now) {
+            found.matched += 1;
+        } else if found.verdict != Verdict::Unsatisfied {
+            // It is not asked any more, and so cannot fail either.
+            found.verdict = Verdict::Unsatisfied;
+            found.failed = Some(format!("@until({until:?})"));
+            found.error = None;
+        }
+    }
+    found
+}
+
+fn take_apart(tree: &Template, question: &Question, found: &mut PolicyVerdict) {
+    let parts = parts(tree);
+    found.parts = parts.len();
     let mut so_far = anything();
     for part in parts {
         // Each part is asked with those before it: a guard such as `context has user` shields what follows.
@@ -166,7 +197,6 @@ pub(crate) fn verdict(policy: &Compiled, question: &Question) -> PolicyVerdict {
             }
         }
     }
-    found
 }
 
 /// One thing that must hold for a policy to apply.

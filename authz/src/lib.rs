@@ -39,7 +39,7 @@ mod review;
 mod uses;
 
 pub use document::{mesh_hash, parse_access_policy};
-pub use engine::{Engine, Needs};
+pub use engine::{Engine, MAX_CANDIDATES, Needs};
 pub use explain::{Explanation, PolicyVerdict, Verdict};
 pub use fault::PolicyFault;
 pub use format::format_policies;

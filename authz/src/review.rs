@@ -8,7 +8,7 @@ mod names;
 mod region;
 mod relation;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use reeve_core::{UnixTime, decision::Effect, model::PolicyMode, model::PolicySource};
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,14 @@ use crate::{
     Known, PolicyFault,
     check::Place,
     compile::{self, Compiled},
+    entities::datetime,
 };
 
 /// Most pairs of policies that are compared with each other in one review.
 const MAX_COMPARED: usize = 1_000_000;
+
+/// How long before its end a policy is remarked on.
+const LAPSE_NOTICE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Something that is likely not what was meant. Lines and columns count in the policy's own text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,8 @@ pub enum RemarkCode {
     UnknownEntity,
     /// Its conditions exclude each other.
     NeverTrue,
+    /// Its `@until` comes within two weeks.
+    Lapses,
     /// Its `@until` has passed.
     Lapsed,
     /// Another policy of the same effect covers all that it covers.
@@ -55,6 +61,7 @@ impl RemarkCode {
         match self {
             Self::UnknownEntity => "unknown_entity",
             Self::NeverTrue => "never_true",
+            Self::Lapses => "lapses",
             Self::Lapsed => "lapsed",
             Self::Shadowed => "shadowed",
             Self::Forbidden => "forbidden",
@@ -87,16 +94,9 @@ pub fn review(
             names::unknown(policy, known, remarks);
         }
         if let Some(until) = policy.checked.until
-            && until.as_millisecond() <= i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+            && let Some((code, message, help)) = lapse(policy, until, now)
         {
-            let message = format!("it lapsed at {until} and applies no more");
-            remarks.push(remark(
-                RemarkCode::Lapsed,
-                policy,
-                "@until",
-                message,
-                "remove it",
-            ));
+            remarks.push(remark(code, policy, "@until", message, help));
         } else if let Some((one, other)) = region.as_ref().and_then(|r| relations.contradiction(r))
         {
             let message = match one == other {
@@ -111,6 +111,32 @@ pub fn review(
     compare(&compiled, &regions, relations, &mut review);
     review.remarks.sort_by(|a, b| place(a).cmp(&place(b)));
     Ok(review)
+}
+
+/// Before and after the end of `policy`.
+fn lapse(
+    policy: &Compiled,
+    until: UnixTime,
+    now: UnixTime,
+) -> Option<(RemarkCode, String, &'static str)> {
+    let at = datetime(until);
+    if until <= now {
+        let message = format!("it lapsed at {at} and applies no more");
+        return Some((RemarkCode::Lapsed, message, "remove it"));
+    }
+    if until.since(now) > LAPSE_NOTICE {
+        return None;
+    }
+    let then = match policy.effect() {
+        Effect::Allow => "what it alone permits is denied then",
+        Effect::Deny => "what it forbids is then as open as the permits make it",
+    };
+    let message = format!("it lapses at {at}: {then}");
+    Some((
+        RemarkCode::Lapses,
+        message,
+        "write a later date if it has to stay",
+    ))
 }
 
 fn place(remark: &Remark) -> (&str, usize, usize, RemarkCode) {

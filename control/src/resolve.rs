@@ -123,7 +123,12 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
-    let (policies, policy_hash) = policies::resolve(&objects.access_policies, root, faults);
+    let (policies, policy_hash) = policies::resolve(
+        &objects.access_policies,
+        root,
+        (&services, &workloads),
+        faults,
+    );
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
     let root = &settings.root_namespace;

@@ -299,6 +299,8 @@ pub enum Reason {
     Forbidden,
     /// A `forbid` failed to evaluate; closed, since it might have applied.
     ForbidError,
+    /// More policies might apply than are asked about one request.
+    TooManyPolicies,
     /// There is no policy set yet, or it is older than its limit.
     NoPolicySet,
     /// A JWT was there but did not verify.
@@ -325,6 +327,7 @@ impl Reason {
             Self::NoPermit => "no_permit",
             Self::Forbidden => "forbidden",
             Self::ForbidError => "forbid_error",
+            Self::TooManyPolicies => "too_many_policies",
             Self::NoPolicySet => "no_policy_set",
             Self::InvalidToken => "invalid_token",
             Self::PlaintextRefused => "plaintext_refused",

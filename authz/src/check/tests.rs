@@ -44,14 +44,23 @@ fn only_known_annotations_pass() {
 
 #[test]
 fn a_bare_date_includes_its_day() {
-    assert_eq!(
-        parse_until("2030-01-31").unwrap().to_string(),
-        "2030-02-01T00:00:00Z"
-    );
-    assert_eq!(
-        parse_until("2030-01-31T10:00:00Z").unwrap().to_string(),
-        "2030-01-31T10:00:00Z"
-    );
+    let table = [
+        ("2030-01-31", Some(1_896_134_400)),
+        ("2030-01-31T10:00:00Z", Some(1_896_084_000)),
+        ("2030-01-31T12:00:00+02:00", Some(1_896_084_000)),
+        ("1960-01-01", Some(0)),
+        ("2030-02-30", None),
+        ("2030-01-31T10:00:00", None),
+        ("2030-01-31T10:00:00+01:00[Europe/Vienna]", None),
+        ("tomorrow", None),
+    ];
+    for (text, seconds) in table {
+        assert_eq!(
+            parse_until(text),
+            seconds.map(UnixTime::from_secs),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use reeve_core::decision::{AccessRequest, HttpContext, Principal, User};
 
-use crate::{entities::Looks, index::Position, uses::Uses};
+use crate::{compile::Compiled, entities::Looks, uses::Uses};
 
 /// Who asks, for what, and what is asked for.
 pub(super) fn parties(key: &mut Vec<u8>, request: &AccessRequest) {
@@ -36,7 +36,7 @@ pub(super) fn parties(key: &mut Vec<u8>, request: &AccessRequest) {
 /// time is among them, or everything.
 pub(super) fn values(
     key: &mut Vec<u8>,
-    candidates: &[Position],
+    candidates: &[&Compiled],
     looks: Looks<'_>,
     request: &AccessRequest,
 ) -> bool {
@@ -44,8 +44,8 @@ pub(super) fn values(
         return false;
     }
     length(key, candidates.len());
-    for position in candidates {
-        key.extend(position.to_le_bytes());
+    for policy in candidates {
+        key.extend(policy.number.to_le_bytes());
     }
     let context = &request.context;
     if looks.attribute("source_ip") {

@@ -9,15 +9,15 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::hash_map,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use reeve_core::decision::{AccessRequest, Decision};
+use foldhash::HashMap;
+use reeve_core::decision::{AccessRequest, Decision, Effect, Reason};
 
-use super::{Policies, key, verdict};
+use super::{MAX_CANDIDATES, key, policies::Policies, verdict};
 use crate::{
-    compile::Compiled,
     entities::{Looks, Parties, QuestionError},
     index::Shelf,
 };
@@ -28,6 +28,9 @@ const MAX_MET: usize = 1024;
 const MAX_DECISIONS: usize = 4096;
 /// Longest list of read values that a decision is remembered by, in bytes.
 const MAX_KEY_BYTES: usize = 1024;
+
+/// Things forgotten that are given back with each decision.
+const MAX_FADING: usize = 8;
 
 thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
@@ -60,7 +63,10 @@ struct Memory {
     /// The engine's number.
     engine: u64,
     met: HashMap<Box<[u8]>, Met>,
-    decisions: usize,
+    /// How many were met since the last were forgotten.
+    last: u64,
+    decisions: HashMap<Box<[u8]>, Decision>,
+    fading: Fading,
     /// Room for keys.
     parties: Vec<u8>,
     values: Vec<u8>,
@@ -69,9 +75,28 @@ struct Memory {
 /// A principal, action and resource that were met before.
 #[derive(Debug)]
 struct Met {
+    number: u64,
     parties: Parties,
     shelf: Shelf,
-    decisions: HashMap<Box<[u8]>, Decision>,
+}
+
+/// What was forgotten and is given back little by little: all at once would hold a request up.
+#[derive(Debug, Default)]
+struct Fading {
+    met: Option<hash_map::IntoIter<Box<[u8]>, Met>>,
+    decisions: Option<hash_map::IntoIter<Box<[u8]>, Decision>>,
+}
+
+impl Fading {
+    fn some(&mut self) {
+        self.met = self.met.take().and_then(fewer);
+        self.decisions = self.decisions.take().and_then(fewer);
+    }
+}
+
+fn fewer<I: ExactSizeIterator>(mut rest: I) -> Option<I> {
+    rest.by_ref().take(MAX_FADING).for_each(drop);
+    (rest.len() > 0).then_some(rest)
 }
 
 impl Memory {
@@ -80,75 +105,73 @@ impl Memory {
         policies: &Policies,
         request: &AccessRequest,
     ) -> Result<Decision, QuestionError> {
-        let full = self.met.len() >= MAX_MET || self.decisions >= MAX_DECISIONS;
+        let full = self.met.len() >= MAX_MET || self.decisions.len() >= MAX_DECISIONS;
         if full || self.engine != policies.number {
             self.engine = policies.number;
-            self.met.clear();
-            self.decisions = 0;
+            self.last = 0;
+            self.fading = Fading {
+                met: Some(std::mem::take(&mut self.met).into_iter()),
+                decisions: Some(std::mem::take(&mut self.decisions).into_iter()),
+            };
         }
+        self.fading.some();
         self.parties.clear();
         key::parties(&mut self.parties, request);
-        if let Some(met) = self.met.get_mut(self.parties.as_slice()) {
-            return met.decide(policies, request, &mut self.values, &mut self.decisions);
+        if !self.met.contains_key(self.parties.as_slice()) {
+            self.last += 1;
+            let met = Met::new(policies, request, self.last)?;
+            self.met.insert(self.parties.as_slice().into(), met);
         }
-        let mut met = Met::new(policies, request)?;
-        let decision = met.decide(policies, request, &mut self.values, &mut self.decisions);
-        self.met.insert(self.parties.as_slice().into(), met);
-        decision
+        match self.met.get(self.parties.as_slice()) {
+            Some(met) => met.decide(policies, request, &mut self.values, &mut self.decisions),
+            // It was put there just now.
+            None => Ok(Decision::without_policy(Effect::Deny, Reason::ForbidError)),
+        }
     }
 }
 
 impl Met {
-    fn new(policies: &Policies, request: &AccessRequest) -> Result<Self, QuestionError> {
+    fn new(
+        policies: &Policies,
+        request: &AccessRequest,
+        number: u64,
+    ) -> Result<Self, QuestionError> {
         let home = policies.home.as_ref();
-        let hierarchy = policies.uses.hierarchy;
         Ok(Self {
-            parties: Parties::new(policies.mesh, hierarchy, home, request)?,
+            number,
+            parties: Parties::new(policies.mesh, policies.hierarchy(), home, request)?,
             shelf: policies.index.shelf(request, home),
-            decisions: HashMap::new(),
         })
     }
 
     fn decide(
-        &mut self,
+        &self,
         policies: &Policies,
         request: &AccessRequest,
-        values: &mut Vec<u8>,
-        remembered: &mut usize,
+        key: &mut Vec<u8>,
+        known: &mut HashMap<Box<[u8]>, Decision>,
     ) -> Result<Decision, QuestionError> {
-        let positions = policies.index.candidates(&self.shelf, request);
-        let candidates: Vec<_> = positions
-            .iter()
-            .filter_map(|at| Some(policies.all.get(*at as usize)?.as_ref()))
-            .collect();
+        let mut candidates = policies.index.candidates(&self.shelf, request);
+        candidates.retain(|policy| policy.is_in_force(request.context.time));
+        if candidates.len() > MAX_CANDIDATES {
+            let reason = Reason::TooManyPolicies;
+            return Ok(Decision::without_policy(Effect::Deny, reason));
+        }
         // Only what the candidates look at counts.
         let uses: Vec<_> = candidates.iter().map(|p| &p.checked.uses).collect();
-        values.clear();
-        let complete = key::values(values, &positions, Looks(&uses), request);
-        let memorable = complete && values.len() <= MAX_KEY_BYTES;
-        if memorable && let Some(decision) = self.decisions.get(values.as_slice()) {
+        let looks = Looks(&uses);
+        key.clear();
+        key.extend(self.number.to_le_bytes());
+        let complete = key::values(key, &candidates, looks, request);
+        let memorable = complete && key.len() <= MAX_KEY_BYTES;
+        if memorable && let Some(decision) = known.get(key.as_slice()) {
             return Ok(decision.clone());
         }
-        let decision = judge(policies, &self.parties, &candidates, Looks(&uses), request)?;
+        let (asked, entities) = self.parties.asked(policies.mesh, looks, request)?;
+        let decision = verdict::judge(&candidates, asked, &entities);
         if memorable {
-            self.decisions
-                .insert(values.as_slice().into(), decision.clone());
-            *remembered += 1;
+            known.insert(key.as_slice().into(), decision.clone());
         }
         Ok(decision)
     }
 }
-
-fn judge(
-    policies: &Policies,
-    parties: &Parties,
-    candidates: &[&Compiled],
-    looks: Looks<'_>,
-    request: &AccessRequest,
-) -> Result<Decision, QuestionError> {
-    let (asked, entities) = parties.asked(policies.mesh, looks, request)?;
-    Ok(verdict::judge(candidates, asked, &entities))
-}
-
-#[cfg(test)]
-mod tests;

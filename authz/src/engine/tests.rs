@@ -453,14 +453,9 @@ fn a_policy_applies_until_its_date() {
         asked.context.time = UnixTime::from_secs(seconds);
         assert_eq!(engine.decide(&asked).is_allow(), allowed, "{seconds}");
     }
-    let explained = engine.explain(&asked);
-    assert!(
-        explained.policies[0]
-            .failed
-            .as_deref()
-            .unwrap()
-            .contains("context.time")
-    );
+    let explained = &engine.explain(&asked).policies[0];
+    assert_eq!(explained.failed.as_deref(), Some("@until(\"2027-01-15\")"));
+    assert_eq!((explained.matched, explained.parts), (3, 4));
 }
 
 #[test]

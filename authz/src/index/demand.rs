@@ -10,17 +10,22 @@
     reason = "few forms of Cedar's grammar are looked up by; every other, of later versions too, demands nothing"
 )]
 
+use std::net::IpAddr;
+
 use cedar_policy::pst::{
     ActionConstraint, BinaryOp, Clause, EntityOrSlot, EntityUID, Expr, Literal, PatternElem,
     PrincipalConstraint, ResourceConstraint, Template, UnaryOp, Var,
 };
 use reeve_core::decision::{AccessRequest, Action, Principal};
 
-use super::fact::{About, Fact, Tag};
+use super::{
+    aspects::MAX_PREFIX_BYTES,
+    fact::{About, Fact, Network, Tag},
+};
 use crate::{entities::MAX_NAMED_SEGMENTS, mesh_schema::MeshSchema};
 
 /// One of these must hold; `None` = nothing is demanded.
-type Wanted = Option<Vec<Fact>>;
+pub(super) type Wanted = Option<Vec<Fact>>;
 
 /// What a policy demands.
 #[derive(Debug)]
@@ -49,6 +54,20 @@ pub(super) fn shape_of(request: &AccessRequest) -> u16 {
         None => OF_SERVICE,
     };
     action_bit(request.action) | principal | resource
+}
+
+/// The shapes that requests for `actions` can have.
+pub(super) fn every_request_shape(
+    actions: impl IntoIterator<Item = Action>,
+) -> impl Iterator<Item = u16> {
+    let parties = [BY_WORKLOAD, BY_NOBODY]
+        .into_iter()
+        .flat_map(|by| [OF_WORKLOAD, OF_SERVICE].map(|of| by | of));
+    actions.into_iter().flat_map(move |action| {
+        parties
+            .clone()
+            .map(move |parties| action_bit(action) | parties)
+    })
 }
 
 fn action_bit(action: Action) -> u16 {
@@ -122,6 +141,9 @@ fn wanted(expr: &Expr, side: Side) -> Wanted {
             {
                 members(left, right)
             }
+            BinaryOp::IsInRange if side == Side::Detail && is_source(left) => {
+                Some(vec![Fact::Network(network(right)?)])
+            }
             _ => None,
         },
         Expr::Is {
@@ -141,10 +163,22 @@ fn equal(this: &Expr, that: &Expr, side: Side) -> Wanted {
     if side != Side::Detail {
         return None;
     }
-    let Expr::Literal(Literal::String(text)) = that else {
-        return None;
-    };
-    Some(vec![Fact::Text(attribute(this)?, text.as_str().into())])
+    if is_source(this) {
+        return Some(vec![Fact::Network(single(network(that)?)?)]);
+    }
+    match that {
+        Expr::Literal(Literal::String(text)) => {
+            let text = text.as_str().into();
+            Some(vec![match segment(this) {
+                Some(place) => Fact::Segment(place, text),
+                None => Fact::Text(attribute(this)?, text),
+            }])
+        }
+        Expr::Literal(Literal::Long(port)) if context_path(this)?.as_slice() == ["port"] => {
+            Some(vec![Fact::Port(u16::try_from(*port).ok()?)])
+        }
+        _ => None,
+    }
 }
 
 fn is_subject(expr: &Expr, side: Side) -> bool {
@@ -181,10 +215,54 @@ fn attribute(expr: &Expr) -> Option<About> {
     Some(match path.as_slice() {
         ["path"] => About::Path,
         ["host"] => About::Host,
+        ["method"] => About::Method,
         ["user", "subject"] => About::Subject,
+        ["user", "issuer"] => About::Issuer,
         ["grpc", "service"] => About::GrpcService,
+        ["grpc", "method"] => About::GrpcMethod,
         _ => return None,
     })
+}
+
+/// The place of `context.path_segments.s1` and so on.
+fn segment(expr: &Expr) -> Option<u8> {
+    let path = context_path(expr)?;
+    let ["path_segments", name] = path.as_slice() else {
+        return None;
+    };
+    let place = name.strip_prefix('s')?.parse().ok()?;
+    (usize::from(place) <= MAX_NAMED_SEGMENTS).then_some(place)
+}
+
+fn is_source(expr: &Expr) -> bool {
+    context_path(expr).is_some_and(|path| path == ["source_ip"])
+}
+
+/// `ip("10.0.0.0/8")`
+fn network(expr: &Expr) -> Option<Network> {
+    let Expr::UnaryOp {
+        op: UnaryOp::Ip,
+        expr,
+    } = expr
+    else {
+        return None;
+    };
+    let Expr::Literal(Literal::String(text)) = &**expr else {
+        return None;
+    };
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length.parse().ok()?)),
+        None => (text.as_str(), None),
+    };
+    let address: IpAddr = address.parse().ok()?;
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    Network::around(address, length.unwrap_or(whole))
+}
+
+/// The network, if it is one address: a range equals no caller.
+fn single(network: Network) -> Option<Network> {
+    let whole = if network.v6 { 128 } else { 32 };
+    (network.length == whole).then_some(network)
 }
 
 fn is_path(expr: &Expr) -> bool {
@@ -204,18 +282,19 @@ fn context_path(expr: &Expr) -> Option<Vec<&str>> {
     }
 }
 
-/// The beginning that a pattern spells out, up to a slash that requests look up.
+/// The beginning that a pattern spells out, as far as paths are looked up by it.
 fn prefix(pattern: &[PatternElem]) -> Wanted {
-    let literal: String = pattern
-        .iter()
-        .map_while(|elem| match elem {
-            PatternElem::Char(c) => Some(*c),
-            _ => None,
-        })
-        .collect();
-    let slashes = literal.match_indices('/').take(MAX_NAMED_SEGMENTS);
-    let prefix = literal.get(..=slashes.last()?.0)?;
-    Some(vec![Fact::Text(About::PathPrefix, prefix.into())])
+    let mut literal = String::new();
+    for elem in pattern {
+        match elem {
+            PatternElem::Char(c) if literal.len() + c.len_utf8() <= MAX_PREFIX_BYTES => {
+                literal.push(*c);
+            }
+            _ => break,
+        }
+    }
+    let prefix = || Fact::Text(About::PathPrefix, literal.as_str().into());
+    (!literal.is_empty()).then(|| vec![prefix()])
 }
 
 /// `context.<headers, query, user>.getTag("name")` that contains what is spelled out.

@@ -1,18 +1,18 @@
-//! What requests and policies are compared by: short texts about one thing, interned as numbers.
+//! What requests and policies are compared by: short texts about one thing, hashed to numbers.
+//!
+//! Two facts with the same number make a policy a candidate that it need not be, which costs an evaluation and decides
+//! nothing. The hash is seeded anew in every process, so that nobody can look for such pairs.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap},
-};
+use std::{hash::BuildHasher as _, net::IpAddr, sync::OnceLock};
 
-/// A number for a fact that some policy demands.
-pub(super) type FactId = u32;
+/// A number for a fact.
+pub(super) type FactId = u64;
 /// "Whatever it is."
 pub(super) const ANY: FactId = 0;
 
 /// What a fact is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum About {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum About {
     /// Entity types.
     Workload,
     Unauthenticated,
@@ -22,22 +22,25 @@ pub(super) enum About {
     TrustDomain,
     /// `context.user.subject`
     Subject,
+    /// `context.user.issuer`
+    Issuer,
+    /// `context.method`
+    Method,
     /// `context.path`
     Path,
-    /// What `context.path` starts with, up to a slash.
+    /// What `context.path` starts with.
     PathPrefix,
     /// `context.host`
     Host,
     /// `context.grpc.service`
     GrpcService,
+    /// `context.grpc.method`
+    GrpcMethod,
 }
 
-/// Number of variants of [`About`].
-const ABOUTS: usize = 11;
-
 /// What a fact with a name is about: a member of a tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Tag {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Tag {
     /// A claim of the user.
     Claim,
     /// A header.
@@ -65,20 +68,64 @@ impl About {
         match self {
             Self::Workload | Self::Unauthenticated | Self::Subject | Self::Path => 0,
             Self::ServiceAccount | Self::GrpcService => 1,
-            Self::Service | Self::PathPrefix => 2,
+            Self::Service | Self::PathPrefix | Self::GrpcMethod => 2,
             Self::Namespace => 3,
-            Self::TrustDomain | Self::Host => 4,
+            Self::TrustDomain | Self::Host | Self::Issuer => 4,
+            Self::Method => 6,
         }
     }
 }
 
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Network {
+    pub(super) v6: bool,
+    pub(super) length: u8,
+    /// The first address, as a number.
+    pub(super) start: u128,
+}
+
+impl Network {
+    /// The range of that length around `address`; `None` when there is none.
+    pub(super) fn around(address: IpAddr, length: u8) -> Option<Self> {
+        let (v6, width, number) = match address {
+            IpAddr::V4(v4) => (false, 32, u128::from(v4.to_bits())),
+            IpAddr::V6(v6) => (true, 128, v6.to_bits()),
+        };
+        let whole = Self {
+            v6,
+            length: width,
+            start: number,
+        };
+        whole.widened(length)
+    }
+
+    /// The range of that length around it.
+    pub(super) fn widened(self, length: u8) -> Option<Self> {
+        let width: u8 = if self.v6 { 128 } else { 32 };
+        let host = u32::from(width.checked_sub(length)?);
+        let start = self.start.checked_shr(host).map_or(0, |high| high << host);
+        Some(Self {
+            length,
+            start,
+            ..self
+        })
+    }
+}
+
 /// One fact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fact {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Fact {
     /// `About` is this text.
     Text(About, Box<str>),
     /// The tag of this name has this member.
     Member(Tag, Box<str>, Box<str>),
+    /// The part of the path at this place, from 1, is this text.
+    Segment(u8, Box<str>),
+    /// The port.
+    Port(u16),
+    /// The caller's address is in this range.
+    Network(Network),
 }
 
 impl Fact {
@@ -86,78 +133,46 @@ impl Fact {
         match self {
             Self::Text(about, _) => about.breadth(),
             Self::Member(..) => 1,
+            Self::Segment(..) => 2,
+            Self::Port(_) => 5,
+            Self::Network(network) if network.length >= 24 => 2,
+            Self::Network(_) => 4,
+        }
+    }
+
+    pub(super) fn id(&self) -> FactId {
+        match self {
+            Self::Text(about, text) => text_id(*about, text),
+            Self::Member(tag, name, member) => member_id(*tag, name, member),
+            Self::Segment(place, text) => segment_id(*place, text),
+            Self::Port(port) => port_id(*port),
+            Self::Network(network) => network_id(*network),
         }
     }
 }
 
-type Ids = HashMap<Box<str>, FactId>;
-
-/// Every fact that some policy demands.
-#[derive(Debug, Default)]
-pub(super) struct Facts {
-    last: FactId,
-    texts: [Ids; ABOUTS],
-    tags: BTreeMap<(Tag, Box<str>), Ids>,
+pub(super) fn text_id(about: About, text: &str) -> FactId {
+    number((1u8, about, text))
 }
 
-impl Facts {
-    /// Numbers for `wanted`, one of which must hold; [`ANY`] when nothing is demanded.
-    pub(super) fn file(&mut self, wanted: Option<Vec<Fact>>) -> Vec<FactId> {
-        let Some(facts) = wanted else {
-            return vec![ANY];
-        };
-        let mut ids: Vec<_> = facts.into_iter().map(|fact| self.intern(fact)).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
+pub(super) fn member_id(tag: Tag, name: &str, member: &str) -> FactId {
+    number((2u8, tag, name, member))
+}
 
-    fn intern(&mut self, fact: Fact) -> FactId {
-        let (ids, text) = match fact {
-            Fact::Text(about, text) => match self.texts.get_mut(about as usize) {
-                Some(ids) => (ids, text),
-                None => return ANY,
-            },
-            Fact::Member(tag, name, member) => (self.tags.entry((tag, name)).or_default(), member),
-        };
-        *ids.entry(text).or_insert_with(|| {
-            self.last += 1;
-            self.last
-        })
-    }
+pub(super) fn segment_id(place: u8, text: &str) -> FactId {
+    number((3u8, place, text))
+}
 
-    /// [`ANY`] and the numbers of those entities that any policy names.
-    pub(super) fn of_entities(&self, lineage: &[(About, Cow<'_, str>)]) -> Vec<FactId> {
-        let known = lineage
-            .iter()
-            .filter_map(|(about, id)| self.of_text(*about, id));
-        let mut found: Vec<_> = [ANY].into_iter().chain(known).collect();
-        found.sort_unstable();
-        found.dedup();
-        found
-    }
+pub(super) fn port_id(port: u16) -> FactId {
+    number((4u8, port))
+}
 
-    /// The number of a fact, if any policy demands it.
-    pub(super) fn of_text(&self, about: About, text: &str) -> Option<FactId> {
-        self.texts.get(about as usize)?.get(text).copied()
-    }
+pub(super) fn network_id(network: Network) -> FactId {
+    number((5u8, network))
+}
 
-    /// Whether any policy demands something about `about`.
-    pub(super) fn any_about(&self, about: About) -> bool {
-        self.texts
-            .get(about as usize)
-            .is_some_and(|ids| !ids.is_empty())
-    }
-
-    /// Adds the numbers of those members that any policy demands.
-    pub(super) fn of_tags<'a>(
-        &self,
-        values: impl Fn(Tag, &str) -> Option<&'a BTreeSet<String>>,
-        found: &mut Vec<FactId>,
-    ) {
-        for ((tag, name), ids) in &self.tags {
-            let values = values(*tag, name).into_iter().flatten();
-            found.extend(values.filter_map(|value| ids.get(value.as_str()).copied()));
-        }
-    }
+/// Any value as a number other than [`ANY`]; the same value is the same number throughout the process.
+pub(super) fn number(value: impl std::hash::Hash) -> u64 {
+    static SEED: OnceLock<foldhash::quality::RandomState> = OnceLock::new();
+    SEED.get_or_init(Default::default).hash_one(value).max(1)
 }

@@ -10,7 +10,7 @@ use reeve_core::{
 use super::fact::About;
 
 /// An entity by type and id.
-type Named<'a> = (About, Cow<'a, str>);
+pub(super) type Named<'a> = (About, Cow<'a, str>);
 
 /// Who asks and what is asked for, each with its ancestors.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ fn resource<'a>(request: &'a AccessRequest, home: Option<&TrustDomain>) -> Vec<N
 }
 
 /// A workload, its service account, namespace and trust domain; their ids are parts of its own.
-fn workload<'a>(id: &'a SpiffeId, found: &mut Vec<Named<'a>>) {
+pub(super) fn workload<'a>(id: &'a SpiffeId, found: &mut Vec<Named<'a>>) {
     let uri = id.as_str();
     found.push((About::Workload, uri.into()));
     let Some(name) = uri.strip_prefix("spiffe://") else {

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use reeve_core::{
-    PolicyId,
-    decision::{Decision, PolicyError},
+    PolicyId, UnixTime,
+    decision::{AccessRequest, Decision, Effect, PolicyError, Reason},
     model::{PolicyMode, PolicySlice, PolicySource},
 };
 
 use super::*;
+use crate::mesh_schema::MeshSchema;
 use crate::{
     Engine,
     arbitrary::{any_request, everything},
@@ -70,6 +71,15 @@ const PARTS: &[&str] = &[
     r#"action in Action::"read""#,
     r#"context.source_ip.isInRange(ip("10.0.0.0/8"))"#,
     r#"context.time < datetime("2026-06-01")"#,
+    "context.port == 80",
+    "context.port == 70000",
+    r#"context.source_ip == ip("10.0.0.1")"#,
+    r#"context.source_ip == ip("10.0.0.0/24")"#,
+    r#"context.source_ip.isInRange(ip("2001:db8::/32"))"#,
+    r#"context.source_ip.isInRange(ip("10.0.0.77/24"))"#,
+    r#"context.source_ip.isInRange(ip("0.0.0.0/0"))"#,
+    "context has port && context.port == 443",
+    r#"context.time.offset(duration("1d")) > datetime("2026-06-01")"#,
 ];
 
 /// Conditions of HTTP actions.
@@ -91,6 +101,15 @@ const HTTP_PARTS: &[&str] = &[
     r#"context has grpc && context.grpc.service == "store.Ratings""#,
     r#"context has grpc && context.grpc.service == "store.Reviews""#,
     "context.path_segments.count > 2",
+    r#"context.path like "/re*""#,
+    r#"context.path like "/é*""#,
+    r#"context.path like "/reviews/7""#,
+    r#"context.method == "GET""#,
+    r#"context.path_segments has s1 && context.path_segments.s1 == "reviews""#,
+    r#"context.path_segments has s16 && context.path_segments.s16 == "p""#,
+    r#"context has grpc && context.grpc.method == "Get""#,
+    r#"context has user && context.user.issuer == "https://issuer.example""#,
+    r#"context has user && !(context.user.hasTag("groups")) && context.port * 1000000000000000 > 0"#,
 ];
 
 /// How conditions are joined.
@@ -160,16 +179,27 @@ prop_compose! {
         forbid in prop::bool::weighted(0.4),
         shadow in prop::bool::weighted(0.2),
         scope in option::weighted(0.3, select(vec!["default", "pay"])),
+        annotations in select(vec![
+            "", "", "", UNTIL, "@until(\"2030-01-01\") ", "@owner(\"a team\") @description(\"why\") ",
+        ]),
         body in body(),
-    ) -> (Option<&'static str>, PolicyMode, String) {
+    ) -> Written {
         let effect = if forbid { "forbid" } else { "permit" };
         let mode = if shadow { PolicyMode::Shadow } else { PolicyMode::Enforce };
-        (scope, mode, format!("{effect} {body}"))
+        (scope, mode, format!("{annotations}{effect} {body}"))
     }
 }
 
+/// The same as a time.
+const LAPSE: UnixTime = UnixTime::from_secs(1_800_000_000);
+/// Lapses in the midst of the times that requests are made at.
+const UNTIL: &str = "@until(\"2027-01-15T08:00:00Z\") ";
+
+/// Scope, mode and text.
+type Written = (Option<&'static str>, PolicyMode, String);
+
 /// Strict validation refuses some of what is put together here, such as conditions that can never hold.
-fn valid(policies: Vec<(Option<&'static str>, PolicyMode, String)>) -> Vec<PolicySource> {
+fn valid(policies: Vec<Written>) -> Vec<PolicySource> {
     let sources = policies.into_iter().enumerate();
     let sources = sources.map(|(at, (scope, mode, text))| PolicySource {
         mode,
@@ -199,6 +229,9 @@ fn plain(policies: &[PolicySource], question: &Question, asked: &AccessRequest) 
             let concerns = source.scope.as_ref();
             if concerns.is_some_and(|scope| *scope != asked.resource.namespace)
                 || source.mode == PolicyMode::Shadow && !shadow
+                || source.text.starts_with(UNTIL) && asked.context.time >= LAPSE
+                || source.text.contains("2030")
+                    && asked.context.time.as_millis() >= 1_893_542_400_000
             {
                 continue;
             }
@@ -234,7 +267,7 @@ fn plain(policies: &[PolicySource], question: &Question, asked: &AccessRequest) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn the_index_changes_no_decision_no_reason_and_no_error(
@@ -260,15 +293,66 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32, ..ProptestConfig::default() })]
+
+    /// One generation after the other, each made from the one before, decides as if it had been made alone.
+    #[test]
+    fn a_set_that_was_changed_decides_as_one_made_anew(
+        generations in vec(vec(any_policy(), 0..8).prop_map(valid), 2..5),
+        requests in vec(any_request(), 1..8),
+    ) {
+        let mut before: Option<Engine> = None;
+        for policies in generations {
+            let slice = PolicySlice { mesh_hash: String::new(), policies };
+            let changed = Engine::compile_after(&slice, before.as_ref()).unwrap();
+            let anew = Engine::compile(&slice).unwrap();
+            prop_assert_eq!(changed.needs(), anew.needs());
+            for request in &requests {
+                prop_assert_eq!(changed.decide(request), anew.decide(request));
+                prop_assert_eq!(changed.decide_opaque(request), anew.decide_opaque(request));
+            }
+            before = Some(changed);
+        }
+    }
+
+    /// Whatever two tenants write, what becomes of requests for one's resources does not depend on the other.
+    #[test]
+    fn no_policy_of_one_tenant_counts_for_anothers_resources(
+        own in vec(any_policy(), 0..6),
+        others in vec(any_policy(), 1..8),
+        requests in vec(any_request(), 1..8),
+    ) {
+        let tenant = |name: &'static str, policies: Vec<Written>| {
+            let scoped = policies.into_iter().map(|(_, mode, text)| (Some(name), mode, text));
+            valid(scoped.collect())
+        };
+        let (own, others) = (tenant("default", own), tenant("pay", others));
+        let alone = fixtures::engine(own.clone());
+        let both = fixtures::engine([own, others.clone()].concat());
+        let without = fixtures::engine(others);
+        for mut request in requests {
+            request.resource.namespace = namespace("default");
+            prop_assert_eq!(both.decide(&request), alone.decide(&request));
+            prop_assert_eq!(both.decide_opaque(&request), alone.decide_opaque(&request));
+            let nothing = Decision::without_policy(Effect::Deny, Reason::NoPermit);
+            prop_assert_eq!(without.decide(&request), nothing);
+            prop_assert!(without.explain(&request).policies.is_empty());
+        }
+    }
+}
+
 fn candidates(policies: Vec<PolicySource>, asked: &AccessRequest) -> Vec<String> {
-    let (mesh, all) = crate::compile::compile(&policies, &[]).unwrap();
-    let index = Index::build(mesh, all.iter().map(AsRef::as_ref));
+    let (_, all) = crate::compile::compile(&policies, &[]).unwrap();
+    let mut index = Index::default();
+    all.iter()
+        .for_each(|policy| index.change(policy, Step::Comes));
     let shelf = index.shelf(asked, None);
     let found = index.candidates(&shelf, asked);
-    let ids = found
+    found
         .iter()
-        .map(|at| all[*at as usize].source.id.to_string());
-    ids.collect()
+        .map(|policy| policy.source.id.to_string())
+        .collect()
 }
 
 /// A thousand policies that differ in what stands for `@`, and one that is for [`request`].
@@ -292,7 +376,8 @@ fn of_a_thousand_policies_for_one_service_only_the_callers_own_is_asked() {
     let http = asked.context.http.as_mut().unwrap();
     http.path = "/bookinfo/7".into();
     http.headers = [("tenant".into(), ["bookinfo".into()].into())].into();
-    std::sync::Arc::make_mut(asked.user.as_mut().unwrap()).subject = "bookinfo".into();
+    Arc::make_mut(asked.user.as_mut().unwrap()).subject = "bookinfo".into();
+    Arc::make_mut(asked.user.as_mut().unwrap()).issuer = "bookinfo".into();
     let workload = "spiffe://mesh.local/ns/default/sa/bookinfo-productpage";
     let account = "mesh.local/ns/default/sa/bookinfo-productpage";
     let table = [
@@ -331,6 +416,22 @@ fn of_a_thousand_policies_for_one_service_only_the_callers_own_is_asked() {
         (
             r#"permit (principal, action in Action::"read", resource) when { context.path like "/@/*" };"#,
             "bookinfo",
+        ),
+        (
+            r#"permit (principal, action in Action::"read", resource) when { context.path like "/@*" };"#,
+            "bookinfo",
+        ),
+        (
+            r#"permit (principal, action in Action::"read", resource) when { context.path_segments has s1 && context.path_segments.s1 == "@" };"#,
+            "bookinfo",
+        ),
+        (
+            r#"permit (principal, action in Action::"http", resource) when { context has user && context.user.issuer == "@" };"#,
+            "bookinfo",
+        ),
+        (
+            r#"permit (principal, action, resource) when { "@" == "@" && context.source_ip.isInRange(ip("10.1.2.0/24")) && context.port == 9080 && principal == Workload::"@" };"#,
+            workload,
         ),
         (
             r#"permit (principal, action in Action::"read", resource) when { context.headers.hasTag("tenant") && context.headers.getTag("tenant").contains("@") };"#,
@@ -388,4 +489,44 @@ fn another_namespaces_policies_are_no_candidates() {
         candidates(policies(), &elsewhere),
         ["pay/a", "reeve-system/b"]
     );
+}
+
+#[test]
+fn of_many_addresses_and_ports_only_the_fitting_are_asked() {
+    let text =
+        |condition: String| format!("permit (principal, action, resource) when {{ {condition} }};");
+    let condition = |n: u32| match n % 3 {
+        0 => format!("context.port == {}", 8080 + n / 3),
+        1 => format!("context.source_ip.isInRange(ip(\"10.{}.0.0/16\"))", n / 3),
+        _ => format!("context.source_ip == ip(\"10.1.2.{}\")", n / 3 % 256),
+    };
+    let policies = (0..300).map(|n| source(&format!("default/p{n:03}"), None, &text(condition(n))));
+    let mut asked = request();
+    asked.context.port = 8090;
+    let found = candidates(policies.collect(), &asked);
+    assert_eq!(found, ["default/p004", "default/p011", "default/p030"]);
+}
+
+#[test]
+fn a_change_leaves_what_it_does_not_concern_as_it_is() {
+    let policy = |n: u32| {
+        let account = format!("mesh.local/ns/default/sa/a{n}");
+        let text =
+            format!("permit (principal in ServiceAccount::\"{account}\", action, resource);");
+        source(&format!("default/p{n:04}"), None, &text)
+    };
+    let policies: Vec<_> = (0..2000).map(policy).collect();
+    let (_, all) = crate::compile::compile(&policies, &[]).unwrap();
+    let mut index = Index::default();
+    all.iter()
+        .for_each(|policy| index.change(policy, Step::Comes));
+    let mut next = index.clone();
+    next.change(&all[7], Step::Goes);
+    let (shared, drawers) = next.shared_with(&index);
+    assert_eq!((shared, drawers), (255, 1999));
+    next.change(&all[7], Step::Comes);
+    assert_eq!(next.shared_with(&index).1, 2000);
+    all.iter()
+        .for_each(|policy| next.change(policy, Step::Goes));
+    assert_eq!(next.shared_with(&index).1, 0, "nothing is left behind");
 }

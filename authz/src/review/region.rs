@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 
 use cedar_policy::pst::{
     ActionConstraint, BinaryOp, Clause, EntityOrSlot, EntityUID, Expr, Literal, PatternElem,
-    PrincipalConstraint, ResourceConstraint, UnaryOp, Var,
+    PrincipalConstraint, ResourceConstraint, Template, UnaryOp, Var,
 };
 use reeve_core::decision::Action;
 
-use crate::{compile::Compiled, mesh_schema::MeshSchema};
+use crate::{compile::Compiled, entities::datetime, mesh_schema::MeshSchema};
 
 /// Most alternatives of one policy; one with more is not looked at.
 const MAX_BRANCHES: usize = 64;
@@ -77,8 +77,8 @@ pub(super) struct Uid {
 impl Region {
     /// The region of `policy`, unless it may fail to evaluate or has too many alternatives.
     pub(super) fn of(mesh: &MeshSchema, policy: &Compiled) -> Option<Self> {
-        let tree = &policy.checked.tree;
-        let mut branches: Vec<Branch> = vec![scope(mesh, policy)?];
+        let tree = &policy.tree()?;
+        let mut branches: Vec<Branch> = vec![scope(mesh, policy, tree)?];
         for clause in tree.clauses() {
             let (body, positive) = match clause {
                 Clause::When(body) => (body, true),
@@ -104,8 +104,7 @@ impl Region {
     }
 }
 
-fn scope(mesh: &MeshSchema, policy: &Compiled) -> Option<Branch> {
-    let tree = &policy.checked.tree;
+fn scope(mesh: &MeshSchema, policy: &Compiled, tree: &Template) -> Option<Branch> {
     let mut facts = Vec::new();
     let mut add = |atom, said: String| facts.push(Fact { atom, said });
     if let Some(namespace) = &policy.source.scope {
@@ -130,9 +129,9 @@ fn scope(mesh: &MeshSchema, policy: &Compiled) -> Option<Branch> {
         let atom = Atom::Number(
             "context.time".to_owned(),
             i64::MIN,
-            until.as_millisecond() - 1,
+            i64::try_from(until.as_millis()).ok()? - 1,
         );
-        add(atom, format!("@until(\"{until}\")"));
+        add(atom, format!("@until(\"{}\")", datetime(until)));
     }
     Some(facts)
 }

@@ -26,12 +26,13 @@ fn known() -> Known {
 }
 
 /// Code, policy and message of every remark on the policies of namespace `default`, whose ids are in the text.
+const NOW: UnixTime = UnixTime::from_secs(1_795_000_000);
+
 fn remarks_on(text: &str) -> Vec<(RemarkCode, String, String)> {
     let home = Namespace::parse("default").unwrap();
     let policies = parse_access_policy(Some(&home), &home, "p", text);
     let policies = policies.unwrap_or_else(|faults| panic!("{text}\n{faults:#?}"));
-    let now = UnixTime::from_secs(1_795_000_000);
-    let review = review(&policies, Some(&known()), now).unwrap();
+    let review = review(&policies, Some(&known()), NOW).unwrap();
     let told = |r: Remark| {
         let id = r.fault.policy.to_string();
         (r.code, id.replace("default/p#", ""), r.fault.message)
@@ -257,6 +258,22 @@ fn a_lapsed_policy_is_told() {
     let found = remarks_on("@until(\"2020-01-01\") permit (principal, action, resource);");
     assert_eq!(found[0].0, RemarkCode::Lapsed, "{found:?}");
     assert!(remarks_on("@until(\"2099-01-01\") permit (principal, action, resource);").is_empty());
+}
+
+#[test]
+fn a_policy_that_lapses_soon_is_told_with_what_that_does() {
+    let soon = UnixTime::from_millis(NOW.as_millis() + 86_400_000);
+    let until = datetime(soon);
+    for (effect, then) in [
+        ("permit", "is denied then"),
+        ("forbid", "as open as the permits"),
+    ] {
+        let found = remarks_on(&format!(
+            "@until({until:?}) {effect} (principal, action, resource);"
+        ));
+        assert_eq!(found[0].0, RemarkCode::Lapses, "{found:?}");
+        assert!(found[0].2.contains(then), "{found:?}");
+    }
 }
 
 const PRINCIPALS: &[&str] = &[

@@ -17,7 +17,10 @@ use super::*;
 pub(super) fn findings(yaml: &str) -> Vec<String> {
     let mut source = Source::default();
     source.add("a.yaml", yaml);
-    let found = resolve(&source).findings;
+    findings_of(&resolve(&source).findings)
+}
+
+fn findings_of(found: &[Fault]) -> Vec<String> {
     let show = |f: &Fault| {
         assert_eq!(f.file, "a.yaml");
         let mark = if f.is_error() { "" } else { "?" };

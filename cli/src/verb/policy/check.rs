@@ -33,8 +33,8 @@ Examples:
 
 Errors: what does not parse, has wrong types, or names what can never be met. Warnings: services, namespaces and
 identities that the mesh does not have (with -f), conditions that exclude each other, policies that another one covers, a
-permit all of which is forbidden, and policies that have lapsed – as far as each is certain; what is not said may still be
-so.
+permit all of which is forbidden, policies that lapse within two weeks or have lapsed – as far as each is certain; what is
+not said may still be so.
 
 Exit codes: 0 = no errors, 1 = there are some (or, with --deny-warnings, warnings), 2 = a file could not be read.";
 

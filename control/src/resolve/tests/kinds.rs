@@ -369,6 +369,29 @@ fn access_policy_faults_point_into_the_cedar_text() {
     expect("AccessPolicy", rows);
 }
 
+/// Names the policies that one request could concern all at once, and takes the set when they say whom they are for.
+#[test]
+fn a_set_of_which_one_request_could_concern_too_many_policies_is_refused() {
+    let set = |condition: &str| {
+        let policies = (0..=reeve_authz::MAX_CANDIDATES).map(|n| {
+            let condition = condition.replace('@', &n.to_string());
+            format!("\n    permit (principal, action, resource) when {{ {condition} }};")
+        });
+        let cedar: String = policies.collect();
+        document("AccessPolicy", "many", &format!("  cedar: |{cedar}"))
+    };
+    let mut source = Source::default();
+    source.add("a.yaml", &set("context.port > @"));
+    let found = resolve(&source).findings;
+    assert_eq!(findings_of(&found), ["6 spec.cedar policy"]);
+    for part in ["1024", "default/many#1,", "and 1017 more"] {
+        assert!(found[0].text.contains(part), "{part}: {}", found[0].text);
+    }
+    let mut source = Source::default();
+    source.add("a.yaml", &set("context.port == @"));
+    assert_eq!(findings_of(&resolve(&source).findings), [""; 0]);
+}
+
 #[test]
 fn caller_shares() {
     let rows: &[(&str, &[&str])] = &[

@@ -1,0 +1,235 @@
+//! Policies in force together: the index over them, and what all of them look at.
+//!
+//! Those of the next generation are made from those of the one before; what did not change is shared.
+
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
+
+use reeve_core::{
+    PolicyId, TrustDomain, UnixTime,
+    decision::{AccessRequest, Decision, Effect, Reason},
+};
+
+use super::{MAX_CANDIDATES, Needs, memory, verdict};
+use crate::{
+    compile::Compiled,
+    entities::{Looks, Parties, Question, QuestionError},
+    explain,
+    index::{self, Index, Step},
+    mesh_schema::MeshSchema,
+    uses::Uses,
+};
+
+/// A set of policies that decides.
+#[derive(Debug)]
+pub(super) struct Policies {
+    /// Tells this compilation from every other of the process.
+    pub(super) number: u64,
+    pub(super) mesh: &'static MeshSchema,
+    /// The mesh's trust domain.
+    pub(super) home: Option<TrustDomain>,
+    pub(super) index: Index,
+    /// What opaque connections must not slip past: the weakened forms of `forbid`s that look at HTTP.
+    blind: Index,
+    named: Named,
+    /// When policies lapse.
+    lapses: BTreeMap<UnixTime, u32>,
+    /// Ordered by id.
+    all: Vec<Arc<Compiled>>,
+}
+
+/// How many policies name each.
+#[derive(Clone, Debug, Default)]
+struct Named {
+    headers: BTreeMap<String, u32>,
+    query: BTreeMap<String, u32>,
+    claims: BTreeMap<String, u32>,
+    hierarchy: u32,
+}
+
+impl Policies {
+    /// `all`, ordered by id, in the place of those `before`.
+    pub(super) fn new(
+        mesh: &'static MeshSchema,
+        all: Vec<Arc<Compiled>>,
+        before: Option<&Self>,
+    ) -> Self {
+        let mut this = Self {
+            number: memory::next_number(),
+            mesh,
+            home: None,
+            index: before.map(|b| b.index.clone()).unwrap_or_default(),
+            blind: before.map(|b| b.blind.clone()).unwrap_or_default(),
+            named: before.map(|b| b.named.clone()).unwrap_or_default(),
+            lapses: before.map(|b| b.lapses.clone()).unwrap_or_default(),
+            all: Vec::new(),
+        };
+        for (policy, step) in changes(before.map_or(&[], Self::all), &all) {
+            this.change(policy, step);
+        }
+        this.all = all;
+        this
+    }
+
+    fn change(&mut self, policy: &Arc<Compiled>, step: Step) {
+        self.index.change(policy, step);
+        if let Some(weak) = &policy.weak {
+            self.blind.change(weak, step);
+        }
+        self.named.count(&policy.checked.uses, step);
+        if let Some(until) = policy.checked.until {
+            count(&mut self.lapses, &until, step);
+        }
+    }
+
+    pub(super) fn settle(&mut self, home: TrustDomain) {
+        self.home = Some(home);
+        self.number = memory::next_number();
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Compiled>] {
+        &self.all
+    }
+
+    pub(super) fn needs(&self) -> Needs {
+        Needs {
+            headers: self.named.headers.keys().cloned().collect(),
+            query: self.named.query.keys().cloned().collect(),
+        }
+    }
+
+    /// Whether membership of anything but a request's own parties may be asked.
+    pub(super) fn hierarchy(&self) -> bool {
+        self.named.hierarchy > 0
+    }
+
+    pub(super) fn lapses_between(&self, from: UnixTime, to: UnixTime) -> bool {
+        from < to && self.lapses.keys().any(|at| from < *at && *at <= to)
+    }
+
+    pub(super) fn crowd(&self, services: usize) -> Option<Vec<PolicyId>> {
+        if self.all.len() <= MAX_CANDIDATES {
+            return None;
+        }
+        let trees: Vec<_> = self
+            .all
+            .iter()
+            .filter_map(|policy| Some((policy, policy.tree()?)))
+            .collect();
+        let policies = trees.iter().map(|(policy, tree)| {
+            let source = &policy.source;
+            (&source.id, source.scope.as_ref(), tree)
+        });
+        let crowd = index::most_candidates(self.mesh, policies, services, MAX_CANDIDATES);
+        (crowd.count > MAX_CANDIDATES).then_some(crowd.policies)
+    }
+
+    pub(super) fn decide(&self, request: &AccessRequest) -> Decision {
+        // SECURITY: what cannot be asked is closed, as when a forbid cannot be evaluated.
+        memory::decide(self, request)
+            .unwrap_or_else(|_| Decision::without_policy(Effect::Deny, Reason::ForbidError))
+    }
+
+    /// The denial, if a `forbid` that looks at HTTP might apply.
+    pub(super) fn blindly(&self, request: &AccessRequest) -> Option<Decision> {
+        // SECURITY: as above.
+        self.ask_blindly(request).unwrap_or_else(|_| {
+            let decision = Decision::without_policy(Effect::Deny, Reason::ForbidError);
+            Some(decision)
+        })
+    }
+
+    fn ask_blindly(&self, request: &AccessRequest) -> Result<Option<Decision>, QuestionError> {
+        let home = self.home.as_ref();
+        let shelf = self.blind.shelf(request, home);
+        let mut candidates = self.blind.candidates(&shelf, request);
+        candidates.retain(|policy| policy.is_in_force(request.context.time));
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let uses: Vec<_> = candidates.iter().map(|p| &p.checked.uses).collect();
+        let looks = Looks(&uses);
+        let parties = Parties::new(self.mesh, looks.hierarchy(), home, request)?;
+        let (asked, entities) = parties.asked(self.mesh, looks, request)?;
+        let found = verdict::judge(&candidates, asked, &entities).policies;
+        let denied = || Decision {
+            policies: found.clone(),
+            ..Decision::without_policy(Effect::Deny, Reason::ForbidError)
+        };
+        Ok((!found.is_empty()).then(denied))
+    }
+
+    pub(super) fn explain(&self, request: &AccessRequest) -> Vec<explain::PolicyVerdict> {
+        // Everything is built here: a part of a policy may be asked on its own.
+        let everything = Uses {
+            whole_context: true,
+            hierarchy: true,
+            headers: self.named.headers.keys().cloned().collect(),
+            query: self.named.query.keys().cloned().collect(),
+            claims: self.named.claims.keys().cloned().collect(),
+            ..Uses::default()
+        };
+        let looks = Looks(&[&everything]);
+        let Ok(question) = Question::new(self.mesh, looks, self.home.as_ref(), request) else {
+            return Vec::new();
+        };
+        let concerned = self.all.iter().filter(|p| {
+            let scope = p.source.scope.as_ref();
+            scope.is_none_or(|namespace| *namespace == request.resource.namespace)
+        });
+        let mut verdicts: Vec<_> = concerned
+            .map(|policy| explain::verdict(policy, &question, request.context.time))
+            .collect();
+        explain::nearest_first(&mut verdicts);
+        verdicts
+    }
+}
+
+impl Named {
+    fn count(&mut self, uses: &Uses, step: Step) {
+        let names = [
+            (&mut self.headers, &uses.headers),
+            (&mut self.query, &uses.query),
+            (&mut self.claims, &uses.claims),
+        ];
+        for (counts, names) in names {
+            names.iter().for_each(|name| count(counts, name, step));
+        }
+        if uses.hierarchy {
+            step.take(&mut self.hierarchy);
+        }
+    }
+}
+
+fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, u32>, key: &K, step: Step) {
+    let count = counts.entry(key.clone()).or_default();
+    step.take(count);
+    if *count == 0 {
+        counts.remove(key);
+    }
+}
+
+/// The policies that come and go between two lists, each ordered by id.
+fn changes<'a>(
+    before: &'a [Arc<Compiled>],
+    after: &'a [Arc<Compiled>],
+) -> Vec<(&'a Arc<Compiled>, Step)> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    let mut found = Vec::new();
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => return found,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.source.id.cmp(&new.source.id),
+        };
+        let goes = before.next_if(|_| order.is_le());
+        let comes = after.next_if(|_| order.is_ge());
+        match (goes, comes) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {}
+            (old, new) => {
+                found.extend(old.map(|old| (old, Step::Goes)));
+                found.extend(new.map(|new| (new, Step::Comes)));
+            }
+        }
+    }
+}
