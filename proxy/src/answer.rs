@@ -10,7 +10,7 @@ use crate::{
     exchange::Exchange,
     head::{HeadError, RawHead},
     headers::{DECISION_ID, OUTCOME},
-    limits::RETRY_AFTER_SECONDS,
+    limits::{MAX_REALM_BYTES, RETRY_AFTER_SECONDS},
     path::PathError,
     rate_limit::Limited,
 };
@@ -35,6 +35,8 @@ pub(crate) struct Answer {
     told: Option<Box<HeaderMap>>,
     /// There is none: the connection or stream is reset.
     resets: bool,
+    /// What a 401 says to authenticate for.
+    challenge: Option<Box<HeaderValue>>,
 }
 
 /// Marks a response that is never sent, and is the reason for that.
@@ -60,6 +62,7 @@ impl Answer {
             limited: None,
             told: None,
             resets: false,
+            challenge: None,
         }
     }
 
@@ -71,10 +74,11 @@ impl Answer {
         }
     }
 
-    /// A token is there and does not verify (RFC 6750 section 3.1).
-    pub(crate) fn invalid_token(decision_id: String) -> Self {
+    /// A token is there and does not verify (RFC 6750 section 3.1). What is wrong with it is for the operator alone.
+    pub(crate) fn invalid_token(decision_id: String, authority: &str) -> Self {
         Self {
             decision_id: Some(decision_id),
+            challenge: Some(Box::new(challenge(authority))),
             ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", "UAEX")
         }
     }
@@ -337,9 +341,8 @@ impl Answer {
         if matches!(self.error, "overloaded" | "too_many_requests") {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        if let Some(challenge) = &self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, (**challenge).clone());
         }
         response
     }
@@ -378,6 +381,20 @@ impl Answer {
     }
 }
 
+/// The challenge of RFC 6750 section 3, for the host that was called, as Envoy's `jwt_authn` writes it.
+fn challenge(authority: &str) -> HeaderValue {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    let value = match authority.bytes().all(plain) && authority.len() <= MAX_REALM_BYTES {
+        true => format!("Bearer realm=\"http://{authority}/\", error=\"invalid_token\""),
+        false => String::new(),
+    };
+    let fallback = HeaderValue::from_static("Bearer realm=\"mesh\", error=\"invalid_token\"");
+    match HeaderValue::try_from(value) {
+        Ok(value) if !value.is_empty() => value,
+        Ok(_) | Err(_) => fallback,
+    }
+}
+
 /// The HTTP status of a gRPC one, for callers that do not speak gRPC (Envoy's and gRPC-Gateway's mapping).
 pub(crate) fn http_status_of(code: u16) -> u16 {
     match code {
@@ -393,5 +410,26 @@ pub(crate) fn http_status_of(code: u16) -> u16 {
         14 => 503,
         16 => 401,
         _ => 500,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_challenge_names_the_host_and_nothing_that_a_caller_could_put_in_its_place() {
+        let named = |authority: &str| challenge(authority).to_str().unwrap().to_owned();
+        for authority in ["shop.example:8080", "127.0.0.1", "[::1]:80"] {
+            let expected = format!("Bearer realm=\"http://{authority}/\", error=\"invalid_token\"");
+            assert_eq!(named(authority), expected);
+        }
+        let long = "a".repeat(MAX_REALM_BYTES + 1);
+        for authority in ["a\", error=\"none", "a\\", "a b", "a\r\nx: y", "é", &long] {
+            assert_eq!(
+                named(authority),
+                "Bearer realm=\"mesh\", error=\"invalid_token\""
+            );
+        }
     }
 }

@@ -65,6 +65,7 @@ pub(crate) async fn judge(
         Ok(verified) => verified,
         Err(error) => {
             tracing::debug!(%error, "a token does not verify");
+            let authority = head.authority.clone();
             let question = question(head, None);
             exchange.head_of(&question);
             let answer = refuse(worker, snapshot, &question, Reason::InvalidToken, exchange).await;
@@ -72,7 +73,7 @@ pub(crate) async fn judge(
                 Answer {
                     status: StatusCode::FORBIDDEN,
                     ..
-                } => Answer::invalid_token(exchange.decision_id()),
+                } => Answer::invalid_token(exchange.decision_id(), &authority),
                 answer => answer,
             });
         }

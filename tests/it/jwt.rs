@@ -1,5 +1,9 @@
 //! Point 4: bad JWTs are refused, a good one passes and its claims reach the policy.
 
+mod answers;
+mod fields;
+mod keys;
+
 use reeve_tests::{Mesh, Signer, Token, permit};
 use serde_json::json;
 
