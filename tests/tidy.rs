@@ -30,6 +30,10 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reeve-console", &["reeve-core"]),
     ("reeve-ratelimit", &["reeve-core"]),
     (
+        "reeve-ext-authz",
+        &["reeve-core", "reeve-authz", "reeve-audit", "reeve-proxy"],
+    ),
+    (
         "reeve-sidecar",
         &[
             "reeve-core",
@@ -54,6 +58,7 @@ const FENCES: &[(&str, &[&str])] = &[
             "reeve-control",
             "reeve-console",
             "reeve-ratelimit",
+            "reeve-ext-authz",
             "reeve-sidecar",
         ],
     ),

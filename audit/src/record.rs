@@ -259,6 +259,8 @@ pub enum AuthenticatedBy {
     Mtls,
     /// TLS of the application's own, passed through unread.
     TlsPassthrough,
+    /// What another proxy says that it verified: the one that asked by Envoy's `ext_authz`.
+    ExtAuthz,
     /// Nothing: plaintext.
     Nothing,
 }

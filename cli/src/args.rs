@@ -47,6 +47,8 @@ pub(crate) enum Verb {
     RateLimit(verb::ratelimit::RateLimitArgs),
     /// Check, format, test and explain Cedar policies
     Policy(verb::policy::PolicyArgs),
+    /// Decide for other proxies: Envoy's external authorization
+    Authz(verb::authz::AuthzArgs),
     /// Verify JSON Web Tokens
     Jwt(verb::jwt::JwtArgs),
     /// Read and prove the audit log

@@ -14,6 +14,9 @@ mod start;
 mod unprotected;
 mod view;
 
+pub(crate) use events::Recorder;
+pub(crate) use key::ensure as ensure_key;
+
 use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,

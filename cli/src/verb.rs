@@ -1,6 +1,7 @@
 //! The verbs, one module each.
 
 pub(crate) mod audit;
+pub(crate) mod authz;
 pub(crate) mod ca;
 pub(crate) mod chaos;
 pub(crate) mod compare;
@@ -54,6 +55,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::RateLimit(args) => ratelimit::run(args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Jwt(args) => jwt::run(&args),
+        Verb::Authz(args) => authz::run(args),
         Verb::Audit(args) => audit::run(&args),
         Verb::Identity(args) => identity::run(&args),
         Verb::Ca(args) => ca::run(&args),

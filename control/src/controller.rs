@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    Fault, FetchedKeys, KeyStatus, Mesh,
+    Fault, FetchedKeys, KeyStatus, Mesh, Places,
     instances::{FILE_NAME, Instances, InstancesError},
     jwks,
     resolve::resolve,
@@ -264,6 +264,15 @@ impl Controller {
     /// What is in force where, and what is wrong.
     pub fn status(&self) -> Status {
         self.state().status()
+    }
+
+    /// What whoever decides for other proxies needs: the generation in force, its mesh, and every place in it. `None`
+    /// until the folder was valid once.
+    pub fn places(&self) -> Option<(Generation, Arc<Mesh>, Places)> {
+        let state = self.state();
+        let mesh = state.mesh.clone()?;
+        let places = mesh.places(&state.keys);
+        Some((state.status().generation, mesh, places))
     }
 
     /// The configuration of one proxy as last published.

@@ -6,6 +6,7 @@ mod entries;
 mod headless;
 mod kept;
 mod naming;
+mod places;
 mod secrets;
 mod tables;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 
 pub(crate) use doors::mtls_mode;
 pub(crate) use kept::{Kept, keep_own};
+pub use places::{Place, Places};
 pub(crate) use secrets::OWN;
 
 use std::{
@@ -25,7 +27,7 @@ use std::{
 use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
-        AppMetrics, Endpoint, EndpointSet, Generation, GlobalRateLimit, JwksDocument, PolicySlice,
+        AppMetrics, Endpoint, EndpointSet, Generation, GlobalRateLimit, JwksDocument, JwtRule, PolicySlice,
         ProxyConfig, ProxyRole, RateLimit, ServiceConfig, ServicePort, TelemetryConfig,
         TrafficPolicy, WorkloadConfig,
     },
@@ -38,7 +40,7 @@ use tables::{CallerClass, Callers};
 use crate::{
     LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{Instance, Instances},
-    mesh::{HttpRoute, Jwks, KeyPlace, RouteTo, To, ViewKey},
+    mesh::{HttpRoute, Jwks, KeyPlace, RequestAuthentication, RouteTo, To, ViewKey},
 };
 
 /// Keys of token issuers by their URL, as last fetched.
@@ -225,7 +227,7 @@ impl<'a> Index<'a> {
             transformations: self.whole.transformations_of(workload),
             global_rate_limits: self.global_rate_limits(&selecting),
             path_normalization: self.mesh.settings.path_normalization,
-            jwt_rules: self.jwt_rules(workload, keys),
+            jwt_rules: jwt_rules(self.mesh, keys, |r| r.covers(workload)),
             tracing: self.mesh.settings.tracing.clone(),
             telemetry: TelemetryConfig {
                 access_log: self.mesh.settings.access_log.clone(),
@@ -271,28 +273,6 @@ impl<'a> Index<'a> {
         let of_ours = |limit: &&GlobalRateLimit| selecting.iter().any(|s| s.host == limit.service);
         let limits = self.mesh.global_rate_limits.iter().filter(of_ours);
         limits.cloned().collect()
-    }
-
-    fn jwt_rules(
-        &self,
-        workload: &LocalWorkload,
-        keys: &FetchedKeys,
-    ) -> Vec<reeve_core::model::JwtRule> {
-        let covering = self
-            .mesh
-            .request_authentications
-            .iter()
-            .filter(|r| r.covers(workload));
-        covering
-            .flat_map(|r| &r.rules)
-            .map(|rule| {
-                let mut resolved = rule.rule.clone();
-                if let Jwks::From(source) = &rule.jwks {
-                    resolved.jwks = keys.get(&source.place).map(|d| (**d).clone());
-                }
-                resolved
-            })
-            .collect()
     }
 
     /// The route tables of the workload's class of callers.
@@ -346,6 +326,25 @@ impl<'a> Index<'a> {
                 .collect(),
         }
     }
+}
+
+/// The token rules of whatever `covers` holds for, with the keys as they were fetched.
+fn jwt_rules(
+    mesh: &Mesh,
+    keys: &FetchedKeys,
+    covers: impl Fn(&RequestAuthentication) -> bool,
+) -> Vec<JwtRule> {
+    let all = mesh.request_authentications.iter();
+    let rules = all.filter(|r| covers(r)).flat_map(|r| &r.rules);
+    rules
+        .map(|rule| {
+            let mut resolved = rule.rule.clone();
+            if let Jwks::From(source) = &rule.jwks {
+                resolved.jwks = keys.get(&source.place).map(|d| (**d).clone());
+            }
+            resolved
+        })
+        .collect()
 }
 
 /// Where requests and their copies go.

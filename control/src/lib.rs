@@ -31,7 +31,7 @@ pub use controller::{
     FaultState, ProxyStatus, StartError, Status,
 };
 pub use fault::{Code, Fault, Severity};
-pub use index::FetchedKeys;
+pub use index::{FetchedKeys, Place, Places};
 pub use jwks::KeyStatus;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,

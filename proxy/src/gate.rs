@@ -240,7 +240,8 @@ impl Proxy {
     }
 }
 
-struct Tokens<'h>(&'h Head);
+/// Where tokens stand in a head.
+pub(crate) struct Tokens<'h>(pub(crate) &'h Head);
 
 impl TokenLookup for Tokens<'_> {
     fn header_values(&self, name: &str) -> Vec<&[u8]> {

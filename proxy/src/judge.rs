@@ -8,8 +8,9 @@ use std::{
     sync::Arc,
 };
 
+use http::HeaderName;
 use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction};
-use reeve_authz::Engine;
+use reeve_authz::{Engine, Needs};
 use reeve_core::{
     UnixTime,
     decision::{
@@ -272,7 +273,9 @@ impl Question {
                 port: self.place.port,
                 mtls: self.peer.is_mtls(),
                 time: now,
-                http: head.map(|head| http_context(head, snapshot)),
+                http: head.map(|head| {
+                    http_context(head, snapshot.engine.needs(), &snapshot.wanted_headers)
+                }),
             },
         }
     }
@@ -306,8 +309,8 @@ impl Question {
     }
 }
 
-fn http_context(head: &Head, snapshot: &Snapshot) -> HttpContext {
-    let needs = snapshot.engine.needs();
+/// What policies and records see of a head.
+pub(crate) fn http_context(head: &Head, needs: &Needs, wanted: &[HeaderName]) -> HttpContext {
     let query = head.query.as_deref().unwrap_or_default();
     let mut parameters = BTreeMap::new();
     for name in &needs.query {
@@ -317,7 +320,7 @@ fn http_context(head: &Head, snapshot: &Snapshot) -> HttpContext {
         }
     }
     let mut named = BTreeMap::new();
-    for name in &snapshot.wanted_headers {
+    for name in wanted {
         let values = head.headers.get_all(name).iter();
         let text =
             |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();

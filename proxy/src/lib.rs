@@ -55,6 +55,7 @@ mod head;
 mod headers;
 mod hello;
 mod inherited;
+pub mod inquiry;
 mod introduction;
 mod io;
 mod judge;

@@ -8,6 +8,7 @@ mod circuits;
 mod demo;
 mod descriptors;
 mod edge;
+mod ext_authz;
 mod faulty_disk;
 mod fixture;
 mod full_disk;

@@ -19,7 +19,7 @@ const MAX_WAITING: usize = 64;
 
 /// Writes events to the mesh process's write-ahead log.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     own: AgentEvents,
     applied: Mutex<Applied>,
     issued: prometheus::IntCounter,
@@ -38,7 +38,7 @@ enum Applied {
 
 impl Recorder {
     /// A recorder into `wal`, with its counters in `registry`.
-    pub(super) fn new(wal: Arc<Wal>, registry: &prometheus::Registry) -> anyhow::Result<Self> {
+    pub(crate) fn new(wal: Arc<Wal>, registry: &prometheus::Registry) -> anyhow::Result<Self> {
         let counter = |name: &str, help: &str| {
             let counter = prometheus::IntCounter::new(name, help)?;
             registry.register(Box::new(counter.clone()))?;
@@ -58,12 +58,12 @@ impl Recorder {
     }
 
     /// Records an event.
-    pub(super) fn record(&self, event: EventRecord) {
+    pub(crate) fn record(&self, event: EventRecord) {
         self.own.record(event);
     }
 
     /// Tells where policy sets are kept and come from; what waited for that is recorded now.
-    pub(super) fn attach(&self, log: Arc<AuditLog>, mesh: watch::Receiver<Option<Arc<Mesh>>>) {
+    pub(crate) fn attach(&self, log: Arc<AuditLog>, mesh: watch::Receiver<Option<Arc<Mesh>>>) {
         let attached = Applied::Attached { log, mesh };
         let before = {
             let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 
 /// Makes the key in `file` if there is none and nothing was sealed yet. `sealed` are the places that would hold what
 /// was sealed with it.
-pub(super) fn ensure(file: &Path, sealed: &[&Path]) -> anyhow::Result<()> {
+pub(crate) fn ensure(file: &Path, sealed: &[&Path]) -> anyhow::Result<()> {
     if file.exists() {
         return Ok(());
     }

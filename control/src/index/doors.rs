@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use reeve_core::model::{Capture, InboundListener, MtlsMode, Protocol, ServiceState};
+use reeve_core::{
+    Namespace,
+    model::{Capture, InboundListener, MtlsMode, Protocol, ServiceState},
+};
 
 use super::app_port;
 use crate::{
@@ -50,7 +53,7 @@ pub(super) fn inbound(
             app: SocketAddr::from((instance.app_address, app_port(workload, port))),
             protocol,
             mtls: mtls_mode(mesh, workload, port),
-            state: state(&mesh.settings.authorization, workload, services),
+            state: state(&mesh.settings.authorization, &workload.namespace, services),
             services: services.iter().map(|s| s.host.clone()).collect(),
             pool: pool.clone(),
         }
@@ -86,7 +89,7 @@ pub(super) fn capture(
         mode,
         outbound_policy: mesh.settings.outbound_policy,
         mtls: mtls_mode(mesh, workload, NO_PORT),
-        state: state(&mesh.settings.authorization, workload, &[]),
+        state: state(&mesh.settings.authorization, &workload.namespace, &[]),
     })
 }
 
@@ -108,13 +111,13 @@ pub(crate) fn mtls_mode(mesh: &Mesh, workload: &LocalWorkload, port: u16) -> Mtl
 }
 
 /// The state of a port: that of its services (the strictest of several), else its namespace's, else the mesh's.
-fn state(
+pub(super) fn state(
     settings: &AuthorizationSettings,
-    workload: &LocalWorkload,
+    namespace: &Namespace,
     services: &[&Service],
 ) -> ServiceState {
-    let namespace = settings.namespaces.get(&workload.namespace).copied();
-    let fallback = namespace.unwrap_or(settings.state);
+    let own = settings.namespaces.get(namespace).copied();
+    let fallback = own.unwrap_or(settings.state);
     let of = |s: &&Service| settings.services.get(&s.host).copied().unwrap_or(fallback);
     let strictness = |s: &ServiceState| match s {
         ServiceState::Open => 0,

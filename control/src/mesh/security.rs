@@ -23,10 +23,17 @@ pub(crate) struct Scope {
 impl Scope {
     /// Whether it holds for `workload`.
     pub(crate) fn covers(&self, workload: &LocalWorkload) -> bool {
-        self.namespace
-            .as_ref()
-            .is_none_or(|n| *n == workload.namespace)
-            && is_subset(&self.selector, &workload.labels)
+        self.covers_labels(&workload.namespace, &workload.labels)
+    }
+
+    /// Whether it holds for what has these labels.
+    pub(crate) fn covers_labels(
+        &self,
+        namespace: &Namespace,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        self.namespace.as_ref().is_none_or(|n| n == namespace)
+            && is_subset(&self.selector, labels)
     }
 
     /// 2 = picked by labels, 1 = the whole namespace, 0 = the mesh.
@@ -59,6 +66,16 @@ impl RequestAuthentication {
     /// Whether it holds for `workload`.
     pub(crate) fn covers(&self, workload: &LocalWorkload) -> bool {
         self.scopes.iter().any(|scope| scope.covers(workload))
+    }
+
+    /// Whether it holds for whatever has these labels.
+    pub(crate) fn covers_labels(
+        &self,
+        namespace: &Namespace,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        let covers = |scope: &Scope| scope.covers_labels(namespace, labels);
+        self.scopes.iter().any(covers)
     }
 }
 

@@ -1,0 +1,18 @@
+//! What an asking proxy can make the server hold.
+
+use std::time::Duration;
+
+/// Largest `CheckRequest`, the body of the request included where Envoy is told to send it.
+pub const MAX_CHECK_BYTES: usize = 1024 * 1024;
+/// Most inquiries under way; more are denied at once.
+pub const MAX_CHECKS: usize = 4096;
+/// Most streams of one connection.
+pub const MAX_CHECK_STREAMS: u32 = 1024;
+/// Most connections of both listeners together.
+pub const MAX_ASKERS: usize = 1024;
+/// Largest head of a request in the HTTP form.
+pub const MAX_CHECK_HEAD_BYTES: usize = 64 * 1024;
+/// How long a record may take to become durable.
+pub const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a head may take to arrive.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,156 @@
+//! The audit log of decisions for other proxies: a write-ahead log, shipped to a log of its own, as a mesh's are.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use reeve_audit::{
+    AuditLog, EventKind, EventRecord, LogOptions, ShipOptions, Wal, WalOptions, ship_local,
+};
+use reeve_ca::{
+    Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, LocalIssuer, Store,
+};
+use reeve_control::{Controller, MeshSettings};
+use reeve_core::{Clock, InstanceName, ServiceAccount};
+use reeve_sidecar::SvidSigner;
+
+use crate::mesh::{Recorder, ensure_key};
+
+/// The server's name in its log, and its service account.
+const NAME: &str = "reeve.ext-authz";
+const ACCOUNT: &str = "ext-authz";
+/// How long the last records may take to reach the log.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
+
+/// What decisions and events are written to, before there is a log behind it.
+pub(super) struct Records {
+    pub(super) wal: Arc<Wal>,
+    pub(super) events: Arc<Recorder>,
+}
+
+impl Records {
+    /// Opens the write-ahead log within `state`, which is made if need be.
+    pub(super) fn open(
+        state: &Path,
+        registry: &prometheus::Registry,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(state).with_context(|| state.display().to_string())?;
+        let dir = state.join("wal").join(NAME);
+        let options = WalOptions {
+            first_epoch: clock.now().as_millis(),
+            ..WalOptions::default()
+        };
+        let wal = Wal::open(&dir, InstanceName::parse(NAME)?, options, Arc::clone(clock))
+            .with_context(|| format!("the write-ahead log {}", dir.display()))?;
+        let wal = Arc::new(wal);
+        Ok(Self {
+            events: Arc::new(Recorder::new(Arc::clone(&wal), registry)?),
+            wal,
+        })
+    }
+}
+
+/// The log, and the identity that signs for it.
+pub(super) struct Trail {
+    records: Records,
+    log: Arc<AuditLog>,
+    authority: Arc<CertificateAuthority>,
+    signer: Arc<SvidSigner>,
+    _agent: AgentHandle,
+}
+
+impl Trail {
+    /// Opens the log and its authority within `state`.
+    pub(super) fn open(
+        state: &Path,
+        settings: &MeshSettings,
+        records: Records,
+        controller: &Controller,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let (seal, ca, audit) = (
+            state.join("seal.key"),
+            state.join("ca"),
+            state.join("audit"),
+        );
+        ensure_key(&seal, &[&ca, &audit])?;
+        let options = CaOptions {
+            trust_domain: settings.trust_domain.clone(),
+            root_ttl: settings.root_ttl,
+            intermediate_ttl: settings.intermediate_ttl,
+            svid_ttl: settings.certificate_ttl,
+            store: Store::Sealed {
+                dir: ca.clone(),
+                key: reeve_ca::SealKey::from_file(&seal)?,
+            },
+        };
+        let authority = CertificateAuthority::open(options, Arc::clone(clock))
+            .with_context(|| format!("the certificate authority in {}", ca.display()))?;
+        let domain = &settings.trust_domain;
+        let key = reeve_audit::seal::SealKey::from_file(&seal)?;
+        let origin = format!("{}/audit", domain.as_str());
+        let log = AuditLog::open(&audit, LogOptions::new(origin, key))
+            .with_context(|| format!("the audit log in {}", audit.display()))?;
+        let bundle = authority.bundle().borrow().to_pem();
+        let file = state.join("bundle.pem");
+        std::fs::write(&file, bundle).with_context(|| file.display().to_string())?;
+        records.events.attach(Arc::clone(&log), controller.mesh());
+        let started = EventRecord::new(EventKind::Started);
+        records
+            .events
+            .record(started.with("version", env!("CARGO_PKG_VERSION")));
+        let account = ServiceAccount::parse(ACCOUNT)?;
+        let options = AgentOptions {
+            id: domain.workload(&settings.root_namespace, &account),
+            join_token: None,
+        };
+        let issuer = Arc::new(LocalIssuer::new(Arc::clone(&authority)));
+        let (credentials, agent) = Agent::start(options, issuer, Arc::clone(clock));
+        Ok(Self {
+            records,
+            log,
+            authority,
+            signer: Arc::new(SvidSigner::new(credentials)),
+            _agent: agent,
+        })
+    }
+
+    /// Ships records to the log and keeps the authority in order, for ever.
+    pub(super) async fn ship(&self) {
+        let ship = ship_local(
+            Arc::clone(&self.records.wal),
+            Arc::clone(&self.log),
+            Arc::clone(&self.signer) as _,
+            ShipOptions::default(),
+        );
+        let maintain = async {
+            loop {
+                if let Err(error) = self.authority.maintain() {
+                    tracing::error!(%error, "the authority cannot replace its authorities");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        // Cancel-safe: shipping goes on where it was, whenever it is begun again.
+        tokio::select! {
+            () = ship => {}
+            () = maintain => {}
+        }
+    }
+
+    /// Records the end, and gives the last records time to reach the log; what does not is shipped after the next start.
+    pub(super) async fn close(self) {
+        self.records.events.record(EventRecord::new(EventKind::Stopped));
+        let shipped = async {
+            while self.records.wal.status().backlog > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // Cancel-safe: the same.
+        tokio::select! {
+            () = self.ship() => {}
+            () = shipped => {}
+            () = tokio::time::sleep(LAST_RECORDS) => {}
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Places of judgement: everything that a request may be for, as whoever decides on behalf of other proxies needs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reeve_core::{
+    ServiceName, SpiffeId,
+    decision::ResourceRef,
+    model::{JwtRule, PolicySlice, ServiceState},
+};
+
+use super::{FetchedKeys, doors, jwt_rules};
+use crate::{LocalWorkload, Mesh, Service, mesh::RequestAuthentication};
+
+/// What a request may be for, and the rules there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The workload or service.
+    pub resource: ResourceRef,
+    /// Whether its policies bind.
+    pub state: ServiceState,
+    /// Who vouches for its end users.
+    pub jwt_rules: Vec<JwtRule>,
+}
+
+/// All of a mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// By the workload's identity.
+    pub workloads: BTreeMap<SpiffeId, Place>,
+    /// By the service's name.
+    pub services: BTreeMap<ServiceName, Place>,
+}
+
+impl Mesh {
+    /// Every workload and service that can be asked for.
+    pub fn places(&self, keys: &FetchedKeys) -> Places {
+        let mut workloads: BTreeMap<SpiffeId, Place> = BTreeMap::new();
+        for workload in &self.workloads {
+            let Some(identity) = &workload.identity else {
+                continue;
+            };
+            let place = self.place_of(identity, workload, keys);
+            match workloads.get_mut(identity) {
+                Some(known) => known.join(place),
+                None => drop(workloads.insert(identity.clone(), place)),
+            }
+        }
+        let service = |service: &Service| self.place_of_service(service, &workloads, keys);
+        let services = self.services.values();
+        let services = services.map(|s| (s.host.clone(), service(s))).collect();
+        Places {
+            workloads,
+            services,
+        }
+    }
+
+    /// All policies, for whoever judges for the whole mesh.
+    pub fn all_policies(&self) -> PolicySlice {
+        PolicySlice {
+            mesh_hash: self.policy_hash.clone(),
+            policies: self.policies.clone(),
+        }
+    }
+
+    fn place_of(&self, identity: &SpiffeId, workload: &LocalWorkload, keys: &FetchedKeys) -> Place {
+        let selecting = self.services.values().filter(|s| s.selects(workload));
+        let selecting: Vec<&Service> = selecting.map(AsRef::as_ref).collect();
+        Place {
+            resource: ResourceRef {
+                workload: Some(identity.clone()),
+                namespace: workload.namespace.clone(),
+                services: selecting.iter().map(|s| s.host.clone()).collect(),
+                address: None,
+            },
+            state: doors::state(
+                &self.settings.authorization,
+                &workload.namespace,
+                &selecting,
+            ),
+            jwt_rules: jwt_rules(self, keys, |r| r.covers(workload)),
+        }
+    }
+
+    /// The workload behind a service, if that is one and the same everywhere; else the service alone.
+    fn place_of_service(
+        &self,
+        service: &Service,
+        workloads: &BTreeMap<SpiffeId, Place>,
+        keys: &FetchedKeys,
+    ) -> Place {
+        let behind = self.workloads.iter().filter(|w| service.selects(w));
+        let behind: BTreeSet<_> = behind.map(|w| w.identity.as_ref()).collect();
+        let only = behind.first().copied().flatten();
+        if let (1, Some(place)) = (behind.len(), only.and_then(|id| workloads.get(id))) {
+            return place.clone();
+        }
+        // What a selector picks is told by the labels that whatever stands behind it must have.
+        let covers = |rules: &RequestAuthentication| {
+            rules.covers_labels(&service.namespace, &service.selector)
+        };
+        Place {
+            resource: ResourceRef {
+                workload: None,
+                namespace: service.namespace.clone(),
+                services: vec![service.host.clone()],
+                address: None,
+            },
+            state: doors::state(&self.settings.authorization, &service.namespace, &[service]),
+            jwt_rules: jwt_rules(self, keys, covers),
+        }
+    }
+}
+
+impl Place {
+    /// Another workload of the same identity: which of them is meant is not known, so what holds for both remains.
+    fn join(&mut self, other: Self) {
+        let services = &mut self.resource.services;
+        services.retain(|service| other.resource.services.contains(service));
+        self.jwt_rules.retain(|rule| other.jwt_rules.contains(rule));
+        let stricter = |state: &ServiceState| match state {
+            ServiceState::Open => 0,
+            ServiceState::Shadow => 1,
+            ServiceState::Enforced => 2,
+        };
+        if stricter(&other.state) > stricter(&self.state) {
+            self.state = other.state;
+        }
+    }
+}
