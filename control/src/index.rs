@@ -27,9 +27,9 @@ use std::{
 use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
-        AppMetrics, Endpoint, EndpointSet, Generation, GlobalRateLimit, JwksDocument, JwtRule, PolicySlice,
-        ProxyConfig, ProxyRole, RateLimit, ServiceConfig, ServicePort, TelemetryConfig,
-        TrafficPolicy, WorkloadConfig,
+        AppMetrics, Endpoint, EndpointSet, Generation, GlobalRateLimit, JwksDocument, JwtRule,
+        PolicySlice, ProxyConfig, ProxyRole, RateLimit, ServiceConfig, ServicePort,
+        TelemetryConfig, TrafficPolicy, WorkloadConfig,
     },
 };
 

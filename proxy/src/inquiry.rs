@@ -200,7 +200,11 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<(HeaderName, HeaderV
         true => b"; ",
         false => b", ",
     };
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    let lines: Vec<&[u8]> = headers
+        .get_all(name)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     let value = HeaderValue::from_bytes(&lines.join(separator)).ok()?;
     Some((name.clone(), value))
 }
@@ -225,9 +229,7 @@ impl Asked<'_> {
         };
         let decision = match self.subject.state {
             ServiceState::Open => Decision::without_policy(Effect::Allow, Reason::ServiceOpen),
-            state @ (ServiceState::Shadow | ServiceState::Enforced) => {
-                apply_state(state, decide())
-            }
+            state @ (ServiceState::Shadow | ServiceState::Enforced) => apply_state(state, decide()),
         };
         let cost = started.elapsed().as_micros();
         self.judged(head, access, decision)
@@ -265,9 +267,8 @@ impl Asked<'_> {
                 port: asker.port,
                 mtls: asker.principal.spiffe_id().is_some(),
                 time: self.now,
-                http: head.map(|head| {
-                    http_context(head, self.rules.engine.needs(), &self.rules.headers)
-                }),
+                http: head
+                    .map(|head| http_context(head, self.rules.engine.needs(), &self.rules.headers)),
             },
         }
     }

@@ -115,10 +115,14 @@ impl Fixture {
         let client = certificates(work.path());
         let app = port();
         let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let [outside, mtls, slow, by_http, ask, ask_http, metrics] = std::array::from_fn(|_| port());
+        let [outside, mtls, slow, by_http, ask, ask_http, metrics] =
+            std::array::from_fn(|_| port());
         let mut config = include_str!("peers/ext_authz.yaml")
             .replace("@DIR@", &work.path().display().to_string())
-            .replace("@SILENT@", &silent.local_addr().expect("its address").port().to_string());
+            .replace(
+                "@SILENT@",
+                &silent.local_addr().expect("its address").port().to_string(),
+            );
         for (name, port) in [
             ("@PORT@", outside),
             ("@MTLS@", mtls),
@@ -138,15 +142,35 @@ impl Fixture {
         let server = start(
             &binary("reeve"),
             &[
-                "authz", "serve", "-f", folder.path().to_str().expect("a path"),
-                "--state", state.to_str().expect("a path"),
-                "--grpc", &grpc, "--http", &http, "--metrics", &figures,
-                "--set-header", "x-checked=yes", "--remove-header", "x-internal",
+                "authz",
+                "serve",
+                "-f",
+                folder.path().to_str().expect("a path"),
+                "--state",
+                state.to_str().expect("a path"),
+                "--grpc",
+                &grpc,
+                "--http",
+                &http,
+                "--metrics",
+                &figures,
+                "--set-header",
+                "x-checked=yes",
+                "--remove-header",
+                "x-internal",
             ],
         );
         let envoy = start(
             &test_tool("envoy"),
-            &["-c", &file, "--concurrency", "1", "--disable-hot-restart", "-l", "error"],
+            &[
+                "-c",
+                &file,
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "-l",
+                "error",
+            ],
         );
         let it = Self {
             folder,
@@ -208,29 +232,59 @@ async fn a_stock_envoy_asks_and_obeys_and_every_answer_is_on_record() {
 
     // Silence is a refusal.
     let before = it.app.count();
-    assert_eq!(Call::get("echo", "/public/a").status(it.slow).await, Ok(403));
+    assert_eq!(
+        Call::get("echo", "/public/a").status(it.slow).await,
+        Ok(403)
+    );
     assert_eq!(it.app.count(), before);
 
     // Another folder, another answer; a faulty one changes nothing.
-    it.folder.write("access.yaml", permit("echo", "permit (principal, actn, resource);"));
+    it.folder.write(
+        "access.yaml",
+        permit("echo", "permit (principal, actn, resource);"),
+    );
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(Call::get("echo", "/public/a").status(it.outside).await, Ok(200));
-    it.folder.write("access.yaml", permit("echo", &POLICIES.replace("/public/", "/open/")));
-    eventually("the new policies are judged by", LIMIT, async || {
-        match Call::get("echo", "/public/a").status(it.outside).await {
+    assert_eq!(
+        Call::get("echo", "/public/a").status(it.outside).await,
+        Ok(200)
+    );
+    it.folder.write(
+        "access.yaml",
+        permit("echo", &POLICIES.replace("/public/", "/open/")),
+    );
+    eventually(
+        "the new policies are judged by",
+        LIMIT,
+        async || match Call::get("echo", "/public/a").status(it.outside).await {
             Ok(403) => Ok(()),
             other => Err(format!("{other:?}")),
-        }
-    })
+        },
+    )
     .await;
-    assert_eq!(Call::get("echo", "/open/a").status(it.outside).await, Ok(200));
-    assert_eq!(it.app.targets("/private"), ["/private"], "the client's alone");
+    assert_eq!(
+        Call::get("echo", "/open/a").status(it.outside).await,
+        Ok(200)
+    );
+    assert_eq!(
+        it.app.targets("/private"),
+        ["/private"],
+        "the client's alone"
+    );
     assert_eq!(it.app.targets("/unknown"), Vec::<String>::new());
 
-    let figures = Call::get("any", "/metrics").send(it.metrics).await.expect("figures");
+    let figures = Call::get("any", "/metrics")
+        .send(it.metrics)
+        .await
+        .expect("figures");
     let text = figures.text().to_owned();
-    assert!(text.contains(r#"reeve_ext_authz_checks_total{answer="denied",form="grpc"}"#), "{text}");
-    assert_eq!(Call::get("any", "/healthz").status(it.metrics).await, Ok(200));
+    assert!(
+        text.contains(r#"reeve_ext_authz_checks_total{answer="denied",form="grpc"}"#),
+        "{text}"
+    );
+    assert_eq!(
+        Call::get("any", "/healthz").status(it.metrics).await,
+        Ok(200)
+    );
 
     // Absence is a refusal.
     let pid = it.server.id().expect("a process");
@@ -238,8 +292,14 @@ async fn a_stock_envoy_asks_and_obeys_and_every_answer_is_on_record() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
     let ended = it.server.wait().await.expect("its end");
     assert!(ended.success(), "{ended:?}");
-    assert_eq!(Call::get("echo", "/open/a").status(it.outside).await, Ok(403));
-    assert_eq!(Call::get("echo", "/open/a").status(it.by_http).await, Ok(403));
+    assert_eq!(
+        Call::get("echo", "/open/a").status(it.outside).await,
+        Ok(403)
+    );
+    assert_eq!(
+        Call::get("echo", "/open/a").status(it.by_http).await,
+        Ok(403)
+    );
 
     let verified = it.audit(&["verify"]).await;
     assert_eq!(verified.code, Some(0), "{verified:?}");
@@ -260,7 +320,9 @@ async fn a_stock_envoy_asks_and_obeys_and_every_answer_is_on_record() {
             && r["decision"]["policies"] == json!(["default/echo#client"])
     });
     found("a user's", &|r| r["request"]["user"]["subject"] == "ada");
-    found("a bad token", &|r| r["decision"]["reason"] == "invalid_token");
+    found("a bad token", &|r| {
+        r["decision"]["reason"] == "invalid_token"
+    });
     found("an unknown service", &|r| {
         r["decision"]["reason"] == "not_in_registry"
             && r["request"]["resource"]["services"] == json!(["nobody.default.svc.cluster.local"])
@@ -286,44 +348,75 @@ async fn allowed_and_denied(it: &Fixture) {
         Call::get("echo", "/public/a").method("POST"),
         Call::get("echo", "/public/../private"),
         Call::get("echo", "/unknown"),
-        Call::get("echo", "/public/a").header("x-role", "user").header("x-role", "banned"),
+        Call::get("echo", "/public/a")
+            .header("x-role", "user")
+            .header("x-role", "banned"),
     ] {
         let answer = call.send(it.outside).await.expect("an answer");
         assert_eq!(answer.status, 403, "{call:?}");
         let body = answer.json();
         assert_eq!(body["error"], "denied");
-        assert_eq!(body["decision_id"].as_str(), answer.header("x-reeve-decision-id"));
-        assert_eq!(body.as_object().map(serde_json::Map::len), Some(2), "nothing else");
+        assert_eq!(
+            body["decision_id"].as_str(),
+            answer.header("x-reeve-decision-id")
+        );
+        assert_eq!(
+            body.as_object().map(serde_json::Map::len),
+            Some(2),
+            "nothing else"
+        );
         assert_eq!(answer.header("x-checked"), None);
     }
     // What Envoy would forward as it is, and another reader would take for something else.
-    let ambiguous = Call::get("echo", "/public%2fa").send(it.outside).await.expect("an answer");
+    let ambiguous = Call::get("echo", "/public%2fa")
+        .send(it.outside)
+        .await
+        .expect("an answer");
     assert_eq!(ambiguous.status, 400);
 }
 
 async fn tokens(it: &Fixture) {
     let mine = Call::get("echo", "/mine").method("POST");
     assert_eq!(mine.status(it.outside).await, Ok(403));
-    let with = mine.clone().header("authorization", &it.token()).header("x-user", "root");
+    let with = mine
+        .clone()
+        .header("authorization", &it.token())
+        .header("x-user", "root");
     assert_eq!(with.status(it.outside).await, Ok(200));
     assert_eq!(it.seen("x-user"), ["ada"]);
-    assert_eq!(it.seen("authorization"), Vec::<String>::new(), "the token is not forwarded");
-    let bad = mine.header("authorization", "Bearer a.b.c").send(it.outside).await;
+    assert_eq!(
+        it.seen("authorization"),
+        Vec::<String>::new(),
+        "the token is not forwarded"
+    );
+    let bad = mine
+        .header("authorization", "Bearer a.b.c")
+        .send(it.outside)
+        .await;
     let bad = bad.expect("an answer");
     assert_eq!(bad.status, 401);
-    assert_eq!(bad.header("www-authenticate"), Some("Bearer error=\"invalid_token\""));
+    assert_eq!(
+        bad.header("www-authenticate"),
+        Some("Bearer error=\"invalid_token\"")
+    );
 }
 
 async fn the_caller_by_its_certificate(it: &Fixture) {
     let mut connection = it.client.open(it.mtls, "envoy.test").await.expect("mTLS");
-    let answer = connection.send(&Call::get("echo", "/private").method("DELETE")).await;
+    let answer = connection
+        .send(&Call::get("echo", "/private").method("DELETE"))
+        .await;
     assert_eq!(answer.expect("an answer").status, 200);
 }
 
 async fn the_http_form(it: &Fixture) {
     let public = Call::get("echo", "/public/http").header("x-user", "root");
     assert_eq!(public.status(it.by_http).await, Ok(200));
-    assert_eq!(it.seen("x-user"), [""], "what a claim would say is replaced");
+    assert_eq!(
+        it.seen("x-user"),
+        [""],
+        "what a claim would say is replaced"
+    );
     let spoof = format!("URI={CLIENT}");
     for call in [
         Call::get("echo", "/private").header("x-forwarded-client-cert", &spoof),

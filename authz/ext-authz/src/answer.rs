@@ -55,10 +55,12 @@ impl Denial {
 
     /// A recorded decision.
     pub(crate) fn because(reason: Reason, decision_id: String) -> Self {
-        let denial = match reason {
-            Reason::InvalidToken => Self::new(StatusCode::UNAUTHORIZED, "invalid_token"),
-            Reason::AmbiguousPath => Self::new(StatusCode::BAD_REQUEST, "ambiguous_path"),
-            _ => Self::new(StatusCode::FORBIDDEN, "denied"),
+        let denial = if reason == Reason::InvalidToken {
+            Self::new(StatusCode::UNAUTHORIZED, "invalid_token")
+        } else if reason == Reason::AmbiguousPath {
+            Self::new(StatusCode::BAD_REQUEST, "ambiguous_path")
+        } else {
+            Self::new(StatusCode::FORBIDDEN, "denied")
         };
         Self {
             decision_id: Some(decision_id),

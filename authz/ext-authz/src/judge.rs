@@ -146,11 +146,7 @@ impl Judge {
     }
 }
 
-fn ask(
-    court: &Court,
-    inquiry: Inquiry,
-    clock: &dyn Clock,
-) -> Result<Judged, inquiry::Unreadable> {
+fn ask(court: &Court, inquiry: Inquiry, clock: &dyn Clock) -> Result<Judged, inquiry::Unreadable> {
     let (rules, now) = (&court.rules, clock.now());
     let Inquiry {
         target,
@@ -158,9 +154,7 @@ fn ask(
         head,
     } = inquiry;
     match (court.find(&target), head) {
-        (Some(subject), Some(parts)) => {
-            inquiry::judge_request(rules, subject, &asker, parts, now)
-        }
+        (Some(subject), Some(parts)) => inquiry::judge_request(rules, subject, &asker, parts, now),
         (Some(subject), None) => Ok(inquiry::judge_connection(rules, subject, &asker, now)),
         (None, parts) => {
             let resource = court.unknown(&target);

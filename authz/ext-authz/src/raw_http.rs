@@ -119,7 +119,8 @@ fn allowed(judged: &Judged, decision_id: &str, options: &AnswerOptions) -> Respo
 
 fn denied(denial: &Denial) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(denial.body()));
-    *response.status_mut() = StatusCode::from_u16(denial.status.as_u16()).unwrap_or(StatusCode::FORBIDDEN);
+    *response.status_mut() =
+        StatusCode::from_u16(denial.status.as_u16()).unwrap_or(StatusCode::FORBIDDEN);
     for (name, value) in denial.headers() {
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(name, value);

@@ -212,9 +212,7 @@ async fn metrics(
 impl ServeArgs {
     fn tls(&self) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
         match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => {
-                doors::tls(cert, key, self.client_ca.as_deref()).map(Some)
-            }
+            (Some(cert), Some(key)) => doors::tls(cert, key, self.client_ca.as_deref()).map(Some),
             _ => Ok(None),
         }
     }

@@ -32,8 +32,7 @@ impl Scope {
         namespace: &Namespace,
         labels: &BTreeMap<String, String>,
     ) -> bool {
-        self.namespace.as_ref().is_none_or(|n| n == namespace)
-            && is_subset(&self.selector, labels)
+        self.namespace.as_ref().is_none_or(|n| n == namespace) && is_subset(&self.selector, labels)
     }
 
     /// 2 = picked by labels, 1 = the whole namespace, 0 = the mesh.

@@ -74,9 +74,7 @@ fn principal(peer: &Peer) -> Principal {
 fn source_address(address: &Address) -> Result<IpAddr, ReadError> {
     match &address.address {
         Some(address::Address::Pipe(_)) => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        Some(
-            address::Address::SocketAddress(_) | address::Address::EnvoyInternalAddress(_),
-        )
+        Some(address::Address::SocketAddress(_) | address::Address::EnvoyInternalAddress(_))
         | None => socket_address(Some(address))
             .map(|address| address.ip())
             .ok_or(ReadError::NoSource),
@@ -152,7 +150,15 @@ fn add(headers: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), ReadErro
 fn is_list(name: &str) -> bool {
     !matches!(
         name,
-        "authorization" | "host" | "user-agent" | "date" | "if-modified-since" | "referer"
-            | "content-type" | "content-length" | "x-request-id" | "traceparent"
+        "authorization"
+            | "host"
+            | "user-agent"
+            | "date"
+            | "if-modified-since"
+            | "referer"
+            | "content-type"
+            | "content-length"
+            | "x-request-id"
+            | "traceparent"
     )
 }

@@ -40,7 +40,11 @@ fn a_certificates_header_counts_only_where_it_is_believed_and_unambiguous() {
         (own.as_str(), ClientCert::Ignored, false),
         (&format!("{own},{own}"), ClientCert::Believed, false),
         (&format!("{own};URI={CLIENT}"), ClientCert::Believed, false),
-        (&format!("Subject=\"a;URI={CLIENT}\""), ClientCert::Believed, false),
+        (
+            &format!("Subject=\"a;URI={CLIENT}\""),
+            ClientCert::Believed,
+            false,
+        ),
         ("URI=https://a", ClientCert::Believed, false),
         ("", ClientCert::Believed, false),
     ] {

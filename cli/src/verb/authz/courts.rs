@@ -94,7 +94,9 @@ fn court(
         },
         subjects: Subjects {
             workloads: workloads.map(|(id, p)| (id.clone(), subject(p))).collect(),
-            services: services.map(|(name, p)| (name.clone(), subject(p))).collect(),
+            services: services
+                .map(|(name, p)| (name.clone(), subject(p)))
+                .collect(),
         },
         root_namespace: mesh.settings.root_namespace.clone(),
     })

@@ -60,7 +60,8 @@ impl FromStr for Door {
             return Ok(Self::Unix(path.into()));
         }
         let address = text.parse();
-        let address = address.map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor unix:PATH"));
+        let address =
+            address.map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor unix:PATH"));
         address.map(Self::Tcp)
     }
 }

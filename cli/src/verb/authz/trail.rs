@@ -140,7 +140,9 @@ impl Trail {
 
     /// Records the end, and gives the last records time to reach the log; what does not is shipped after the next start.
     pub(super) async fn close(self) {
-        self.records.events.record(EventRecord::new(EventKind::Stopped));
+        self.records
+            .events
+            .record(EventRecord::new(EventKind::Stopped));
         let shipped = async {
             while self.records.wal.status().backlog > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
