@@ -125,6 +125,17 @@ impl Engine {
         }
     }
 
+    /// Every policy's conditions, as [`PolicyVerdict`](crate::PolicyVerdict) counts them after the three parts of its
+    /// scope: each `unless`, and each `when` split at its top-level `&&`.
+    pub fn conditions(&self) -> Vec<(PolicyId, Vec<String>)> {
+        let State::Open(policies) = &self.state else {
+            return Vec::new();
+        };
+        let each = policies.all().iter();
+        each.map(|policy| (policy.source.id.clone(), crate::explain::conditions(policy)))
+            .collect()
+    }
+
     /// Headers and query parameters that the policies name.
     pub fn needs(&self) -> &Needs {
         &self.needs

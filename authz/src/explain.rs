@@ -3,6 +3,8 @@
 //! A policy is taken apart – principal, action, resource, then each condition, top-level `&&` split – and its parts
 //! are asked in order until one does not hold.
 
+mod values;
+
 use std::{collections::BTreeMap, fmt};
 
 use cedar_policy::{
@@ -55,6 +57,9 @@ pub struct PolicyVerdict {
     /// The first part that did not hold, as Cedar text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// What that part looked at, and found, as Cedar writes it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
     /// The evaluation error, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -99,6 +104,14 @@ impl fmt::Display for Explanation {
     }
 }
 
+impl PolicyVerdict {
+    /// Whether principal, action and resource fit, and it has not lapsed: whether its conditions decide.
+    pub fn is_in_scope(&self) -> bool {
+        let failed = self.failed.as_ref();
+        failed.is_none_or(|part| part.starts_with("when ") || part.starts_with("unless "))
+    }
+}
+
 impl fmt::Display for PolicyVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let effect = match self.effect {
@@ -116,6 +129,9 @@ impl fmt::Display for PolicyVerdict {
             (_, Some(part), None) => {
                 let Self { matched, parts, .. } = self;
                 write!(f, "{matched} of {parts} parts hold, not: {part}")?;
+                for (name, value) in &self.values {
+                    write!(f, "\n      {name}: {value}")?;
+                }
             }
             (_, None, None) => f.write_str("does not apply")?,
         }
@@ -146,6 +162,7 @@ pub(crate) fn verdict(policy: &Compiled, question: &Question, now: UnixTime) -> 
         matched: 0,
         parts: 0,
         failed: None,
+        values: BTreeMap::new(),
         error: None,
         annotations: told
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -187,16 +204,24 @@ fn take_apart(tree: &Template, question: &Question, found: &mut PolicyVerdict) {
             Ok(false) => {
                 found.verdict = Verdict::Unsatisfied;
                 found.failed = Some(part.to_string());
+                found.values = values::of(&part, question);
                 break;
             }
             Err(error) => {
                 found.verdict = Verdict::Error;
                 found.failed = Some(part.to_string());
+                found.values = values::of(&part, question);
                 found.error = Some(error);
                 break;
             }
         }
     }
+}
+
+/// The conditions of a policy, as [`verdict`] asks them after the three parts of its scope. `@until` is none.
+pub(crate) fn conditions(policy: &Compiled) -> Vec<String> {
+    let parts = policy.tree().map(|tree| parts(&tree)).unwrap_or_default();
+    parts.iter().skip(3).map(ToString::to_string).collect()
 }
 
 /// One thing that must hold for a policy to apply.

@@ -37,6 +37,7 @@ mod mesh_schema;
 mod opaque;
 mod review;
 mod uses;
+mod words;
 
 pub use document::{mesh_hash, parse_access_policy};
 pub use engine::{Engine, MAX_CANDIDATES, Needs};
@@ -47,3 +48,4 @@ pub use jwt::{JwtVerifier, TokenError, TokenLookup, Verified};
 pub use known::{Known, nearest};
 pub use mesh_schema::schema;
 pub use review::{Remark, RemarkCode, Review, review};
+pub use words::in_words;

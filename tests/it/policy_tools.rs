@@ -203,7 +203,7 @@ fn who_can_call_a_service_of_the_demo() {
     let mesh = project("deploy/bookinfo/mesh");
     let table = reeve(&["policy", "who-can", "reviews", "-f", text(&mesh)]);
     assert_eq!(table.code, Some(0), "{}", table.stderr);
-    let told = "default/reviews#productpage-to-reviews: when { context.path like \"/reviews/*\" }";
+    let told = "default/reviews#productpage-to-reviews: where the path is like /reviews/*";
     assert!(table.stdout.contains(told), "{}", table.stdout);
     let nobody = reeve(&["policy", "who-can", "nowhere", "-f", text(&mesh)]);
     assert_eq!(nobody.code, Some(2), "{}", nobody.stdout);

@@ -63,3 +63,85 @@ fn explanations_agree_with_the_decision() {
     assert_eq!(satisfied, ["reeve-system/p#soon", "reeve-system/p#yes"]);
     assert!(explained.to_string().contains("would deny: forbidden"));
 }
+
+/// What is shown beside the part of the one policy that does not hold.
+fn values(condition: &str) -> Vec<(String, String)> {
+    let engine = mesh_wide(&format!(
+        "permit (principal, action in Action::\"http\", resource) when {{ {condition} }};"
+    ));
+    let explained = engine.explain(&request());
+    explained.policies[0].values.clone().into_iter().collect()
+}
+
+#[test]
+fn a_condition_that_fails_is_shown_with_the_values_that_it_looked_at() {
+    for (condition, shown) in [
+        (
+            r#"context.path like "/a/*""#,
+            &[("context.path", r#""/reviews/7""#)][..],
+        ),
+        (
+            "context.port == 80 || context.port > 10000",
+            &[("context.port", "9080")],
+        ),
+        (
+            r#"context.headers.hasTag("end-user") && context.headers.getTag("end-user") == ["jim"]"#,
+            &[(
+                r#"context.headers.getTag("end-user")"#,
+                r#"["jason", "joe"]"#,
+            )],
+        ),
+        (
+            r#"context.headers.hasTag("x-none")"#,
+            &[(r#"context.headers.getTag("x-none")"#, "absent")],
+        ),
+        ("context has user", &[("context.user", "absent")]),
+        (
+            "context has grpc && context.grpc.method == \"Get\" || context.mtls == false",
+            &[
+                ("context.grpc", "absent"),
+                ("context.grpc.method", "absent"),
+                ("context.mtls", "true"),
+            ],
+        ),
+        (
+            r#"context.source_ip.isInRange(ip("192.168.0.0/16"))"#,
+            &[("context.source_ip", r#"ip("10.1.2.3")"#)],
+        ),
+        (
+            r#"principal in Namespace::"mesh.local/ns/pay""#,
+            &[(
+                "principal",
+                r#"Workload::"spiffe://mesh.local/ns/default/sa/bookinfo-productpage" in Namespace::"mesh.local/ns/default", ServiceAccount::"mesh.local/ns/default/sa/bookinfo-productpage", TrustDomain::"mesh.local""#,
+            )],
+        ),
+    ] {
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(values(condition), shown, "{condition}");
+    }
+}
+
+#[test]
+fn conditions_are_those_that_explanations_count() {
+    let engine = mesh_wide(
+        r#"@until("2099-01-01") permit (principal, action, resource)
+             when { context.mtls && context.port == 1 } unless { context.port == 2 };"#,
+    );
+    let conditions = engine.conditions();
+    let [(_, conditions)] = conditions.as_slice() else {
+        panic!("{conditions:?}");
+    };
+    assert_eq!(
+        *conditions,
+        [
+            "when { context.mtls }",
+            "when { context.port == 1 }",
+            "unless { context.port == 2 }"
+        ]
+    );
+    let explained = engine.explain(&request());
+    assert_eq!(explained.policies[0].failed.as_ref(), conditions.get(1));
+}

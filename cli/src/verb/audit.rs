@@ -34,7 +34,8 @@ enum AuditVerb {
     Verify(verify::VerifyArgs),
 }
 
-pub(crate) use read::{LogArgs, unreadable};
+pub(crate) use describe::explained as in_words;
+pub(crate) use read::{LogArgs, explained, unreadable};
 pub(crate) use verify::verify_state;
 
 /// Does it.

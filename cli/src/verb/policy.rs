@@ -7,7 +7,9 @@ mod explain;
 mod files;
 mod fmt;
 mod new;
+mod place;
 mod test;
+pub(crate) mod told;
 mod world;
 
 pub(crate) use explain::{full_name, pair};

@@ -4,13 +4,9 @@ use reeve_audit::{
     DecisionRecord, Entry,
     query::{Explained, Found},
 };
-use reeve_authz::{Engine, Verdict};
-use reeve_core::{
-    decision::{AccessRequest, Decision},
-    model::PolicySlice,
-};
+use reeve_core::decision::{AccessRequest, Decision};
 
-use crate::supervisor::logfile::timestamp;
+use crate::{supervisor::logfile::timestamp, verb::policy::told};
 
 /// A record on one line.
 pub(super) fn line(found: &Found) -> String {
@@ -111,7 +107,7 @@ pub(super) fn place(found: &Found) -> String {
 }
 
 /// A decision with everything around it.
-pub(super) fn explained(explained: &Explained) -> String {
+pub(crate) fn explained(explained: &Explained) -> String {
     let mut lines = vec![line(&explained.found)];
     let record = &explained.found.record;
     match &record.entry {
@@ -143,19 +139,11 @@ fn judged_then(entry: &Entry, policies: &str) -> Vec<String> {
     let Some(decision) = entry.as_decision() else {
         return Vec::new();
     };
-    let Ok(slice) = serde_json::from_str::<PolicySlice>(policies) else {
+    let Some(explanation) = told::by_recorded(policies, &decision.request) else {
         return stored();
     };
-    let Ok(engine) = Engine::compile(&slice) else {
-        return stored();
-    };
-    let mut lines = vec!["policies in force then, nearest to applying first:".to_owned()];
-    for verdict in engine.explain(&decision.request).policies {
-        lines.push(verdict.to_string());
-        if verdict.verdict != Verdict::Unsatisfied {
-            lines.extend(verdict.text.lines().map(|line| format!("      {line}")));
-        }
-    }
+    let mut lines = vec!["by the policies in force then".to_owned()];
+    lines.extend(told::policies(&explanation));
     lines
 }
 

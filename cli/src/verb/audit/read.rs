@@ -5,7 +5,7 @@ use std::{path::PathBuf, thread, time::Duration};
 use clap::{Args, ValueEnum};
 use reeve_audit::{
     Reader, parse_record_id,
-    query::{Filter, Found, MAX_RESULTS},
+    query::{Explained, Filter, Found, MAX_RESULTS},
 };
 use reeve_core::{
     Clock, RecordId, ServiceName, SpiffeId, SystemClock, UnixTime,
@@ -67,6 +67,11 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
+    /// The state directory that was named.
+    pub(crate) fn state(&self) -> &StateArgs {
+        &self.state
+    }
+
     /// The log, with what sidecars have not shipped yet.
     pub(crate) fn open(&self) -> Result<Reader, Problem> {
         if let Some(dir) = &self.dir {
@@ -310,15 +315,20 @@ pub(super) fn show(args: &ShowArgs) -> Verdict {
     Ok(Answer::Yes)
 }
 
+/// The decision with this id, in words that it is not there if it is not.
+pub(crate) fn explained(log: &LogArgs, id: &str) -> Result<Option<Explained>, Problem> {
+    let id = record_id(id)?;
+    let explained = log.open()?.explain(&id);
+    let explained = explained.map_err(|error| unreadable(&error))?;
+    if explained.is_none() {
+        no_record(&id)?;
+    }
+    Ok(explained)
+}
+
 pub(super) fn explain(args: &ShowArgs) -> Verdict {
-    let id = record_id(&args.id)?;
-    let explained = args
-        .log
-        .open()?
-        .explain(&id)
-        .map_err(|error| unreadable(&error))?;
-    let Some(explained) = explained else {
-        return no_record(&id);
+    let Some(explained) = explained(&args.log, &args.id)? else {
+        return Ok(Answer::No);
     };
     match args.output.output {
         Format::Json => output::json_line(&explained)?,

@@ -1,29 +1,36 @@
 //! `reeve policy who-can` and `reeve policy can-reach`.
 
+mod condition;
+mod graph;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    sync::Arc,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use reeve_authz::{Engine, Explanation, PolicyVerdict, Verdict as PolicyAnswer};
 use reeve_control::{LocalWorkload, Mesh, Service};
 use reeve_core::{
     Clock as _, PolicyId, SpiffeId, SystemClock, UnixTime,
     decision::{
-        AccessRequest, Action, Effect, HttpContext, Principal, RequestContext, ResourceRef,
+        AccessRequest, Action, Effect, HttpContext, Principal, RequestContext, ResourceRef, User,
     },
     model::PolicyMode,
 };
 use serde::Serialize;
 
-use super::explain::{self, full_name, pair};
+use self::condition::{Condition, Conditions};
+use super::{
+    explain::{self, full_name, pair},
+    place,
+};
 use crate::{
-    output::{self, Format, OutputArgs},
+    output,
     problem::{Answer, Problem, Verdict},
-    supervisor::load,
+    state::StateArgs,
 };
 
 pub(super) const WHO_CAN_EXAMPLES: &str = "\
@@ -31,11 +38,16 @@ Examples:
   reeve policy who-can reviews -f mesh                           who could, by any method, and on what conditions
   reeve policy who-can reviews -f mesh --method GET --path /reviews/0
   reeve policy who-can spiffe://mesh.local/ns/default/sa/ingress -f mesh -o json
+  reeve policy who-can ratings --method POST                     of the running mesh
+  reeve policy who-can ratings --issuer https://issuer.example --claim roles=editor
+  reeve policy who-can reviews -f mesh -o svg > who-can-reviews.svg
 
-Each identity of the mesh, and `unauthenticated`, is asked about with each method, on one path (and header, port). `yes`
-is the engine's answer to just that; `if` means that it denies, but only because of conditions, which are shown; `unless`
-names a forbid that may apply to other requests. The policies are judged as if every service were enforced;
-PeerAuthentication and routes are not looked at.
+Each identity of the mesh, and `unauthenticated`, is asked about with each method, on one path (and header, port, user).
+`yes` is the engine's answer to just that; `if` means that it denies, but only because of conditions, which are shown (such
+as an end user with a certain claim); `unless` and `only` name a forbid. Without --folder, the folder of the running mesh is
+meant. The policies are judged as if every service were enforced; PeerAuthentication and routes are not looked at.
+
+A picture: -o svg for browsers, -o mermaid for Markdown (GitHub, GitLab), -o dot for Graphviz; dashed lines are `if`.
 
 Exit codes: 0 = somebody can, 1 = nobody can, 2 = it could not be said.";
 
@@ -43,6 +55,7 @@ pub(super) const CAN_REACH_EXAMPLES: &str = "\
 Examples:
   reeve policy can-reach spiffe://mesh.local/ns/default/sa/bookinfo-productpage -f mesh
   reeve policy can-reach unauthenticated -f mesh --method GET --path /productpage -o json
+  reeve policy can-reach spiffe://mesh.local/ns/default/sa/bookinfo-productpage -o mermaid
 
 The answers are those of `reeve policy who-can`, for each service and each workload of the mesh.
 
@@ -81,9 +94,9 @@ pub(super) struct CanReachArgs {
 /// What is asked about each pair.
 #[derive(Args, Debug)]
 struct AskedArgs {
-    /// The folder of YAML files.
+    /// The folder of YAML files [default: the running mesh's].
     #[arg(short = 'f', long = "folder", value_name = "DIR")]
-    folder: PathBuf,
+    folder: Option<PathBuf>,
     /// A method, `other` or `connect`; repeat for several. By default, those that the target's ports speak.
     #[arg(long, value_name = "METHOD")]
     method: Vec<Action>,
@@ -96,8 +109,45 @@ struct AskedArgs {
     /// The port; by default, the target's first one.
     #[arg(long)]
     port: Option<u16>,
+    /// A claim of the end user, as NAME=VALUE; repeat for several. Without any of these three, there is no user.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
+    claim: Vec<(String, String)>,
+    /// The issuer of the end user's token.
+    #[arg(long, value_name = "ISSUER")]
+    issuer: Option<String>,
+    /// The subject of the end user's token.
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
     #[command(flatten)]
-    output: OutputArgs,
+    state: StateArgs,
+    /// How to print the answer.
+    #[arg(short = 'o', long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Form,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A table.
+    #[default]
+    #[value(alias = "table")]
+    Human,
+    /// For programs.
+    Json,
+    /// A picture that browsers show.
+    Svg,
+    /// A flowchart for Markdown.
+    Mermaid,
+    /// A graph for Graphviz.
+    Dot,
+}
+
+/// Parses `NAME=VALUE`; claims are case-sensitive.
+fn claim(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Who can do what to whom.
@@ -123,16 +173,6 @@ enum Can {
     Yes,
     If,
     No,
-}
-
-/// A policy whose scope fits and whose conditions decide.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Condition {
-    policy: PolicyId,
-    effect: Effect,
-    /// The part of it that did not hold, or that failed to evaluate; absent if all hold.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    part: Option<String>,
 }
 
 pub(super) fn who_can(args: &WhoCanArgs) -> Verdict {
@@ -169,14 +209,17 @@ struct Survey<'a> {
     args: &'a AskedArgs,
     mesh: Mesh,
     engine: Engine,
+    conditions: Conditions,
     time: UnixTime,
 }
 
 impl<'a> Survey<'a> {
     fn new(args: &'a AskedArgs) -> Result<Self, Problem> {
-        let mesh = load(&args.folder)?;
+        let (mesh, folder) = place::mesh(args.folder.as_deref(), &args.state)?;
+        let engine = explain::engine(&mesh, &folder)?;
         Ok(Self {
-            engine: explain::engine(&mesh, &args.folder)?,
+            conditions: Conditions::of(&engine),
+            engine,
             mesh,
             args,
             time: SystemClock.now(),
@@ -293,10 +336,13 @@ impl<'a> Survey<'a> {
         {
             all.extend(self.access(caller, target));
         }
-        match self.args.output.output {
-            Format::Json => output::json(&all)?,
-            Format::Human if all.is_empty() => output::line(none)?,
-            Format::Human => {
+        match self.args.output {
+            Form::Json => output::json(&all)?,
+            Form::Svg => output::line(&graph::svg(&all))?,
+            Form::Mermaid => output::line(&graph::mermaid(&all))?,
+            Form::Dot => output::line(&graph::dot(&all))?,
+            Form::Human if all.is_empty() => output::line(none)?,
+            Form::Human => {
                 let mut table =
                     output::plain_table(["CALLER", "TARGET", "METHODS", "ANSWER", "POLICIES"]);
                 for access in &all {
@@ -313,7 +359,8 @@ impl<'a> Survey<'a> {
         let mut all: Vec<Access> = Vec::new();
         for (action, port) in &target.asked {
             let request = self.request(caller, target, *action, *port);
-            let (answer, policies, conditions) = judged(&self.engine.explain(&request));
+            let (answer, policies, conditions) =
+                judged(&self.engine.explain(&request), &self.conditions);
             let same = |a: &&mut Access| {
                 a.answer == answer && a.policies == policies && a.conditions == conditions
             };
@@ -376,8 +423,34 @@ impl<'a> Survey<'a> {
             },
             principal: caller.clone(),
             resource: target.resource.clone(),
-            user: None,
+            user: self.user().filter(|_| action != Action::Connect),
         }
+    }
+
+    /// The end user that is asked about.
+    fn user(&self) -> Option<Arc<User>> {
+        let AskedArgs {
+            claim,
+            issuer,
+            subject,
+            ..
+        } = self.args;
+        if claim.is_empty() && issuer.is_none() && subject.is_none() {
+            return None;
+        }
+        let mut claims: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (name, value) in claim {
+            claims
+                .entry(name.clone())
+                .or_default()
+                .insert(value.clone());
+        }
+        Some(Arc::new(User {
+            claims,
+            expires_at: None,
+            issuer: issuer.clone().unwrap_or_default(),
+            subject: subject.clone().unwrap_or_default(),
+        }))
     }
 }
 
@@ -401,24 +474,23 @@ fn distinct(targets: impl Iterator<Item = Target>) -> Vec<Target> {
 }
 
 /// What an explanation says of requests like the one that was asked: with the same scope, and any conditions.
-fn judged(explanation: &Explanation) -> (Can, Vec<PolicyId>, Vec<Condition>) {
-    // A policy's first three parts are its scope.
-    let in_scope = |p: &&PolicyVerdict| p.mode == PolicyMode::Enforce && p.matched >= 3;
+fn judged(
+    explanation: &Explanation,
+    conditions: &Conditions,
+) -> (Can, Vec<PolicyId>, Vec<Condition>) {
+    let in_scope = |p: &&PolicyVerdict| p.mode == PolicyMode::Enforce && p.is_in_scope();
     let (permits, forbids): (Vec<_>, Vec<_>) = explanation
         .policies
         .iter()
         .filter(in_scope)
         .partition(|p| p.effect == Effect::Allow);
-    let condition = |p: &&PolicyVerdict| Condition {
-        policy: p.id.clone(),
-        effect: p.effect,
-        part: p.failed.clone(),
-    };
+    let condition = |p: &&PolicyVerdict| conditions.of_policy(p);
     if explanation.decision.is_allow() {
         let policies = explanation.decision.policies.clone();
         return (Can::Yes, policies, forbids.iter().map(condition).collect());
     }
-    let always = |p: &&PolicyVerdict| p.verdict == PolicyAnswer::Satisfied && p.parts == 3;
+    let always =
+        |p: &&PolicyVerdict| p.verdict == PolicyAnswer::Satisfied && conditions.are_none(&p.id);
     if permits.is_empty() || forbids.iter().any(always) {
         return (Can::No, Vec::new(), Vec::new());
     }
@@ -436,42 +508,39 @@ fn judged(explanation: &Explanation) -> (Can, Vec<PolicyId>, Vec<Condition>) {
 
 impl Access {
     fn row(&self) -> [String; 5] {
-        let services = self.services.join(", ");
-        let target = match &self.workload {
-            Some(workload) if services.is_empty() => workload.to_string(),
-            Some(workload) => format!("{services} ({workload})"),
-            None => services,
-        };
-        let methods: Vec<_> = self.methods.iter().map(|m| m.as_str()).collect();
-        let answer = match self.answer {
-            Can::Yes => "yes",
-            Can::If => "if",
-            Can::No => "no",
-        };
         let policies = self.policies.iter().map(ToString::to_string);
         let conditions = self.conditions.iter().map(ToString::to_string);
         let why: Vec<_> = policies.chain(conditions).collect();
         [
             self.caller.clone(),
-            target,
-            methods.join(" "),
-            answer.to_owned(),
+            self.target(),
+            self.methods(),
+            self.answer.as_str().to_owned(),
             why.join("\n"),
         ]
     }
+
+    fn target(&self) -> String {
+        let services = self.services.join(", ");
+        match &self.workload {
+            Some(workload) if services.is_empty() => workload.to_string(),
+            Some(workload) => format!("{services} ({workload})"),
+            None => services,
+        }
+    }
+
+    fn methods(&self) -> String {
+        let methods: Vec<_> = self.methods.iter().map(|m| m.as_str()).collect();
+        methods.join(" ")
+    }
 }
 
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unless = if self.effect == Effect::Deny {
-            "unless "
-        } else {
-            ""
-        };
-        write!(f, "{unless}{}", self.policy)?;
-        match &self.part {
-            Some(part) => write!(f, ": {part}"),
-            None => Ok(()),
+impl Can {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::If => "if",
+            Self::No => "no",
         }
     }
 }

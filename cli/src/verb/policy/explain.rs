@@ -7,7 +7,8 @@ use std::{
 };
 
 use clap::Args;
-use reeve_authz::Engine;
+use reeve_audit::query::Explained;
+use reeve_authz::{Engine, Explanation};
 use reeve_control::Mesh;
 use reeve_core::{
     Clock, Namespace, ServiceName, SpiffeId, SystemClock,
@@ -15,37 +16,51 @@ use reeve_core::{
     model::PolicySlice,
 };
 
+use serde::Serialize;
+
+use super::{place, told};
 use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
     supervisor::load,
+    verb::audit::{self, LogArgs},
 };
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
+  reeve policy explain d-04005m…                       a decision of the running mesh: what decided, what came closest
+  reeve policy explain d-04005m… -f mesh               and what the policies of a folder say of the same request now
   reeve policy explain -f mesh --from spiffe://mesh.local/ns/default/sa/web --to reviews --path /reviews/0
   reeve policy explain -f mesh --from unauthenticated --to ratings --action POST --header end-user=jason
   reeve audit query -o json | jq -c .request | reeve policy explain -f mesh -o json --requests -
 
+Without --folder, the folder of the running mesh is meant. A denial is shown with the permits that came closest: the first
+part of each that did not hold, and the values that it looked at.
 The policies are judged as if every service were enforced; `reeve route explain` says what a service's state makes of it.
 
-Exit codes: 0 = every request is allowed, 1 = one is denied, or the configuration is invalid, 2 = it could not be said.";
+Exit codes: 0 = every request is allowed, 1 = one is denied, or there is no such decision, 2 = it could not be said.";
 
 /// `reeve policy explain`.
 #[derive(Args, Debug)]
 pub(super) struct ExplainArgs {
-    /// The folder of YAML files.
+    /// A recorded decision: its record's id, or the opaque id that the caller got.
+    #[arg(value_name = "DECISION_ID", conflicts_with_all = ["requests", "from", "to"])]
+    decision: Option<String>,
+    /// The folder of YAML files [default: the running mesh's].
     #[arg(short = 'f', long = "folder", value_name = "DIR")]
-    folder: PathBuf,
+    folder: Option<PathBuf>,
+    /// Say of a recorded decision's request, too, what the policies of the running mesh's folder make of it now.
+    #[arg(long, requires = "decision")]
+    now: bool,
     /// A file of requests as the audit records hold them (JSON, one per line), or - for standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
     requests: Option<PathBuf>,
     /// Who asks: a SPIFFE ID, or `unauthenticated`.
-    #[arg(long, value_name = "SPIFFE_ID", required_unless_present = "requests")]
+    #[arg(long, value_name = "SPIFFE_ID", required_unless_present_any = ["requests", "decision"])]
     from: Option<String>,
     /// Whom: a service (`reviews`, `reviews.shop`), or a workload's SPIFFE ID.
-    #[arg(long, value_name = "SERVICE", required_unless_present = "requests")]
+    #[arg(long, value_name = "SERVICE", required_unless_present_any = ["requests", "decision"])]
     to: Option<String>,
     /// What for: an HTTP method, `other` or `connect`.
     #[arg(long, default_value = "GET")]
@@ -62,6 +77,8 @@ pub(super) struct ExplainArgs {
     /// The caller's address.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     source_ip: IpAddr,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -80,8 +97,12 @@ pub(super) fn root_namespace() -> Result<Namespace, Problem> {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Verdict {
-    let mesh = load(&args.folder)?;
-    let engine = engine(&mesh, &args.folder)?;
+    if let Some(id) = &args.decision {
+        return recorded(args, id);
+    }
+    let folder = place::folder(args.folder.as_deref(), args.log.state())?;
+    let mesh = load(&folder)?;
+    let engine = engine(&mesh, &folder)?;
     let requests = match &args.requests {
         Some(file) => input::json_values(file)?,
         None => vec![from_flags(args, &mesh)?],
@@ -92,10 +113,57 @@ pub(super) fn run(args: &ExplainArgs) -> Verdict {
         all_allowed &= explanation.decision.is_allow();
         match args.output.output {
             Format::Json => output::json_line(&explanation)?,
-            Format::Human => output::line(&explanation.to_string())?,
+            Format::Human => output::line(&told::explanation(&explanation))?,
         }
     }
     Ok(Answer::from_fine(all_allowed))
+}
+
+/// A recorded decision, as it was made and as it would be made now.
+#[derive(Serialize)]
+struct Recorded<'a> {
+    #[serde(flatten)]
+    explained: &'a Explained,
+    /// What the policies of then said; absent if they are not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    then: Option<Explanation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<Explanation>,
+}
+
+fn recorded(args: &ExplainArgs, id: &str) -> Verdict {
+    let Some(explained) = audit::explained(&args.log, id)? else {
+        return Ok(Answer::No);
+    };
+    let entry = &explained.found.record.entry;
+    let decision = entry.as_decision().ok_or_else(|| {
+        Problem::new(format!("{id} is no decision")).fix("`reeve audit show` shows the record")
+    })?;
+    let now = match (&args.folder, args.now) {
+        (None, false) => None,
+        (folder, _) => {
+            let folder = place::folder(folder.as_deref(), args.log.state())?;
+            let engine = engine(&load(&folder)?, &folder)?;
+            Some(engine.explain(&decision.request))
+        }
+    };
+    match args.output.output {
+        Format::Human => {
+            output::line(&audit::in_words(&explained))?;
+            if let Some(now) = &now {
+                output::line(&format!("now      {}", told::explanation(now)))?;
+            }
+        }
+        Format::Json => {
+            let policies = explained.policies.as_deref();
+            output::json_line(&Recorded {
+                then: policies.and_then(|set| told::by_recorded(set, &decision.request)),
+                explained: &explained,
+                now,
+            })?;
+        }
+    }
+    Ok(Answer::from_fine(decision.decision.is_allow()))
 }
 
 /// The data path's engine with all policies of `mesh`, which was read from `folder`.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use reeve_authz::Engine;
+use reeve_authz::{Engine, Explanation, Verdict as PolicyAnswer};
 use reeve_control::Mesh;
 use reeve_core::{
     PolicyId, TrustDomain,
@@ -18,7 +18,7 @@ use reeve_core::{
 
 use self::{
     cases::{Case, CaseFile, Expected},
-    report::{CaseOutcome, Miss, PolicyUse, Report},
+    report::{CaseOutcome, Minima, Miss, Report},
 };
 use super::{explain, files};
 use crate::{
@@ -31,6 +31,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   reeve policy test -f mesh tests/access.yaml          cases against the policies of a folder
   reeve policy test -f mesh tests --coverage-min 80    for CI: every case passes, and most policies decide one
+  reeve policy test -f mesh tests --conditions-min 100 and each condition is seen to hold, and to fail
   reeve policy test policies/cases                     cases that name their policies themselves (documents)
 
 A file of cases, in YAML or JSON:
@@ -63,6 +64,9 @@ pub(super) struct TestArgs {
     /// Fail if fewer of the policies, in percent, decide a case.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     coverage_min: Option<u8>,
+    /// Fail if fewer of the outcomes of conditions, in percent, are seen: each should hold once, and fail once.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    conditions_min: Option<u8>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -73,16 +77,35 @@ pub(super) fn run(args: &TestArgs) -> Verdict {
         (Some(mesh), Some(folder)) => Some(Tried::of_mesh(mesh, folder)?),
         _ => None,
     };
+    let minima = Minima {
+        policies: args.coverage_min,
+        conditions: args.conditions_min,
+    };
+    let report = tried(&args.cases, shared, mesh.as_ref(), minima)?;
+    match args.output.output {
+        Format::Json => output::json(&report)?,
+        Format::Human => output::line(&report.to_string())?,
+    }
+    Ok(Answer::from_fine(report.passed))
+}
+
+/// Tries the cases in `paths` on `shared`, where files name no policies of their own.
+fn tried(
+    paths: &[PathBuf],
+    shared: Option<Tried>,
+    mesh: Option<&Mesh>,
+    minima: Minima,
+) -> Result<Report, Problem> {
     let mut report = Report::default();
     let mut policies = Uses::default();
     if let Some(tried) = &shared {
         policies.know(tried);
     }
-    for path in files::cases(&args.cases)? {
+    for path in files::cases(paths)? {
         let file = CaseFile::read(&path)?;
         let own = match file.documents.is_empty() {
             true => None,
-            false => Some(Tried::of_documents(&file, &path, mesh.as_ref())?),
+            false => Some(Tried::of_documents(&file, &path, mesh)?),
         };
         let tried = own.as_ref().or(shared.as_ref()).ok_or_else(|| {
             Problem::new("there are no policies to try the cases on")
@@ -92,7 +115,7 @@ pub(super) fn run(args: &TestArgs) -> Verdict {
         policies.know(tried);
         let runner = Runner {
             tried,
-            mesh: mesh.as_ref(),
+            mesh,
             file: &path,
             base: &file,
         };
@@ -103,12 +126,8 @@ pub(super) fn run(args: &TestArgs) -> Verdict {
     if report.cases.is_empty() {
         return Err(Problem::new("there are no cases").fix("see `reeve policy test --help`"));
     }
-    report.finish(policies.0.into_iter(), args.coverage_min);
-    match args.output.output {
-        Format::Json => output::json(&report)?,
-        Format::Human => output::line(&report.to_string())?,
-    }
-    Ok(Answer::from_fine(report.passed))
+    report.finish(policies, minima);
+    Ok(report)
 }
 
 /// A policy set under test.
@@ -116,7 +135,6 @@ struct Tried {
     /// Where its policies stand.
     source: String,
     engine: Engine,
-    ids: Vec<PolicyId>,
 }
 
 impl Tried {
@@ -124,7 +142,6 @@ impl Tried {
         Ok(Self {
             source: folder.display().to_string(),
             engine: explain::engine(mesh, folder)?,
-            ids: mesh.policies.iter().map(|p| p.id.clone()).collect(),
         })
     }
 
@@ -141,34 +158,72 @@ impl Tried {
             ),
         };
         let slice = file.policies(path, &root)?;
-        let ids = slice.policies.iter().map(|p| p.id.clone()).collect();
         Ok(Self {
             source: path.display().to_string(),
             engine: explain::compiled(&slice, path)?.in_trust_domain(home),
-            ids,
         })
     }
 }
 
-/// How many cases each policy decided, by where it stands and its id.
+/// What became of each policy, by where it stands and its id.
 #[derive(Default)]
-struct Uses(BTreeMap<(String, PolicyId), usize>);
+struct Uses(BTreeMap<(String, PolicyId), Use>);
+
+/// What became of a policy.
+#[derive(Default)]
+struct Use {
+    /// How many cases it decided.
+    cases: usize,
+    conditions: Vec<Seen>,
+}
+
+/// What became of one of its conditions.
+struct Seen {
+    text: String,
+    held: bool,
+    failed: bool,
+}
 
 impl Uses {
     fn know(&mut self, tried: &Tried) {
-        for id in &tried.ids {
-            self.0
-                .entry((tried.source.clone(), id.clone()))
-                .or_default();
+        for (id, conditions) in tried.engine.conditions() {
+            let seen = |text| Seen {
+                text,
+                held: false,
+                failed: false,
+            };
+            let known = self.0.entry((tried.source.clone(), id));
+            known.or_insert_with(|| Use {
+                cases: 0,
+                conditions: conditions.into_iter().map(seen).collect(),
+            });
         }
     }
 
     fn count<'a>(&mut self, tried: &Tried, ids: impl IntoIterator<Item = &'a PolicyId>) {
         for id in ids {
-            *self
-                .0
-                .entry((tried.source.clone(), id.clone()))
-                .or_default() += 1;
+            let known = self.0.entry((tried.source.clone(), id.clone()));
+            known.or_default().cases += 1;
+        }
+    }
+
+    /// Notes which conditions held, and which failed. Those after the first that fails are not looked at.
+    fn see(&mut self, tried: &Tried, explanation: &Explanation) {
+        for policy in &explanation.policies {
+            let key = (tried.source.clone(), policy.id.clone());
+            let Some(known) = self.0.get_mut(&key) else {
+                continue;
+            };
+            if !policy.is_in_scope() {
+                continue;
+            }
+            for condition in &mut known.conditions {
+                if policy.failed.as_ref() == Some(&condition.text) {
+                    condition.failed |= policy.verdict == PolicyAnswer::Unsatisfied;
+                    break;
+                }
+                condition.held = true;
+            }
         }
     }
 }
@@ -225,24 +280,19 @@ impl Runner<'_> {
         uses: &mut Uses,
     ) -> Effect {
         let decision = self.tried.engine.decide(request);
+        let explanation = self.tried.engine.explain(request);
+        uses.see(self.tried, &explanation);
         uses.count(self.tried, &decision.policies);
         if let Some(shadow) = &decision.shadow {
             uses.count(self.tried, &shadow.policies);
         }
         let effect = decision.effect;
         if !expected.is_met(&decision) {
-            let explanation = self.tried.engine.explain(request);
             outcome
                 .misses
                 .push(Miss::new(what, expected, decision, &explanation));
         }
         effect
-    }
-}
-
-impl From<((String, PolicyId), usize)> for PolicyUse {
-    fn from(((source, id), cases): ((String, PolicyId), usize)) -> Self {
-        Self { source, id, cases }
     }
 }
 

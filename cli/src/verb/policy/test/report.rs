@@ -9,7 +9,7 @@ use reeve_core::{
 };
 use serde::Serialize;
 
-use super::cases::Expected;
+use super::{Seen, Use, Uses, cases::Expected};
 
 /// All of it.
 #[derive(Debug, Default, Serialize)]
@@ -42,7 +42,7 @@ pub(super) struct Miss {
     policies: Vec<PolicyVerdict>,
 }
 
-/// Which policies decided a case.
+/// Which policies decided a case, and which of their conditions were seen both ways.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Coverage {
     policies: Vec<PolicyUse>,
@@ -51,6 +51,25 @@ pub(super) struct Coverage {
     percent: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     minimum: Option<u8>,
+    conditions: Conditions,
+}
+
+/// Outcomes of conditions: each holds or fails.
+#[derive(Debug, Default, Serialize)]
+struct Conditions {
+    outcomes: usize,
+    seen: usize,
+    /// Whole percents, rounded down; 100 if there are no conditions.
+    percent: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    minimum: Option<u8>,
+}
+
+/// What is asked of the coverage, in percent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Minima {
+    pub(super) policies: Option<u8>,
+    pub(super) conditions: Option<u8>,
 }
 
 /// In how many cases (and twins) a policy was among those that determined the answer, shadow answers included.
@@ -59,6 +78,16 @@ pub(super) struct PolicyUse {
     pub(super) source: String,
     pub(super) id: PolicyId,
     pub(super) cases: usize,
+    /// Each `unless`, and each `when` split at its top-level `&&`.
+    conditions: Vec<ConditionUse>,
+}
+
+/// Whether a condition was seen to hold, and to fail, in a case whose request the policy's scope fits.
+#[derive(Debug, Serialize)]
+struct ConditionUse {
+    condition: String,
+    held: bool,
+    failed: bool,
 }
 
 /// `allow` or `deny`.
@@ -70,28 +99,57 @@ pub(super) fn effect_word(effect: Effect) -> &'static str {
 }
 
 impl Report {
-    pub(super) fn finish(
-        &mut self,
-        uses: impl Iterator<Item = ((String, PolicyId), usize)>,
-        minimum: Option<u8>,
-    ) {
-        let policies: Vec<PolicyUse> = uses.map(PolicyUse::from).collect();
-        let decided = policies.iter().filter(|policy| policy.cases > 0).count();
-        let percent = (decided * 100).checked_div(policies.len()).unwrap_or(100);
-        self.coverage = Coverage {
-            policies,
-            decided,
-            percent,
-            minimum,
+    pub(super) fn finish(&mut self, uses: Uses, minima: Minima) {
+        let condition = |seen: Seen| ConditionUse {
+            condition: seen.text,
+            held: seen.held,
+            failed: seen.failed,
         };
-        self.passed = self.cases.iter().all(|case| case.passed) && !self.coverage.is_too_low();
+        let policy = |((source, id), known): ((String, PolicyId), Use)| PolicyUse {
+            source,
+            id,
+            cases: known.cases,
+            conditions: known.conditions.into_iter().map(condition).collect(),
+        };
+        let policies: Vec<_> = uses.0.into_iter().map(policy).collect();
+        let decided = policies.iter().filter(|policy| policy.cases > 0).count();
+        let conditions = policies.iter().flat_map(|policy| &policy.conditions);
+        let outcomes = conditions.clone().count() * 2;
+        let seen = conditions
+            .map(|c| usize::from(c.held) + usize::from(c.failed))
+            .sum();
+        self.coverage = Coverage {
+            decided,
+            percent: percent(decided, policies.len()),
+            minimum: minima.policies,
+            conditions: Conditions {
+                outcomes,
+                seen,
+                percent: percent(seen, outcomes),
+                minimum: minima.conditions,
+            },
+            policies,
+        };
+        let enough = !self.coverage.is_too_low() && !self.coverage.conditions.are_too_few();
+        self.passed = self.cases.iter().all(|case| case.passed) && enough;
     }
+}
+
+fn percent(part: usize, whole: usize) -> usize {
+    (part * 100).checked_div(whole).unwrap_or(100)
 }
 
 impl Coverage {
     fn is_too_low(&self) -> bool {
-        self.minimum
-            .is_some_and(|minimum| self.percent < usize::from(minimum))
+        let minimum = self.minimum.map(usize::from);
+        minimum.is_some_and(|minimum| self.percent < minimum)
+    }
+}
+
+impl Conditions {
+    fn are_too_few(&self) -> bool {
+        let minimum = self.minimum.map(usize::from);
+        minimum.is_some_and(|minimum| self.percent < minimum)
     }
 }
 
@@ -155,6 +213,12 @@ impl fmt::Display for Report {
             ..
         } = &self.coverage;
         writeln!(f, "{} cases, {failed} failed", self.cases.len())?;
+        write!(f, "{}", self.coverage.conditions)?;
+        for policy in policies {
+            for condition in &policy.conditions {
+                condition.tell(f, policy)?;
+            }
+        }
         write!(
             f,
             "{decided} of {} policies decided a case ({percent} %)",
@@ -171,6 +235,43 @@ impl fmt::Display for Report {
             write!(f, "\n  in no case: {} ({})", policy.id, policy.source)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            seen,
+            outcomes,
+            percent,
+            ..
+        } = self;
+        write!(
+            f,
+            "{seen} of {outcomes} outcomes of conditions were seen ({percent} %)"
+        )?;
+        match self.minimum.filter(|_| self.are_too_few()) {
+            Some(minimum) => writeln!(f, ", fewer than {minimum} %"),
+            None => writeln!(f),
+        }
+    }
+}
+
+impl ConditionUse {
+    /// What of it no case has shown.
+    fn tell(&self, f: &mut fmt::Formatter<'_>, policy: &PolicyUse) -> fmt::Result {
+        let what = match (self.held, self.failed) {
+            (true, true) => return Ok(()),
+            (true, false) => "never failed",
+            (false, true) => "never held",
+            (false, false) => "never looked at",
+        };
+        let text = self
+            .condition
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        writeln!(f, "  {what}: {}: {text}", policy.id)
     }
 }
 

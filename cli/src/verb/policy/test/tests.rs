@@ -36,7 +36,11 @@ fn tried(cases: &str, coverage_min: Option<u8>) -> Result<Value, Problem> {
     for case in &file.cases {
         report.cases.push(runner.case(case, &mut uses)?);
     }
-    report.finish(uses.0.into_iter(), coverage_min);
+    let minima = Minima {
+        policies: coverage_min,
+        conditions: None,
+    };
+    report.finish(uses, minima);
     let mut value = serde_json::to_value(&report).unwrap();
     value["text"] = json!(report.to_string());
     Ok(value)
@@ -59,7 +63,7 @@ fn a_case_passes_when_decision_and_policies_are_as_expected() {
     assert_eq!(report["coverage"]["percent"], 50);
     let text = report["text"].as_str().unwrap();
     assert!(
-        text.starts_with("ok   cases.yaml: reads\n1 cases, 0 failed\n1 of 2"),
+        text.starts_with("ok   cases.yaml: reads\n1 cases, 0 failed\n1 of 2 outcomes"),
         "{text}"
     );
     assert!(text.contains("in no case: default/rules#never"), "{text}");
@@ -169,7 +173,45 @@ fn the_librarys_cases_pass_and_cover_every_policy() {
             let outcome = runner.case(case, &mut uses).unwrap();
             assert!(outcome.passed, "{outcome}");
         }
-        let unused: Vec<_> = uses.0.iter().filter(|(_, cases)| **cases == 0).collect();
+        let unused: Vec<_> = uses
+            .0
+            .iter()
+            .filter(|(_, cases)| cases.cases == 0)
+            .collect();
+        let unused: Vec<_> = unused.iter().map(|(policy, _)| policy).collect();
         assert!(unused.is_empty(), "{unused:?}");
     }
+}
+
+#[test]
+fn a_condition_is_covered_once_it_held_and_once_it_failed() {
+    let holds = "cases:
+- name: reads
+  change: {context: {http: {path: /a/1}}}
+  expect: {decision: allow}
+";
+    let report = tried(holds, None).unwrap();
+    let conditions = &report["coverage"]["conditions"];
+    assert_eq!(
+        (&conditions["seen"], &conditions["outcomes"]),
+        (&json!(1), &json!(2))
+    );
+    let text = report["text"].as_str().unwrap();
+    let told = "  never failed: default/rules#read: when { context.path like \"/a/*\" }";
+    assert!(text.contains(told), "{text}");
+    // What another method asks does not look at the path: the scope does not fit.
+    let other = format!(
+        "{holds}  twins: [{{change: {{action: POST, context: {{http: {{path: /b}}}}}}, expect: {{decision: deny}}}}]\n"
+    );
+    let report = tried(&other, None).unwrap();
+    assert_eq!(report["coverage"]["conditions"]["percent"], 50, "{report}");
+    let both = format!(
+        "{holds}  twins: [{{change: {{context: {{http: {{path: /b}}}}}}, expect: {{decision: deny}}}}]\n"
+    );
+    let report = tried(&both, None).unwrap();
+    assert_eq!(report["coverage"]["conditions"]["percent"], 100, "{report}");
+    assert!(
+        !report["text"].as_str().unwrap().contains("never failed"),
+        "{report}"
+    );
 }
