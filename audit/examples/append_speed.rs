@@ -5,7 +5,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use reeve_audit::{
-    AuthenticatedBy, DecisionRecord, Direction, Level, OutcomeRecord, Wal, WalOptions, WalWriter,
+    AuthenticatedBy, DecisionRecord, Direction, Level, LookedFor, OutcomeRecord, Wal, WalOptions,
+    WalWriter,
 };
 use reeve_core::{
     clock::SystemClock,
@@ -180,6 +181,7 @@ fn decision() -> Result<DecisionRecord, Failure> {
         generation: Some(Generation(7)),
         policy_hash: "5a".repeat(32),
         projection_hash: "a5".repeat(32),
+        looked_for: LookedFor::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

@@ -15,8 +15,8 @@ use reeve_core::{
 
 use crate::{
     AuditLog, AuthenticatedBy, BatchKey, BatchSigner, BatchVerifier, DecisionRecord, Direction,
-    LogOptions, ShipOptions, SigningIdentity, Wal, WalOptions, batch::BoxError, seal::SealKey,
-    ship_local,
+    LogOptions, LookedFor, ShipOptions, SigningIdentity, Wal, WalOptions, batch::BoxError,
+    seal::SealKey, ship_local,
 };
 
 pub(crate) const ID: &str = "spiffe://mesh.local/ns/default/sa/reviews";
@@ -70,6 +70,7 @@ pub(crate) fn decision(path: &str, effect: Effect) -> DecisionRecord {
         generation: Some(Generation(7)),
         policy_hash: "ab12".into(),
         projection_hash: "cd34".into(),
+        looked_for: LookedFor::new(["end-user"], [], false),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

@@ -23,6 +23,7 @@ pub mod log;
 mod pace;
 pub mod query;
 pub mod record;
+mod scan;
 pub mod seal;
 pub mod ship;
 pub mod verify;
@@ -35,7 +36,8 @@ pub use log::{AuditLog, LogError, LogOptions, LogStatus};
 pub use query::Reader;
 pub use record::{
     AggregateRecord, AuthenticatedBy, DecisionRecord, DecisionRecordRef, Direction, Entry,
-    EntryRef, EventKind, EventRecord, OutcomeRecord, Record,
+    EntryRef, EventKind, EventRecord, LookedFor, OutcomeRecord, Record,
 };
+pub use scan::{Scan, ScanError};
 pub use ship::{ShipOptions, ship, ship_local};
 pub use wal::{AppendError, Level, MAX_WORKERS, Wal, WalError, WalOptions, WalStatus, WalWriter};

@@ -97,9 +97,9 @@ pub struct Reader {
 
 /// A batch under the checkpoint.
 #[derive(Debug)]
-struct Leaf {
-    header: BatchHeader,
-    object: PathBuf,
+pub(crate) struct Leaf {
+    pub(crate) header: BatchHeader,
+    pub(crate) object: PathBuf,
 }
 
 impl Reader {
@@ -247,7 +247,7 @@ impl Reader {
     }
 
     /// Every batch under the checkpoint, in the order of the tree.
-    fn leaves(&self) -> Result<Vec<Leaf>, ReadError> {
+    pub(crate) fn leaves(&self) -> Result<Vec<Leaf>, ReadError> {
         let path = self.dir.join(layout::CHECKPOINT);
         let checkpoint = fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?;
         let size = checkpoint.lines().nth(1).and_then(|n| n.parse().ok());
@@ -278,28 +278,36 @@ impl Reader {
         proxy: Option<&InstanceName>,
         each: &mut dyn FnMut(Found),
     ) -> Result<(), ReadError> {
+        for log in self.proxy_wals()? {
+            let name = log.file_name().map(|n| n.to_string_lossy().into_owned());
+            if proxy.is_some_and(|p| name.as_deref() != Some(p.as_str())) {
+                continue;
+            }
+            let segments = line::all_segments(&log).map_err(|e| unreadable(&log, e))?;
+            let mut segments = VecDeque::from(segments);
+            while let Some(path) = segments.pop_front() {
+                // Shipped and deleted meanwhile, perhaps.
+                if let Ok(bytes) = fs::read(&path) {
+                    read_segment(&path, &bytes, each);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder of each proxy's write-ahead log.
+    pub(crate) fn proxy_wals(&self) -> Result<Vec<PathBuf>, ReadError> {
+        let mut found = Vec::new();
         for dir in &self.wals {
             let logs = match fs::read_dir(dir) {
                 Ok(logs) => logs,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(unreadable(dir, error)),
             };
-            for log in logs.flatten().map(|entry| entry.path()) {
-                let name = log.file_name().map(|n| n.to_string_lossy().into_owned());
-                if !log.is_dir() || proxy.is_some_and(|p| name.as_deref() != Some(p.as_str())) {
-                    continue;
-                }
-                let segments = line::all_segments(&log).map_err(|e| unreadable(&log, e))?;
-                let mut segments = VecDeque::from(segments);
-                while let Some(path) = segments.pop_front() {
-                    // Shipped and deleted meanwhile, perhaps.
-                    if let Ok(bytes) = fs::read(&path) {
-                        read_segment(&path, &bytes, each);
-                    }
-                }
-            }
+            let logs = logs.flatten().map(|entry| entry.path());
+            found.extend(logs.filter(|log| log.is_dir()));
         }
-        Ok(())
+        Ok(found)
     }
 }
 
@@ -376,7 +384,7 @@ fn found(record: Record, logged: bool, place: &Path) -> Found {
     }
 }
 
-fn unreadable(path: &Path, source: io::Error) -> ReadError {
+pub(crate) fn unreadable(path: &Path, source: io::Error) -> ReadError {
     ReadError {
         path: path.display().to_string(),
         source,

@@ -10,8 +10,10 @@ use reeve_core::{
 use serde::{Deserialize, Serialize};
 
 mod line;
+mod looked_for;
 
 pub(crate) use self::line::write;
+pub use self::looked_for::LookedFor;
 use crate::canonical::{self, CanonicalError};
 
 /// The version of the record format, the `schema` member of every record.
@@ -187,6 +189,9 @@ pub struct DecisionRecord {
     pub policy_hash: String,
     /// SHA-256 in hex of the slice of it that this proxy holds; empty before the first.
     pub projection_hash: String,
+    /// What the request was searched for; what is among it and not in `request` was not there.
+    #[serde(default, skip_serializing_if = "LookedFor::is_empty")]
+    pub looked_for: LookedFor,
     /// The mTLS mode of the listener.
     pub mtls_mode: MtlsMode,
     /// Whether STRICT would have refused this peer.
@@ -218,6 +223,8 @@ pub struct DecisionRecordRef<'a> {
     pub generation: Option<Generation>,
     pub policy_hash: &'a str,
     pub projection_hash: &'a str,
+    #[serde(skip_serializing_if = "LookedFor::is_empty")]
+    pub looked_for: &'a LookedFor,
     pub mtls_mode: MtlsMode,
     pub strict_would_refuse: bool,
     pub path_normalization: PathNormalization,
@@ -240,6 +247,7 @@ impl<'a> From<&'a DecisionRecord> for DecisionRecordRef<'a> {
             generation: record.generation,
             policy_hash: &record.policy_hash,
             projection_hash: &record.projection_hash,
+            looked_for: &record.looked_for,
             mtls_mode: record.mtls_mode,
             strict_would_refuse: record.strict_would_refuse,
             path_normalization: record.path_normalization,

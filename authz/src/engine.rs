@@ -3,10 +3,13 @@
 //! Cedar skips a policy that fails to evaluate, a `forbid` included; the engine closes instead. Tenancy is not left
 //! to what policies say about their resource: a namespaced policy is in no set that judges another namespace.
 
+mod foresee;
 mod key;
 mod memory;
 mod policies;
 mod verdict;
+
+pub use foresee::{Asked, Foreseen, Foresight, Searched, Unknown};
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -16,10 +16,12 @@ mod fact;
 mod filing;
 mod lineage;
 mod shards;
+mod sieve;
 mod worst;
 
 pub(crate) use filing::Filing;
 pub(crate) use shards::Step;
+pub(crate) use sieve::Sieve;
 pub(crate) use worst::most_candidates;
 
 use std::sync::Arc;

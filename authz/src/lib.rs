@@ -40,7 +40,7 @@ mod uses;
 mod words;
 
 pub use document::{mesh_hash, parse_access_policy};
-pub use engine::{Engine, MAX_CANDIDATES, Needs};
+pub use engine::{Asked, Engine, Foreseen, Foresight, MAX_CANDIDATES, Needs, Searched, Unknown};
 pub use explain::{Explanation, PolicyVerdict, Verdict};
 pub use fault::PolicyFault;
 pub use format::format_policies;

@@ -9,7 +9,8 @@
 use std::{error::Error, hint::black_box, path::Path, sync::Arc};
 
 use reeve_audit::{
-    AuthenticatedBy, DecisionRecord, Direction, Level, OutcomeRecord, Wal, WalOptions, WalWriter,
+    AuthenticatedBy, DecisionRecord, Direction, Level, LookedFor, OutcomeRecord, Wal, WalOptions,
+    WalWriter,
 };
 use reeve_authz::Engine;
 use reeve_core::{
@@ -220,6 +221,7 @@ fn record(request: AccessRequest, decision: Decision) -> DecisionRecord {
         generation: Some(Generation(7)),
         policy_hash: "5a".repeat(32),
         projection_hash: "a5".repeat(32),
+        looked_for: LookedFor::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

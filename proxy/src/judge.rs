@@ -295,6 +295,7 @@ impl Question {
             generation: Some(snapshot.generation()),
             policy_hash: snapshot.policy_hash(),
             projection_hash: &snapshot.projection_hash,
+            looked_for: &snapshot.looked_for,
             mtls_mode: self.place.mtls,
             strict_would_refuse: self.place.direction == Direction::Inbound && !self.peer.is_mtls(),
             path_normalization: snapshot.workload().path_normalization,

@@ -8,6 +8,7 @@ use std::{
 
 use foldhash::HashMap;
 use http::{HeaderName, HeaderValue};
+use reeve_audit::LookedFor;
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
 use reeve_core::access_log::FormatError;
 use reeve_core::model::{
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub(crate) outbound: HashMap<SocketAddr, Arc<Outbound>>,
     /// Headers that policies read or the record keeps.
     pub(crate) wanted_headers: Vec<HeaderName>,
+    /// What requests are searched for, as the record says it.
+    pub(crate) looked_for: LookedFor,
     /// SHA-256 of the policy slice held here.
     pub(crate) projection_hash: String,
     /// The proxy's own workload, for metric labels.
@@ -185,11 +188,17 @@ impl Snapshot {
         let tables = tables(&config, before)?;
         let material = Material::new(&config.secrets, &around.clock);
         let (inbound, outbound) = listeners(workload, &material, before)?;
+        let wanted_headers = wanted_headers(&engine, workload)?;
         Ok(Self {
             jwt,
             clusters: Clusters::compile(&config, before, &around.answers, &material),
             names: dns::wanted(&config),
-            wanted_headers: wanted_headers(&engine, workload)?,
+            looked_for: LookedFor::new(
+                wanted_headers.iter().map(HeaderName::as_str),
+                engine.needs().query.iter().map(String::as_str),
+                !workload.jwt_rules.is_empty(),
+            ),
+            wanted_headers,
             projection_hash,
             own_header: own.to_value(),
             own: Arc::new(own),

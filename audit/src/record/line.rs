@@ -13,7 +13,8 @@ use reeve_core::{
 use serde::Serialize;
 
 use super::{
-    AuthenticatedBy, DecisionRecordRef, Direction, EntryRef, OutcomeRecord, RECORD_SCHEMA,
+    AuthenticatedBy, DecisionRecordRef, Direction, EntryRef, LookedFor, OutcomeRecord,
+    RECORD_SCHEMA,
 };
 use crate::canonical::{self, CanonicalError, Scratch};
 
@@ -69,6 +70,8 @@ struct DecisionLine<'a> {
     generation: Option<Generation>,
     id: &'a RecordId,
     kind: &'static str,
+    #[serde(skip_serializing_if = "LookedFor::is_empty")]
+    looked_for: &'a LookedFor,
     mtls_mode: MtlsMode,
     path_normalization: PathNormalization,
     policy_hash: &'a str,
@@ -95,6 +98,7 @@ impl<'a> DecisionLine<'a> {
             generation,
             policy_hash,
             projection_hash,
+            looked_for,
             mtls_mode,
             strict_would_refuse,
             path_normalization,
@@ -111,6 +115,7 @@ impl<'a> DecisionLine<'a> {
             generation,
             id,
             kind: "decision",
+            looked_for,
             mtls_mode,
             path_normalization,
             policy_hash,

@@ -1,0 +1,225 @@
+//! Answers to requests of which not everything is known, such as those that a record tells of.
+//!
+//! What is not known is tried out: a header, a query parameter and a claim can only be there or not, and contain each
+//! text that a policy spells out or not; what else they contain makes no difference to any policy. So a few requests
+//! stand for all that the unknown one may have been, and the answer is certain when all of them get the same.
+//!
+//! INVARIANT: an answer is certain only when no value of what is unknown could change it. What cannot be tried out (a
+//! comparison with something that is not spelled out, too many cases) leaves it open.
+
+mod values;
+
+use std::{fmt, sync::Arc};
+
+use reeve_core::decision::{AccessRequest, Decision, Effect};
+use serde::Serialize;
+
+use super::{Engine, Needs, State, policies::Policies};
+use crate::{compile::Compiled, index::Sieve};
+
+use self::values::{Read, Slot};
+
+/// Most requests that are tried out for one.
+const MAX_CASES: usize = 1024;
+
+/// What was looked for in a request, beside what it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Searched<'a> {
+    /// Headers, and query parameters.
+    pub names: &'a Needs,
+    /// Whether it is known that there is no end user if the request has none.
+    pub user: bool,
+}
+
+/// A part of a request that nobody looked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// A header.
+    Header(String),
+    /// A query parameter.
+    Query(String),
+    /// The end user, with all claims.
+    User,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Query(name) => write!(f, "query parameter {name}"),
+            Self::User => f.write_str("the end user's token"),
+        }
+    }
+}
+
+/// An answer to a request of which not everything is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Foreseen {
+    /// Whatever the unknown parts are. Which policies decide may depend on them.
+    Certain(Decision),
+    /// It depends on these.
+    Open(Vec<Unknown>),
+}
+
+/// How a question is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// As it stands: [`Engine::decide`].
+    Plainly,
+    /// For a connection that could not be read as HTTP where HTTP is expected: [`Engine::decide_opaque`].
+    Opaquely,
+}
+
+/// An engine that answers requests of which not everything is known.
+#[derive(Debug)]
+pub struct Foresight {
+    engine: Engine,
+    /// Policies that look at parts that may be unknown, and what each reads of them.
+    reading: Vec<(Arc<Compiled>, Read)>,
+    /// Policies that look at the time, or lapse.
+    timed: Vec<Arc<Compiled>>,
+}
+
+impl Foresight {
+    /// Answers as `engine` does.
+    pub fn new(engine: Engine) -> Self {
+        let those = |is: fn(&Compiled) -> bool| -> Vec<_> {
+            let all = engine.policies().map_or(&[][..], Policies::all);
+            all.iter().filter(|policy| is(policy)).cloned().collect()
+        };
+        Self {
+            reading: those(|policy| {
+                let uses = &policy.checked.uses;
+                !uses.headers.is_empty() || !uses.query.is_empty() || uses.attribute("user")
+            })
+            .into_iter()
+            .map(|policy| (Arc::clone(&policy), Read::of(&policy)))
+            .collect(),
+            timed: those(|policy| {
+                policy.checked.until.is_some() || policy.checked.uses.attribute("time")
+            }),
+            engine,
+        }
+    }
+
+    /// Answers `request`, whose headers, query parameters and end user are there only as far as they were looked for.
+    pub fn ask(&self, request: &AccessRequest, known: Searched<'_>, asked: Asked) -> Foreseen {
+        let certain = |request| Foreseen::Certain(self.put(request, asked));
+        if request.context.http.is_none() || self.reading.is_empty() {
+            return certain(request);
+        }
+        let sieve = self.sieve(request);
+        let reading = self.reading.iter();
+        let reading = reading.filter(|(policy, _)| sieve.lets_through(policy));
+        let slots = values::slots(reading.map(|(_, read)| read), request, known);
+        if slots.is_empty() {
+            return certain(request);
+        }
+        match cases(&slots) {
+            Some(count) => self.try_out(request, &slots, count, asked),
+            None => Foreseen::Open(slots.into_iter().map(|slot| slot.unknown).collect()),
+        }
+    }
+
+    /// Whether the answer to `request` may be another one at another time.
+    pub fn time_matters(&self, request: &AccessRequest) -> bool {
+        let sieve = self.sieve(request);
+        self.timed.iter().any(|policy| sieve.lets_through(policy))
+    }
+
+    /// Whether any policy that can concern `request` looks at what HTTP adds to it.
+    pub fn http_matters(&self, request: &AccessRequest) -> bool {
+        const HTTP: [&str; 7] = [
+            "host",
+            "path",
+            "path_segments",
+            "method",
+            "grpc",
+            "headers",
+            "query",
+        ];
+        let sieve = self.sieve(request);
+        let all = self.engine.policies().map_or(&[][..], Policies::all);
+        let concerning = all.iter().filter(|policy| sieve.lets_through(policy));
+        concerning
+            .map(|policy| &policy.checked.uses)
+            .any(|uses| HTTP.into_iter().any(|name| uses.attribute(name)))
+    }
+
+    /// Lets the policies through that can apply to `request`, whatever its headers, query, path and user are.
+    fn sieve<'r>(&self, request: &'r AccessRequest) -> Sieve<'r> {
+        let home = self.engine.policies().and_then(|p| p.home.as_ref());
+        Sieve::of(request, home)
+    }
+
+    fn put(&self, request: &AccessRequest, asked: Asked) -> Decision {
+        match asked {
+            Asked::Plainly => self.engine.decide(request),
+            Asked::Opaquely => self.engine.decide_opaque(request),
+        }
+    }
+
+    fn try_out(
+        &self,
+        request: &AccessRequest,
+        slots: &[Slot],
+        count: usize,
+        asked: Asked,
+    ) -> Foreseen {
+        // The first case: nothing of it is there.
+        let first = self.put(request, asked);
+        let mut effects = vec![first.effect];
+        let mut tried = request.clone();
+        for case in 1..count {
+            let mut rest = case;
+            for slot in slots {
+                slot.fill(&mut tried, rest % slot.count());
+                rest /= slot.count();
+            }
+            effects.push(self.put(&tried, asked).effect);
+        }
+        if effects.iter().all(|effect| *effect == first.effect) {
+            return Foreseen::Certain(first);
+        }
+        Foreseen::Open(that_matter(slots, &effects))
+    }
+}
+
+impl Engine {
+    fn policies(&self) -> Option<&Policies> {
+        match &self.state {
+            State::Closed(_) => None,
+            State::Open(policies) => Some(policies),
+        }
+    }
+}
+
+/// How many cases there are, if they can all be tried.
+fn cases(slots: &[Slot]) -> Option<usize> {
+    let every = slots.iter().try_fold(1usize, |product, slot| {
+        product.checked_mul(slot.is_closed().then(|| slot.count())?)
+    });
+    every.filter(|count| *count <= MAX_CASES)
+}
+
+/// The slots that alone can change the effect, whatever the others are.
+fn that_matter(slots: &[Slot], effects: &[Effect]) -> Vec<Unknown> {
+    let mut stride = 1;
+    let mut found = Vec::new();
+    for slot in slots {
+        let matters = effects.iter().enumerate().any(|(case, effect)| {
+            let own = case / stride % slot.count();
+            let without = effects.get(case - own * stride);
+            without.is_some_and(|other| other != effect)
+        });
+        if matters {
+            found.push(slot.unknown.clone());
+        }
+        stride *= slot.count();
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;
