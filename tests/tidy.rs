@@ -22,6 +22,10 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reeve-authz", &["reeve-core"]),
     ("reeve-audit", &["reeve-core"]),
     (
+        "reeve-analysis",
+        &["reeve-core", "reeve-authz", "reeve-audit"],
+    ),
+    (
         "reeve-proxy",
         &["reeve-core", "reeve-svid", "reeve-authz", "reeve-audit"],
     ),
@@ -52,6 +56,7 @@ const FENCES: &[(&str, &[&str])] = &[
             "reeve-svid",
             "reeve-ca",
             "reeve-authz",
+            "reeve-analysis",
             "reeve-audit",
             "reeve-proxy",
             "reeve-ads",

@@ -1,7 +1,7 @@
 //! From the mesh and what runs to the one configuration that each proxy needs.
 
 mod authorities;
-mod doors;
+pub(crate) mod doors;
 mod entries;
 mod headless;
 mod kept;

@@ -36,7 +36,7 @@ pub use jwks::KeyStatus;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,
     EntryResolution, Health, KeyPlace, ListedTransformation, LocalWorkload, Mesh, MeshSettings,
-    MetricsPage, Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort,
+    MetricsPage, PlaceRules, Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort,
     TransformationState, WorkloadPort, WorkloadRole,
 };
 pub use policy_text::{PolicyDocument, PolicyTextFault, map_policy_texts, policy_documents};

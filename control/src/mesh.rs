@@ -1,5 +1,6 @@
 //! The resolved mesh: typed, complete and checked against itself. Made by [`crate::load`] from a folder.
 
+mod place;
 mod routing;
 mod scope;
 mod security;
@@ -16,6 +17,7 @@ use reeve_core::{
     model::{GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
 };
 
+pub use place::PlaceRules;
 pub(crate) use routing::{
     At, Credential, DestinationRule, Gateway, GatewayCertificates, GatewayClients, GatewayServer,
     GatewayTls, Headers, HttpRoute, Match, MirrorTo, Precedence, RouteTo, TcpRoute, TlsMatch,

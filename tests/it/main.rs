@@ -30,6 +30,7 @@ mod protocols;
 mod proxy_config;
 mod ratelimit;
 mod refused_identity;
+mod replay;
 mod resilience;
 mod resumption;
 mod rollout;

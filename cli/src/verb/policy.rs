@@ -1,4 +1,4 @@
-//! `reeve policy`: evaluates, checks, formats, tests and explains Cedar policies with the data path's own code.
+//! `reeve policy`: evaluates, checks, formats, tests, explains and replays Cedar policies with the data path's own code.
 
 mod access;
 mod check;
@@ -8,8 +8,11 @@ mod files;
 mod fmt;
 mod new;
 mod place;
+mod suggest;
 mod test;
 pub(crate) mod told;
+mod trail;
+mod whatif;
 mod world;
 
 pub(crate) use explain::{full_name, pair};
@@ -54,6 +57,12 @@ enum PolicyVerb {
     /// List everything that an identity can reach, with the policies that say so
     #[command(after_help = access::CAN_REACH_EXAMPLES)]
     CanReach(Box<access::CanReachArgs>),
+    /// Replay recorded decisions against the policies of a folder: what would come out otherwise
+    #[command(after_help = whatif::EXAMPLES)]
+    Whatif(Box<whatif::WhatIfArgs>),
+    /// Make least-privilege policies, and their cases, of recorded traffic
+    #[command(after_help = suggest::EXAMPLES)]
+    Suggest(Box<suggest::SuggestArgs>),
     /// Print the mesh's Cedar schema
     Schema,
     /// Say what the policies of a folder answer to a request, and why
@@ -71,6 +80,8 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
         PolicyVerb::Test(args) => test::run(args),
         PolicyVerb::WhoCan(args) => access::who_can(args),
         PolicyVerb::CanReach(args) => access::can_reach(args),
+        PolicyVerb::Whatif(args) => whatif::run(args),
+        PolicyVerb::Suggest(args) => suggest::run(args),
         PolicyVerb::Schema => {
             output::line(reeve_authz::schema().trim_end())?;
             Ok(Answer::Yes)

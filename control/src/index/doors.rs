@@ -111,7 +111,7 @@ pub(crate) fn mtls_mode(mesh: &Mesh, workload: &LocalWorkload, port: u16) -> Mtl
 }
 
 /// The state of a port: that of its services (the strictest of several), else its namespace's, else the mesh's.
-pub(super) fn state(
+pub(crate) fn state(
     settings: &AuthorizationSettings,
     namespace: &Namespace,
     services: &[&Service],
@@ -119,14 +119,19 @@ pub(super) fn state(
     let own = settings.namespaces.get(namespace).copied();
     let fallback = own.unwrap_or(settings.state);
     let of = |s: &&Service| settings.services.get(&s.host).copied().unwrap_or(fallback);
-    let strictness = |s: &ServiceState| match s {
+    services
+        .iter()
+        .map(of)
+        .reduce(strictest)
+        .unwrap_or(fallback)
+}
+
+/// The one of two states in which more is refused.
+pub(crate) fn strictest(a: ServiceState, b: ServiceState) -> ServiceState {
+    let strictness = |s: ServiceState| match s {
         ServiceState::Open => 0,
         ServiceState::Shadow => 1,
         ServiceState::Enforced => 2,
     };
-    services
-        .iter()
-        .map(of)
-        .max_by_key(strictness)
-        .unwrap_or(fallback)
+    if strictness(a) < strictness(b) { b } else { a }
 }

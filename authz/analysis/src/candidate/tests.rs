@@ -1,0 +1,161 @@
+use reeve_core::decision::User;
+
+use super::*;
+use crate::fixture::{ENFORCED, asked, candidate, connected, record};
+
+const ALL: &str = "permit (principal, action, resource);";
+
+fn recorded(request: AccessRequest, reason: Reason) -> Recorded {
+    let record = record(request, reason);
+    Recorded {
+        request: record.request,
+        decision: record.decision,
+        direction: record.direction,
+        looked_for: record.looked_for,
+        transformations: Vec::new(),
+    }
+}
+
+fn judged(cedar: &str, place: Place, recorded: &Recorded) -> (Flip, &'static str) {
+    let judged = candidate(cedar, place).judge(recorded);
+    let after = judged.after.map_or("", |after| after.reason.as_str());
+    (judged.flip, after)
+}
+
+#[test]
+fn states_of_the_candidate_bind_or_not() {
+    let allowed = recorded(asked("GET", "/"), Reason::Permitted);
+    let denied = recorded(asked("GET", "/"), Reason::NoPermit);
+    let open = recorded(asked("GET", "/"), Reason::ServiceOpen);
+    let at = |state| Place { state, ..ENFORCED };
+    let table = [
+        (
+            ServiceState::Enforced,
+            &allowed,
+            Flip::NewlyDenied,
+            "no_permit",
+        ),
+        (ServiceState::Enforced, &denied, Flip::Same, "no_permit"),
+        (
+            ServiceState::Enforced,
+            &open,
+            Flip::NewlyDenied,
+            "no_permit",
+        ),
+        (ServiceState::Shadow, &allowed, Flip::Same, "service_shadow"),
+        (
+            ServiceState::Shadow,
+            &denied,
+            Flip::NewlyPermitted,
+            "service_shadow",
+        ),
+        (
+            ServiceState::Open,
+            &denied,
+            Flip::NewlyPermitted,
+            "service_open",
+        ),
+        (ServiceState::Open, &open, Flip::Same, "service_open"),
+    ];
+    for (state, recorded, flip, reason) in table {
+        assert_eq!(judged("", at(state), recorded), (flip, reason), "{state:?}");
+    }
+    // Where no proxy stands before the resource, policies always bind.
+    let outbound = Recorded {
+        direction: Direction::Outbound,
+        ..denied
+    };
+    let open = at(ServiceState::Open);
+    assert_eq!(judged("", open, &outbound), (Flip::Same, "no_permit"));
+}
+
+#[test]
+fn shadow_policies_bind_nobody() {
+    let allowed = recorded(asked("GET", "/"), Reason::Permitted);
+    let shadow = format!("{ALL} @mode(\"shadow\") forbid (principal, action, resource);");
+    assert_eq!(judged(&shadow, ENFORCED, &allowed).0, Flip::Same);
+}
+
+#[test]
+fn what_policies_do_not_decide_comes_out_as_it_did() {
+    for reason in [
+        Reason::InvalidToken,
+        Reason::PlaintextRefused,
+        Reason::AmbiguousPath,
+        Reason::NoPolicySet,
+        Reason::NoRoute,
+        Reason::NotInRegistry,
+        Reason::NotEntitled,
+    ] {
+        let refused = recorded(asked("GET", "/"), reason);
+        let (flip, after) = judged(ALL, ENFORCED, &refused);
+        assert_eq!((flip, after), (Flip::NotByPolicy, reason.as_str()));
+    }
+    let mut passed_through = recorded(connected(443), Reason::ServiceOpen);
+    passed_through.request.resource.workload = None;
+    passed_through.request.resource.services.clear();
+    assert_eq!(judged("", ENFORCED, &passed_through).0, Flip::NotByPolicy);
+}
+
+#[test]
+fn a_connection_where_http_is_expected_does_not_slip_past_http_policies() {
+    let connection = recorded(connected(9080), Reason::Permitted);
+    let guarded = format!(
+        "{ALL} forbid (principal, action in Action::\"http\", resource) when {{ context.path like \"/admin*\" }};"
+    );
+    assert_eq!(judged(&guarded, ENFORCED, &connection).0, Flip::Same);
+    let http = Place {
+        http: true,
+        ..ENFORCED
+    };
+    assert_eq!(
+        judged(&guarded, http, &connection),
+        (Flip::NewlyDenied, "forbid_error")
+    );
+}
+
+#[test]
+fn users_are_unknown_only_where_the_candidate_verifies_tokens_and_nobody_did_before() {
+    let by_user =
+        "permit (principal, action in Action::\"http\", resource) when { context has user };";
+    let bare = recorded(asked("GET", "/"), Reason::Permitted);
+    let looked = Recorded {
+        looked_for: LookedFor::new([], [], true),
+        ..bare.clone()
+    };
+    let mut with_user = bare.clone();
+    with_user.request.user = Some(std::sync::Arc::new(User {
+        claims: Default::default(),
+        expires_at: None,
+        issuer: "https://i".into(),
+        subject: "alice".into(),
+    }));
+    let tokens = Place {
+        tokens: true,
+        ..ENFORCED
+    };
+    assert_eq!(judged(by_user, ENFORCED, &bare).0, Flip::NewlyDenied);
+    assert_eq!(judged(by_user, tokens, &bare).0, Flip::Undetermined);
+    assert_eq!(judged(by_user, tokens, &looked).0, Flip::NewlyDenied);
+    assert_eq!(judged(by_user, tokens, &with_user).0, Flip::Same);
+}
+
+#[test]
+fn what_a_request_was_before_it_was_transformed_is_unknown() {
+    let mut transformed = recorded(asked("GET", "/v2/x"), Reason::Permitted);
+    transformed.transformations = vec!["default/rewrite".into()];
+    let by_path = |path: &str| {
+        format!(
+            "permit (principal, action in Action::\"http\", resource) when {{ context.path == \"{path}\" }};"
+        )
+    };
+    assert_eq!(judged(ALL, ENFORCED, &transformed).0, Flip::Same);
+    let denied = judged(&by_path("/v1/x"), ENFORCED, &transformed);
+    assert_eq!(denied, (Flip::NewlyDenied, "no_permit"));
+    let open = candidate(&by_path("/v2/x"), ENFORCED).judge(&transformed);
+    assert_eq!(open.flip, Flip::Undetermined);
+    assert_eq!(
+        open.missing,
+        ["the request before default/rewrite changed it"]
+    );
+}
