@@ -55,7 +55,7 @@ impl Mesh {
             http: protocol.is_some_and(Protocol::is_http),
             tokens: rules
                 .iter()
-                .any(|r| r.scope.covers(workload) && !r.rules.is_empty()),
+                .any(|r| r.covers(workload) && !r.rules.is_empty()),
         }
     }
 
