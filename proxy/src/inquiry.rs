@@ -7,7 +7,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
-use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction};
+use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction, LookedFor};
 use reeve_authz::{Engine, JwtVerifier, Verified};
 use reeve_core::{
     UnixTime,
@@ -38,6 +38,8 @@ pub struct Rules {
     pub projection_hash: String,
     /// Headers that policies read or records keep.
     pub headers: Vec<HeaderName>,
+    /// The same, and query parameters, as records say it. Whether tokens are looked for depends on the subject.
+    pub looked_for: LookedFor,
     /// How paths are normalised.
     pub path_normalization: PathNormalization,
 }
@@ -303,6 +305,7 @@ impl Judged {
             generation: Some(rules.generation),
             policy_hash: rules.engine.mesh_hash(),
             projection_hash: &rules.projection_hash,
+            looked_for: &rules.looked_for,
             mtls_mode: MtlsMode::Disable,
             strict_would_refuse: !authenticated,
             path_normalization: self.path_normalization,

@@ -51,7 +51,7 @@ impl Mesh {
         let services: Vec<_> = behind.iter().map(|(service, _)| *service).collect();
         let rules = &self.request_authentications;
         PlaceRules {
-            state: doors::state(&self.settings.authorization, workload, &services),
+            state: doors::state(&self.settings.authorization, &workload.namespace, &services),
             http: protocol.is_some_and(Protocol::is_http),
             tokens: rules
                 .iter()
@@ -61,20 +61,15 @@ impl Mesh {
 
     /// Of a workload that is no more, its services tell.
     fn at_services(&self, resource: &ResourceRef, port: u16) -> PlaceRules {
-        let settings = &self.settings.authorization;
-        let namespace = settings.namespaces.get(&resource.namespace).copied();
-        let fallback = namespace.unwrap_or(settings.state);
-        let known = || {
-            resource
-                .services
-                .iter()
-                .filter_map(|s| self.services.get(s))
-        };
-        let states = known().map(|s| settings.services.get(&s.host).copied().unwrap_or(fallback));
-        let mut ports = known().flat_map(|service| &service.ports);
+        let known = resource.services.iter();
+        let known: Vec<_> = known
+            .filter_map(|name| self.services.get(name).map(AsRef::as_ref))
+            .collect();
+        let mut ports = known.iter().flat_map(|service| &service.ports);
+        let http = ports.any(|p| p.port == port && p.protocol.is_http());
         PlaceRules {
-            state: states.reduce(strictest).unwrap_or(fallback),
-            http: ports.any(|p| p.port == port && p.protocol.is_http()),
+            state: doors::state(&self.settings.authorization, &resource.namespace, &known),
+            http,
             tokens: false,
         }
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderName;
+use reeve_audit::LookedFor;
 use reeve_authz::{Engine, JwtVerifier};
 use reeve_control::{Controller, Mesh, Place, Places};
 use reeve_core::model::Generation;
@@ -72,9 +73,14 @@ fn court(
     let needed = engine.needs().headers.iter();
     let named: BTreeSet<&String> = needed.chain(&mesh.settings.recorded_headers).collect();
     let headers = named
-        .into_iter()
+        .iter()
         .map(|name| HeaderName::try_from(name.as_str()).map_err(|_| format!("header {name:?}")))
         .collect::<Result<_, _>>()?;
+    let looked_for = LookedFor::new(
+        named.iter().map(|name| name.as_str()),
+        engine.needs().query.iter().map(String::as_str),
+        false,
+    );
     let subject = |place: &Place| {
         Arc::new(Subject {
             resource: place.resource.clone(),
@@ -90,6 +96,7 @@ fn court(
             projection_hash: reeve_authz::mesh_hash(&slice.policies),
             engine: Arc::new(engine),
             headers,
+            looked_for,
             path_normalization: mesh.settings.path_normalization,
         },
         subjects: Subjects {
