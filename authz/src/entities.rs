@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Path segments that policies can name; the schema lists them.
-pub(crate) const MAX_NAMED_SEGMENTS: usize = 16;
+pub const MAX_NAMED_SEGMENTS: usize = 16;
 
 const SEGMENT_NAMES: [&str; MAX_NAMED_SEGMENTS] = [
     "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15",

@@ -26,6 +26,7 @@ mod mesh_outage;
 mod mtls;
 mod policy;
 mod policy_tools;
+mod policy_verify;
 mod protocols;
 mod proxy_config;
 mod ratelimit;

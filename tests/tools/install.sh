@@ -18,8 +18,8 @@ if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
     "$folder/bin/python3" -c 'import spiffe'
     printf '%s' "$wanted" > "$folder/installed"
 fi
-# What stands before, behind and beside gateways in tests of ingress and egress.
-for tool in haproxy openssl curl; do
+# What stands before, behind and beside gateways in tests of ingress and egress, and the solver that proves policies.
+for tool in haproxy openssl curl cvc5; do
     if ! command -v $tool >/dev/null; then
         apt-get update -qq && apt-get install -y -qq $tool
         command -v $tool >/dev/null || { echo "$0: $tool cannot be installed" >&2; exit 1; }

@@ -13,6 +13,7 @@ mod test;
 pub(crate) mod told;
 mod trail;
 mod whatif;
+mod verify;
 mod world;
 
 pub(crate) use explain::{full_name, pair};
@@ -63,6 +64,9 @@ enum PolicyVerb {
     /// Make least-privilege policies, and their cases, of recorded traffic
     #[command(after_help = suggest::EXAMPLES)]
     Suggest(Box<suggest::SuggestArgs>),
+    /// Prove properties of policies for all requests, or show a request that refutes them
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(Box<verify::VerifyArgs>),
     /// Print the mesh's Cedar schema
     Schema,
     /// Say what the policies of a folder answer to a request, and why
@@ -82,6 +86,7 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
         PolicyVerb::CanReach(args) => access::can_reach(args),
         PolicyVerb::Whatif(args) => whatif::run(args),
         PolicyVerb::Suggest(args) => suggest::run(args),
+        PolicyVerb::Verify(args) => verify::run(args),
         PolicyVerb::Schema => {
             output::line(reeve_authz::schema().trim_end())?;
             Ok(Answer::Yes)

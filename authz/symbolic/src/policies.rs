@@ -1,0 +1,143 @@
+//! A policy set as the solver sees it.
+
+use std::sync::Arc;
+
+use cedar_policy::{Effect, Policy, PolicySet};
+use reeve_authz::Engine;
+use reeve_core::{
+    PolicyId, TrustDomain,
+    model::{PolicyMode, PolicySlice, PolicySource},
+};
+use serde_json::{Value, json};
+
+use crate::{VerifyError, literals::Literals};
+
+/// The policies of a mesh that bind, and the engine that judges by them.
+#[derive(Clone, Debug)]
+pub struct Policies {
+    all: Vec<Arc<Stated>>,
+    engine: Arc<Engine>,
+    home: TrustDomain,
+}
+
+/// One policy. Its first condition is its namespace: it decides nothing else.
+#[derive(Debug)]
+pub(crate) struct Stated {
+    pub(crate) source: PolicySource,
+    pub(crate) effect: Effect,
+    json: Value,
+}
+
+impl Policies {
+    /// Those of `sources` that bind, in a mesh whose trust domain is `home`.
+    pub fn new(sources: &[PolicySource], home: &TrustDomain) -> Result<Self, VerifyError> {
+        let bind = sources.iter().filter(|s| s.mode == PolicyMode::Enforce);
+        let all = bind.map(|source| Stated::new(source, home).map(Arc::new));
+        Self::of(all.collect::<Result<_, _>>()?, home, None)
+    }
+
+    /// The same without one policy.
+    pub fn without(&self, id: &PolicyId) -> Result<Self, VerifyError> {
+        let others = self.all.iter().filter(|p| p.source.id != *id);
+        Self::of(others.cloned().collect(), &self.home, Some(&self.engine))
+    }
+
+    /// The policies' ids, in the order given.
+    pub fn ids(&self) -> impl Iterator<Item = &PolicyId> {
+        self.all.iter().map(|policy| &policy.source.id)
+    }
+
+    /// Whether each of them is a `permit`.
+    pub fn are_permits(&self) -> bool {
+        self.all.iter().all(|p| p.effect == Effect::Permit)
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn all(&self) -> &[Arc<Stated>] {
+        &self.all
+    }
+
+    pub(crate) fn get(&self, id: &PolicyId) -> Option<&Stated> {
+        let found = self.all.iter().find(|policy| policy.source.id == *id);
+        found.map(AsRef::as_ref)
+    }
+
+    pub(crate) fn read_literals(&self, literals: &mut Literals) {
+        for policy in &self.all {
+            literals.read(&policy.json);
+        }
+    }
+
+    /// The set in Cedar's form; its permits hold only in worlds where `guard` does.
+    pub(crate) fn set(&self, guard: Option<&Value>) -> Result<PolicySet, VerifyError> {
+        let mut set = PolicySet::new();
+        for policy in &self.all {
+            let guard = guard.filter(|_| policy.effect == Effect::Permit);
+            set.add(policy.guarded(guard)?)
+                .map_err(VerifyError::cedar)?;
+        }
+        Ok(set)
+    }
+
+    fn of(
+        all: Vec<Arc<Stated>>,
+        home: &TrustDomain,
+        before: Option<&Engine>,
+    ) -> Result<Self, VerifyError> {
+        let slice = PolicySlice {
+            mesh_hash: String::new(),
+            policies: all.iter().map(|policy| policy.source.clone()).collect(),
+        };
+        let engine =
+            Engine::compile_after(&slice, before).map_err(|faults| VerifyError::Policies {
+                faults: faults.iter().map(ToString::to_string).collect(),
+            })?;
+        Ok(Self {
+            all,
+            engine: Arc::new(engine.in_trust_domain(home.clone())),
+            home: home.clone(),
+        })
+    }
+}
+
+impl Stated {
+    fn new(source: &PolicySource, home: &TrustDomain) -> Result<Self, VerifyError> {
+        let policy = Policy::parse(None, &source.text).map_err(|e| VerifyError::Policies {
+            faults: vec![format!("{}: {e}", source.id)],
+        })?;
+        let mut json = policy.to_json().map_err(VerifyError::cedar)?;
+        if let Some(namespace) = &source.scope {
+            let id = format!("{home}/ns/{namespace}");
+            let inside = json!({"in": {
+                "left": {"Var": "resource"},
+                "right": {"Value": {"__entity": {"type": "Namespace", "id": id}}},
+            }});
+            put_first(&mut json, &inside);
+        }
+        Ok(Self {
+            source: source.clone(),
+            effect: policy.effect(),
+            json,
+        })
+    }
+
+    /// The policy, with one more condition before its own.
+    pub(crate) fn guarded(&self, guard: Option<&Value>) -> Result<Policy, VerifyError> {
+        let mut json = self.json.clone();
+        if let Some(guard) = guard {
+            put_first(&mut json, guard);
+        }
+        let id = cedar_policy::PolicyId::new(self.source.id.as_str());
+        Policy::from_json(Some(id), json).map_err(VerifyError::cedar)
+    }
+}
+
+fn put_first(policy: &mut Value, body: &Value) {
+    let clause = json!({"kind": "when", "body": body});
+    if let Some(Value::Array(clauses)) = policy.get_mut("conditions") {
+        clauses.insert(0, clause);
+    }
+}
