@@ -12,8 +12,8 @@ mod suggest;
 mod test;
 pub(crate) mod told;
 mod trail;
-mod whatif;
 mod verify;
+mod whatif;
 mod world;
 
 pub(crate) use explain::{full_name, pair};
