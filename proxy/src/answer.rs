@@ -184,7 +184,8 @@ impl Answer {
             HeadError::Path(_)
             | HeadError::NoAuthority
             | HeadError::TwoAuthorities
-            | HeadError::BadAuthority => Self::new(StatusCode::BAD_REQUEST, "bad_request", "DPE"),
+            | HeadError::BadAuthority
+            | HeadError::BadScheme => Self::new(StatusCode::BAD_REQUEST, "bad_request", "DPE"),
         }
     }
 

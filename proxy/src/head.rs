@@ -5,7 +5,7 @@ use reeve_core::{decision::GrpcMethod, model::PathNormalization};
 
 use crate::{
     headers,
-    limits::{MAX_HEADERS, MAX_PATH_BYTES},
+    limits::{MAX_HEADERS, MAX_HOST_BYTES, MAX_PATH_BYTES},
     path::{self, PathError},
     route::{RequestView, without_port},
     trace,
@@ -44,6 +44,8 @@ pub(crate) enum HeadError {
     ManyHeaders,
     #[error("CONNECT is not served")]
     Connect,
+    #[error("the scheme is neither http nor https")]
+    BadScheme,
     #[error(transparent)]
     Path(#[from] PathError),
 }
@@ -104,7 +106,11 @@ impl Head {
             "" => "/",
             path => path,
         };
-        let normal = path::normalize(raw_path, mode);
+        let normal = match raw_path {
+            // RFC 9112 section 3.2.4: the asterisk is for OPTIONS alone.
+            "*" if parts.method != Method::OPTIONS => Err(PathError::NotAbsolute),
+            path => path::normalize(path, mode),
+        };
         let (path, error) = match normal {
             Ok(path) => (path, None),
             Err(error) => (raw_path.to_owned(), Some(error.into())),
@@ -201,6 +207,13 @@ fn check(parts: &Parts) -> Result<String, HeadError> {
     if target > MAX_PATH_BYTES {
         return Err(HeadError::LongPath);
     }
+    // RFC 9112 section 3.2.3: an authority alone is a target of CONNECT.
+    if parts.uri.authority().is_some() && parts.uri.scheme().is_none() {
+        return Err(PathError::NotAbsolute.into());
+    }
+    if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(HeadError::BadScheme);
+    }
     authority(parts)
 }
 
@@ -229,23 +242,63 @@ fn authority(parts: &Parts) -> Result<String, HeadError> {
         return Err(HeadError::TwoAuthorities);
     }
     let host = match host {
-        Some(value) => Some(value.to_str().map_err(|_| HeadError::BadAuthority)?),
+        Some(value) => {
+            let text = value.to_str().map_err(|_| HeadError::BadAuthority)?;
+            Some(normal_authority(text).ok_or(HeadError::BadAuthority)?)
+        }
         None => None,
     };
-    let target = parts.uri.authority().map(http::uri::Authority::as_str);
-    let authority = match (target, host) {
-        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
-            return Err(HeadError::TwoAuthorities);
-        }
-        (Some(target), _) => target,
-        (None, Some(host)) => host,
-        (None, None) => return Err(HeadError::NoAuthority),
+    let target = match parts.uri.authority() {
+        Some(named) => Some(normal_authority(named.as_str()).ok_or(HeadError::BadAuthority)?),
+        None => None,
     };
-    let legal = !authority.contains('@') && authority.parse::<http::uri::Authority>().is_ok();
-    if !legal {
-        return Err(HeadError::BadAuthority);
+    match (target, host) {
+        (Some(target), Some(host)) if target != host => Err(HeadError::TwoAuthorities),
+        (Some(named), _) | (None, Some(named)) => Ok(named),
+        (None, None) => Err(HeadError::NoAuthority),
     }
-    Ok(authority.to_ascii_lowercase())
+}
+
+/// The one text of an authority: lower case, without the dot that may end a name (RFC 3986 section 3.2.2), a port in
+/// decimal without zeros before it. `None` for whatever two readers could read differently: user information, escapes,
+/// empty labels or ports, more than a host and a port.
+fn normal_authority(text: &str) -> Option<String> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (text.get(..=address.len() + 1)?, port)
+        }
+        None => {
+            let (name, port) = text.split_at_checked(text.find(':').unwrap_or(text.len()))?;
+            let name = name.strip_suffix('.').unwrap_or(name);
+            is_name(name).then_some((name, port))?
+        }
+    };
+    let digits = match port.strip_prefix(':') {
+        None if port.is_empty() => "",
+        digits => digits.filter(|digits| is_port(digits))?,
+    };
+    let mut normal = String::with_capacity(text.len());
+    normal.push_str(host);
+    if !digits.is_empty() {
+        normal.push(':');
+        normal.push_str(digits);
+    }
+    normal.make_ascii_lowercase();
+    Some(normal)
+}
+
+/// Names of hosts, with underscores, which some have all the same.
+fn is_name(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let whole = !name.is_empty() && !name.starts_with('.') && !name.ends_with('.');
+    whole && name.bytes().all(legal) && !name.contains("..") && name.len() <= MAX_HOST_BYTES
+}
+
+fn is_port(digits: &str) -> bool {
+    let decimal = digits.bytes().all(|byte| byte.is_ascii_digit());
+    decimal && !digits.starts_with('0') && digits.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]
@@ -285,8 +338,66 @@ mod tests {
             ("/", vec![("host", "u@a")], HeadError::BadAuthority),
             ("/", vec![("host", "a b")], HeadError::BadAuthority),
             ("/", vec![("host", "")], HeadError::BadAuthority),
+            ("ftp://a/", vec![], HeadError::BadScheme),
+            ("a:80", vec![], HeadError::Path(PathError::NotAbsolute)),
+            (
+                "*",
+                vec![("host", "a")],
+                HeadError::Path(PathError::NotAbsolute),
+            ),
         ] {
             assert_eq!(read(uri, &hosts).unwrap_err(), error, "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn an_authority_has_one_text() {
+        for (text, normal) in [
+            ("Shop.Example", "shop.example"),
+            ("shop.example.", "shop.example"),
+            ("shop.example.:80", "shop.example:80"),
+            ("a_b-c", "a_b-c"),
+            ("10.0.0.1:65535", "10.0.0.1:65535"),
+            ("[::1]", "[::1]"),
+            ("[FE80::1]:80", "[fe80::1]:80"),
+        ] {
+            assert_eq!(normal_authority(text).as_deref(), Some(normal), "{text}");
+            assert_eq!(normal_authority(normal).as_deref(), Some(normal), "twice");
+        }
+        let long = format!("{}.example", "a".repeat(MAX_HOST_BYTES));
+        for illegal in [
+            "",
+            ".",
+            "..",
+            "a..",
+            "a..b",
+            ".a",
+            "a:",
+            "a:0",
+            "a:080",
+            "a:+80",
+            "a:65536",
+            "a:8o",
+            "a:80:80",
+            ":80",
+            "u@a",
+            "u:p@a",
+            "a%2eb",
+            "a b",
+            "a/b",
+            "a,b",
+            "a;b",
+            "*",
+            "é",
+            "[::1",
+            "::1",
+            "[::1]80",
+            "[::1%25lo]",
+            "[a]",
+            "[]",
+            &long,
+        ] {
+            assert_eq!(normal_authority(illegal), None, "{illegal}");
         }
     }
 

@@ -75,8 +75,10 @@ pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 pub(crate) const MAX_HTTP1_BUFFER_BYTES: usize = 64 * 1024 + 1024;
 /// Longest request target.
 pub(crate) const MAX_PATH_BYTES: usize = 16 * 1024;
-/// Longest host that the challenge of a 401 repeats.
-pub(crate) const MAX_REALM_BYTES: usize = 255;
+/// Longest name of a host (RFC 1035 section 2.3.4).
+pub(crate) const MAX_HOST_BYTES: usize = 255;
+/// Longest host that the challenge of a 401 repeats, with its port.
+pub(crate) const MAX_REALM_BYTES: usize = 261;
 /// Flow-control window of one HTTP/2 stream: what a body may hold in memory per hop.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Flow-control window of one HTTP/2 connection.

@@ -24,6 +24,7 @@ mod junk;
 mod jwt;
 mod mesh_outage;
 mod mtls;
+mod normalization;
 mod policy;
 mod policy_tools;
 mod policy_verify;

@@ -22,7 +22,12 @@ fn each_mode_does_what_istio_documents() {
         (Base, "/a%2Fb", "/a%2Fb"),
         (Base, "/a//b", "/a//b"),
         (Base, "/a%20b", "/a%20b"),
-        (Base, "/é", "/é"),
+        (Base, "/é", "/%C3%A9"),
+        (Base, "/a/..;/b", "/a/..;/b"),
+        (Base, "/%c0%ae%c0%ae/a", "/%c0%ae%c0%ae/a"),
+        (RefuseAmbiguous, "/é/..a;b/%c3%a9", "/%C3%A9/..a;b/%c3%a9"),
+        (RefuseAmbiguous, "/%e0%a0%80/%e0a%80", "/%e0%a0%80/%e0a%80"),
+        (RefuseAmbiguous, "/%e0/%80", "/%e0/%80"),
         (MergeSlashes, "/a//b///c", "/a/b/c"),
         (MergeSlashes, "//", "/"),
         (MergeSlashes, "/a%2F/b", "/a%2F/b"),
@@ -52,6 +57,14 @@ fn paths_that_applications_read_differently_are_refused_by_default() {
         "/a%5Cb",
         "//",
         "/a/..%2Fb",
+        "/a/..;/b",
+        "/a/.;x=1/b",
+        "/a/%2e%2e;/b",
+        "/a/..;",
+        "/%c0%ae%c0%ae/b",
+        "/a%C1%9Cb",
+        "/a%e0%80%afb",
+        "/a%f0%80%80%afb",
     ] {
         assert_eq!(
             normalize(raw, RefuseAmbiguous),
@@ -79,6 +92,7 @@ fn broken_paths_are_refused_except_where_nothing_is_normalised() {
         }
     }
     assert_eq!(normalize("/%zz", Raw).as_deref(), Ok("/%zz"));
+    assert_eq!(normalize("/é", Raw), Err(PathError::IllegalByte));
 }
 
 proptest! {
