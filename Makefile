@@ -9,7 +9,7 @@ DENY_VERSION := 0.20
 
 SOAK ?= 20m
 
-.PHONY: demo test soak check build bench bench-instructions prerequisites clean
+.PHONY: demo test soak check build bench bench-authz bench-instructions prerequisites clean
 
 demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
 	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
@@ -33,6 +33,10 @@ bench: prerequisites ## The sidecar path beside Envoy, nginx and HAProxy; needs 
 	BENCH_OURS=$(TARGET)/$(BENCH_PROFILE)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench \
 	  BENCH_DECIDE=$(BENCH_BIN)/examples/decide_and_record BENCH_ENVOY=$(CURDIR)/target/test-tools/bin/envoy \
 	  tests/bench/bench.py run --out target/bench --json target/bench/sidecar.json $(if $(QUICK),--quick)
+
+bench-authz: prerequisites ## Decisions by the number of policies beside plain Cedar and OPA; needs Go. QUICK=1 runs few and short ones.
+	$(CARGO) build --release -p reeve-proxy --example authz_cost
+	tests/bench/authz.py --tool $(BENCH_BIN)/examples/authz_cost --json target/bench/authz.json $(if $(QUICK),--quick)
 
 bench-instructions: prerequisites ## Instructions per request and handshake against the accepted counts; needs root and valgrind.
 	@command -v valgrind >/dev/null || { echo "valgrind is missing: apt-get install -y valgrind"; exit 1; }

@@ -17,7 +17,10 @@ use reeve_core::{
         AccessRequest, Action, Decision, Effect, HttpContext, Principal, Reason, RequestContext,
         ResourceRef, User, apply_state,
     },
-    model::{InboundListener, MtlsMode, Protocol, ServiceConfig, ServiceState, WorkloadConfig},
+    model::{
+        InboundListener, MtlsMode, PathNormalization, Protocol, ServiceConfig, ServiceState,
+        WorkloadConfig,
+    },
 };
 
 use crate::{cluster::Cluster, head::Head, query, snapshot::Snapshot};
@@ -337,5 +340,33 @@ pub(crate) fn http_context(head: &Head, needs: &Needs, wanted: &[HeaderName]) ->
         grpc: head.grpc(),
         headers: named,
         query: parameters,
+    }
+}
+
+/// Reads heads of requests as the data path does, for those who measure what that costs.
+#[derive(Debug)]
+pub struct HeadReader {
+    mode: PathNormalization,
+    needs: Needs,
+    wanted: Vec<HeaderName>,
+}
+
+impl HeadReader {
+    /// For policies with these needs.
+    pub fn new(needs: &Needs, mode: PathNormalization) -> Self {
+        let named = needs.headers.iter();
+        Self {
+            mode,
+            wanted: named
+                .filter_map(|name| HeaderName::try_from(name).ok())
+                .collect(),
+            needs: needs.clone(),
+        }
+    }
+
+    /// What policies see of it; `None` if it is answered before it is judged.
+    pub fn read(&self, parts: http::request::Parts) -> Option<HttpContext> {
+        let head = Head::read(parts, self.mode).ok()?;
+        Some(http_context(&head, &self.needs, &self.wanted))
     }
 }

@@ -82,6 +82,7 @@ mod proxy_protocol;
 mod query;
 mod rate_limit;
 mod relay;
+mod retired;
 mod route;
 mod shadow;
 mod snapshot;
@@ -99,6 +100,7 @@ mod upgrade;
 mod worker;
 
 pub use explain::{ExplainRequest, Explanation};
+pub use judge::HeadReader;
 pub use path::{PathError, normalize};
 pub use proxy::{ApplyError, MeshPorts, Proxy, ProxyDeps, ProxyStatus, StartError};
 pub use route::RouteError;

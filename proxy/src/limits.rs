@@ -183,8 +183,10 @@ pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
 /// How often counted refusals are written down.
 pub(crate) const AGGREGATE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often open streams are looked at for an expired token.
+/// How often open streams are looked at for an expired token or a lapsed policy.
 pub(crate) const EXPIRY_TICK: Duration = Duration::from_millis(250);
+/// Snapshots that are held for the requests that began under them, so that none of those gives them back.
+pub(crate) const MAX_RETIRED_SNAPSHOTS: usize = 64;
 /// Bytes read at once below TLS; what TLS has not asked for of them is all that a connection keeps.
 pub(crate) const READ_AHEAD_BYTES: usize = 32 * 1024;
 /// Bytes of HTTP/2 frames that may wait to leave together.

@@ -43,6 +43,7 @@ use crate::{
     mirror::Mirrors,
     net::{Bound, Net},
     outlier::Cause,
+    retired::Retired,
     snapshot::{Snapshot, SnapshotError, Surroundings},
     spans::Spans,
     strangers::Strangers,
@@ -223,6 +224,7 @@ pub(crate) struct Shared {
     /// When the listeners last warned that they cannot accept.
     pub(crate) accept_warnings: Arc<Warnings>,
     snapshot: ArcSwapOption<Snapshot>,
+    retired: Retired,
 }
 
 impl Shared {
@@ -329,6 +331,7 @@ impl Proxy {
             transform_room: Arc::default(),
             accept_warnings: Arc::default(),
             snapshot: ArcSwapOption::empty(),
+            retired: Retired::default(),
             clock: deps.clock.clone(),
         });
         let workers = Arc::new(WorkerSet::start(deps.workers, &shared, &log, ledger)?);
@@ -465,7 +468,8 @@ impl Proxy {
         self.shared.taps.allow(snapshot.workload().telemetry.tap);
         self.shared.loads.count_on(&snapshot.clusters);
         self.shared.states.count_on(&snapshot.clusters);
-        self.shared.snapshot.store(Some(snapshot.clone()));
+        let before = self.shared.snapshot.swap(Some(snapshot.clone()));
+        self.shared.retired.extend(before);
         self.shared.metrics.generation(generation.0);
         listeners.traffic.retain(|address, (stop, _)| {
             let kept = wanted.contains(address);
@@ -720,11 +724,26 @@ async fn watch_names(proxy: Proxy) {
     }
 }
 
-/// What happens by the clock: tokens end, refusals of strangers are written down, the log's room is exported.
+/// Asks about open streams again when a policy has lapsed since then (`@until`); the time of now.
+fn judge_lapsed(shared: &Shared, workers: &WorkerSet, since: UnixTime) -> UnixTime {
+    let now = shared.ledger.now();
+    let snapshot = shared.snapshot();
+    if let Some(snapshot) = snapshot.filter(|held| held.engine.lapses_between(since, now)) {
+        for worker in workers.iter() {
+            worker
+                .open
+                .judge_again(&snapshot, &worker.ledger, &shared.metrics);
+        }
+    }
+    now
+}
+
+/// What happens by the clock: tokens end, policies lapse, refusals of strangers are written down, the log's room is exported.
 async fn keep_house(shared: Arc<Shared>, workers: Arc<WorkerSet>, stop: CancellationToken) {
     let mut tokens = tokio::time::interval(EXPIRY_TICK);
     let mut strangers = tokio::time::interval(AGGREGATE_INTERVAL);
     let mut outliers = tokio::time::interval(OUTLIER_TICK);
+    let mut judged = shared.ledger.now();
     loop {
         // Cancel-safe: intervals keep their place.
         tokio::select! {
@@ -733,6 +752,8 @@ async fn keep_house(shared: Arc<Shared>, workers: Arc<WorkerSet>, stop: Cancella
                 for worker in workers.iter() {
                     worker.open.expire(&worker.ledger, &shared.metrics);
                 }
+                judged = judge_lapsed(&shared, &workers, judged);
+                shared.retired.release();
             }
             _ = outliers.tick() => shared.look_after_outliers(),
             _ = strangers.tick() => {

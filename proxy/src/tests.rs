@@ -11,6 +11,7 @@ mod max_requests;
 mod mesh;
 mod mirror;
 mod overload;
+mod policies;
 mod resilience;
 mod resumption;
 mod rotation;
@@ -21,6 +22,12 @@ mod token;
 mod trailers;
 mod transform;
 mod upgrades;
+
+/// A snapshot with nothing in it.
+pub(crate) fn snapshot() -> crate::Snapshot {
+    let config = mesh::config(workload(), &[]);
+    crate::Snapshot::compile(std::sync::Arc::new(config)).unwrap()
+}
 
 /// A workload of no particular kind, for tests of what needs one.
 pub(crate) fn workload() -> reeve_core::model::WorkloadConfig {

@@ -2,7 +2,7 @@
 //!
 //! Those of the next generation are made from those of the one before; what did not change is shared.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, ops::Bound, sync::Arc};
 
 use reeve_core::{
     PolicyId, TrustDomain, UnixTime,
@@ -103,7 +103,8 @@ impl Policies {
     }
 
     pub(super) fn lapses_between(&self, from: UnixTime, to: UnixTime) -> bool {
-        from < to && self.lapses.keys().any(|at| from < *at && *at <= to)
+        let between = (Bound::Excluded(from), Bound::Included(to));
+        from < to && self.lapses.range(between).next().is_some()
     }
 
     pub(super) fn crowd(&self, services: usize) -> Option<Vec<PolicyId>> {

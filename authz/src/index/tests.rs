@@ -4,19 +4,15 @@ use std::fmt::Write as _;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use reeve_core::{
-    PolicyId, UnixTime,
-    decision::{AccessRequest, Decision, Effect, PolicyError, Reason},
+    decision::{AccessRequest, Decision, Effect, Reason},
     model::{PolicyMode, PolicySlice, PolicySource},
 };
 
 use super::*;
-use crate::mesh_schema::MeshSchema;
 use crate::{
-    Engine,
-    arbitrary::{any_request, everything},
-    entities::{Looks, Question},
+    Engine, Plain,
+    arbitrary::any_request,
     fixtures::{self, namespace, request, source},
-    judge::{self, OnForbidError},
 };
 
 const PRINCIPALS: &[&str] = &[
@@ -190,8 +186,6 @@ prop_compose! {
     }
 }
 
-/// The same as a time.
-const LAPSE: UnixTime = UnixTime::from_secs(1_800_000_000);
 /// Lapses in the midst of the times that requests are made at.
 const UNTIL: &str = "@until(\"2027-01-15T08:00:00Z\") ";
 
@@ -222,48 +216,9 @@ fn valid(policies: Vec<Written>) -> Vec<PolicySource> {
 }
 
 /// What Cedar's own authorizer says with every policy that concerns the resource's namespace, and everything built.
-fn plain(policies: &[PolicySource], question: &Question, asked: &AccessRequest) -> Decision {
-    let judged = |shadow: bool| {
-        let mut set = cedar_policy::PolicySet::new();
-        for source in policies {
-            let concerns = source.scope.as_ref();
-            if concerns.is_some_and(|scope| *scope != asked.resource.namespace)
-                || source.mode == PolicyMode::Shadow && !shadow
-                || source.text.starts_with(UNTIL) && asked.context.time >= LAPSE
-                || source.text.contains("2030")
-                    && asked.context.time.as_millis() >= 1_893_542_400_000
-            {
-                continue;
-            }
-            let id = cedar_policy::PolicyId::new(source.id.as_str());
-            set.add(cedar_policy::Policy::parse(Some(id), &source.text).unwrap())
-                .unwrap();
-        }
-        let judged = judge::judge(
-            &question.request,
-            &set,
-            &question.entities,
-            OnForbidError::Deny,
-        );
-        let known = |id: &cedar_policy::PolicyId| PolicyId::parse(id.as_ref()).unwrap();
-        let errors = judged.errors.iter().map(|(id, message)| PolicyError {
-            policy: known(id),
-            message: message.clone(),
-        });
-        Decision {
-            effect: judged.effect,
-            reason: judged.reason,
-            policies: judged.policies.iter().map(known).collect(),
-            errors: errors.collect(),
-            shadow: None,
-        }
-    };
-    let mut decision = judged(false);
-    let other = judged(true);
-    if other.effect != decision.effect {
-        decision.shadow = Some(Box::new(other));
-    }
-    decision
+fn plain(policies: &[PolicySource], asked: &AccessRequest) -> Decision {
+    let plain = Plain::new(policies, &asked.resource.namespace, asked.context.time).unwrap();
+    plain.decide(&plain.question(asked, None).unwrap())
 }
 
 proptest! {
@@ -276,7 +231,6 @@ proptest! {
     ) {
         let slice = PolicySlice { mesh_hash: String::new(), policies };
         let engine = Engine::compile(&slice).unwrap();
-        let mesh = MeshSchema::get().unwrap();
         // Also the first one's principal and resource in every other's circumstances, and all of it again: what is
         // remembered must not depend on what was asked before.
         let first = requests[0].clone();
@@ -287,8 +241,7 @@ proptest! {
         });
         let asked: Vec<_> = mixed.chain(requests.iter().cloned()).collect();
         for request in asked.iter().chain(&asked) {
-            let question = Question::new(mesh, Looks(&[&everything()]), None, request).unwrap();
-            prop_assert_eq!(engine.decide(request), plain(&slice.policies, &question, request));
+            prop_assert_eq!(engine.decide(request), plain(&slice.policies, request));
         }
     }
 }

@@ -22,7 +22,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use prometheus::Registry;
-use reeve_audit::{Level, Wal, WalOptions};
+use reeve_audit::{DecisionRecord, Level, Wal, WalOptions};
 use reeve_ca::{CaOptions, CertificateAuthority, Store};
 use reeve_core::{
     Clock, InstanceName, Namespace, ServiceName, SpiffeId, SystemClock, TrustDomain, model::*,
@@ -145,6 +145,27 @@ impl Mesh {
             clock,
             dir: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// The decisions in the write-ahead log of `account`'s proxy: records stand in its segments as JSON.
+    pub(super) fn decisions(&self, account: &str) -> Vec<DecisionRecord> {
+        let mut folders = vec![self.dir.path().join(account)];
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                    continue;
+                }
+                let bytes = std::fs::read(entry.path()).unwrap();
+                let starts = memchr::memmem::find_iter(&bytes, br#"{"authenticated_by":"#);
+                found.extend(starts.filter_map(|at| {
+                    let rest = serde_json::Deserializer::from_slice(&bytes[at..]);
+                    rest.into_iter().next()?.ok()
+                }));
+            }
+        }
+        found
     }
 
     pub(super) fn id(account: &str) -> SpiffeId {

@@ -11,7 +11,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::mesh::{ALLOW_CLIENT, Mesh, PORT, eventually, pair, set_policies};
 
 /// Sends back what it gets.
-async fn echo(mesh: &Mesh) {
+pub(super) async fn echo(mesh: &Mesh) {
     let listener = TcpListener::bind(mesh.at(2, PORT)).await.unwrap();
     tokio::spawn(async move {
         loop {
