@@ -309,6 +309,9 @@ impl Circumstances<'_> {
         })?;
         put("port", &|| Ok(Value::from(i64::from(context.port))))?;
         put("mtls", &|| Ok(Value::from(context.mtls)))?;
+        if let Some(id) = request.principal.spiffe_id() {
+            put("principal_id", &|| Ok(text(id.as_str())))?;
+        }
         put("time", &|| {
             extension(&functions.datetime, &datetime(context.time))
         })?;
@@ -339,7 +342,7 @@ impl Circumstances<'_> {
         let types = &self.mesh.types;
         let mut found = Vec::new();
         if self.uses.attribute("headers") {
-            let tags = self.tags(|uses| &uses.headers, &http.headers);
+            let tags = self.tags(|uses| &uses.headers, &http.headers, set);
             found.push(entity(
                 uid(&types.headers, "headers"),
                 HashSet::new(),
@@ -347,12 +350,24 @@ impl Circumstances<'_> {
                 tags,
             ));
         }
+        if self.uses.attribute("header_text") {
+            let tags = self.tags(|uses| &uses.headers, &http.headers, joined);
+            let uid = uid(&types.header_text, "header_text");
+            found.push(entity(uid, HashSet::new(), [], tags));
+        }
+        if self.uses.attribute("claim_lines") {
+            let none = BTreeMap::new();
+            let claims = user.map_or(&none, |user| &user.claims);
+            let tags: Vec<_> = self.tags(|uses| &uses.claims, claims, lines).collect();
+            let uid = uid(&types.claim_lines, "claim_lines");
+            found.push(entity(uid, HashSet::new(), [], tags));
+        }
         if self.uses.attribute("query") {
-            let tags = self.tags(|uses| &uses.query, &http.query);
+            let tags = self.tags(|uses| &uses.query, &http.query, set);
             found.push(entity(uid(&types.query, "query"), HashSet::new(), [], tags));
         }
         if let Some(user) = user.filter(|_| self.uses.attribute("user")) {
-            let tags = self.tags(|uses| &uses.claims, &user.claims);
+            let tags = self.tags(|uses| &uses.claims, &user.claims, set);
             let attributes = [
                 ("issuer", text(&user.issuer)),
                 ("subject", text(&user.subject)),
@@ -372,14 +387,33 @@ impl Circumstances<'_> {
         self,
         named: impl Fn(&Uses) -> &BTreeSet<String>,
         values: &BTreeMap<String, BTreeSet<String>>,
+        value: fn(&BTreeSet<String>) -> Value,
     ) -> impl Iterator<Item = (&str, Value)> {
         let wanted = move |name: &str| self.uses.0.iter().any(|uses| named(uses).contains(name));
         let wanted = values.iter().filter(move |(name, _)| wanted(name));
-        wanted.map(|(name, members)| {
-            let members = members.iter().map(|member| text(member));
-            (name.as_str(), Value::set(members, None))
-        })
+        wanted.map(move |(name, members)| (name.as_str(), value(members)))
     }
+}
+
+/// Every value of a tag.
+fn set(members: &BTreeSet<String>) -> Value {
+    Value::set(members.iter().map(|member| text(member)), None)
+}
+
+/// As HTTP joins lines (RFC 9110 section 5.3).
+fn joined(members: &BTreeSet<String>) -> Value {
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    text(&members.join(","))
+}
+
+/// SECURITY: no value makes a line of its own within it.
+fn lines(members: &BTreeSet<String>) -> Value {
+    let mut all = String::from("\n");
+    for member in members {
+        all.push_str(&member.replace('\n', "\u{fffd}"));
+        all.push('\n');
+    }
+    text(&all)
 }
 
 /// The trust domain that a request's resource belongs to.

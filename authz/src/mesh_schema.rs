@@ -47,6 +47,8 @@ pub(crate) struct EntityTypes {
     pub(crate) workload: EntityType,
     pub(crate) unauthenticated: EntityType,
     pub(crate) headers: EntityType,
+    pub(crate) header_text: EntityType,
+    pub(crate) claim_lines: EntityType,
     pub(crate) query: EntityType,
     pub(crate) user: EntityType,
 }
@@ -97,6 +99,8 @@ impl MeshSchema {
                 workload: named("Workload")?,
                 unauthenticated: named("Unauthenticated")?,
                 headers: named("Headers")?,
+                header_text: named("HeaderText")?,
+                claim_lines: named("ClaimLines")?,
                 query: named("Query")?,
                 user: named("User")?,
             },

@@ -117,9 +117,9 @@ impl Uses {
 
     fn visit_tag(&mut self, holder: &Expr, key: &Expr) {
         let names = match tag_holder(holder) {
-            Some("headers") => &mut self.headers,
+            Some("headers" | "header_text") => &mut self.headers,
             Some("query") => &mut self.query,
-            Some("user") => &mut self.claims,
+            Some("user" | "claim_lines") => &mut self.claims,
             _ => {
                 self.indirect.push(holder.to_string());
                 return;

@@ -3,6 +3,7 @@
 mod gateway_api;
 mod istio;
 mod kubernetes;
+mod legacy;
 mod networking;
 mod ours;
 mod security;
@@ -18,6 +19,7 @@ pub(crate) use gateway_api::*;
 pub(crate) use kubernetes::{
     EndpointSliceSpec, PodSpec, SecretSpec, SecretText, ServiceSpec, SlicePortSpec,
 };
+pub(crate) use legacy::*;
 pub(crate) use networking::*;
 pub(crate) use ours::*;
 pub(crate) use security::*;
@@ -57,6 +59,7 @@ pub(crate) struct Objects {
     pub(crate) reference_grants: Vec<Object<ReferenceGrantSpec>>,
     pub(crate) peer_authentications: Vec<Object<PeerAuthenticationSpec>>,
     pub(crate) request_authentications: Vec<Object<RequestAuthenticationSpec>>,
+    pub(crate) authorization_policies: Vec<Object<AuthorizationPolicySpec>>,
     pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
     pub(crate) rate_limits: Vec<Object<RateLimitSpec>>,
     pub(crate) transformations: Vec<Object<TransformationSpec>>,
@@ -183,6 +186,9 @@ impl Objects {
                 tables::REQUEST_AUTHENTICATION,
                 faults,
             ),
+            "AuthorizationPolicy" => {
+                push(&mut self.authorization_policies, d, tables::STRICT, faults);
+            }
             "Transformation" => push(&mut self.transformations, d, tables::STRICT, faults),
             "RateLimit" => push(&mut self.rate_limits, d, tables::STRICT, faults),
             "AccessPolicy" => push(&mut self.access_policies, d, tables::STRICT, faults),

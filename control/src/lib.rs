@@ -9,6 +9,7 @@
 //! configuration file can make this crate panic or allocate without bound.
 
 mod analyze;
+mod authorization;
 mod check;
 mod controller;
 mod fault;
@@ -25,6 +26,7 @@ mod split;
 use std::path::Path;
 
 pub use analyze::{Finding, Level, analyze};
+pub use authorization::{Imported, ImportedObject, import};
 pub use check::{CheckReport, DocumentReport, Verdict, check};
 pub use controller::{
     AppliedConfig, Chaos, ChaosFault, ConfigEvents, Controller, ControllerOptions, FaultChanges,

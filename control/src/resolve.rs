@@ -24,10 +24,14 @@ mod traffic;
 mod transformations;
 mod values;
 
+pub(crate) use targets::{Targeting, scopes};
+pub(crate) use values::Notes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Code, Fault, Mesh, Severity,
+    authorization::World,
     kinds::{Object, Objects},
     source::{Source, path::Path},
 };
@@ -123,12 +127,15 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
-    let (policies, policy_hash) = policies::resolve(
-        &objects.access_policies,
+    let world = World {
+        trust_domain: &settings.trust_domain,
         root,
-        (&services, &workloads),
-        faults,
-    );
+        services: &services,
+        workloads: &workloads,
+        access: &objects.access_policies,
+        assume: false,
+    };
+    let (policies, policy_hash) = policies::resolve(&objects.authorization_policies, world, faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
     let root = &settings.root_namespace;
@@ -177,6 +184,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.workload_groups, faults);
     twice(&objects.peer_authentications, faults);
     twice(&objects.request_authentications, faults);
+    twice(&objects.authorization_policies, faults);
     twice(&objects.access_policies, faults);
     twice(&objects.rate_limits, faults);
     twice(&objects.transformations, faults);
@@ -197,7 +205,7 @@ fn twice<S>(objects: &[Object<S>], faults: &mut Vec<Fault>) {
 }
 
 /// `exportTo` of an object: `.`, `*`, `~` or namespaces.
-fn exports<S>(notes: &mut values::Notes<'_, S>, said: &[String]) -> Vec<String> {
+fn exports<S>(notes: &mut Notes<'_, S>, said: &[String]) -> Vec<String> {
     for (n, namespace) in said.iter().enumerate() {
         let legal = matches!(namespace.as_str(), "." | "*" | "~")
             || reeve_core::Namespace::parse(namespace).is_ok();

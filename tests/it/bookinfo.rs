@@ -1,5 +1,6 @@
 //! Bookinfo end to end: each task of Istio's sample as its users know it, on the demo's own mesh.
 
+mod authorization;
 mod dark;
 mod edges;
 mod faults;

@@ -229,3 +229,46 @@ fn what_an_identity_of_the_demo_can_reach() {
     );
     assert_eq!(stranger, [row("ingress", 3, "yes")]);
 }
+
+#[test]
+fn istios_policies_are_imported_and_what_cannot_be_is_named() {
+    let policies = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: details, namespace: default}
+spec:
+  selector: {matchLabels: {app: details}}
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+";
+    let folder = Folder::new().with("istio.yaml", policies);
+    let mesh = project("deploy/bookinfo/mesh");
+    let file = folder.path().join("istio.yaml");
+    let ran = reeve(&["policy", "import", text(&file), "-f", text(&mesh)]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("kind: AccessPolicy"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains(r#"resource in Service::"details.default.svc.cluster.local""#),
+        "{}",
+        ran.stdout
+    );
+    let shop = Folder::bookinfo();
+    shop.write("access.yaml", &ran.stdout);
+    let checked = reeve(&["config", "check", "-f", text(shop.path())]);
+    assert_eq!(
+        checked.code,
+        Some(0),
+        "{}{}",
+        checked.stdout,
+        checked.stderr
+    );
+
+    folder.write("istio.yaml", policies.replace("methods", "method"));
+    let refused = reeve(&["policy", "import", text(&file), "-f", text(&mesh)]);
+    assert_eq!(refused.code, Some(1));
+    assert_eq!(refused.stdout, "");
+    let place = "istio.yaml:6: error[unknown-field] AuthorizationPolicy default/details";
+    assert!(refused.stderr.contains(place), "{}", refused.stderr);
+    let nowhere = reeve(&["policy", "import", "/nowhere/at/all"]);
+    assert_eq!(nowhere.code, Some(2));
+}

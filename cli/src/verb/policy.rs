@@ -6,6 +6,7 @@ mod eval;
 mod explain;
 mod files;
 mod fmt;
+mod import;
 mod new;
 mod place;
 mod suggest;
@@ -67,6 +68,9 @@ enum PolicyVerb {
     /// Prove properties of policies for all requests, or show a request that refutes them
     #[command(after_help = verify::EXAMPLES)]
     Verify(Box<verify::VerifyArgs>),
+    /// Translate Istio's authorization policies, old and new
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::ImportArgs),
     /// Print the mesh's Cedar schema
     Schema,
     /// Say what the policies of a folder answer to a request, and why
@@ -87,6 +91,7 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
         PolicyVerb::Whatif(args) => whatif::run(args),
         PolicyVerb::Suggest(args) => suggest::run(args),
         PolicyVerb::Verify(args) => verify::run(args),
+        PolicyVerb::Import(args) => import::run(args),
         PolicyVerb::Schema => {
             output::line(reeve_authz::schema().trim_end())?;
             Ok(Answer::Yes)

@@ -37,6 +37,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("WorkloadGroup", NETWORKING),
     ("PeerAuthentication", SECURITY),
     ("RequestAuthentication", SECURITY),
+    ("AuthorizationPolicy", SECURITY),
     ("AccessPolicy", OURS),
     ("RateLimit", OURS),
     ("Transformation", OURS),
@@ -55,7 +56,6 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
 pub(super) const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("networking.istio.io", "EnvoyFilter"),
     ("networking.istio.io", "ProxyConfig"),
-    ("security.istio.io", "AuthorizationPolicy"),
     ("telemetry.istio.io", "Telemetry"),
     ("extensions.istio.io", "WasmPlugin"),
     ("gateway.networking.k8s.io", "UDPRoute"),

@@ -1,8 +1,9 @@
-//! `AccessPolicy`: Cedar text to validated policies, faults mapped to lines of the YAML file.
+//! `AccessPolicy` and `AuthorizationPolicy`: Cedar text to validated policies, faults mapped to lines of the YAML file.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
-    sync::{LazyLock, Mutex, MutexGuard},
+    sync::{Arc, LazyLock, Mutex, MutexGuard},
 };
 
 use reeve_authz::{Engine, MAX_CANDIDATES, PolicyFault, mesh_hash, parse_access_policy};
@@ -14,63 +15,131 @@ use reeve_core::{
 use super::hosts::Services;
 use crate::{
     Code, Fault, LocalWorkload,
-    kinds::{AccessPolicySpec, Object},
+    authorization::{self, Translated, World},
+    kinds::{AuthorizationPolicySpec, Object},
     source::path::Path,
 };
 
 /// Policies that a fault names.
 const NAMED: usize = 8;
 
+/// The Cedar text of one object.
+struct Text<'a> {
+    document: &'a Arc<crate::source::Document>,
+    namespace: &'a Namespace,
+    name: &'a str,
+    cedar: Cow<'a, str>,
+    /// Where the text stands, or what it was translated from.
+    path: Path,
+    translated: bool,
+}
+
 pub(super) fn resolve(
-    objects: &[Object<AccessPolicySpec>],
-    root: &Namespace,
-    mesh: (&Services, &[LocalWorkload]),
+    authorization: &[Object<AuthorizationPolicySpec>],
+    world: World<'_>,
     faults: &mut Vec<Fault>,
 ) -> (Vec<PolicySource>, String) {
     let mut policies: Vec<PolicySource> = Vec::new();
     let mut ids = HashSet::new();
-    let before = faults.len();
+    let before = errors(faults);
+    let texts = texts(authorization, world, faults);
     let mut known = known();
     let mut read = HashMap::new();
-    for object in objects {
-        let path = Path::of(&["spec", "cedar"]);
-        let text = &object.spec.cedar;
-        if text.trim().is_empty() {
-            faults.push(object.error(&path, Code::Missing, "there is no Cedar text"));
-            continue;
-        }
-        let scope = (object.namespace != *root).then_some(&object.namespace);
+    for one in &texts {
+        let scope = (one.namespace != world.root).then_some(one.namespace);
         let document = Document {
             whole_mesh: scope.is_none(),
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
-            text: text.clone(),
+            namespace: one.namespace.clone(),
+            name: one.name.to_owned(),
+            text: one.cedar.to_string(),
         };
         let parsed = match known.documents.remove(&document) {
             Some(found) => Ok(found),
-            None => parse_access_policy(scope, &object.namespace, &object.name, text),
+            None => parse_access_policy(scope, one.namespace, one.name, &one.cedar),
         };
         match parsed {
             Ok(found) => {
                 for policy in &found {
                     if !ids.insert(policy.id.clone()) {
                         let text = format!("there are two policies {}", policy.id);
-                        faults.push(object.error(&path, Code::DuplicateObject, text));
+                        faults.push(one.error(Code::DuplicateObject, text));
                     }
                 }
                 policies.extend(found.iter().cloned());
                 read.insert(document, found);
             }
-            Err(found) => faults.extend(found.iter().map(|f| placed(object, &path, f))),
+            Err(found) => faults.extend(found.iter().map(|f| one.placed(f))),
         }
     }
     known.documents = read;
     policies.sort_by(|a, b| a.id.cmp(&b.id));
     let hash = mesh_hash(&policies);
-    if faults.len() == before {
-        compile(objects, &hash, &policies, mesh, &mut known, faults);
+    if errors(faults) == before {
+        let mesh = (world.services, world.workloads);
+        compile(&texts, &hash, &policies, mesh, &mut known, faults);
     }
     (policies, hash)
+}
+
+fn errors(faults: &[Fault]) -> usize {
+    faults.iter().filter(|fault| fault.is_error()).count()
+}
+
+/// Every Cedar text, Istio's policies translated.
+fn texts<'a>(
+    authorization: &'a [Object<AuthorizationPolicySpec>],
+    world: World<'a>,
+    faults: &mut Vec<Fault>,
+) -> Vec<Text<'a>> {
+    let mut texts = Vec::new();
+    for object in world.access {
+        let path = Path::of(&["spec", "cedar"]);
+        if object.spec.cedar.trim().is_empty() {
+            faults.push(object.error(&path, Code::Missing, "there is no Cedar text"));
+            continue;
+        }
+        texts.push(Text {
+            document: &object.document,
+            namespace: &object.namespace,
+            name: &object.name,
+            cedar: Cow::Borrowed(&object.spec.cedar),
+            path,
+            translated: false,
+        });
+    }
+    for Translated { object, cedar } in authorization::translate(authorization, world, faults) {
+        if let Some(object) = authorization.get(object).filter(|_| !cedar.is_empty()) {
+            texts.push(Text {
+                document: &object.document,
+                namespace: &object.namespace,
+                name: &object.name,
+                cedar: Cow::Owned(cedar),
+                path: Path::of(&["spec"]),
+                translated: true,
+            });
+        }
+    }
+    texts
+}
+
+impl Text<'_> {
+    fn error(&self, code: Code, text: impl Into<String>) -> Fault {
+        self.document.error(&self.path, code, text)
+    }
+
+    fn placed(&self, fault: &PolicyFault) -> Fault {
+        let text = format!("policy {}: {}", fault.policy, fault.message);
+        let mut placed = self.error(Code::Policy, text);
+        if let Some(node) = self.document.at(&self.path)
+            && !self.translated
+        {
+            placed.line = node.line_of_text(fault.line);
+        }
+        let snippet = fault.snippet.as_ref().map(|s| format!("in `{}`", s.trim()));
+        let parts: Vec<_> = snippet.into_iter().chain(fault.help.clone()).collect();
+        placed.hint = (!parts.is_empty()).then(|| parts.join("; "));
+        placed
+    }
 }
 
 /// What the last set came to, so that what did not change is not read, validated and compiled again. It holds nothing
@@ -101,7 +170,7 @@ fn known() -> MutexGuard<'static, Known> {
 
 /// What only shows when all policies stand together, which a proxy would refuse otherwise.
 fn compile(
-    objects: &[Object<AccessPolicySpec>],
+    texts: &[Text<'_>],
     hash: &str,
     policies: &[PolicySource],
     mesh: (&Services, &[LocalWorkload]),
@@ -117,15 +186,13 @@ fn compile(
             if policies.len() > MAX_CANDIDATES
                 && let Some(crowd) = engine.crowd(together(mesh))
             {
-                faults.extend(crowded(objects, &crowd));
+                faults.extend(crowded(texts, &crowd));
             }
             known.engine = Some(engine);
         }
         Err(found) => {
             for fault in found {
-                if let Some(object) = owner(objects, &fault.policy) {
-                    faults.push(placed(object, &Path::of(&["spec", "cedar"]), &fault));
-                }
+                faults.extend(owner(texts, &fault.policy).map(|text| text.placed(&fault)));
             }
         }
     }
@@ -139,7 +206,7 @@ fn together((services, workloads): (&Services, &[LocalWorkload])) -> usize {
 }
 
 /// A request that concerned all of `crowd` would have to ask each of them.
-fn crowded(objects: &[Object<AccessPolicySpec>], crowd: &[PolicyId]) -> Option<Fault> {
+fn crowded(texts: &[Text<'_>], crowd: &[PolicyId]) -> Option<Fault> {
     let first = crowd.first()?;
     let named: Vec<_> = crowd.iter().take(NAMED).map(PolicyId::as_str).collect();
     let more = crowd.len().saturating_sub(NAMED);
@@ -152,7 +219,7 @@ fn crowded(objects: &[Object<AccessPolicySpec>], crowd: &[PolicyId]) -> Option<F
             String::new()
         },
     );
-    let mut fault = owner(objects, first)?.error(&Path::of(&["spec", "cedar"]), Code::Policy, text);
+    let mut fault = owner(texts, first)?.error(Code::Policy, text);
     fault.hint = Some(
         "say in each whom it concerns: a principal, a resource, or a condition such as context.path == \"/x\" that \
          comes before anything that can fail"
@@ -161,26 +228,11 @@ fn crowded(objects: &[Object<AccessPolicySpec>], crowd: &[PolicyId]) -> Option<F
     Some(fault)
 }
 
-/// The object that a policy comes from.
-fn owner<'a>(
-    objects: &'a [Object<AccessPolicySpec>],
-    policy: &PolicyId,
-) -> Option<&'a Object<AccessPolicySpec>> {
-    let owns = |o: &&Object<AccessPolicySpec>| {
-        let whole = format!("{}/{}", o.namespace, o.name);
+/// The text that a policy comes from.
+fn owner<'t, 'a>(texts: &'t [Text<'a>], policy: &PolicyId) -> Option<&'t Text<'a>> {
+    let owns = |text: &&Text<'_>| {
+        let whole = format!("{}/{}", text.namespace, text.name);
         policy.as_str().split('#').next() == Some(whole.as_str())
     };
-    objects.iter().find(owns).or(objects.first())
-}
-
-fn placed(object: &Object<AccessPolicySpec>, path: &Path, fault: &PolicyFault) -> Fault {
-    let text = format!("policy {}: {}", fault.policy, fault.message);
-    let mut placed = object.error(path, Code::Policy, text);
-    if let Some(node) = object.document.at(path) {
-        placed.line = node.line_of_text(fault.line);
-    }
-    let snippet = fault.snippet.as_ref().map(|s| format!("in `{}`", s.trim()));
-    let parts: Vec<_> = snippet.into_iter().chain(fault.help.clone()).collect();
-    placed.hint = (!parts.is_empty()).then(|| parts.join("; "));
-    placed
+    texts.iter().find(owns).or(texts.first())
 }

@@ -14,7 +14,7 @@ mod transformations;
 use super::*;
 
 /// `line path code` of every finding.
-pub(super) fn findings(yaml: &str) -> Vec<String> {
+pub(crate) fn findings(yaml: &str) -> Vec<String> {
     let mut source = Source::default();
     source.add("a.yaml", yaml);
     findings_of(&resolve(&source).findings)

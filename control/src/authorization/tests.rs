@@ -1,0 +1,432 @@
+//! Translated policies answer as Istio's documents say the originals do.
+
+mod imported;
+mod istio;
+mod random;
+
+use reeve_authz::Engine;
+use reeve_core::{
+    Namespace, UnixTime,
+    decision::{AccessRequest, Action, HttpContext, Principal, RequestContext, ResourceRef, User},
+};
+use serde_json::{Value, json};
+
+use self::istio::{Asked, Labels};
+use crate::{
+    Mesh,
+    resolve::tests::{findings, mesh},
+};
+
+/// Two services of one workload each, and a third workload that shares the second's account.
+const WORLD: &str = r#"---
+apiVersion: v1
+kind: Service
+metadata: {name: httpbin}
+spec: {selector: {app: httpbin}, ports: [{port: 8000, name: http}, {port: 9000, name: tcp}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other}
+spec: {selector: {app: other}, ports: [{port: 8000, name: http}]}
+---
+apiVersion: reeve.dev/v1alpha1
+kind: LocalMesh
+metadata: {name: m}
+spec:
+  workloads:
+    - {name: httpbin, serviceAccount: httpbin, labels: {app: httpbin, version: v1}, ports: [{port: 8000, name: http}]}
+    - {name: other, serviceAccount: other, labels: {app: other, version: v1}, ports: [{port: 8000, name: http}]}
+    - {name: second, serviceAccount: other, labels: {app: second, version: v2}}
+    - {name: edge, serviceAccount: edge, role: gateway, labels: {istio: ingressgateway}, ports: [{port: 80, name: http}]}
+"#;
+
+fn document(policy: &Value) -> String {
+    format!("---\n{policy:#}\n")
+}
+
+fn policy(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
+    })
+}
+
+fn world(policies: &[Value]) -> Mesh {
+    let policies: String = policies.iter().map(document).collect();
+    mesh(&format!("{WORLD}{policies}"))
+}
+
+fn engine(mesh: &Mesh) -> Engine {
+    let engine = Engine::compile(&mesh.all_policies()).expect("valid policies");
+    engine.in_trust_domain(mesh.settings.trust_domain.clone())
+}
+
+/// The question as our data path would put it, to the workload of that name.
+fn access(asked: &Asked, workload: &str) -> AccessRequest {
+    let id = format!("spiffe://mesh.local/ns/default/sa/{workload}");
+    let service = format!("{workload}.default.svc.cluster.local");
+    let http = asked.http.as_ref().map(|http| HttpContext {
+        grpc: None,
+        headers: http
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), [value.clone()].into()))
+            .collect(),
+        host: http.host.to_ascii_lowercase(),
+        method: http.method.clone(),
+        path: http.path.clone(),
+        query: Default::default(),
+    });
+    let user = asked.user.as_ref().map(|user| {
+        let claims = user.claims.iter();
+        let claims = claims.map(|(name, values)| (name.clone(), values.iter().cloned().collect()));
+        User {
+            issuer: user.issuer.clone(),
+            subject: user.subject.clone(),
+            claims: claims.collect(),
+            expires_at: None,
+        }
+    });
+    AccessRequest {
+        action: match &http {
+            Some(http) => Action::from_method(&http.method),
+            None => Action::Connect,
+        },
+        context: RequestContext {
+            mtls: asked.principal.is_some(),
+            port: asked.port,
+            source_ip: asked.ip.parse().expect("an address"),
+            time: UnixTime::from_secs(1_000_000),
+            http,
+        },
+        principal: match &asked.principal {
+            Some(id) => Principal::Workload(id.parse().expect("an identity")),
+            None => Principal::Unauthenticated,
+        },
+        resource: ResourceRef {
+            address: None,
+            namespace: Namespace::parse("default").expect("a namespace"),
+            services: match workload {
+                "edge" => Vec::new(),
+                _ => vec![service.parse().expect("a service")],
+            },
+            workload: Some(id.parse().expect("an identity")),
+        },
+        user: user.map(Into::into),
+    }
+}
+
+/// Istio's answer and ours.
+fn answers(policies: &[Value], workload: &str, asked: &Asked) -> (bool, bool) {
+    let labels: Labels = match workload {
+        "edge" => &[("istio", "ingressgateway")],
+        "other" => &[("app", "other"), ("version", "v1")],
+        _ => &[("app", "httpbin"), ("version", "v1")],
+    };
+    let expected = istio::allows(policies, labels, asked);
+    let ours = engine(&world(policies)).decide(&access(asked, workload));
+    (expected, ours.is_allow())
+}
+
+fn get(path: &str) -> Asked {
+    Asked::http("GET", path).from("spiffe://mesh.local/ns/default/sa/sleep")
+}
+
+/// The policies of Istio's pages, by what they are for.
+struct Examples {
+    nothing: Value,
+    viewer: Value,
+    whole: Value,
+    deny_post: Value,
+    jwt: Value,
+    tcp: Value,
+}
+
+fn examples() -> Examples {
+    let nothing = policy("allow-nothing", &json!({}));
+    let viewer = policy(
+        "httpbin-viewer",
+        &json!({
+            "selector": {"matchLabels": {"app": "httpbin"}}, "action": "ALLOW",
+            "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}],
+        }),
+    );
+    let whole = policy(
+        "httpbin",
+        &json!({
+            "action": "ALLOW",
+            "rules": [{
+                "from": [
+                    {"source": {"principals": ["cluster.local/ns/default/sa/sleep"]}},
+                    {"source": {"namespaces": ["test"]}},
+                ],
+                "to": [
+                    {"operation": {"methods": ["GET"], "paths": ["/info*"]}},
+                    {"operation": {"methods": ["POST"], "paths": ["/data"]}},
+                ],
+                "when": [{"key": "request.auth.claims[iss]", "values": ["https://accounts.google.com"]}],
+            }],
+        }),
+    );
+    let deny_post = policy(
+        "deny-post",
+        &json!({
+            "selector": {"matchLabels": {"app": "httpbin"}}, "action": "DENY",
+            "rules": [{"to": [{"operation": {"methods": ["POST"]}}]}],
+        }),
+    );
+    let jwt = policy(
+        "require-jwt",
+        &json!({
+            "selector": {"matchLabels": {"app": "httpbin"}}, "action": "DENY",
+            "rules": [{"from": [{"source": {"notRequestPrincipals": ["*"]}}]}],
+        }),
+    );
+    let tcp = policy(
+        "tcp",
+        &json!({
+            "selector": {"matchLabels": {"app": "httpbin"}}, "action": "DENY",
+            "rules": [{"to": [{"operation": {"methods": ["GET"], "ports": ["9000"]}}]}],
+        }),
+    );
+    Examples {
+        nothing,
+        viewer,
+        whole,
+        deny_post,
+        jwt,
+        tcp,
+    }
+}
+
+/// What is asked under which policies, and what the pages say of it.
+fn documented(all: &Examples) -> Vec<(&'static str, Vec<&Value>, Asked, bool)> {
+    let token = |asked: Asked| asked.user("https://accounts.google.com", "ada");
+    vec![
+        ("nothing is allowed", vec![&all.nothing], get("/"), false),
+        (
+            "a viewer may get",
+            vec![&all.nothing, &all.viewer],
+            get("/"),
+            true,
+        ),
+        (
+            "and not post",
+            vec![&all.nothing, &all.viewer],
+            Asked::http("POST", "/"),
+            false,
+        ),
+        (
+            "the API's example",
+            vec![&all.whole],
+            token(get("/info/1")),
+            true,
+        ),
+        ("without a token", vec![&all.whole], get("/info/1"), false),
+        (
+            "to another path",
+            vec![&all.whole],
+            token(get("/data")),
+            false,
+        ),
+        (
+            "a namespace",
+            vec![&all.whole],
+            token(Asked::http("POST", "/data").from("spiffe://mesh.local/ns/test/sa/x")),
+            true,
+        ),
+        (
+            "deny alone lets others pass",
+            vec![&all.deny_post],
+            get("/"),
+            true,
+        ),
+        (
+            "and denies",
+            vec![&all.deny_post],
+            Asked::http("POST", "/"),
+            false,
+        ),
+        (
+            "deny comes before allow",
+            vec![&all.deny_post, &all.viewer],
+            Asked::http("POST", "/"),
+            false,
+        ),
+        ("no token", vec![&all.jwt], get("/"), false),
+        ("a token", vec![&all.jwt], token(get("/")), true),
+        (
+            "deny on TCP forgets HTTP's part",
+            vec![&all.tcp],
+            Asked::tcp(9000),
+            false,
+        ),
+        ("and keeps the port", vec![&all.tcp], Asked::tcp(9001), true),
+        (
+            "allow on TCP needs a rule without HTTP's parts",
+            vec![&all.viewer],
+            Asked::tcp(9000),
+            false,
+        ),
+    ]
+}
+
+#[test]
+fn the_examples_of_istios_documents_come_out_as_documented() {
+    let all = examples();
+    for (what, policies, asked, expected) in documented(&all) {
+        let policies: Vec<Value> = policies.into_iter().cloned().collect();
+        assert_eq!(
+            answers(&policies, "httpbin", &asked),
+            (expected, expected),
+            "{what}"
+        );
+    }
+    let alone = engine(&world(&[all.deny_post])).decide(&access(&get("/"), "other"));
+    assert!(!alone.is_allow(), "what no policy holds for stays closed");
+}
+
+#[test]
+fn translations_read_as_if_a_person_had_written_them() {
+    let spec = json!({
+        "selector": {"matchLabels": {"app": "httpbin"}},
+        "rules": [{
+            "from": [{"source": {"principals": ["cluster.local/ns/default/sa/sleep"]}}],
+            "to": [{"operation": {"methods": ["GET", "HEAD"], "paths": ["/info*"]}}],
+        }],
+    });
+    let mesh = world(&[policy("info", &spec)]);
+    let [only] = mesh.policies.as_slice() else {
+        panic!("{:?}", mesh.policies);
+    };
+    assert_eq!(only.id.as_str(), "default/info#rule-1");
+    assert_eq!(
+        only.text,
+        r#"@id("rule-1")
+permit (principal == Workload::"spiffe://mesh.local/ns/default/sa/sleep", action in [Action::"GET", Action::"HEAD"], resource in Service::"httpbin.default.svc.cluster.local")
+when { context.path like "/info*" };"#
+    );
+}
+
+#[test]
+fn dry_runs_are_shadow_policies_and_audits_change_nothing() {
+    let mut dry = policy(
+        "dry",
+        &json!({
+            "action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/headers"]}}]}],
+        }),
+    );
+    dry["metadata"]["annotations"] = json!({"istio.io/dry-run": "true"});
+    let open = policy("all", &json!({"rules": [{}]}));
+    let audit = policy("audit", &json!({"action": "AUDIT", "rules": [{}]}));
+    let decision = engine(&world(&[dry, open, audit])).decide(&access(&get("/headers"), "httpbin"));
+    assert!(decision.is_allow());
+    let shadow = decision.shadow.expect("what enforcing would have answered");
+    assert!(!shadow.is_allow());
+    assert_eq!(
+        shadow.policies.first().map(|p| p.as_str()),
+        Some("default/dry#rule-1")
+    );
+}
+
+#[test]
+fn what_cannot_be_translated_is_refused_by_name_at_its_place() {
+    let refused = |spec: &str, expected: &[&str]| {
+        let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n";
+        let mut found = findings(&format!("{head}{spec}{WORLD}"));
+        found.retain(|finding| !finding.ends_with("command missing?"));
+        assert_eq!(found, expected, "{spec}");
+    };
+    for (spec, expected) in [
+        (
+            "  action: CUSTOM\n  provider: {name: x}\n  rules: [{}]\n",
+            "5 spec.action unsupported",
+        ),
+        ("  action: LOG\n  rules: [{}]\n", "5 spec.action invalid"),
+        ("  action: DENY\n", "5 spec.action missing"),
+        (
+            "  rules:\n  - when:\n    - {key: connection.sni, values: [a]}\n",
+            "7 spec.rules[0].when[0].key unsupported",
+        ),
+        (
+            "  rules:\n  - when:\n    - {key: request.colour, values: [a]}\n",
+            "7 spec.rules[0].when[0].key invalid",
+        ),
+        (
+            "  rules:\n  - when:\n    - {key: source.ip}\n",
+            "7 spec.rules[0].when[0] missing",
+        ),
+        (
+            "  rules:\n  - from:\n    - source: {remoteIpBlocks: [10.0.0.1]}\n",
+            "7 spec.rules[0].from[0].source.remoteIpBlocks unsupported",
+        ),
+        (
+            "  rules:\n  - from:\n    - source: {ipBlocks: [10.0.0.1, 10.0.0.0/33]}\n",
+            "7 spec.rules[0].from[0].source.ipBlocks[1] invalid",
+        ),
+        (
+            "  rules:\n  - to:\n    - operation: {ports: [http]}\n",
+            "7 spec.rules[0].to[0].operation.ports[0] invalid",
+        ),
+        (
+            "  rules:\n  - to:\n    - operation: {hosts: ['a.test:80']}\n",
+            "7 spec.rules[0].to[0].operation.hosts[0] invalid",
+        ),
+        (
+            "  rules:\n  - to:\n    - operation: {path: [/a]}\n",
+            "7 spec.rules[0].to[0].operation.path unknown-field",
+        ),
+        ("  rules:\n  - from: []\n", "6 spec.rules[0].from invalid"),
+        (
+            "  selector: {matchLabels: {app: second}}\n  rules: [{}]\n",
+            "5 spec.selector unsupported",
+        ),
+        (
+            "  selector: {matchLabels: {app: nobody}}\n  rules: [{}]\n",
+            "5 spec.selector unknown-reference?",
+        ),
+    ] {
+        refused(spec, &[expected]);
+    }
+}
+
+#[test]
+fn a_gateway_knows_its_clients_addresses() {
+    let spec = json!({
+        "selector": {"matchLabels": {"istio": "ingressgateway"}},
+        "rules": [{"from": [{"source": {"remoteIpBlocks": ["10.0.0.0/8"]}}]}],
+    });
+    for (ip, expected) in [("10.1.2.3", true), ("11.1.2.3", false)] {
+        let asked = Asked::http("GET", "/").at(ip);
+        assert_eq!(
+            answers(&[policy("p", &spec)], "edge", &asked),
+            (expected, expected)
+        );
+    }
+}
+
+#[test]
+fn policies_in_cedar_count_as_allow_policies() {
+    let deny = policy(
+        "deny",
+        &json!({
+            "action": "DENY", "rules": [{"to": [{"operation": {"methods": ["POST"]}}]}],
+        }),
+    );
+    let access_policy = json!({
+        "apiVersion": "reeve.dev/v1alpha1", "kind": "AccessPolicy",
+        "metadata": {"name": "own", "namespace": "default"},
+        "spec": {"cedar": "permit (principal, action == Action::\"PUT\", resource);"},
+    });
+    let mesh = world(&[deny, access_policy]);
+    assert!(
+        !engine(&mesh)
+            .decide(&access(&get("/"), "httpbin"))
+            .is_allow()
+    );
+    assert!(
+        engine(&mesh)
+            .decide(&access(&Asked::http("PUT", "/"), "httpbin"))
+            .is_allow()
+    );
+}
