@@ -94,6 +94,7 @@ pub(crate) fn translate(
             continue;
         };
         let dry = dry_run(&mut notes);
+        foreign_root(&mut notes, world);
         if let Some(target) = target::of(&mut notes, world) {
             read.push(Read {
                 number,
@@ -171,6 +172,21 @@ fn action(notes: &mut Notes<'_, AuthorizationPolicySpec>) -> Option<Action> {
     Some(action)
 }
 
+/// SECURITY: who means the whole mesh must not get one namespace alone.
+fn foreign_root(notes: &mut Notes<'_, AuthorizationPolicySpec>, world: World<'_>) {
+    let namespace = &notes.object.namespace;
+    let lives = world.workloads.iter().any(|w| w.namespace == *namespace);
+    if namespace.as_str() == "istio-system" && namespace != world.root && !lives {
+        let text = format!(
+            "this mesh's root namespace is {}: the policy holds for {namespace} alone, where nothing runs",
+            world.root
+        );
+        let hint = "move it there, or set MeshConfig.spec.rootNamespace";
+        let path = Path::of(&["metadata", "namespace"]);
+        notes.warn(&path, Code::UnknownReference, text, hint);
+    }
+}
+
 /// Istio's annotation for policies that are tried and not enforced.
 fn dry_run(notes: &mut Notes<'_, AuthorizationPolicySpec>) -> bool {
     let name = "istio.io/dry-run";
@@ -231,6 +247,10 @@ impl Read<'_> {
 
     /// Whether Cedar can tell that no request ever satisfies it; a policy in Cedar would be refused for that.
     fn is_impossible(&self, policy: &str) -> bool {
+        // Nothing else in a translation contradicts another part by its type.
+        if !policy.contains("principal is Workload") {
+            return false;
+        }
         let (namespace, name) = (&self.object.namespace, &self.object.name);
         let read = parse_access_policy(None, namespace, name, policy);
         let found = read.err().unwrap_or_default();

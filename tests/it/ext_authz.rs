@@ -431,3 +431,79 @@ async fn the_http_form(it: &Fixture) {
     assert_eq!(mine.status(it.by_http).await, Ok(200));
     assert_eq!(it.seen("x-user"), ["ada"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_this_machine_only_those_with_a_certificate_may_ask() {
+    let folder = Folder::new()
+        .with("mesh.yaml", settings(json!({})))
+        .with(
+            "workloads.yaml",
+            local_mesh(&[echo("echo-v1", "echo", "v1")]),
+        )
+        .with("services.yaml", service("echo", 9080, "http"))
+        .with("access.yaml", permit("echo", POLICIES));
+    let work = Folder::new();
+    let client = certificates(work.path());
+    let path = |name: &str| work.path().join(name).display().to_string();
+    let (mesh, state) = (folder.path().display().to_string(), path("state"));
+    let (cert, key, root) = (path("server.pem"), path("server.key"), path("root.pem"));
+    let serve = ["authz", "serve", "-f", &mesh, "--state", &state];
+    // Any address, and nobody proves who they are: refused at the start.
+    for more in [
+        &["--grpc", "0.0.0.0:0"][..],
+        &[
+            "--http",
+            "0.0.0.0:0",
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+        ],
+    ] {
+        let outcome = run(&binary("reeve"), &[&serve[..], more].concat(), &[], LIMIT).await;
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("--danger-plaintext"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    let (grpc, http) = (local(port()), local(port()));
+    let (asked, by_http) = (grpc.to_string(), http.to_string());
+    let tls = [
+        "--grpc",
+        &asked,
+        "--http",
+        &by_http,
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--client-ca",
+        &root,
+    ];
+    let _server = start(&binary("reeve"), &[&serve[..], &tls[..]].concat());
+    let check = Call::get("echo", "/check/echo.default.svc.cluster.local/public/a");
+    let ask = async |client: &TlsClient| {
+        let mut connection = client
+            .open(http, "envoy.test")
+            .await
+            .map_err(|e| e.to_string())?;
+        let answer = connection.send(&check).await.map_err(|e| e.to_string())?;
+        Ok::<_, String>(answer.status.as_u16())
+    };
+    eventually("the server answers", LIMIT, async || {
+        match ask(&client).await {
+            Ok(200) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let root = fs::read_to_string(work.path().join("root.pem")).expect("the root");
+    let nobody = ask(&TlsClient::trusting(&root)).await;
+    assert!(nobody.is_err(), "{nobody:?}");
+    assert!(
+        check.status(http).await.is_err(),
+        "plaintext is not answered"
+    );
+}

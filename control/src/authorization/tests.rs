@@ -430,3 +430,38 @@ fn policies_in_cedar_count_as_allow_policies() {
             .is_allow()
     );
 }
+
+#[test]
+fn policies_of_the_root_namespace_hold_for_the_whole_mesh() {
+    let mut deny = policy(
+        "admin",
+        &json!({
+            "action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/admin*"]}}]}],
+        }),
+    );
+    deny["metadata"]["namespace"] = json!("reeve-system");
+    let allow = policy(
+        "httpbin",
+        &json!({
+            "selector": {"matchLabels": {"app": "httpbin"}}, "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}],
+        }),
+    );
+    let mesh = world(&[deny.clone(), allow]);
+    let engine = engine(&mesh);
+    for (asked, workload, expected) in [
+        (get("/admin"), "httpbin", false),
+        (get("/x"), "httpbin", true),
+        (Asked::http("POST", "/x"), "httpbin", false),
+        (get("/admin"), "other", false),
+        (Asked::http("POST", "/x"), "other", true),
+    ] {
+        let decision = engine.decide(&access(&asked, workload));
+        assert_eq!(decision.is_allow(), expected, "{workload} {asked:?}");
+    }
+    deny["metadata"]["namespace"] = json!("istio-system");
+    let found = findings(&format!("{}{WORLD}", document(&deny)));
+    let told = found
+        .iter()
+        .any(|f| f.ends_with("metadata.namespace unknown-reference?"));
+    assert!(told, "{found:?}");
+}

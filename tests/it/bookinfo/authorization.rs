@@ -1,10 +1,12 @@
 //! Istio's task "HTTP traffic" of its authorization guide, with its policies as they stand there
 //! (<https://istio.io/latest/docs/tasks/security/authorization/authz-http/>).
 
-use reeve_tests::{Call, Mesh};
+use std::time::Duration;
+
+use reeve_tests::{Call, Mesh, eventually};
 use serde_json::{Value, json};
 
-use super::{folder, ingress, page, reviews};
+use super::{folder, ingress, page, reviews, version};
 
 fn policy(name: &str, spec: &Value) -> String {
     let object = json!({
@@ -64,6 +66,19 @@ async fn istios_own_policies_open_the_shop_step_by_step() {
     // The product page itself may not ask for ratings: only reviews may.
     check([200, 200, 200, 403]).await;
 
+    // The first version of reviews asks for none.
+    eventually(
+        "another version answers",
+        Duration::from_secs(10),
+        async || {
+            let answer = reviews().send(ingress(&mesh)).await;
+            match version(&answer.map_err(|e| e.to_string())?).as_str() {
+                "v1" => Err("v1".to_owned()),
+                _ => Ok(()),
+            }
+        },
+    )
+    .await;
     mesh.record("reviews asked for ratings", |record| {
         record["decision"]["policies"] == json!(["default/ratings-viewer#rule-1"])
             && record["request"]["principal"]
