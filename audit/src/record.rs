@@ -373,6 +373,8 @@ pub enum EventKind {
     HandshakeRefused,
     /// A connection named no server that is known at its port.
     NoRoute,
+    /// Callers without an identity were refused more requests than are recorded one by one.
+    RequestRefused,
     /// An open connection or stream lost its permit and was ended.
     ConnectionClosed,
     /// A proxy or the mesh process started.

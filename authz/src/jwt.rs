@@ -74,6 +74,9 @@ pub struct Verified {
     /// Headers (lower case) to remove before the request goes on, with those that differ only by underscores for dashes;
     /// do this before `set_headers`.
     pub strip_headers: Vec<String>,
+    /// Headers (lower case) that tokens are taken from: what differs from one only by underscores for dashes was not
+    /// looked at, and is to be removed too.
+    pub strip_disguises_of: Vec<String>,
     /// Query parameters to remove before the request goes on.
     pub strip_query: Vec<String>,
     /// Cookies to remove before the request goes on.
@@ -109,6 +112,9 @@ impl JwtVerifier {
             // SECURITY: a caller cannot pass a header off as a claim, token or not.
             let claimed = rule.claimed_headers.iter();
             verified.strip_headers.extend(claimed.cloned());
+            let looked_in = rule.headers.iter().map(|(name, _)| name);
+            let disguisable = looked_in.filter(|name| name.contains(['-', '_']));
+            verified.strip_disguises_of.extend(disguisable.cloned());
         }
         for Found { text, places } in request::find(&self.rules, lookup)? {
             let accepted = memory::accepted(self, &text, &places.rules, now)?;
@@ -120,11 +126,17 @@ impl JwtVerifier {
         }
         let Verified {
             strip_headers,
+            strip_disguises_of,
             strip_query,
             strip_cookies,
             ..
         } = &mut verified;
-        for names in [strip_headers, strip_query, strip_cookies] {
+        for names in [
+            strip_headers,
+            strip_disguises_of,
+            strip_query,
+            strip_cookies,
+        ] {
             names.sort();
             names.dedup();
         }

@@ -83,6 +83,12 @@ impl Answer {
         }
     }
 
+    /// Somebody without an identity is refused so much that it is counted alone (RFC 6585 section 4).
+    pub(crate) fn too_many_refusals() -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_refusals", "UAEX")
+            .by("refused_requests_per_second")
+    }
+
     /// STRICT, and the peer speaks plaintext.
     pub(crate) fn plaintext_refused(decision_id: String) -> Self {
         Self {
@@ -339,7 +345,10 @@ impl Answer {
         if self.error == "upstream_overflow" {
             headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
         }
-        if matches!(self.error, "overloaded" | "too_many_requests") {
+        if matches!(
+            self.error,
+            "overloaded" | "too_many_requests" | "too_many_refusals"
+        ) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         if let Some(challenge) = &self.challenge {

@@ -47,6 +47,9 @@ pub(crate) async fn judge(
             error,
             rest: Rest::AllButPath(rest),
         }) if error == HeadError::Path(PathError::Ambiguous) => {
+            if !has_room(worker, peer) {
+                return Err(unread_counted(*rest, exchange));
+            }
             let question = question(*rest, None);
             let answer = refuse(worker, snapshot, &question, Reason::AmbiguousPath, exchange).await;
             return Err(if answer.status == StatusCode::FORBIDDEN {
@@ -65,16 +68,9 @@ pub(crate) async fn judge(
         Ok(verified) => verified,
         Err(error) => {
             tracing::debug!(%error, "a token does not verify");
-            let authority = head.authority.clone();
-            let question = question(head, None);
-            exchange.head_of(&question);
-            let answer = refuse(worker, snapshot, &question, Reason::InvalidToken, exchange).await;
-            return Err(match answer {
-                Answer {
-                    status: StatusCode::FORBIDDEN,
-                    ..
-                } => Answer::invalid_token(exchange.decision_id(), &authority),
-                answer => answer,
+            return Err(match has_room(worker, peer) {
+                true => invalid_token(worker, snapshot, &question(head, None), exchange).await,
+                false => unread_counted(head, exchange),
             });
         }
     };
@@ -90,7 +86,9 @@ pub(crate) async fn judge(
     let Some(head) = &question.head else {
         return Err(Answer::unbuildable());
     };
-    let permit = permit::permit_request(&question, head, snapshot, &worker.ledger, now).await;
+    let is_recorded = || question.user.is_some() || has_room(worker, peer);
+    let at = (&worker.ledger, now);
+    let permit = permit::permit_request_within(&question, head, snapshot, at, is_recorded).await;
     let permit = permit.map_err(|refused| answer_refused(refused, exchange))?;
     let proof = permit.proof();
     exchange.decided(proof.record.clone(), proof.decision.clone());
@@ -98,6 +96,35 @@ pub(crate) async fn judge(
         applying.count_heads(&transformed.by, &worker.proxy.metrics);
     }
     Ok((permit, question))
+}
+
+/// The answer to a token that does not verify, on record.
+async fn invalid_token(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    question: &Question,
+    exchange: &mut Exchange,
+) -> Answer {
+    exchange.head_of(question);
+    let answer = refuse(worker, snapshot, question, Reason::InvalidToken, exchange).await;
+    let authority = question.head.as_ref().map(|head| head.authority.as_str());
+    match answer.status {
+        StatusCode::FORBIDDEN => {
+            Answer::invalid_token(exchange.decision_id(), authority.unwrap_or_default())
+        }
+        _ => answer,
+    }
+}
+
+/// SECURITY: whoever proves nothing could else fill the log with refusals of junk, until nobody's permit finds room in it.
+fn has_room(worker: &Worker, peer: &Peer) -> bool {
+    peer.is_mtls() || worker.proxy.strangers.request_refused()
+}
+
+/// The answer to a request whose refusal is counted alone.
+fn unread_counted(head: Head, exchange: &mut Exchange) -> Answer {
+    exchange.head(&Arc::new(head));
+    Answer::too_many_refusals()
 }
 
 /// The head as it will be sent, and, where transformations concern it, as it was received. What tokens say is put in after
@@ -205,6 +232,7 @@ pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answe
                 Answer::denied(decision_id)
             }
         }
+        Refused::Counted => Answer::too_many_refusals(),
         Refused::NotRecorded => Answer::not_recorded(),
     }
 }
@@ -212,6 +240,7 @@ pub(crate) fn answer_refused(refused: Refused, exchange: &mut Exchange) -> Answe
 /// Removes and sets what the tokens' rules say, before the request is judged: it is judged as it is sent.
 pub(crate) fn apply_tokens(head: &mut Head, verified: &Verified) {
     headers::remove_with_disguises(&mut head.headers, &verified.strip_headers);
+    headers::remove_disguises(&mut head.headers, &verified.strip_disguises_of);
     if !verified.strip_query.is_empty()
         && let Some(text) = head.query.take()
     {

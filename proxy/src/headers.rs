@@ -126,17 +126,26 @@ fn is_disguise(name: &str) -> bool {
 
 /// Removes `names` (lower case), and what an application that takes underscores for dashes would read as one of them.
 pub(crate) fn remove_with_disguises(headers: &mut HeaderMap, names: &[String]) {
-    if names.is_empty() {
-        return;
-    }
     for name in names {
         headers.remove(name.as_str());
+    }
+    remove_disguises(headers, names);
+}
+
+/// Removes what an application that takes underscores for dashes would read as one of `names` (lower case), but not what
+/// has just that name.
+pub(crate) fn remove_disguises(headers: &mut HeaderMap, names: &[String]) {
+    if names.is_empty() {
+        return;
     }
     let same = |known: &str, name: &str| known.replace('_', "-") == name.replace('_', "-");
     let disguised: Vec<HeaderName> = headers
         .keys()
         .filter(|found| found.as_str().contains('_') || names.iter().any(|n| n.contains('_')))
-        .filter(|found| names.iter().any(|name| same(name, found.as_str())))
+        .filter(|found| {
+            let is_one = names.iter().any(|name| *name == found.as_str());
+            !is_one && names.iter().any(|name| same(name, found.as_str()))
+        })
         .cloned()
         .collect();
     for name in disguised {

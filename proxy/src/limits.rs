@@ -181,6 +181,8 @@ pub(crate) const ACCESS_LOG_LUMP_BYTES: usize = 64 * 1024;
 pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 /// Refusals of plaintext, and of unknown server names, that are recorded one by one per second, each; more are counted.
 pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
+/// Refused requests of callers without an identity that are recorded one by one per second; more are counted.
+pub(crate) const REFUSED_REQUESTS_PER_SECOND: u32 = 1000;
 /// How often counted refusals are written down.
 pub(crate) const AGGREGATE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often open streams are looked at for an expired token or a lapsed policy.

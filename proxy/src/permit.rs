@@ -52,6 +52,8 @@ pub(crate) enum Refused {
         decision_id: String,
         record: RecordId,
     },
+    /// The same, of somebody whose denials are so many that they are counted alone.
+    Counted,
     /// Nothing can be recorded, so nothing is permitted.
     NotRecorded,
 }
@@ -65,6 +67,25 @@ pub(crate) async fn permit_request(
     now: UnixTime,
 ) -> Result<Permit<Recorded>, Refused> {
     let verdict = question.ask(snapshot, now);
+    let proof = assertion_recorded(question, verdict, snapshot, ledger).await?;
+    Ok(Permit {
+        head: head.clone(),
+        proof,
+    })
+}
+
+/// The same; `is_recorded` says whether a denial may have a record of its own.
+pub(crate) async fn permit_request_within(
+    question: &Question,
+    head: &Arc<Head>,
+    snapshot: &Snapshot,
+    (ledger, now): (&Ledger, UnixTime),
+    is_recorded: impl FnOnce() -> bool,
+) -> Result<Permit<Recorded>, Refused> {
+    let verdict = question.ask(snapshot, now);
+    if !verdict.decision.is_allow() && !is_recorded() {
+        return Err(Refused::Counted);
+    }
     let proof = assertion_recorded(question, verdict, snapshot, ledger).await?;
     Ok(Permit {
         head: head.clone(),

@@ -12,7 +12,7 @@ use reeve_core::{Clock, UnixTime};
 
 use crate::{
     ledger::{Ledger, lock},
-    limits::REFUSALS_PER_SECOND,
+    limits::{REFUSALS_PER_SECOND, REFUSED_REQUESTS_PER_SECOND},
 };
 
 /// The strangers of one proxy.
@@ -27,6 +27,7 @@ struct Counts {
     since: Option<UnixTime>,
     plaintext: Tally,
     no_route: Tally,
+    requests: Tally,
     handshakes: u64,
 }
 
@@ -40,13 +41,13 @@ struct Tally {
 
 impl Tally {
     /// Whether this one may have a record of its own; else it is counted.
-    fn is_recorded(&mut self, now: UnixTime) -> bool {
+    fn is_recorded(&mut self, now: UnixTime, most: u32) -> bool {
         if self.second != now.as_secs() {
             self.second = now.as_secs();
             self.in_second = 0;
         }
         self.in_second = self.in_second.saturating_add(1);
-        let recorded = self.in_second <= REFUSALS_PER_SECOND;
+        let recorded = self.in_second <= most;
         if !recorded {
             self.counted = self.counted.saturating_add(1);
         }
@@ -65,18 +66,23 @@ impl Strangers {
 
     /// Whether the refusal of a stranger's plaintext may have a record of its own; else it is counted.
     pub(crate) fn plaintext_refused(&self) -> bool {
-        self.refused(|counts| &mut counts.plaintext)
+        self.refused(REFUSALS_PER_SECOND, |counts| &mut counts.plaintext)
     }
 
     /// The same of a connection that named no server that is known here.
     pub(crate) fn no_route(&self) -> bool {
-        self.refused(|counts| &mut counts.no_route)
+        self.refused(REFUSALS_PER_SECOND, |counts| &mut counts.no_route)
     }
 
-    fn refused(&self, tally: impl Fn(&mut Counts) -> &mut Tally) -> bool {
+    /// The same of a request that is refused.
+    pub(crate) fn request_refused(&self) -> bool {
+        self.refused(REFUSED_REQUESTS_PER_SECOND, |counts| &mut counts.requests)
+    }
+
+    fn refused(&self, most: u32, tally: impl Fn(&mut Counts) -> &mut Tally) -> bool {
         let now = self.clock.now();
         let mut counts = lock(&self.counts);
-        let recorded = tally(&mut counts).is_recorded(now);
+        let recorded = tally(&mut counts).is_recorded(now, most);
         if !recorded {
             counts.since.get_or_insert(now);
         }
@@ -105,6 +111,10 @@ impl Strangers {
                     mem::take(&mut counts.plaintext.counted),
                 ),
                 (EventKind::NoRoute, mem::take(&mut counts.no_route.counted)),
+                (
+                    EventKind::RequestRefused,
+                    mem::take(&mut counts.requests.counted),
+                ),
                 (
                     EventKind::HandshakeRefused,
                     mem::take(&mut counts.handshakes),
@@ -135,7 +145,9 @@ mod tests {
         let mut tally = Tally::default();
         let mut recorded = |second| {
             let now = UnixTime::from_secs(second);
-            (0..100).filter(|_| tally.is_recorded(now)).count()
+            (0..100)
+                .filter(|_| tally.is_recorded(now, REFUSALS_PER_SECOND))
+                .count()
         };
         let most = REFUSALS_PER_SECOND as usize;
         assert_eq!([recorded(7), recorded(7), recorded(8)], [most, 0, most]);

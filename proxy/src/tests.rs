@@ -12,6 +12,7 @@ mod mesh;
 mod mirror;
 mod overload;
 mod policies;
+mod refusals;
 mod resilience;
 mod resumption;
 mod rotation;

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
 use reeve_tests::{
-    Door, Folder, Mesh, StrictBackend, eventually, local_mesh, permit, service, sidecar,
+    Call, Connection, Door, Folder, Mesh, Protocol, StrictBackend, eventually, local_mesh, permit,
+    service, sidecar,
 };
 use serde_json::{Value, json};
 
@@ -126,6 +127,8 @@ fn mode_settings(mode: Option<&str>) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paths_are_normalised_once_in_the_mode_that_is_set_and_seen_as_they_were_judged() {
     let stage = Stage::start(None).await;
+    let kept = Connection::open(stage.door.address, Protocol::Http1).await;
+    let mut kept = kept.expect("a connection that stays open");
     let mut wrong = Vec::new();
     for (number, (mode, name)) in paths::MODES.into_iter().enumerate() {
         if number > 0 {
@@ -134,6 +137,17 @@ async fn paths_are_normalised_once_in_the_mode_that_is_set_and_seen_as_they_were
                 .apply("mesh.yaml", mode_settings(Some(name)))
                 .await;
         }
+        let answer = kept.send(&Call::get("target:9080", "/a//b")).await;
+        let expected = if mode == paths::Mode::Refuse {
+            400
+        } else {
+            200
+        };
+        let status = answer.expect("an answer on the open connection").status;
+        assert_eq!(
+            status, expected,
+            "{name}, on a connection that was open before"
+        );
         let rows = paths::rows(mode, name);
         assert!(rows.len() >= 120, "{} inputs on two protocols", rows.len());
         let passed =

@@ -75,7 +75,15 @@ impl Signer {
 
     /// Signs.
     pub fn sign(&self, token: &Token) -> String {
-        let head = json!({"alg": "ES256", "typ": "JWT", "kid": self.kid});
+        self.sign_under(&json!({}), token)
+    }
+
+    /// Signs, with these members of the token's header changed or added.
+    pub fn sign_under(&self, header: &Value, token: &Token) -> String {
+        let mut head = json!({"alg": "ES256", "typ": "JWT", "kid": self.kid});
+        for (name, value) in header.as_object().into_iter().flatten() {
+            head[name] = value.clone();
+        }
         let message = format!("{}.{}", encode(&head), encode(&token.0));
         let signature = self
             .key

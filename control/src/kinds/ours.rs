@@ -1,8 +1,11 @@
 //! `reeve.dev`: `AccessPolicy`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 
 use super::{HeaderOpsSpec, MtlsSpec, SelectorSpec, StringMatchSpec, raw};
 
@@ -101,7 +104,7 @@ raw! {
         mesh_mtls: Option<MeshMtlsSpec>,
         authorization: Option<AuthorizationSpec>,
         caller_shares: Option<CallerSharesSpec>,
-        path_normalization: Option<String>,
+        path_normalization: Option<PathNormalizationSpec>,
         dns: Option<DnsSpec>,
         default_config: Option<ProxySpec>,
         outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
@@ -182,4 +185,56 @@ raw! {
         port: u16,
     }
     PortProbeSpec { port: u16, }
+}
+
+/// A mode by its name, or Istio's form: `{normalization: MODE}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PathNormalizationSpec {
+    pub(crate) mode: String,
+    /// Whether it was Istio's form.
+    pub(crate) nested: bool,
+    /// Other keys of that form.
+    pub(crate) unknown: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for PathNormalizationSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NormalizationVisitor)
+    }
+}
+
+struct NormalizationVisitor;
+
+impl<'de> Visitor<'de> for NormalizationVisitor {
+    type Value = PathNormalizationSpec;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mode, or a mapping with normalization")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(PathNormalizationSpec {
+            mode: text.to_owned(),
+            nested: false,
+            unknown: Vec::new(),
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut spec = PathNormalizationSpec {
+            mode: "DEFAULT".to_owned(),
+            nested: true,
+            unknown: Vec::new(),
+        };
+        while let Some(key) = entries.next_key::<String>()? {
+            match key.as_str() {
+                "normalization" => spec.mode = entries.next_value()?,
+                _ => {
+                    let IgnoredAny = entries.next_value()?;
+                    spec.unknown.push(key);
+                }
+            }
+        }
+        Ok(spec)
+    }
 }

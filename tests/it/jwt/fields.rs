@@ -244,6 +244,20 @@ async fn forwarding_and_targets(stage: &Stage) {
     assert_eq!(stage.call("/x", &token).await, (200, saw("/x", &token)));
     assert_eq!(stage.call(&query, &[]).await, (200, saw(&query, &[])));
 
+    let places = json!({"forwardOriginalToken": true, "fromHeaders": [{"name": "x-token"}]});
+    stage.rules(&stage.rule(places)).await;
+    let good = stage.good.as_str();
+    let both = [("x-token", good), ("x_token", "forged")];
+    assert_eq!(
+        stage.call("/x", &both).await,
+        (200, saw("/x", &[("x-token", good)])),
+        "nothing is beside it that was not looked at"
+    );
+    assert_eq!(
+        stage.call("/open", &both[1..]).await,
+        (200, saw("/open", &[]))
+    );
+
     // Which workloads: by a service; by a gateway's name, which this is not; and the claims that a rule does not split.
     let mut by_service = stage.rule(json!({"spaceDelimitedClaims": []}));
     by_service

@@ -411,6 +411,27 @@ fn caller_shares() {
 }
 
 #[test]
+fn path_normalization() {
+    let rows: &[(&str, &[&str])] = &[
+        ("pathNormalization: MERGE_SLASHES", &[]),
+        ("pathNormalization: {normalization: BASE}", &[]),
+        (
+            "pathNormalization: merge",
+            &["6 spec.pathNormalization invalid"],
+        ),
+        (
+            "pathNormalization: {normalization: merge}",
+            &["6 spec.pathNormalization.normalization invalid"],
+        ),
+        (
+            "pathNormalization: {mode: BASE}",
+            &["6 spec.pathNormalization.mode unknown-field"],
+        ),
+    ];
+    expect("MeshConfig", rows);
+}
+
+#[test]
 fn mesh_config() {
     let rows: &[(&str, &[&str])] = &[
         ("trustDomain: Mesh", &["6 spec.trustDomain invalid"]),
