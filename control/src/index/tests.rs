@@ -1,5 +1,6 @@
 mod discovery;
 mod edge;
+mod projection;
 mod scope;
 mod sni;
 mod tcp;
