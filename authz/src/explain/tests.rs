@@ -145,3 +145,40 @@ fn conditions_are_those_that_explanations_count() {
     let explained = engine.explain(&request());
     assert_eq!(explained.policies[0].failed.as_ref(), conditions.get(1));
 }
+
+#[test]
+fn what_a_policy_says_of_itself_is_told() {
+    let engine = mesh_wide(
+        r#"@id("freeze") @description("change freeze") @owner("release team") @until("2027-01-03")
+           forbid (principal, action in Action::"http", resource);"#,
+    );
+    // 15 January 2027: it has lapsed, and that alone is what is missing.
+    let explained = engine.explain(&request());
+    assert_eq!(explained.decision.reason.as_str(), "no_permit");
+    let shown = explained.to_string();
+    for part in [
+        "forbid reeve-system/p#freeze: 3 of 4 parts hold, not: @until(\"2027-01-03\")",
+        "\n      description: change freeze",
+        "\n      owner: release team",
+        "\n      until: 2027-01-03",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let policy = serde_json::to_value(&explained.policies[0]).unwrap();
+    assert_eq!(policy["annotations"]["owner"], "release team");
+}
+
+/// A `forbid` that would fail, were it asked, does not keep anything shut after its end.
+#[test]
+fn a_lapsed_policy_cannot_fail() {
+    let engine = mesh_wide(
+        r#"permit (principal, action, resource);
+           @until("2027-01-03") forbid (principal, action, resource)
+             when { context.port * 9223372036854775807 > 0 };"#,
+    );
+    let mut asked = request();
+    assert!(engine.decide(&asked).is_allow());
+    assert!(engine.decide(&asked).errors.is_empty());
+    asked.context.time = UnixTime::from_secs(1_798_000_000);
+    assert_eq!(engine.decide(&asked).reason.as_str(), "forbid_error");
+}

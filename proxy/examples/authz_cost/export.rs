@@ -54,7 +54,8 @@ fn rule(number: usize) -> Value {
         }
         _ => json!({
             "effect": "permit", "account": shapes::account(number), "service": host,
-            "prefix": format!("/api/v{}/", number % 3), "staff": number % 3 == 2,
+            "prefix": format!("/api/v{}/", shapes::kind(number)),
+            "staff": shapes::kind(number) == 2,
         }),
     }
 }

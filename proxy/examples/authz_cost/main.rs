@@ -2,7 +2,8 @@
 //! a change of the policy set holds up; and what a policy takes in memory. `make bench-authz` runs it.
 //!
 //! `authz_cost FIGURES.json [--quick]`; `authz_cost --export FOLDER [--quick]` writes policy sets, requests and this
-//! engine's answers for `tests/bench/opa`; `authz_cost --memory N` compiles N policies and says what each takes.
+//! engine's answers for `tests/bench/opa`; `authz_cost --memory N` compiles N policies and says what each takes;
+//! `authz_cost --swap` only changes a set.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 mod export;
@@ -20,6 +21,10 @@ use self::{
     measure::{Asker, Cost, resident_bytes},
     shapes::Shape,
 };
+
+/// As in the binaries that are shipped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -62,6 +67,10 @@ fn main() -> Outcome<()> {
         Some("--export") => {
             let folder = args.get(1).ok_or("which folder?")?;
             export::run(&PathBuf::from(folder), effort)
+        }
+        Some("--swap") => {
+            println!("{}", swap::measure(effort)?);
+            Ok(())
         }
         Some("--memory") => {
             let size: usize = args.get(1).ok_or("how many?")?.parse()?;

@@ -68,7 +68,7 @@ impl Shape {
                 host(service)
             ),
             Self::Mesh => {
-                let staff = if number % 3 == 2 {
+                let staff = if kind(number) == 2 {
                     r#" && context has user && context.user.hasTag("groups") && context.user.getTag("groups").contains("staff")"#
                 } else {
                     ""
@@ -77,7 +77,7 @@ impl Shape {
                     r#"permit (principal in ServiceAccount::"{}", action in [Action::"GET", Action::"POST"], resource in Service::"{}") when {{ context.mtls && context.path like "/api/v{}/*"{staff} }};"#,
                     account(number),
                     host(service),
-                    number % 3,
+                    kind(number),
                 )
             }
             Self::Conditions => format!(
@@ -91,10 +91,12 @@ impl Shape {
         }
     }
 
-    /// A caller that one of the policies is for; the numbers are spread over all of them.
+    /// A caller that one of the policies is for. The numbers are spread over all services, and over each service's policies
+    /// in the same way at every size, so that it is the size alone that differs.
     pub(crate) fn caller(self, number: usize, size: usize) -> Outcome<Caller> {
-        let policy = number.wrapping_mul(7919) % size;
-        self.of_policy(policy)
+        let service = number.wrapping_mul(7919) % (size / PER_SERVICE).max(1);
+        let policy = service * PER_SERVICE + number % (PER_SERVICE - 1);
+        self.of_policy(policy % size)
     }
 
     /// Each number another caller.
@@ -105,13 +107,13 @@ impl Shape {
         Ok(caller)
     }
 
-    pub(crate) fn of_policy(self, policy: usize) -> Outcome<Caller> {
+    fn of_policy(self, policy: usize) -> Outcome<Caller> {
         let service = match self {
             Self::Mesh => policy / PER_SERVICE,
             Self::Conditions | Self::OneService => 0,
         };
         let path = match self {
-            Self::Mesh => format!("/api/v{}/items/", policy % 3),
+            Self::Mesh => format!("/api/v{}/items/", kind(policy)),
             Self::Conditions => format!("/tenant-{policy:06}/items/"),
             Self::OneService => "/api/items/".to_owned(),
         };
@@ -134,6 +136,11 @@ impl Shape {
             path,
         })
     }
+}
+
+/// Permits of [`Shape::Mesh`] come in three kinds.
+pub(crate) fn kind(policy: usize) -> usize {
+    policy % PER_SERVICE % 3
 }
 
 pub(crate) fn namespace(service: usize) -> String {

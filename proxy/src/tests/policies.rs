@@ -119,6 +119,32 @@ fn of_one_generation(record: &DecisionRecord, generations: &HashMap<String, u64>
     generation
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_policy_is_recorded_on_live_traffic_and_keeps_nobody_out() {
+    let mesh = Mesh::new();
+    app(mesh.at(2, PORT), |_| async { Response::new(full("here")) }).await;
+    let policies = [
+        "permit (principal, action, resource);",
+        r#"@id("no") @mode("shadow") forbid (principal, action in Action::"http", resource)
+           when { context.path like "/no*" };"#,
+    ];
+    let config = mesh.server(Protocol::Http, &policies);
+    let _sides = pair(&mesh, &config, &mesh.client(Protocol::Http)).await;
+    for path in ["/yes", "/no"] {
+        assert_eq!(fetch(&caller(), mesh.url(path)).await.0, 200, "{path}");
+    }
+    let decisions = mesh.decisions("server");
+    let shadows: Vec<_> = decisions
+        .iter()
+        .map(|d| d.decision.shadow.as_deref())
+        .collect();
+    let [None, Some(shadow)] = shadows.as_slice() else {
+        panic!("{decisions:?}");
+    };
+    assert_eq!(shadow.reason.as_str(), "forbidden");
+    assert_eq!(shadow.policies[0].as_str(), "default/p1#no");
+}
+
 /// Nothing is applied when it does: the clock alone ends what was permitted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_ends_when_the_policy_that_permits_it_lapses() {
