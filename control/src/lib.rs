@@ -18,6 +18,7 @@ pub mod instances;
 mod jwks;
 mod kinds;
 mod mesh;
+mod policy_folder;
 mod policy_text;
 mod resolve;
 mod source;
@@ -41,6 +42,7 @@ pub use mesh::{
     MetricsPage, PlaceRules, Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort,
     TransformationState, WorkloadPort, WorkloadRole,
 };
+pub use policy_folder::{Only, PolicyFolder, PolicyFolderError, PolicyObject};
 pub use policy_text::{PolicyDocument, PolicyTextFault, map_policy_texts, policy_documents};
 pub use split::{Share, Split, SplitError, SplitQuery};
 

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Code, Fault, Severity};
+use crate::{Code, Fault, Severity, policy_folder::FolderLock};
 use node::Node;
 use path::{Path, Step};
 
@@ -151,6 +151,31 @@ impl Fault {
 impl Source {
     /// Reads every `*.yaml` and `*.yml` in `path` (a folder, with its sub-folders, or one file), sorted by name.
     pub(crate) fn read(path: &FsPath) -> Self {
+        let (texts, faults) = Self::texts(path);
+        let mut source = Self {
+            documents: Vec::new(),
+            faults,
+        };
+        for (name, text) in texts {
+            source.add(&name, &text);
+        }
+        source.faults.sort_by(|a, b| a.file.cmp(&b.file));
+        source
+    }
+
+    /// The files that are read, by name, and their texts.
+    pub(crate) fn texts(path: &FsPath) -> (Vec<(String, String)>, Vec<Fault>) {
+        // Half a set of policies is not what anybody wrote.
+        let Some(_lock) = FolderLock::shared(path) else {
+            let text = "the folder is being changed".to_owned();
+            let fault = Fault::of_file(".", 1, Code::Unreadable, text);
+            return (Vec::new(), vec![fault]);
+        };
+        Self::texts_unlocked(path)
+    }
+
+    /// The same for who holds the folder's lock.
+    pub(crate) fn texts_unlocked(path: &FsPath) -> (Vec<(String, String)>, Vec<Fault>) {
         let mut source = Self::default();
         let mut files = Vec::new();
         if path.is_dir() {
@@ -168,6 +193,7 @@ impl Source {
             files.truncate(MAX_FILES);
         }
         let mut bytes = 0;
+        let mut texts = Vec::new();
         for (name, path) in files {
             match read_file(&path) {
                 Ok(text) => {
@@ -178,12 +204,12 @@ impl Source {
                         source.faults.push(fault);
                         break;
                     }
-                    source.add(&name, &text);
+                    texts.push((name, text));
                 }
                 Err((code, text)) => source.faults.push(Fault::of_file(&name, 1, code, text)),
             }
         }
-        source
+        (texts, source.faults)
     }
 
     /// Adds the documents of one file.

@@ -26,6 +26,7 @@ mod mesh_outage;
 mod mtls;
 mod normalization;
 mod policy;
+mod policy_change;
 mod policy_tools;
 mod policy_verify;
 mod protocols;

@@ -1,12 +1,15 @@
 //! `reeve policy`: evaluates, checks, formats, tests, explains and replays Cedar policies with the data path's own code.
 
 mod access;
+mod apply;
 mod check;
+mod diff;
 mod eval;
 mod explain;
 mod files;
 mod fmt;
 mod import;
+mod history;
 mod new;
 mod place;
 mod suggest;
@@ -71,6 +74,18 @@ enum PolicyVerb {
     /// Translate Istio's authorization policies, old and new
     #[command(after_help = import::EXAMPLES)]
     Import(import::ImportArgs),
+    /// Compare two sets of policies, and who can reach what by each
+    #[command(after_help = diff::EXAMPLES)]
+    Diff(diff::DiffArgs),
+    /// Put policies into the mesh's folder, and wait until they bind
+    #[command(after_help = apply::APPLY_EXAMPLES)]
+    Apply(Box<apply::ApplyArgs>),
+    /// List the sets of policies that were applied
+    #[command(after_help = history::EXAMPLES)]
+    History(history::HistoryArgs),
+    /// Put an earlier set of policies back
+    #[command(after_help = apply::ROLLBACK_EXAMPLES)]
+    Rollback(Box<apply::RollbackArgs>),
     /// Print the mesh's Cedar schema
     Schema,
     /// Say what the policies of a folder answer to a request, and why
@@ -92,6 +107,10 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
         PolicyVerb::Suggest(args) => suggest::run(args),
         PolicyVerb::Verify(args) => verify::run(args),
         PolicyVerb::Import(args) => import::run(args),
+        PolicyVerb::Diff(args) => diff::run(args),
+        PolicyVerb::Apply(args) => apply::apply(args),
+        PolicyVerb::History(args) => history::run(args),
+        PolicyVerb::Rollback(args) => apply::rollback(args),
         PolicyVerb::Schema => {
             output::line(reeve_authz::schema().trim_end())?;
             Ok(Answer::Yes)

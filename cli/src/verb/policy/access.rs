@@ -1,12 +1,13 @@
 //! `reeve policy who-can` and `reeve policy can-reach`.
 
+mod change;
 mod condition;
 mod graph;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -22,6 +23,7 @@ use reeve_core::{
 };
 use serde::Serialize;
 
+pub(super) use self::change::{AccessChange, changes};
 use self::condition::{Condition, Conditions};
 use super::{
     explain::{self, full_name, pair},
@@ -92,7 +94,7 @@ pub(super) struct CanReachArgs {
 }
 
 /// What is asked about each pair.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 struct AskedArgs {
     /// The folder of YAML files [default: the running mesh's].
     #[arg(short = 'f', long = "folder", value_name = "DIR")]
@@ -178,13 +180,7 @@ enum Can {
 pub(super) fn who_can(args: &WhoCanArgs) -> Verdict {
     let survey = Survey::new(&args.asked)?;
     let targets = survey.targets(&args.target)?;
-    let mut callers: Vec<_> = survey
-        .identities()
-        .into_iter()
-        .map(Principal::Workload)
-        .collect();
-    callers.push(Principal::Unauthenticated);
-    survey.tell(&callers, &targets, "nobody can")
+    survey.tell(&survey.callers(), &targets, "nobody can")
 }
 
 pub(super) fn can_reach(args: &CanReachArgs) -> Verdict {
@@ -216,7 +212,11 @@ struct Survey<'a> {
 impl<'a> Survey<'a> {
     fn new(args: &'a AskedArgs) -> Result<Self, Problem> {
         let (mesh, folder) = place::mesh(args.folder.as_deref(), &args.state)?;
-        let engine = explain::engine(&mesh, &folder)?;
+        Self::of(args, mesh, &folder)
+    }
+
+    fn of(args: &'a AskedArgs, mesh: Mesh, folder: &Path) -> Result<Self, Problem> {
+        let engine = explain::engine(&mesh, folder)?;
         Ok(Self {
             conditions: Conditions::of(&engine),
             engine,
@@ -224,6 +224,12 @@ impl<'a> Survey<'a> {
             args,
             time: SystemClock.now(),
         })
+    }
+
+    /// Every identity of the mesh, and nobody known.
+    fn callers(&self) -> Vec<Principal> {
+        let workloads = self.identities().into_iter().map(Principal::Workload);
+        workloads.chain([Principal::Unauthenticated]).collect()
     }
 
     fn identities(&self) -> BTreeSet<SpiffeId> {

@@ -130,6 +130,25 @@ fn tried(
     Ok(report)
 }
 
+/// Tries the cases in `paths` on the policies of `mesh`, which stand (or are to stand) in `folder`: how many there are,
+/// and those that fail, in words.
+pub(super) fn rehearse(
+    paths: &[PathBuf],
+    mesh: &Mesh,
+    folder: &Path,
+) -> Result<(usize, Vec<String>), Problem> {
+    if files::cases(paths)?.is_empty() {
+        return Ok((0, Vec::new()));
+    }
+    let shared = Tried::of_mesh(mesh, folder)?;
+    let report = tried(paths, Some(shared), Some(mesh), Minima::default())?;
+    let failed = report.cases.iter().filter(|case| !case.passed);
+    Ok((
+        report.cases.len(),
+        failed.map(ToString::to_string).collect(),
+    ))
+}
+
 /// A policy set under test.
 struct Tried {
     /// Where its policies stand.

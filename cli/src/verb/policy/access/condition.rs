@@ -20,6 +20,13 @@ pub(super) struct Condition {
     words: String,
 }
 
+impl Condition {
+    /// For people.
+    pub(super) fn words(&self) -> &str {
+        &self.words
+    }
+}
+
 /// Every policy's conditions.
 #[derive(Debug)]
 pub(super) struct Conditions(BTreeMap<PolicyId, Vec<String>>);

@@ -1,0 +1,305 @@
+//! `reeve policy diff`, `apply`, `history` and `rollback` on a copy of the demo's folder, on which no mesh runs.
+
+#[cfg(test)]
+mod apply {
+    use std::{fs, path::Path, process::Command};
+
+    use serde_json::Value;
+    use tempfile::TempDir;
+
+    const BOOKINFO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/bookinfo/mesh");
+    /// The product page may ask ratings.
+    const RATINGS: &str = "permit (\n  principal == Workload::\"spiffe://mesh.local/ns/default/sa/bookinfo-productpage\",\n  \
+                           action == Action::\"GET\",\n  resource in Service::\"ratings.default.svc.cluster.local\"\n);";
+
+    struct Mesh {
+        folder: TempDir,
+        /// Where no mesh's state is.
+        state: TempDir,
+    }
+
+    struct Ran {
+        code: Option<i32>,
+        text: String,
+    }
+
+    impl Mesh {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            for file in fs::read_dir(BOOKINFO).expect("the demo's folder") {
+                let file = file.expect("a file").path();
+                let name = file.file_name().expect("a name");
+                fs::copy(&file, folder.path().join(name)).expect("a copy");
+            }
+            let state = tempfile::tempdir().expect("a folder");
+            Self { folder, state }
+        }
+
+        fn path(&self) -> &Path {
+            self.folder.path()
+        }
+
+        /// `reeve policy VERB … --to FOLDER`.
+        fn policy(&self, args: &[&str]) -> Ran {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_reeve"));
+            command
+                .arg("policy")
+                .args(args)
+                .arg("--to")
+                .arg(self.path());
+            command.env("USER", "alice").env_remove("SUDO_USER");
+            let output = command.arg("--state").arg(self.state.path()).output();
+            let output = output.expect("`reeve` runs");
+            let text = [output.stdout, output.stderr].concat();
+            Ran {
+                code: output.status.code(),
+                text: String::from_utf8_lossy(&text).into_owned(),
+            }
+        }
+
+        fn hash(&self) -> String {
+            let ran = self.policy(&["diff", text(self.path()), text(self.path()), "-o", "json"]);
+            ran.json()["after"].as_str().expect("a hash").to_owned()
+        }
+    }
+
+    impl Ran {
+        fn json(&self) -> Value {
+            serde_json::from_str(&self.text)
+                .unwrap_or_else(|error| panic!("{error}: {}", self.text))
+        }
+    }
+
+    fn text(path: &Path) -> &str {
+        path.to_str().expect("a path of UTF-8")
+    }
+
+    fn access_policy(name: &str, cedar: &str) -> String {
+        let lines: Vec<_> = cedar.lines().map(|line| format!("    {line}")).collect();
+        format!(
+            "apiVersion: reeve.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec:\n  cedar: |\n{}\n",
+            lines.join("\n")
+        )
+    }
+
+    /// A folder with one file.
+    fn candidate(name: &str, cedar: &str) -> TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(
+            folder.path().join(format!("{name}.yaml")),
+            access_policy(name, cedar),
+        )
+        .expect("to write");
+        folder
+    }
+
+    #[test]
+    fn a_policy_is_shown_applied_kept_and_taken_back() {
+        let mesh = Mesh::new();
+        let before = mesh.hash();
+        let new = candidate("page-to-ratings", RATINGS);
+        let new = text(new.path());
+        let shown = mesh.policy(&["apply", new, "--dry-run"]);
+        assert_eq!(shown.code, Some(0), "{}", shown.text);
+        for part in [
+            "added: default/page-to-ratings\n  +permit (",
+            "+ spiffe://mesh.local/ns/default/sa/bookinfo-productpage -> ratings.default.svc.cluster.local (spiffe://mesh.local/ns/default/sa/bookinfo-ratings) GET: no -> yes",
+            "would write: page-to-ratings.yaml",
+        ] {
+            assert!(
+                shown.text.contains(part),
+                "{part} is not in\n{}",
+                shown.text
+            );
+        }
+        assert_eq!(mesh.hash(), before, "nothing was written");
+        let unasked = mesh.policy(&["apply", new]);
+        assert_eq!(unasked.code, Some(2), "{}", unasked.text);
+        assert!(unasked.text.contains("--yes"), "{}", unasked.text);
+
+        let applied = mesh.policy(&["apply", new, "--yes", "--note", "review 42"]);
+        assert_eq!(applied.code, Some(0), "{}", applied.text);
+        assert!(
+            applied.text.contains("no mesh runs on this folder"),
+            "{}",
+            applied.text
+        );
+        let after = mesh.hash();
+        assert_ne!(after, before);
+        let again = mesh.policy(&["apply", new, "--yes"]);
+        assert_eq!(again.code, Some(0), "{}", again.text);
+        assert!(again.text.contains("nothing to change"), "{}", again.text);
+
+        let history = mesh.policy(&["history", "-o", "json"]).json();
+        let told: Vec<_> = history
+            .as_array()
+            .expect("entries")
+            .iter()
+            .map(|e| {
+                (
+                    e["what"].as_str(),
+                    e["hash"].as_str(),
+                    e["by"].as_str(),
+                    e["note"].as_str(),
+                )
+            })
+            .collect();
+        let alice = Some("alice");
+        assert_eq!(
+            told,
+            [
+                (Some("found"), Some(before.as_str()), alice, None),
+                (
+                    Some("apply"),
+                    Some(after.as_str()),
+                    alice,
+                    Some("review 42")
+                ),
+            ]
+        );
+        let table = mesh.policy(&["history"]);
+        assert!(table.text.contains("review 42"), "{}", table.text);
+
+        let back = mesh.policy(&["rollback", "--yes"]);
+        assert_eq!(back.code, Some(0), "{}", back.text);
+        assert!(
+            back.text.contains("removed: default/page-to-ratings"),
+            "{}",
+            back.text
+        );
+        assert_eq!(mesh.hash(), before);
+        for file in fs::read_dir(BOOKINFO).expect("the demo's folder") {
+            let file = file.expect("a file").path();
+            let copy = mesh.path().join(file.file_name().expect("a name"));
+            assert_eq!(
+                fs::read(&file).ok(),
+                fs::read(&copy).ok(),
+                "{}",
+                copy.display()
+            );
+        }
+        assert!(!mesh.path().join("page-to-ratings.yaml").exists());
+        let forth = mesh.policy(&["rollback", &after[..8], "--yes"]);
+        assert_eq!(forth.code, Some(0), "{}", forth.text);
+        assert_eq!(mesh.hash(), after);
+        let differ = mesh.policy(&["diff", &before[..8], &after[..8]]);
+        assert_eq!(differ.code, Some(1), "{}", differ.text);
+        assert!(
+            differ.text.contains("added: default/page-to-ratings"),
+            "{}",
+            differ.text
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_or_fails_a_case_is_refused_and_nothing_is_written() {
+        let mesh = Mesh::new();
+        let before = mesh.hash();
+        let broken = candidate(
+            "broken",
+            "permit (principal, action, resource) when { context.prot == 1 };",
+        );
+        let refused = mesh.policy(&["apply", text(broken.path()), "--yes"]);
+        assert_eq!(refused.code, Some(1), "{}", refused.text);
+        assert!(refused.text.contains("prot"), "{}", refused.text);
+
+        // The demo's cases say that the product page does not ask ratings itself.
+        let new = candidate("page-to-ratings", RATINGS);
+        let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/bookinfo/cases.yaml");
+        let failed = mesh.policy(&["apply", text(new.path()), "--yes", "--tests", cases]);
+        assert_eq!(failed.code, Some(1), "{}", failed.text);
+        for part in [
+            "FAIL",
+            "it does not ask ratings itself",
+            "refused: nothing was changed",
+        ] {
+            assert!(
+                failed.text.contains(part),
+                "{part} is not in\n{}",
+                failed.text
+            );
+        }
+        assert_eq!(mesh.hash(), before);
+        assert!(!mesh.path().join("page-to-ratings.yaml").exists());
+        assert_eq!(
+            mesh.policy(&["history"]).code,
+            Some(1),
+            "nothing was applied"
+        );
+        let nowhere = mesh.policy(&["rollback", "--yes"]);
+        assert_eq!(nowhere.code, Some(2), "{}", nowhere.text);
+        let left: Vec<_> = fs::read_dir(mesh.path().join(".reeve"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn cases_of_the_folder_are_tried_on_what_will_be_in_it() {
+        let mesh = Mesh::new();
+        let out = mesh.path().join("block.yaml");
+        let mut new = Command::new(env!("CARGO_BIN_EXE_reeve"));
+        new.args([
+            "policy",
+            "new",
+            "block-path",
+            "--name",
+            "block",
+            "-p",
+            "service=productpage",
+            "-p",
+            "path=/admin",
+        ]);
+        let made = new
+            .arg("-f")
+            .arg(mesh.path())
+            .arg("--out")
+            .arg(&out)
+            .output();
+        assert!(made.expect("`reeve` runs").status.success());
+        // Another path: the policy's own cases, which stand in the folder, fail.
+        let written = fs::read_to_string(&out)
+            .expect("the policy")
+            .replace("/admin", "/other");
+        let other = tempfile::tempdir().expect("a folder");
+        fs::write(other.path().join("block.yaml"), written).expect("to write");
+        let failed = mesh.policy(&["apply", text(other.path()), "--yes"]);
+        assert_eq!(failed.code, Some(1), "{}", failed.text);
+        assert!(
+            failed.text.contains("FAIL .reeve/policy-tests/block.yaml"),
+            "{}",
+            failed.text
+        );
+        // The same with another description passes.
+        let good = fs::read_to_string(&out)
+            .expect("the policy")
+            .replace("nobody asks", "nobody may ask");
+        fs::write(other.path().join("block.yaml"), good).expect("to write");
+        let applied = mesh.policy(&["apply", text(other.path()), "--yes", "-o", "json"]);
+        assert_eq!(applied.code, Some(0), "{}", applied.text);
+        let outcome = applied.json();
+        assert_eq!(
+            (&outcome["applied"], &outcome["rehearsal"]["cases"]),
+            (&true.into(), &2.into())
+        );
+        assert_eq!(outcome["files"], serde_json::json!(["block.yaml"]));
+    }
+
+    #[test]
+    fn with_only_these_the_others_go() {
+        let mesh = Mesh::new();
+        let new = candidate("page-to-ratings", RATINGS);
+        let applied = mesh.policy(&["apply", text(new.path()), "--only", "--yes", "-o", "json"]);
+        assert_eq!(applied.code, Some(0), "{}", applied.text);
+        let policies = applied.json()["difference"]["policies"]
+            .as_array()
+            .expect("changes")
+            .len();
+        assert_eq!(policies, 7, "six went, and one came");
+        assert!(!mesh.path().join("access.yaml").exists());
+        assert!(mesh.path().join("services.yaml").exists());
+    }
+}

@@ -1,0 +1,409 @@
+//! The `AccessPolicy` objects of a configuration folder, replaced as a set where they stand.
+//!
+//! A set is changed by writing files; what reads the folder meanwhile must not see half of it. So whoever writes holds
+//! `.reeve/lock` alone, and whoever reads the folder holds it with others ([`FolderLock`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File, TryLockError},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use crate::{DEFAULT_NAMESPACE, Fault, Mesh, resolve, source::Source};
+
+/// The folder within a configuration folder that holds what is no configuration.
+const OWN: &str = ".reeve";
+/// How long a reader or writer waits for the other.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// One `AccessPolicy`, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyObject {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The file that it stands in, relative to its folder.
+    pub file: String,
+    /// Its YAML document.
+    pub text: String,
+}
+
+/// A folder of YAML (or a single file), read as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFolder {
+    /// File, relative to the folder → its text.
+    files: BTreeMap<String, String>,
+}
+
+/// Why a set of policies cannot be changed where it stands.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyFolderError {
+    /// It cannot be read.
+    #[error("it cannot be read: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unreadable(Vec<Fault>),
+    /// An object is there twice.
+    #[error("there are two AccessPolicies {0}")]
+    Twice(String),
+    /// A file is not laid out so that one document of it can be replaced.
+    #[error("{0}: its documents cannot be told apart; begin each with a line `---` of its own")]
+    Crowded(String),
+    /// The folder is not as it was when it was read.
+    #[error("{0} was changed by somebody else meanwhile; nothing was written")]
+    Changed(String),
+    /// Somebody else reads or writes, without end.
+    #[error("the folder is in use")]
+    Locked,
+    /// The operating system said no.
+    #[error("{path}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl PolicyFolder {
+    /// Reads every file of configuration in `path`.
+    pub fn read(path: &Path) -> Result<Self, PolicyFolderError> {
+        let (texts, faults) = Source::texts(path);
+        match faults.is_empty() {
+            true => Ok(Self {
+                files: texts.into_iter().collect(),
+            }),
+            false => Err(PolicyFolderError::Unreadable(faults)),
+        }
+    }
+
+    /// Its `AccessPolicy` objects, by file and place.
+    pub fn objects(&self) -> Result<Vec<PolicyObject>, PolicyFolderError> {
+        let mut objects: Vec<PolicyObject> = Vec::new();
+        for (file, text) in &self.files {
+            for piece in pieces(file, text)? {
+                let Some((namespace, name)) = piece.policy else {
+                    continue;
+                };
+                if objects
+                    .iter()
+                    .any(|o| o.namespace == namespace && o.name == name)
+                {
+                    return Err(PolicyFolderError::Twice(format!("{namespace}/{name}")));
+                }
+                objects.push(PolicyObject {
+                    namespace,
+                    name,
+                    file: file.clone(),
+                    text: piece.body,
+                });
+            }
+        }
+        Ok(objects)
+    }
+
+    /// How many documents it has that are no `AccessPolicy`.
+    pub fn others(&self) -> usize {
+        let pieces = self
+            .files
+            .iter()
+            .filter_map(|(f, text)| pieces(f, text).ok());
+        pieces
+            .flatten()
+            .filter(|piece| piece.policy.is_none() && !piece.is_blank())
+            .count()
+    }
+
+    /// The same with `wanted` in place of the objects of those names; those that are new go to the file that they
+    /// name. With `only`, no other `AccessPolicy` stays.
+    pub fn with(&self, wanted: &[PolicyObject], only: Only) -> Result<Self, PolicyFolderError> {
+        let mut placed: BTreeSet<(&str, &str)> = BTreeSet::new();
+        let mut files = BTreeMap::new();
+        for (file, text) in &self.files {
+            let mut kept = Vec::new();
+            let before = pieces(file, text)?;
+            for mut piece in before.clone() {
+                let Some((namespace, name)) = &piece.policy else {
+                    kept.push(piece);
+                    continue;
+                };
+                let new = wanted
+                    .iter()
+                    .find(|o| o.namespace == *namespace && o.name == *name);
+                match (new, only) {
+                    (Some(new), _) => {
+                        if !placed.insert((&new.namespace, &new.name)) {
+                            return Err(PolicyFolderError::Twice(format!("{namespace}/{name}")));
+                        }
+                        piece.body.clone_from(&new.text);
+                        kept.push(piece);
+                    }
+                    (None, Only::These) => {}
+                    (None, Only::AndOthers) => kept.push(piece),
+                }
+            }
+            let emptied = kept.len() < before.len() && kept.iter().all(Piece::is_blank);
+            if !emptied {
+                files.insert(file.clone(), joined(&kept));
+            }
+        }
+        let new = wanted
+            .iter()
+            .filter(|o| !placed.contains(&(o.namespace.as_str(), o.name.as_str())));
+        for object in new {
+            let text: &mut String = files.entry(object.file.clone()).or_default();
+            if !text.trim().is_empty() {
+                if !text.ends_with('\n') {
+                    text.push('\n');
+                }
+                text.push_str("---\n");
+            }
+            text.push_str(&object.text);
+        }
+        Ok(Self { files })
+    }
+
+    /// What it says.
+    pub fn mesh(&self) -> Result<Mesh, Vec<Fault>> {
+        let mut source = Source::default();
+        for (file, text) in &self.files {
+            source.add(file, text);
+        }
+        let resolved = resolve::resolve(&source);
+        resolved.mesh.ok_or(resolved.findings)
+    }
+
+    /// Writes all of it to a new folder.
+    pub fn write_to(&self, folder: &Path) -> Result<(), PolicyFolderError> {
+        for (file, text) in &self.files {
+            let path = folder.join(file);
+            let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+            made.and_then(|()| fs::write(&path, text))
+                .map_err(|source| failed(&path, source))?;
+        }
+        Ok(())
+    }
+
+    /// The files that `self` and `other` do not have alike.
+    pub fn differing(&self, other: &Self) -> Vec<String> {
+        let all: BTreeSet<_> = self.files.keys().chain(other.files.keys()).collect();
+        all.into_iter()
+            .filter(|file| self.files.get(*file) != other.files.get(*file))
+            .cloned()
+            .collect()
+    }
+
+    /// Writes `new` in place of this one to `folder`, which must still be as it was read. Each file is replaced as a
+    /// whole, and nothing that reads the folder by [`crate::load`] or watches it sees some of them alone.
+    pub fn replace(&self, folder: &Path, new: &Self) -> Result<(), PolicyFolderError> {
+        let _lock = FolderLock::alone(folder)?;
+        let now = Self::read_unlocked(folder)?;
+        if let Some(file) = self.differing(&now).into_iter().next() {
+            return Err(PolicyFolderError::Changed(file));
+        }
+        let mut ready = Vec::new();
+        for file in self.differing(new) {
+            let path = folder.join(&file);
+            match new.files.get(&file) {
+                Some(text) => ready.push((Some(prepared(&path, text)?), path)),
+                None => ready.push((None, path)),
+            }
+        }
+        for (prepared, path) in ready {
+            let done = match prepared {
+                Some(prepared) => fs::rename(prepared, &path),
+                None => fs::remove_file(&path),
+            };
+            done.map_err(|source| failed(&path, source))?;
+        }
+        Ok(())
+    }
+
+    fn read_unlocked(path: &Path) -> Result<Self, PolicyFolderError> {
+        let (texts, faults) = Source::texts_unlocked(path);
+        match faults.is_empty() {
+            true => Ok(Self {
+                files: texts.into_iter().collect(),
+            }),
+            false => Err(PolicyFolderError::Unreadable(faults)),
+        }
+    }
+}
+
+/// Whether other policies stay beside those that are put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// They go.
+    These,
+    /// They stay.
+    AndOthers,
+}
+
+/// One document of a file, or what stands before the first.
+#[derive(Clone, Debug)]
+struct Piece {
+    /// The line `---` that begins it, empty at a file's beginning.
+    separator: String,
+    body: String,
+    /// Namespace and name, if it is an `AccessPolicy`.
+    policy: Option<(String, String)>,
+}
+
+impl Piece {
+    /// Whether it has nothing but comments.
+    fn is_blank(&self) -> bool {
+        self.body
+            .lines()
+            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    }
+}
+
+/// A file's documents. A line that begins with `---` begins a document wherever it stands (YAML 1.2.2 section 9.1.2).
+fn pieces(file: &str, text: &str) -> Result<Vec<Piece>, PolicyFolderError> {
+    let mut pieces = vec![Piece {
+        separator: String::new(),
+        body: String::new(),
+        policy: None,
+    }];
+    for line in text.split_inclusive('\n') {
+        let after = line.strip_prefix("---");
+        let begins =
+            after.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if begins {
+            pieces.push(Piece {
+                separator: line.to_owned(),
+                body: String::new(),
+                policy: None,
+            });
+        } else if let Some(last) = pieces.last_mut() {
+            last.body.push_str(line);
+        }
+    }
+    for piece in &mut pieces {
+        let mut source = Source::default();
+        source.add(file, &format!("{}{}", piece.separator, piece.body));
+        let ours = |kind: Option<&str>| kind == Some("AccessPolicy");
+        let policies = source.documents.iter().filter(|d| ours(d.kind.as_deref()));
+        let found: Vec<_> = policies.collect();
+        piece.policy = match (found.as_slice(), source.documents.len()) {
+            ([], _) => None,
+            ([one], 1) => Some((
+                one.namespace
+                    .as_deref()
+                    .unwrap_or(DEFAULT_NAMESPACE)
+                    .to_owned(),
+                one.name.clone().unwrap_or_default(),
+            )),
+            _ => return Err(PolicyFolderError::Crowded(file.to_owned())),
+        };
+    }
+    Ok(pieces)
+}
+
+fn joined(pieces: &[Piece]) -> String {
+    let mut text = String::new();
+    for piece in pieces {
+        // The document before may have ended without a line break.
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&piece.separator);
+        text.push_str(&piece.body);
+    }
+    text
+}
+
+/// The new text in a file beside the old one, on the disk.
+fn prepared(path: &Path, text: &str) -> Result<PathBuf, PolicyFolderError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
+    let write = || {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut out = File::create(&new)?;
+        out.write_all(text.as_bytes())?;
+        if let Ok(before) = fs::metadata(path) {
+            out.set_permissions(before.permissions())?;
+        }
+        out.sync_all()
+    };
+    write().map_err(|source| failed(&new, source))?;
+    Ok(new)
+}
+
+fn failed(path: &Path, source: io::Error) -> PolicyFolderError {
+    PolicyFolderError::Io {
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+/// Keeps writers from a folder that is read, and readers from one that is written. It ends with its process.
+#[derive(Debug)]
+pub(crate) struct FolderLock(Option<File>);
+
+impl FolderLock {
+    /// With other readers. A folder that nobody has written to has no lock; nor has one that cannot be locked.
+    pub(crate) fn shared(folder: &Path) -> Option<Self> {
+        let Ok(file) = File::open(folder.join(OWN).join("lock")) else {
+            return Some(Self(None));
+        };
+        let mut waited = Duration::ZERO;
+        loop {
+            match file.try_lock_shared() {
+                Ok(()) => return Some(Self(Some(file))),
+                Err(TryLockError::Error(_)) => return Some(Self(None)),
+                Err(TryLockError::WouldBlock) if waited >= PATIENCE => return None,
+                Err(TryLockError::WouldBlock) => {
+                    thread::sleep(LOOK);
+                    waited += LOOK;
+                }
+            }
+        }
+    }
+
+    fn alone(folder: &Path) -> Result<Self, PolicyFolderError> {
+        let own = folder.join(OWN);
+        fs::create_dir_all(&own).map_err(|source| failed(&own, source))?;
+        let path = own.join("lock");
+        let opened = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .read(true)
+            .open(&path);
+        let file = opened.map_err(|source| failed(&path, source))?;
+        let mut waited = Duration::ZERO;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(Some(file))),
+                Err(TryLockError::Error(source)) => return Err(failed(&path, source)),
+                Err(TryLockError::WouldBlock) if waited >= PATIENCE => {
+                    return Err(PolicyFolderError::Locked);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    thread::sleep(LOOK);
+                    waited += LOOK;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file would do; this says so.
+        if let Some(file) = self.0.take() {
+            drop(file.unlock());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
