@@ -54,6 +54,9 @@ pub struct PolicyVerdict {
     pub matched: usize,
     /// Parts of the policy: three of its scope, and each condition.
     pub parts: usize,
+    /// Whether it is about this resource, whatever else holds.
+    #[serde(default)]
+    pub resource_fits: bool,
     /// The first part that did not hold, as Cedar text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
@@ -142,11 +145,13 @@ impl fmt::Display for PolicyVerdict {
     }
 }
 
-/// Orders verdicts: applied, failed, then by how little is missing.
+/// Orders verdicts: applied, failed, then those about the resource, then by how little is missing.
 pub(crate) fn nearest_first(verdicts: &mut [PolicyVerdict]) {
     verdicts.sort_by(|a, b| {
         let missing = |v: &PolicyVerdict| v.parts - v.matched.min(v.parts);
-        (a.verdict, missing(a), &a.id).cmp(&(b.verdict, missing(b), &b.id))
+        // Who asks why is closer to a policy about what was asked for than to one about another thing.
+        let key = |v: &PolicyVerdict| (v.verdict, !v.resource_fits, missing(v));
+        (key(a), &a.id).cmp(&(key(b), &b.id))
     });
 }
 
@@ -161,6 +166,7 @@ pub(crate) fn verdict(policy: &Compiled, question: &Question, now: UnixTime) -> 
         verdict: Verdict::Satisfied,
         matched: 0,
         parts: 0,
+        resource_fits: true,
         failed: None,
         values: BTreeMap::new(),
         error: None,
@@ -193,6 +199,9 @@ pub(crate) fn verdict(policy: &Compiled, question: &Question, now: UnixTime) -> 
 fn take_apart(tree: &Template, question: &Question, found: &mut PolicyVerdict) {
     let parts = parts(tree);
     found.parts = parts.len();
+    let mut resource = anything();
+    resource.resource = tree.resource.clone();
+    found.resource_fits = ask(&resource, question).unwrap_or(true);
     let mut so_far = anything();
     for part in parts {
         // Each part is asked with those before it: a guard such as `context has user` shields what follows.

@@ -70,6 +70,11 @@ mod apply {
         }
     }
 
+    /// So much of a hash names it.
+    fn short(hash: &str) -> &str {
+        hash.get(..8).expect("a hash")
+    }
+
     fn text(path: &Path) -> &str {
         path.to_str().expect("a path of UTF-8")
     }
@@ -95,7 +100,7 @@ mod apply {
     }
 
     #[test]
-    fn a_policy_is_shown_applied_kept_and_taken_back() {
+    fn what_would_change_is_shown_and_nothing_is_written_unasked() {
         let mesh = Mesh::new();
         let before = mesh.hash();
         let new = candidate("page-to-ratings", RATINGS);
@@ -105,7 +110,7 @@ mod apply {
         for part in [
             "added: default/page-to-ratings\n  +permit (",
             "+ spiffe://mesh.local/ns/default/sa/bookinfo-productpage -> ratings.default.svc.cluster.local (spiffe://mesh.local/ns/default/sa/bookinfo-ratings) GET: no -> yes",
-            "would write: page-to-ratings.yaml",
+            "would change: page-to-ratings.yaml",
         ] {
             assert!(
                 shown.text.contains(part),
@@ -117,7 +122,15 @@ mod apply {
         let unasked = mesh.policy(&["apply", new]);
         assert_eq!(unasked.code, Some(2), "{}", unasked.text);
         assert!(unasked.text.contains("--yes"), "{}", unasked.text);
+        assert_eq!(mesh.hash(), before, "nothing was written");
+    }
 
+    #[test]
+    fn what_was_applied_is_kept_with_who_and_what_for() {
+        let mesh = Mesh::new();
+        let before = mesh.hash();
+        let new = candidate("page-to-ratings", RATINGS);
+        let new = text(new.path());
         let applied = mesh.policy(&["apply", new, "--yes", "--note", "review 42"]);
         assert_eq!(applied.code, Some(0), "{}", applied.text);
         assert!(
@@ -160,7 +173,16 @@ mod apply {
         );
         let table = mesh.policy(&["history"]);
         assert!(table.text.contains("review 42"), "{}", table.text);
+    }
 
+    #[test]
+    fn a_rollback_leaves_the_folder_as_it_was_before() {
+        let mesh = Mesh::new();
+        let before = mesh.hash();
+        let new = candidate("page-to-ratings", RATINGS);
+        let applied = mesh.policy(&["apply", text(new.path()), "--yes"]);
+        assert_eq!(applied.code, Some(0), "{}", applied.text);
+        let after = mesh.hash();
         let back = mesh.policy(&["rollback", "--yes"]);
         assert_eq!(back.code, Some(0), "{}", back.text);
         assert!(
@@ -180,10 +202,10 @@ mod apply {
             );
         }
         assert!(!mesh.path().join("page-to-ratings.yaml").exists());
-        let forth = mesh.policy(&["rollback", &after[..8], "--yes"]);
+        let forth = mesh.policy(&["rollback", short(&after), "--yes"]);
         assert_eq!(forth.code, Some(0), "{}", forth.text);
         assert_eq!(mesh.hash(), after);
-        let differ = mesh.policy(&["diff", &before[..8], &after[..8]]);
+        let differ = mesh.policy(&["diff", short(&before), short(&after)]);
         assert_eq!(differ.code, Some(1), "{}", differ.text);
         assert!(
             differ.text.contains("added: default/page-to-ratings"),

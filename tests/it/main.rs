@@ -27,6 +27,7 @@ mod mtls;
 mod normalization;
 mod policy;
 mod policy_change;
+mod policy_guide;
 mod policy_tools;
 mod policy_verify;
 mod protocols;

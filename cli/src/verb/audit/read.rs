@@ -57,7 +57,7 @@ Exit codes: 0 = fine, 1 = nothing matched, 2 = the log could not be read.";
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Where the log is.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(crate) struct LogArgs {
     /// The log's folder, if it is not that of the mesh in the state directory.
     #[arg(long, value_name = "DIR")]
@@ -67,6 +67,14 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
+    /// That of the mesh of `state`.
+    pub(crate) fn of(state: &StateArgs) -> Self {
+        Self {
+            dir: None,
+            state: state.clone(),
+        }
+    }
+
     /// The state directory that was named.
     pub(crate) fn state(&self) -> &StateArgs {
         &self.state

@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use self::{force::InForce, rehearsal::Rehearsal};
 use super::{
+    CASES,
     diff::{self, Difference, short},
     history::{Entry, Store, What},
-    place,
+    place, whatif,
 };
 use crate::{
     output::{self, Format, OutputArgs},
@@ -37,8 +38,9 @@ Examples:
 
 The AccessPolicies of the files named take the place of those with the same name in the mesh's folder; new ones are added
 in a file of the same name. Before anything is written, the policies are checked (`reeve policy check`), the cases in
-.reeve/policy-tests and --tests are tried (`reeve policy test`), and what changes is shown (`reeve policy diff`). All files
-change at once for whoever reads the folder. The set that was there is kept, see `reeve policy history`. Then, if a mesh
+.reeve/policy-tests – there and beside what is applied – and --tests are tried (`reeve policy test`), decisions that the
+mesh has recorded are replayed (`reeve policy whatif`), and what changes is shown (`reeve policy diff`). All files change at
+once for whoever reads the folder. The set that was there is kept, see `reeve policy history`. Then, if a mesh
 runs on the folder, it waits until every proxy is bound by the new set, told by its hash.
 
 Exit codes: 0 = in force (or nothing to change), 1 = refused, by a check, a case or a proxy, or time ran out, 2 = it could
@@ -94,6 +96,9 @@ struct CommonArgs {
     /// What for; kept in the history.
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
+    /// Replay the decisions that the mesh recorded since then: RFC 3339, seconds since 1970, or 24h for a day ago.
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    replay: String,
     /// How long to wait until every proxy is bound by it.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     timeout: Duration,
@@ -110,6 +115,8 @@ struct Wanted<'a> {
     what: What,
     /// Cases to try, if any are.
     tests: Option<&'a [PathBuf]>,
+    /// Recorded decisions since then are replayed.
+    since: &'a str,
 }
 
 /// What came of it.
@@ -149,16 +156,21 @@ pub(super) fn apply(args: &ApplyArgs) -> Verdict {
             objects.push(object);
         }
     }
-    let only = if args.only {
-        Only::These
-    } else {
-        Only::AndOthers
+    let only = match args.only {
+        true => Only::These,
+        false => Only::AndOthers,
     };
+    let own = args.paths.iter().map(|path| path.join(CASES));
+    let tests: Vec<_> = own
+        .filter(|path| path.is_dir())
+        .chain(args.tests.iter().cloned())
+        .collect();
     let wanted = Wanted {
         objects,
         only,
         what: What::Apply,
-        tests: Some(&args.tests),
+        tests: Some(&tests),
+        since: &args.common.replay,
     };
     carry_out(&args.common, wanted)
 }
@@ -175,6 +187,7 @@ pub(super) fn rollback(args: &RollbackArgs) -> Verdict {
         only: Only::These,
         what: What::Rollback,
         tests: None,
+        since: &args.common.replay,
     };
     carry_out(&args.common, wanted)
 }
@@ -215,7 +228,11 @@ fn carry_out(args: &CommonArgs, wanted: Wanted<'_>) -> Verdict {
         },
     };
     let files = current.differing(&next);
-    let rehearsal = rehearsal::of((&next, &after), &folder, &difference, wanted.tests)?;
+    let mut rehearsal = rehearsal::of((&next, &after), &folder, &difference, wanted.tests)?;
+    if !files.is_empty() && force::runs_on(&folder, &args.state).is_some() {
+        let found = whatif::rehearse(&after, &folder, (&args.state, wanted.since))?;
+        rehearsal.replay(found);
+    }
     let mut outcome = Outcome {
         difference,
         rehearsal,
@@ -328,8 +345,8 @@ impl Outcome {
         }
         let mut lines = Vec::new();
         match (dry_run, self.applied) {
-            (true, _) => lines.push(format!("would write: {}", self.files.join(", "))),
-            (false, true) => lines.push(format!("written: {}", self.files.join(", "))),
+            (true, _) => lines.push(format!("would change: {}", self.files.join(", "))),
+            (false, true) => lines.push(format!("changed: {}", self.files.join(", "))),
             (false, false) => lines.push("nothing to change".to_owned()),
         }
         match &self.in_force {

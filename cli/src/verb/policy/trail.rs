@@ -23,6 +23,7 @@ use super::explain::{self, full_name};
 use crate::{
     input,
     problem::Problem,
+    state::StateArgs,
     verb::audit::{LogArgs, unreadable},
 };
 
@@ -30,7 +31,7 @@ use crate::{
 const TOLD: Duration = Duration::from_millis(200);
 
 /// Which recorded decisions.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct TrailArgs {
     /// Not before this time: RFC 3339, seconds since 1970, or 5m for five minutes ago.
     #[arg(long, value_name = "TIME")]
@@ -64,6 +65,15 @@ pub(super) struct Trail {
 }
 
 impl TrailArgs {
+    /// All that the mesh of `state` has recorded since then.
+    pub(super) fn since(state: &StateArgs, since: &str) -> Self {
+        Self {
+            since: Some(since.to_owned()),
+            log: LogArgs::of(state),
+            ..Self::default()
+        }
+    }
+
     /// Looks at the log.
     pub(super) fn open(&self) -> Result<Trail, Problem> {
         let now = SystemClock.now();

@@ -1,14 +1,19 @@
 //! `reeve policy whatif`.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use reeve_analysis::{Flip, Group, WhatIf, replay};
+use reeve_control::Mesh;
 
 use super::trail::{self, TrailArgs};
 use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
+    state::StateArgs,
     supervisor::load,
 };
 
@@ -52,7 +57,23 @@ pub(super) fn run(args: &WhatIfArgs) -> Verdict {
     Ok(Answer::from_fine(found.newly_denied == 0))
 }
 
-fn described(found: &WhatIf) -> Result<String, Problem> {
+/// What the decisions that the mesh of `state` has recorded since then would come to by `candidate`, which is to stand in
+/// `folder`.
+pub(super) fn rehearse(
+    candidate: &Mesh,
+    folder: &Path,
+    (state, since): (&StateArgs, &str),
+) -> Result<WhatIf, Problem> {
+    let candidate = trail::candidate(candidate.clone(), folder)?;
+    let trail = TrailArgs::since(state, since).open()?;
+    let found = trail::with_progress(trail.scan.records(), |read| {
+        replay(&trail.scan, &trail.wanted, &candidate, read)
+    });
+    found.map_err(|error| trail::broken(&error))
+}
+
+/// For people.
+pub(super) fn described(found: &WhatIf) -> Result<String, Problem> {
     let mut text = String::new();
     for (flip, title) in [
         (Flip::NewlyDenied, "NEWLY DENIED"),

@@ -135,6 +135,7 @@ fn said_condition() -> Condition {
         verdict: PolicyAnswer::Unsatisfied,
         matched: 3,
         parts: 4,
+        resource_fits: true,
         failed: Some("when { context.path == \"<\\\"&>\" }".to_owned()),
         values: BTreeMap::new(),
         error: None,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     problem::Problem,
-    state::StateArgs,
+    state::{StateArgs, StateDir},
     verb::{
         block_on,
         mesh_api::{MeshApi, Status},
@@ -31,6 +31,17 @@ pub(super) struct InForce {
     refused: Vec<String>,
 }
 
+/// The state of the mesh that runs on `folder`, if that one does.
+pub(super) fn runs_on(folder: &Path, state: &StateArgs) -> Option<StateDir> {
+    let state = state.existing().ok()?;
+    let supervisor = state.supervisor().ok()?;
+    // Its record outlives it.
+    let pid = rustix::process::Pid::from_raw(supervisor.pid.try_into().ok()?)?;
+    rustix::process::test_kill_process(pid).ok()?;
+    let same = supervisor.folder.canonicalize().ok()? == folder.canonicalize().ok()?;
+    same.then_some(state)
+}
+
 /// Waits until the mesh that runs on `folder` is bound by the set; nothing if none runs on it.
 pub(super) fn wait(
     folder: &Path,
@@ -38,16 +49,9 @@ pub(super) fn wait(
     hash: &str,
     limit: Duration,
 ) -> Result<Option<InForce>, Problem> {
-    let Ok(state) = state.existing() else {
+    let Some(state) = runs_on(folder, state) else {
         return Ok(None);
     };
-    let Ok(supervisor) = state.supervisor() else {
-        return Ok(None);
-    };
-    let same = |path: &Path| path.canonicalize().ok();
-    if same(&supervisor.folder) != same(folder) {
-        return Ok(None);
-    }
     let api = MeshApi::of(&state)?;
     let wait = async {
         let deadline = Instant::now() + limit;

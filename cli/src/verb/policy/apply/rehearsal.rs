@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use reeve_analysis::WhatIf;
 use reeve_authz::review;
 use reeve_control::{Mesh, PolicyFolder};
 use reeve_core::{Clock as _, SystemClock};
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     problem::Problem,
-    verb::policy::{CASES, diff::Difference, files, test, world},
+    verb::policy::{CASES, diff::Difference, files, test, whatif, world},
 };
 
 /// What came of it.
@@ -25,10 +26,19 @@ pub(super) struct Rehearsal {
     cases: usize,
     /// What failed, in words.
     failures: Vec<String>,
+    /// Recorded decisions, asked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    whatif: Option<WhatIf>,
+}
+
+impl Rehearsal {
+    /// Adds what recorded decisions would have come to. That is for people to judge: it refuses nothing.
+    pub(super) fn replay(&mut self, found: WhatIf) {
+        self.whatif = Some(found);
+    }
 }
 
 /// Rehearses `after`, which is to stand in `folder`. Faults of the policies themselves were told when it was resolved.
-/// (Replaying recorded decisions against `after` belongs here, too.)
 pub(super) fn of(
     (next, after): (&PolicyFolder, &Mesh),
     folder: &Path,
@@ -53,6 +63,7 @@ pub(super) fn of(
         warnings: warnings.collect(),
         cases: 0,
         failures: Vec::new(),
+        whatif: None,
     };
     if let Some(more) = tests {
         let stage = Stage::new(folder, next)?;
@@ -107,6 +118,13 @@ impl fmt::Display for Rehearsal {
         }
         for failure in &self.failures {
             writeln!(f, "{failure}")?;
+        }
+        if let Some(found) = &self.whatif {
+            writeln!(
+                f,
+                "replayed: {}\n",
+                whatif::described(found).map_err(|_| fmt::Error)?
+            )?;
         }
         write!(
             f,

@@ -47,7 +47,7 @@ pub(super) fn allow_callers(given: &Given<'_>) -> Result<Draft, Problem> {
     let elsewhere = path.as_ref().and_then(Path::elsewhere);
     twins.extend(elsewhere.map(|path| json!({"context": {"http": {"path": path}}})));
     let case = |(number, caller): (usize, &Caller)| Case {
-        name: format!("{} may", caller.entity),
+        name: format!("{} may", caller.shown),
         change: json!({"principal": caller.sample}),
         allowed: true,
         twins: if number == 0 {
@@ -229,7 +229,7 @@ pub(super) fn block_path(given: &Given<'_>) -> Result<Draft, Problem> {
     let mut blocked = request(&target, Action::Get);
     merge_path(&mut blocked, path);
     let exceptions = except.iter().map(|caller| Case {
-        name: format!("{} may ask for {path}", caller.entity),
+        name: format!("{} may ask for {path}", caller.shown),
         change: json!({"principal": caller.sample}),
         allowed: true,
         twins: Vec::new(),
@@ -338,7 +338,7 @@ pub(super) fn isolate_namespace(given: &Given<'_>) -> Result<Draft, Problem> {
     let elsewhere = stranger_from(given, "elsewhere")?;
     let twins = vec![json!({"principal": elsewhere}), unauthenticated()];
     let case = |(number, caller): (usize, &Caller)| Case {
-        name: format!("{} may come in", caller.entity),
+        name: format!("{} may come in", caller.shown),
         change: json!({"principal": caller.sample}),
         allowed: true,
         twins: if number == 0 {

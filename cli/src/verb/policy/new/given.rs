@@ -46,6 +46,8 @@ pub(super) struct Caller {
     pub(super) exact: bool,
     /// A member, for cases.
     pub(super) sample: SpiffeId,
+    /// As it was given.
+    pub(super) shown: String,
 }
 
 /// The values of `intent`'s parameters, defaults included.
@@ -220,6 +222,7 @@ impl Given<'_> {
             return Ok(Caller {
                 entity: format!("Workload::{text:?}"),
                 exact: true,
+                shown: text.to_owned(),
                 sample: id,
             });
         }
@@ -229,6 +232,7 @@ impl Given<'_> {
             return Ok(Caller {
                 entity: format!("Namespace::{id:?}"),
                 exact: false,
+                shown: text.to_owned(),
                 sample: self.domain.workload(&namespace, &anybody),
             });
         }
@@ -244,6 +248,7 @@ impl Given<'_> {
         Ok(Caller {
             entity: format!("ServiceAccount::{id:?}"),
             exact: false,
+            shown: text.to_owned(),
             sample: self.domain.workload(&namespace, &account),
         })
     }
