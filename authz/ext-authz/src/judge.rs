@@ -168,3 +168,6 @@ fn ask(court: &Court, inquiry: Inquiry, clock: &dyn Clock) -> Result<Judged, inq
 pub(crate) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
+
+#[cfg(test)]
+mod tests;
