@@ -9,7 +9,7 @@ DENY_VERSION := 0.20
 
 SOAK ?= 20m
 
-.PHONY: demo test soak check build bench bench-authz bench-instructions prerequisites clean
+.PHONY: demo test soak check build bench bench-authz bench-instructions bench-whatif prerequisites clean
 
 demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
 	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
@@ -45,6 +45,12 @@ bench-instructions: prerequisites ## Instructions per request and handshake agai
 	$(CARGO) build --release -p reeve-proxy --example decide_and_record
 	BENCH_OURS=$(BENCH_BIN)/reeve BENCH_TOOL=$(BENCH_BIN)/meshbench \
 	  BENCH_DECIDE=$(BENCH_BIN)/examples/decide_and_record tests/bench/instructions.py --out target/bench/instructions.json
+
+bench-whatif: prerequisites ## A million recorded decisions replayed against other policies, and policies suggested from them.
+	$(CARGO) build --profile $(BENCH_PROFILE) -p reeve-cli
+	$(CARGO) build --release -p reeve-analysis --example write_trail
+	tests/bench/whatif.py --reeve $(TARGET)/$(BENCH_PROFILE)/reeve --writer $(BENCH_BIN)/examples/write_trail \
+	  --trail $(TARGET)/bench-trail --json target/bench/whatif.json
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check

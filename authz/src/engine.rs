@@ -9,7 +9,7 @@ mod memory;
 mod policies;
 mod verdict;
 
-pub use foresee::{Asked, Foreseen, Foresight, Searched, Unknown};
+pub use foresee::{Asked, Foreseen, Foresight, Searched, Sight, Unknown};
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -41,7 +41,9 @@ mod uses;
 mod words;
 
 pub use document::{mesh_hash, parse_access_policy};
-pub use engine::{Asked, Engine, Foreseen, Foresight, MAX_CANDIDATES, Needs, Searched, Unknown};
+pub use engine::{
+    Asked, Engine, Foreseen, Foresight, MAX_CANDIDATES, Needs, Searched, Sight, Unknown,
+};
 pub use entities::MAX_NAMED_SEGMENTS;
 pub use explain::{Explanation, PolicyVerdict, Verdict};
 pub use fault::PolicyFault;

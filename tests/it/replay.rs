@@ -8,6 +8,19 @@ use serde_json::{Value, json};
 const DEMO: &str = "spiffe://mesh.local/ns/default/sa/";
 const PAGES: usize = 4;
 
+const NO_DETAILS: &str = r#"
+---
+apiVersion: reeve.dev/v1alpha1
+kind: AccessPolicy
+metadata:
+  name: no-details
+  namespace: default
+spec:
+  cedar: |
+    @mode("shadow")
+    forbid (principal, action, resource in Service::"details.default.svc.cluster.local");
+"#;
+
 fn ingress(mesh: &Mesh) -> SocketAddr {
     mesh.inbound("ingress-0", 8080)
 }
@@ -147,6 +160,17 @@ async fn what_another_folder_would_change_is_told_exactly_on_the_demo() {
     assert_eq!(told.code, Some(0), "{}", told.text());
     assert!(told.stdout.contains("NEWLY PERMITTED"), "{}", told.stdout);
     assert!(!told.stdout.contains("NEWLY DENIED"), "{}", told.stdout);
+
+    // A shadow policy turns nothing, until it is judged as if it bound.
+    let shadowed = Folder::bookinfo();
+    let access = shadowed.read("access.yaml") + NO_DETAILS;
+    shadowed.write("access.yaml", access);
+    let (code, found) = whatif(&mesh, &shadowed).await;
+    assert_eq!((code, &found["groups"]), (Some(0), &json!([])), "{found}");
+    let path = shadowed.path().display().to_string();
+    let args = ["policy", "whatif", "-f", &path, "--enforced", "-o", "json"];
+    let found = mesh.reeve(&args).await.json();
+    assert_eq!(groups(&found), [group("newly_denied", "details", details)]);
 
     // A header that was looked for and not there leaves nothing open: `end-user` is recorded.
     let asking = candidate.read("access.yaml").replace("x-team", "end-user");

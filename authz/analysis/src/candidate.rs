@@ -3,7 +3,7 @@
 use std::fmt;
 
 use reeve_audit::{Direction, LookedFor};
-use reeve_authz::{Asked, Engine, Foreseen, Foresight, Needs, Searched};
+use reeve_authz::{Asked, Engine, Foreseen, Foresight, Needs, Searched, Sight};
 use reeve_core::{
     decision::{AccessRequest, Action, Decision, Effect, Reason, ResourceRef, apply_state},
     model::ServiceState,
@@ -74,6 +74,11 @@ impl Candidate {
             policies: Foresight::new(engine),
             places,
         }
+    }
+
+    /// What its policies look at.
+    pub(crate) fn sight(&self) -> &Sight {
+        self.policies.sight()
     }
 
     pub(crate) fn judge(&self, recorded: &Recorded) -> Judged {

@@ -15,7 +15,7 @@ use reeve_audit::{Scan, ScanError};
 use crate::{
     Candidate, Wanted, WhatIf,
     candidate::{Flip, Judged},
-    line::Line,
+    line::{Interest, Line, Recorded},
     whatif::Tally,
 };
 
@@ -119,16 +119,17 @@ impl<'a> Worker<'a> {
         if !self.wanted.at(line.time) {
             return Ok(());
         }
-        line.key(&mut self.key);
+        let interest = Interest::Policies(self.candidate.sight());
+        line.key(interest, &mut self.key);
         let met = match self.met.get(self.key.as_slice()) {
             Some(met) => *met,
-            None => self.meet(&line)?,
+            None => self.meet(raw)?,
         };
         match met {
             Met::NotWanted => {}
             Met::Judged(flip, group) => self.tally.count(flip, group, &line),
             Met::ByTime => {
-                let recorded = line.recorded()?;
+                let recorded = Recorded::of(raw)?;
                 let judged = self.candidate.judge(&recorded);
                 let group = self.group(&recorded, &judged);
                 self.tally.count(judged.flip, group, &line);
@@ -137,8 +138,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn meet(&mut self, line: &Line<'_>) -> Result<Met, ScanError> {
-        let recorded = line.recorded()?;
+    fn meet(&mut self, raw: &[u8]) -> Result<Met, ScanError> {
+        let recorded = Recorded::of(raw)?;
         let met = if !self.wanted.request(&recorded.request) {
             Met::NotWanted
         } else if self.candidate.depends_on_time(&recorded.request) {
@@ -154,7 +155,7 @@ impl<'a> Worker<'a> {
         Ok(met)
     }
 
-    fn group(&mut self, recorded: &crate::line::Recorded, judged: &Judged) -> Option<usize> {
+    fn group(&mut self, recorded: &Recorded, judged: &Judged) -> Option<usize> {
         self.tally.asked += 1;
         match judged.flip {
             Flip::Same | Flip::NotByPolicy => None,

@@ -15,7 +15,7 @@ use reeve_core::decision::{AccessRequest, Decision, Effect};
 use serde::Serialize;
 
 use super::{Engine, Needs, State, policies::Policies};
-use crate::{compile::Compiled, index::Sieve};
+use crate::{compile::Compiled, index::Sieve, uses::Uses};
 
 use self::values::{Read, Slot};
 
@@ -71,6 +71,45 @@ pub enum Asked {
     Opaquely,
 }
 
+/// What policies look at, of what differs from request to request.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    uses: Uses,
+    /// Whether any looks at the caller's address.
+    pub source_ip: bool,
+    /// Whether any looks at the end user.
+    pub user: bool,
+}
+
+impl Sight {
+    fn of(policies: &[Arc<Compiled>]) -> Self {
+        let mut uses = Uses::default();
+        for policy in policies {
+            uses.merge(policy.checked.uses.clone());
+        }
+        Self {
+            source_ip: uses.attribute("source_ip"),
+            user: uses.attribute("user"),
+            uses,
+        }
+    }
+
+    /// Whether any looks at that header.
+    pub fn header(&self, name: &str) -> bool {
+        self.uses.whole_context || self.uses.headers.contains(name)
+    }
+
+    /// Whether any looks at that query parameter.
+    pub fn query(&self, name: &str) -> bool {
+        self.uses.whole_context || self.uses.query.contains(name)
+    }
+
+    /// Whether any looks at that claim.
+    pub fn claim(&self, name: &str) -> bool {
+        self.uses.whole_context || self.uses.claims.contains(name)
+    }
+}
+
 /// An engine that answers requests of which not everything is known.
 #[derive(Debug)]
 pub struct Foresight {
@@ -79,6 +118,7 @@ pub struct Foresight {
     reading: Vec<(Arc<Compiled>, Read)>,
     /// Policies that look at the time, or lapse.
     timed: Vec<Arc<Compiled>>,
+    sight: Sight,
 }
 
 impl Foresight {
@@ -99,8 +139,15 @@ impl Foresight {
             timed: those(|policy| {
                 policy.checked.until.is_some() || policy.checked.uses.attribute("time")
             }),
+            sight: Sight::of(engine.policies().map_or(&[], Policies::all)),
             engine,
         }
+    }
+
+    /// What its policies look at: requests that differ in nothing else, and not in the time if that matters, get the
+    /// same answer.
+    pub fn sight(&self) -> &Sight {
+        &self.sight
     }
 
     /// Answers `request`, whose headers, query parameters and end user are there only as far as they were looked for.

@@ -11,7 +11,7 @@ use reeve_core::{
 
 use crate::{
     Wanted,
-    line::{Line, Recorded},
+    line::{Interest, Line, Recorded},
     shape::{self, Shape, Shapes},
 };
 
@@ -233,9 +233,9 @@ impl<'a> Gatherer<'a> {
         if !self.wanted.at(line.time) {
             return Ok(());
         }
-        line.key(&mut self.key);
+        line.key(Interest::Shape, &mut self.key);
         if !self.met.contains_key(self.key.as_slice()) {
-            let recorded = line.recorded()?;
+            let recorded = Recorded::of(raw)?;
             let met = match self.wanted.request(&recorded.request) {
                 true => self.findings.meet(recorded),
                 false => Met::NotWanted,

@@ -15,7 +15,10 @@ use reeve_analysis::{Candidate, Place, Places, Wanted};
 use reeve_audit::Scan;
 use reeve_control::Mesh;
 use reeve_core::{
-    Clock as _, Namespace, ServiceName, SpiffeId, SystemClock, decision::ResourceRef, error_chain,
+    Clock as _, Namespace, ServiceName, SpiffeId, SystemClock,
+    decision::ResourceRef,
+    error_chain,
+    model::{PolicyMode, ServiceState},
 };
 use std::path::Path;
 
@@ -133,20 +136,44 @@ pub(super) fn broken(error: &reeve_audit::ScanError) -> Problem {
     Problem::new(error_chain(error)).fix("`reeve audit verify` tells what is wrong with a log")
 }
 
+/// What of a candidate binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// What it says itself.
+    AsWritten,
+    /// All policies, shadow ones as well, at every service, whatever its state.
+    Everything,
+}
+
 /// The policies of `mesh`, which was read from `folder`, as a candidate.
-pub(super) fn candidate(mesh: Mesh, folder: &Path) -> Result<Candidate, Problem> {
+pub(super) fn candidate(
+    mut mesh: Mesh,
+    folder: &Path,
+    binding: Binding,
+) -> Result<Candidate, Problem> {
+    if binding == Binding::Everything {
+        for policy in &mut mesh.policies {
+            policy.mode = PolicyMode::Enforce;
+        }
+    }
     let engine = explain::engine(&mesh, folder)?;
-    Ok(Candidate::new(engine, Box::new(OfMesh(mesh))))
+    Ok(Candidate::new(engine, Box::new(OfMesh { mesh, binding })))
 }
 
 /// A folder's mesh says where policies bind.
-struct OfMesh(Mesh);
+struct OfMesh {
+    mesh: Mesh,
+    binding: Binding,
+}
 
 impl Places for OfMesh {
     fn place(&self, resource: &ResourceRef, port: u16) -> Place {
-        let rules = self.0.place(resource, port);
+        let rules = self.mesh.place(resource, port);
         Place {
-            state: rules.state,
+            state: match self.binding {
+                Binding::AsWritten => rules.state,
+                Binding::Everything => ServiceState::Enforced,
+            },
             http: rules.http,
             tokens: rules.tokens,
         }

@@ -9,7 +9,7 @@ use clap::Args;
 use reeve_analysis::{Flip, Group, WhatIf, replay};
 use reeve_control::Mesh;
 
-use super::trail::{self, TrailArgs};
+use super::trail::{self, Binding, TrailArgs};
 use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
@@ -21,6 +21,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   reeve policy whatif -f candidate                       yesterday's and today's traffic of the mesh here
   reeve policy whatif -f candidate --since 24h --service reviews
+  reeve policy whatif -f mesh --enforced                 what shadow policies, and services in shadow, would refuse
   reeve policy whatif -f candidate --dir backup/audit -o json | jq '.groups[] | select(.outcome == \"newly_denied\")'
 
 Each decision in the audit log is asked again, of the candidate's policies and in the states that it gives its services.
@@ -37,6 +38,9 @@ pub(super) struct WhatIfArgs {
     /// The candidate: a folder of YAML files.
     #[arg(short = 'f', long = "folder", value_name = "DIR")]
     folder: PathBuf,
+    /// Judge as if shadow policies bound, and every service were enforced.
+    #[arg(long)]
+    enforced: bool,
     #[command(flatten)]
     trail: TrailArgs,
     #[command(flatten)]
@@ -44,7 +48,12 @@ pub(super) struct WhatIfArgs {
 }
 
 pub(super) fn run(args: &WhatIfArgs) -> Verdict {
-    let candidate = trail::candidate(load(&args.folder)?, &args.folder)?;
+    let binding = if args.enforced {
+        Binding::Everything
+    } else {
+        Binding::AsWritten
+    };
+    let candidate = trail::candidate(load(&args.folder)?, &args.folder, binding)?;
     let trail = args.trail.open()?;
     let found = trail::with_progress(trail.scan.records(), |read| {
         replay(&trail.scan, &trail.wanted, &candidate, read)
