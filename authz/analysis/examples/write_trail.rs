@@ -40,7 +40,7 @@ const PROXIES: u64 = 8;
 const DAY: u64 = 24 * 60 * 60 * 1000;
 const START: UnixTime = UnixTime::from_secs(1_790_000_000);
 /// A proxy waits for shipping when so many records wait.
-const MAX_WAITING: u64 = 100_000;
+const WAITING_AT_MOST: u64 = 100_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -94,7 +94,7 @@ async fn write(wal: &Arc<Wal>, clock: &ManualClock, share: u64, seed: u64) -> Re
             if seed == 0 {
                 clock.advance(Duration::from_millis(DAY * 512 / share.max(1)));
             }
-            while wal.status().backlog > MAX_WAITING {
+            while wal.status().backlog > WAITING_AT_MOST {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             tokio::task::yield_now().await;
