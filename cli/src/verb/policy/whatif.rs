@@ -73,7 +73,7 @@ pub(super) fn rehearse(
     folder: &Path,
     (state, since): (&StateArgs, &str),
 ) -> Result<WhatIf, Problem> {
-    let candidate = trail::candidate(candidate.clone(), folder)?;
+    let candidate = trail::candidate(candidate.clone(), folder, Binding::AsWritten)?;
     let trail = TrailArgs::since(state, since).open()?;
     let found = trail::with_progress(trail.scan.records(), |read| {
         replay(&trail.scan, &trail.wanted, &candidate, read)
