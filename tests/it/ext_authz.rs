@@ -53,9 +53,10 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn start(program: &Path, args: &[&str]) -> Child {
+/// Starts a program; the arguments have no spaces in them.
+fn start(program: &Path, args: &str) -> Child {
     Command::new(program)
-        .args(args)
+        .args(args.split_whitespace())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)
@@ -91,38 +92,38 @@ struct Fixture {
     _silent: TcpListener,
 }
 
+/// The mesh's folder: one service, its policies, and who vouches for its users.
+fn shop(signer: &Signer) -> Folder {
+    let authentication = istio(
+        "RequestAuthentication",
+        "users",
+        &json!({"jwtRules": [{
+            "issuer": "https://users.test", "jwks": signer.jwks().to_string(),
+            "outputClaimToHeaders": [{"header": "x-user", "claim": "sub"}],
+        }]}),
+    );
+    Folder::new()
+        .with("mesh.yaml", settings(json!({})))
+        .with(
+            "workloads.yaml",
+            local_mesh(&[sidecar("client"), echo("echo-v1", "echo", "v1")]),
+        )
+        .with("services.yaml", service("echo", 9080, "http"))
+        .with("users.yaml", authentication)
+        .with("access.yaml", permit("echo", POLICIES))
+}
+
 impl Fixture {
     async fn start() -> Self {
         let signer = Signer::new("k1");
-        let authentication = istio(
-            "RequestAuthentication",
-            "users",
-            &json!({"jwtRules": [{
-                "issuer": "https://users.test", "jwks": signer.jwks().to_string(),
-                "outputClaimToHeaders": [{"header": "x-user", "claim": "sub"}],
-            }]}),
-        );
-        let folder = Folder::new()
-            .with("mesh.yaml", settings(json!({})))
-            .with(
-                "workloads.yaml",
-                local_mesh(&[sidecar("client"), echo("echo-v1", "echo", "v1")]),
-            )
-            .with("services.yaml", service("echo", 9080, "http"))
-            .with("users.yaml", authentication)
-            .with("access.yaml", permit("echo", POLICIES));
+        let folder = shop(&signer);
         let work = Folder::new();
         let client = certificates(work.path());
-        let app = port();
         let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let [outside, mtls, slow, by_http, ask, ask_http, metrics] =
+        let [outside, mtls, slow, by_http, ask, ask_http, metrics, app] =
             std::array::from_fn(|_| port());
         let mut config = include_str!("peers/ext_authz.yaml")
-            .replace("@DIR@", &work.path().display().to_string())
-            .replace(
-                "@SILENT@",
-                &silent.local_addr().expect("its address").port().to_string(),
-            );
+            .replace("@DIR@", &work.path().display().to_string());
         for (name, port) in [
             ("@PORT@", outside),
             ("@MTLS@", mtls),
@@ -131,47 +132,27 @@ impl Fixture {
             ("@ASK@", ask),
             ("@ASK_HTTP@", ask_http),
             ("@APP@", app),
+            ("@SILENT@", silent.local_addr().expect("its address").port()),
         ] {
             config = config.replace(name, &port.to_string());
         }
         let app = StrictBackend::start(local(app)).await;
-        let file = work.path().join("envoy.yaml");
-        fs::write(&file, config).expect("Envoy's configuration");
-        let (file, state) = (file.display().to_string(), work.path().join("state"));
-        let [grpc, http, figures] = [ask, ask_http, metrics].map(|port| local(port).to_string());
-        let server = start(
-            &binary("reeve"),
-            &[
-                "authz",
-                "serve",
-                "-f",
-                folder.path().to_str().expect("a path"),
-                "--state",
-                state.to_str().expect("a path"),
-                "--grpc",
-                &grpc,
-                "--http",
-                &http,
-                "--metrics",
-                &figures,
-                "--set-header",
-                "x-checked=yes",
-                "--remove-header",
-                "x-internal",
-            ],
+        fs::write(work.path().join("envoy.yaml"), config).expect("Envoy's configuration");
+        let serve = format!(
+            "authz serve -f {} --state {}/state --grpc {} --http {} --metrics {} --set-header x-checked=yes \
+             --remove-header x-internal",
+            folder.path().display(),
+            work.path().display(),
+            local(ask),
+            local(ask_http),
+            local(metrics),
         );
-        let envoy = start(
-            &test_tool("envoy"),
-            &[
-                "-c",
-                &file,
-                "--concurrency",
-                "1",
-                "--disable-hot-restart",
-                "-l",
-                "error",
-            ],
+        let envoy = format!(
+            "-c {}/envoy.yaml --concurrency 1 --disable-hot-restart -l error",
+            work.path().display()
         );
+        let server = start(&binary("reeve"), &serve);
+        let envoy = start(&test_tool("envoy"), &envoy);
         let it = Self {
             folder,
             work,
@@ -238,33 +219,7 @@ async fn a_stock_envoy_asks_and_obeys_and_every_answer_is_on_record() {
     );
     assert_eq!(it.app.count(), before);
 
-    // Another folder, another answer; a faulty one changes nothing.
-    it.folder.write(
-        "access.yaml",
-        permit("echo", "permit (principal, actn, resource);"),
-    );
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(
-        Call::get("echo", "/public/a").status(it.outside).await,
-        Ok(200)
-    );
-    it.folder.write(
-        "access.yaml",
-        permit("echo", &POLICIES.replace("/public/", "/open/")),
-    );
-    eventually(
-        "the new policies are judged by",
-        LIMIT,
-        async || match Call::get("echo", "/public/a").status(it.outside).await {
-            Ok(403) => Ok(()),
-            other => Err(format!("{other:?}")),
-        },
-    )
-    .await;
-    assert_eq!(
-        Call::get("echo", "/open/a").status(it.outside).await,
-        Ok(200)
-    );
+    another_folder(&it).await;
     assert_eq!(
         it.app.targets("/private"),
         ["/private"],
@@ -301,6 +256,40 @@ async fn a_stock_envoy_asks_and_obeys_and_every_answer_is_on_record() {
         Ok(403)
     );
 
+    the_records(&it).await;
+}
+
+async fn another_folder(it: &Fixture) {
+    // Another folder, another answer; a faulty one changes nothing.
+    it.folder.write(
+        "access.yaml",
+        permit("echo", "permit (principal, actn, resource);"),
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        Call::get("echo", "/public/a").status(it.outside).await,
+        Ok(200)
+    );
+    it.folder.write(
+        "access.yaml",
+        permit("echo", &POLICIES.replace("/public/", "/open/")),
+    );
+    eventually(
+        "the new policies are judged by",
+        LIMIT,
+        async || match Call::get("echo", "/public/a").status(it.outside).await {
+            Ok(403) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await;
+    assert_eq!(
+        Call::get("echo", "/open/a").status(it.outside).await,
+        Ok(200)
+    );
+}
+
+async fn the_records(it: &Fixture) {
     let verified = it.audit(&["verify"]).await;
     assert_eq!(verified.code, Some(0), "{verified:?}");
     let all = it.audit(&["query", "-o", "json"]).await.json_lines();
@@ -434,55 +423,30 @@ async fn the_http_form(it: &Fixture) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_this_machine_only_those_with_a_certificate_may_ask() {
-    let folder = Folder::new()
-        .with("mesh.yaml", settings(json!({})))
-        .with(
-            "workloads.yaml",
-            local_mesh(&[echo("echo-v1", "echo", "v1")]),
-        )
-        .with("services.yaml", service("echo", 9080, "http"))
-        .with("access.yaml", permit("echo", POLICIES));
+    let folder = shop(&Signer::new("k1"));
     let work = Folder::new();
     let client = certificates(work.path());
-    let path = |name: &str| work.path().join(name).display().to_string();
-    let (mesh, state) = (folder.path().display().to_string(), path("state"));
-    let (cert, key, root) = (path("server.pem"), path("server.key"), path("root.pem"));
-    let serve = ["authz", "serve", "-f", &mesh, "--state", &state];
+    let dir = work.path().display();
+    let serve = format!(
+        "authz serve -f {} --state {dir}/state",
+        folder.path().display()
+    );
+    let tls = format!("--tls-cert {dir}/server.pem --tls-key {dir}/server.key");
     // Any address, and nobody proves who they are: refused at the start.
     for more in [
-        &["--grpc", "0.0.0.0:0"][..],
-        &[
-            "--http",
-            "0.0.0.0:0",
-            "--tls-cert",
-            &cert,
-            "--tls-key",
-            &key,
-        ],
+        "--grpc 0.0.0.0:0".to_owned(),
+        format!("--http 0.0.0.0:0 {tls}"),
     ] {
-        let outcome = run(&binary("reeve"), &[&serve[..], more].concat(), &[], LIMIT).await;
+        let args = format!("{serve} {more}");
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let outcome = run(&binary("reeve"), &args, &[], LIMIT).await;
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
-        assert!(
-            outcome.stderr.contains("--danger-plaintext"),
-            "{}",
-            outcome.stderr
-        );
+        let told = outcome.stderr.contains("--danger-plaintext");
+        assert!(told, "{}", outcome.stderr);
     }
     let (grpc, http) = (local(port()), local(port()));
-    let (asked, by_http) = (grpc.to_string(), http.to_string());
-    let tls = [
-        "--grpc",
-        &asked,
-        "--http",
-        &by_http,
-        "--tls-cert",
-        &cert,
-        "--tls-key",
-        &key,
-        "--client-ca",
-        &root,
-    ];
-    let _server = start(&binary("reeve"), &[&serve[..], &tls[..]].concat());
+    let doors = format!("--grpc {grpc} --http {http} {tls} --client-ca {dir}/root.pem");
+    let _server = start(&binary("reeve"), &format!("{serve} {doors}"));
     let check = Call::get("echo", "/check/echo.default.svc.cluster.local/public/a");
     let ask = async |client: &TlsClient| {
         let mut connection = client
