@@ -389,6 +389,12 @@ pub enum EventKind {
     TapEnded,
     /// Somebody may not watch live traffic, or not what they asked for.
     TapRefused,
+    /// A break-glass grant came into force.
+    BreakGlassStarted,
+    /// It is in force no longer.
+    BreakGlassEnded,
+    /// One was refused.
+    BreakGlassRefused,
     /// A fault on purpose went into traffic.
     FaultBegan,
     /// It went out.

@@ -15,6 +15,7 @@
 #[cfg(test)]
 mod arbitrary;
 mod bounds;
+pub mod break_glass;
 #[cfg(test)]
 mod cases;
 mod check;

@@ -47,6 +47,8 @@ pub(crate) enum Verb {
     RateLimit(verb::ratelimit::RateLimitArgs),
     /// Check, format, test and explain Cedar policies
     Policy(verb::policy::PolicyArgs),
+    /// Sign permits for the worst hour, and use them when the mesh process is away
+    BreakGlass(verb::break_glass::BreakGlassArgs),
     /// Decide for other proxies: Envoy's external authorization
     Authz(verb::authz::AuthzArgs),
     /// Verify JSON Web Tokens

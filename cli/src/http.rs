@@ -76,7 +76,8 @@ pub(crate) async fn post(
     send(target, Method::POST, path, body, limit).await
 }
 
-async fn send(
+/// Sends JSON to `path`, or nothing.
+pub(crate) async fn send(
     target: &Target,
     method: Method,
     path: &str,

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod authz;
+pub(crate) mod break_glass;
 pub(crate) mod ca;
 pub(crate) mod chaos;
 pub(crate) mod compare;
@@ -54,6 +55,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Compare(args) => compare::run(&args),
         Verb::RateLimit(args) => ratelimit::run(args),
         Verb::Policy(args) => policy::run(&args),
+        Verb::BreakGlass(args) => break_glass::run(&args),
         Verb::Jwt(args) => jwt::run(&args),
         Verb::Authz(args) => authz::run(args),
         Verb::Audit(args) => audit::run(&args),

@@ -237,6 +237,7 @@ impl<'a> Index<'a> {
                 }),
                 tap: self.mesh.settings.tap.of(&workload.namespace),
             },
+            break_glass: self.mesh.settings.break_glass.clone(),
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
             capture: doors::capture(self.mesh, self.instances, workload),
         };

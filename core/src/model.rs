@@ -4,6 +4,7 @@
 //! of named [`Resource`]s, of which only the changed ones travel; [`ProxyConfig::resources`] and
 //! [`ProxyConfig::from_resources`] are inverses (property-tested). A proxy switches to a generation as a whole.
 
+mod break_glass;
 mod circuit;
 mod fault;
 mod global_limit;
@@ -19,6 +20,7 @@ mod traffic;
 mod transformation;
 mod workload;
 
+pub use break_glass::{BreakGlass, NotAKey, SignerKey};
 pub use circuit::OpenCircuit;
 pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
 pub use global_limit::{

@@ -10,11 +10,12 @@ use reeve_audit::{
     AggregateRecord, AppendError, DecisionRecordRef, EventRecord, OutcomeRecord, Wal, WalError,
     WalWriter,
 };
-use reeve_core::{Clock, RecordId, UnixTime};
+use reeve_core::{Clock, RecordId, UnixTime, decision::Decision};
 
 use tokio::time::timeout;
 
 use crate::{
+    break_glass,
     limits::RECORD_TIMEOUT,
     metrics::{Meters, Metrics},
 };
@@ -51,7 +52,7 @@ impl Ledger {
         &self,
         record: DecisionRecordRef<'_>,
     ) -> Result<RecordId, AppendError> {
-        self.meters.decided(record.decision);
+        self.count(record.decision);
         let appended = match self.writer.awaits_disk() {
             true => Box::pin(self.on_disk(record)).await,
             false => self.writer.append(record),
@@ -60,6 +61,13 @@ impl Ledger {
             self.metrics.wal_failed("decision");
             tracing::error!(%error, "a decision could not be recorded; denied");
         })
+    }
+
+    fn count(&self, decision: &Decision) {
+        self.meters.decided(decision);
+        if break_glass::permits_alone(decision) {
+            self.metrics.break_glass_request();
+        }
     }
 
     /// Waits until the disk has the record, and no longer than a caller can be left waiting.
@@ -76,7 +84,7 @@ impl Ledger {
 
     /// Records a denial that nothing waits for: with the next decision, or when the worker flushes.
     pub(crate) fn denial(&self, record: DecisionRecordRef<'_>) {
-        self.meters.decided(record.decision);
+        self.count(record.decision);
         if self.writer.defer(record).is_err() {
             self.metrics.wal_failed("decision");
         }
@@ -94,6 +102,13 @@ impl Ledger {
         if self.writer.append(record).is_err() {
             self.metrics.wal_failed("event");
         }
+    }
+
+    /// Records an event that something else depends on.
+    pub(crate) fn required_event(&self, record: &EventRecord) -> Result<RecordId, AppendError> {
+        self.writer
+            .append(record)
+            .inspect_err(|_| self.metrics.wal_failed("event"))
     }
 
     /// Records what was counted of strangers.

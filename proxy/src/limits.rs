@@ -219,6 +219,12 @@ pub(crate) const MAX_TAP_BODY_BYTES: usize = 16 * 1024;
 pub(crate) const MAX_TAP_BODIES: usize = 256;
 /// Bytes of one header's value that a tap shows.
 pub(crate) const MAX_TAP_VALUE_BYTES: usize = 1024;
+/// Break-glass grants in force at once on one proxy.
+pub(crate) const MAX_BREAK_GLASS: usize = 8;
+/// How often it is looked whether a break-glass grant has ended; its policy ends by itself, on time.
+pub(crate) const BREAK_GLASS_TICK: Duration = Duration::from_millis(250);
+/// How often a break-glass grant in force is logged again.
+pub(crate) const BREAK_GLASS_SHOUT: Duration = Duration::from_secs(60);
 /// Largest file of certificates or of a key for the outside.
 pub(crate) const MAX_PEM_FILE_BYTES: u64 = 1024 * 1024;
 /// How often such files are looked at.

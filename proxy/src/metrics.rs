@@ -36,6 +36,8 @@ pub(crate) struct Metrics {
     certificate_expiry: IntGauge,
     rotations: IntGauge,
     generation: IntGauge,
+    break_glass: IntGauge,
+    break_glass_requests: IntCounter,
     traffic: Traffic,
 }
 
@@ -69,6 +71,8 @@ impl Metrics {
             certificate_expiry: new.gauge("reeve_certificate_expiry_timestamp_seconds")?,
             rotations: new.gauge("reeve_certificate_rotations")?,
             generation: new.gauge("reeve_config_generation")?,
+            break_glass: new.gauge("reeve_break_glass_active")?,
+            break_glass_requests: new.single("reeve_break_glass_requests_total")?,
             traffic,
         })
     }
@@ -184,6 +188,17 @@ impl Metrics {
             .set(i64::try_from(not_after_secs).unwrap_or(i64::MAX));
     }
 
+    /// Exports how many break-glass grants are in force.
+    pub(crate) fn break_glass(&self, grants: usize) {
+        self.break_glass
+            .set(i64::try_from(grants).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a request or connection that break-glass alone permits.
+    pub(crate) fn break_glass_request(&self) {
+        self.break_glass_requests.inc();
+    }
+
     /// Exports the generation in force.
     pub(crate) fn generation(&self, generation: u64) {
         self.generation
@@ -258,6 +273,10 @@ fn help(name: &str) -> &'static str {
         }
         "reeve_certificate_rotations" => "Certificates held since the start, less one.",
         "reeve_config_generation" => "The configuration generation in force.",
+        "reeve_break_glass_active" => "Break-glass grants in force.",
+        "reeve_break_glass_requests_total" => {
+            "Requests and connections that break-glass alone permits."
+        }
         _ => "No description.",
     }
 }

@@ -1,5 +1,9 @@
 //! The proxy as its owner holds it: started once, given snapshots, drained at the end.
 
+mod switch;
+
+pub use self::switch::SwitchError;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -28,6 +32,7 @@ use crate::{
     access_log::{AccessLog, LogFormat},
     admin,
     admission::InFlight,
+    break_glass::{self, Grants},
     breaker::States,
     busy::Loads,
     callers::Callers,
@@ -129,6 +134,9 @@ pub enum ApplyError {
     /// The key exchanges cannot be used.
     #[error("mTLS cannot be set up")]
     Tls(#[from] TlsError),
+    /// It does not compile together with what is in force by break-glass.
+    #[error("it cannot be used beside the break-glass grants in force")]
+    BreakGlass(#[source] Box<SnapshotError>),
     /// The proxy is being drained.
     #[error("the proxy is shutting down")]
     Draining,
@@ -204,6 +212,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) spans: Spans,
     pub(crate) taps: Arc<Taps>,
+    pub(crate) break_glass: Grants,
     pub(crate) strangers: Strangers,
     pub(crate) tasks: TaskTracker,
     pub(crate) epochs: watch::Receiver<Option<Arc<Epoch>>>,
@@ -315,6 +324,7 @@ impl Proxy {
             metrics: metrics.clone(),
             spans: Spans::default(),
             taps: Arc::default(),
+            break_glass: Grants::default(),
             strangers: Strangers::new(deps.clock.clone()),
             tasks: TaskTracker::new(),
             epochs: made.watch(),
@@ -360,6 +370,7 @@ impl Proxy {
         };
         runtime.spawn(watch_files(proxy.clone()));
         runtime.spawn(watch_names(proxy.clone()));
+        runtime.spawn(break_glass::watch(proxy.clone(), proxy.stop.cut.clone()));
         Ok(proxy)
     }
 
@@ -399,6 +410,7 @@ impl Proxy {
         Surroundings {
             clock: self.shared.clock.clone(),
             answers: self.shared.names.answers(),
+            break_glass: self.shared.break_glass.policies(),
         }
     }
 
@@ -419,30 +431,13 @@ impl Proxy {
         }
     }
 
-    /// Compiles the configuration in force once more, since what it refers to has changed.
-    fn refresh(&self) {
-        if self.stop.drain.is_cancelled() {
-            return;
-        }
-        let listeners = lock(&self.listeners);
-        let Some(held) = self.shared.snapshot() else {
-            return;
-        };
-        let config = held.config().clone();
-        let compiled = Snapshot::compile_after(config, Some(&held), &self.surroundings());
-        match compiled.map(|snapshot| self.put_in_force(listeners, snapshot)) {
-            Ok(Ok(())) => tracing::info!("certificates or addresses were taken up anew"),
-            Ok(Err(error)) => tracing::error!(%error, "what has changed cannot be put in force"),
-            Err(error) => tracing::error!(%error, "what has changed cannot be used"),
-        }
-    }
-
     fn put_in_force(
         &self,
         mut listeners: MutexGuard<'_, Listeners>,
         snapshot: Snapshot,
     ) -> Result<(), ApplyError> {
         let _runtime = self.runtime.enter();
+        let snapshot = self.with_break_glass(snapshot)?;
         let wanted = snapshot.binds();
         let mut new = Vec::new();
         for address in wanted.iter().filter(|a| !listeners.traffic.contains_key(a)) {
@@ -470,6 +465,8 @@ impl Proxy {
         self.shared.states.count_on(&snapshot.clusters);
         let before = self.shared.snapshot.swap(Some(snapshot.clone()));
         self.shared.retired.extend(before);
+        let trust = &snapshot.workload().break_glass;
+        self.shared.break_glass.withdraw(trust, &self.shared);
         self.shared.metrics.generation(generation.0);
         listeners.traffic.retain(|address, (stop, _)| {
             let kept = wanted.contains(address);
@@ -640,6 +637,7 @@ impl Proxy {
             }
         }
         self.stop.cut.cancel();
+        self.shared.break_glass.leave(&self.shared);
         self.shared.strangers.flush(&self.shared.ledger);
         for worker in self.workers.iter() {
             worker.flush();

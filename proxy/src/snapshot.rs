@@ -1,6 +1,7 @@
 //! One generation of configuration, compiled: everything a request is judged and routed by.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
@@ -12,8 +13,8 @@ use reeve_audit::LookedFor;
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
 use reeve_core::access_log::FormatError;
 use reeve_core::model::{
-    Generation, InboundListener, OutboundListener, OutboundPolicy, ProxyConfig, ProxyRole,
-    RouteTableName, WorkloadConfig,
+    Generation, InboundListener, OutboundListener, OutboundPolicy, PolicySlice, PolicySource,
+    ProxyConfig, ProxyRole, RouteTableName, WorkloadConfig,
 };
 use reeve_core::{Clock, ServiceName, SystemClock};
 
@@ -46,7 +47,9 @@ pub struct Snapshot {
     pub(crate) wanted_headers: Vec<HeaderName>,
     /// What requests are searched for, as the record says it.
     pub(crate) looked_for: LookedFor,
-    /// SHA-256 of the policy slice held here.
+    /// Policies in force by break-glass, ordered by id.
+    pub(crate) break_glass: Arc<[PolicySource]>,
+    /// SHA-256 of the policy slice held here, with what is in force by break-glass.
     pub(crate) projection_hash: String,
     /// The proxy's own workload, for metric labels.
     pub(crate) own: Arc<PeerInfo>,
@@ -72,6 +75,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     /// What names stand for.
     pub(crate) answers: Arc<Answers>,
+    /// Policies in force by break-glass, ordered by id.
+    pub(crate) break_glass: Arc<[PolicySource]>,
 }
 
 impl Default for Surroundings {
@@ -79,6 +84,7 @@ impl Default for Surroundings {
         Self {
             clock: Arc::new(SystemClock),
             answers: Arc::default(),
+            break_glass: Arc::default(),
         }
     }
 }
@@ -177,7 +183,7 @@ impl Snapshot {
         before: Option<&Self>,
         around: &Surroundings,
     ) -> Result<Self, SnapshotError> {
-        let (engine, projection_hash) = engine(&config, before)?;
+        let (engine, projection_hash) = engine(&config, &around.break_glass, before)?;
         let workload = &config.workload;
         let same_rules = |b: &&Self| b.workload().jwt_rules == workload.jwt_rules;
         let jwt = match before.filter(same_rules) {
@@ -199,6 +205,7 @@ impl Snapshot {
                 !workload.jwt_rules.is_empty(),
             ),
             wanted_headers,
+            break_glass: around.break_glass.clone(),
             projection_hash,
             own_header: own.to_value(),
             own: Arc::new(own),
@@ -337,19 +344,33 @@ fn tables(
 /// The engine, and the hash of its slice.
 fn engine(
     config: &ProxyConfig,
+    break_glass: &[PolicySource],
     before: Option<&Snapshot>,
 ) -> Result<(Arc<Engine>, String), SnapshotError> {
     let domain = config.workload.identity.trust_domain();
     if let Some(before) = before
         && before.config.policies == config.policies
+        && *before.break_glass == *break_glass
         && before.workload().identity.trust_domain() == domain
     {
         return Ok((Arc::clone(&before.engine), before.projection_hash.clone()));
     }
     let known = before.map(|before| before.engine.as_ref());
-    let engine = Engine::compile_after(&config.policies, known).map_err(SnapshotError::Policies)?;
-    let hash = reeve_authz::mesh_hash(&config.policies.policies);
+    let slice = beside(&config.policies, break_glass);
+    let engine = Engine::compile_after(&slice, known).map_err(SnapshotError::Policies)?;
+    let hash = reeve_authz::mesh_hash(&slice.policies);
     Ok((Arc::new(engine.in_trust_domain(domain)), hash))
+}
+
+/// The slice with what is in force by break-glass beside it. The hash of the mesh's set stays that of the set.
+fn beside<'s>(slice: &'s PolicySlice, break_glass: &[PolicySource]) -> Cow<'s, PolicySlice> {
+    if break_glass.is_empty() {
+        return Cow::Borrowed(slice);
+    }
+    let mut slice = slice.clone();
+    slice.policies.extend_from_slice(break_glass);
+    slice.policies.sort_by(|a, b| a.id.cmp(&b.id));
+    Cow::Owned(slice)
 }
 
 type Inbounds = HashMap<SocketAddr, Arc<Inbound>>;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod balancing;
 mod bookinfo;
+mod break_glass;
 mod churn;
 mod circuits;
 mod demo;

@@ -1,6 +1,8 @@
 //! The admin interface: HTTP on a Unix socket, for the operator of this machine.
 
+pub(crate) mod break_glass;
 pub(crate) mod inspect;
+mod operator;
 pub(crate) mod tap;
 
 use std::sync::Arc;
@@ -162,7 +164,7 @@ async fn drain(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 /// Serves the interface for ever.
 pub(crate) async fn serve(listener: UnixListener, routes: Router) {
-    let routes = routes.into_make_service_with_connect_info::<tap::Caller>();
+    let routes = routes.into_make_service_with_connect_info::<operator::Caller>();
     if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "the admin socket is served no longer");
     }

@@ -14,10 +14,14 @@ use reeve_core::{
     model::{OpenCircuit, ProxyConfig},
 };
 use reeve_proxy::{
-    MeshPorts, Proxy, ProxyDeps, ProxyStatus, TapFilter, TapRefused, TapStream, Workers,
+    BreakGlassAsked, BreakGlassGrant, BreakGlassRefused, MeshPorts, Proxy, ProxyDeps, ProxyStatus,
+    TapFilter, TapRefused, TapStream, Workers,
 };
 use reeve_svid::CredentialsWatch;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::{
+    sync::{Mutex, MutexGuard, watch},
+    task::spawn_blocking,
+};
 
 use crate::{SidecarArgs, sockets::Door};
 
@@ -83,7 +87,7 @@ impl DataPlane {
         self.proxy.warm_up(&config).await;
         let (proxy, new) = (self.proxy.clone(), Arc::clone(&config));
         // Compiling policies can take long enough to hold up requests on this thread.
-        let switched = tokio::task::spawn_blocking(move || {
+        let switched = spawn_blocking(move || {
             let snapshot = proxy.compile(new).map_err(|e| error_chain(&e))?;
             proxy.apply(snapshot).map_err(|e| error_chain(&e))
         });
@@ -92,6 +96,33 @@ impl DataPlane {
         self.door.open(predecessor).await;
         tracing::info!(%generation, "a configuration is in force");
         Ok(())
+    }
+
+    /// Takes up a break-glass grant.
+    pub(crate) async fn begin_break_glass(
+        &self,
+        grant: String,
+        asked: BreakGlassAsked,
+    ) -> anyhow::Result<Result<BreakGlassGrant, BreakGlassRefused>> {
+        let proxy = self.proxy.clone();
+        // It compiles policies.
+        let begun = spawn_blocking(move || proxy.begin_break_glass(grant.as_bytes(), &asked));
+        Ok(begun.await?)
+    }
+
+    /// Ends one.
+    pub(crate) async fn end_break_glass(
+        &self,
+        id: String,
+        by: Vec<(&'static str, String)>,
+    ) -> anyhow::Result<Result<(), BreakGlassRefused>> {
+        let proxy = self.proxy.clone();
+        Ok(spawn_blocking(move || proxy.end_break_glass(&id, &by)).await?)
+    }
+
+    /// The break-glass grants in force.
+    pub(crate) fn break_glass(&self) -> Vec<BreakGlassGrant> {
+        self.proxy.break_glass()
     }
 
     /// Opens a live tap.

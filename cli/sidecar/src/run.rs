@@ -22,6 +22,7 @@ use crate::{
     AuditLevel, SidecarArgs, SvidSigner,
     admin::{
         self, Admin,
+        break_glass::{self, BreakGlassDoor},
         inspect::{self, Inspect},
         tap::{self, TapDoor},
     },
@@ -162,12 +163,7 @@ impl Sidecar {
         let shipping = tokio::spawn(shipping(&connector, &wal, &credentials));
         let inspect = Inspect::new(args, credentials.clone(), log);
         let routes = admin::routes(admin).merge(inspect::routes(inspect));
-        let taps = TapDoor {
-            data_plane: data_plane.clone(),
-            wal: Arc::clone(&wal),
-            supervisor: args.supervisor_socket.as_deref().map(WhoIs::new),
-        };
-        let routes = routes.merge(tap::routes(taps));
+        let routes = routes.merge(operators(args, &data_plane, &wal));
         let attestor = agent::attestor(args);
         let identities = (credentials.clone(), attestor, Arc::clone(&events));
         let serving = vec![
@@ -390,6 +386,22 @@ fn shipping(
     });
     let signer = Arc::new(SvidSigner::new(credentials.clone()));
     ship(Arc::clone(wal), channels, signer, ShipOptions::default())
+}
+
+/// What only the mesh's operator may do: taps and break-glass.
+fn operators(args: &SidecarArgs, data_plane: &DataPlane, wal: &Arc<Wal>) -> Router {
+    let supervisor = || args.supervisor_socket.as_deref().map(WhoIs::new);
+    let taps = TapDoor {
+        data_plane: data_plane.clone(),
+        wal: Arc::clone(wal),
+        supervisor: supervisor(),
+    };
+    let break_glass = BreakGlassDoor {
+        data_plane: data_plane.clone(),
+        wal: Arc::clone(wal),
+        supervisor: supervisor(),
+    };
+    tap::routes(taps).merge(break_glass::routes(break_glass))
 }
 
 /// Asks for configuration once there is a certificate to ask with.

@@ -8,6 +8,7 @@ use reeve_core::{
     Clock as _, SystemClock, UnixTime,
     model::{Generation, OpenCircuit},
 };
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     problem::{Answer, Problem, Verdict},
     state::{StateArgs, StateDir},
     verb::{
-        block_on, duration,
+        block_on, break_glass, duration,
         mesh_api::{MeshApi, Status},
     },
 };
@@ -61,10 +62,23 @@ async fn answer(args: &StatusArgs) -> Verdict {
         let wanted = Wanted::parse(wanted)?;
         fine = wait(&api, wanted, args.timeout).await?;
     }
-    let value = api.status_value().await?;
+    let mut value = api.status_value().await?;
+    // From the sidecars themselves: the mesh process knows nothing of it.
+    let (grants, _) = break_glass::in_force(&state).await?;
     match args.output.output {
-        Format::Json => output::json(&value)?,
-        Format::Human => output::line(&describe(&api.status().await?, &state))?,
+        Format::Json => {
+            if let Some(members) = value.as_object_mut() {
+                members.insert("break_glass".to_owned(), json!(grants));
+            }
+            output::json(&value)?;
+        }
+        Format::Human => {
+            let mut text = describe(&api.status().await?, &state);
+            if !grants.is_empty() {
+                text = format!("{}\n\n{text}", break_glass::table(&grants));
+            }
+            output::line(&text)?;
+        }
     }
     Ok(Answer::from_fine(fine))
 }

@@ -380,6 +380,17 @@ fn taps_are_allowed_by_namespace_and_mesh() {
 }
 
 #[test]
+fn signers_of_break_glass_reach_every_proxy() {
+    let key = "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+    let spec = format!("  breakGlass: {{publicKeys: ['{key}'], revoked: [lost]}}");
+    let config = config(&document("MeshConfig", "mesh", &spec), "reviews-v1-0");
+    let trust = &config.workload.break_glass;
+    let known = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
+    assert_eq!(trust.signers, [known.parse().unwrap()]);
+    assert_eq!(trust.revoked, ["lost"]);
+}
+
+#[test]
 fn a_proxy_gets_only_the_policies_that_can_concern_it() {
     let policy = |name: &str, namespace: &str| {
         let name = format!("{name}\n  namespace: {namespace}");

@@ -111,6 +111,7 @@ raw! {
         tracing: Option<TracingSpec>,
         audit: Option<AuditSpec>,
         tap: Option<TapSpec>,
+        break_glass: Option<BreakGlassSpec>,
         access_log_file: Option<String>,
         access_log_encoding: Option<String>,
         access_log_format: Option<String>,
@@ -134,6 +135,10 @@ raw! {
         state: Option<String>,
         namespaces: BTreeMap<String, String>,
         services: BTreeMap<String, String>,
+    }
+    BreakGlassSpec {
+        public_keys: Vec<String>,
+        revoked: Vec<String>,
     }
     TapSpec {
         mode: Option<String>,

@@ -6,8 +6,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState,
-        TapMode, Topology, TracingConfig,
+        BreakGlass, CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization,
+        ServiceState, TapMode, Topology, TracingConfig,
     },
 };
 
@@ -38,6 +38,8 @@ pub struct MeshSettings {
     pub authorization: AuthorizationSettings,
     /// What live taps may show.
     pub tap: TapSettings,
+    /// Whose break-glass grants sidecars accept.
+    pub break_glass: BreakGlass,
     /// How paths are normalised.
     pub path_normalization: PathNormalization,
     /// What becomes of captured connections to addresses that stand for no service.

@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, LazyLock, Mutex, MutexGuard},
 };
 
-use reeve_authz::{Engine, MAX_CANDIDATES, PolicyFault, mesh_hash, parse_access_policy};
+use reeve_authz::{
+    Engine, MAX_CANDIDATES, PolicyFault, break_glass::BREAK_GLASS, mesh_hash, parse_access_policy,
+};
 use reeve_core::{
     Namespace, PolicyId,
     model::{PolicySlice, PolicySource},
@@ -46,6 +48,13 @@ pub(super) fn resolve(
     let mut known = known();
     let mut read = HashMap::new();
     for one in &texts {
+        // SECURITY: nothing may pass for a grant in the record, or stand where one will.
+        if one.namespace.as_str() == BREAK_GLASS {
+            let text = format!("namespace {BREAK_GLASS} is reserved for break-glass grants");
+            let path = Path::of(&["metadata", "namespace"]);
+            faults.push(one.document.error(&path, Code::Invalid, text));
+            continue;
+        }
         let scope = (one.namespace != world.root).then_some(one.namespace);
         let document = Document {
             whole_mesh: scope.is_none(),

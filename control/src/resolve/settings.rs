@@ -1,5 +1,6 @@
 //! `MeshConfig`.
 
+mod break_glass;
 mod edge;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -8,8 +9,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization, ServiceState,
-        TapMode, Topology, TracingConfig,
+        BreakGlass, CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization,
+        ServiceState, TapMode, Topology, TracingConfig,
     },
 };
 
@@ -39,7 +40,9 @@ pub(super) fn resolve(
         faults.push(object.error(&Path::of(&["kind"]), Code::Conflict, text));
     }
     if let Some(object) = objects.first() {
-        apply(&mut settings, &mut Notes { object, faults }, services);
+        let notes = &mut Notes { object, faults };
+        apply(&mut settings, notes, services);
+        break_glass::resolve(&mut settings, notes);
     }
     settings
 }
@@ -402,6 +405,7 @@ impl Default for MeshSettings {
             name_servers: Vec::new(),
             authorization: AuthorizationSettings::default(),
             tap: TapSettings::default(),
+            break_glass: BreakGlass::default(),
             path_normalization: PathNormalization::default(),
             tracing: None,
             access_log: AccessLogConfig::default(),

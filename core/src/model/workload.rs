@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
     model::{
-        Destination, GlobalRateLimit, JwtRule, RateLimit, RouteTableName, ServerTls, SniRoute,
-        TelemetryConfig, TrafficPolicy, Transformation,
+        BreakGlass, Destination, GlobalRateLimit, JwtRule, RateLimit, RouteTableName, ServerTls,
+        SniRoute, TelemetryConfig, TrafficPolicy, Transformation,
     },
 };
 
@@ -72,6 +72,9 @@ pub struct WorkloadConfig {
     /// What is told of traffic and application.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
+    /// Whose break-glass grants are accepted.
+    #[serde(default, skip_serializing_if = "BreakGlass::is_empty")]
+    pub break_glass: BreakGlass,
     /// Request headers (lower case) whose values the audit record keeps.
     pub recorded_headers: Vec<String>,
     /// How the kernel brings traffic to the proxy. Then the addresses of the listeners are those that connections were

@@ -284,6 +284,7 @@ impl Mesh {
             jwt_rules: vec![],
             tracing: None,
             telemetry: Default::default(),
+            break_glass: Default::default(),
             recorded_headers: vec![],
             capture: None,
         }

@@ -9,25 +9,19 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, State, connect_info::Connected},
+    extract::{ConnectInfo, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::post,
-    serve::IncomingStream,
 };
 use futures_util::stream;
 use reeve_audit::{EventKind, EventRecord, Wal};
 use reeve_proxy::{TapFilter, TapRefused, TapStream};
 use serde::Deserialize;
-use tokio::{
-    net::UnixListener,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    data_plane::DataPlane,
-    whois::{WhoIs, WhoIsError},
-};
+use super::operator::{Caller, operator};
+use crate::{data_plane::DataPlane, whois::WhoIs};
 
 /// Longest life of a tap.
 const MAX_LIFE: Duration = Duration::from_secs(3600);
@@ -38,23 +32,6 @@ pub(crate) struct TapDoor {
     pub(crate) wal: Arc<Wal>,
     /// Knows which processes are workloads'; absent without a supervisor.
     pub(crate) supervisor: Option<WhoIs>,
-}
-
-/// Who is at the other end of the socket.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Caller {
-    uid: Option<u32>,
-    pid: Option<i32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
-        Self {
-            uid: credentials.map(|c| c.uid()),
-            pid: credentials.and_then(|c| c.pid()),
-        }
-    }
 }
 
 /// A request for a tap.
@@ -83,13 +60,12 @@ async fn open(
 ) -> Response {
     let filter = serde_json::to_string(&wanted.filter).unwrap_or_default();
     let who = |event| {
-        EventRecord::new(event)
-            .with(
-                "uid",
-                caller.uid.map(|uid| uid.to_string()).unwrap_or_default(),
-            )
-            .with("pid", caller.pid.unwrap_or_default().to_string())
-            .with("filter", &filter)
+        let named = caller.named();
+        let each = named.into_iter();
+        each.fold(EventRecord::new(event), |event, (name, value)| {
+            event.with(name, value)
+        })
+        .with("filter", &filter)
     };
     let refuse = |why: String| {
         if let Err(error) = door
@@ -100,7 +76,7 @@ async fn open(
         }
         (StatusCode::FORBIDDEN, format!("{why}\n")).into_response()
     };
-    if let Err(why) = operator(caller, door.supervisor.as_ref()).await {
+    if let Err(why) = operator(caller, door.supervisor.as_ref(), "tap").await {
         return refuse(why);
     }
     let tap = match door.data_plane.tap(wanted.filter) {
@@ -132,27 +108,6 @@ async fn open(
     });
     let kind = [(CONTENT_TYPE, "application/jsonl")];
     (kind, Body::from_stream(lines)).into_response()
-}
-
-/// Whether the caller is the mesh's operator; else why not.
-async fn operator(caller: Caller, supervisor: Option<&WhoIs>) -> Result<(), String> {
-    let own = rustix::process::geteuid().as_raw();
-    if !caller.uid.is_some_and(|uid| uid == own || uid == 0) {
-        return Err("only the mesh's operator may tap".to_owned());
-    }
-    let Some(supervisor) = supervisor else {
-        return Ok(());
-    };
-    let pid = caller.pid.and_then(|pid| u32::try_from(pid).ok());
-    let pid = pid.ok_or("the caller's process is unknown")?;
-    match supervisor.ask(pid).await {
-        Ok(known) => Err(format!(
-            "process {pid} belongs to {}; only the mesh's operator may tap",
-            known.instance
-        )),
-        Err(WhoIsError::Unknown(_)) => Ok(()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 /// An open tap; its end is recorded, whatever way it comes.

@@ -125,6 +125,7 @@ fn workload() -> WorkloadConfig {
         jwt_rules: vec![],
         tracing: None,
         telemetry: Default::default(),
+        break_glass: Default::default(),
         recorded_headers: vec![],
         capture: None,
     }

@@ -369,6 +369,17 @@ fn access_policy_faults_point_into_the_cedar_text() {
     expect("AccessPolicy", rows);
 }
 
+#[test]
+fn no_policy_stands_in_the_namespace_of_break_glass() {
+    let cedar = "  cedar: permit (principal, action, resource);";
+    let text = document("AccessPolicy", "x\n  namespace: break-glass", cedar);
+    let mut source = Source::default();
+    source.add("a.yaml", &text);
+    let found = resolve(&source).findings;
+    assert_eq!(findings_of(&found), ["5 metadata.namespace invalid"]);
+    assert!(found[0].text.contains("reserved"), "{}", found[0].text);
+}
+
 /// Names the policies that one request could concern all at once, and takes the set when they say whom they are for.
 #[test]
 fn a_set_of_which_one_request_could_concern_too_many_policies_is_refused() {
@@ -426,6 +437,24 @@ fn path_normalization() {
         (
             "pathNormalization: {mode: BASE}",
             &["6 spec.pathNormalization.mode unknown-field"],
+        ),
+    ];
+    expect("MeshConfig", rows);
+}
+
+#[test]
+fn break_glass() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "breakGlass: {publicKeys: ['AA==', 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=']}",
+            &[
+                "6 spec.breakGlass.publicKeys[0] invalid",
+                "6 spec.breakGlass.publicKeys[1] invalid",
+            ],
+        ),
+        (
+            "breakGlass: {keys: []}",
+            &["6 spec.breakGlass.keys unknown-field"],
         ),
     ];
     expect("MeshConfig", rows);
