@@ -137,7 +137,7 @@ fn check_tags(uses: &Uses, place: Place<'_>, faults: &mut Vec<PolicyFault>) {
 
 /// `@until`: the first instant at which the policy no longer applies, as RFC 3339 has it. A bare date means the end of
 /// that day, UTC.
-pub(crate) fn parse_until(value: &str) -> Option<UnixTime> {
+pub fn parse_until(value: &str) -> Option<UnixTime> {
     let time: Timestamp = if value.len() == "2030-12-31".len() {
         let next_day = value.parse::<Date>().ok()?.tomorrow().ok()?;
         next_day.to_zoned(TimeZone::UTC).ok()?.timestamp()

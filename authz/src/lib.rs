@@ -41,6 +41,7 @@ mod review;
 mod uses;
 mod words;
 
+pub use check::parse_until;
 pub use document::{mesh_hash, parse_access_policy};
 pub use engine::{
     Asked, Engine, Foreseen, Foresight, MAX_CANDIDATES, Needs, Searched, Sight, Unknown,

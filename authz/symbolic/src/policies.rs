@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use cedar_policy::{Effect, Policy, PolicySet};
+use jiff::Timestamp;
 use reeve_authz::Engine;
 use reeve_core::{
-    PolicyId, TrustDomain,
+    PolicyId, TrustDomain, UnixTime,
     model::{PolicyMode, PolicySlice, PolicySource},
 };
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ pub struct Policies {
     home: TrustDomain,
 }
 
-/// One policy. Its first condition is its namespace: it decides nothing else.
+/// One policy. Its first conditions are its end and its namespace: it decides nothing else.
 #[derive(Debug)]
 pub(crate) struct Stated {
     pub(crate) source: PolicySource,
@@ -117,6 +118,12 @@ impl Stated {
             }});
             put_first(&mut json, &inside);
         }
+        if let Some(until) = policy
+            .annotation("until")
+            .and_then(reeve_authz::parse_until)
+        {
+            put_first(&mut json, &before(until));
+        }
         Ok(Self {
             source: source.clone(),
             effect: policy.effect(),
@@ -133,6 +140,17 @@ impl Stated {
         let id = cedar_policy::PolicyId::new(self.source.id.as_str());
         Policy::from_json(Some(id), json).map_err(VerifyError::cedar)
     }
+}
+
+/// It is asked before `time`.
+fn before(time: UnixTime) -> Value {
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
+    let time = time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
+    json!({"<": {
+        "left": {".": {"left": {"Var": "context"}, "attr": "time"}},
+        "right": {"datetime": [{"Value": time}]},
+    }})
 }
 
 fn put_first(policy: &mut Value, body: &Value) {

@@ -209,6 +209,19 @@ async fn policies_in_shadow_do_not_count() {
 }
 
 #[tokio::test]
+async fn a_policy_counts_until_its_end() {
+    let ends = mesh(&["@until(\"2030-01-01\") permit(principal, action, resource);"]);
+    let later =
+        r#"permit(principal, action, resource) when { context.time >= datetime("2030-01-02") };"#;
+    let never = Property::Never(mesh(&[later]));
+    assert_eq!(check(&ends, never).await, Answer::Holds);
+    let sooner =
+        r#"permit(principal, action, resource) when { context.time < datetime("2030-01-01") };"#;
+    let always = Property::Always(mesh(&[sooner]));
+    assert_eq!(check(&ends, always).await, Answer::Holds);
+}
+
+#[tokio::test]
 async fn a_change_is_compared_with_what_was() {
     let old = mesh(&[r#"permit(principal in Namespace::"mesh.local/ns/pay", action, resource);"#]);
     let new = mesh(&[
