@@ -14,6 +14,7 @@
 //! Worlds that cannot be (a workload of two namespaces, mTLS without an identity) are left out by conditions stated in
 //! Cedar itself (`world.rs`).
 
+mod hunt;
 mod literals;
 mod policies;
 mod property;

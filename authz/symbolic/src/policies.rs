@@ -1,8 +1,11 @@
 //! A policy set as the solver sees it.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
-use cedar_policy::{Effect, Policy, PolicySet};
+use cedar_policy::{Effect, Policy, PolicySet, RequestEnv, Schema};
 use jiff::Timestamp;
 use reeve_authz::Engine;
 use reeve_core::{
@@ -11,7 +14,11 @@ use reeve_core::{
 };
 use serde_json::{Value, json};
 
-use crate::{VerifyError, literals::Literals};
+use crate::{
+    VerifyError,
+    literals::Literals,
+    world::{Part, Place, World},
+};
 
 /// The policies of a mesh that bind, and the engine that judges by them.
 #[derive(Clone, Debug)]
@@ -26,6 +33,8 @@ pub struct Policies {
 pub(crate) struct Stated {
     pub(crate) source: PolicySource,
     pub(crate) effect: Effect,
+    /// The types of requests for which it is not trivially false.
+    pub(crate) envs: Vec<RequestEnv>,
     json: Value,
 }
 
@@ -66,19 +75,47 @@ impl Policies {
         found.map(AsRef::as_ref)
     }
 
-    pub(crate) fn read_literals(&self, literals: &mut Literals) {
-        for policy in &self.all {
-            literals.read(&policy.json);
+    /// Adds what those policies name that may apply to requests that `part` describes.
+    pub(crate) fn read_literals(&self, part: &Part<'_>, literals: &mut Literals) {
+        for policy in self.all.iter().filter(|p| part.concerns(p)) {
+            policy.read_literals(literals);
         }
     }
 
-    /// The set in Cedar's form; its permits hold only in worlds where `guard` does.
-    pub(crate) fn set(&self, guard: Option<&Value>) -> Result<PolicySet, VerifyError> {
+    /// Whether a permit may apply to such requests.
+    pub(crate) fn permits_some(&self, part: &Part<'_>) -> bool {
+        let mut permits = self.all.iter().filter(|p| p.effect == Effect::Permit);
+        permits.any(|policy| part.concerns(policy))
+    }
+
+    /// Adds every namespace that is named, or whose policies these are.
+    pub(crate) fn read_places(&self, world: &World, places: &mut BTreeSet<Place>) {
+        let named = self.all.iter().filter_map(|policy| world.namespace(policy));
+        places.extend(named.map(Place::Namespace));
+    }
+
+    /// Those that may apply to requests that `part` describes, in Cedar's form; where `guard` does not hold, nothing is
+    /// allowed.
+    pub(crate) fn set(
+        &self,
+        part: &Part<'_>,
+        guard: Option<&Value>,
+    ) -> Result<PolicySet, VerifyError> {
         let mut set = PolicySet::new();
-        for policy in &self.all {
-            let guard = guard.filter(|_| policy.effect == Effect::Permit);
-            set.add(policy.guarded(guard)?)
-                .map_err(VerifyError::cedar)?;
+        for policy in self.all.iter().filter(|p| part.concerns(p)) {
+            set.add(policy.guarded(None)?).map_err(VerifyError::cedar)?;
+        }
+        if let Some(guard) = guard {
+            let whole = json!({"op": "All"});
+            let elsewhere = json!({
+                "effect": "forbid",
+                "principal": whole, "action": whole, "resource": whole,
+                "conditions": [{"kind": "unless", "body": guard}],
+            });
+            // No policy of a mesh has an id without an object.
+            let id = cedar_policy::PolicyId::new("world");
+            let elsewhere = Policy::from_json(Some(id), elsewhere).map_err(VerifyError::cedar)?;
+            set.add(elsewhere).map_err(VerifyError::cedar)?;
         }
         Ok(set)
     }
@@ -127,8 +164,20 @@ impl Stated {
         Ok(Self {
             source: source.clone(),
             effect: policy.effect(),
+            envs: policy.get_valid_request_envs(schema()?).collect(),
             json,
         })
+    }
+
+    /// Adds what it names.
+    pub(crate) fn read_literals(&self, literals: &mut Literals) {
+        literals.read(&self.json);
+    }
+
+    /// What its scope names as the resource, or as what the resource is in: type and id.
+    pub(crate) fn resource(&self) -> Option<(&str, &str)> {
+        let entity = self.json.pointer("/resource/entity")?;
+        Some((entity.get("type")?.as_str()?, entity.get("id")?.as_str()?))
     }
 
     /// The policy, with one more condition before its own.
@@ -140,6 +189,14 @@ impl Stated {
         let id = cedar_policy::PolicyId::new(self.source.id.as_str());
         Policy::from_json(Some(id), json).map_err(VerifyError::cedar)
     }
+}
+
+/// The mesh's schema, compiled once per process.
+pub(crate) fn schema() -> Result<&'static Schema, VerifyError> {
+    static SCHEMA: OnceLock<Option<Schema>> = OnceLock::new();
+    let compile = || Schema::from_cedarschema_str(reeve_authz::schema()).ok();
+    let compiled = SCHEMA.get_or_init(|| compile().map(|(schema, _)| schema));
+    compiled.as_ref().ok_or(VerifyError::Schema)
 }
 
 /// It is asked before `time`.

@@ -1,17 +1,21 @@
 //! Asking the solver.
 
-use std::{ffi::OsString, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, sync::Arc, time::Duration};
 
-use cedar_policy::{Effect, RequestEnv, Schema};
+use cedar_policy::{Effect, PolicySet, RequestEnv};
 use cedar_policy_symcc::{
     CedarSymCompiler, CompiledPolicy, CompiledPolicySet, Env, err::Error as SymbolicError,
     solver::LocalSolver,
 };
-use reeve_core::PolicyId;
+use reeve_core::{PolicyId, decision::AccessRequest};
 use tokio::process::Command;
 
 use crate::{
-    Answer, Counterexample, Policies, Property, World, literals::Literals, witness::Namer,
+    Answer, Counterexample, Policies, Property, World,
+    hunt::Hunt,
+    literals::Literals,
+    policies::schema,
+    world::{Part, Place},
 };
 
 /// Why nothing could be asked.
@@ -38,6 +42,9 @@ pub enum VerifyError {
     /// Cedar refused something that it should take.
     #[error("Cedar cannot be asked")]
     Cedar(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The built-in schema is broken.
+    #[error("the built-in policy schema cannot be used")]
+    Schema,
     /// What is true in every world could not be stated.
     #[error("the conditions of possible worlds cannot be stated")]
     Guard,
@@ -77,8 +84,7 @@ impl Solver {
 pub struct Verifier {
     solver: Solver,
     compiler: CedarSymCompiler<LocalSolver>,
-    schema: Schema,
-    world: World,
+    world: Arc<World>,
 }
 
 /// How what `left` allows and what `right` allows are to be related.
@@ -91,14 +97,14 @@ enum Relation {
 }
 
 /// What the search for a request came to.
-enum Search {
+pub(crate) enum Search {
     None,
     Found(Box<Counterexample>),
     Unknown(String),
 }
 
 /// What one question to the solver came to.
-enum Reply {
+pub(crate) enum Reply {
     None,
     Model(Box<Env>),
     Unknown(String),
@@ -107,13 +113,10 @@ enum Reply {
 impl Verifier {
     /// A verifier for policies of `world`; it starts the solver.
     pub fn new(solver: Solver, world: World) -> Result<Self, VerifyError> {
-        let (schema, _) =
-            Schema::from_cedarschema_str(reeve_authz::schema()).map_err(VerifyError::cedar)?;
         Ok(Self {
             compiler: solver.start()?,
             solver,
-            schema,
-            world,
+            world: Arc::new(world),
         })
     }
 
@@ -181,45 +184,61 @@ impl Verifier {
         right: &Policies,
         relation: Relation,
     ) -> Result<Search, VerifyError> {
-        let mut literals = Literals::default();
-        left.read_literals(&mut literals);
-        right.read_literals(&mut literals);
-        self.world.complete(&mut literals);
-        let mut doubt = None;
-        for env in self.envs() {
-            let guard = self.world.guard(&env, &literals)?;
-            let compile = |set| {
-                CompiledPolicySet::compile(&set, &env, &self.schema).map_err(VerifyError::cedar)
-            };
-            let (one, other) = (
-                compile(left.set(Some(&guard))?)?,
-                compile(right.set(None)?)?,
-            );
-            let reply = self
-                .ask(async |compiler| match relation {
-                    Relation::Implies => {
-                        let found = compiler.check_implies_with_counterexample_opt(&one, &other);
-                        found.await
-                    }
-                    Relation::Disjoint => {
-                        let found = compiler.check_disjoint_with_counterexample_opt(&one, &other);
-                        found.await
-                    }
-                })
-                .await?;
-            match self.judged(reply, &literals, |request| {
-                let allowed = right.engine().decide(request);
-                let wanted = relation == Relation::Disjoint;
-                let confirmed =
-                    left.engine().decide(request).is_allow() && allowed.is_allow() == wanted;
-                confirmed.then_some(allowed)
-            }) {
-                Search::None => {}
-                Search::Found(example) => return Ok(Search::Found(example)),
-                Search::Unknown(why) => doubt = doubt.or(Some(why)),
+        let world = Arc::clone(&self.world);
+        let places = places(&world, left, right);
+        let confirm = |request: &AccessRequest| {
+            let decision = right.engine().decide(request);
+            let wanted = relation == Relation::Disjoint;
+            let confirmed =
+                left.engine().decide(request).is_allow() && decision.is_allow() == wanted;
+            confirmed.then_some(decision)
+        };
+        let mut hunt = Hunt::new(Arc::clone(&self.world), &confirm);
+        for env in schema()?.request_envs() {
+            for place in &places {
+                let part = Part {
+                    world: &world,
+                    env: &env,
+                    place,
+                };
+                if !left.permits_some(&part) {
+                    continue;
+                }
+                let mut literals = Literals::default();
+                left.read_literals(&part, &mut literals);
+                right.read_literals(&part, &mut literals);
+                hunt.begin(literals);
+                let other = compiled(right.set(&part, None)?, &env)?;
+                while hunt.goes_on() {
+                    let guard = hunt.guard(&env, place)?;
+                    let one = compiled(left.set(&part, Some(&guard))?, &env)?;
+                    hunt.take(self.related(&one, relation, &other).await?);
+                }
+                if hunt.is_over() {
+                    return Ok(hunt.end());
+                }
             }
         }
-        Ok(doubt.map_or(Search::None, Search::Unknown))
+        Ok(hunt.end())
+    }
+
+    async fn related(
+        &mut self,
+        one: &CompiledPolicySet,
+        relation: Relation,
+        other: &CompiledPolicySet,
+    ) -> Result<Reply, VerifyError> {
+        self.ask(async |compiler| match relation {
+            Relation::Implies => {
+                let asked = compiler.check_implies_with_counterexample_opt(one, other);
+                asked.await
+            }
+            Relation::Disjoint => {
+                let asked = compiler.check_disjoint_with_counterexample_opt(one, other);
+                asked.await
+            }
+        })
+        .await
     }
 
     /// A request for which the policy cannot be evaluated.
@@ -231,67 +250,33 @@ impl Verifier {
         let own = policies
             .get(id)
             .ok_or_else(|| VerifyError::NoSuchPolicy(id.clone()))?;
-        let mut literals = Literals::default();
-        policies.read_literals(&mut literals);
-        self.world.complete(&mut literals);
-        let mut doubt = None;
-        for env in self.envs() {
-            let guard = self.world.guard(&env, &literals)?;
-            let policy = own.guarded(Some(&guard))?;
-            let policy =
-                CompiledPolicy::compile(&policy, &env, &self.schema).map_err(VerifyError::cedar)?;
-            let reply = self
-                .ask(async |compiler| {
-                    let found = compiler.check_never_errors_with_counterexample_opt(&policy);
-                    found.await
-                })
-                .await?;
-            match self.judged(reply, &literals, |request| {
-                let decision = policies.engine().decide(request);
-                let failed = decision.errors.iter().any(|error| error.policy == *id);
-                failed.then_some(decision)
-            }) {
-                Search::None => {}
-                Search::Found(example) => return Ok(Search::Found(example)),
-                Search::Unknown(why) => doubt = doubt.or(Some(why)),
+        let confirm = |request: &AccessRequest| {
+            let decision = policies.engine().decide(request);
+            let failed = decision.errors.iter().any(|error| error.policy == *id);
+            failed.then_some(decision)
+        };
+        let mut hunt = Hunt::new(Arc::clone(&self.world), &confirm);
+        for env in &own.envs {
+            let mut literals = Literals::default();
+            own.read_literals(&mut literals);
+            hunt.begin(literals);
+            while hunt.goes_on() {
+                let policy = own.guarded(Some(&hunt.guard(env, &Place::Any)?))?;
+                let policy =
+                    CompiledPolicy::compile(&policy, env, schema()?).map_err(VerifyError::cedar)?;
+                let reply = self
+                    .ask(async |compiler| {
+                        let asked = compiler.check_never_errors_with_counterexample_opt(&policy);
+                        asked.await
+                    })
+                    .await?;
+                hunt.take(reply);
+            }
+            if hunt.is_over() {
+                break;
             }
         }
-        Ok(doubt.map_or(Search::None, Search::Unknown))
-    }
-
-    /// Each type of request that the schema knows.
-    fn envs(&self) -> Vec<RequestEnv> {
-        self.schema.request_envs().collect()
-    }
-
-    /// A model as a request; the engine must judge it as the solver claims, which `confirm` tells by its decision.
-    fn judged(
-        &self,
-        reply: Reply,
-        literals: &Literals,
-        confirm: impl Fn(&reeve_core::decision::AccessRequest) -> Option<reeve_core::decision::Decision>,
-    ) -> Search {
-        let model = match reply {
-            Reply::None => return Search::None,
-            Reply::Unknown(why) => return Search::Unknown(why),
-            Reply::Model(model) => model,
-        };
-        let namer = Namer {
-            world: &self.world,
-            literals,
-        };
-        let spurious = "the solver's example is no request that can be sent";
-        let Some(request) = namer.request(&model) else {
-            return Search::Unknown(spurious.to_owned());
-        };
-        match confirm(&request) {
-            Some(decision) => Search::Found(Box::new(Counterexample {
-                request,
-                decision,
-                looked_at: literals.attributes.iter().cloned().collect(),
-            })),
-            None => Search::Unknown(spurious.to_owned()),
-        }
+        Ok(hunt.end())
     }
 
     /// Asks one question; a solver that hangs or dies is started again.
@@ -319,6 +304,24 @@ impl Verifier {
             }
         }
     }
+}
+
+/// Where what is asked for may be, as far as the policies tell places apart.
+fn places(world: &World, left: &Policies, right: &Policies) -> BTreeSet<Place> {
+    let mut places = BTreeSet::new();
+    left.read_places(world, &mut places);
+    right.read_places(world, &mut places);
+    let named = places.iter().filter_map(|place| match place {
+        Place::Namespace(id) => Some(id.clone()),
+        Place::Any | Place::Elsewhere(_) => None,
+    });
+    let elsewhere = Place::Elsewhere(named.collect());
+    places.insert(elsewhere);
+    places
+}
+
+fn compiled(set: PolicySet, env: &RequestEnv) -> Result<CompiledPolicySet, VerifyError> {
+    CompiledPolicySet::compile(&set, env, schema()?).map_err(VerifyError::cedar)
 }
 
 impl Search {

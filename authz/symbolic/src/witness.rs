@@ -12,7 +12,11 @@ use reeve_core::{
     },
 };
 
-use crate::{World, literals::Literals};
+use crate::{
+    World,
+    literals::Literals,
+    world::{Apart, EXCLUSIVE, Side},
+};
 
 /// Parts of a path that are written out for a model that only counts them.
 const MAX_PARTS: i64 = 64;
@@ -57,6 +61,32 @@ impl Namer<'_> {
             principal,
             resource,
         })
+    }
+
+    /// In which of two that exclude each other the model has its principal, or its resource.
+    pub(crate) fn contradictions(self, model: &Env) -> BTreeSet<Apart> {
+        let request = &model.request;
+        let sides = [
+            (Side::Principal, request.principal()),
+            (Side::Resource, request.resource()),
+        ];
+        let mut found = BTreeSet::new();
+        for (who, uid) in sides {
+            let memberships = uid.map(|uid| self.memberships(model, uid));
+            let memberships = memberships.unwrap_or_default();
+            for kind in EXCLUSIVE {
+                let ids: Vec<_> = memberships.iter().filter(|(k, _)| k == kind).collect();
+                for (number, (_, first)) in ids.iter().enumerate() {
+                    let others = ids.iter().skip(number + 1);
+                    found.extend(others.map(|(_, second)| Apart {
+                        who,
+                        kind,
+                        ids: (first.clone(), second.clone()),
+                    }));
+                }
+            }
+        }
+        found
     }
 
     fn memberships(self, model: &Env, uid: &EntityUid) -> Memberships {

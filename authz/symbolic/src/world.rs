@@ -11,7 +11,7 @@ use reeve_authz::MAX_NAMED_SEGMENTS;
 use reeve_core::{Namespace, ServiceName, SpiffeId, TrustDomain};
 use serde_json::Value;
 
-use crate::{VerifyError, literals::Literals};
+use crate::{VerifyError, literals::Literals, policies::Stated};
 
 /// What is known of the mesh whose policies are judged.
 #[derive(Clone, Debug)]
@@ -26,7 +26,50 @@ pub struct World {
     pub behind: BTreeMap<ServiceName, BTreeSet<SpiffeId>>,
 }
 
+/// Some of all requests: each is of one type, and what it asks for is in one namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) env: &'a RequestEnv,
+    pub(crate) place: &'a Place,
+}
+
+/// Where a request's resource is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// Anywhere.
+    Any,
+    /// In a namespace, its trust domain first.
+    Namespace(String),
+    /// In none of these.
+    Elsewhere(Vec<String>),
+}
+
+impl Part<'_> {
+    /// Whether the policy may apply to such a request.
+    pub(crate) fn concerns(&self, policy: &Stated) -> bool {
+        policy.envs.contains(self.env)
+            && match (self.place, self.world.namespace(policy)) {
+                (Place::Any, _) | (_, None) => true,
+                (Place::Elsewhere(_), Some(_)) => false,
+                (Place::Namespace(place), Some(own)) => *place == own,
+            }
+    }
+}
+
 impl World {
+    /// The only namespace whose resources the policy may concern, its trust domain first, as far as its scope says.
+    pub(crate) fn namespace(&self, policy: &Stated) -> Option<String> {
+        if let Some(namespace) = &policy.source.scope {
+            return Some(format!("{}/ns/{namespace}", self.home));
+        }
+        match policy.resource()? {
+            ("Namespace", id) => Some(id.to_owned()),
+            ("Service", id) => self.namespace_of(id),
+            _ => None,
+        }
+    }
+
     /// Names what the literals belong to: a service account's namespace, a namespace's trust domain.
     pub(crate) fn complete(&self, literals: &mut Literals) {
         literals.add("TrustDomain", self.home.as_str());
@@ -75,10 +118,19 @@ impl World {
     /// The condition, in Cedar's JSON form, that holds in each world that can be.
     pub(crate) fn guard(
         &self,
-        env: &RequestEnv,
+        (env, place): (&RequestEnv, &Place),
         literals: &Literals,
+        apart: &BTreeSet<Apart>,
     ) -> Result<Value, VerifyError> {
-        let mut facts = Vec::new();
+        let mut facts: Vec<_> = apart.iter().map(Apart::fact).collect();
+        let within = |id| format!("resource in {}", entity("Namespace", id));
+        match place {
+            Place::Any => {}
+            Place::Namespace(id) => facts.push(within(id)),
+            Place::Elsewhere(named) => {
+                facts.extend(named.iter().map(|id| format!("!({})", within(id))));
+            }
+        }
         let principal = env.principal().to_string();
         let resource = env.resource().to_string();
         self.principal(&principal, &resource, literals, &mut facts);
@@ -116,8 +168,6 @@ impl World {
     fn resource(&self, kind: &str, literals: &Literals, facts: &mut Vec<String>) {
         if kind == "Workload" {
             identity("resource", literals, facts);
-        } else {
-            exclusive("resource", "Namespace", literals, |_| "", facts);
         }
         facts.push(format!(
             "resource in {}",
@@ -190,15 +240,6 @@ fn identity(who: &str, literals: &Literals, facts: &mut Vec<String>) {
     for namespace in literals.of("Namespace") {
         above(who, "Namespace", namespace, "/ns/", "TrustDomain", facts);
     }
-    exclusive(who, "TrustDomain", literals, |_| "", facts);
-    exclusive(who, "Namespace", literals, |id| before(id, "/ns/"), facts);
-    exclusive(
-        who,
-        "ServiceAccount",
-        literals,
-        |id| before(id, "/sa/"),
-        facts,
-    );
 }
 
 /// Whoever is in `id` is in what its name begins with.
@@ -209,30 +250,36 @@ fn above(who: &str, kind: &str, id: &str, mark: &str, parent: &str, facts: &mut 
     }
 }
 
-/// Nobody is in two of those that share what `of` says; others are told apart by that.
-fn exclusive<'a>(
-    who: &str,
-    kind: &str,
-    literals: &'a Literals,
-    of: impl Fn(&'a str) -> &'a str,
-    facts: &mut Vec<String>,
-) {
-    let ids: Vec<&str> = literals.of(kind).collect();
-    for (number, first) in ids.iter().enumerate() {
-        for second in ids.iter().skip(number + 1) {
-            if of(first) == of(second) {
-                facts.push(format!(
-                    "!({who} in {} && {who} in {})",
-                    entity(kind, first),
-                    entity(kind, second)
-                ));
-            }
-        }
-    }
+/// Two of which nobody and nothing is both, or in both: two namespaces, say. There are so many of these that only those are
+/// stated that a model has disregarded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Apart {
+    pub(crate) who: Side,
+    pub(crate) kind: &'static str,
+    pub(crate) ids: (String, String),
 }
 
-fn before<'a>(id: &'a str, mark: &str) -> &'a str {
-    id.split_once(mark).map_or(id, |(front, _)| front)
+/// Who asks, or what is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Side {
+    Principal,
+    Resource,
+}
+
+/// The types of what one thing is in one of at most.
+pub(crate) const EXCLUSIVE: [&str; 3] = ["TrustDomain", "Namespace", "ServiceAccount"];
+
+impl Apart {
+    fn fact(&self) -> String {
+        let who = match self.who {
+            Side::Principal => "principal",
+            Side::Resource => "resource",
+        };
+        let in_both = [&self.ids.0, &self.ids.1]
+            .map(|id| format!("{who} in {}", entity(self.kind, id)))
+            .join(" && ");
+        format!("!({in_both})")
+    }
 }
 
 /// The account of an identity of the mesh's form, its trust domain first.
