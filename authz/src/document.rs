@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// Longest text of one `AccessPolicy`.
-const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 /// Most policies in one `AccessPolicy`.
-const MAX_DOCUMENT_POLICIES: usize = 2_000;
+pub(crate) const MAX_DOCUMENT_POLICIES: usize = 2_000;
 
 /// Splits the Cedar text of one `AccessPolicy` into single, strictly validated policies.
 ///

@@ -38,6 +38,7 @@ mod mesh_schema;
 mod opaque;
 mod plain;
 mod review;
+mod role;
 mod uses;
 mod words;
 
@@ -55,4 +56,5 @@ pub use known::{Known, nearest};
 pub use mesh_schema::schema;
 pub use plain::{Plain, PlainQuestion};
 pub use review::{Remark, RemarkCode, Review, review};
+pub use role::{BindError, Role};
 pub use words::in_words;

@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     Code, Fault, LocalWorkload, Service,
-    kinds::{AccessPolicySpec, AuthorizationPolicySpec, Object},
+    kinds::{AccessPolicySpec, AccessRoleBindingSpec, AuthorizationPolicySpec, Object},
     resolve::Notes,
     source::path::Path,
 };
@@ -49,6 +49,8 @@ pub(crate) struct World<'a> {
     pub(crate) workloads: &'a [LocalWorkload],
     /// Policies in Cedar count as `ALLOW` policies where they hold.
     pub(crate) access: &'a [Object<AccessPolicySpec>],
+    /// So do roles that are bound.
+    pub(crate) bindings: &'a [Object<AccessRoleBindingSpec>],
     /// Whether labels that pick nothing known may be taken for a service's: `app: x` for the service `x`.
     pub(crate) assume: bool,
 }
@@ -322,7 +324,9 @@ impl Read<'_> {
             let name = format!("{}/ns/{namespace}", world.trust_domain);
             Expr::test(format!("resource in Namespace::{}", quoted(&name)))
         };
-        let written: BTreeSet<&Namespace> = world.access.iter().map(|o| &o.namespace).collect();
+        let access = world.access.iter().map(|o| &o.namespace);
+        let bound = world.bindings.iter().map(|o| &o.namespace);
+        let written: BTreeSet<&Namespace> = access.chain(bound).collect();
         for namespace in written {
             if namespace == world.root || Some(namespace) == own {
                 return None;

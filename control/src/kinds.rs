@@ -61,6 +61,8 @@ pub(crate) struct Objects {
     pub(crate) request_authentications: Vec<Object<RequestAuthenticationSpec>>,
     pub(crate) authorization_policies: Vec<Object<AuthorizationPolicySpec>>,
     pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
+    pub(crate) access_roles: Vec<Object<AccessRoleSpec>>,
+    pub(crate) access_role_bindings: Vec<Object<AccessRoleBindingSpec>>,
     pub(crate) rate_limits: Vec<Object<RateLimitSpec>>,
     pub(crate) transformations: Vec<Object<TransformationSpec>>,
     pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
@@ -192,6 +194,10 @@ impl Objects {
             "Transformation" => push(&mut self.transformations, d, tables::STRICT, faults),
             "RateLimit" => push(&mut self.rate_limits, d, tables::STRICT, faults),
             "AccessPolicy" => push(&mut self.access_policies, d, tables::STRICT, faults),
+            "AccessRole" => push(&mut self.access_roles, d, tables::STRICT, faults),
+            "AccessRoleBinding" => {
+                push(&mut self.access_role_bindings, d, tables::STRICT, faults);
+            }
             "MeshConfig" => push(&mut self.mesh_configs, d, tables::STRICT, faults),
             "LocalMesh" => push(&mut self.local_meshes, d, tables::STRICT, faults),
             _ => {

@@ -9,6 +9,7 @@ pub(crate) mod hosts;
 mod local;
 mod policies;
 mod rate_limits;
+mod roles;
 mod routes;
 mod rules;
 mod secrets;
@@ -133,9 +134,14 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         services: &services,
         workloads: &workloads,
         access: &objects.access_policies,
+        bindings: &objects.access_role_bindings,
         assume: false,
     };
-    let (policies, policy_hash) = policies::resolve(&objects.authorization_policies, world, faults);
+    let others = policies::Others {
+        authorization: &objects.authorization_policies,
+        roles: &objects.access_roles,
+    };
+    let (policies, policy_hash) = policies::resolve(others, world, faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
     let root = &settings.root_namespace;
@@ -186,6 +192,8 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.request_authentications, faults);
     twice(&objects.authorization_policies, faults);
     twice(&objects.access_policies, faults);
+    twice(&objects.access_roles, faults);
+    twice(&objects.access_role_bindings, faults);
     twice(&objects.rate_limits, faults);
     twice(&objects.transformations, faults);
     twice(&objects.local_meshes, faults);

@@ -75,6 +75,7 @@ pub fn import(
         services: &surroundings.mesh.services,
         workloads: &surroundings.mesh.workloads,
         access: &surroundings.objects.access_policies,
+        bindings: &surroundings.objects.access_role_bindings,
         assume: true,
     };
     let roots = [

@@ -39,6 +39,8 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("RequestAuthentication", SECURITY),
     ("AuthorizationPolicy", SECURITY),
     ("AccessPolicy", OURS),
+    ("AccessRole", OURS),
+    ("AccessRoleBinding", OURS),
     ("RateLimit", OURS),
     ("Transformation", OURS),
     ("MeshConfig", OURS),

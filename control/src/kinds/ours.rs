@@ -1,4 +1,4 @@
-//! `reeve.dev`: `AccessPolicy`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
+//! `reeve.dev`: `AccessPolicy`, `AccessRole`, `AccessRoleBinding`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,6 +11,12 @@ use super::{HeaderOpsSpec, MtlsSpec, SelectorSpec, StringMatchSpec, raw};
 
 raw! {
     AccessPolicySpec { cedar: String, }
+    AccessRoleSpec { cedar: String, }
+    AccessRoleBindingSpec {
+        role: String,
+        principals: Vec<String>,
+        resources: Vec<String>,
+    }
     RateLimitSpec {
         service: String,
         limits: Vec<LimitSpec>,

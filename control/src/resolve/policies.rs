@@ -1,4 +1,4 @@
-//! `AccessPolicy` and `AuthorizationPolicy`: Cedar text to validated policies, faults mapped to lines of the YAML file.
+//! `AccessPolicy`, `AccessRoleBinding` and `AuthorizationPolicy`: Cedar text to validated policies, faults mapped to lines of the YAML file.
 
 use std::{
     borrow::Cow,
@@ -14,11 +14,14 @@ use reeve_core::{
     model::{PolicySlice, PolicySource},
 };
 
-use super::hosts::Services;
+use super::{
+    hosts::Services,
+    roles::{self, Bound},
+};
 use crate::{
     Code, Fault, LocalWorkload,
     authorization::{self, Translated, World},
-    kinds::{AuthorizationPolicySpec, Object},
+    kinds::{AccessRoleSpec, AuthorizationPolicySpec, Object},
     source::path::Path,
 };
 
@@ -36,15 +39,22 @@ struct Text<'a> {
     translated: bool,
 }
 
+/// What becomes policies, beside `AccessPolicy`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Others<'a> {
+    pub(super) authorization: &'a [Object<AuthorizationPolicySpec>],
+    pub(super) roles: &'a [Object<AccessRoleSpec>],
+}
+
 pub(super) fn resolve(
-    authorization: &[Object<AuthorizationPolicySpec>],
+    others: Others<'_>,
     world: World<'_>,
     faults: &mut Vec<Fault>,
 ) -> (Vec<PolicySource>, String) {
     let mut policies: Vec<PolicySource> = Vec::new();
     let mut ids = HashSet::new();
     let before = errors(faults);
-    let texts = texts(authorization, world, faults);
+    let texts = texts(others, world, faults);
     let mut known = known();
     let mut read = HashMap::new();
     for one in &texts {
@@ -94,12 +104,8 @@ fn errors(faults: &[Fault]) -> usize {
     faults.iter().filter(|fault| fault.is_error()).count()
 }
 
-/// Every Cedar text, Istio's policies translated.
-fn texts<'a>(
-    authorization: &'a [Object<AuthorizationPolicySpec>],
-    world: World<'a>,
-    faults: &mut Vec<Fault>,
-) -> Vec<Text<'a>> {
+/// Every Cedar text, roles bound and Istio's policies translated.
+fn texts<'a>(others: Others<'a>, world: World<'a>, faults: &mut Vec<Fault>) -> Vec<Text<'a>> {
     let mut texts = Vec::new();
     for object in world.access {
         let path = Path::of(&["spec", "cedar"]);
@@ -116,6 +122,17 @@ fn texts<'a>(
             translated: false,
         });
     }
+    for Bound { object, cedar } in roles::bind(others.roles, world.bindings, world.root, faults) {
+        texts.push(Text {
+            document: &object.document,
+            namespace: &object.namespace,
+            name: &object.name,
+            cedar: Cow::Owned(cedar),
+            path: Path::of(&["spec"]),
+            translated: true,
+        });
+    }
+    let authorization = others.authorization;
     for Translated { object, cedar } in authorization::translate(authorization, world, faults) {
         if let Some(object) = authorization.get(object).filter(|_| !cedar.is_empty()) {
             texts.push(Text {

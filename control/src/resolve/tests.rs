@@ -7,6 +7,7 @@ mod istio;
 mod kinds;
 mod rates;
 mod resilience;
+mod roles;
 mod routes;
 mod tls;
 mod transformations;
