@@ -34,6 +34,7 @@ use crate::{
     },
 };
 use istio::{KNOWN_ELSEWHERE, VERSIONS};
+use tables::VIRTUAL_SERVICE;
 
 /// Every object of a configuration, by kind.
 #[derive(Debug, Default)]
@@ -152,12 +153,7 @@ impl Objects {
             "EndpointSlice" => push_flat(&mut self.slices, d, faults),
             "Pod" => push_flat(&mut self.pods, d, faults),
             "ServiceAccount" => push(&mut self.service_accounts, d, tables::LENIENT, faults),
-            "VirtualService" => push(
-                &mut self.virtual_services,
-                d,
-                tables::VIRTUAL_SERVICE,
-                faults,
-            ),
+            "VirtualService" => push(&mut self.virtual_services, d, VIRTUAL_SERVICE, faults),
             "DestinationRule" => {
                 push(
                     &mut self.destination_rules,

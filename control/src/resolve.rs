@@ -128,20 +128,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
-    let world = World {
-        trust_domain: &settings.trust_domain,
-        root,
-        services: &services,
-        workloads: &workloads,
-        access: &objects.access_policies,
-        bindings: &objects.access_role_bindings,
-        assume: false,
-    };
-    let others = policies::Others {
-        authorization: &objects.authorization_policies,
-        roles: &objects.access_roles,
-    };
-    let (policies, policy_hash) = policies::resolve(others, world, faults);
+    let (policies, policy_hash) = access(objects, &settings, (&services, &workloads), faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
     let root = &settings.root_namespace;
@@ -166,6 +153,29 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         peer_authentications: peers,
         request_authentications: requests,
     }
+}
+
+/// Every policy, and the hash of all of them.
+fn access(
+    objects: &Objects,
+    settings: &crate::MeshSettings,
+    (services, workloads): (&hosts::Services, &[crate::LocalWorkload]),
+    faults: &mut Vec<Fault>,
+) -> (Vec<reeve_core::model::PolicySource>, String) {
+    let world = World {
+        trust_domain: &settings.trust_domain,
+        root: &settings.root_namespace,
+        services,
+        workloads,
+        access: &objects.access_policies,
+        bindings: &objects.access_role_bindings,
+        assume: false,
+    };
+    let others = policies::Others {
+        authorization: &objects.authorization_policies,
+        roles: &objects.access_roles,
+    };
+    policies::resolve(others, world, faults)
 }
 
 /// Two objects of one kind, namespace and name.

@@ -162,6 +162,7 @@ fn the_policy_decides_in_its_namespace_until_its_end_and_a_forbid_wins() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_refusal_has_its_reason() {
     let (key, stranger) = (key(), key());
     let trust = trust(&[&key]);
@@ -254,6 +255,7 @@ fn every_refusal_has_its_reason() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_is_out_of_bounds_is_neither_signed_nor_taken() {
     let key = key();
     let trust = trust(&[&key]);

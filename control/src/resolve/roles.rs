@@ -49,7 +49,7 @@ pub(super) fn bind<'a>(
                     faults.push(binding.error(&path, Code::Policy, error.to_string()));
                 }
             },
-            Err(fault) => faults.push(fault),
+            Err(fault) => faults.push(*fault),
         }
     }
     all
@@ -60,7 +60,7 @@ fn find<'r>(
     known: &'r [(&Object<AccessRoleSpec>, Option<Role>)],
     binding: &Object<AccessRoleBindingSpec>,
     root: &Namespace,
-) -> Result<Option<&'r Role>, Fault> {
+) -> Result<Option<&'r Role>, Box<Fault>> {
     let path = Path::of(&["spec", "role"]);
     let written = binding.spec.role.as_str();
     let (namespace, name) = match written.split_once('/') {
@@ -88,13 +88,13 @@ fn find<'r>(
         Code::UnknownReference,
         format!("there is no role {written:?}"),
     );
-    Err(match elsewhere {
+    Err(Box::new(match elsewhere {
         Some((object, _)) => fault.with_hint(format!(
             "{}/{name} is visible in its own namespace alone; write roles for all into {root}",
             object.namespace
         )),
         None => fault.with_hint("write an AccessRole of that name, or name another"),
-    })
+    }))
 }
 
 fn placed(object: &Object<AccessRoleSpec>, fault: &PolicyFault) -> Fault {
