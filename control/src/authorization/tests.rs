@@ -465,3 +465,20 @@ fn policies_of_the_root_namespace_hold_for_the_whole_mesh() {
         .any(|f| f.ends_with("metadata.namespace unknown-reference?"));
     assert!(told, "{found:?}");
 }
+
+#[test]
+fn a_rule_that_contradicts_itself_matches_nothing_and_is_named() {
+    let header = json!({"key": "request.headers[X-Version]", "values": ["*"], "notValues": ["*"]});
+    let header = json!({"when": [header]});
+    let source = json!({"from": [{"source": {"principals": ["*"], "notPrincipals": ["*"]}}]});
+    for rule in [header, source] {
+        for action in ["ALLOW", "DENY"] {
+            let spec = json!({"action": action, "rules": [rule]});
+            let mesh = world(&[policy("p", &spec)]);
+            let warned = |w: &crate::Fault| w.code == crate::Code::Unreachable;
+            assert!(mesh.warnings.iter().any(warned), "{action} {rule}");
+            let ids: Vec<_> = mesh.policies.iter().map(|p| p.id.as_str()).collect();
+            assert!(!ids.contains(&"default/p#rule-1"), "{ids:?}");
+        }
+    }
+}
