@@ -25,6 +25,7 @@ mod engine;
 mod entities;
 pub mod eval;
 mod explain;
+mod failing;
 mod fault;
 #[cfg(test)]
 mod fixtures;

@@ -18,6 +18,7 @@ mod candidate;
 mod fixture;
 mod line;
 mod replay;
+mod seen;
 mod shape;
 mod suggest;
 mod wanted;
@@ -25,6 +26,7 @@ mod whatif;
 
 pub use candidate::{Candidate, Flip, Place, Places};
 pub use replay::{ReplayError, replay};
+pub use seen::Example;
 pub use suggest::{SuggestError, Suggestion, Suggestions, suggest};
 pub use wanted::Wanted;
-pub use whatif::{Answer, Example, Group, WhatIf};
+pub use whatif::{Answer, Group, WhatIf};

@@ -12,11 +12,10 @@ use serde::Serialize;
 use crate::{
     candidate::{Flip, Judged},
     line::{Line, Recorded},
+    seen::{Example, Seen},
     shape::{self, Shapes},
 };
 
-/// Examples kept of a group.
-const MAX_EXAMPLES: usize = 3;
 /// Most groups that a thread keeps apart; what goes beyond is counted without its path.
 const MAX_GROUPS: usize = 20_000;
 /// More routes than these of one caller to one service by one method are generalised.
@@ -87,15 +86,6 @@ pub struct Answer {
     pub policies: Vec<PolicyId>,
 }
 
-/// A recorded decision.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Example {
-    /// When it was recorded.
-    pub time: UnixTime,
-    /// Its id, as `reeve audit explain` takes it.
-    pub id: String,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Key {
     outcome: Flip,
@@ -108,20 +98,12 @@ struct Key {
     route: String,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Counted {
-    count: u64,
-    first: UnixTime,
-    last: UnixTime,
-    examples: Vec<Example>,
-}
-
 /// One thread's counts.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) asked: u64,
     flips: [u64; 5],
-    groups: Vec<Counted>,
+    groups: Vec<Seen>,
     index: HashMap<Key, usize>,
 }
 
@@ -134,7 +116,7 @@ impl Tally {
         }
         let groups = &mut self.groups;
         *self.index.entry(key).or_insert_with(|| {
-            groups.push(Counted::default());
+            groups.push(Seen::default());
             groups.len() - 1
         })
     }
@@ -191,47 +173,10 @@ impl Answer {
     }
 }
 
-impl Counted {
-    fn add(&mut self, time: UnixTime, id: &str) {
-        self.span(time, time, 1);
-        self.keep(time, || id.to_owned());
-    }
-
-    fn span(&mut self, first: UnixTime, last: UnixTime, count: u64) {
-        if self.count == 0 || first < self.first {
-            self.first = first;
-        }
-        self.last = self.last.max(last);
-        self.count += count;
-    }
-
-    fn keep(&mut self, time: UnixTime, id: impl FnOnce() -> String) {
-        let full = self.examples.len() >= MAX_EXAMPLES;
-        if full
-            && self
-                .examples
-                .last()
-                .is_some_and(|oldest| oldest.time > time)
-        {
-            return;
-        }
-        self.examples.push(Example { time, id: id() });
-        self.examples.sort_by(|a, b| b.cmp(a));
-        self.examples.truncate(MAX_EXAMPLES);
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.span(other.first, other.last, other.count);
-        for example in other.examples {
-            self.keep(example.time, || example.id);
-        }
-    }
-}
-
 impl WhatIf {
     pub(crate) fn of(tallies: Vec<Tally>) -> Self {
         let mut this = Self::default();
-        let mut groups = BTreeMap::<Key, Counted>::new();
+        let mut groups = BTreeMap::<Key, Seen>::new();
         for tally in tallies {
             this.asked += tally.asked;
             let [denied, permitted, undetermined, same, not_by_policy] = tally.flips;
@@ -259,7 +204,7 @@ impl WhatIf {
 }
 
 /// Routes that differ in nothing else are put together where there are many of them.
-fn generalised(groups: BTreeMap<Key, Counted>) -> BTreeMap<Key, Counted> {
+fn generalised(groups: BTreeMap<Key, Seen>) -> BTreeMap<Key, Seen> {
     let alike = |key: &Key| Key {
         route: String::new(),
         ..key.clone()
@@ -274,7 +219,7 @@ fn generalised(groups: BTreeMap<Key, Counted>) -> BTreeMap<Key, Counted> {
     for (_, shapes) in routes.values_mut() {
         shapes.generalise();
     }
-    let mut merged = BTreeMap::<Key, Counted>::new();
+    let mut merged = BTreeMap::<Key, Seen>::new();
     for (mut key, counted) in groups {
         if let Some((_, shapes)) = routes.get(&alike(&key)) {
             key.route = shapes.of(&key.route);
@@ -285,7 +230,7 @@ fn generalised(groups: BTreeMap<Key, Counted>) -> BTreeMap<Key, Counted> {
 }
 
 impl Group {
-    fn of(key: Key, counted: Counted) -> Self {
+    fn of(key: Key, counted: Seen) -> Self {
         let Key {
             outcome,
             caller,
@@ -296,7 +241,7 @@ impl Group {
             missing,
             route,
         } = key;
-        let Counted {
+        let Seen {
             count,
             first,
             last,

@@ -22,7 +22,7 @@ use super::{
     aspects::MAX_PREFIX_BYTES,
     fact::{About, Fact, Network, Tag},
 };
-use crate::{entities::MAX_NAMED_SEGMENTS, mesh_schema::MeshSchema};
+use crate::{entities::MAX_NAMED_SEGMENTS, failing::may_fail, mesh_schema::MeshSchema};
 
 /// One of these must hold; `None` = nothing is demanded.
 pub(super) type Wanted = Option<Vec<Fact>>;
@@ -443,59 +443,4 @@ fn actions(mesh: &MeshSchema, uids: &[EntityUID]) -> u16 {
             .any(|uid| mesh.is_action_in(*action, uid.eid.as_str()))
     });
     EVERY_SHAPE & !every | meant.map(action_bit).sum::<u16>()
-}
-
-/// Whether evaluating `expr` can end in an error, for a request and a policy that fit the schema: overflow is the
-/// one error that validation does not rule out. What is not known here may fail.
-fn may_fail(expr: &Expr) -> bool {
-    match expr {
-        Expr::Literal(_) | Expr::Var(_) => false,
-        Expr::UnaryOp { op, expr } => match op {
-            UnaryOp::Not
-            | UnaryOp::IsEmpty
-            | UnaryOp::IsIPv4
-            | UnaryOp::IsIPV6
-            | UnaryOp::IsLoopback
-            | UnaryOp::IsMulticast => may_fail(expr),
-            // Strict validation has read the text.
-            UnaryOp::Ip | UnaryOp::Decimal | UnaryOp::Datetime | UnaryOp::Duration => {
-                !matches!(**expr, Expr::Literal(Literal::String(_)))
-            }
-            _ => true,
-        },
-        Expr::BinaryOp {
-            op:
-                BinaryOp::Eq
-                | BinaryOp::NotEq
-                | BinaryOp::Less
-                | BinaryOp::LessEq
-                | BinaryOp::Greater
-                | BinaryOp::GreaterEq
-                | BinaryOp::And
-                | BinaryOp::Or
-                | BinaryOp::In
-                | BinaryOp::Contains
-                | BinaryOp::ContainsAll
-                | BinaryOp::ContainsAny
-                | BinaryOp::GetTag
-                | BinaryOp::HasTag
-                | BinaryOp::IsInRange,
-            left,
-            right,
-        } => may_fail(left) || may_fail(right),
-        Expr::GetAttr { expr, .. } | Expr::HasAttr { expr, .. } | Expr::Like { expr, .. } => {
-            may_fail(expr)
-        }
-        Expr::Is { expr, in_expr, .. } => {
-            may_fail(expr) || in_expr.as_ref().is_some_and(|parent| may_fail(parent))
-        }
-        Expr::IfThenElse {
-            cond,
-            then_expr,
-            else_expr,
-        } => may_fail(cond) || may_fail(then_expr) || may_fail(else_expr),
-        Expr::Set(items) => items.iter().any(|item| may_fail(item)),
-        Expr::Record(pairs) => pairs.values().any(|value| may_fail(value)),
-        _ => true,
-    }
 }

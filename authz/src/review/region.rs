@@ -13,7 +13,7 @@ use cedar_policy::pst::{
 };
 use reeve_core::decision::Action;
 
-use crate::{compile::Compiled, entities::datetime, mesh_schema::MeshSchema};
+use crate::{compile::Compiled, entities::datetime, failing::may_fail, mesh_schema::MeshSchema};
 
 /// Most alternatives of one policy; one with more is not looked at.
 const MAX_BRANCHES: usize = 64;
@@ -445,58 +445,4 @@ fn ordered(op: BinaryOp, left: &Expr, right: &Expr) -> Option<Atom> {
         BinaryOp::Greater => Atom::Number(term, bound.checked_add(1)?, i64::MAX),
         _ => Atom::Number(term, bound, i64::MAX),
     })
-}
-
-/// Whether evaluation can end in an error, for what fits the schema: arithmetic can, and what is not known here.
-fn may_fail(expr: &Expr) -> bool {
-    match expr {
-        Expr::Literal(_) | Expr::Var(_) => false,
-        Expr::UnaryOp { op, expr } => match op {
-            UnaryOp::Not
-            | UnaryOp::IsEmpty
-            | UnaryOp::IsIPv4
-            | UnaryOp::IsIPV6
-            | UnaryOp::IsLoopback
-            | UnaryOp::IsMulticast => may_fail(expr),
-            UnaryOp::Ip | UnaryOp::Datetime | UnaryOp::Duration | UnaryOp::Decimal => {
-                !matches!(**expr, Expr::Literal(Literal::String(_)))
-            }
-            _ => true,
-        },
-        Expr::BinaryOp { op, left, right } => {
-            let plain = matches!(
-                op,
-                BinaryOp::Eq
-                    | BinaryOp::NotEq
-                    | BinaryOp::Less
-                    | BinaryOp::LessEq
-                    | BinaryOp::Greater
-                    | BinaryOp::GreaterEq
-                    | BinaryOp::And
-                    | BinaryOp::Or
-                    | BinaryOp::In
-                    | BinaryOp::Contains
-                    | BinaryOp::ContainsAll
-                    | BinaryOp::ContainsAny
-                    | BinaryOp::GetTag
-                    | BinaryOp::HasTag
-                    | BinaryOp::IsInRange
-            );
-            !plain || may_fail(left) || may_fail(right)
-        }
-        Expr::GetAttr { expr, .. } | Expr::HasAttr { expr, .. } | Expr::Like { expr, .. } => {
-            may_fail(expr)
-        }
-        Expr::Is { expr, in_expr, .. } => {
-            may_fail(expr) || in_expr.as_ref().is_some_and(|parent| may_fail(parent))
-        }
-        Expr::IfThenElse {
-            cond,
-            then_expr,
-            else_expr,
-        } => may_fail(cond) || may_fail(then_expr) || may_fail(else_expr),
-        Expr::Set(items) => items.iter().any(|item| may_fail(item)),
-        Expr::Record(pairs) => pairs.values().any(|value| may_fail(value)),
-        _ => true,
-    }
 }

@@ -5,18 +5,17 @@ use std::{collections::BTreeMap, fmt};
 use foldhash::HashMap;
 use reeve_audit::ScanError;
 use reeve_core::{
-    Namespace, ServiceName, SpiffeId, UnixTime,
+    Namespace, ServiceName, SpiffeId,
     decision::{AccessRequest, Action, Principal},
 };
 
 use crate::{
     Wanted,
     line::{Interest, Line, Recorded},
+    seen::Seen,
     shape::{self, Shape, Shapes},
 };
 
-/// Examples that a comment names.
-const MAX_NAMED: usize = 3;
 /// Most questions that a thread remembers; beyond it, it forgets all of them.
 const MAX_MET: usize = 100_000;
 /// Most callers and methods of all services together.
@@ -104,54 +103,6 @@ pub(super) struct Evidence {
     pub(super) sample: AccessRequest,
     /// The issuer of the tokens that all of them carried.
     pub(super) issuer: Option<String>,
-}
-
-/// How often, when, and for example.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) count: u64,
-    pub(super) first: UnixTime,
-    pub(super) last: UnixTime,
-    pub(super) examples: Vec<(UnixTime, String)>,
-}
-
-impl Seen {
-    fn add(&mut self, time: UnixTime, id: &str) {
-        self.span(time, time, 1);
-        self.keep(time, || id.to_owned());
-    }
-
-    fn span(&mut self, first: UnixTime, last: UnixTime, count: u64) {
-        if self.count == 0 || first < self.first {
-            self.first = first;
-        }
-        self.last = self.last.max(last);
-        self.count += count;
-    }
-
-    fn keep(&mut self, time: UnixTime, id: impl FnOnce() -> String) {
-        let full = self.examples.len() >= MAX_NAMED;
-        if full
-            && self
-                .examples
-                .last()
-                .is_some_and(|(oldest, _)| *oldest > time)
-        {
-            return;
-        }
-        self.examples.push((time, id()));
-        self.examples.sort_by(|a, b| b.cmp(a));
-        self.examples.truncate(MAX_NAMED);
-    }
-
-    pub(super) fn merge(&mut self, other: Self) {
-        if other.count > 0 {
-            self.span(other.first, other.last, other.count);
-        }
-        for (time, id) in other.examples {
-            self.keep(time, || id);
-        }
-    }
 }
 
 /// Whose requests, by what.

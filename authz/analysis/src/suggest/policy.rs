@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use reeve_core::decision::{AccessRequest, Action, Principal};
 
 use super::{
-    evidence::{Evidence, Seen, Target, short},
+    evidence::{Evidence, Target, short},
     shown,
 };
-use crate::shape::{Shape, WILD};
+use crate::{
+    seen::Seen,
+    shape::{Shape, WILD},
+};
 
 /// More path shapes than these do not make a policy that a person reads; its paths are then left open.
 const MAX_PATHS: usize = 64;
@@ -140,7 +143,7 @@ impl Permit {
             shown(*first),
             shown(*last)
         )];
-        let examples: Vec<_> = examples.iter().map(|(_, id)| plain(id)).collect();
+        let examples: Vec<_> = examples.iter().map(|example| plain(&example.id)).collect();
         lines.push(format!("for example {}", examples.join(", ")));
         for shape in self.shapes.iter().take(MAX_LISTED) {
             lines.push(listed(shape));
