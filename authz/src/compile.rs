@@ -231,9 +231,9 @@ pub(crate) fn template_fault(id: &PolicyId, text: &str, offset: usize) -> Policy
         id,
         text,
         offset + at.unwrap_or_default(),
-        "policy templates are not supported".to_owned(),
+        "a policy with a slot is a template, and belongs in an AccessRole".to_owned(),
     )
-    .with_help("write the policy once for each principal or resource that it concerns")
+    .with_help("an AccessRoleBinding fills the slots; or write the policy for one principal and one resource")
 }
 
 fn fault(source: &PolicySource, message: String) -> PolicyFault {

@@ -107,10 +107,7 @@ fn every_fault_is_reported() {
         "{found:#?}"
     );
     assert!(found[1].contains("can never be met"), "{found:#?}");
-    assert!(
-        found[2].contains("policy templates are not supported"),
-        "{found:#?}"
-    );
+    assert!(found[2].contains("belongs in an AccessRole"), "{found:#?}");
     assert!(found[3].starts_with("default/reviews#"), "{found:#?}");
 }
 
