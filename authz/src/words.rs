@@ -13,7 +13,7 @@ use cedar_policy::{
 };
 
 /// What must hold for all of `conditions` (`when { … }`, `unless { … }`), such as
-/// "a user with roles=admin from https://issuer.example, and the path is like /admin/*".
+/// "a user with roles=admin from `https://issuer.example`, and the path is like /admin/*".
 pub fn in_words(conditions: &[String]) -> String {
     let as_written = || conditions.join(" ");
     let text = format!("permit (principal, action, resource)\n{};", as_written());
