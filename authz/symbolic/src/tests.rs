@@ -2,10 +2,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::Permissions,
+    io::ErrorKind,
     os::unix::fs::PermissionsExt as _,
     time::Duration,
 };
 
+use cedar_policy_symcc::solver::SolverError;
 use reeve_core::{
     Namespace, PolicyId, ServiceName, SpiffeId, TrustDomain,
     decision::Action,
@@ -335,7 +337,19 @@ async fn a_solver_that_dies_or_does_not_know_proves_nothing() {
         let mut verifier = Verifier::new(solver, world())?;
         verifier.check(&mesh(&[all]), &outsiders_write()).await
     };
-    let unknown = ask(script.as_os_str()).await.unwrap();
+    // Another test's process may be beginning, and hold the file open for writing until it has begun.
+    let busy = |error: &VerifyError| {
+        let VerifyError::NoSolver { source, .. } = error else {
+            return false;
+        };
+        matches!(source, SolverError::Io(e) if e.kind() == ErrorKind::ExecutableFileBusy)
+    };
+    let mut unknown = ask(script.as_os_str()).await;
+    while unknown.as_ref().is_err_and(busy) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        unknown = ask(script.as_os_str()).await;
+    }
+    let unknown = unknown.unwrap();
     std::fs::remove_file(&script).unwrap();
     assert!(
         matches!(&unknown, Answer::Unknown { why } if why.contains("says unknown")),
