@@ -170,6 +170,11 @@ impl Looks<'_> {
         self.0.iter().any(|uses| uses.attribute(name))
     }
 
+    /// Whether any of them looks at the end user.
+    pub(crate) fn user(self) -> bool {
+        self.0.iter().any(|uses| uses.user())
+    }
+
     /// Whether any of them looks at the context as a whole.
     pub(crate) fn everything(self) -> bool {
         self.0.iter().any(|uses| uses.whole_context)

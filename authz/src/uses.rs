@@ -60,6 +60,11 @@ impl Uses {
         self.whole_context || self.attributes.contains(attribute)
     }
 
+    /// Whether anything of the end user is looked at, in one form or the other.
+    pub(crate) fn user(&self) -> bool {
+        self.attribute("user") || self.attribute("claim_lines")
+    }
+
     // Cedar bounds the depth of an expression when it parses it.
     fn visit(&mut self, expr: &Expr) {
         match expr {

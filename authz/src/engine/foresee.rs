@@ -89,7 +89,7 @@ impl Sight {
         }
         Self {
             source_ip: uses.attribute("source_ip"),
-            user: uses.attribute("user"),
+            user: uses.user(),
             uses,
         }
     }
@@ -131,7 +131,7 @@ impl Foresight {
         Self {
             reading: those(|policy| {
                 let uses = &policy.checked.uses;
-                !uses.headers.is_empty() || !uses.query.is_empty() || uses.attribute("user")
+                !uses.headers.is_empty() || !uses.query.is_empty() || uses.user()
             })
             .into_iter()
             .map(|policy| (Arc::clone(&policy), Read::of(&policy)))
@@ -177,13 +177,14 @@ impl Foresight {
 
     /// Whether any policy that can concern `request` looks at what HTTP adds to it.
     pub fn http_matters(&self, request: &AccessRequest) -> bool {
-        const HTTP: [&str; 7] = [
+        const HTTP: [&str; 8] = [
             "host",
             "path",
             "path_segments",
             "method",
             "grpc",
             "headers",
+            "header_text",
             "query",
         ];
         let sieve = self.sieve(request);

@@ -62,7 +62,7 @@ pub(super) fn values(
         Some(found) => {
             key.push(1);
             http(key, looks, found);
-            if looks.attribute("user") || looks.attribute("claim_lines") {
+            if looks.user() {
                 user(key, looks, request.user.as_deref());
             }
         }

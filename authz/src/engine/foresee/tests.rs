@@ -50,6 +50,19 @@ fn only_what_could_change_the_answer_leaves_it_open() {
     let team = h("team", "a");
     let table = [
         (permit(&team), Err(open(&["header team"]))),
+        // As one text, a header or a claim may match a pattern in ways that cannot be tried out.
+        (
+            permit(
+                "context.header_text.hasTag(\"team\") && context.header_text.getTag(\"team\") like \"a*\"",
+            ),
+            Err(open(&["header team"])),
+        ),
+        (
+            permit(
+                "context.claim_lines.hasTag(\"sub\") && context.claim_lines.getTag(\"sub\") like \"*a\\n*\"",
+            ),
+            Err(open(&["the end user's token"])),
+        ),
         // Another path, whatever the header is.
         (
             permit(&format!("{team} && context.path == \"/other\"")),
@@ -303,5 +316,19 @@ mod against_every_value {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn claims_are_seen_in_both_forms() {
+    for form in [
+        "context has user && context.user.hasTag(\"team\")",
+        "context.claim_lines.hasTag(\"team\")",
+    ] {
+        let foresight = Foresight::new(mesh_wide(&permit(form)));
+        assert!(
+            foresight.sight().user && foresight.sight().claim("team"),
+            "{form}"
+        );
     }
 }

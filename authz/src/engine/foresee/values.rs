@@ -253,17 +253,18 @@ impl Read {
 
     fn policy(&mut self, policy: &Compiled) {
         let uses = &policy.checked.uses;
-        // Named even where the walk below does not come upon them.
+        // Named even where the walk below does not come upon them. What is read as one text is compared with patterns,
+        // and no set of texts stands for all that they may match.
         for name in &uses.headers {
-            self.headers.entry(name.clone()).or_default().open |= uses.whole_context;
+            self.headers.entry(name.clone()).or_default().open |= uses.attribute("header_text");
         }
         for name in &uses.query {
             self.query.entry(name.clone()).or_default().open |= uses.whole_context;
         }
         for name in &uses.claims {
-            self.claims.entry(name.clone()).or_default().open |= uses.whole_context;
+            self.claims.entry(name.clone()).or_default().open |= uses.attribute("claim_lines");
         }
-        self.user |= uses.attribute("user");
+        self.user |= uses.user();
         let Some(tree) = policy.tree() else {
             self.open_all();
             return;
