@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Longest text of one `AccessPolicy`.
-pub(crate) const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
+const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 /// Most policies in one `AccessPolicy`.
 pub(crate) const MAX_DOCUMENT_POLICIES: usize = 2_000;
 
@@ -38,14 +38,7 @@ pub fn parse_access_policy(
     let whole = |message: String| vec![PolicyFault::at(&blame, text, 0, message)];
     let id = PolicyId::parse(&format!("{namespace}/{object}")).map_err(|e| whole(e.to_string()))?;
     let whole = |message: String| vec![PolicyFault::at(&id, text, 0, message)];
-    let mesh = MeshSchema::get().map_err(|e| whole(e.to_string()))?;
-    if text.len() > MAX_DOCUMENT_BYTES {
-        return Err(whole(format!(
-            "an AccessPolicy is at most {MAX_DOCUMENT_BYTES} bytes long"
-        )));
-    }
-    bounds::check(text).map_err(|e| vec![PolicyFault::at(&id, text, e.offset, e.to_string())])?;
-    let set: PolicySet = text.parse().map_err(|e| parse_faults(&id, text, &e))?;
+    let (mesh, set) = read(&id, "AccessPolicy", text)?;
     if set.num_of_policies() > MAX_DOCUMENT_POLICIES {
         return Err(whole(format!(
             "an AccessPolicy holds at most {MAX_DOCUMENT_POLICIES} policies"
@@ -73,6 +66,24 @@ pub fn parse_access_policy(
         document.faults.push(PolicyFault { message, ..fault });
     }
     document.finish()
+}
+
+/// The schema, and what the Cedar text of an object of that kind says; nothing of it is checked but size and syntax.
+pub(crate) fn read(
+    id: &PolicyId,
+    kind: &str,
+    text: &str,
+) -> Result<(&'static MeshSchema, PolicySet), Vec<PolicyFault>> {
+    let whole = |message: String| vec![PolicyFault::at(id, text, 0, message)];
+    let mesh = MeshSchema::get().map_err(|e| whole(e.to_string()))?;
+    if text.len() > MAX_DOCUMENT_BYTES {
+        return Err(whole(format!(
+            "an {kind} is at most {MAX_DOCUMENT_BYTES} bytes long"
+        )));
+    }
+    bounds::check(text).map_err(|e| vec![PolicyFault::at(id, text, e.offset, e.to_string())])?;
+    let set = text.parse().map_err(|e| parse_faults(id, text, &e))?;
+    Ok((mesh, set))
 }
 
 struct Document<'a> {

@@ -484,7 +484,7 @@ fn path_segments(path: &str) -> Value {
 }
 
 /// Cedar's datetime form with milliseconds, UTC; times beyond the year 9999 are its last.
-pub(crate) fn datetime(time: UnixTime) -> String {
+pub fn datetime(time: UnixTime) -> String {
     let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
     time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()

@@ -25,6 +25,7 @@ mod engine;
 mod entities;
 pub mod eval;
 mod explain;
+mod expression;
 mod failing;
 mod fault;
 #[cfg(test)]
@@ -48,7 +49,7 @@ pub use document::{mesh_hash, parse_access_policy};
 pub use engine::{
     Asked, Engine, Foreseen, Foresight, MAX_CANDIDATES, Needs, Searched, Sight, Unknown,
 };
-pub use entities::MAX_NAMED_SEGMENTS;
+pub use entities::{MAX_NAMED_SEGMENTS, datetime};
 pub use explain::{Explanation, PolicyVerdict, Verdict};
 pub use fault::PolicyFault;
 pub use format::format_policies;

@@ -5,16 +5,14 @@
 
 use std::str::FromStr as _;
 
-use cedar_policy::{EntityUid, Policy, PolicySet, Template};
+use cedar_policy::{EntityUid, Policy, Template};
 use reeve_core::{Namespace, PolicyId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    PolicyFault, bounds,
+    PolicyFault,
     check::{self, Place},
-    compile::parse_faults,
-    document::{MAX_DOCUMENT_BYTES, MAX_DOCUMENT_POLICIES},
-    mesh_schema::MeshSchema,
+    document::{self, MAX_DOCUMENT_POLICIES},
 };
 
 const PRINCIPAL: &str = "?principal";
@@ -71,15 +69,7 @@ impl Role {
         let id = PolicyId::parse(&format!("{namespace}/{object}"))
             .map_err(|e| vec![PolicyFault::at(&blame, text, 0, e.to_string())])?;
         let whole = |message: String| vec![PolicyFault::at(&id, text, 0, message)];
-        let mesh = MeshSchema::get().map_err(|e| whole(e.to_string()))?;
-        if text.len() > MAX_DOCUMENT_BYTES {
-            return Err(whole(format!(
-                "an AccessRole is at most {MAX_DOCUMENT_BYTES} bytes long"
-            )));
-        }
-        bounds::check(text)
-            .map_err(|e| vec![PolicyFault::at(&id, text, e.offset, e.to_string())])?;
-        let set: PolicySet = text.parse().map_err(|e| parse_faults(&id, text, &e))?;
+        let (mesh, set) = document::read(&id, "AccessRole", text)?;
         let mut faults: Vec<_> = mesh
             .validate(&set)
             .iter()

@@ -1,8 +1,15 @@
 //! What a policy looks at: which parts of a request have to be built, and which names it spells out.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of most forms of Cedar's grammar only the parts are looked at"
+)]
+
 use std::collections::BTreeSet;
 
 use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, Template, Var};
+
+use crate::expression::{of_context, parts};
 
 /// The parts of a request that some policies look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,47 +88,39 @@ impl Uses {
                 left,
                 right,
             } => self.visit_tag(left, right),
-            Expr::BinaryOp { op, left, right } => {
-                if matches!(op, BinaryOp::In) && !matches!(**left, Expr::Var(_)) {
-                    self.hierarchy = true;
-                }
-                self.visit(left);
-                self.visit(right);
-            }
-            Expr::Is { expr, in_expr, .. } => {
-                if let Some(parent) = in_expr {
-                    self.hierarchy |= !matches!(**expr, Expr::Var(_));
-                    self.visit(parent);
-                }
-                self.visit(expr);
-            }
-            Expr::UnaryOp { expr, .. }
-            | Expr::GetAttr { expr, .. }
-            | Expr::HasAttr { expr, .. }
-            | Expr::Like { expr, .. } => self.visit(expr),
-            Expr::IfThenElse {
-                cond,
-                then_expr,
-                else_expr,
+            Expr::BinaryOp {
+                op: BinaryOp::In,
+                left,
+                ..
             } => {
-                self.visit(cond);
-                self.visit(then_expr);
-                self.visit(else_expr);
+                self.hierarchy |= !matches!(**left, Expr::Var(_));
+                self.visit_parts(expr);
             }
-            Expr::Set(items) => items.iter().for_each(|e| self.visit(e)),
-            Expr::Record(pairs) => pairs.values().for_each(|e| self.visit(e)),
-            Expr::Literal(_) | Expr::Var(_) | Expr::Slot(_) => {}
-            // A construct of a later Cedar: build everything for it.
-            Expr::Unknown { .. } | _ => {
-                self.whole_context = true;
-                self.action = true;
-                self.hierarchy = true;
+            Expr::Is {
+                expr: who,
+                in_expr: Some(_),
+                ..
+            } => {
+                self.hierarchy |= !matches!(**who, Expr::Var(_));
+                self.visit_parts(expr);
             }
+            _ => self.visit_parts(expr),
         }
     }
 
+    fn visit_parts(&mut self, expr: &Expr) {
+        let Some(parts) = parts(expr) else {
+            // Everything is built for it.
+            self.whole_context = true;
+            self.action = true;
+            self.hierarchy = true;
+            return;
+        };
+        parts.into_iter().for_each(|part| self.visit(part));
+    }
+
     fn visit_tag(&mut self, holder: &Expr, key: &Expr) {
-        let names = match tag_holder(holder) {
+        let names = match of_context(holder) {
             Some("headers" | "header_text") => &mut self.headers,
             Some("query") => &mut self.query,
             Some("user" | "claim_lines") => &mut self.claims,
@@ -141,16 +140,6 @@ impl Uses {
 
 fn is_context(expr: &Expr) -> bool {
     matches!(expr, Expr::Var(Var::Context))
-}
-
-/// The `x` of an expression `context.x`.
-fn tag_holder(expr: &Expr) -> Option<&str> {
-    if let Expr::GetAttr { expr, attr } = expr
-        && is_context(expr)
-    {
-        return Some(attr.as_str());
-    }
-    None
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::{
 };
 
 use cedar_policy::{Effect, Policy, PolicySet, RequestEnv, Schema};
-use jiff::Timestamp;
 use reeve_authz::Engine;
 use reeve_core::{
     PolicyId, TrustDomain, UnixTime,
@@ -201,12 +200,9 @@ pub(crate) fn schema() -> Result<&'static Schema, VerifyError> {
 
 /// It is asked before `time`.
 fn before(time: UnixTime) -> Value {
-    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
-    let time = time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
     json!({"<": {
         "left": {".": {"left": {"Var": "context"}, "attr": "time"}},
-        "right": {"datetime": [{"Value": time}]},
+        "right": {"datetime": [{"Value": reeve_authz::datetime(time)}]},
     }})
 }
 

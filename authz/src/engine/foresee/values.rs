@@ -7,11 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, UnaryOp, Var};
+use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, UnaryOp};
 use reeve_core::decision::{AccessRequest, User};
 
 use super::{Searched, Unknown};
-use crate::compile::Compiled;
+use crate::{
+    compile::Compiled,
+    expression::{of_context, parts},
+};
 
 /// A text that no policy spells out, since policies are shorter than it is (it begins like none that is sent, either).
 const ANYTHING_ELSE: &str = "\u{10FFFD}something else";
@@ -328,37 +331,22 @@ impl Read {
                 right,
             } => {
                 if !self.compare(left, right) && !self.compare(right, left) {
-                    self.visit(left);
-                    self.visit(right);
+                    self.visit_parts(expr);
                 }
-            }
-            Expr::BinaryOp { left, right, .. } => {
-                self.visit(left);
-                self.visit(right);
             }
             Expr::UnaryOp {
                 op: UnaryOp::IsEmpty,
                 expr,
             } if self.part(expr).is_some() => {}
-            Expr::UnaryOp { expr, .. }
-            | Expr::GetAttr { expr, .. }
-            | Expr::HasAttr { expr, .. }
-            | Expr::Is { expr, .. }
-            | Expr::Like { expr, .. } => self.visit(expr),
-            Expr::IfThenElse {
-                cond,
-                then_expr,
-                else_expr,
-            } => {
-                self.visit(cond);
-                self.visit(then_expr);
-                self.visit(else_expr);
-            }
-            Expr::Set(items) => items.iter().for_each(|item| self.visit(item)),
-            Expr::Record(pairs) => pairs.values().for_each(|value| self.visit(value)),
-            Expr::Literal(_) | Expr::Var(_) | Expr::Slot(_) => {}
-            // A construct of a later Cedar: anything may be done with it.
-            Expr::Unknown { .. } | _ => self.open_all(),
+            Expr::Is { expr, .. } => self.visit(expr),
+            _ => self.visit_parts(expr),
+        }
+    }
+
+    fn visit_parts(&mut self, expr: &Expr) {
+        match parts(expr) {
+            Some(parts) => parts.into_iter().for_each(|part| self.visit(part)),
+            None => self.open_all(),
         }
     }
 
@@ -380,16 +368,6 @@ impl Read {
         for texts in tags.chain([&mut self.issuer, &mut self.subject]) {
             texts.open = true;
         }
-    }
-}
-
-/// The `x` of an expression `context.x`.
-fn of_context(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::GetAttr { expr, attr } if matches!(**expr, Expr::Var(Var::Context)) => {
-            Some(attr.as_str())
-        }
-        _ => None,
     }
 }
 

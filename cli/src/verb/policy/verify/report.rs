@@ -147,9 +147,10 @@ fn facts(example: &Counterexample) -> Vec<String> {
     note("port", format!("port {}", context.port));
     note("mtls", format!("mtls {}", context.mtls));
     note("source_ip", format!("source_ip {}", context.source_ip));
-    let time = i64::try_from(context.time.as_millis()).unwrap_or(i64::MAX);
-    let time = jiff::Timestamp::from_millisecond(time).unwrap_or(jiff::Timestamp::MAX);
-    note("time", format!("time {time}"));
+    note(
+        "time",
+        format!("time {}", reeve_authz::datetime(context.time)),
+    );
     if let Some(http) = &context.http {
         note("host", format!("host {:?}", http.host));
         note("method", format!("method {:?}", http.method));
