@@ -155,17 +155,29 @@ impl Text<'_> {
 
     fn placed(&self, fault: &PolicyFault) -> Fault {
         let text = format!("policy {}: {}", fault.policy, fault.message);
-        let mut placed = self.error(Code::Policy, text);
-        if let Some(node) = self.document.at(&self.path)
-            && !self.translated
-        {
-            placed.line = node.line_of_text(fault.line);
-        }
+        let mut placed = match self.translated {
+            true => self.error(Code::Policy, text),
+            false => in_text(self.document, &self.path, text, fault.line),
+        };
         let snippet = fault.snippet.as_ref().map(|s| format!("in `{}`", s.trim()));
         let parts: Vec<_> = snippet.into_iter().chain(fault.help.clone()).collect();
         placed.hint = (!parts.is_empty()).then(|| parts.join("; "));
         placed
     }
+}
+
+/// A fault in line `line` of the Cedar text that stands at `path`.
+pub(super) fn in_text(
+    document: &crate::source::Document,
+    path: &Path,
+    text: String,
+    line: usize,
+) -> Fault {
+    let mut fault = document.error(path, Code::Policy, text);
+    if let Some(node) = document.at(path) {
+        fault.line = node.line_of_text(line);
+    }
+    fault
 }
 
 /// What the last set came to, so that what did not change is not read, validated and compiled again. It holds nothing

@@ -5,6 +5,7 @@
 use reeve_authz::{PolicyFault, Role};
 use reeve_core::Namespace;
 
+use super::policies;
 use crate::{
     Code, Fault,
     kinds::{AccessRoleBindingSpec, AccessRoleSpec, Object},
@@ -99,10 +100,8 @@ fn find<'r>(
 
 fn placed(object: &Object<AccessRoleSpec>, fault: &PolicyFault) -> Fault {
     let path = Path::of(&["spec", "cedar"]);
-    let mut placed = object.error(&path, Code::Policy, format!("role: {}", fault.message));
-    if let Some(node) = object.document.at(&path) {
-        placed.line = node.line_of_text(fault.line);
-    }
+    let text = format!("role: {}", fault.message);
+    let mut placed = policies::in_text(&object.document, &path, text, fault.line);
     placed.hint = fault.help.clone();
     placed
 }
