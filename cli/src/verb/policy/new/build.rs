@@ -295,11 +295,6 @@ pub(super) fn business_hours(given: &Given<'_>) -> Result<Draft, Problem> {
         given.text("from"),
         given.text("to")
     );
-    let action = if target.is_tcp {
-        Action::Connect
-    } else {
-        Action::Get
-    };
     Ok(Draft {
         name: format!("business-hours-{}", target.name),
         cedar: policy(
@@ -312,7 +307,7 @@ pub(super) fn business_hours(given: &Given<'_>) -> Result<Draft, Problem> {
             &[open],
         )?,
         on_open_ground: true,
-        request: request(&target, action),
+        request: request(&target, target.action()),
         cases: vec![Case {
             name: "in the first minute it is open".to_owned(),
             change: at(from),
@@ -368,11 +363,6 @@ pub(super) fn isolate_namespace(given: &Given<'_>) -> Result<Draft, Problem> {
 pub(super) fn require_mtls(given: &Given<'_>) -> Result<Draft, Problem> {
     let target = given.target()?;
     let about = format!("{} is for callers with a mesh certificate", target.name);
-    let action = if target.is_tcp {
-        Action::Connect
-    } else {
-        Action::Get
-    };
     Ok(Draft {
         name: format!("require-mtls-{}", target.name),
         cedar: policy(
@@ -385,7 +375,7 @@ pub(super) fn require_mtls(given: &Given<'_>) -> Result<Draft, Problem> {
             &[],
         )?,
         on_open_ground: true,
-        request: request(&target, action),
+        request: request(&target, target.action()),
         cases: vec![Case {
             name: "a workload of the mesh is let in".to_owned(),
             change: json!({"principal": stranger(given, &target)?}),

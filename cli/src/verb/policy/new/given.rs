@@ -37,6 +37,16 @@ pub(super) struct Target {
     pub(super) is_tcp: bool,
 }
 
+impl Target {
+    /// What it is asked for where nothing else is said.
+    pub(super) fn action(&self) -> Action {
+        match self.is_tcp {
+            true => Action::Connect,
+            false => Action::Get,
+        }
+    }
+}
+
 /// Who calls.
 #[derive(Debug)]
 pub(super) struct Caller {
