@@ -1,12 +1,6 @@
 //! How far the disk has gone along with a line: one wait for it at a time, on a thread of its own, for everybody who waits.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -16,8 +10,6 @@ use super::writer::Syncer;
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     synced: watch::Sender<Synced>,
-    /// Whether a wait for the disk is under way.
-    busy: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +18,19 @@ struct Synced {
     done: u64,
     /// Up to this record it may have, or not: a sync over them failed, and a later one proves nothing about them.
     doubtful: u64,
+    /// Whether a wait for the disk is under way.
+    busy: bool,
+}
+
+impl Synced {
+    /// How it stands with record `sequence`; nothing while that is not known.
+    fn of(&self, sequence: u64) -> Option<io::Result<()>> {
+        if sequence <= self.doubtful {
+            let lost = io::Error::other("the disk failed to take it, or one before it");
+            return Some(Err(lost));
+        }
+        (sequence <= self.done).then_some(Ok(()))
+    }
 }
 
 impl Progress {
@@ -37,18 +42,12 @@ impl Progress {
     ) -> io::Result<()> {
         let mut synced = self.synced.subscribe();
         loop {
-            {
-                let now = synced.borrow_and_update();
-                if sequence <= now.doubtful {
-                    return Err(io::Error::other(
-                        "the disk failed to take it, or one before it",
-                    ));
-                }
-                if sequence <= now.done {
-                    return Ok(());
-                }
+            synced.mark_unchanged();
+            match self.ask(sequence) {
+                Asked::Known(outcome) => return outcome,
+                Asked::Wait => {}
+                Asked::Begin => self.begin(&begin)?,
             }
-            self.begin(&begin)?;
             // Cancel-safe: what was begun goes on by itself. The sender lives as long as `self`.
             if synced.changed().await.is_err() {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -56,12 +55,24 @@ impl Progress {
         }
     }
 
-    /// Begins to wait for the disk, unless somebody has.
+    /// Looks and takes the turn in one step, so that nobody waits anew for what a wait that just ended has brought.
+    fn ask(&self, sequence: u64) -> Asked {
+        let mut asked = Asked::Wait;
+        self.synced.send_if_modified(|synced| {
+            asked = match synced.of(sequence) {
+                Some(outcome) => Asked::Known(outcome),
+                None if synced.busy => Asked::Wait,
+                None => Asked::Begin,
+            };
+            synced.busy |= matches!(asked, Asked::Begin);
+            false
+        });
+        asked
+    }
+
+    /// Begins to wait for the disk. The caller has the turn.
     fn begin(self: &Arc<Self>, begin: impl Fn() -> io::Result<(u64, Syncer)>) -> io::Result<()> {
-        if self.busy.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        // What ends it, whatever way that happens, tells those who wait.
+        // What ends it, whatever way that happens, gives the turn back and tells those who wait.
         let mut wait = Wait {
             progress: Arc::clone(self),
             sequence: 0,
@@ -72,6 +83,13 @@ impl Progress {
         tokio::task::spawn_blocking(move || wait.end(sync()));
         Ok(())
     }
+}
+
+/// What somebody who wants a record on the disk has to do.
+enum Asked {
+    Known(io::Result<()>),
+    Wait,
+    Begin,
 }
 
 /// A wait for the disk; over when it is dropped.
@@ -92,8 +110,8 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.progress.busy.store(false, Ordering::Release);
         self.progress.synced.send_modify(|synced| {
+            synced.busy = false;
             let upto = match self.taken {
                 true => &mut synced.done,
                 false => &mut synced.doubtful,
