@@ -20,7 +20,7 @@ build: prerequisites ## The binaries that the end-to-end tests run.
 
 test: build ## Every test, the end-to-end ones on the real binaries included.
 	tests/tools/install.sh
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 soak: build ## Restarts, drains, rotations and changes under load for SOAK (20m), with flat memory; KILLS=1000 kills sidecars instead.
 	$(CARGO) run -p reeve-tests --bin soak -- $(if $(KILLS),--kills $(KILLS),--for $(SOAK))
