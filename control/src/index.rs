@@ -6,6 +6,7 @@ mod entries;
 mod headless;
 mod kept;
 mod naming;
+mod paths;
 mod places;
 mod secrets;
 mod tables;
@@ -28,8 +29,8 @@ use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
         AppMetrics, Endpoint, EndpointSet, Generation, GlobalRateLimit, JwksDocument, JwtRule,
-        PolicySlice, ProxyConfig, ProxyRole, RateLimit, ServiceConfig, ServicePort,
-        TelemetryConfig, TrafficPolicy, WorkloadConfig,
+        PathNormalization, PolicySlice, ProxyConfig, ProxyRole, RateLimit, ServiceConfig,
+        ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
     },
 };
 
@@ -58,6 +59,8 @@ pub(crate) struct Index<'a> {
     /// Namespaces with endpoints outside the mesh: whoever calls those decides by their policies.
     plain_namespaces: BTreeSet<Namespace>,
     naming: Naming<'a>,
+    /// How paths are normalised behind ports of services, as far as rules say it.
+    paths: paths::OfServices,
     /// What several proxies have in common, made when the first asks.
     shared: RefCell<Shared>,
     /// The same as it was derived last.
@@ -142,6 +145,7 @@ impl<'a> Index<'a> {
                 .cloned()
                 .collect(),
             naming: Naming::new(&mesh.virtual_services),
+            paths: paths::of_services(mesh),
             shared: RefCell::default(),
             before,
             mesh,
@@ -226,7 +230,7 @@ impl<'a> Index<'a> {
             // Of the whole mesh: a service that the workload cannot see may be its own.
             transformations: self.whole.transformations_of(workload),
             global_rate_limits: self.global_rate_limits(&selecting),
-            path_normalization: self.mesh.settings.path_normalization,
+            path_normalization: paths::mode(self.mesh, workload, paths::NO_PORT),
             jwt_rules: jwt_rules(self.mesh, keys, |r| r.covers(workload)),
             tracing: self.mesh.settings.tracing.clone(),
             telemetry: TelemetryConfig {
@@ -287,6 +291,11 @@ impl<'a> Index<'a> {
         let mut shared = self.shared.borrow_mut();
         shared.callers.insert(class, made.clone());
         made
+    }
+
+    /// How the workloads behind a service's port read paths, if rules say so and they all do alike.
+    fn path_normalization(&self, service: &Service, port: u16) -> Option<PathNormalization> {
+        self.paths.get(&(service.host.clone(), port)).copied()
     }
 
     /// Whether `host` is a service's.

@@ -59,6 +59,7 @@ pub(crate) struct Objects {
     pub(crate) gateway_classes: Vec<Object<GatewayClassSpec>>,
     pub(crate) reference_grants: Vec<Object<ReferenceGrantSpec>>,
     pub(crate) peer_authentications: Vec<Object<PeerAuthenticationSpec>>,
+    pub(crate) path_normalizations: Vec<Object<PathRuleSpec>>,
     pub(crate) request_authentications: Vec<Object<RequestAuthenticationSpec>>,
     pub(crate) authorization_policies: Vec<Object<AuthorizationPolicySpec>>,
     pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
@@ -178,6 +179,7 @@ impl Objects {
             "PeerAuthentication" => {
                 push(&mut self.peer_authentications, d, tables::STRICT, faults);
             }
+            "PathNormalization" => push(&mut self.path_normalizations, d, tables::STRICT, faults),
             "RequestAuthentication" => push(
                 &mut self.request_authentications,
                 d,

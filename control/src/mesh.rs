@@ -26,7 +26,7 @@ pub(crate) use routing::{
 pub(crate) use scope::{EgressHost, IngressListener, SidecarScope, ViewKey};
 pub use security::KeyPlace;
 pub(crate) use security::{
-    Jwks, KeySource, PeerAuthentication, RequestAuthentication, RequestRule, Scope,
+    Jwks, KeySource, PathRule, PeerAuthentication, RequestAuthentication, RequestRule, Scope,
 };
 pub(crate) use service::is_subset;
 pub use service::{
@@ -72,6 +72,7 @@ pub struct Mesh {
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) secrets: BTreeMap<SecretName, Arc<TlsSecret>>,
     pub(crate) peer_authentications: Vec<PeerAuthentication>,
+    pub(crate) path_normalizations: Vec<PathRule>,
     pub(crate) request_authentications: Vec<RequestAuthentication>,
 }
 
@@ -96,6 +97,7 @@ impl Mesh {
             gateways,
             secrets,
             peer_authentications,
+            path_normalizations,
             request_authentications,
         } = self;
         *settings == other.settings
@@ -113,6 +115,7 @@ impl Mesh {
             && *gateways == other.gateways
             && *secrets == other.secrets
             && *peer_authentications == other.peer_authentications
+            && *path_normalizations == other.path_normalizations
             && *request_authentications == other.request_authentications
     }
 

@@ -7,6 +7,7 @@ mod gateway_api;
 mod groups;
 pub(crate) mod hosts;
 mod local;
+mod paths;
 mod policies;
 mod rate_limits;
 mod roles;
@@ -127,6 +128,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     virtual_services.extend(attached);
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
+    let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
     let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
     let (policies, policy_hash) = access(objects, &settings, (&services, &workloads), faults);
     let (rate_limits, global_rate_limits) =
@@ -151,6 +153,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         gateways,
         secrets,
         peer_authentications: peers,
+        path_normalizations,
         request_authentications: requests,
     }
 }
@@ -199,6 +202,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.workload_entries, faults);
     twice(&objects.workload_groups, faults);
     twice(&objects.peer_authentications, faults);
+    twice(&objects.path_normalizations, faults);
     twice(&objects.request_authentications, faults);
     twice(&objects.authorization_policies, faults);
     twice(&objects.access_policies, faults);

@@ -108,6 +108,7 @@ fn hosts(services: usize, routes: usize) -> Outcome<Vec<VirtualHost>> {
             domains: vec![name.clone(), format!("{name}:9080")],
             name,
             routes: all,
+            path_normalization: None,
         });
     }
     Ok(hosts)

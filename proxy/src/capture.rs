@@ -188,6 +188,7 @@ impl Snapshot {
             mtls: capture.mtls,
             state: capture.state,
             services: Vec::new(),
+            path_normalization: workload.path_normalization,
             pool: None,
         };
         Some(Arc::new(Inbound::new(workload, listener)))

@@ -12,7 +12,8 @@ use reeve_core::{
     SpiffeId, UnixTime,
     decision::{Principal, User, apply_state},
     model::{
-        Destination, DestinationHeaders, Fault, Mirror, OutboundPolicy, ProxyConfig, RouteAction,
+        Destination, DestinationHeaders, Fault, Mirror, OutboundPolicy, PathNormalization,
+        ProxyConfig, RouteAction,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,9 @@ pub struct Explanation {
     pub listener: Option<SocketAddr>,
     /// The path as it is judged, matched and sent.
     pub path: Option<String>,
+    /// How it was normalised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_normalization: Option<PathNormalization>,
     /// The virtual host.
     pub virtual_host: Option<String>,
     /// The route: its name, or its number in the virtual host.
@@ -186,6 +190,7 @@ pub fn explain(
         }
     };
     told.path = Some(head.path.clone());
+    told.path_normalization = Some(head.normalization);
     let judges = request.direction == Direction::Inbound || snapshot.is_gateway();
     let (head, received) = match judges {
         true => transform(&snapshot, request, head, &mut told),
@@ -242,8 +247,28 @@ fn head(snapshot: &Snapshot, asked: &ExplainRequest) -> Result<Head, String> {
         }
     }
     let (parts, ()) = request.into_parts();
-    let mode = snapshot.workload().path_normalization;
-    Head::read(parts, mode).map_err(|e| e.error.to_string())
+    let mode = |host: &str| path_normalization(snapshot, asked, host);
+    Head::read_for(parts, mode).map_err(|e| e.error.to_string())
+}
+
+fn path_normalization(
+    snapshot: &Snapshot,
+    asked: &ExplainRequest,
+    authority: &str,
+) -> PathNormalization {
+    let workload = snapshot.workload();
+    let mode = match asked.direction {
+        Direction::Inbound => {
+            let found = workload.inbound.iter().find(|l| matches(l.bind, asked));
+            found.map(|listener| listener.path_normalization)
+        }
+        Direction::Outbound => {
+            let found = workload.outbound.iter().find(|l| matches(l.bind, asked));
+            let outbound = found.and_then(|l| snapshot.outbound.get(&l.bind));
+            outbound.map(|outbound| snapshot.path_normalization(outbound, authority))
+        }
+    };
+    mode.unwrap_or(workload.path_normalization)
 }
 
 fn matches(bind: SocketAddr, request: &ExplainRequest) -> bool {
@@ -323,7 +348,7 @@ fn outbound(
     let protocol = outbound.listener.protocol;
     let head = protocol.is_http().then_some(head);
     if snapshot.is_gateway() {
-        let place = Place::gateway(snapshot.workload(), request.port, protocol);
+        let place = Place::gateway(snapshot.workload(), &outbound.listener);
         decide(snapshot, request, place, (head.clone(), transformed), told);
     }
     match head {

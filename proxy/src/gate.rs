@@ -41,7 +41,7 @@ pub(crate) async fn judge(
         transformed: None,
     };
 
-    let mut head = match Head::read(parts, snapshot.workload().path_normalization) {
+    let mut head = match Head::read(parts, place.path_normalization(snapshot)) {
         Ok(head) => head,
         Err(Unreadable {
             error,

@@ -27,6 +27,8 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
     /// The trace it belongs to, once that is settled.
     pub(crate) trace_id: Option<String>,
+    /// How its path was normalised.
+    pub(crate) normalization: PathNormalization,
 }
 
 /// Why a request is answered 400 (or 431, 501) before it is judged.
@@ -95,6 +97,14 @@ impl RawHead {
 impl Head {
     /// Reads a head that hyper has parsed.
     pub(crate) fn read(parts: Parts, mode: PathNormalization) -> Result<Self, Unreadable> {
+        Self::read_for(parts, |_| mode)
+    }
+
+    /// The same, where it depends on the authority how the path is normalised.
+    pub(crate) fn read_for(
+        parts: Parts,
+        mode: impl FnOnce(&str) -> PathNormalization,
+    ) -> Result<Self, Unreadable> {
         let authority = match check(&parts) {
             Ok(authority) => authority,
             Err(error) => {
@@ -106,6 +116,7 @@ impl Head {
             "" => "/",
             path => path,
         };
+        let mode = mode(&authority);
         let normal = match raw_path {
             // RFC 9112 section 3.2.4: the asterisk is for OPTIONS alone.
             "*" if parts.method != Method::OPTIONS => Err(PathError::NotAbsolute),
@@ -124,6 +135,7 @@ impl Head {
             version: parts.version,
             headers: parts.headers,
             trace_id: None,
+            normalization: mode,
         };
         match error {
             None => Ok(head),

@@ -4,7 +4,7 @@
 //! our own. Whoever calls this vouches for the peer, as its listener does in the data path, and records what came of it
 //! before it answers.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction, LookedFor};
@@ -40,7 +40,7 @@ pub struct Rules {
     pub headers: Vec<HeaderName>,
     /// The same, and query parameters, as records say it. Whether tokens are looked for depends on the subject.
     pub looked_for: LookedFor,
-    /// How paths are normalised.
+    /// How paths are normalised where nobody knows what is asked for.
     pub path_normalization: PathNormalization,
 }
 
@@ -53,6 +53,17 @@ pub struct Subject {
     pub state: ServiceState,
     /// Who vouches for its end users.
     pub jwt: Arc<JwtVerifier>,
+    /// How paths are normalised there.
+    pub path_normalization: PathNormalization,
+    /// The same by port, where it differs.
+    pub port_normalization: BTreeMap<u16, PathNormalization>,
+}
+
+impl Subject {
+    fn normalization(&self, asker: &Asker) -> PathNormalization {
+        let of_port = self.port_normalization.get(&asker.port);
+        of_port.copied().unwrap_or(self.path_normalization)
+    }
 }
 
 /// Who asks, as the other proxy says.
@@ -107,7 +118,7 @@ pub fn judge_request(
     parts: Parts,
     now: UnixTime,
 ) -> Result<Judged, Unreadable> {
-    let (mut head, error) = match Head::read(parts, rules.path_normalization) {
+    let (mut head, error) = match Head::read(parts, subject.normalization(asker)) {
         Ok(head) => (head, None),
         Err(unreadable) => match (unreadable.error, unreadable.rest) {
             (error @ HeadError::Path(PathError::Ambiguous), Rest::AllButPath(head)) => {
@@ -151,6 +162,8 @@ pub fn refuse(
         resource,
         state: ServiceState::Enforced,
         jwt: Arc::new(JwtVerifier::compile(&[])),
+        path_normalization: rules.path_normalization,
+        port_normalization: BTreeMap::new(),
     };
     let asked = Asked {
         rules,
@@ -250,7 +263,10 @@ impl Asked<'_> {
             changes: Changes::default(),
             trace_id: head.and_then(|head| head.trace_id.clone()),
             request_id: head.and_then(Head::request_id).map(str::to_owned),
-            path_normalization: self.rules.path_normalization,
+            path_normalization: match head {
+                Some(head) => head.normalization,
+                None => self.subject.normalization(self.asker),
+            },
             cost_us: 0,
         }
     }

@@ -18,8 +18,8 @@ use reeve_core::{
         ResourceRef, User, apply_state,
     },
     model::{
-        InboundListener, MtlsMode, PathNormalization, Protocol, ServiceConfig, ServiceState,
-        WorkloadConfig,
+        InboundListener, MtlsMode, OutboundListener, PathNormalization, Protocol, ServiceConfig,
+        ServiceState, WorkloadConfig,
     },
 };
 
@@ -58,6 +58,8 @@ pub(crate) struct Place {
     pub(crate) state: ServiceState,
     /// What is expected there: on an HTTP port, a connection without requests is one that could not be read.
     pub(crate) protocol: Protocol,
+    /// How paths are normalised there; none: as everywhere at this workload.
+    pub(crate) path_normalization: Option<PathNormalization>,
 }
 
 impl Place {
@@ -70,18 +72,25 @@ impl Place {
             mtls: listener.mtls,
             state: listener.state,
             protocol: listener.protocol,
+            path_normalization: Some(listener.path_normalization),
         }
     }
 
+    pub(crate) fn path_normalization(&self, snapshot: &Snapshot) -> PathNormalization {
+        let own = self.path_normalization;
+        own.unwrap_or(snapshot.workload().path_normalization)
+    }
+
     /// The gateway itself, asked by the outside.
-    pub(crate) fn gateway(workload: &WorkloadConfig, port: u16, protocol: Protocol) -> Self {
+    pub(crate) fn gateway(workload: &WorkloadConfig, listener: &OutboundListener) -> Self {
         Self {
             direction: Direction::Outbound,
             resource: own_resource(workload),
-            port,
+            port: listener.bind.port(),
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
-            protocol,
+            protocol: listener.protocol,
+            path_normalization: listener.path_normalization,
         }
     }
 
@@ -100,6 +109,7 @@ impl Place {
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
             protocol: known.map_or(Protocol::Tcp, |known| known.protocol),
+            path_normalization: None,
         }
     }
 
@@ -121,6 +131,7 @@ impl Place {
             mtls: MtlsMode::Disable,
             state: ServiceState::Open,
             protocol: Protocol::Tcp,
+            path_normalization: None,
         }
     }
 
@@ -133,6 +144,7 @@ impl Place {
             mtls: MtlsMode::Disable,
             state: ServiceState::Open,
             protocol: Protocol::Http,
+            path_normalization: None,
         }
     }
 }
@@ -301,7 +313,10 @@ impl Question {
             looked_for: &snapshot.looked_for,
             mtls_mode: self.place.mtls,
             strict_would_refuse: self.place.direction == Direction::Inbound && !self.peer.is_mtls(),
-            path_normalization: snapshot.workload().path_normalization,
+            path_normalization: match head {
+                Some(head) => head.normalization,
+                None => self.place.path_normalization(snapshot),
+            },
             trace_id: head.and_then(|h| h.trace_id.as_deref()),
             request_id: head.and_then(Head::request_id),
             transformations: match &self.transformed {

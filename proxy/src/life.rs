@@ -418,8 +418,7 @@ impl Arrived<'_> {
         if self.snapshot.is_gateway() {
             let (worker, snapshot) = (self.worker, self.snapshot);
             let listener = &self.outbound.listener;
-            let (port, protocol) = (listener.bind.port(), listener.protocol);
-            let place = Arc::new(Place::gateway(snapshot.workload(), port, protocol));
+            let place = Arc::new(Place::gateway(snapshot.workload(), listener));
             let judged = judge(worker, snapshot, self.peer, place, parts, exchange).await;
             let within = within_rate(worker, snapshot, self.peer, judged).await;
             let (permit, question, told) = within?;
@@ -436,8 +435,8 @@ impl Arrived<'_> {
             );
             Ok((permit.head().clone(), Some(permit), user))
         } else {
-            let mode = self.snapshot.workload().path_normalization;
-            let mut head = Head::read(parts, mode).map_err(|e| unread(e, exchange))?;
+            let mode = |host: &str| self.snapshot.path_normalization(self.outbound, host);
+            let mut head = Head::read_for(parts, mode).map_err(|e| unread(e, exchange))?;
             clean(self.worker, &mut head, exchange);
             let head = Arc::new(head);
             exchange.head(&head);

@@ -13,8 +13,8 @@ use reeve_audit::LookedFor;
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
 use reeve_core::access_log::FormatError;
 use reeve_core::model::{
-    Generation, InboundListener, OutboundListener, OutboundPolicy, PolicySlice, PolicySource,
-    ProxyConfig, ProxyRole, RouteTableName, WorkloadConfig,
+    Generation, InboundListener, OutboundListener, OutboundPolicy, PathNormalization, PolicySlice,
+    PolicySource, ProxyConfig, ProxyRole, RouteTableName, WorkloadConfig,
 };
 use reeve_core::{Clock, ServiceName, SystemClock};
 
@@ -267,6 +267,23 @@ impl Snapshot {
             Routed::None { .. } | Routed::Elsewhere(_) => None,
             Routed::Route { route, .. } => Some(route.name.clone()),
         }
+    }
+
+    /// How paths of requests for `authority` are normalised that come in at `outbound`: as where they go, if that is known.
+    pub(crate) fn path_normalization(
+        &self,
+        outbound: &Outbound,
+        authority: &str,
+    ) -> PathNormalization {
+        let listener = &outbound.listener;
+        let service = listener.service.as_ref();
+        let of_host = || {
+            self.tables
+                .get(&listener.routes)?
+                .path_normalization(authority, service)
+        };
+        let own = listener.path_normalization.or_else(of_host);
+        own.unwrap_or(self.workload().path_normalization)
     }
 
     /// Matches a request that came in at `outbound`.

@@ -138,7 +138,7 @@ pub(crate) async fn outbound<I: Io>(
             return;
         }
         let listener = &outbound.listener;
-        let place = Place::gateway(snapshot.workload(), listener.bind.port(), listener.protocol);
+        let place = Place::gateway(snapshot.workload(), listener);
         let question = connecting(caller, place);
         if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange)
             .await
@@ -315,7 +315,7 @@ async fn unrouted(
             ..caller
         },
     };
-    let place = Place::gateway(workload, listener.bind.port(), listener.protocol);
+    let place = Place::gateway(workload, listener);
     let question = connecting(peer, place);
     let verdict = question.refuse(snapshot, worker.ledger.now(), Reason::NoRoute);
     let why = record_refusal(&question, verdict, snapshot, &worker.ledger).await;

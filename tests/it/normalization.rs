@@ -15,6 +15,7 @@ use crate::fixture::settings;
 mod authorities;
 mod fields;
 mod paths;
+mod ports;
 mod wire;
 
 use wire::{Http, Outcome, Sent};

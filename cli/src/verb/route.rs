@@ -252,18 +252,8 @@ fn describe(explanation: &Explanation) -> String {
     if let Some(listener) = &explanation.listener {
         line("listener", listener.to_string());
     }
-    for (name, value) in [
-        ("path", &explanation.path),
-        ("virtual host", &explanation.virtual_host),
-        ("route", &explanation.route),
-        ("new path", &explanation.rewritten_path),
-        ("new authority", &explanation.rewritten_authority),
-        ("counted as", &explanation.stat_prefix),
-        ("location", &explanation.location),
-    ] {
-        if let Some(value) = value {
-            line(name, value.clone());
-        }
+    for (name, value) in places(explanation) {
+        line(name, value);
     }
     if let Some(origin) = &explanation.allowed_origin {
         line("origin", format!("{origin} may read the answer"));
@@ -317,6 +307,24 @@ fn describe(explanation: &Explanation) -> String {
         line("decision", decision.to_string());
     }
     lines.join("\n")
+}
+
+/// What was found on the way, by name.
+fn places(explanation: &Explanation) -> Vec<(&'static str, String)> {
+    let mode = explanation.path_normalization.map(|mode| json!(mode));
+    let mode = mode.as_ref().and_then(Value::as_str);
+    let all = [
+        ("path", explanation.path.as_deref()),
+        ("normalised", mode),
+        ("virtual host", explanation.virtual_host.as_deref()),
+        ("route", explanation.route.as_deref()),
+        ("new path", explanation.rewritten_path.as_deref()),
+        ("new authority", explanation.rewritten_authority.as_deref()),
+        ("counted as", explanation.stat_prefix.as_deref()),
+        ("location", explanation.location.as_deref()),
+    ];
+    let found = all.map(|(name, value)| Some((name, value?.to_owned())));
+    found.into_iter().flatten().collect()
 }
 
 /// `service:port`, its subset, its share, and where it is.

@@ -7,7 +7,7 @@ use reeve_core::{
     model::{Capture, InboundListener, MtlsMode, Protocol, ServiceState},
 };
 
-use super::app_port;
+use super::{app_port, paths};
 use crate::{
     AuthorizationSettings, LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{INBOUND_CAPTURE_PORT, Instance, Instances, OUTBOUND_CAPTURE_PORT},
@@ -55,6 +55,7 @@ pub(super) fn inbound(
             mtls: mtls_mode(mesh, workload, port),
             state: state(&mesh.settings.authorization, &workload.namespace, services),
             services: services.iter().map(|s| s.host.clone()).collect(),
+            path_normalization: paths::mode(mesh, workload, port),
             pool: pool.clone(),
         }
     };

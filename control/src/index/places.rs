@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use reeve_core::{
     ServiceName, SpiffeId,
     decision::ResourceRef,
-    model::{JwtRule, PolicySlice, ServiceState},
+    model::{JwtRule, PathNormalization, PolicySlice, ServiceState},
 };
 
-use super::{FetchedKeys, doors, jwt_rules};
+use super::{FetchedKeys, doors, jwt_rules, paths, paths::NO_PORT};
 use crate::{LocalWorkload, Mesh, Service, mesh::RequestAuthentication};
 
 /// What a request may be for, and the rules there.
@@ -20,6 +20,10 @@ pub struct Place {
     pub state: ServiceState,
     /// Who vouches for its end users.
     pub jwt_rules: Vec<JwtRule>,
+    /// How paths are normalised there.
+    pub path_normalization: PathNormalization,
+    /// The same by port, where it differs.
+    pub port_normalization: BTreeMap<u16, PathNormalization>,
 }
 
 /// All of a mesh.
@@ -78,6 +82,8 @@ impl Mesh {
                 &selecting,
             ),
             jwt_rules: jwt_rules(self, keys, |r| r.covers(workload)),
+            path_normalization: paths::mode(self, workload, NO_PORT),
+            port_normalization: paths::by_port(self, workload),
         }
     }
 
@@ -107,6 +113,12 @@ impl Mesh {
             },
             state: doors::state(&self.settings.authorization, &service.namespace, &[service]),
             jwt_rules: jwt_rules(self, keys, covers),
+            path_normalization: self.settings.path_normalization,
+            port_normalization: service
+                .ports
+                .iter()
+                .filter_map(|port| Some((port.port, paths::of_service(self, service, port)?)))
+                .collect(),
         }
     }
 }
@@ -124,6 +136,13 @@ impl Place {
         };
         if stricter(&other.state) > stricter(&self.state) {
             self.state = other.state;
+        }
+        let same = self.path_normalization == other.path_normalization
+            && self.port_normalization == other.port_normalization;
+        if !same {
+            // What refuses most.
+            self.path_normalization = PathNormalization::RefuseAmbiguous;
+            self.port_normalization.clear();
         }
     }
 }

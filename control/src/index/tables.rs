@@ -19,7 +19,8 @@ use std::{
 use reeve_core::{
     ServiceName,
     model::{
-        OutboundListener, Protocol, Route, RouteMatch, RouteTable, RouteTableName, VirtualHost,
+        OutboundListener, PathNormalization, Protocol, Route, RouteMatch, RouteTable,
+        RouteTableName, VirtualHost,
     },
 };
 
@@ -75,6 +76,7 @@ pub(super) fn sidecar(
                     tls: Vec::new(),
                     unknown: None,
                     https_redirect: Vec::new(),
+                    path_normalization: None,
                 });
             }
         }
@@ -91,6 +93,7 @@ pub(super) fn sidecar(
             tls: Vec::new(),
             unknown: Some(index.mesh.settings.outbound_policy),
             https_redirect: Vec::new(),
+            path_normalization: None,
         });
     }
     let tables = index.callers(workload).tables(index, instance);
@@ -157,7 +160,23 @@ impl Hosts {
             name: self.names.unique(name),
             domains,
             routes,
+            path_normalization: None,
         });
+    }
+
+    /// The same for a port of a service, where paths are read as its workloads read them.
+    fn add_of(
+        &mut self,
+        mode: Option<PathNormalization>,
+        name: String,
+        domains: Vec<String>,
+        routes: Vec<Route>,
+    ) {
+        let known = self.hosts.len();
+        self.add(name, domains, routes);
+        if let Some(added) = self.hosts.get_mut(known) {
+            added.path_normalization = mode;
+        }
     }
 
     /// At a gateway, several `VirtualService`s of one host are tried one after the other, in order of name.

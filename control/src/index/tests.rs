@@ -1,5 +1,6 @@
 mod discovery;
 mod edge;
+mod paths;
 mod projection;
 mod scope;
 mod sni;

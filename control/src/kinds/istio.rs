@@ -41,6 +41,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("AccessPolicy", OURS),
     ("AccessRole", OURS),
     ("AccessRoleBinding", OURS),
+    ("PathNormalization", OURS),
     ("RateLimit", OURS),
     ("Transformation", OURS),
     ("MeshConfig", OURS),

@@ -123,6 +123,12 @@ raw! {
         access_log_format: Option<String>,
         danger_allow_internal_jwks: bool,
     }
+    PathRuleSpec {
+        selector: Option<SelectorSpec>,
+        normalization: Option<String>,
+        port_level: BTreeMap<String, PortPathRuleSpec>,
+    }
+    PortPathRuleSpec { normalization: Option<String>, }
     MeshMtlsSpec { ecdh_curves: Vec<String>, }
     CallerSharesSpec {
         requests_per_connection: Option<i64>,

@@ -1,10 +1,10 @@
-//! `PeerAuthentication` and `RequestAuthentication`, and which workloads they hold for.
+//! `PeerAuthentication`, `PathNormalization` and `RequestAuthentication`, and which workloads they hold for.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use reeve_core::{
     Namespace,
-    model::{JwtRule, MtlsMode},
+    model::{JwtRule, MtlsMode, PathNormalization},
 };
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,14 @@ pub(crate) struct PeerAuthentication {
     pub(crate) scope: Scope,
     pub(crate) mode: Option<MtlsMode>,
     pub(crate) ports: BTreeMap<u16, Option<MtlsMode>>,
+}
+
+/// A `PathNormalization`; `None` = inherit (`UNSET`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PathRule {
+    pub(crate) scope: Scope,
+    pub(crate) mode: Option<PathNormalization>,
+    pub(crate) ports: BTreeMap<u16, Option<PathNormalization>>,
 }
 
 /// A `RequestAuthentication`.

@@ -12,53 +12,70 @@ use crate::{
     source::path::Path,
 };
 
-fn scope(namespace: &Namespace, root: &Namespace, selector: Option<&SelectorSpec>) -> Scope {
-    Scope {
-        namespace: (namespace != root).then(|| namespace.clone()),
-        selector: selector.map(|s| s.match_labels.clone()).unwrap_or_default(),
-    }
-}
-
 pub(super) fn peers(
     objects: &[Object<PeerAuthenticationSpec>],
     root: &Namespace,
     workloads: &[LocalWorkload],
     faults: &mut Vec<Fault>,
 ) -> Vec<PeerAuthentication> {
-    let mut resolved: Vec<PeerAuthentication> = Vec::new();
-    let mut claimed: HashMap<(usize, Option<&Namespace>), &str> = HashMap::new();
+    let mut claims = Claims::default();
+    let mut resolved = Vec::new();
     for object in objects {
-        let spec = &object.spec;
         let mut notes = Notes { object, faults };
-        let scope = scope(&object.namespace, root, spec.selector.as_ref());
-        let mode = spec.mtls.as_ref().and_then(|m| m.mode.as_deref());
+        let scope = scope(&object.namespace, root, object.spec.selector.as_ref());
+        let mode = object.spec.mtls.as_ref().and_then(|m| m.mode.as_deref());
         let mode = notes.mtls_mode(&Path::of(&["spec", "mtls", "mode"]), mode);
         let ports = ports(&mut notes, &scope);
-        if scope.rank() < 2 {
-            if resolved.iter().any(|p| p.scope == scope) {
-                let text = "there are two of these without a selector in one namespace";
-                notes.hint(
-                    &Path::of(&["kind"]),
-                    Code::Conflict,
-                    text,
-                    "keep one; select workloads in the other",
-                );
-            }
-        } else {
-            for (n, workload) in workloads
-                .iter()
-                .enumerate()
-                .filter(|(_, w)| scope.covers(w))
-            {
-                if let Some(other) = claimed.insert((n, None), &object.name) {
-                    let text = format!("{other} selects the workload {} too", workload.name);
-                    notes.error(&Path::of(&["spec", "selector"]), Code::Conflict, text);
-                }
-            }
-        }
+        claims.claim(&mut notes, &scope, workloads);
         resolved.push(PeerAuthentication { scope, mode, ports });
     }
     resolved
+}
+
+pub(super) fn scope(
+    namespace: &Namespace,
+    root: &Namespace,
+    selector: Option<&SelectorSpec>,
+) -> Scope {
+    Scope {
+        namespace: (namespace != root).then(|| namespace.clone()),
+        selector: selector.map(|s| s.match_labels.clone()).unwrap_or_default(),
+    }
+}
+
+/// What objects of one kind hold for, of which no two may hold for the same.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    whole: Vec<Scope>,
+    /// By the workload's place among all.
+    workloads: HashMap<usize, String>,
+}
+
+impl Claims {
+    pub(super) fn claim<S>(
+        &mut self,
+        notes: &mut Notes<'_, S>,
+        scope: &Scope,
+        workloads: &[LocalWorkload],
+    ) {
+        let object = notes.object;
+        if scope.rank() < 2 {
+            if self.whole.contains(scope) {
+                let text = "there are two of these without a selector in one namespace";
+                let hint = "keep one; select workloads in the other";
+                notes.hint(&Path::of(&["kind"]), Code::Conflict, text, hint);
+            }
+            self.whole.push(scope.clone());
+            return;
+        }
+        let numbered = workloads.iter().enumerate();
+        for (n, workload) in numbered.filter(|(_, w)| scope.covers(w)) {
+            if let Some(other) = self.workloads.insert(n, object.name.clone()) {
+                let text = format!("{other} selects the workload {} too", workload.name);
+                notes.error(&Path::of(&["spec", "selector"]), Code::Conflict, text);
+            }
+        }
+    }
 }
 
 fn ports(

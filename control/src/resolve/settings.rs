@@ -16,6 +16,7 @@ use reeve_core::{
 
 use super::{
     hosts::{CLUSTER_SUFFIX, Services, advice},
+    paths,
     values::Notes,
 };
 use crate::{
@@ -87,7 +88,7 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     edge::resolve(settings, notes);
     settings.caller_shares = caller_shares(notes);
     settings.ecdh_curves = ecdh_curves(notes, spec.mesh_mtls.as_ref());
-    settings.path_normalization = path_normalization(notes);
+    settings.path_normalization = paths::mesh_wide(notes);
     let policy = spec.outbound_traffic_policy.as_ref();
     if let Some(text) = policy.and_then(|p| p.mode.as_ref()) {
         let words = [
@@ -195,47 +196,6 @@ fn ecdh_curves(
         }
     }
     curves
-}
-
-fn path_normalization(notes: &mut Notes<'_, MeshConfigSpec>) -> PathNormalization {
-    let object = notes.object;
-    let Some(spec) = &object.spec.path_normalization else {
-        return PathNormalization::default();
-    };
-    let path = Path::of(&["spec", "pathNormalization"]);
-    for unknown in &spec.unknown {
-        let text = format!("{unknown:?} is no field");
-        notes.hint(
-            &path.key(unknown),
-            Code::UnknownField,
-            text,
-            "the field is normalization",
-        );
-    }
-    let path = match spec.nested {
-        true => path.key("normalization"),
-        false => path,
-    };
-    normalization(notes, &path, &spec.mode)
-}
-
-fn normalization(
-    notes: &mut Notes<'_, MeshConfigSpec>,
-    path: &Path,
-    text: &str,
-) -> PathNormalization {
-    let words = [
-        ("DEFAULT", PathNormalization::default()),
-        ("NONE", PathNormalization::None),
-        ("BASE", PathNormalization::Base),
-        ("MERGE_SLASHES", PathNormalization::MergeSlashes),
-        (
-            "DECODE_AND_MERGE_SLASHES",
-            PathNormalization::DecodeAndMergeSlashes,
-        ),
-        ("REFUSE_AMBIGUOUS", PathNormalization::RefuseAmbiguous),
-    ];
-    notes.word(path, text, &words).unwrap_or_default()
 }
 
 fn authorization(

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, RetryPolicy};
+use super::{Fault, PathNormalization, RetryPolicy};
 use crate::ServiceName;
 
 /// Names a route table: the outbound port (`9080`) or a gateway's server (`gateway/ingress:8080`).
@@ -47,6 +47,9 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     /// In order; the first that matches wins. None matching is 404.
     pub routes: Vec<Route>,
+    /// How paths are normalised where the requests go; none: as at the workload that makes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_normalization: Option<PathNormalization>,
 }
 
 /// One rule of a virtual host.

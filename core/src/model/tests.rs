@@ -61,6 +61,7 @@ fn config(generation: u64, services: &[String]) -> ProxyConfig {
             name: s.clone(),
             domains: vec![s.clone()],
             routes: vec![],
+            path_normalization: None,
         };
         RouteTable::new(RouteTableName(s.clone()), [host])
     };

@@ -201,6 +201,9 @@ pub struct InboundListener {
     pub state: ServiceState,
     /// The services that expose this port.
     pub services: Vec<ServiceName>,
+    /// How paths of requests are normalised here.
+    #[serde(default)]
+    pub path_normalization: PathNormalization,
     /// Bounds on what goes to the application (Istio's `inboundConnectionPool`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Arc<TrafficPolicy>>,
@@ -232,6 +235,9 @@ pub struct OutboundListener {
     /// Authorities (`host`, `*.suffix` or `*`) whose requests are sent to the same place by `https`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub https_redirect: Vec<String>,
+    /// How paths of requests are normalised here; none: as the virtual host says, else as everywhere at this workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_normalization: Option<PathNormalization>,
 }
 
 /// What a port speaks, from the service port's name or `appProtocol` (Istio's protocol selection).

@@ -112,6 +112,7 @@ fn inside(listener: &OutboundListener, tls: &ServerTls) -> Outbound {
         tls: Vec::new(),
         unknown: None,
         https_redirect: Vec::new(),
+        path_normalization: listener.path_normalization,
     };
     Outbound {
         straight: None,

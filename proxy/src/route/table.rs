@@ -7,7 +7,9 @@ use foldhash::HashMap;
 use rand::Rng;
 use reeve_core::{
     ServiceName,
-    model::{Destination, Route, RouteAction, RouteMatch, RouteTable, VirtualHost},
+    model::{
+        Destination, PathNormalization, Route, RouteAction, RouteMatch, RouteTable, VirtualHost,
+    },
 };
 
 use super::{
@@ -26,6 +28,8 @@ pub(crate) struct Table {
     /// Suffixes that begin within a name, which nobody should need.
     odd_suffixes: Vec<(String, usize)>,
     any: Option<usize>,
+    /// Whether any of the hosts says how paths are normalised.
+    normalizes: bool,
 }
 
 /// A compiled [`VirtualHost`].
@@ -106,6 +110,7 @@ impl Table {
             longest_suffix: 0,
             odd_suffixes: Vec::new(),
             any: None,
+            normalizes: false,
         };
         for host in table.virtual_hosts.values() {
             compiled.add(host, &table.name.0, before)?;
@@ -122,6 +127,7 @@ impl Table {
         before: Option<&Self>,
     ) -> Result<(), RouteError> {
         let index = self.hosts.len();
+        self.normalizes |= host.path_normalization.is_some();
         for domain in &host.domains {
             let domain = domain.to_ascii_lowercase();
             let doubled = if domain == "*" {
@@ -172,6 +178,23 @@ impl Table {
         request: &RequestView<'_>,
         service: Option<&(ServiceName, u16)>,
     ) -> Found<'_> {
+        match self.host(request.authority, service) {
+            Some(host) => host.find(request),
+            None => Found::NoHost,
+        }
+    }
+
+    /// How paths of requests for `authority` are normalised, if that is known.
+    pub(crate) fn path_normalization(
+        &self,
+        authority: &str,
+        service: Option<&(ServiceName, u16)>,
+    ) -> Option<PathNormalization> {
+        let host = self.normalizes.then(|| self.host(authority, service));
+        host??.source.path_normalization
+    }
+
+    fn host(&self, authority: &str, service: Option<&(ServiceName, u16)>) -> Option<&Arc<Host>> {
         let bound = || {
             let (name, port) = service?;
             let with_port = format!("{name}:{port}");
@@ -180,13 +203,10 @@ impl Table {
                 .or_else(|| self.exact.get(name.as_str()))
         };
         let index = self
-            .named(request.authority)
+            .named(authority)
             .or_else(|| bound().copied())
             .or(self.any.filter(|_| service.is_none()));
-        let Some(host) = index.and_then(|index| self.hosts.get(index)) else {
-            return Found::NoHost;
-        };
-        host.find(request)
+        self.hosts.get(index?)
     }
 
     /// The virtual host that names `authority`: exactly, or by the longest suffix; the port may be left out.

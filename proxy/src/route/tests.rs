@@ -36,6 +36,7 @@ fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
         name: name.to_owned(),
         domains: domains.iter().map(|d| (*d).to_owned()).collect(),
         routes,
+        path_normalization: None,
     }
 }
 

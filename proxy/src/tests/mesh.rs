@@ -301,6 +301,7 @@ impl Mesh {
             mtls: MtlsMode::Strict,
             state: ServiceState::Enforced,
             services: vec![service()],
+            path_normalization: PathNormalization::default(),
             pool: None,
         }];
         config(workload, policies)
@@ -319,6 +320,7 @@ impl Mesh {
             tls: vec![],
             https_redirect: vec![],
             unknown: None,
+            path_normalization: None,
         }];
         let mut config = config(workload, &[]);
         let service_config = ServiceConfig {
@@ -411,6 +413,7 @@ pub(super) fn set_route(config: &mut ProxyConfig, change: impl FnOnce(&mut Route
         name: HOST.to_owned(),
         domains: vec![HOST.to_owned(), "server".to_owned()],
         routes: vec![route],
+        path_normalization: None,
     };
     let name = RouteTableName("9080".to_owned());
     let table = RouteTable::new(name.clone(), [host]);

@@ -37,6 +37,8 @@ fn court(state: ServiceState) -> Court {
         },
         state,
         jwt: Arc::new(JwtVerifier::compile(&[])),
+        path_normalization: PathNormalization::RefuseAmbiguous,
+        port_normalization: [(9081, PathNormalization::None)].into(),
     };
     Court {
         rules: Rules {

@@ -86,6 +86,8 @@ fn court(
             resource: place.resource.clone(),
             state: place.state,
             jwt: Arc::new(JwtVerifier::compile(&place.jwt_rules)),
+            path_normalization: place.path_normalization,
+            port_normalization: place.port_normalization.clone(),
         })
     };
     let workloads = places.workloads.iter();

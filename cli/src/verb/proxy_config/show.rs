@@ -13,7 +13,15 @@ type Shown = serde_json::Result<(Value, String)>;
 
 pub(super) fn listeners(config: &ProxyConfig, name: &str) -> Shown {
     let workload = &config.workload;
-    let mut table = plain_table(["ADDRESS", "DIRECTION", "PROTOCOL", "MTLS", "STATE", "TO"]);
+    let mut table = plain_table([
+        "ADDRESS",
+        "DIRECTION",
+        "PROTOCOL",
+        "MTLS",
+        "STATE",
+        "PATHS",
+        "TO",
+    ]);
     let mut all = Vec::new();
     let inbound = workload.inbound.iter();
     for listener in inbound.filter(|l| l.bind.to_string().contains(name)) {
@@ -24,6 +32,7 @@ pub(super) fn listeners(config: &ProxyConfig, name: &str) -> Shown {
             text(&value, "protocol"),
             text(&value, "mtls"),
             text(&value, "state"),
+            text(&value, "path_normalization"),
             format!("application {}", listener.app),
         ]);
         all.push(with("direction", "inbound", value));
@@ -39,6 +48,7 @@ pub(super) fn listeners(config: &ProxyConfig, name: &str) -> Shown {
             text(&value, "protocol"),
             "-".to_owned(),
             "-".to_owned(),
+            text(&value, "path_normalization"),
             format!("routes {}{}", listener.routes, service.unwrap_or_default()),
         ]);
         all.push(with("direction", "outbound", value));
@@ -48,7 +58,7 @@ pub(super) fn listeners(config: &ProxyConfig, name: &str) -> Shown {
 
 pub(super) fn routes(config: &ProxyConfig, name: &str) -> Shown {
     let mut table = plain_table([
-        "TABLE", "HOST", "DOMAINS", "ROUTE", "MATCH", "TO", "TIMEOUT", "RETRIES",
+        "TABLE", "HOST", "DOMAINS", "ROUTE", "MATCH", "TO", "TIMEOUT", "RETRIES", "PATHS",
     ]);
     let mut all = Vec::new();
     for routes in config.routes.values() {
@@ -62,6 +72,10 @@ pub(super) fn routes(config: &ProxyConfig, name: &str) -> Shown {
             if !wanted && !host_wanted(&host.domains) {
                 continue;
             }
+            let paths = match host.path_normalization {
+                Some(mode) => text(&json!({"mode": mode}), "mode"),
+                None => "-".to_owned(),
+            };
             for (index, route) in host.routes.iter().enumerate() {
                 table.add_row([
                     routes.name.to_string(),
@@ -72,6 +86,7 @@ pub(super) fn routes(config: &ProxyConfig, name: &str) -> Shown {
                     action(route),
                     route.timeout.map_or("-".to_owned(), |t| format!("{t:?}")),
                     route.retries.attempts.to_string(),
+                    paths.clone(),
                 ]);
             }
         }

@@ -75,6 +75,7 @@ pub(super) fn config(generation: u64, hash: &str, services: &[&str]) -> ProxyCon
             name: s.to_owned(),
             domains: vec![s.to_owned()],
             routes: vec![],
+            path_normalization: None,
         };
         RouteTable::new(RouteTableName(s.to_owned()), [host])
     };

@@ -158,14 +158,16 @@ fn port_table(index: &Index<'_>, workload: &LocalWorkload, port: u16) -> RouteTa
         if !service.port(port).is_some_and(|p| p.protocol.is_http()) {
             continue;
         }
+        let mode = index.path_normalization(service, port);
         let names = authorities::names(service, &workload.namespace);
-        hosts.add(
+        hosts.add_of(
+            mode,
             host_name(service.host.as_str(), port),
             authorities::with_port(names, port),
             service_routes(index, service, port, &place),
         );
         for (name, own, routes) in headless::hosts(index.mesh, service, &workload.namespace, port) {
-            hosts.add(name, authorities::with_port(own, port), routes);
+            hosts.add_of(mode, name, authorities::with_port(own, port), routes);
         }
     }
     foreign_hosts(index, &place, port, &mut hosts);
@@ -186,14 +188,16 @@ fn any_authority(index: &Index<'_>, workload: &LocalWorkload) -> RouteTable {
                 with_port.chain(alone).collect()
             };
             let place = Place::Mesh { workload, port };
-            hosts.add(
+            let mode = index.path_normalization(service, port);
+            hosts.add_of(
+                mode,
                 host_name(service.host.as_str(), port),
                 called(&names),
                 service_routes(index, service, port, &place),
             );
             let each = headless::hosts(index.mesh, service, &workload.namespace, port);
             for (name, own, routes) in each {
-                hosts.add(name, called(&own), routes);
+                hosts.add_of(mode, name, called(&own), routes);
             }
         }
     }

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     LocalWorkload,
+    index::paths,
     instances::Instance,
     mesh::{Credential, Gateway, GatewayCertificates, GatewayServer, GatewayTls, VirtualService},
     resolve::hosts::falls_under,
@@ -106,6 +107,7 @@ impl<'i> Port<'i> {
             tls: Vec::new(),
             unknown: None,
             https_redirect: Vec::new(),
+            path_normalization: Some(paths::mode(self.index.mesh, self.workload, self.number)),
         }
     }
 

@@ -440,6 +440,31 @@ fn path_normalization() {
         ),
     ];
     expect("MeshConfig", rows);
+    let rows: &[(&str, &[&str])] = &[
+        ("normalization: BASE", &[]),
+        ("normalization: merge", &["6 spec.normalization invalid"]),
+        (
+            "mode: BASE",
+            &["5 spec missing", "6 spec.mode unknown-field"],
+        ),
+        (
+            "portLevel: {80: {normalization: BASE}}",
+            &["6 spec.portLevel invalid"],
+        ),
+        (
+            "selector: {matchLabels: {app: x}}\nportLevel: {http: {normalization: BASE}, 80: {normalization: UNSET}, 81: {}}",
+            &[
+                "7 spec.portLevel.81 missing",
+                "7 spec.portLevel.http invalid",
+            ],
+        ),
+    ];
+    expect("PathNormalization", rows);
+    let one = |name| document("PathNormalization", name, "  normalization: BASE");
+    assert_eq!(
+        findings(&format!("{}---\n{}", one("a"), one("b"))),
+        ["9 kind conflict"]
+    );
 }
 
 #[test]
