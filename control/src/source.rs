@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{Code, Fault, Severity, policy_folder::FolderLock};
-use node::Node;
+use node::{Node, Value};
 use path::{Path, Step};
 
 /// Largest file in bytes.
@@ -148,6 +148,20 @@ impl Fault {
     }
 }
 
+/// The objects of a `kind: List`, as `kubectl get -o yaml` prints them; else the document itself. A list within a list
+/// stays one, and is refused as a kind.
+fn listed(root: Node) -> Vec<Node> {
+    let says = |key: &str, text: &str| root.get(key).and_then(|e| e.value.text()) == Some(text);
+    let items = match says("kind", "List") && says("apiVersion", "v1") {
+        true => root.get("items").map(|items| &items.value.value),
+        false => None,
+    };
+    match items {
+        Some(Value::Sequence(items)) => items.clone(),
+        Some(Value::Scalar { .. } | Value::Mapping(_)) | None => vec![root],
+    }
+}
+
 impl Source {
     /// Reads every `*.yaml` and `*.yml` in `path` (a folder, with its sub-folders, or one file), sorted by name.
     pub(crate) fn read(path: &FsPath) -> Self {
@@ -216,8 +230,8 @@ impl Source {
     pub(crate) fn add(&mut self, file: &str, text: &str) {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (documents, faults) = parse::parse(text);
+        let documents = documents.into_iter().flat_map(listed);
         let documents: Vec<_> = documents
-            .into_iter()
             .map(|root| Arc::new(Document::new(file.to_owned(), root)))
             .collect();
         for fault in faults {

@@ -95,3 +95,28 @@ fn a_broken_file_does_not_hide_faults_of_others() {
     let files: Vec<_> = found.iter().map(|f| f.file.as_str()).collect();
     assert_eq!(files, ["a.yaml", "b.yml", "c.yaml"]);
 }
+
+#[test]
+fn the_objects_of_a_list_are_documents_with_their_own_lines() {
+    let list = "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: ''}\nitems:\n";
+    let items =
+        "- kind: A\n  metadata: {name: a}\n- kind: B\n  metadata: {name: b}\n---\nkind: C\n";
+    let kinds = |text: &str| {
+        let mut source = Source::default();
+        source.add("a.yaml", text);
+        let all = source.documents.iter();
+        all.map(|d| (d.root.line, d.kind.clone().unwrap_or_default()))
+            .collect::<Vec<_>>()
+    };
+    let found = kinds(&format!("{list}{items}"));
+    let expected = [(5, "A"), (7, "B"), (10, "C")].map(|(line, kind)| (line, kind.to_owned()));
+    assert_eq!(found, expected);
+    assert_eq!(kinds("apiVersion: v1\nkind: List\nitems: []\n"), []);
+    // No list of objects, or one within one: refused as a kind, like any other that is not known.
+    let stays = |text: &str| assert_eq!(kinds(text), [(1, "List".to_owned())], "{text}");
+    stays("apiVersion: v1\nkind: List\n");
+    stays("apiVersion: v1\nkind: List\nitems: {a: b}\n");
+    stays("apiVersion: v2\nkind: List\nitems: []\n");
+    let nested = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: List, items: []}\n";
+    assert_eq!(kinds(nested), [(4, "List".to_owned())]);
+}

@@ -205,3 +205,50 @@ fn nothing_to_read_is_a_fault_and_no_panic() {
         assert!(imported(odd).objects.is_empty(), "{odd}");
     }
 }
+
+/// As `kubectl get authorizationpolicies,services -o yaml` prints them.
+const LIST: &str = r#"apiVersion: v1
+items:
+- apiVersion: security.istio.io/v1
+  kind: AuthorizationPolicy
+  metadata:
+    name: httpbin
+    namespace: default
+    resourceVersion: "7"
+    uid: 0d5f
+  spec:
+    selector: {matchLabels: {app: listed}}
+    rules: [{to: [{operation: {methods: [GET]}}]}]
+- apiVersion: v1
+  kind: Service
+  metadata: {name: listed, namespace: default}
+  spec: {selector: {app: listed}, ports: [{port: 80, name: http}]}
+- apiVersion: security.istio.io/v1
+  kind: AuthorizationPolicy
+  metadata: {name: wrong, namespace: default}
+  spec: {rules: [{when: [{key: request.colour, values: [x]}]}]}
+kind: List
+metadata:
+  resourceVersion: ""
+"#;
+
+#[test]
+fn a_list_is_read_as_its_objects() {
+    let found = imported(LIST);
+    let text = text(&found);
+    assert!(
+        text.starts_with("# From AuthorizationPolicy default/httpbin (istio.yaml:3).\n"),
+        "{text}"
+    );
+    let resource = r#"resource in Service::"listed.default.svc.cluster.local""#;
+    assert!(
+        text.contains(resource),
+        "the list's own service counts: {text}"
+    );
+    let faults: Vec<_> = found
+        .faults
+        .iter()
+        .map(|f| (f.line, f.path.as_str()))
+        .collect();
+    assert_eq!(faults, [(20, "spec.rules[0].when[0].key")]);
+}
