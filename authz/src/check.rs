@@ -7,7 +7,7 @@ use cedar_policy::{
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use reeve_core::{PolicyId, UnixTime, model::PolicyMode};
 
-use crate::{PolicyFault, ids, uses::Uses};
+use crate::{PolicyFault, ids, moments::Moments, uses::Uses};
 
 /// The annotations that mean something.
 const ANNOTATIONS: &str = "@id, @description, @owner, @mode(\"shadow\") and @until(\"2030-12-31\")";
@@ -41,6 +41,8 @@ pub(crate) struct Checked {
     pub(crate) mode: PolicyMode,
     /// `@until`: from then on it does not decide.
     pub(crate) until: Option<UnixTime>,
+    /// When its conditions may flip by time alone.
+    pub(crate) moments: Moments,
 }
 
 /// Checks annotations, entity ids and tag names; gives the policy's syntax tree as well.
@@ -86,7 +88,12 @@ pub(crate) fn check(
     let uses = Uses::of(&tree);
     check_tags(&uses, place, &mut faults);
     if faults.is_empty() {
-        let checked = Checked { uses, mode, until };
+        let checked = Checked {
+            moments: Moments::of(&tree, &uses),
+            uses,
+            mode,
+            until,
+        };
         Ok((checked, tree))
     } else {
         Err(faults)

@@ -23,6 +23,7 @@ use crate::{
     fault::merged,
     index::Filing,
     mesh_schema::MeshSchema,
+    moments::Moments,
     opaque,
     uses::Uses,
 };
@@ -202,6 +203,8 @@ fn weak(
     };
     let checked = Checked {
         uses: Uses::of(&tree),
+        // Those of the whole policy, which are told already.
+        moments: Moments::default(),
         ..policy.checked
     };
     let weak = Policy::from_pst(pst::Policy::Static(StaticPolicy::try_from(tree.clone())?))?;

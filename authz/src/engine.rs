@@ -144,12 +144,20 @@ impl Engine {
         &self.needs
     }
 
-    /// Whether a policy stops deciding after `from` and by `to` (`@until`), so that what was judged before may have
-    /// another answer.
-    pub fn lapses_between(&self, from: UnixTime, to: UnixTime) -> bool {
+    /// Whether what was answered at `from` may have another answer at `to` by time alone: a policy has lapsed (`@until`),
+    /// or a condition on the time may have flipped. If the clock was set back, anything on time may have.
+    pub fn may_change_between(&self, from: UnixTime, to: UnixTime) -> bool {
         match &self.state {
             State::Closed(_) => false,
-            State::Open(policies) => policies.lapses_between(from, to),
+            State::Open(policies) => policies.calendar.may_change(from, to),
+        }
+    }
+
+    /// The next moment after `time` at which an answer may change by time alone; `None`: it never does.
+    pub fn next_change_after(&self, time: UnixTime) -> Option<UnixTime> {
+        match &self.state {
+            State::Closed(_) => None,
+            State::Open(policies) => policies.calendar.next_after(time),
         }
     }
 

@@ -37,6 +37,7 @@ mod judge;
 pub mod jwt;
 mod known;
 mod mesh_schema;
+mod moments;
 mod opaque;
 mod plain;
 mod review;

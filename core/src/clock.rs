@@ -96,6 +96,11 @@ impl ManualClock {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.0.fetch_add(by, Ordering::SeqCst);
     }
+
+    /// Sets the clock, forward or back.
+    pub fn set(&self, time: UnixTime) {
+        self.0.store(time.as_millis(), Ordering::SeqCst);
+    }
 }
 
 impl Clock for ManualClock {
@@ -122,5 +127,7 @@ mod tests {
         assert_eq!(clock.now(), clock.now());
         clock.advance(Duration::from_millis(5));
         assert_eq!(clock.now(), UnixTime::from_millis(1005));
+        clock.set(UnixTime::from_secs(1));
+        assert_eq!(clock.now(), UnixTime::from_secs(1));
     }
 }

@@ -132,7 +132,7 @@ impl Unknown<'_> {
         let proof = permit.proof();
         exchange.decided(proof.record.clone(), proof.decision.clone());
         let origin = Origin::Elsewhere(self.outbound.listener.bind);
-        enter(worker, snapshot, question, origin, &proof.record, exchange);
+        enter(worker, snapshot, question, origin, proof, exchange);
 
         let service = service(snapshot.workload().namespace.clone())?;
         let route = CompiledRoute::straight_to(service.name.clone(), to.port()).named(ALLOW_ANY);

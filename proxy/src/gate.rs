@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use reeve_authz::{TokenLookup, Verified};
-use reeve_core::{RecordId, UnixTime, decision::Reason};
+use reeve_core::{UnixTime, decision::Reason};
 
 use crate::{
     answer::Answer,
@@ -163,20 +163,23 @@ pub(crate) async fn refuse(
     answer_refused(refused, exchange)
 }
 
-/// Lists the stream as open; if the configuration changed meanwhile, asks again at once.
+/// Lists the stream as open; if the configuration changed meanwhile, or the time has come at which the answer may be
+/// another, asks again at once.
 pub(crate) fn enter(
     worker: &Worker,
     snapshot: &Arc<Snapshot>,
     question: Question,
     origin: Origin,
-    record: &RecordId,
+    proof: &Recorded,
     exchange: &mut Exchange,
 ) {
-    let guard = worker
-        .open
-        .enter(question, origin, record.clone(), exchange.end().clone());
-    let newer = worker.proxy.snapshot();
-    if let Some(newer) = newer.filter(|newer| !Arc::ptr_eq(newer, snapshot)) {
+    let (record, end) = (proof.record.clone(), exchange.end().clone());
+    let guard = worker.open.enter(question, origin, record, end);
+    let now = worker.ledger.now();
+    let outdated = |newer: &Arc<Snapshot>| {
+        !Arc::ptr_eq(newer, snapshot) || newer.engine.may_change_between(proof.asked, now)
+    };
+    if let Some(newer) = worker.proxy.snapshot().filter(outdated) {
         let metrics = &worker.proxy.metrics;
         worker
             .open

@@ -86,8 +86,8 @@ pub(crate) async fn inbound(
         Err(answer) => return answer.into_response(exchange),
     };
     let origin = Origin::Inbound(arrival.bind);
-    let record = &permit.proof().record;
-    enter(worker, &snapshot, question, origin, record, &mut exchange);
+    let proof = permit.proof();
+    enter(worker, &snapshot, question, origin, proof, &mut exchange);
 
     let (headers, version) = (&permit.head().headers, permit.head().version);
     let upload = upload(body, headers, version, &mut exchange);
@@ -423,14 +423,14 @@ impl Arrived<'_> {
             let within = within_rate(worker, snapshot, self.peer, judged).await;
             let (permit, question, told) = within?;
             let _once = self.told.set(told);
-            let record = &permit.proof().record;
+            let proof = permit.proof();
             let user = question.user.clone();
             enter(
                 worker,
                 snapshot,
                 question,
                 Origin::Outbound,
-                record,
+                proof,
                 exchange,
             );
             Ok((permit.head().clone(), Some(permit), user))
@@ -596,7 +596,7 @@ impl Arrived<'_> {
                 snapshot,
                 question,
                 Origin::Outbound,
-                &proof.record,
+                proof,
                 exchange,
             );
         }

@@ -185,7 +185,7 @@ pub(crate) const REFUSALS_PER_SECOND: u32 = 5;
 pub(crate) const REFUSED_REQUESTS_PER_SECOND: u32 = 1000;
 /// How often counted refusals are written down.
 pub(crate) const AGGREGATE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often open streams are looked at for an expired token or a lapsed policy.
+/// How often open streams are looked at for an expired token, a lapsed policy or a condition on the time that has flipped.
 pub(crate) const EXPIRY_TICK: Duration = Duration::from_millis(250);
 /// Snapshots that are held for the requests that began under them, so that none of those gives them back.
 pub(crate) const MAX_RETIRED_SNAPSHOTS: usize = 64;

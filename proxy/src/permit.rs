@@ -23,6 +23,8 @@ use crate::{
 pub(crate) struct Recorded {
     pub(crate) record: RecordId,
     pub(crate) decision: Arc<Decision>,
+    /// When it was asked for.
+    pub(crate) asked: UnixTime,
 }
 
 /// No decision here: the proxy at the other end of the mesh hop makes it.
@@ -138,6 +140,7 @@ async fn assertion_recorded(
         .map_err(|_| Refused::NotRecorded)?;
     Ok(Recorded {
         record,
+        asked: verdict.access.context.time,
         decision: Arc::new(verdict.decision),
     })
 }

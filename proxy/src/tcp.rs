@@ -469,7 +469,7 @@ async fn permitted(
         Ok(permit) => {
             let proof = permit.proof();
             exchange.decided(proof.record.clone(), proof.decision.clone());
-            enter(worker, snapshot, question, origin, &proof.record, exchange);
+            enter(worker, snapshot, question, origin, proof, exchange);
             Some(permit)
         }
         Err(why) => {

@@ -1,5 +1,6 @@
 //! Component tests: pairs of whole proxies on loopback sockets, with certificates of a real authority.
 
+mod break_glass;
 mod chaos;
 mod connect;
 mod connections;
@@ -17,6 +18,7 @@ mod resilience;
 mod resumption;
 mod rotation;
 mod shares;
+mod shouts;
 mod sim;
 mod tcp;
 mod token;

@@ -213,3 +213,43 @@ async fn open_streams_and_connections_end_when_their_permit_goes() {
     );
     mesh.verify_audit().await;
 }
+
+/// The policy stays as it is; the clock alone ends what it had let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_connection_ends_when_the_hours_of_its_policy_are_over() {
+    let folder = folder().with("bytes.yaml", permit("bytes", CLIENT_TO_BYTES));
+    let mesh = Mesh::start(folder).await;
+    let address = mesh.outbound("client-0", "bytes", 9090);
+    let mut tcp = TcpStream::connect(address).await.expect("a TCP connection");
+    let mut echoed = [0; 5];
+    tcp.write_all(b"hello").await.expect("to write");
+    tcp.read_exact(&mut echoed).await.expect("the echo");
+
+    // Twelve hours of each day that end soon.
+    let since_1970 = std::time::UNIX_EPOCH.elapsed().expect("a clock");
+    let end = u64::try_from((since_1970 + Duration::from_secs(6)).as_millis()).expect("a time");
+    let of_day = end % 86_400_000;
+    let hours = format!(
+        r#"when {{ context.time.offset(duration("-{of_day}ms")).toTime() >= duration("12h") }};"#
+    );
+    let until_then = CLIENT_TO_BYTES.replace(");", &format!(")\n{hours}"));
+    mesh.apply("bytes.yaml", permit("bytes", &until_then)).await;
+    let generation = mesh.generation().await;
+
+    let closed = tokio::time::timeout(Duration::from_secs(60), tcp.read(&mut echoed)).await;
+    assert!(
+        matches!(closed, Ok(Ok(0) | Err(_))),
+        "the TCP connection is still open: {closed:?}"
+    );
+    assert_eq!(mesh.generation().await, generation);
+    let denial = mesh.record("the denial at that time", |record| {
+        record["decision"]["effect"] == "deny" && record["direction"] == "inbound"
+    });
+    let denial = denial.await;
+    let at = denial["request"]["context"]["time"].as_u64();
+    assert!(at.is_some_and(|at| at >= end), "{denial}");
+    mesh.record("the end of the connection", |record| {
+        record["event"] == "connection_closed" && record["detail"]["cause"] == "not_permitted"
+    })
+    .await;
+}

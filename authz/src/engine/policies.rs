@@ -2,10 +2,10 @@
 //!
 //! Those of the next generation are made from those of the one before; what did not change is shared.
 
-use std::{cmp::Ordering, collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use reeve_core::{
-    PolicyId, TrustDomain, UnixTime,
+    PolicyId, TrustDomain,
     decision::{AccessRequest, Decision, Effect, Reason},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     explain,
     index::{self, Index, Step},
     mesh_schema::MeshSchema,
+    moments::Calendar,
     uses::Uses,
 };
 
@@ -31,8 +32,8 @@ pub(super) struct Policies {
     /// What opaque connections must not slip past: the weakened forms of `forbid`s that look at HTTP.
     blind: Index,
     named: Named,
-    /// When policies lapse.
-    lapses: BTreeMap<UnixTime, u32>,
+    /// When answers may change by time alone.
+    pub(super) calendar: Calendar,
     /// Ordered by id.
     all: Vec<Arc<Compiled>>,
 }
@@ -60,7 +61,7 @@ impl Policies {
             index: before.map(|b| b.index.clone()).unwrap_or_default(),
             blind: before.map(|b| b.blind.clone()).unwrap_or_default(),
             named: before.map(|b| b.named.clone()).unwrap_or_default(),
-            lapses: before.map(|b| b.lapses.clone()).unwrap_or_default(),
+            calendar: before.map(|b| b.calendar.clone()).unwrap_or_default(),
             all: Vec::new(),
         };
         for (policy, step) in changes(before.map_or(&[], Self::all), &all) {
@@ -76,9 +77,8 @@ impl Policies {
             self.blind.change(weak, step);
         }
         self.named.count(&policy.checked.uses, step);
-        if let Some(until) = policy.checked.until {
-            count(&mut self.lapses, &until, step);
-        }
+        let checked = &policy.checked;
+        self.calendar.change(&checked.moments, checked.until, step);
     }
 
     pub(super) fn settle(&mut self, home: TrustDomain) {
@@ -100,11 +100,6 @@ impl Policies {
     /// Whether membership of anything but a request's own parties may be asked.
     pub(super) fn hierarchy(&self) -> bool {
         self.named.hierarchy > 0
-    }
-
-    pub(super) fn lapses_between(&self, from: UnixTime, to: UnixTime) -> bool {
-        let between = (Bound::Excluded(from), Bound::Included(to));
-        from < to && self.lapses.range(between).next().is_some()
     }
 
     pub(super) fn crowd(&self, services: usize) -> Option<Vec<PolicyId>> {
@@ -193,19 +188,11 @@ impl Named {
             (&mut self.claims, &uses.claims),
         ];
         for (counts, names) in names {
-            names.iter().for_each(|name| count(counts, name, step));
+            names.iter().for_each(|name| step.count(counts, name));
         }
         if uses.hierarchy {
             step.take(&mut self.hierarchy);
         }
-    }
-}
-
-fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, u32>, key: &K, step: Step) {
-    let count = counts.entry(key.clone()).or_default();
-    step.take(count);
-    if *count == 0 {
-        counts.remove(key);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A map that the next generation shares with the one before, but for the parts that changed.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use foldhash::HashMap;
 
@@ -84,6 +84,15 @@ impl Step {
             Self::Comes => count.saturating_add(1),
             Self::Goes => count.saturating_sub(1),
         };
+    }
+
+    /// Counts it among others; what has none left is forgotten.
+    pub(crate) fn count<K: Ord + Clone>(self, counts: &mut BTreeMap<K, u32>, key: &K) {
+        let count = counts.entry(key.clone()).or_default();
+        self.take(count);
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 

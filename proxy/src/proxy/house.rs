@@ -84,11 +84,12 @@ pub(super) async fn watch_names(proxy: Proxy) {
     }
 }
 
-/// Asks about open streams again when a policy has lapsed since then (`@until`); the time of now.
-fn judge_lapsed(shared: &Shared, workers: &WorkerSet, since: UnixTime) -> UnixTime {
+/// Asks about open streams again when their answers may have changed by time alone since then: a policy has lapsed
+/// (`@until`), a condition on the time has flipped. The time of now.
+fn judge_on_time(shared: &Shared, workers: &WorkerSet, since: UnixTime) -> UnixTime {
     let now = shared.ledger.now();
     let snapshot = shared.snapshot();
-    if let Some(snapshot) = snapshot.filter(|held| held.engine.lapses_between(since, now)) {
+    if let Some(snapshot) = snapshot.filter(|held| held.engine.may_change_between(since, now)) {
         for worker in workers.iter() {
             worker
                 .open
@@ -98,7 +99,7 @@ fn judge_lapsed(shared: &Shared, workers: &WorkerSet, since: UnixTime) -> UnixTi
     now
 }
 
-/// What happens by the clock: tokens end, policies lapse, refusals of strangers are written down, the log's room is exported.
+/// What happens by the clock: tokens end, policies lapse, conditions on the time flip, refusals of strangers are written down, the log's room is exported.
 pub(super) async fn keep_house(
     shared: Arc<Shared>,
     workers: Arc<WorkerSet>,
@@ -116,7 +117,7 @@ pub(super) async fn keep_house(
                 for worker in workers.iter() {
                     worker.open.expire(&worker.ledger, &shared.metrics);
                 }
-                judged = judge_lapsed(&shared, &workers, judged);
+                judged = judge_on_time(&shared, &workers, judged);
                 shared.retired.release();
             }
             _ = outliers.tick() => shared.look_after_outliers(),

@@ -45,6 +45,9 @@ pub(super) const ALLOW_CLIENT: &str = r#"permit(
 
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
+/// How long certificates live where the clock is moved by hand.
+const LONG_LIFE: Duration = Duration::from_secs(40_000);
+
 pub(super) type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
 pub(super) struct Mesh {
@@ -97,15 +100,15 @@ impl Captured {
     }
 }
 
-/// Polls until there is a value; fails after five seconds.
+/// Polls until there is a value; fails after a minute.
 pub(super) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..500 {
+    for _ in 0..6000 {
         if let Some(found) = look() {
             return found;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("it did not happen within five seconds");
+    panic!("it did not happen within a minute");
 }
 
 impl Mesh {
@@ -114,9 +117,17 @@ impl Mesh {
     }
 
     pub(super) fn with_svid_life(svid_ttl: Duration) -> Self {
+        Self::on_loopback(Arc::new(SystemClock), svid_ttl)
+    }
+
+    /// One whose time is what `clock` says.
+    pub(super) fn at_time(clock: Arc<dyn Clock>) -> Self {
+        Self::on_loopback(clock, LONG_LIFE)
+    }
+
+    fn on_loopback(clock: Arc<dyn Clock>, svid_ttl: Duration) -> Self {
         // Runs of these tests beside each other keep out of each other's way, as a rule.
         let process = u8::try_from(std::process::id() % 32).unwrap_or_default();
-        let clock = Arc::new(SystemClock);
         Self {
             net: NEXT.fetch_add(1, Ordering::SeqCst),
             ..Self::on(None, [127, 31 + process], clock, svid_ttl)
@@ -147,8 +158,23 @@ impl Mesh {
         }
     }
 
-    /// The decisions in the write-ahead log of `account`'s proxy: records stand in its segments as JSON.
+    /// The decisions in the write-ahead log of `account`'s proxy.
     pub(super) fn decisions(&self, account: &str) -> Vec<DecisionRecord> {
+        self.records(account, br#"{"authenticated_by":"#)
+    }
+
+    /// The details of the events in it.
+    pub(super) fn events(&self, account: &str) -> Vec<BTreeMap<String, String>> {
+        self.records(account, br#"{"detail":"#)
+            .into_iter()
+            .filter_map(|mut event: serde_json::Value| {
+                serde_json::from_value(event.get_mut("detail")?.take()).ok()
+            })
+            .collect()
+    }
+
+    /// Records that begin so: they stand in the log's segments as JSON.
+    fn records<T: serde::de::DeserializeOwned>(&self, account: &str, start: &[u8]) -> Vec<T> {
         let mut folders = vec![self.dir.path().join(account)];
         let mut found = Vec::new();
         while let Some(folder) = folders.pop() {
@@ -158,7 +184,7 @@ impl Mesh {
                     continue;
                 }
                 let bytes = std::fs::read(entry.path()).unwrap();
-                let starts = memchr::memmem::find_iter(&bytes, br#"{"authenticated_by":"#);
+                let starts = memchr::memmem::find_iter(&bytes, start);
                 found.extend(starts.filter_map(|at| {
                     let rest = serde_json::Deserializer::from_slice(&bytes[at..]);
                     rest.into_iter().next()?.ok()

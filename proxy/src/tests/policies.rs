@@ -12,7 +12,8 @@ use std::{
 use http::Response;
 use reeve_audit::DecisionRecord;
 use reeve_core::{
-    Clock as _, SystemClock,
+    Clock as _, SystemClock, UnixTime,
+    clock::ManualClock,
     model::{Generation, Protocol},
 };
 use tokio::{
@@ -172,4 +173,104 @@ async fn a_connection_ends_when_the_policy_that_permits_it_lapses() {
     });
     assert_eq!(denial.await.decision.reason.as_str(), "no_permit");
     drop(sides);
+}
+
+/// Friday, 1 January 2027, 08:30 UTC.
+const BEFORE_WORK_SECS: u64 = 1_798_792_200;
+
+/// From nine to ten, by the time of day.
+const IN_THE_MORNING: &str = r#"permit (principal, action, resource)
+    when { context.time.toTime() >= duration("9h") && context.time.toTime() < duration("10h") };"#;
+
+/// One whose clock shows `secs`, with an application that sends back what it gets.
+async fn mesh_at(secs: u64) -> (Mesh, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::at(UnixTime::from_secs(secs)));
+    let mesh = Mesh::at_time(clock.clone());
+    echo(&mesh).await;
+    (mesh, clock)
+}
+
+/// A connection that passed bytes; `None`: it was ended before.
+async fn connection(mesh: &Mesh) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(mesh.at(110, PORT)).await.ok()?;
+    stream.write_all(b"hello").await.ok()?;
+    stream.read_exact(&mut [0; 5]).await.ok()?;
+    Some(stream)
+}
+
+/// Whether it ends; a minute is more than any machine takes.
+async fn ends(stream: &mut TcpStream) -> bool {
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut [0; 1])).await;
+    matches!(read, Ok(Ok(0) | Err(_)))
+}
+
+/// No configuration changes; the clock alone opens and shuts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_when_a_condition_on_the_time_flips() {
+    let (mesh, clock) = mesh_at(BEFORE_WORK_SECS).await;
+    let config = mesh.server(Protocol::Tcp, &[IN_THE_MORNING]);
+    let (server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    assert!(connection(&mesh).await.is_none(), "it is not nine yet");
+
+    clock.advance(Duration::from_secs(30 * 60));
+    let mut stream = connection(&mesh).await.expect("it is nine");
+    // It is asked about again after nine, and stays.
+    clock.advance(Duration::from_secs(59 * 60));
+    clock.advance(Duration::from_millis(59_999));
+    let again = connection(&mesh).await.expect("it is before ten");
+    drop(again);
+    stream.write_all(b"still").await.unwrap();
+    stream.read_exact(&mut [0; 5]).await.unwrap();
+
+    clock.advance(Duration::from_millis(1));
+    assert!(ends(&mut stream).await, "it is ten");
+    assert!(
+        server
+            .metrics()
+            .contains(r#"reeve_streams_ended_total{cause="not_permitted"} 1"#)
+    );
+    let ten = UnixTime::from_secs(BEFORE_WORK_SECS + 90 * 60);
+    let denial = eventually(|| {
+        let decisions = mesh.decisions("server");
+        let at_ten = |d: &DecisionRecord| d.request.context.time == ten;
+        decisions.into_iter().find(at_ten)
+    });
+    assert_eq!(denial.await.decision.reason.as_str(), "no_permit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_when_a_forbid_begins_to_apply() {
+    let (mesh, clock) = mesh_at(BEFORE_WORK_SECS).await;
+    let policies = [
+        "permit (principal, action, resource);",
+        r#"forbid (principal, action, resource) when { context.time > datetime("2027-01-01T12:00:00Z") };"#,
+    ];
+    let config = mesh.server(Protocol::Tcp, &policies);
+    let (_server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let mut stream = connection(&mesh).await.expect("it is morning");
+    clock.set(UnixTime::from_secs(BEFORE_WORK_SECS + 4 * 3600));
+    assert!(ends(&mut stream).await, "it is past noon");
+}
+
+/// A time that nobody can foresee the flips of is looked at once a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_within_a_minute_when_a_condition_is_not_understood() {
+    let (mesh, clock) = mesh_at(BEFORE_WORK_SECS).await;
+    let policy = r#"permit (principal, action, resource)
+        when { context.time.toTime().toMinutes() - context.port < 511 - 9080 };"#;
+    let config = mesh.server(Protocol::Tcp, &[policy]);
+    let (_server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let mut stream = connection(&mesh).await.expect("it is 8:30");
+    clock.advance(Duration::from_secs(60));
+    assert!(ends(&mut stream).await, "it is 8:31");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_is_noticed() {
+    let (mesh, clock) = mesh_at(BEFORE_WORK_SECS + 45 * 60).await;
+    let config = mesh.server(Protocol::Tcp, &[IN_THE_MORNING]);
+    let (_server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let mut stream = connection(&mesh).await.expect("it is a quarter past nine");
+    clock.set(UnixTime::from_secs(BEFORE_WORK_SECS + 10 * 60));
+    assert!(ends(&mut stream).await, "it is not nine any more");
 }
