@@ -21,6 +21,7 @@ mod hexes;
 pub mod ingest;
 pub mod log;
 mod pace;
+pub mod proof;
 pub mod query;
 pub mod record;
 mod scan;

@@ -31,6 +31,7 @@ mod policy_change;
 mod policy_guide;
 mod policy_tools;
 mod policy_verify;
+mod proofs;
 mod protocols;
 mod proxy_config;
 mod ratelimit;

@@ -71,7 +71,7 @@ async fn one_flipped_byte_anywhere_in_the_record_is_found_and_named() {
 
 /// A mesh process that is killed while it takes records in leaves files that no checkpoint covers yet, in which nothing
 /// can be found.
-async fn at_rest(checkpoint: &Path) {
+pub(crate) async fn at_rest(checkpoint: &Path) {
     eventually("the log is at rest", Duration::from_secs(30), async || {
         let before = fs::read(checkpoint).map_err(|e| e.to_string())?;
         tokio::time::sleep(Duration::from_millis(1500)).await;

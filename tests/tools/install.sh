@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the end-to-end tests need besides Rust: a stock Envoy and the Python SPIFFE library, a stock
-# Prometheus, ip and nft, stock database servers and a message broker.
+# Prometheus, ip and nft, stock database servers and a message broker, and a verifier of audit logs made of Go's own.
 # usage: install.sh [FOLDER]; the folder is target/test-tools if not given. Does nothing when it already holds these
 # versions.
 set -eu
@@ -66,4 +66,15 @@ if [ ! -x "$folder/servers/usr/sbin/mosquitto" ]; then
     ln -sfn "postgresql/$version/bin" "$folder/download/unpacked/usr/lib/postgres-bin"
     mv "$folder/download/unpacked" "$folder/servers"
     rm -rf "$folder/download"
+fi
+# The Go project's code for transparency logs, none of which is ours, behind a small command line.
+tlog=$(dirname "$0")/tlog
+if [ ! -x "$folder/bin/tlog" ] || [ -n "$(find "$tlog" -newer "$folder/bin/tlog")" ]; then
+    go=$(PATH="$PATH:/usr/local/go/bin" command -v go || true)
+    if [ -z "$go" ]; then
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends golang-go ca-certificates
+        go=go
+    fi
+    program=$(realpath "$folder/bin")/tlog
+    (cd "$tlog" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" build -o "$program" .)
 fi

@@ -1,6 +1,8 @@
 //! `reeve audit`: reads and proves the audit log.
 
 mod describe;
+mod inputs;
+mod prove;
 mod read;
 mod verify;
 
@@ -32,6 +34,18 @@ enum AuditVerb {
     /// Prove that nothing was altered or left out
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::VerifyArgs),
+    /// Prove that the log holds a record, in a file that stands by itself
+    #[command(after_help = prove::PROVE_EXAMPLES)]
+    Prove(prove::ProveArgs),
+    /// Check such a file with the log's public key alone
+    #[command(after_help = prove::CHECK_EXAMPLES)]
+    CheckProof(prove::CheckArgs),
+    /// Check bare proofs that trees have certain leaves
+    #[command(after_help = inputs::INCLUSION_EXAMPLES)]
+    VerifyInclusion(inputs::InputsArgs),
+    /// Check bare proofs that trees are the beginnings of others
+    #[command(after_help = inputs::CONSISTENCY_EXAMPLES)]
+    VerifyConsistency(inputs::InputsArgs),
 }
 
 pub(crate) use describe::explained as in_words;
@@ -46,5 +60,9 @@ pub(crate) fn run(args: &AuditArgs) -> Verdict {
         AuditVerb::Query(args) => read::query(args),
         AuditVerb::Explain(args) => read::explain(args),
         AuditVerb::Verify(args) => verify::run(args),
+        AuditVerb::Prove(args) => prove::prove(args),
+        AuditVerb::CheckProof(args) => prove::check(args),
+        AuditVerb::VerifyInclusion(args) => inputs::inclusion(args),
+        AuditVerb::VerifyConsistency(args) => inputs::consistency(args),
     }
 }

@@ -16,6 +16,7 @@ use reeve_core::TrustDomain;
 use reeve_sidecar::SvidBatchVerifier;
 use reeve_svid::TrustBundle;
 
+use super::prove;
 use crate::{
     input,
     output::{self, Format, OutputArgs},
@@ -50,7 +51,7 @@ pub(super) struct VerifyArgs {
     /// The mesh's authorities, PEM, to check the batches' signatures; else the bundle.pem beside the log.
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
-    /// The log's public key, known from elsewhere (`name+hash+key`); else the one beside the log is believed.
+    /// The log's public key, known from elsewhere (`name+hash+key`), or a file with it; else the one beside the log is believed.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     #[command(flatten)]
@@ -73,7 +74,7 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
     let options = VerifyOptions {
         wals,
         earlier,
-        verifier_key: args.key.clone(),
+        verifier_key: args.key.as_deref().map(prove::log_key).transpose()?,
         batches: None,
     };
     let report = check(&dir, &bundle, options)?;
@@ -126,6 +127,14 @@ fn wals_of(state: &StateDir) -> Vec<PathBuf> {
 
 /// Who verifies the batches' signatures: the mesh's authorities, as the mesh process wrote them down.
 fn batch_verifier(dir: &Path, bundle: &Path) -> Result<Arc<dyn BatchVerifier>, Problem> {
+    batch_verifier_of(trust_domain_of(dir).as_deref(), bundle)
+}
+
+/// The same for a log whose trust domain is known.
+pub(super) fn batch_verifier_of(
+    domain: Option<&str>,
+    bundle: &Path,
+) -> Result<Arc<dyn BatchVerifier>, Problem> {
     let unusable = |problem: Problem| {
         problem.at(bundle.display()).fix(
             "give the authorities' certificates in PEM, such as `reeve ca bundle` prints, with --bundle",
@@ -137,8 +146,13 @@ fn batch_verifier(dir: &Path, bundle: &Path) -> Result<Arc<dyn BatchVerifier>, P
             &error,
         ))
     })?;
-    let domain = trust_domain_of(dir)
-        .ok_or_else(|| unusable(Problem::new("the checkpoint does not name a trust domain")))?;
+    let domain = domain
+        .and_then(|domain| TrustDomain::parse(domain).ok())
+        .ok_or_else(|| {
+            unusable(Problem::new(
+                "the log's name does not begin with a trust domain",
+            ))
+        })?;
     let bundle = TrustBundle::from_pem(domain, &pem, 0).map_err(|error| {
         unusable(Problem::because(
             "the mesh's authorities cannot be used",
@@ -150,10 +164,10 @@ fn batch_verifier(dir: &Path, bundle: &Path) -> Result<Arc<dyn BatchVerifier>, P
 }
 
 /// The trust domain that a log is of: its checkpoint's origin is `<trust domain>/audit`.
-fn trust_domain_of(dir: &Path) -> Option<TrustDomain> {
+fn trust_domain_of(dir: &Path) -> Option<String> {
     let checkpoint = fs::read_to_string(dir.join("checkpoint")).ok()?;
     let origin = checkpoint.lines().next()?;
-    TrustDomain::parse(origin.strip_suffix("/audit")?).ok()
+    origin.strip_suffix("/audit").map(str::to_owned)
 }
 
 fn describe(report: &Report) -> String {
