@@ -106,6 +106,7 @@ fn slice(count: usize, condition: &str) -> Outcome<PolicySlice> {
     Ok(PolicySlice {
         mesh_hash: String::new(),
         policies: (1..=count).map(policy).collect::<Outcome<_>>()?,
+        ..PolicySlice::default()
     })
 }
 

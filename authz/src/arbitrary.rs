@@ -101,7 +101,8 @@ fn http() -> impl Strategy<Value = HttpContext> {
 }
 
 fn user() -> impl Strategy<Value = User> {
-    (any::<String>(), any::<String>(), multi_map()).prop_map(|(issuer, subject, claims)| User {
+    let issuer = prop_oneof![Just("https://issuer.example".to_owned()), any::<String>()];
+    (issuer, any::<String>(), multi_map()).prop_map(|(issuer, subject, claims)| User {
         issuer,
         subject,
         claims,

@@ -142,6 +142,7 @@ mod tests {
             let slice = PolicySlice {
                 mesh_hash: String::new(),
                 policies,
+                ..PolicySlice::default()
             };
             let engine = Engine::compile(&slice).unwrap();
             let explained = engine.explain(&fixtures::request());
@@ -180,6 +181,7 @@ mod tests {
             let slice = PolicySlice {
                 mesh_hash: String::new(),
                 policies: vec![fixtures::source("default/deep", None, &policy(&condition))],
+                ..PolicySlice::default()
             };
             assert_eq!(Engine::compile(&slice).unwrap_err().len(), 1);
         }

@@ -96,6 +96,7 @@ fn engine(documents: &[Document]) -> Engine {
     Engine::compile(&PolicySlice {
         mesh_hash: crate::mesh_hash(&policies),
         policies,
+        ..PolicySlice::default()
     })
     .unwrap()
 }

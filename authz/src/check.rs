@@ -7,7 +7,7 @@ use cedar_policy::{
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use reeve_core::{PolicyId, UnixTime, model::PolicyMode};
 
-use crate::{PolicyFault, ids, moments::Moments, uses::Uses};
+use crate::{PolicyFault, ids, mesh_schema::MeshSchema, moments::Moments, uses::Uses};
 
 /// The annotations that mean something.
 const ANNOTATIONS: &str = "@id, @description, @owner, @mode(\"shadow\") and @until(\"2030-12-31\")";
@@ -47,6 +47,7 @@ pub(crate) struct Checked {
 
 /// Checks annotations, entity ids and tag names; gives the policy's syntax tree as well.
 pub(crate) fn check(
+    mesh: &MeshSchema,
     policy: &Policy,
     place: Place<'_>,
 ) -> Result<(Checked, Template), Vec<PolicyFault>> {
@@ -85,7 +86,7 @@ pub(crate) fn check(
         }
     }
     check_ids(policy, &tree, place, &mut faults);
-    let uses = Uses::of(&tree);
+    let uses = Uses::of(&tree).with_claims_of(mesh);
     check_tags(&uses, place, &mut faults);
     if faults.is_empty() {
         let checked = Checked {

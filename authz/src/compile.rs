@@ -87,20 +87,13 @@ impl Compiled {
     }
 }
 
-/// Policies that may decide, ordered by id.
-type Compilation = (&'static MeshSchema, Vec<Arc<Compiled>>);
-
 /// Parses, checks and validates `sources`, apart from those that are among `before`, which is ordered by id; reports
 /// all faults.
 pub(crate) fn compile(
+    mesh: &MeshSchema,
     sources: &[PolicySource],
     before: &[Arc<Compiled>],
-) -> Result<Compilation, Vec<PolicyFault>> {
-    let mesh = match (MeshSchema::get(), sources.first()) {
-        (Ok(mesh), _) => mesh,
-        (Err(e), Some(first)) => return Err(vec![fault(first, e.to_string())]),
-        (Err(_), None) => return Err(Vec::new()),
-    };
+) -> Result<Vec<Arc<Compiled>>, Vec<PolicyFault>> {
     let mut all = Vec::with_capacity(sources.len().min(MAX_POLICIES));
     let mut faults = Vec::new();
     let mut set = PolicySet::new();
@@ -142,7 +135,7 @@ pub(crate) fn compile(
         }
     }
     if faults.is_empty() {
-        Ok((mesh, all))
+        Ok(all)
     } else {
         Err(merged(faults))
     }
@@ -179,7 +172,7 @@ fn compile_one(
         document: &source.text,
         offset: 0,
     };
-    let (checked, tree) = check::check(&written, place)?;
+    let (checked, tree) = check::check(mesh, &written, place)?;
     let parsed = (written.clone(), &tree);
     let mut compiled = Compiled::new(mesh, source.clone(), checked, parsed);
     compiled.weak = weak(mesh, &compiled, &tree).map_err(|_| {

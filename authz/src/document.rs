@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use cedar_policy::{Policy, PolicySet};
 use reeve_core::{
     Namespace, PolicyId,
-    model::{PolicyMode, PolicySource},
+    model::{PolicyMode, PolicySlice, PolicySource},
 };
 
 use crate::{
@@ -35,16 +35,30 @@ pub fn parse_access_policy(
     text: &str,
 ) -> Result<Vec<PolicySource>, Vec<PolicyFault>> {
     let blame = PolicyId::from(namespace);
+    let mesh = MeshSchema::get();
+    let mesh = mesh.map_err(|e| vec![PolicyFault::at(&blame, text, 0, e.to_string())])?;
+    parse(&mesh, scope, (namespace, object), text)
+}
+
+/// The same, against the schema `mesh`.
+pub(crate) fn parse(
+    mesh: &MeshSchema,
+    scope: Option<&Namespace>,
+    (namespace, object): (&Namespace, &str),
+    text: &str,
+) -> Result<Vec<PolicySource>, Vec<PolicyFault>> {
+    let blame = PolicyId::from(namespace);
     let whole = |message: String| vec![PolicyFault::at(&blame, text, 0, message)];
     let id = PolicyId::parse(&format!("{namespace}/{object}")).map_err(|e| whole(e.to_string()))?;
     let whole = |message: String| vec![PolicyFault::at(&id, text, 0, message)];
-    let (mesh, set) = read(&id, "AccessPolicy", text)?;
+    let set = read(&id, "AccessPolicy", text)?;
     if set.num_of_policies() > MAX_DOCUMENT_POLICIES {
         return Err(whole(format!(
             "an AccessPolicy holds at most {MAX_DOCUMENT_POLICIES} policies"
         )));
     }
     let mut document = Document {
+        mesh,
         id: id.clone(),
         text,
         scope,
@@ -68,25 +82,20 @@ pub fn parse_access_policy(
     document.finish()
 }
 
-/// The schema, and what the Cedar text of an object of that kind says; nothing of it is checked but size and syntax.
-pub(crate) fn read(
-    id: &PolicyId,
-    kind: &str,
-    text: &str,
-) -> Result<(&'static MeshSchema, PolicySet), Vec<PolicyFault>> {
+/// What the Cedar text of an object of that kind says; nothing of it is checked but size and syntax.
+pub(crate) fn read(id: &PolicyId, kind: &str, text: &str) -> Result<PolicySet, Vec<PolicyFault>> {
     let whole = |message: String| vec![PolicyFault::at(id, text, 0, message)];
-    let mesh = MeshSchema::get().map_err(|e| whole(e.to_string()))?;
     if text.len() > MAX_DOCUMENT_BYTES {
         return Err(whole(format!(
             "an {kind} is at most {MAX_DOCUMENT_BYTES} bytes long"
         )));
     }
     bounds::check(text).map_err(|e| vec![PolicyFault::at(id, text, e.offset, e.to_string())])?;
-    let set = text.parse().map_err(|e| parse_faults(id, text, &e))?;
-    Ok((mesh, set))
+    text.parse().map_err(|e| parse_faults(id, text, &e))
 }
 
 struct Document<'a> {
+    mesh: &'a MeshSchema,
     id: PolicyId,
     text: &'a str,
     scope: Option<&'a Namespace>,
@@ -151,7 +160,7 @@ impl Document<'_> {
             self.faults
                 .push(PolicyFault::at(&id, self.text, offset, message));
         }
-        let mode = match check::check(policy, place) {
+        let mode = match check::check(self.mesh, policy, place) {
             Ok((checked, _)) => checked.mode,
             Err(faults) => {
                 self.faults.extend(faults);
@@ -189,10 +198,53 @@ impl Document<'_> {
             return Ok(self.sources);
         }
         let mut faults = merged(self.faults);
-        faults.sort_by_key(|f| (f.line, f.column));
+        faults.sort_by(|a, b| {
+            let key = |f: &PolicyFault| (f.line, f.column, f.message.clone());
+            key(a).cmp(&key(b))
+        });
         faults.dedup();
         Err(faults)
     }
+}
+
+/// Hash of a policy set with what it rests on, hex SHA-256; the order of `policies` does not matter.
+///
+/// Without additions to the schema and data about entities, it is [`mesh_hash`] of the policies. With either, the same
+/// form under another version line is followed by the schema texts and the records in canonical JSON, each list after its
+/// number, each member after its length.
+pub fn slice_hash(slice: &PolicySlice) -> String {
+    if slice.schema.is_empty() && slice.entities.is_empty() {
+        return mesh_hash(&slice.policies);
+    }
+    let mut hash = Context::new(&SHA256);
+    hash.update(b"reeve policy set v2\n");
+    let mut ordered: Vec<_> = slice.policies.iter().map(canonical_fields).collect();
+    ordered.sort();
+    count(&mut hash, ordered.len());
+    ordered
+        .iter()
+        .flatten()
+        .for_each(|text| field(&mut hash, text));
+    count(&mut hash, slice.schema.len());
+    slice.schema.iter().for_each(|text| field(&mut hash, text));
+    count(&mut hash, slice.entities.len());
+    for record in slice.entities.iter() {
+        // Its fields, and the keys of its maps, are in order by name.
+        field(
+            &mut hash,
+            &serde_json::to_string(record).unwrap_or_default(),
+        );
+    }
+    hex::encode(hash.finish())
+}
+
+fn count(hash: &mut Context, number: usize) {
+    hash.update(&u64::try_from(number).unwrap_or(u64::MAX).to_be_bytes());
+}
+
+fn field(hash: &mut Context, text: &str) {
+    count(hash, text.len());
+    hash.update(text.as_bytes());
 }
 
 /// Hash of a whole policy set, hex SHA-256; the order of `policies` does not matter.
@@ -204,10 +256,10 @@ pub fn mesh_hash(policies: &[PolicySource]) -> String {
     ordered.sort();
     let mut hash = Context::new(&SHA256);
     hash.update(b"reeve policy set v1\n");
-    for field in ordered.iter().flatten() {
-        hash.update(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hash.update(field.as_bytes());
-    }
+    ordered
+        .iter()
+        .flatten()
+        .for_each(|text| field(&mut hash, text));
     hex::encode(hash.finish())
 }
 

@@ -11,7 +11,7 @@ mod verdict;
 
 pub use foresee::{Asked, Foreseen, Foresight, Searched, Sight, Unknown};
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use reeve_core::{
     PolicyId, TrustDomain, UnixTime,
@@ -23,6 +23,8 @@ use self::policies::Policies;
 use crate::{
     Explanation, PolicyFault,
     compile::{self, Compiled},
+    mesh_schema::MeshSchema,
+    store::Store,
 };
 
 /// Most policies that are asked about one request; when more might apply, it is denied.
@@ -43,6 +45,8 @@ pub struct Needs {
     pub headers: BTreeSet<String>,
     /// Query parameter names.
     pub query: BTreeSet<String>,
+    /// Labels of workloads and services, which are known beforehand.
+    pub labels: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -68,9 +72,22 @@ impl Engine {
             Some(State::Open(policies)) => Some(policies.as_ref()),
             Some(State::Closed(_)) | None => None,
         };
+        let mesh = MeshSchema::extended(&slice.schema).map_err(|faults| blame(slice, &faults))?;
+        let store = before.filter(|before| {
+            before.mesh.texts == mesh.texts && *before.store.records() == slice.entities
+        });
+        let store = match store {
+            Some(before) => Arc::clone(&before.store),
+            None => {
+                let store = Store::new(&mesh, &slice.entities);
+                Arc::new(store.map_err(|faults| blame(slice, &faults))?)
+            }
+        };
+        // What a policy was read as holds for one schema alone.
+        let before = before.filter(|before| before.mesh.texts == mesh.texts);
         let known: &[Arc<Compiled>] = before.map_or(&[], Policies::all);
-        let (mesh, all) = compile::compile(&slice.policies, known)?;
-        let policies = Policies::new(mesh, all, before);
+        let all = compile::compile(&mesh, &slice.policies, known)?;
+        let policies = Policies::new((mesh, store), all, before);
         Ok(Self {
             needs: policies.needs(),
             state: State::Open(Box::new(policies)),
@@ -176,5 +193,18 @@ impl Engine {
     }
 }
 
+/// Faults of what the policies rest on, said of the first policy or of the set.
+fn blame(slice: &PolicySlice, faults: &[impl fmt::Display]) -> Vec<PolicyFault> {
+    let first = slice.policies.first().map(|policy| policy.id.clone());
+    let Some(id) = first.or_else(|| PolicyId::parse("reeve-system/schema").ok()) else {
+        return Vec::new();
+    };
+    let each = faults.iter();
+    each.map(|fault| PolicyFault::at(&id, "", 0, fault.to_string()))
+        .collect()
+}
+
+#[cfg(test)]
+mod known_tests;
 #[cfg(test)]
 mod tests;

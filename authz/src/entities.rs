@@ -25,6 +25,7 @@ use reeve_core::{
 
 use crate::{
     mesh_schema::{EntityTypes, MeshSchema},
+    store::{Node, Store},
     uses::Uses,
 };
 
@@ -41,6 +42,24 @@ const SEGMENT_NAMES: [&str; MAX_NAMED_SEGMENTS] = [
 pub(crate) struct Question {
     pub(crate) request: cedar_policy::Request,
     pub(crate) entities: cedar_policy::Entities,
+}
+
+/// What questions are put with, beside the request itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ground<'a> {
+    pub(crate) mesh: &'a MeshSchema,
+    /// The mesh's trust domain.
+    pub(crate) home: Option<&'a TrustDomain>,
+    pub(crate) store: &'a Store,
+}
+
+/// What is asked about beyond the principal, the resource, and what they are in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reach {
+    /// Whether anything is.
+    pub(crate) beyond: bool,
+    /// Entities that are looked into by name: type and id.
+    pub(crate) named: Vec<(String, String)>,
 }
 
 /// What each of the policies that are asked looks at.
@@ -69,15 +88,14 @@ impl QuestionError {
 }
 
 impl Question {
-    /// Puts `request` in Cedar's terms, with those parts that `uses` names. `home` is the mesh's trust domain.
+    /// Puts `request` in Cedar's terms, with those parts that `uses` names.
     pub(crate) fn new(
-        mesh: &MeshSchema,
+        ground: Ground<'_>,
         uses: Looks<'_>,
-        home: Option<&TrustDomain>,
         request: &AccessRequest,
     ) -> Result<Self, QuestionError> {
-        let parties = Parties::new(mesh, uses.hierarchy(), home, request)?;
-        let (request, entities) = parties.asked(mesh, uses, request)?;
+        let parties = Parties::new(ground, &uses.reach(), request)?;
+        let (request, entities) = parties.asked(ground, uses, request)?;
         Ok(Self {
             request: request.into(),
             entities: entities.into_owned().into(),
@@ -95,17 +113,19 @@ pub(crate) struct Parties {
 }
 
 impl Parties {
-    /// Those of `request`. `hierarchy`: whether membership of anything else may be asked.
+    /// Those of `request`, and what `reach` goes to.
     pub(crate) fn new(
-        mesh: &MeshSchema,
-        hierarchy: bool,
-        home: Option<&TrustDomain>,
+        ground: Ground<'_>,
+        reach: &Reach,
         request: &AccessRequest,
     ) -> Result<Self, QuestionError> {
+        let Ground { mesh, home, store } = ground;
+        let hierarchy = reach.beyond;
         let builder = Builder {
             types: &mesh.types,
             hierarchy,
             home,
+            store,
         };
         let (action, action_entity) = mesh
             .action(request.action)
@@ -113,7 +133,10 @@ impl Parties {
         let mut graph = Graph::default();
         let principal = builder.principal(&mut graph, &request.principal);
         let resource = builder.resource(&mut graph, request)?;
-        let mut entities = graph.into_entities();
+        if hierarchy {
+            graph.go_on(store, reach);
+        }
+        let mut entities = graph.into_entities(store);
         entities.push(action_entity.clone());
         // All ancestors of what a request names are its direct parents; only membership of something else has to be
         // worked out.
@@ -140,11 +163,12 @@ impl Parties {
     /// The whole question: `request`, whose parties these are, with those parts that `uses` names.
     pub(crate) fn asked(
         &self,
-        mesh: &MeshSchema,
+        ground: Ground<'_>,
         uses: Looks<'_>,
         request: &AccessRequest,
     ) -> Result<(Request, Cow<'_, Entities>), QuestionError> {
-        let (context, more) = Circumstances { mesh, uses }.of(request)?;
+        let Ground { mesh, store, .. } = ground;
+        let (context, more) = Circumstances { mesh, store, uses }.of(request)?;
         let asked = Request::new_unchecked(
             self.principal.clone(),
             self.action.clone(),
@@ -180,13 +204,18 @@ impl Looks<'_> {
         self.0.iter().any(|uses| uses.whole_context)
     }
 
-    /// Whether any of them asks for membership of something else than the request's parties.
-    pub(crate) fn hierarchy(self) -> bool {
-        self.0.iter().any(|uses| uses.hierarchy)
+    /// What they ask about beyond the request's parties.
+    pub(crate) fn reach(self) -> Reach {
+        let named = self.0.iter().flat_map(|uses| uses.entities.iter().cloned());
+        Reach {
+            beyond: self.0.iter().any(|uses| uses.hierarchy),
+            named: named.collect(),
+        }
     }
 }
 
-/// Entities without attributes and their parents; one entry each, also when principal and resource are the same.
+/// Entities and their parents; one entry each, also when principal and resource are the same. What is known of each
+/// besides comes from the store.
 #[derive(Debug, Default)]
 struct Graph(Vec<(EntityUID, HashSet<EntityUID>)>);
 
@@ -198,11 +227,40 @@ impl Graph {
         }
     }
 
-    fn into_entities(self) -> Vec<Entity> {
-        self.0
-            .into_iter()
-            .map(|(uid, parents)| entity(uid, parents, [], []))
-            .collect()
+    /// Adds every entity that these, and those named, lead to.
+    fn go_on(&mut self, store: &Store, reach: &Reach) {
+        let mut seen: HashSet<EntityUID> = self.0.iter().map(|(uid, _)| uid.clone()).collect();
+        let mut open: Vec<&Node> = self.0.iter().filter_map(|(uid, _)| store.of(uid)).collect();
+        let named = reach.named.iter();
+        for node in named.filter_map(|(kind, id)| store.node(kind, id)) {
+            if seen.insert(node.entity.uid().clone()) {
+                self.add(node.entity.uid(), node.entity.parents().cloned());
+                open.push(node);
+            }
+        }
+        while let Some(node) = open.pop() {
+            for uid in node.leads_to() {
+                if seen.insert(uid.clone())
+                    && let Some(node) = store.of(uid)
+                {
+                    self.add(uid, node.entity.parents().cloned());
+                    open.push(node);
+                }
+            }
+        }
+    }
+
+    fn into_entities(self, store: &Store) -> Vec<Entity> {
+        let each = self.0.into_iter();
+        each.map(|(uid, parents)| {
+            let Some(known) = store.of(&uid) else {
+                return entity(uid, parents, [], []);
+            };
+            let attributes = known.entity.attrs().map(|(n, v)| (n.clone(), v.clone()));
+            let tags = known.entity.tags().map(|(n, v)| (n.clone(), v.clone()));
+            Entity::new_with_attr_partial_value(uid, attributes, HashSet::new(), parents, tags)
+        })
+        .collect()
     }
 }
 
@@ -211,6 +269,7 @@ struct Builder<'a> {
     types: &'a EntityTypes,
     hierarchy: bool,
     home: Option<&'a TrustDomain>,
+    store: &'a Store,
 }
 
 impl Builder<'_> {
@@ -242,8 +301,16 @@ impl Builder<'_> {
         } else if self.hierarchy {
             graph.add(&uid(&self.types.trust_domain, domain.as_str()), []);
         }
+        let groups = self.groups([&workload].into_iter().chain(&parents));
         graph.add(&workload, parents);
+        graph.add(&workload, groups);
         workload
+    }
+
+    /// What these are in, beside what their names say.
+    fn groups<'u>(self, uids: impl Iterator<Item = &'u EntityUID>) -> Vec<EntityUID> {
+        let groups = uids.flat_map(|uid| self.store.ancestors(uid));
+        groups.cloned().collect()
     }
 
     fn namespace(self, graph: &mut Graph, domain: &TrustDomain, name: &Namespace) -> EntityUID {
@@ -268,16 +335,21 @@ impl Builder<'_> {
             self.namespace(graph, &domain, &resource.namespace),
             uid(&self.types.trust_domain, domain.as_str()),
         ];
+        let around = self.groups(above.iter());
         let mut services = Vec::new();
         for name in &resource.services {
             let service = uid(&self.types.service, name.as_str());
             graph.add(&service, above.iter().cloned());
+            graph.add(&service, self.groups([&service].into_iter()));
+            graph.add(&service, around.iter().cloned());
             services.push(service);
         }
         if let Some(id) = &resource.workload {
             let workload = self.workload(graph, id);
+            graph.add(&workload, self.groups(services.iter()));
             graph.add(&workload, services);
             graph.add(&workload, above);
+            graph.add(&workload, around);
             return Ok(workload);
         }
         match <[EntityUID; 1]>::try_from(services) {
@@ -291,6 +363,7 @@ impl Builder<'_> {
 #[derive(Clone, Copy)]
 struct Circumstances<'a> {
     mesh: &'a MeshSchema,
+    store: &'a Store,
     uses: Looks<'a>,
 }
 
@@ -377,12 +450,26 @@ impl Circumstances<'_> {
                 ("issuer", text(&user.issuer)),
                 ("subject", text(&user.subject)),
             ];
-            found.push(entity(
-                uid(&types.user, "user"),
-                HashSet::new(),
-                attributes,
-                tags,
-            ));
+            let groups = self.groups_of(user);
+            found.push(entity(uid(&types.user, "user"), groups, attributes, tags));
+        }
+        found
+    }
+
+    /// What an end user is in, as the claims say.
+    fn groups_of(self, user: &User) -> HashSet<EntityUID> {
+        let mut found = HashSet::new();
+        for (kind, claim) in self.mesh.claimed() {
+            let values = user.claims.get(&claim.name);
+            let values = values.filter(|_| claim.issuer == user.issuer);
+            let Some(kind) = self.mesh.added_type(kind) else {
+                continue;
+            };
+            for value in values.into_iter().flatten() {
+                let group = uid(kind, value);
+                found.extend(self.store.ancestors(&group).iter().cloned());
+                found.insert(group);
+            }
         }
         found
     }

@@ -89,6 +89,7 @@ pub(crate) fn engine(policies: Vec<PolicySource>) -> Engine {
     let slice = PolicySlice {
         mesh_hash: "hash".into(),
         policies,
+        ..PolicySlice::default()
     };
     Engine::compile(&slice).unwrap()
 }

@@ -22,14 +22,11 @@ mod worst;
 pub(crate) use filing::Filing;
 pub(crate) use shards::Step;
 pub(crate) use sieve::Sieve;
-pub(crate) use worst::most_candidates;
+pub(crate) use worst::{Together, most_candidates};
 
 use std::sync::Arc;
 
-use reeve_core::{
-    TrustDomain,
-    decision::{AccessRequest, ResourceRef},
-};
+use reeve_core::decision::{AccessRequest, ResourceRef};
 
 use self::{
     aspects::Aspects,
@@ -38,7 +35,7 @@ use self::{
     lineage::{Lineage, Named},
     shards::{Sharded, Stays},
 };
-use crate::compile::Compiled;
+use crate::{compile::Compiled, entities::Ground, store::Store};
 
 /// Finds candidates.
 #[derive(Clone, Debug, Default)]
@@ -88,9 +85,9 @@ impl Index {
         }
     }
 
-    /// What there is for the principal, action and resource of `request`. `home` is the mesh's trust domain.
-    pub(crate) fn shelf(&self, request: &AccessRequest, home: Option<&TrustDomain>) -> Shelf {
-        let lineage = Lineage::of(request, home);
+    /// What there is for the principal, action and resource of `request`.
+    pub(crate) fn shelf(&self, request: &AccessRequest, ground: Ground<'_>) -> Shelf {
+        let lineage = Lineage::of(request, ground);
         let mut shelf = Shelf {
             shape: demand::shape_of(request),
             plain: Vec::new(),
@@ -121,12 +118,13 @@ impl Index {
         &'s self,
         shelf: &'s Shelf,
         request: &AccessRequest,
+        store: &Store,
     ) -> Vec<&'s Compiled> {
         let mut found: Vec<&Compiled> = shelf.plain.iter().map(AsRef::as_ref).collect();
         if shelf.detailed.is_empty() {
             return found;
         }
-        let mut details = self.aspects.facts(request);
+        let mut details = self.aspects.facts(request, store);
         details.retain(|fact| self.facts.get(*fact).is_some());
         let plain = found.len();
         for place in &shelf.detailed {

@@ -26,6 +26,7 @@ mod entities;
 pub mod eval;
 mod explain;
 mod expression;
+mod extension;
 mod failing;
 mod fault;
 #[cfg(test)]
@@ -42,16 +43,19 @@ mod opaque;
 mod plain;
 mod review;
 mod role;
+mod schema;
+mod store;
 mod uses;
 mod words;
 
 pub use check::parse_until;
-pub use document::{mesh_hash, parse_access_policy};
+pub use document::{mesh_hash, parse_access_policy, slice_hash};
 pub use engine::{
     Asked, Engine, Foreseen, Foresight, MAX_CANDIDATES, Needs, Searched, Sight, Unknown,
 };
 pub use entities::{MAX_NAMED_SEGMENTS, datetime};
 pub use explain::{Explanation, PolicyVerdict, Verdict};
+pub use extension::SchemaFault;
 pub use fault::PolicyFault;
 pub use format::format_policies;
 pub use jwt::{JwtVerifier, TokenError, TokenLookup, Verified};
@@ -60,4 +64,6 @@ pub use mesh_schema::schema;
 pub use plain::{Plain, PlainQuestion};
 pub use review::{Remark, RemarkCode, Review, review};
 pub use role::{BindError, Role};
+pub use schema::{PolicySchema, entity_name};
+pub use store::EntityFault;
 pub use words::in_words;

@@ -1,24 +1,28 @@
 //! Cedar's own authorizer over a whole policy set: what the engine is held against, by property tests and benchmarks.
 
+use std::sync::Arc;
+
 use cedar_policy::{Policy, PolicySet};
 use reeve_core::{
     Namespace, PolicyId, TrustDomain, UnixTime,
     decision::{AccessRequest, Decision, PolicyError},
-    model::{PolicyMode, PolicySource},
+    model::{PolicyMode, PolicySlice},
 };
 
 use crate::{
     check::parse_until,
-    entities::{Looks, Question},
+    entities::{Ground, Looks, Question},
     judge::{self, OnForbidError},
     mesh_schema::MeshSchema,
+    store::Store,
     uses::Uses,
 };
 
 /// Every policy that concerns one namespace's resources at one time, none of them left out for what it says.
 #[derive(Debug)]
 pub struct Plain {
-    mesh: &'static MeshSchema,
+    mesh: Arc<MeshSchema>,
+    store: Store,
     uses: Uses,
     enforced: PolicySet,
     /// With shadow policies, if there are any.
@@ -30,14 +34,13 @@ pub struct Plain {
 pub struct PlainQuestion(Question);
 
 impl Plain {
-    /// Those of `policies` that are asked about resources of `namespace` at `now`.
-    pub fn new(
-        policies: &[PolicySource],
-        namespace: &Namespace,
-        now: UnixTime,
-    ) -> Result<Self, String> {
+    /// Those of `slice` that are asked about resources of `namespace` at `now`.
+    pub fn new(slice: &PolicySlice, namespace: &Namespace, now: UnixTime) -> Result<Self, String> {
+        let mesh = MeshSchema::extended(&slice.schema).map_err(|all| format!("{all:?}"))?;
+        let store = Store::new(&mesh, &slice.entities).map_err(|all| format!("{all:?}"))?;
         let mut this = Self {
-            mesh: MeshSchema::get().map_err(|e| e.to_string())?,
+            mesh,
+            store,
             uses: Uses {
                 whole_context: true,
                 hierarchy: true,
@@ -46,7 +49,7 @@ impl Plain {
             enforced: PolicySet::new(),
             all: None,
         };
-        let concerned = policies.iter().filter(|policy| {
+        let concerned = slice.policies.iter().filter(|policy| {
             let scope = policy.scope.as_ref();
             scope.is_none_or(|scope| scope == namespace)
         });
@@ -59,7 +62,8 @@ impl Plain {
                 continue;
             }
             let tree = policy.to_pst().map_err(|e| e.to_string())?;
-            this.uses.merge(Uses::of(tree.body()));
+            this.uses
+                .merge(Uses::of(tree.body()).with_claims_of(&this.mesh));
             if source.mode == PolicyMode::Shadow {
                 shadow.push(policy);
             } else {
@@ -82,7 +86,12 @@ impl Plain {
         request: &AccessRequest,
         home: Option<&TrustDomain>,
     ) -> Result<PlainQuestion, String> {
-        let question = Question::new(self.mesh, Looks(&[&self.uses]), home, request);
+        let ground = Ground {
+            mesh: &self.mesh,
+            home,
+            store: &self.store,
+        };
+        let question = Question::new(ground, Looks(&[&self.uses]), request);
         question.map(PlainQuestion).map_err(|e| e.to_string())
     }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{region::Region, relation::Relations};
 use crate::{
-    Known, PolicyFault,
+    Known, PolicyFault, PolicySchema,
     check::Place,
     compile::{self, Compiled},
     entities::datetime,
@@ -80,11 +80,16 @@ pub struct Review {
 
 /// Reviews `policies` against each other, and against what is `known` of the mesh.
 pub fn review(
+    schema: &PolicySchema,
     policies: &[PolicySource],
     known: Option<&Known>,
     now: UnixTime,
 ) -> Result<Review, Vec<PolicyFault>> {
-    let (mesh, all) = compile::compile(policies, &[])?;
+    let Some(first) = policies.first() else {
+        return Ok(Review::default());
+    };
+    let mesh = schema.mesh(&first.id)?;
+    let all = compile::compile(mesh, policies, &[])?;
     let regions: Vec<Option<Region>> = all.iter().map(|p| Region::of(mesh, p)).collect();
     let relations = Relations { known };
     let mut review = Review::default();

@@ -10,9 +10,10 @@ use reeve_core::{Namespace, PolicyId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    PolicyFault,
+    PolicyFault, PolicySchema,
     check::{self, Place},
     document::{self, MAX_DOCUMENT_POLICIES},
+    mesh_schema::MeshSchema,
 };
 
 const PRINCIPAL: &str = "?principal";
@@ -28,7 +29,11 @@ const PRINCIPALS: [&str; 5] = [
 const RESOURCES: [&str; 4] = ["Workload", "Service", "ServiceAccount", "Namespace"];
 /// The templates of one `AccessRole`.
 #[derive(Clone, Debug)]
-pub struct Role(Vec<Part>);
+pub struct Role {
+    parts: Vec<Part>,
+    /// The types of the mesh's own.
+    groups: Vec<String>,
+}
 
 /// One template.
 #[derive(Clone, Debug)]
@@ -61,6 +66,7 @@ pub enum BindError {
 impl Role {
     /// Reads the Cedar text of the `AccessRole` `namespace/object`: templates alone, strictly validated.
     pub fn parse(
+        schema: &PolicySchema,
         namespace: &Namespace,
         object: &str,
         text: &str,
@@ -69,7 +75,8 @@ impl Role {
         let id = PolicyId::parse(&format!("{namespace}/{object}"))
             .map_err(|e| vec![PolicyFault::at(&blame, text, 0, e.to_string())])?;
         let whole = |message: String| vec![PolicyFault::at(&id, text, 0, message)];
-        let (mesh, set) = document::read(&id, "AccessRole", text)?;
+        let mesh = schema.mesh(&id)?;
+        let set = document::read(&id, "AccessRole", text)?;
         let mut faults: Vec<_> = mesh
             .validate(&set)
             .iter()
@@ -89,7 +96,7 @@ impl Role {
         templates.sort_by_key(|template| text.find(&template.to_cedar()));
         let mut parts: Vec<Part> = Vec::new();
         for (number, template) in templates.into_iter().enumerate() {
-            match Part::read(number + 1, template, &id, text) {
+            match Part::read(mesh, (number + 1, template), &id, text) {
                 Ok(part) if parts.iter().any(|known| known.name == part.name) => {
                     faults.extend(whole(format!("@id {:?} is there twice", part.name)));
                 }
@@ -101,7 +108,10 @@ impl Role {
             return Err(whole("there is no policy here".to_owned()));
         }
         match faults.is_empty() {
-            true => Ok(Self(parts)),
+            true => Ok(Self {
+                parts,
+                groups: mesh.added.keys().cloned().collect(),
+            }),
             false => Err(faults),
         }
     }
@@ -109,7 +119,7 @@ impl Role {
     /// The Cedar text of an `AccessPolicy` that gives the role to `principals` for `resources`: Cedar entities, such as
     /// `ServiceAccount::"mesh.local/ns/shop/sa/web"`.
     pub fn bind(&self, principals: &[String], resources: &[String]) -> Result<String, BindError> {
-        let slots = |slot| self.0.iter().any(|part| part.has(slot));
+        let slots = |slot| self.parts.iter().any(|part| part.has(slot));
         match (slots(PRINCIPAL), principals.is_empty()) {
             (true, true) => return Err(BindError::Slots("the role asks for principals")),
             (false, false) => return Err(BindError::Slots("the role has no ?principal")),
@@ -120,9 +130,9 @@ impl Role {
             (false, false) => return Err(BindError::Slots("the role has no ?resource")),
             _ => {}
         }
-        let principals = entities(principals, &PRINCIPALS)?;
-        let resources = entities(resources, &RESOURCES)?;
-        let counts = self.0.iter().map(|part| {
+        let principals = entities(principals, &PRINCIPALS, &self.groups)?;
+        let resources = entities(resources, &RESOURCES, &self.groups)?;
+        let counts = self.parts.iter().map(|part| {
             let of = |slot, all: &[Value]| if part.has(slot) { all.len() } else { 1 };
             of(PRINCIPAL, &principals).saturating_mul(of(RESOURCE, &resources))
         });
@@ -131,7 +141,7 @@ impl Role {
             return Err(BindError::TooMany(count));
         }
         let texts: Vec<_> = self
-            .0
+            .parts
             .iter()
             .flat_map(|part| part.bound(&principals, &resources))
             .collect();
@@ -141,8 +151,8 @@ impl Role {
 
 impl Part {
     fn read(
-        number: usize,
-        template: &Template,
+        mesh: &MeshSchema,
+        (number, template): (usize, &Template),
         id: &PolicyId,
         text: &str,
     ) -> Result<Self, Vec<PolicyFault>> {
@@ -164,7 +174,7 @@ impl Part {
         let resource = json!({"type": "Service", "id": "some.some.svc.cluster.local"});
         let bound = filled(&part.json, &principal, &resource);
         let policy = Policy::from_json(None, bound).map_err(|e| fault(e.to_string()))?;
-        check::check(&policy, place)?;
+        check::check(mesh, &policy, place)?;
         Ok(part)
     }
 
@@ -209,7 +219,9 @@ impl Part {
 }
 
 /// Parses entities, each of one of these types.
-fn entities(texts: &[String], types: &[&str]) -> Result<Vec<Value>, BindError> {
+fn entities(texts: &[String], types: &[&str], groups: &[String]) -> Result<Vec<Value>, BindError> {
+    let groups = groups.iter().map(String::as_str);
+    let types: Vec<_> = types.iter().copied().chain(groups).collect();
     let parse = |text: &String| {
         let uid = EntityUid::from_str(text).ok();
         let known = uid.filter(|uid| types.contains(&uid.type_name().to_string().as_str()));

@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 
 use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, Template, Var};
 
-use crate::expression::{of_context, parts};
+use crate::{
+    expression::{of_context, parts},
+    mesh_schema::MeshSchema,
+};
 
 /// The parts of a request that some policies look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,8 +23,14 @@ pub(crate) struct Uses {
     pub(crate) whole_context: bool,
     /// `action` stands in a condition.
     pub(crate) action: bool,
-    /// `in` is asked of something other than the request's own principal, action or resource.
+    /// Something is asked of another entity than the request's own principal, action or resource.
     pub(crate) hierarchy: bool,
+    /// The entities that it is asked of, as far as they are spelled out: type and id.
+    pub(crate) entities: BTreeSet<(String, String)>,
+    /// It is asked what the end user is in.
+    pub(crate) user_groups: bool,
+    /// Names of labels.
+    pub(crate) labels: BTreeSet<String>,
     /// Header names.
     pub(crate) headers: BTreeSet<String>,
     /// Query parameter names.
@@ -50,12 +59,25 @@ impl Uses {
         uses
     }
 
+    /// Adds the claims that tell what an end user is in, if that is asked.
+    #[must_use]
+    pub(crate) fn with_claims_of(mut self, mesh: &MeshSchema) -> Self {
+        if self.user_groups {
+            let claims = mesh.claimed().map(|(_, claim)| claim.name.clone());
+            self.claims.extend(claims);
+        }
+        self
+    }
+
     /// Adds what another policy looks at.
     pub(crate) fn merge(&mut self, other: Self) {
         self.attributes.extend(other.attributes);
         self.whole_context |= other.whole_context;
         self.action |= other.action;
         self.hierarchy |= other.hierarchy;
+        self.entities.extend(other.entities);
+        self.user_groups |= other.user_groups;
+        self.labels.extend(other.labels);
         self.headers.extend(other.headers);
         self.query.extend(other.query);
         self.claims.extend(other.claims);
@@ -90,21 +112,38 @@ impl Uses {
             } => self.visit_tag(left, right),
             Expr::BinaryOp {
                 op: BinaryOp::In,
-                left,
+                left: who,
                 ..
-            } => {
-                self.hierarchy |= !matches!(**left, Expr::Var(_));
-                self.visit_parts(expr);
             }
-            Expr::Is {
+            | Expr::Is {
                 expr: who,
                 in_expr: Some(_),
                 ..
             } => {
-                self.hierarchy |= !matches!(**who, Expr::Var(_));
+                self.user_groups |= mentions_context(who);
+                self.look_into(who);
+                self.visit_parts(expr);
+            }
+            Expr::GetAttr { expr: who, .. } | Expr::HasAttr { expr: who, .. } => {
+                if !is_of_context(who) {
+                    self.look_into(who);
+                }
                 self.visit_parts(expr);
             }
             _ => self.visit_parts(expr),
+        }
+    }
+
+    /// Something is asked of the entity that `who` stands for.
+    fn look_into(&mut self, who: &Expr) {
+        self.hierarchy |= !matches!(who, Expr::Var(_));
+        let mut open = vec![who];
+        while let Some(expr) = open.pop() {
+            if let Expr::Literal(Literal::EntityUID(uid)) = expr {
+                let name = (uid.ty.to_string(), uid.eid.to_string());
+                self.entities.insert(name);
+            }
+            open.extend(parts(expr).into_iter().flatten());
         }
     }
 
@@ -124,6 +163,11 @@ impl Uses {
             Some("headers" | "header_text") => &mut self.headers,
             Some("query") => &mut self.query,
             Some("user" | "claim_lines") => &mut self.claims,
+            // Of an entity that the request does not carry.
+            _ if !mentions_context(holder) => {
+                self.look_into(holder);
+                &mut self.labels
+            }
             _ => {
                 self.indirect.push(holder.to_string());
                 return;
@@ -140,6 +184,18 @@ impl Uses {
 
 fn is_context(expr: &Expr) -> bool {
     matches!(expr, Expr::Var(Var::Context))
+}
+
+/// `context.a.b`
+fn is_of_context(expr: &Expr) -> bool {
+    match expr {
+        Expr::GetAttr { expr, .. } => is_of_context(expr),
+        _ => is_context(expr),
+    }
+}
+
+fn mentions_context(expr: &Expr) -> bool {
+    is_context(expr) || parts(expr).is_none_or(|parts| parts.into_iter().any(mentions_context))
 }
 
 #[cfg(test)]

@@ -334,6 +334,8 @@ impl<'a> Index<'a> {
                 .filter(|p| concerns(&p.scope))
                 .cloned()
                 .collect(),
+            schema: self.mesh.policy_schema.clone(),
+            entities: Arc::clone(&self.mesh.entities),
         }
     }
 }

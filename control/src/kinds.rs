@@ -65,6 +65,9 @@ pub(crate) struct Objects {
     pub(crate) access_policies: Vec<Object<AccessPolicySpec>>,
     pub(crate) access_roles: Vec<Object<AccessRoleSpec>>,
     pub(crate) access_role_bindings: Vec<Object<AccessRoleBindingSpec>>,
+    pub(crate) access_schemas: Vec<Object<AccessSchemaSpec>>,
+    pub(crate) access_entities: Vec<Object<AccessEntitiesSpec>>,
+    pub(crate) namespaces: Vec<Object<de::Anything>>,
     pub(crate) rate_limits: Vec<Object<RateLimitSpec>>,
     pub(crate) transformations: Vec<Object<TransformationSpec>>,
     pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
@@ -191,17 +194,26 @@ impl Objects {
             }
             "Transformation" => push(&mut self.transformations, d, tables::STRICT, faults),
             "RateLimit" => push(&mut self.rate_limits, d, tables::STRICT, faults),
-            "AccessPolicy" => push(&mut self.access_policies, d, tables::STRICT, faults),
-            "AccessRole" => push(&mut self.access_roles, d, tables::STRICT, faults),
-            "AccessRoleBinding" => {
-                push(&mut self.access_role_bindings, d, tables::STRICT, faults);
-            }
+            kind if kind.starts_with("Access") => self.add_access(kind, d, faults),
+            "Namespace" => push(&mut self.namespaces, d, tables::LENIENT, faults),
             "MeshConfig" => push(&mut self.mesh_configs, d, tables::STRICT, faults),
             "LocalMesh" => push(&mut self.local_meshes, d, tables::STRICT, faults),
             _ => {
                 let mut tolerated: Vec<Object<de::Anything>> = Vec::new();
                 push(&mut tolerated, d, tables::LENIENT, faults);
             }
+        }
+    }
+
+    /// What policies are made of.
+    fn add_access(&mut self, kind: &str, d: &Arc<Document>, faults: &mut Vec<Fault>) {
+        let fields = tables::STRICT;
+        match kind {
+            "AccessPolicy" => push(&mut self.access_policies, d, fields, faults),
+            "AccessRole" => push(&mut self.access_roles, d, fields, faults),
+            "AccessRoleBinding" => push(&mut self.access_role_bindings, d, fields, faults),
+            "AccessSchema" => push(&mut self.access_schemas, d, fields, faults),
+            _ => push(&mut self.access_entities, d, fields, faults),
         }
     }
 }

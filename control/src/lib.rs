@@ -55,6 +55,18 @@ pub fn load(folder: &Path) -> Result<Mesh, Vec<Fault>> {
     resolved.mesh.ok_or(resolved.findings)
 }
 
+/// The schema that the policies of a folder are written against, whatever else may be wrong there.
+pub fn policy_schema(folder: &Path) -> Result<reeve_authz::PolicySchema, Vec<Fault>> {
+    let built = resolve::built(&source::Source::read(folder));
+    let of_schema =
+        |fault: &Fault| fault.is_error() && fault.kind.as_deref() == Some("AccessSchema");
+    let faults: Vec<_> = built.findings.into_iter().filter(of_schema).collect();
+    match faults.is_empty() {
+        true => Ok(built.mesh.schema()),
+        false => Err(faults),
+    }
+}
+
 /// Reads every document of a file of configuration as `T`, which is not one of the mesh's own kinds. Unknown fields are
 /// faults.
 pub fn read_documents<T: serde::de::DeserializeOwned + Default>(

@@ -1,5 +1,6 @@
 //! The resolved mesh: typed, complete and checked against itself. Made by [`crate::load`] from a folder.
 
+mod entities;
 mod place;
 mod routing;
 mod scope;
@@ -14,9 +15,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use reeve_core::{
     InstanceName, ServiceName,
-    model::{GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
+    model::{EntityRecord, GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
 };
 
+pub(crate) use entities::with_labels;
 pub use place::PlaceRules;
 pub(crate) use routing::{
     At, Credential, DestinationRule, Gateway, GatewayCertificates, GatewayClients, GatewayServer,
@@ -52,7 +54,13 @@ pub struct Mesh {
     pub workloads: Vec<LocalWorkload>,
     /// Every policy, ordered by id.
     pub policies: Vec<PolicySource>,
-    /// Hash of `policies`.
+    /// What extends the built-in schema: Cedar schema texts.
+    pub policy_schema: Vec<String>,
+    /// What is known of entities, as far as the policies ask about it, ordered by uid.
+    pub entities: Arc<Vec<EntityRecord>>,
+    /// The same with every label.
+    pub(crate) all_entities: Arc<Vec<EntityRecord>>,
+    /// Hash of `policies`, and of what they rest on.
     pub policy_hash: String,
     /// Warnings; they do not keep the mesh from being applied.
     pub warnings: Vec<Fault>,
@@ -84,6 +92,10 @@ impl Mesh {
             settings,
             workloads,
             policies,
+            policy_schema,
+            entities,
+            // Labels that no policy names say nothing.
+            all_entities: _,
             policy_hash,
             warnings: _,
             services,
@@ -103,6 +115,8 @@ impl Mesh {
         *settings == other.settings
             && *workloads == other.workloads
             && *policies == other.policies
+            && *policy_schema == other.policy_schema
+            && *entities == other.entities
             && *policy_hash == other.policy_hash
             && *services == other.services
             && *rate_limits == other.rate_limits

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod discovery;
+mod entities;
 mod entries;
 mod gateway_api;
 mod groups;
@@ -29,7 +30,12 @@ mod values;
 pub(crate) use targets::{Targeting, scopes};
 pub(crate) use values::Notes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use reeve_core::model::{EntityRecord, PolicySlice};
 
 use crate::{
     Code, Fault, Mesh, Severity,
@@ -130,7 +136,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
     let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
-    let (policies, policy_hash) = access(objects, &settings, (&services, &workloads), faults);
+    let (policies, all_entities) = access(objects, &settings, (&services, &workloads), faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
     let root = &settings.root_namespace;
@@ -142,8 +148,11 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         global_rate_limits,
         transformations,
         workloads,
-        policies,
-        policy_hash,
+        policies: policies.policies,
+        policy_schema: policies.schema,
+        entities: policies.entities,
+        policy_hash: policies.mesh_hash,
+        all_entities,
         warnings: Vec::new(),
         services,
         virtual_services,
@@ -158,13 +167,26 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     }
 }
 
-/// Every policy, and the hash of all of them.
+/// Every policy and what they rest on, with the hash of it.
 fn access(
     objects: &Objects,
     settings: &crate::MeshSettings,
     (services, workloads): (&hosts::Services, &[crate::LocalWorkload]),
     faults: &mut Vec<Fault>,
-) -> (Vec<reeve_core::model::PolicySource>, String) {
+) -> (PolicySlice, Arc<Vec<EntityRecord>>) {
+    let root = &settings.root_namespace;
+    let schema = entities::schema(&objects.access_schemas, root, faults);
+    let stated = entities::stated(&objects.access_entities, root, faults);
+    let labelled = entities::Labelled {
+        objects,
+        services,
+        workloads,
+        home: &settings.trust_domain,
+    };
+    let Some(schema) = schema else {
+        // Against another schema than the one meant, every policy would seem to be wrong.
+        return Default::default();
+    };
     let world = World {
         trust_domain: &settings.trust_domain,
         root: &settings.root_namespace,
@@ -177,8 +199,10 @@ fn access(
     let others = policies::Others {
         authorization: &objects.authorization_policies,
         roles: &objects.access_roles,
+        entities: &stated,
+        labelled: &labelled,
     };
-    policies::resolve(others, world, faults)
+    policies::resolve(&schema, others, world, faults)
 }
 
 /// Two objects of one kind, namespace and name.
@@ -208,6 +232,9 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.access_policies, faults);
     twice(&objects.access_roles, faults);
     twice(&objects.access_role_bindings, faults);
+    twice(&objects.access_schemas, faults);
+    twice(&objects.access_entities, faults);
+    twice(&objects.namespaces, faults);
     twice(&objects.rate_limits, faults);
     twice(&objects.transformations, faults);
     twice(&objects.local_meshes, faults);

@@ -26,7 +26,10 @@ pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
 pub use global_limit::{
     DescriptorEntry, DescriptorRule, DescriptorValue, GlobalRateLimit, LimitServer, OnFailure,
 };
-pub use policy::{JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice, PolicySource};
+pub use policy::{
+    EntityName, EntityRecord, JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice,
+    PolicySource,
+};
 pub use rate_limit::{RateKey, RateLimit};
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
 pub use retry::RetryPolicy;

@@ -147,6 +147,7 @@ fn policies() -> Outcome<PolicySlice> {
     Ok(PolicySlice {
         mesh_hash: String::new(),
         policies: (1..=POLICIES).map(policy).collect::<Outcome<_>>()?,
+        ..PolicySlice::default()
     })
 }
 

@@ -375,7 +375,7 @@ fn engine(
     let known = before.map(|before| before.engine.as_ref());
     let slice = beside(&config.policies, break_glass);
     let engine = Engine::compile_after(&slice, known).map_err(SnapshotError::Policies)?;
-    let hash = reeve_authz::mesh_hash(&slice.policies);
+    let hash = reeve_authz::slice_hash(&slice);
     Ok((Arc::new(engine.in_trust_domain(domain)), hash))
 }
 

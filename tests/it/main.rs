@@ -29,6 +29,7 @@ mod normalization;
 mod policy;
 mod policy_change;
 mod policy_guide;
+mod policy_schema;
 mod policy_tools;
 mod policy_verify;
 mod proofs;

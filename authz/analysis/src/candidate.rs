@@ -145,6 +145,7 @@ impl Candidate {
         let names = Needs {
             headers: headers.iter().cloned().collect(),
             query: query.iter().cloned().collect(),
+            ..Needs::default()
         };
         let known = Searched {
             names: &names,

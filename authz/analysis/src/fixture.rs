@@ -185,6 +185,7 @@ pub(crate) fn candidate(cedar: &str, place: Place) -> Candidate {
     let slice = PolicySlice {
         mesh_hash: "hash".into(),
         policies,
+        ..PolicySlice::default()
     };
     Candidate::new(
         Engine::compile(&slice).unwrap(),

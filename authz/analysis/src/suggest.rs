@@ -147,6 +147,7 @@ fn engine(
     let slice = reeve_core::model::PolicySlice {
         mesh_hash: reeve_authz::mesh_hash(&policies),
         policies,
+        ..reeve_core::model::PolicySlice::default()
     };
     reeve_authz::Engine::compile(&slice)
 }

@@ -134,6 +134,7 @@ fn the_policy_decides_in_its_namespace_until_its_end_and_a_forbid_wins() {
         Engine::compile(&PolicySlice {
             mesh_hash,
             policies,
+            ..PolicySlice::default()
         })
         .unwrap()
     };

@@ -8,7 +8,9 @@ fn faults(text: &str) -> Vec<PolicyFault> {
         document: text,
         offset: 0,
     };
-    check(&policy, place).err().unwrap_or_default()
+    check(&MeshSchema::get().unwrap(), &policy, place)
+        .err()
+        .unwrap_or_default()
 }
 
 #[test]

@@ -10,6 +10,7 @@ fn a_faulty_slice_is_refused_with_every_fault() {
     let slice = |policies: Vec<PolicySource>| PolicySlice {
         mesh_hash: String::new(),
         policies,
+        ..PolicySlice::default()
     };
     let faults = Engine::compile(&slice(vec![
         source(
@@ -53,9 +54,10 @@ fn only_what_changed_is_compiled_again() {
             .iter()
             .map(|(id, scope, text)| source(id, *scope, text))
             .collect(),
+        ..PolicySlice::default()
     };
     let compiled = |slice: &PolicySlice, before: &[Arc<Compiled>]| {
-        compile(&slice.policies, before).map(|(_, all)| all)
+        compile(&MeshSchema::get().unwrap(), &slice.policies, before)
     };
     let first = slice(&[
         ("default/a", None, ALL),

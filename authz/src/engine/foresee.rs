@@ -156,7 +156,9 @@ impl Foresight {
         if request.context.http.is_none() || self.reading.is_empty() {
             return certain(request);
         }
-        let sieve = self.sieve(request);
+        let Some(sieve) = self.sieve(request) else {
+            return certain(request);
+        };
         let reading = self.reading.iter();
         let reading = reading.filter(|(policy, _)| sieve.lets_through(policy));
         let slots = values::slots(reading.map(|(_, read)| read), request, known);
@@ -171,8 +173,9 @@ impl Foresight {
 
     /// Whether the answer to `request` may be another one at another time.
     pub fn time_matters(&self, request: &AccessRequest) -> bool {
-        let sieve = self.sieve(request);
-        self.timed.iter().any(|policy| sieve.lets_through(policy))
+        let mut timed = self.timed.iter();
+        self.sieve(request)
+            .is_some_and(|sieve| timed.any(|policy| sieve.lets_through(policy)))
     }
 
     /// Whether any policy that can concern `request` looks at what HTTP adds to it.
@@ -187,7 +190,9 @@ impl Foresight {
             "header_text",
             "query",
         ];
-        let sieve = self.sieve(request);
+        let Some(sieve) = self.sieve(request) else {
+            return false;
+        };
         let all = self.engine.policies().map_or(&[][..], Policies::all);
         let concerning = all.iter().filter(|policy| sieve.lets_through(policy));
         concerning
@@ -196,9 +201,9 @@ impl Foresight {
     }
 
     /// Lets the policies through that can apply to `request`, whatever its headers, query, path and user are.
-    fn sieve<'r>(&self, request: &'r AccessRequest) -> Sieve<'r> {
-        let home = self.engine.policies().and_then(|p| p.home.as_ref());
-        Sieve::of(request, home)
+    fn sieve<'r>(&'r self, request: &'r AccessRequest) -> Option<Sieve<'r>> {
+        let policies = self.engine.policies()?;
+        Some(Sieve::of(request, policies.ground()))
     }
 
     fn put(&self, request: &AccessRequest, asked: Asked) -> Decision {

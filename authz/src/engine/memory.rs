@@ -136,11 +136,10 @@ impl Met {
         request: &AccessRequest,
         number: u64,
     ) -> Result<Self, QuestionError> {
-        let home = policies.home.as_ref();
         Ok(Self {
             number,
-            parties: Parties::new(policies.mesh, policies.hierarchy(), home, request)?,
-            shelf: policies.index.shelf(request, home),
+            parties: Parties::new(policies.ground(), &policies.reach(), request)?,
+            shelf: policies.index.shelf(request, policies.ground()),
         })
     }
 
@@ -151,7 +150,9 @@ impl Met {
         key: &mut Vec<u8>,
         known: &mut HashMap<Box<[u8]>, Decision>,
     ) -> Result<Decision, QuestionError> {
-        let mut candidates = policies.index.candidates(&self.shelf, request);
+        let mut candidates = policies
+            .index
+            .candidates(&self.shelf, request, &policies.store);
         candidates.retain(|policy| policy.is_in_force(request.context.time));
         if candidates.len() > MAX_CANDIDATES {
             let reason = Reason::TooManyPolicies;
@@ -167,7 +168,7 @@ impl Met {
         if memorable && let Some(decision) = known.get(key.as_slice()) {
             return Ok(decision.clone());
         }
-        let (asked, entities) = self.parties.asked(policies.mesh, looks, request)?;
+        let (asked, entities) = self.parties.asked(policies.ground(), looks, request)?;
         let decision = verdict::judge(&candidates, asked, &entities);
         if memorable {
             known.insert(key.as_slice().into(), decision.clone());

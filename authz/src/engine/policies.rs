@@ -12,11 +12,12 @@ use reeve_core::{
 use super::{MAX_CANDIDATES, Needs, memory, verdict};
 use crate::{
     compile::Compiled,
-    entities::{Looks, Parties, Question, QuestionError},
+    entities::{Ground, Looks, Parties, Question, QuestionError, Reach},
     explain,
-    index::{self, Index, Step},
+    index::{self, Index, Step, Together},
     mesh_schema::MeshSchema,
     moments::Calendar,
+    store::Store,
     uses::Uses,
 };
 
@@ -25,7 +26,9 @@ use crate::{
 pub(super) struct Policies {
     /// Tells this compilation from every other of the process.
     pub(super) number: u64,
-    pub(super) mesh: &'static MeshSchema,
+    pub(super) mesh: Arc<MeshSchema>,
+    /// What is known of entities.
+    pub(super) store: Arc<Store>,
     /// The mesh's trust domain.
     pub(super) home: Option<TrustDomain>,
     pub(super) index: Index,
@@ -44,19 +47,22 @@ struct Named {
     headers: BTreeMap<String, u32>,
     query: BTreeMap<String, u32>,
     claims: BTreeMap<String, u32>,
+    labels: BTreeMap<String, u32>,
+    entities: BTreeMap<(String, String), u32>,
     hierarchy: u32,
 }
 
 impl Policies {
     /// `all`, ordered by id, in the place of those `before`.
     pub(super) fn new(
-        mesh: &'static MeshSchema,
+        (mesh, store): (Arc<MeshSchema>, Arc<Store>),
         all: Vec<Arc<Compiled>>,
         before: Option<&Self>,
     ) -> Self {
         let mut this = Self {
             number: memory::next_number(),
             mesh,
+            store,
             home: None,
             index: before.map(|b| b.index.clone()).unwrap_or_default(),
             blind: before.map(|b| b.blind.clone()).unwrap_or_default(),
@@ -94,18 +100,35 @@ impl Policies {
         Needs {
             headers: self.named.headers.keys().cloned().collect(),
             query: self.named.query.keys().cloned().collect(),
+            labels: self.named.labels.keys().cloned().collect(),
         }
     }
 
-    /// Whether membership of anything but a request's own parties may be asked.
-    pub(super) fn hierarchy(&self) -> bool {
-        self.named.hierarchy > 0
+    /// What may be asked about beyond a request's own parties.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            beyond: self.named.hierarchy > 0,
+            named: self.named.entities.keys().cloned().collect(),
+        }
+    }
+
+    /// What questions are put with.
+    pub(super) fn ground(&self) -> Ground<'_> {
+        Ground {
+            mesh: &self.mesh,
+            home: self.home.as_ref(),
+            store: &self.store,
+        }
     }
 
     pub(super) fn crowd(&self, services: usize) -> Option<Vec<PolicyId>> {
         if self.all.len() <= MAX_CANDIDATES {
             return None;
         }
+        let together = Together {
+            services,
+            groups: self.store.most_ancestors,
+        };
         let trees: Vec<_> = self
             .all
             .iter()
@@ -115,7 +138,7 @@ impl Policies {
             let source = &policy.source;
             (&source.id, source.scope.as_ref(), tree)
         });
-        let crowd = index::most_candidates(self.mesh, policies, services, MAX_CANDIDATES);
+        let crowd = index::most_candidates(&self.mesh, policies, together, MAX_CANDIDATES);
         (crowd.count > MAX_CANDIDATES).then_some(crowd.policies)
     }
 
@@ -135,17 +158,16 @@ impl Policies {
     }
 
     fn ask_blindly(&self, request: &AccessRequest) -> Result<Option<Decision>, QuestionError> {
-        let home = self.home.as_ref();
-        let shelf = self.blind.shelf(request, home);
-        let mut candidates = self.blind.candidates(&shelf, request);
+        let shelf = self.blind.shelf(request, self.ground());
+        let mut candidates = self.blind.candidates(&shelf, request, &self.store);
         candidates.retain(|policy| policy.is_in_force(request.context.time));
         if candidates.is_empty() {
             return Ok(None);
         }
         let uses: Vec<_> = candidates.iter().map(|p| &p.checked.uses).collect();
         let looks = Looks(&uses);
-        let parties = Parties::new(self.mesh, looks.hierarchy(), home, request)?;
-        let (asked, entities) = parties.asked(self.mesh, looks, request)?;
+        let parties = Parties::new(self.ground(), &looks.reach(), request)?;
+        let (asked, entities) = parties.asked(self.ground(), looks, request)?;
         let found = verdict::judge(&candidates, asked, &entities).policies;
         let denied = || Decision {
             policies: found.clone(),
@@ -162,10 +184,11 @@ impl Policies {
             headers: self.named.headers.keys().cloned().collect(),
             query: self.named.query.keys().cloned().collect(),
             claims: self.named.claims.keys().cloned().collect(),
+            entities: self.named.entities.keys().cloned().collect(),
             ..Uses::default()
         };
         let looks = Looks(&[&everything]);
-        let Ok(question) = Question::new(self.mesh, looks, self.home.as_ref(), request) else {
+        let Ok(question) = Question::new(self.ground(), looks, request) else {
             return Vec::new();
         };
         let concerned = self.all.iter().filter(|p| {
@@ -186,9 +209,13 @@ impl Named {
             (&mut self.headers, &uses.headers),
             (&mut self.query, &uses.query),
             (&mut self.claims, &uses.claims),
+            (&mut self.labels, &uses.labels),
         ];
         for (counts, names) in names {
             names.iter().for_each(|name| step.count(counts, name));
+        }
+        for entity in &uses.entities {
+            step.count(&mut self.entities, entity);
         }
         if uses.hierarchy {
             step.take(&mut self.hierarchy);

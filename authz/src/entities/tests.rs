@@ -55,14 +55,22 @@ fn sources() -> Vec<reeve_core::model::PolicySource> {
     .concat()
 }
 
+fn ground<'a>(mesh: &'a MeshSchema, store: &'a Store) -> Ground<'a> {
+    Ground {
+        mesh,
+        home: None,
+        store,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn every_request_fits_the_schema(request in any_request()) {
         let schema = schema();
-        let mesh = MeshSchema::get().unwrap();
-        let question = Question::new(mesh, Looks(&[&everything()]), None, &request).unwrap();
+        let (mesh, store) = (MeshSchema::get().unwrap(), Store::default());
+        let question = Question::new(ground(&mesh, &store), Looks(&[&everything()]), &request).unwrap();
         let Question { request: built, entities } = &question;
         let context = built.context().unwrap();
         let checked = cedar_policy::Request::new(
@@ -86,7 +94,7 @@ proptest! {
         if order {
             policies.reverse();
         }
-        let engine = Engine::compile(&PolicySlice { mesh_hash: String::new(), policies: policies.clone() }).unwrap();
+        let engine = Engine::compile(&PolicySlice { mesh_hash: String::new(), policies: policies.clone(), ..PolicySlice::default() }).unwrap();
         let decision = engine.decide(&request);
 
         let mut set = cedar_policy::PolicySet::new();
@@ -97,8 +105,8 @@ proptest! {
                 set.add(cedar_policy::Policy::parse(Some(id), source.text).unwrap()).unwrap();
             }
         }
-        let mesh = MeshSchema::get().unwrap();
-        let full = Question::new(mesh, Looks(&[&everything()]), None, &request).unwrap();
+        let (mesh, store) = (MeshSchema::get().unwrap(), Store::default());
+        let full = Question::new(ground(&mesh, &store), Looks(&[&everything()]), &request).unwrap();
         let plain = judge(&full.request, &set, &full.entities, OnForbidError::Deny);
         prop_assert_eq!(decision.effect, plain.effect);
         prop_assert_eq!(decision.reason, plain.reason);
@@ -112,7 +120,7 @@ proptest! {
     /// Judging alone must agree with explaining.
     #[test]
     fn explanations_agree_with_decisions(request in any_request()) {
-        let engine = Engine::compile(&PolicySlice { mesh_hash: String::new(), policies: sources() }).unwrap();
+        let engine = Engine::compile(&PolicySlice { mesh_hash: String::new(), policies: sources(), ..PolicySlice::default() }).unwrap();
         let explained = engine.explain(&request);
         for policy in &explained.policies {
             let id = &policy.id;

@@ -152,10 +152,10 @@ fn collect(expr: &Expr, terms: &mut Vec<Term>) {
     }
 }
 
-/// `context`, or attributes of it.
+/// `context`, a party, or attributes of it.
 fn is_chain(expr: &Expr) -> bool {
     match expr {
-        Expr::Var(Var::Context) => true,
+        Expr::Var(Var::Context | Var::Principal | Var::Resource) => true,
         Expr::GetAttr { expr, .. } => is_chain(expr),
         _ => false,
     }

@@ -13,7 +13,10 @@ use super::{
     },
     shards::Step,
 };
-use crate::entities::MAX_NAMED_SEGMENTS;
+use crate::{
+    entities::MAX_NAMED_SEGMENTS,
+    store::{Labels, Store},
+};
 
 /// Longest beginning of a path that policies are looked up by, in bytes.
 pub(super) const MAX_PREFIX_BYTES: usize = 64;
@@ -74,13 +77,13 @@ impl Aspects {
     }
 
     /// The facts of `request` about those.
-    pub(super) fn facts(&self, request: &AccessRequest) -> Vec<FactId> {
+    pub(super) fn facts(&self, request: &AccessRequest, store: &Store) -> Vec<FactId> {
         let mut found = Vec::with_capacity(self.plain.len() + 8);
         for aspect in self.plain.keys() {
             facts(aspect, request, &mut found);
         }
         for (tag, names) in &self.tags {
-            let Some(values) = values(*tag, request) else {
+            let Some(values) = values(*tag, request, store) else {
                 continue;
             };
             let mut take = |name: &str, members: &BTreeSet<String>| {
@@ -111,13 +114,23 @@ fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, u32>, key: &K, step: Step) {
     }
 }
 
-fn values(tag: Tag, request: &AccessRequest) -> Option<&BTreeMap<String, BTreeSet<String>>> {
-    let http = request.context.http.as_ref()?;
-    Some(match tag {
-        Tag::Claim => &request.user.as_ref()?.claims,
-        Tag::Header => &http.headers,
-        Tag::Query => &http.query,
-    })
+fn values<'a>(tag: Tag, request: &'a AccessRequest, store: &'a Store) -> Option<&'a Labels> {
+    let http = request.context.http.as_ref();
+    let resource = &request.resource;
+    match tag {
+        Tag::Claim => http.and(request.user.as_ref()).map(|user| &user.claims),
+        Tag::Header => http.map(|http| &http.headers),
+        Tag::Query => http.map(|http| &http.query),
+        Tag::PrincipalLabel => {
+            let id = request.principal.spiffe_id()?;
+            store.labels("Workload", id.as_str())
+        }
+        // As the question has it: the workload, or the service alone.
+        Tag::ResourceLabel => match &resource.workload {
+            Some(id) => store.labels("Workload", id.as_str()),
+            None => store.labels("Service", resource.services.first()?.as_str()),
+        },
+    }
 }
 
 fn facts(aspect: &Aspect, request: &AccessRequest, found: &mut Vec<FactId>) {
@@ -177,7 +190,8 @@ fn text<'a>(about: About, request: &'a AccessRequest, http: &'a HttpContext) -> 
         | About::ServiceAccount
         | About::Service
         | About::Namespace
-        | About::TrustDomain => None,
+        | About::TrustDomain
+        | About::Group(_) => None,
     }
 }
 

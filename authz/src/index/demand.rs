@@ -205,8 +205,9 @@ fn entities(expr: &Expr) -> Wanted {
 }
 
 fn entity(uid: &EntityUID) -> Option<Fact> {
-    let about = About::entity(uid.ty.0.id.as_str()).filter(|_| uid.ty.0.namespace.is_empty())?;
-    Some(Fact::Text(about, uid.eid.as_str().into()))
+    let about = About::entity(uid.ty.0.id.as_str());
+    let built = || Fact::Text(about, uid.eid.as_str().into());
+    uid.ty.0.namespace.is_empty().then(built)
 }
 
 /// The attributes of the context that are looked up by their whole value.
@@ -297,7 +298,7 @@ fn prefix(pattern: &[PatternElem]) -> Wanted {
     (!literal.is_empty()).then(|| vec![prefix()])
 }
 
-/// `context.<headers, query, user>.getTag("name")` that contains what is spelled out.
+/// `context.<headers, query, user>.getTag("name")`, or that of a party's label, that contains what is spelled out.
 fn members(set: &Expr, member: &Expr) -> Wanted {
     let Expr::BinaryOp {
         op: BinaryOp::GetTag,
@@ -307,11 +308,15 @@ fn members(set: &Expr, member: &Expr) -> Wanted {
     else {
         return None;
     };
-    let tag = match context_path(holder)?.as_slice() {
-        ["user"] => Tag::Claim,
-        ["headers"] => Tag::Header,
-        ["query"] => Tag::Query,
-        _ => return None,
+    let tag = match &**holder {
+        Expr::Var(Var::Principal) => Tag::PrincipalLabel,
+        Expr::Var(Var::Resource) => Tag::ResourceLabel,
+        _ => match context_path(holder)?.as_slice() {
+            ["user"] => Tag::Claim,
+            ["headers"] => Tag::Header,
+            ["query"] => Tag::Query,
+            _ => return None,
+        },
     };
     let Expr::Literal(Literal::String(name)) = &**name else {
         return None;
@@ -420,8 +425,8 @@ fn principal_type(name: &cedar_policy::pst::Id) -> u16 {
     let kinds = BY_WORKLOAD | BY_NOBODY;
     EVERY_SHAPE & !kinds
         | match About::entity(name.as_str()) {
-            Some(About::Workload) => BY_WORKLOAD,
-            Some(About::Unauthenticated) => BY_NOBODY,
+            About::Workload => BY_WORKLOAD,
+            About::Unauthenticated => BY_NOBODY,
             _ => 0,
         }
 }
@@ -430,8 +435,8 @@ fn resource_type(name: &cedar_policy::pst::Id) -> u16 {
     let kinds = OF_WORKLOAD | OF_SERVICE;
     EVERY_SHAPE & !kinds
         | match About::entity(name.as_str()) {
-            Some(About::Workload) => OF_WORKLOAD,
-            Some(About::Service) => OF_SERVICE,
+            About::Workload => OF_WORKLOAD,
+            About::Service => OF_SERVICE,
             _ => 0,
         }
 }

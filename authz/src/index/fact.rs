@@ -20,6 +20,8 @@ pub(crate) enum About {
     Service,
     Namespace,
     TrustDomain,
+    /// A type that the mesh adds, by a number for its name.
+    Group(u64),
     /// `context.user.subject`
     Subject,
     /// `context.user.issuer`
@@ -47,19 +49,44 @@ pub(crate) enum Tag {
     Header,
     /// A query parameter.
     Query,
+    /// A label of the principal.
+    PrincipalLabel,
+    /// A label of the resource.
+    ResourceLabel,
 }
 
 impl About {
     /// The entity type of that name.
-    pub(super) fn entity(name: &str) -> Option<Self> {
-        Some(match name {
+    pub(super) fn entity(name: &str) -> Self {
+        match name {
             "Workload" => Self::Workload,
             "Unauthenticated" => Self::Unauthenticated,
             "ServiceAccount" => Self::ServiceAccount,
             "Service" => Self::Service,
             "Namespace" => Self::Namespace,
             "TrustDomain" => Self::TrustDomain,
-            _ => return None,
+            other => Self::Group(number(other)),
+        }
+    }
+
+    /// The name of a built-in entity type that anything is known of.
+    pub(super) fn entity_type(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Workload => "Workload",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Service => "Service",
+            Self::Namespace => "Namespace",
+            Self::TrustDomain => "TrustDomain",
+            Self::Unauthenticated
+            | Self::Group(_)
+            | Self::Subject
+            | Self::Issuer
+            | Self::Method
+            | Self::Path
+            | Self::PathPrefix
+            | Self::Host
+            | Self::GrpcService
+            | Self::GrpcMethod => return None,
         })
     }
 
@@ -68,7 +95,7 @@ impl About {
         match self {
             Self::Workload | Self::Unauthenticated | Self::Subject | Self::Path => 0,
             Self::ServiceAccount | Self::GrpcService => 1,
-            Self::Service | Self::PathPrefix | Self::GrpcMethod => 2,
+            Self::Service | Self::Group(_) | Self::PathPrefix | Self::GrpcMethod => 2,
             Self::Namespace => 3,
             Self::TrustDomain | Self::Host | Self::Issuer => 4,
             Self::Method => 6,

@@ -8,6 +8,7 @@ use reeve_core::{
 };
 
 use super::fact::About;
+use crate::{entities::Ground, store::Store};
 
 /// An entity by type and id.
 pub(super) type Named<'a> = (About, Cow<'a, str>);
@@ -20,8 +21,9 @@ pub(super) struct Lineage<'a> {
 }
 
 impl<'a> Lineage<'a> {
-    pub(super) fn of(request: &'a AccessRequest, home: Option<&TrustDomain>) -> Self {
-        let resource = resource(request, home);
+    pub(super) fn of(request: &'a AccessRequest, ground: Ground<'a>) -> Self {
+        let mut resource = resource(request, ground.home);
+        groups(&mut resource, ground.store);
         let mut principal = Vec::with_capacity(8);
         match &request.principal {
             Principal::Unauthenticated => {
@@ -29,6 +31,7 @@ impl<'a> Lineage<'a> {
             }
             Principal::Workload(id) => {
                 workload(id, &mut principal);
+                groups(&mut principal, ground.store);
                 // A workload that asks itself is one entity, with its services as parents.
                 if request.resource.workload.as_ref() == Some(id) {
                     principal.extend(resource.iter().cloned());
@@ -56,6 +59,21 @@ fn resource<'a>(request: &'a AccessRequest, home: Option<&TrustDomain>) -> Vec<N
     let services = resource.services.iter();
     found.extend(services.map(|s| (About::Service, s.as_str().into())));
     found
+}
+
+/// Adds what these are in, beside what their names say.
+fn groups<'a>(named: &mut Vec<Named<'a>>, store: &'a Store) {
+    let of = |(about, id): &Named<'_>| store.node(about.entity_type()?, id);
+    let nodes = named.iter().filter_map(of);
+    let groups: Vec<Named<'a>> = nodes
+        .flat_map(|node| &node.ancestors)
+        .map(|uid| {
+            let kind: &str = uid.entity_type().name().basename_as_ref().as_ref();
+            let id: &str = uid.eid().as_ref();
+            (About::entity(kind), id.into())
+        })
+        .collect();
+    named.extend(groups);
 }
 
 /// A workload, its service account, namespace and trust domain; their ids are parts of its own.

@@ -2,14 +2,14 @@
 //!
 //! For questions of which not everything is known: [`super::Index::candidates`] leaves out policies by what it knows.
 
-use reeve_core::{Namespace, TrustDomain, decision::AccessRequest};
+use reeve_core::{Namespace, decision::AccessRequest};
 
 use super::{
     demand,
     fact::{self, ANY, FactId},
     lineage::{Lineage, Named},
 };
-use crate::compile::Compiled;
+use crate::{compile::Compiled, entities::Ground};
 
 /// Lets through the policies that can concern one request.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub(crate) struct Sieve<'a> {
 }
 
 impl<'a> Sieve<'a> {
-    /// For `request`; `home` is the mesh's trust domain.
-    pub(crate) fn of(request: &'a AccessRequest, home: Option<&TrustDomain>) -> Self {
-        let lineage = Lineage::of(request, home);
+    /// For `request`.
+    pub(crate) fn of(request: &'a AccessRequest, ground: Ground<'a>) -> Self {
+        let lineage = Lineage::of(request, ground);
         Self {
             shape: demand::shape_of(request),
             namespace: &request.resource.namespace,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use reeve_core::{
     decision::{AccessRequest, Decision, Effect, Reason},
-    model::{PolicyMode, PolicySlice, PolicySource},
+    model::{EntityName, EntityRecord, PolicyMode, PolicySlice, PolicySource},
 };
 
 use super::*;
@@ -13,9 +13,26 @@ use crate::{
     Engine, Plain,
     arbitrary::any_request,
     fixtures::{self, namespace, request, source},
+    mesh_schema::MeshSchema,
+    store::Store,
 };
 
+/// What the mesh of these tests adds.
+const SCHEMA: &str = r#"
+    entity Unit;
+    entity Team in [Team, Unit] { level?: Long };
+    entity Workload in [Team, Unit] { tier?: String, team?: Team };
+    entity ServiceAccount in [Team];
+    entity Service in [Team] { tier?: String };
+    entity Namespace in [Unit, Team];
+    entity TrustDomain in [Unit];
+    @claim("groups") @issuer("https://issuer.example") entity Group in [Unit];
+    entity User in [Group];
+"#;
+
 const PRINCIPALS: &[&str] = &[
+    r#"principal in Team::"a""#,
+    r#"principal is Workload in Unit::"u""#,
     "principal",
     "principal is Workload",
     "principal is Unauthenticated",
@@ -38,6 +55,9 @@ const ACTIONS: &[&str] = &[
 const CONNECTIONS: &[&str] = &["action", r#"action == Action::"connect""#];
 
 const RESOURCES: &[&str] = &[
+    r#"resource in Team::"b""#,
+    r#"resource is Service in Team::"a""#,
+    r#"resource in Unit::"u""#,
     "resource",
     "resource is Workload",
     "resource is Service",
@@ -51,6 +71,17 @@ const RESOURCES: &[&str] = &[
 
 /// Conditions of any action.
 const PARTS: &[&str] = &[
+    r#"principal in [Team::"a", Team::"b", Unit::"u"]"#,
+    r#"principal is Workload && principal.hasTag("app") && principal.getTag("app").contains("a")"#,
+    r#"principal is Workload && principal.hasTag("app") && principal.getTag("app") == ["a"]"#,
+    r#"principal is Workload && principal has tier && principal.tier == "gold""#,
+    r#"principal is Workload && principal has team && principal.team in Unit::"u""#,
+    r#"principal is Workload && principal has team && principal.team has level && principal.team.level > 1"#,
+    r#"resource.hasTag("app") && resource.getTag("app").containsAny(["a", "b"])"#,
+    r#"resource has tier && resource.tier == "gold""#,
+    r#"resource is Workload in Team::"a""#,
+    r#"Team::"a" in Unit::"u""#,
+    r#"Team::"b" has level && Team::"b".level == 1"#,
     "context.mtls",
     "context.port > 1023",
     "context.port * 1000000000000000 > 0",
@@ -80,6 +111,8 @@ const PARTS: &[&str] = &[
 
 /// Conditions of HTTP actions.
 const HTTP_PARTS: &[&str] = &[
+    r#"context has user && context.user in Group::"admin""#,
+    r#"context has user && context.user in Unit::"u""#,
     r#"context.path == "/reviews/7""#,
     r#"context.path like "/a/*""#,
     r#"context.path like "/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/*""#,
@@ -205,19 +238,96 @@ fn valid(policies: Vec<Written>) -> Vec<PolicySource> {
     });
     let valid = |source: &PolicySource| {
         let policies = vec![source.clone()];
-        let mesh_hash = String::new();
-        Engine::compile(&PolicySlice {
-            mesh_hash,
-            policies,
-        })
-        .is_ok()
+        Engine::compile(&slice(policies, Vec::new())).is_ok()
     };
     sources.filter(valid).collect()
 }
 
+fn slice(policies: Vec<PolicySource>, entities: Vec<EntityRecord>) -> PolicySlice {
+    PolicySlice {
+        policies,
+        schema: vec![SCHEMA.to_owned()],
+        entities: entities.into(),
+        ..PolicySlice::default()
+    }
+}
+
+fn engine(policies: Vec<PolicySource>) -> Engine {
+    Engine::compile(&slice(policies, Vec::new())).unwrap()
+}
+
+/// What entities can be told of, those that requests have among them.
+const TOLD: &[(&str, &str)] = &[
+    ("Workload", "spiffe://mesh.local/ns/default/sa/a"),
+    ("Workload", "spiffe://mesh.local/ns/default/sa/b"),
+    ("Workload", "spiffe://partner.example/other/form"),
+    ("ServiceAccount", "mesh.local/ns/pay/sa/a"),
+    ("Service", "reviews.default.svc.cluster.local"),
+    ("Service", "api.example.com"),
+    ("Namespace", "mesh.local/ns/default"),
+    ("Namespace", "mesh.local/ns/pay"),
+    ("TrustDomain", "partner.example"),
+    ("Team", "a"),
+    ("Team", "b"),
+    ("Group", "admin"),
+];
+
+prop_compose! {
+    /// Something about one of those.
+    fn any_record()(
+        (kind, id) in select(TOLD),
+        parents in vec(select(vec![("Team", "a"), ("Team", "b"), ("Unit", "u")]), 0..3),
+        tier in option::of(select(vec!["gold", "iron"])),
+        level in option::of(0..3i64),
+        team in option::of(select(vec!["a", "b", "nowhere"])),
+        app in option::of(prop::collection::btree_set(select(vec!["a", "b", "c"]), 1..3)),
+    ) -> EntityRecord {
+        let name = |kind: &str, id: &str| EntityName { id: id.to_owned(), kind: kind.to_owned() };
+        let mut attrs = std::collections::BTreeMap::new();
+        if matches!(kind, "Workload" | "Service") {
+            attrs.extend(tier.map(|tier| ("tier".to_owned(), tier.into())));
+        }
+        if kind == "Workload" {
+            let team = team.map(|id| serde_json::json!({"__entity": {"type": "Team", "id": id}}));
+            attrs.extend(team.map(|team| ("team".to_owned(), team)));
+        }
+        if kind == "Team" {
+            attrs.extend(level.map(|level| ("level".to_owned(), level.into())));
+        }
+        let labelled = matches!(kind, "Workload" | "Service");
+        let app = app.filter(|_| labelled).map(|app| ("app".to_owned(), app.into_iter().collect()));
+        let fits = |parent: &&(&str, &str)| match kind {
+            // No circles: a is in b at most.
+            "Team" => parent.0 == "Unit" || (id, parent.1) == ("a", "b"),
+            "Group" | "TrustDomain" => parent.0 == "Unit",
+            "ServiceAccount" | "Service" => parent.0 == "Team",
+            _ => true,
+        };
+        let parents: std::collections::BTreeSet<_> =
+            parents.iter().filter(fits).map(|(kind, id)| name(kind, id)).collect();
+        EntityRecord {
+            attrs,
+            parents: parents.into_iter().collect(),
+            tags: app.into_iter().collect(),
+            uid: name(kind, id),
+        }
+    }
+}
+
+/// At most one record of each.
+fn records() -> impl Strategy<Value = Vec<EntityRecord>> {
+    vec(any_record(), 0..10).prop_map(|records| {
+        let mut by_uid = std::collections::BTreeMap::new();
+        for record in records {
+            by_uid.insert(record.uid.clone(), record);
+        }
+        by_uid.into_values().collect()
+    })
+}
+
 /// What Cedar's own authorizer says with every policy that concerns the resource's namespace, and everything built.
-fn plain(policies: &[PolicySource], asked: &AccessRequest) -> Decision {
-    let plain = Plain::new(policies, &asked.resource.namespace, asked.context.time).unwrap();
+fn plain(slice: &PolicySlice, asked: &AccessRequest) -> Decision {
+    let plain = Plain::new(slice, &asked.resource.namespace, asked.context.time).unwrap();
     plain.decide(&plain.question(asked, None).unwrap())
 }
 
@@ -228,8 +338,9 @@ proptest! {
     fn the_index_changes_no_decision_no_reason_and_no_error(
         policies in vec(any_policy(), 1..12).prop_map(valid),
         requests in vec(any_request(), 1..8),
+        records in records(),
     ) {
-        let slice = PolicySlice { mesh_hash: String::new(), policies };
+        let slice = slice(policies, records);
         let engine = Engine::compile(&slice).unwrap();
         // Also the first one's principal and resource in every other's circumstances, and all of it again: what is
         // remembered must not depend on what was asked before.
@@ -241,7 +352,7 @@ proptest! {
         });
         let asked: Vec<_> = mixed.chain(requests.iter().cloned()).collect();
         for request in asked.iter().chain(&asked) {
-            prop_assert_eq!(engine.decide(request), plain(&slice.policies, request));
+            prop_assert_eq!(engine.decide(request), plain(&slice, request));
         }
     }
 }
@@ -252,12 +363,12 @@ proptest! {
     /// One generation after the other, each made from the one before, decides as if it had been made alone.
     #[test]
     fn a_set_that_was_changed_decides_as_one_made_anew(
-        generations in vec(vec(any_policy(), 0..8).prop_map(valid), 2..5),
+        generations in vec((vec(any_policy(), 0..8).prop_map(valid), records()), 2..5),
         requests in vec(any_request(), 1..8),
     ) {
         let mut before: Option<Engine> = None;
-        for policies in generations {
-            let slice = PolicySlice { mesh_hash: String::new(), policies };
+        for (policies, records) in generations {
+            let slice = slice(policies, records);
             let changed = Engine::compile_after(&slice, before.as_ref()).unwrap();
             let anew = Engine::compile(&slice).unwrap();
             prop_assert_eq!(changed.needs(), anew.needs());
@@ -281,9 +392,9 @@ proptest! {
             valid(scoped.collect())
         };
         let (own, others) = (tenant("default", own), tenant("pay", others));
-        let alone = fixtures::engine(own.clone());
-        let both = fixtures::engine([own, others.clone()].concat());
-        let without = fixtures::engine(others);
+        let alone = engine(own.clone());
+        let both = engine([own, others.clone()].concat());
+        let without = engine(others);
         for mut request in requests {
             request.resource.namespace = namespace("default");
             prop_assert_eq!(both.decide(&request), alone.decide(&request));
@@ -296,12 +407,19 @@ proptest! {
 }
 
 fn candidates(policies: Vec<PolicySource>, asked: &AccessRequest) -> Vec<String> {
-    let (_, all) = crate::compile::compile(&policies, &[]).unwrap();
+    let mesh = MeshSchema::get().unwrap();
+    let all = crate::compile::compile(&mesh, &policies, &[]).unwrap();
     let mut index = Index::default();
     all.iter()
         .for_each(|policy| index.change(policy, Step::Comes));
-    let shelf = index.shelf(asked, None);
-    let found = index.candidates(&shelf, asked);
+    let store = Store::default();
+    let ground = Ground {
+        mesh: &mesh,
+        home: None,
+        store: &store,
+    };
+    let shelf = index.shelf(asked, ground);
+    let found = index.candidates(&shelf, asked, &store);
     found
         .iter()
         .map(|policy| policy.source.id.to_string())
@@ -469,7 +587,8 @@ fn a_change_leaves_what_it_does_not_concern_as_it_is() {
         source(&format!("default/p{n:04}"), None, &text)
     };
     let policies: Vec<_> = (0..2000).map(policy).collect();
-    let (_, all) = crate::compile::compile(&policies, &[]).unwrap();
+    let mesh = MeshSchema::get().unwrap();
+    let all = crate::compile::compile(&mesh, &policies, &[]).unwrap();
     let mut index = Index::default();
     all.iter()
         .for_each(|policy| index.change(policy, Step::Comes));

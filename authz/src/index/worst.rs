@@ -44,11 +44,27 @@ enum Side {
     Detail,
 }
 
-/// The most candidates among `policies` for one request. `services` is how many services one workload is behind.
+/// How much one principal or resource is in at once, at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Together {
+    /// Services that one workload is behind.
+    pub(crate) services: usize,
+    /// Groups that one entity is in.
+    pub(crate) groups: usize,
+}
+
+impl Together {
+    /// Groups of a workload, its account, namespace and trust domain, and its services.
+    fn groups(self) -> usize {
+        self.groups.saturating_mul(self.services.saturating_add(4))
+    }
+}
+
+/// The most candidates among `policies` for one request.
 pub(crate) fn most_candidates<'a>(
     mesh: &MeshSchema,
     policies: impl Iterator<Item = (&'a PolicyId, Option<&'a Namespace>, &'a Template)>,
-    services: usize,
+    services: Together,
     enough: usize,
 ) -> Crowd {
     let counted = counted(mesh, policies);
@@ -108,7 +124,7 @@ fn counted<'a>(
 }
 
 /// The mesh's own policies, and those of the namespace with the most.
-fn of_tenants<'a>(policies: impl Iterator<Item = &'a Counted<'a>>, services: usize) -> Crowd {
+fn of_tenants<'a>(policies: impl Iterator<Item = &'a Counted<'a>>, services: Together) -> Crowd {
     let mut tenants: BTreeMap<Option<&Namespace>, Vec<&Counted<'_>>> = BTreeMap::new();
     for policy in policies {
         tenants.entry(policy.scope).or_default().push(policy);
@@ -125,7 +141,7 @@ fn of_tenants<'a>(policies: impl Iterator<Item = &'a Counted<'a>>, services: usi
     crowd
 }
 
-fn crowd(policies: &[&Counted<'_>], services: usize) -> Crowd {
+fn crowd(policies: &[&Counted<'_>], services: Together) -> Crowd {
     let mut counts: HashMap<(Side, &Fact), usize> = HashMap::new();
     let mut count = 0;
     for policy in policies {
@@ -178,8 +194,9 @@ impl<'a> Most<'a> {
 
 impl<'a> Tally<'a> {
     /// One principal or resource with all that it is in.
-    fn of_party(&self, services: usize) -> Most<'a> {
-        let bases = self.0.keys().filter(|fact| !is_about(fact, About::Service));
+    fn of_party(&self, together: Together) -> Most<'a> {
+        let several = |fact: &&&Fact| is_about(fact, About::Service) || is_group(fact);
+        let bases = self.0.keys().filter(|fact| !several(fact));
         let mut most = self.most(bases.map(|fact| self.met(ancestry(fact))));
         // What an identity of another form is in is not told by its id.
         if most
@@ -193,7 +210,8 @@ impl<'a> Tally<'a> {
                 .filter(|fact| is_about(fact, About::Namespace));
             most.add(self.most(namespaces.map(|fact| self.met(vec![(*fact).clone()]))));
         }
-        most.add(self.largest(services, |fact| is_about(fact, About::Service)));
+        most.add(self.largest(together.services, |fact| is_about(fact, About::Service)));
+        most.add(self.largest(together.groups(), is_group));
         most
     }
 
@@ -259,6 +277,10 @@ impl<'a> Tally<'a> {
     }
 }
 
+fn is_group(fact: &Fact) -> bool {
+    matches!(fact, Fact::Text(About::Group(_), _))
+}
+
 fn is_about(fact: &Fact, about: About) -> bool {
     matches!(fact, Fact::Text(of, _) if *of == about)
 }
@@ -294,6 +316,7 @@ fn ancestry(fact: &Fact) -> Vec<Fact> {
         About::Unauthenticated
         | About::TrustDomain
         | About::Service
+        | About::Group(_)
         | About::Subject
         | About::Issuer
         | About::Method

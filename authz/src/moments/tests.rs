@@ -137,6 +137,7 @@ fn moments_go_with_their_policies() {
     let slice = |policies: Vec<reeve_core::model::PolicySource>| reeve_core::model::PolicySlice {
         mesh_hash: String::new(),
         policies,
+        ..Default::default()
     };
     let first = engine(vec![
         timed("a/one", 14),

@@ -4,7 +4,9 @@ use reeve_core::{
 };
 
 use super::*;
-use crate::{Engine, Verdict, arbitrary::any_request, fixtures, parse_access_policy};
+use crate::{
+    Engine, Verdict, arbitrary::any_request, fixtures, mesh_schema::MeshSchema, parse_access_policy,
+};
 
 fn known() -> Known {
     let mut known = Known::new(TrustDomain::parse("mesh.local").unwrap());
@@ -32,7 +34,7 @@ fn remarks_on(text: &str) -> Vec<(RemarkCode, String, String)> {
     let home = Namespace::parse("default").unwrap();
     let policies = parse_access_policy(Some(&home), &home, "p", text);
     let policies = policies.unwrap_or_else(|faults| panic!("{text}\n{faults:#?}"));
-    let review = review(&policies, Some(&known()), NOW).unwrap();
+    let review = review(&PolicySchema::default(), &policies, Some(&known()), NOW).unwrap();
     let told = |r: Remark| {
         let id = r.fault.policy.to_string();
         (r.code, id.replace("default/p#", ""), r.fault.message)
@@ -344,10 +346,10 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(n, text)| fixtures::source(&format!("p{n}"), None, text))
-            .filter(|p| compile::compile(std::slice::from_ref(p), &[]).is_ok())
+            .filter(|p| compile::compile(&MeshSchema::get().unwrap(), std::slice::from_ref(p), &[]).is_ok())
             .collect();
-        let review = review(&sources, None, UnixTime::from_secs(0)).unwrap();
-        let engine = Engine::compile(&PolicySlice { mesh_hash: String::new(), policies: sources }).unwrap();
+        let review = review(&PolicySchema::default(), &sources, None, UnixTime::from_secs(0)).unwrap();
+        let engine = Engine::compile(&PolicySlice { mesh_hash: String::new(), policies: sources, ..PolicySlice::default() }).unwrap();
         for mut request in requests {
             request.context.mtls &= request.principal != Principal::Unauthenticated;
             let explained = engine.explain(&request);

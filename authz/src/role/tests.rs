@@ -1,7 +1,7 @@
 use reeve_core::{Namespace, model::PolicySource};
 
 use super::{BindError, Role};
-use crate::parse_access_policy;
+use crate::{PolicySchema, parse_access_policy};
 
 const READER: &str = r#"
 @id("reads")
@@ -15,7 +15,13 @@ fn namespace(name: &str) -> Namespace {
 }
 
 fn role(text: &str) -> Result<Role, Vec<String>> {
-    Role::parse(&namespace("reeve-system"), "reader", text).map_err(|faults| {
+    Role::parse(
+        &PolicySchema::default(),
+        &namespace("reeve-system"),
+        "reader",
+        text,
+    )
+    .map_err(|faults| {
         let told = faults.iter().map(|f| format!("{}: {}", f.line, f.message));
         told.collect()
     })

@@ -5,10 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
 use reeve_ca::{IdentityEvents, IssuedIdentity, RefusedIdentity};
 use reeve_control::{AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh};
-use reeve_core::{
-    InstanceName,
-    model::{Generation, PolicySlice},
-};
+use reeve_core::{InstanceName, model::Generation};
 use reeve_sidecar::AgentEvents;
 use tokio::sync::watch;
 
@@ -78,11 +75,7 @@ impl Recorder {
 
     /// Keeps the policy set in force; its content hash.
     fn keep_policies(log: &AuditLog, mesh: &Mesh) -> Option<String> {
-        let slice = PolicySlice {
-            mesh_hash: mesh.policy_hash.clone(),
-            policies: mesh.policies.clone(),
-        };
-        let kept = reeve_audit::canonical::to_vec(&slice)
+        let kept = reeve_audit::canonical::to_vec(&mesh.all_policies())
             .map_err(anyhow::Error::from)
             .and_then(|bytes| Ok(log.put_blob(&bytes)?));
         match kept {

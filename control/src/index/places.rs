@@ -1,6 +1,9 @@
 //! Places of judgement: everything that a request may be for, as whoever decides on behalf of other proxies needs it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use reeve_core::{
     ServiceName, SpiffeId,
@@ -63,6 +66,8 @@ impl Mesh {
         PolicySlice {
             mesh_hash: self.policy_hash.clone(),
             policies: self.policies.clone(),
+            schema: self.policy_schema.clone(),
+            entities: Arc::clone(&self.entities),
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("AccessRole", OURS),
     ("AccessRoleBinding", OURS),
     ("PathNormalization", OURS),
+    ("AccessSchema", OURS),
+    ("AccessEntities", OURS),
     ("RateLimit", OURS),
     ("Transformation", OURS),
     ("MeshConfig", OURS),

@@ -1,4 +1,4 @@
-//! `reeve.dev`: `AccessPolicy`, `AccessRole`, `AccessRoleBinding`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
+//! `reeve.dev`: `AccessPolicy`, `AccessRole`, `AccessRoleBinding`, `AccessSchema`, `AccessEntities`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,6 +12,14 @@ use super::{HeaderOpsSpec, MtlsSpec, SelectorSpec, StringMatchSpec, raw};
 raw! {
     AccessPolicySpec { cedar: String, }
     AccessRoleSpec { cedar: String, }
+    AccessSchemaSpec { cedar: String, }
+    AccessEntitiesSpec { entities: Vec<EntitySpec>, }
+    EntitySpec {
+        uid: serde_json::Value,
+        attrs: BTreeMap<String, serde_json::Value>,
+        parents: Vec<serde_json::Value>,
+        tags: BTreeMap<String, serde_json::Value>,
+    }
     AccessRoleBindingSpec {
         role: String,
         principals: Vec<String>,

@@ -7,14 +7,15 @@ use std::{
 };
 
 use reeve_authz::{
-    Engine, MAX_CANDIDATES, PolicyFault, break_glass::BREAK_GLASS, mesh_hash, parse_access_policy,
+    Engine, MAX_CANDIDATES, PolicyFault, PolicySchema, break_glass::BREAK_GLASS, slice_hash,
 };
 use reeve_core::{
     Namespace, PolicyId,
-    model::{PolicySlice, PolicySource},
+    model::{EntityRecord, PolicySlice, PolicySource},
 };
 
 use super::{
+    entities::{Labelled, Stated},
     hosts::Services,
     roles::{self, Bound},
 };
@@ -22,6 +23,7 @@ use crate::{
     Code, Fault, LocalWorkload,
     authorization::{self, Translated, World},
     kinds::{AccessRoleSpec, AuthorizationPolicySpec, Object},
+    mesh::with_labels,
     source::path::Path,
 };
 
@@ -40,22 +42,26 @@ struct Text<'a> {
 }
 
 /// What becomes policies, beside `AccessPolicy`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Others<'a> {
     pub(super) authorization: &'a [Object<AuthorizationPolicySpec>],
     pub(super) roles: &'a [Object<AccessRoleSpec>],
+    /// What is said of entities, and the labels of what there is.
+    pub(super) entities: &'a Stated<'a>,
+    pub(super) labelled: &'a Labelled<'a>,
 }
 
 pub(super) fn resolve(
+    schema: &PolicySchema,
     others: Others<'_>,
     world: World<'_>,
     faults: &mut Vec<Fault>,
-) -> (Vec<PolicySource>, String) {
+) -> (PolicySlice, Arc<Vec<EntityRecord>>) {
     let mut policies: Vec<PolicySource> = Vec::new();
     let mut ids = HashSet::new();
     let before = errors(faults);
-    let texts = texts(others, world, faults);
-    let mut known = known();
+    let texts = texts(schema, others, world, faults);
+    let mut known = known(schema);
     let mut read = HashMap::new();
     for one in &texts {
         // SECURITY: nothing may pass for a grant in the record, or stand where one will.
@@ -74,7 +80,7 @@ pub(super) fn resolve(
         };
         let parsed = match known.documents.remove(&document) {
             Some(found) => Ok(found),
-            None => parse_access_policy(scope, one.namespace, one.name, &one.cedar),
+            None => schema.parse_access_policy(scope, one.namespace, one.name, &one.cedar),
         };
         match parsed {
             Ok(found) => {
@@ -92,12 +98,19 @@ pub(super) fn resolve(
     }
     known.documents = read;
     policies.sort_by(|a, b| a.id.cmp(&b.id));
-    let hash = mesh_hash(&policies);
+    let mut slice = PolicySlice {
+        policies,
+        schema: schema.texts().to_vec(),
+        ..PolicySlice::default()
+    };
+    let entities = others.entities.with_labels(schema, others.labelled);
+    let document = texts.first().map(|text| text.document);
+    others.entities.check(schema, &entities, document, faults);
     if errors(faults) == before {
-        let mesh = (world.services, world.workloads);
-        compile(&texts, &hash, &policies, mesh, &mut known, faults);
+        compile(&texts, &mut slice, (&entities, world), &mut known, faults);
     }
-    (policies, hash)
+    slice.mesh_hash = slice_hash(&slice);
+    (slice, entities)
 }
 
 fn errors(faults: &[Fault]) -> usize {
@@ -105,7 +118,12 @@ fn errors(faults: &[Fault]) -> usize {
 }
 
 /// Every Cedar text, roles bound and Istio's policies translated.
-fn texts<'a>(others: Others<'a>, world: World<'a>, faults: &mut Vec<Fault>) -> Vec<Text<'a>> {
+fn texts<'a>(
+    schema: &PolicySchema,
+    others: Others<'a>,
+    world: World<'a>,
+    faults: &mut Vec<Fault>,
+) -> Vec<Text<'a>> {
     let mut texts = Vec::new();
     for object in world.access {
         let path = Path::of(&["spec", "cedar"]);
@@ -122,7 +140,9 @@ fn texts<'a>(others: Others<'a>, world: World<'a>, faults: &mut Vec<Fault>) -> V
             translated: false,
         });
     }
-    for Bound { object, cedar } in roles::bind(others.roles, world.bindings, world.root, faults) {
+    for Bound { object, cedar } in
+        roles::bind(schema, (others.roles, world.bindings), world.root, faults)
+    {
         texts.push(Text {
             document: &object.document,
             namespace: &object.namespace,
@@ -184,8 +204,12 @@ pub(super) fn in_text(
 /// but what follows from the texts themselves.
 #[derive(Debug, Default)]
 struct Known {
+    /// The schema that they were read against.
+    schema: Vec<String>,
     documents: HashMap<Document, Vec<PolicySource>>,
     engine: Option<Engine>,
+    /// What it knows of entities.
+    entities: Arc<Vec<EntityRecord>>,
 }
 
 /// An `AccessPolicy`, as far as its policies depend on it.
@@ -197,32 +221,46 @@ struct Document {
     text: String,
 }
 
-fn known() -> MutexGuard<'static, Known> {
+fn known(schema: &PolicySchema) -> MutexGuard<'static, Known> {
     static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
-    KNOWN.lock().unwrap_or_else(|poisoned| {
+    let mut known = KNOWN.lock().unwrap_or_else(|poisoned| {
         let mut known = poisoned.into_inner();
         *known = Known::default();
         known
-    })
+    });
+    if known.schema != schema.texts() {
+        *known = Known {
+            schema: schema.texts().to_vec(),
+            ..Known::default()
+        };
+    }
+    known
 }
 
 /// What only shows when all policies stand together, which a proxy would refuse otherwise.
 fn compile(
     texts: &[Text<'_>],
-    hash: &str,
-    policies: &[PolicySource],
-    mesh: (&Services, &[LocalWorkload]),
+    slice: &mut PolicySlice,
+    (entities, world): (&Arc<Vec<EntityRecord>>, World<'_>),
     known: &mut Known,
     faults: &mut Vec<Fault>,
 ) {
-    let slice = PolicySlice {
-        mesh_hash: hash.to_owned(),
-        policies: policies.to_vec(),
-    };
-    match Engine::compile_after(&slice, known.engine.as_ref()) {
-        Ok(engine) => {
-            if policies.len() > MAX_CANDIDATES
-                && let Some(crowd) = engine.crowd(together(mesh))
+    // Which labels count shows when the policies are compiled.
+    slice.entities = Arc::clone(&known.entities);
+    match Engine::compile_after(slice, known.engine.as_ref()) {
+        Ok(mut engine) => {
+            let named = with_labels(entities, &engine.needs().labels);
+            if *named != *known.entities {
+                known.entities = named;
+                slice.entities = Arc::clone(&known.entities);
+                match Engine::compile_after(slice, Some(&engine)) {
+                    Ok(complete) => engine = complete,
+                    Err(_) => return,
+                }
+            }
+            let together = together((world.services, world.workloads));
+            if slice.policies.len() > MAX_CANDIDATES
+                && let Some(crowd) = engine.crowd(together)
             {
                 faults.extend(crowded(texts, &crowd));
             }

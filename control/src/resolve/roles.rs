@@ -2,7 +2,7 @@
 //!
 //! A binding becomes the text of an `AccessPolicy` of its own namespace: a role gives nobody a way around tenancy.
 
-use reeve_authz::{PolicyFault, Role};
+use reeve_authz::{PolicyFault, PolicySchema, Role};
 use reeve_core::Namespace;
 
 use super::policies;
@@ -20,14 +20,17 @@ pub(super) struct Bound<'a> {
 
 /// The Cedar text of every binding that is sound.
 pub(super) fn bind<'a>(
-    roles: &[Object<AccessRoleSpec>],
-    bindings: &'a [Object<AccessRoleBindingSpec>],
+    schema: &PolicySchema,
+    (roles, bindings): (
+        &[Object<AccessRoleSpec>],
+        &'a [Object<AccessRoleBindingSpec>],
+    ),
     root: &Namespace,
     faults: &mut Vec<Fault>,
 ) -> Vec<Bound<'a>> {
     let mut known = Vec::new();
     for object in roles {
-        match Role::parse(&object.namespace, &object.name, &object.spec.cedar) {
+        match Role::parse(schema, &object.namespace, &object.name, &object.spec.cedar) {
             Ok(role) => known.push((object, Some(role))),
             Err(found) => {
                 known.push((object, None));

@@ -1,5 +1,6 @@
 //! Each kind and each fault, by file, line, path and code.
 
+mod entities;
 mod entries;
 mod gateway_api;
 mod global_limits;

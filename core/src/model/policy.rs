@@ -1,6 +1,6 @@
 //! Policies and token rules as a proxy receives them: sources, compiled on arrival by `authz`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,42 @@ pub struct PolicySlice {
     pub mesh_hash: String,
     /// The slice, ordered by id.
     pub policies: Vec<PolicySource>,
+    /// Cedar schema texts that extend the built-in schema.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schema: Vec<String>,
+    /// What is known of entities, ordered by uid: groups, attributes and labels.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub entities: Arc<Vec<EntityRecord>>,
+}
+
+fn is_nothing(entities: &Arc<Vec<EntityRecord>>) -> bool {
+    entities.is_empty()
+}
+
+/// What is known of one entity, in the form of Cedar's JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntityRecord {
+    /// Its attributes.
+    #[serde(default)]
+    pub attrs: BTreeMap<String, serde_json::Value>,
+    /// What it is in, beside what its own name says.
+    #[serde(default)]
+    pub parents: Vec<EntityName>,
+    /// Its tags: of a workload or service, label → every value that it has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, serde_json::Value>,
+    /// Which it is.
+    pub uid: EntityName,
+}
+
+/// An entity by type and id, in the form of Cedar's JSON.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EntityName {
+    /// Its id.
+    pub id: String,
+    /// Its type, such as `Workload`.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// One Cedar policy.

@@ -20,6 +20,7 @@ pub(crate) fn run(folder: &Path, effort: Effort) -> Outcome<()> {
         let slice = PolicySlice {
             mesh_hash: String::new(),
             policies: Shape::Mesh.policies(size)?,
+            ..PolicySlice::default()
         };
         let engine = Engine::compile(&slice).map_err(|faults| format!("{:?}", faults.first()))?;
         let mut asker = Asker::new(Shape::Mesh, size, &engine)?;

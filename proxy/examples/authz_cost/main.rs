@@ -119,6 +119,7 @@ fn row(shape: Shape, size: usize, effort: Effort) -> Outcome<Value> {
     let slice = PolicySlice {
         mesh_hash: String::new(),
         policies: shape.policies(size)?,
+        ..PolicySlice::default()
     };
     let started = std::time::Instant::now();
     let engine = Engine::compile(&slice).map_err(|faults| format!("{:?}", faults.first()))?;
@@ -148,6 +149,7 @@ fn compiled(policies: &[PolicySource]) -> Outcome<Engine> {
     let slice = PolicySlice {
         mesh_hash: String::new(),
         policies: policies.to_vec(),
+        ..PolicySlice::default()
     };
     Engine::compile(&slice).map_err(|faults| format!("{:?}", faults.first()).into())
 }
@@ -155,7 +157,7 @@ fn compiled(policies: &[PolicySource]) -> Outcome<Engine> {
 /// Cedar's authorizer over all of them, its request and entities made beforehand; its answers must be the engine's.
 fn plain(slice: &PolicySlice, asker: &mut Asker, engine: &Engine, count: usize) -> Outcome<Cost> {
     let namespace = shapes::namespace(0).parse()?;
-    let plain = Plain::new(&slice.policies, &namespace, shapes::NOW)?;
+    let plain = Plain::new(slice, &namespace, shapes::NOW)?;
     let mut cost = Cost::default();
     for _ in 0..count {
         asker.known();

@@ -32,6 +32,7 @@ pub(crate) fn measure(effort: Effort) -> Outcome<Value> {
     let mut slice = PolicySlice {
         mesh_hash: String::new(),
         policies: Shape::Mesh.policies(size)?,
+        ..PolicySlice::default()
     };
     let engine = Engine::compile(&slice).map_err(|faults| format!("{:?}", faults.first()))?;
     let mut asker = Asker::new(Shape::Mesh, size, &engine)?;

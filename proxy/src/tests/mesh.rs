@@ -425,6 +425,7 @@ pub(super) fn set_policies(config: &mut ProxyConfig, policies: &[&str]) {
     config.policies = Arc::new(PolicySlice {
         mesh_hash: reeve_authz::mesh_hash(&sources),
         policies: sources,
+        ..PolicySlice::default()
     });
 }
 

@@ -26,6 +26,7 @@ fn court(state: ServiceState) -> Court {
     let slice = PolicySlice {
         mesh_hash: mesh_hash(&policies),
         policies,
+        ..PolicySlice::default()
     };
     let engine = Engine::compile(&slice).unwrap();
     let subject = Subject {

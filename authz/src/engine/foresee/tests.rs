@@ -16,6 +16,7 @@ const NOTHING: Searched<'static> = Searched {
     names: &Needs {
         headers: std::collections::BTreeSet::new(),
         query: std::collections::BTreeSet::new(),
+        labels: std::collections::BTreeSet::new(),
     },
     user: false,
 };
@@ -172,6 +173,7 @@ fn what_was_looked_for_and_is_not_there_is_known() {
         let names = Needs {
             headers: header.then(|| "team".to_owned()).into_iter().collect(),
             query: query.then(|| "q".to_owned()).into_iter().collect(),
+            ..Needs::default()
         };
         let known = Searched {
             names: &names,

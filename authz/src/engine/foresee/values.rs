@@ -267,6 +267,10 @@ impl Read {
         for name in &uses.claims {
             self.claims.entry(name.clone()).or_default().open |= uses.attribute("claim_lines");
         }
+        if uses.user_groups {
+            // Which groups there are is not spelled out: those of groups count, too.
+            self.open_user();
+        }
         self.user |= uses.user();
         let Some(tree) = policy.tree() else {
             self.open_all();
@@ -360,6 +364,13 @@ impl Read {
             None => return false,
         }
         true
+    }
+
+    fn open_user(&mut self) {
+        let claims = self.claims.values_mut();
+        for texts in claims.chain([&mut self.issuer, &mut self.subject]) {
+            texts.open = true;
+        }
     }
 
     fn open_all(&mut self) {

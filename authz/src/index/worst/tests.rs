@@ -22,16 +22,22 @@ fn numbered(
     each.collect()
 }
 
+const TWO: Together = Together {
+    services: 2,
+    groups: 0,
+};
+
 /// How many are too many, if they are.
 fn crowded(policies: &[PolicySource]) -> usize {
-    let (mesh, all) = compile::compile(policies, &[]).unwrap();
+    let mesh = MeshSchema::get().unwrap();
+    let all = compile::compile(&mesh, policies, &[]).unwrap();
     let trees: Vec<_> = all
         .iter()
         .map(|p| p.policy.to_pst().unwrap().body().clone())
         .collect();
     let policies = all.iter().zip(&trees);
     let policies = policies.map(|(p, tree)| (&p.source.id, p.source.scope.as_ref(), tree));
-    let crowd = most_candidates(mesh, policies, 2, ENOUGH);
+    let crowd = most_candidates(&mesh, policies, TWO, ENOUGH);
     assert!(crowd.count >= crowd.policies.len());
     if crowd.count > ENOUGH {
         crowd.policies.len()

@@ -95,7 +95,7 @@ fn court(
     Ok(Court {
         rules: Rules {
             generation,
-            projection_hash: reeve_authz::mesh_hash(&slice.policies),
+            projection_hash: reeve_authz::slice_hash(&slice),
             engine: Arc::new(engine),
             headers,
             looked_for,

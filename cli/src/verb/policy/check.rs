@@ -6,7 +6,7 @@ mod unit;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use reeve_authz::review;
+use reeve_authz::{PolicySchema, review};
 use reeve_control::Mesh;
 use reeve_core::{Clock as _, Namespace, PolicyId, SystemClock, model::PolicySource};
 use serde::Serialize;
@@ -82,6 +82,16 @@ pub(super) fn run(args: &CheckArgs) -> Verdict {
         Some(Ok(mesh)) => mesh.settings.root_namespace.clone(),
         _ => root_namespace()?,
     };
+    let schema = match (&mesh, &args.folder) {
+        (Some(Ok(mesh)), _) => mesh.schema(),
+        (_, Some(folder)) => reeve_control::policy_schema(folder).map_err(|faults| {
+            let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            Problem::new(told.join("\n"))
+                .at(folder.display())
+                .into_answer()
+        })?,
+        (_, None) => PolicySchema::default(),
+    };
     let mut verdicts = Vec::new();
     let mut units = Vec::new();
     for file in &files {
@@ -98,7 +108,7 @@ pub(super) fn run(args: &CheckArgs) -> Verdict {
             warnings: Vec::new(),
         };
         for mut unit in found {
-            match unit.parsed() {
+            match unit.parsed(&schema) {
                 Ok(policies) => {
                     verdict.policies.extend(policies.iter().cloned());
                     units.push((verdicts.len(), unit));
@@ -111,7 +121,7 @@ pub(super) fn run(args: &CheckArgs) -> Verdict {
     }
     if verdicts.iter().all(|verdict| verdict.valid) {
         let mesh = mesh.transpose()?;
-        let incomplete = reviewed(&mut verdicts, &units, mesh.as_ref())?;
+        let incomplete = reviewed(&mut verdicts, &units, (&schema, mesh.as_ref()))?;
         if incomplete {
             output::note(
                 "note: there are too many policies to compare all of them with each other",
@@ -125,7 +135,7 @@ pub(super) fn run(args: &CheckArgs) -> Verdict {
 fn reviewed(
     verdicts: &mut [FileVerdict],
     units: &[(usize, Unit)],
-    mesh: Option<&Mesh>,
+    (schema, mesh): (&PolicySchema, Option<&Mesh>),
 ) -> Result<bool, Problem> {
     let mut all: Vec<PolicySource> = Vec::new();
     let own = verdicts.iter().flat_map(|verdict| &verdict.policies);
@@ -136,7 +146,7 @@ fn reviewed(
         }
     }
     let known = mesh.map(world::known);
-    let found = review(&all, known.as_ref(), SystemClock.now()).map_err(|faults| {
+    let found = review(schema, &all, known.as_ref(), SystemClock.now()).map_err(|faults| {
         let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
         Problem::new(told.join("\n")).into_answer()
     })?;

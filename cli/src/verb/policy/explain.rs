@@ -168,11 +168,7 @@ fn recorded(args: &ExplainArgs, id: &str) -> Verdict {
 
 /// The data path's engine with all policies of `mesh`, which was read from `folder`.
 pub(super) fn engine(mesh: &Mesh, folder: &Path) -> Result<Engine, Problem> {
-    let slice = PolicySlice {
-        mesh_hash: mesh.policy_hash.clone(),
-        policies: mesh.policies.clone(),
-    };
-    let engine = compiled(&slice, folder)?;
+    let engine = compiled(&mesh.all_policies(), folder)?;
     Ok(engine.in_trust_domain(mesh.settings.trust_domain.clone()))
 }
 

@@ -176,7 +176,7 @@ impl Tried {
                 TrustDomain::parse("mesh.local").map_err(Problem::new)?,
             ),
         };
-        let slice = file.policies(path, &root)?;
+        let slice = file.policies(path, &root, mesh)?;
         Ok(Self {
             source: path.display().to_string(),
             engine: explain::compiled(&slice, path)?.in_trust_domain(home),

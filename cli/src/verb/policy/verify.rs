@@ -88,7 +88,7 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs) -> Verdict {
     let mesh = load(&args.folder)?;
     let home = &mesh.settings.trust_domain;
-    let policies = Policies::new(&mesh.policies, home).map_err(problem)?;
+    let policies = Policies::new(&mesh.all_policies(), home).map_err(problem)?;
     let asked = asked(args, &mesh, &policies)?;
     let report = block_on(prove(args, &mesh, &policies, asked))?;
     match args.output.output {
@@ -158,7 +158,7 @@ fn asked(args: &VerifyArgs, mesh: &Mesh, policies: &Policies) -> Result<Vec<Name
 
 fn other(folder: &Path) -> Result<Policies, Problem> {
     let mesh = load(folder)?;
-    Policies::new(&mesh.policies, &mesh.settings.trust_domain).map_err(problem)
+    Policies::new(&mesh.all_policies(), &mesh.settings.trust_domain).map_err(problem)
 }
 
 async fn prove(

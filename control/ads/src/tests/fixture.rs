@@ -97,6 +97,7 @@ pub(super) fn config(generation: u64, hash: &str, services: &[&str]) -> ProxyCon
         policies: Arc::new(PolicySlice {
             mesh_hash: hash.to_owned(),
             policies: vec![],
+            ..PolicySlice::default()
         }),
         secrets: Default::default(),
     }

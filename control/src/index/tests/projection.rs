@@ -126,10 +126,7 @@ proptest! {
         policies in vec((select(&NAMESPACES[..]), select(&POLICIES[..])), 0..12),
     ) {
         let (mesh, instances) = running(&documents(&policies));
-        let whole = PolicySlice {
-            mesh_hash: mesh.policy_hash.clone(),
-            policies: mesh.policies.clone(),
-        };
+        let whole = mesh.all_policies();
         let all = engine(&whole, &mesh);
         let mut asked = BTreeSet::new();
         let names = instances.instances.iter().map(|i| &i.instance);

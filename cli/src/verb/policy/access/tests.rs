@@ -11,6 +11,7 @@ fn said(cedar: &str) -> (Can, Vec<String>, Vec<String>) {
     let slice = PolicySlice {
         mesh_hash: reeve_authz::mesh_hash(&policies),
         policies,
+        ..PolicySlice::default()
     };
     let request = json!({
         "principal": {"workload": "spiffe://mesh.local/ns/default/sa/web"},
@@ -126,6 +127,7 @@ fn said_condition() -> Condition {
     let slice = PolicySlice {
         mesh_hash: reeve_authz::mesh_hash(&policies),
         policies,
+        ..PolicySlice::default()
     };
     let engine = Engine::compile(&slice).unwrap();
     let verdict = PolicyVerdict {

@@ -46,7 +46,13 @@ pub(super) fn of(
     tests: Option<&[PathBuf]>,
 ) -> Result<Rehearsal, Problem> {
     let known = world::known(after);
-    let found = review(&after.policies, Some(&known), SystemClock.now()).map_err(|faults| {
+    let found = review(
+        &after.schema(),
+        &after.policies,
+        Some(&known),
+        SystemClock.now(),
+    )
+    .map_err(|faults| {
         let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
         Problem::new(told.join("\n")).into_answer()
     })?;

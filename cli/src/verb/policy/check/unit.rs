@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use reeve_authz::{PolicyFault, Remark, parse_access_policy};
+use reeve_authz::{PolicyFault, PolicySchema, Remark};
 use reeve_control::PolicyDocument;
 use reeve_core::{Namespace, model::PolicySource};
 
@@ -66,8 +66,12 @@ impl Unit {
     }
 
     /// Its policies, or all its faults.
-    pub(super) fn parsed(&mut self) -> Result<&[PolicySource], Vec<Finding>> {
-        match parse_access_policy(self.scope.as_ref(), &self.home, &self.object, &self.cedar) {
+    pub(super) fn parsed(
+        &mut self,
+        schema: &PolicySchema,
+    ) -> Result<&[PolicySource], Vec<Finding>> {
+        let (scope, home) = (self.scope.as_ref(), &self.home);
+        match schema.parse_access_policy(scope, home, &self.object, &self.cedar) {
             Ok(policies) => {
                 self.policies = policies;
                 Ok(&self.policies)

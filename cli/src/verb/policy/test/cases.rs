@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reeve_authz::parse_access_policy;
+use reeve_authz::PolicySchema;
 use reeve_control::Mesh;
 use reeve_core::{
     Clock as _, Namespace, PolicyId, SystemClock,
@@ -126,12 +126,18 @@ impl CaseFile {
         Ok(())
     }
 
-    /// The policies of `documents`, of a mesh whose root namespace is `root`.
-    pub(super) fn policies(&self, path: &Path, root: &Namespace) -> Result<PolicySlice, Problem> {
+    /// The policies of `documents`, of a mesh whose root namespace is `root`; with `mesh`, against its schema and entities.
+    pub(super) fn policies(
+        &self,
+        path: &Path,
+        root: &Namespace,
+        mesh: Option<&Mesh>,
+    ) -> Result<PolicySlice, Problem> {
+        let schema = mesh.map(Mesh::schema).unwrap_or_default();
         let mut policies = Vec::new();
         for document in &self.documents {
             if let Some(file) = document.file.as_deref().filter(|f| is_yaml(Path::new(f))) {
-                policies.extend(document.of_yaml(&place_of(path, file), root)?);
+                policies.extend(document.of_yaml(&schema, &place_of(path, file), root)?);
                 continue;
             }
             let wrong = |what: String| {
@@ -145,7 +151,7 @@ impl CaseFile {
             let scope = document.scope.as_deref().map(Namespace::parse);
             let scope = scope.transpose().map_err(|e| wrong(e.to_string()))?;
             let home = scope.clone().unwrap_or_else(|| root.clone());
-            let parsed = parse_access_policy(scope.as_ref(), &home, &document.object, &text);
+            let parsed = schema.parse_access_policy(scope.as_ref(), &home, &document.object, &text);
             policies.extend(parsed.map_err(|faults| {
                 let told = |f: &reeve_authz::PolicyFault| {
                     format!("{}:{}: {}: {}", f.line, f.column, f.policy, f.message)
@@ -153,10 +159,19 @@ impl CaseFile {
                 wrong(faults.iter().map(told).collect::<Vec<_>>().join("\n")).into_answer()
             })?);
         }
-        Ok(PolicySlice {
-            mesh_hash: reeve_authz::mesh_hash(&policies),
-            policies,
-        })
+        match mesh {
+            Some(mesh) => mesh.slice_of(policies).map_err(|faults| {
+                let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                Problem::new(told.join("\n"))
+                    .at(path.display())
+                    .into_answer()
+            }),
+            None => Ok(PolicySlice {
+                mesh_hash: reeve_authz::mesh_hash(&policies),
+                policies,
+                ..PolicySlice::default()
+            }),
+        }
     }
 
     /// The request with `changes` merged into it.
@@ -179,7 +194,12 @@ fn typed<T: DeserializeOwned>(value: Value, place: impl fmt::Display) -> Result<
 
 impl PolicyDocument {
     /// Every `AccessPolicy` of a YAML file.
-    fn of_yaml(&self, file: &Path, root: &Namespace) -> Result<Vec<PolicySource>, Problem> {
+    fn of_yaml(
+        &self,
+        schema: &PolicySchema,
+        file: &Path,
+        root: &Namespace,
+    ) -> Result<Vec<PolicySource>, Problem> {
         let wrong = |what: String| Problem::new(what).at(file.display()).into_answer();
         if self.text.is_some() || self.scope.is_some() || !self.object.is_empty() {
             return Err(wrong(
@@ -195,7 +215,8 @@ impl PolicyDocument {
         for document in &documents {
             let home = Namespace::parse(&document.namespace).map_err(|e| wrong(e.to_string()))?;
             let scope = (home != *root).then_some(&home);
-            let parsed = parse_access_policy(scope, &home, &document.name, &document.cedar);
+            let (name, cedar) = (&document.name, &document.cedar);
+            let parsed = schema.parse_access_policy(scope, &home, name, cedar);
             policies.extend(parsed.map_err(|faults| {
                 let placed = faults.iter().map(|fault| {
                     let (line, column) = document.place(fault.line, fault.column);

@@ -2,7 +2,6 @@
 
 use std::{fmt, path::Path};
 
-use reeve_authz::parse_access_policy;
 use reeve_control::Mesh;
 use reeve_symbolic::{Policies, Property};
 use serde::Deserialize;
@@ -85,14 +84,21 @@ pub(super) fn described(
 ) -> Result<Policies, Problem> {
     let place = place.to_string();
     let root = explain::root_namespace()?;
-    let sources = parse_access_policy(None, &root, "property", text).map_err(|faults| {
-        let faults: Vec<_> = faults
-            .iter()
-            .map(|f| format!("{}:{}: {}", f.line, f.column, f.message))
-            .collect();
+    let sources = mesh
+        .schema()
+        .parse_access_policy(None, &root, "property", text)
+        .map_err(|faults| {
+            let faults: Vec<_> = faults
+                .iter()
+                .map(|f| format!("{}:{}: {}", f.line, f.column, f.message))
+                .collect();
+            Problem::new(faults.join("\n")).at(&place)
+        })?;
+    let slice = mesh.slice_of(sources).map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         Problem::new(faults.join("\n")).at(&place)
     })?;
-    let policies = Policies::new(&sources, &mesh.settings.trust_domain).map_err(problem)?;
+    let policies = Policies::new(&slice, &mesh.settings.trust_domain).map_err(problem)?;
     match policies.are_permits() {
         true => Ok(policies),
         false => Err(Problem::new("requests are described by permits alone")
