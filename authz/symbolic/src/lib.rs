@@ -15,6 +15,7 @@
 //! Cedar itself (`world.rs`).
 
 mod hunt;
+mod known;
 mod literals;
 mod policies;
 mod property;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     VerifyError,
+    known::Known,
     literals::Literals,
     world::{Part, Place, World},
 };
@@ -25,6 +26,8 @@ pub struct Policies {
     all: Vec<Arc<Stated>>,
     engine: Arc<Engine>,
     home: TrustDomain,
+    /// What they rest on.
+    slice: PolicySlice,
 }
 
 /// One policy. Its first conditions are its end and its namespace: it decides nothing else.
@@ -38,17 +41,20 @@ pub(crate) struct Stated {
 }
 
 impl Policies {
-    /// Those of `sources` that bind, in a mesh whose trust domain is `home`.
-    pub fn new(sources: &[PolicySource], home: &TrustDomain) -> Result<Self, VerifyError> {
-        let bind = sources.iter().filter(|s| s.mode == PolicyMode::Enforce);
-        let all = bind.map(|source| Stated::new(source, home).map(Arc::new));
-        Self::of(all.collect::<Result<_, _>>()?, home, None)
+    /// Those of `slice` that bind, in a mesh whose trust domain is `home`.
+    pub fn new(slice: &PolicySlice, home: &TrustDomain) -> Result<Self, VerifyError> {
+        let known = Known::of(slice);
+        let bind = slice.policies.iter();
+        let bind = bind.filter(|s| s.mode == PolicyMode::Enforce);
+        let all = bind.map(|source| Stated::new(source, &known, home).map(Arc::new));
+        Self::of(all.collect::<Result<_, _>>()?, home, slice, None)
     }
 
     /// The same without one policy.
     pub fn without(&self, id: &PolicyId) -> Result<Self, VerifyError> {
         let others = self.all.iter().filter(|p| p.source.id != *id);
-        Self::of(others.cloned().collect(), &self.home, Some(&self.engine))
+        let others = others.cloned().collect();
+        Self::of(others, &self.home, &self.slice, Some(&self.engine))
     }
 
     /// The policies' ids, in the order given.
@@ -122,11 +128,14 @@ impl Policies {
     fn of(
         all: Vec<Arc<Stated>>,
         home: &TrustDomain,
+        ground: &PolicySlice,
         before: Option<&Engine>,
     ) -> Result<Self, VerifyError> {
         let slice = PolicySlice {
             mesh_hash: String::new(),
             policies: all.iter().map(|policy| policy.source.clone()).collect(),
+            schema: ground.schema.clone(),
+            entities: Arc::clone(&ground.entities),
         };
         let engine =
             Engine::compile_after(&slice, before).map_err(|faults| VerifyError::Policies {
@@ -136,16 +145,22 @@ impl Policies {
             all,
             engine: Arc::new(engine.in_trust_domain(home.clone())),
             home: home.clone(),
+            slice,
         })
     }
 }
 
 impl Stated {
-    fn new(source: &PolicySource, home: &TrustDomain) -> Result<Self, VerifyError> {
-        let policy = Policy::parse(None, &source.text).map_err(|e| VerifyError::Policies {
-            faults: vec![format!("{}: {e}", source.id)],
-        })?;
-        let mut json = policy.to_json().map_err(VerifyError::cedar)?;
+    fn new(source: &PolicySource, known: &Known, home: &TrustDomain) -> Result<Self, VerifyError> {
+        let wrong = |what: String| VerifyError::Policies {
+            faults: vec![format!("{}: {what}", source.id)],
+        };
+        let policy = Policy::parse(None, &source.text).map_err(|e| wrong(e.to_string()))?;
+        let json = policy.to_json().map_err(VerifyError::cedar)?;
+        let mut json = known
+            .put_into(&json)
+            .ok_or_else(|| wrong("it asks for more of entities than can be proved".to_owned()))?;
+        let plain = Policy::from_json(None, json.clone()).map_err(VerifyError::cedar)?;
         if let Some(namespace) = &source.scope {
             let id = format!("{home}/ns/{namespace}");
             let inside = json!({"in": {
@@ -163,7 +178,7 @@ impl Stated {
         Ok(Self {
             source: source.clone(),
             effect: policy.effect(),
-            envs: policy.get_valid_request_envs(schema()?).collect(),
+            envs: plain.get_valid_request_envs(schema()?).collect(),
             json,
         })
     }

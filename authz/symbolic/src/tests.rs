@@ -11,7 +11,7 @@ use cedar_policy_symcc::solver::SolverError;
 use reeve_core::{
     Namespace, PolicyId, ServiceName, SpiffeId, TrustDomain,
     decision::Action,
-    model::{PolicyMode, PolicySource},
+    model::{PolicyMode, PolicySlice, PolicySource},
 };
 
 use crate::{Answer, Counterexample, Policies, Property, Solver, Verifier, VerifyError, World};
@@ -54,8 +54,15 @@ fn sources(namespace: Option<&str>, texts: &[&str]) -> Vec<PolicySource> {
     texts.iter().enumerate().map(source).collect()
 }
 
+fn slice(policies: Vec<PolicySource>) -> PolicySlice {
+    PolicySlice {
+        policies,
+        ..PolicySlice::default()
+    }
+}
+
 fn mesh(texts: &[&str]) -> Policies {
-    Policies::new(&sources(None, texts), &world().home).unwrap()
+    Policies::new(&slice(sources(None, texts)), &world().home).unwrap()
 }
 
 fn verifier() -> Verifier {
@@ -189,7 +196,7 @@ async fn worlds_that_cannot_be_refute_nothing() {
 #[tokio::test]
 async fn a_policy_of_one_namespace_permits_nothing_elsewhere() {
     let all = r#"permit(principal, action, resource);"#;
-    let own = Policies::new(&sources(Some("pay"), &[all]), &world().home).unwrap();
+    let own = Policies::new(&slice(sources(Some("pay"), &[all])), &world().home).unwrap();
     let elsewhere = r#"permit(principal, action, resource) unless { resource in Namespace::"mesh.local/ns/pay" };"#;
     let answer = check(&own, Property::Never(mesh(&[elsewhere]))).await;
     assert_eq!(answer, Answer::Holds);
@@ -202,7 +209,7 @@ async fn a_policy_of_one_namespace_permits_nothing_elsewhere() {
 async fn policies_in_shadow_do_not_count() {
     let mut shadow = sources(None, &[r#"permit(principal, action, resource);"#]);
     shadow.iter_mut().for_each(|s| s.mode = PolicyMode::Shadow);
-    let shadow = Policies::new(&shadow, &world().home).unwrap();
+    let shadow = Policies::new(&slice(shadow), &world().home).unwrap();
     let everything = mesh(&[r#"permit(principal, action, resource);"#]);
     assert_eq!(
         check(&shadow, Property::Never(everything)).await,
@@ -362,4 +369,85 @@ async fn a_solver_that_dies_or_does_not_know_proves_nothing() {
             "{answer:?}"
         );
     }
+}
+
+/// A mesh's own groups, attributes and labels.
+fn known(tier: &str, policies: &[&str]) -> Policies {
+    let schema = r#"
+        entity Team;
+        entity Workload in [Team] { tier?: String };
+        entity Service in [Team];
+        @claim("groups") @issuer("https://issuer.example") entity Group;
+        entity User in [Group];"#;
+    let entities = serde_json::json!([
+        {"uid": {"type": "Workload", "id": "spiffe://mesh.local/ns/shop/sa/web"},
+         "parents": [{"type": "Team", "id": "front"}], "attrs": {"tier": tier}, "tags": {"app": ["web"]}},
+        {"uid": {"type": "Service", "id": "ledger.pay.svc.cluster.local"}, "parents": [{"type": "Team", "id": "money"}]},
+    ]);
+    let slice = PolicySlice {
+        schema: vec![schema.to_owned()],
+        entities: serde_json::from_value(entities).unwrap(),
+        ..slice(sources(None, policies))
+    };
+    Policies::new(&slice, &world().home).unwrap()
+}
+
+#[tokio::test]
+async fn groups_attributes_and_labels_are_what_is_known_of_them() {
+    let team = r#"permit (principal in Team::"front", action, resource in Team::"money");"#;
+    let tier = r#"permit (principal is Workload, action, resource) when { principal has tier && principal.tier == "gold" };"#;
+    let app = r#"permit (principal is Workload, action, resource) when { principal.hasTag("app") && principal.getTag("app").contains("web") };"#;
+    let group = r#"permit (principal, action in Action::"read", resource) when { context has user && context.user in Group::"staff" };"#;
+    let web = r#"permit (principal == Workload::"spiffe://mesh.local/ns/shop/sa/web", action, resource);"#;
+    for (policy, outside, holds) in [
+        (
+            team,
+            r#"permit (principal, action, resource) unless { principal == Workload::"spiffe://mesh.local/ns/shop/sa/web" };"#,
+            true,
+        ),
+        (
+            team,
+            r#"permit (principal, action, resource) unless { resource in Service::"ledger.pay.svc.cluster.local" };"#,
+            true,
+        ),
+        (team, web, false),
+        (
+            tier,
+            r#"permit (principal, action, resource) unless { principal == Workload::"spiffe://mesh.local/ns/shop/sa/web" };"#,
+            true,
+        ),
+        (tier, web, false),
+        (
+            app,
+            r#"permit (principal, action, resource) unless { principal in ServiceAccount::"mesh.local/ns/shop/sa/web" };"#,
+            true,
+        ),
+        (app, web, false),
+        (
+            group,
+            r#"permit (principal, action in Action::"read", resource) unless { context has user && context.user.issuer == "https://issuer.example" };"#,
+            true,
+        ),
+        (
+            group,
+            r#"permit (principal, action in Action::"read", resource);"#,
+            false,
+        ),
+    ] {
+        let property = Property::Never(known("gold", &[outside]));
+        let answer = check(&known("gold", &[policy]), property).await;
+        match holds {
+            true => assert_eq!(answer, Answer::Holds, "{policy}\n{outside}"),
+            false => assert!(
+                matches!(answer, Answer::Fails { .. }),
+                "{policy}: {answer:?}"
+            ),
+        }
+    }
+    // The same policies permit more where more is known to be gold.
+    let more = Property::NoMoreThan(known("iron", &[tier]));
+    let answer = check(&known("gold", &[tier]), more).await;
+    assert!(matches!(answer, Answer::Fails { .. }), "{answer:?}");
+    let same = Property::NoMoreThan(known("gold", &[tier]));
+    assert_eq!(check(&known("gold", &[tier]), same).await, Answer::Holds);
 }
