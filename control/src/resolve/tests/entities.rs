@@ -169,7 +169,7 @@ fn faults_are_placed() {
         (
             "Team::\"books\", action",
             "Taem::\"books\", action",
-            vec!["59 spec.cedar policy"],
+            vec!["54 spec.cedar policy"],
         ),
     ];
     for (good, bad, expected) in table {
