@@ -22,6 +22,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reeve-authz", &["reeve-core"]),
     ("reeve-symbolic", &["reeve-core", "reeve-authz"]),
     ("reeve-audit", &["reeve-core"]),
+    ("reeve-columns", &["reeve-core", "reeve-audit"]),
     (
         "reeve-analysis",
         &["reeve-core", "reeve-authz", "reeve-audit"],
@@ -59,6 +60,7 @@ const FENCES: &[(&str, &[&str])] = &[
             "reeve-authz",
             "reeve-analysis",
             "reeve-audit",
+            "reeve-columns",
             "reeve-proxy",
             "reeve-ads",
             "reeve-control",
@@ -86,6 +88,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("redis", "reeve-ratelimit"),
     ("tlog_tiles", "reeve-audit"),
     ("signed_note", "reeve-audit"),
+    ("parquet", "reeve-columns"),
 ];
 
 /// What may stand at the top of the tree.

@@ -11,6 +11,7 @@
 //! - A torn tail (an unfinished last write) is cut; anything else that does not check is damage and is reported as such.
 //! - An acknowledged batch is in the tree under a checkpoint on disk.
 
+pub mod archive;
 pub mod batch;
 pub mod canonical;
 mod decision_id;
@@ -18,6 +19,7 @@ mod disk;
 #[cfg(test)]
 mod fixture;
 mod hexes;
+pub mod history;
 pub mod ingest;
 pub mod log;
 mod pace;
@@ -30,6 +32,7 @@ pub mod ship;
 pub mod verify;
 pub mod wal;
 
+pub use archive::{Archive, LoggedBatch, Newest};
 pub use batch::{Batch, BatchHeader, BatchKey, BatchSigner, BatchVerifier, SigningIdentity};
 pub use decision_id::{DecisionIdError, decision_id, parse_record_id};
 pub use ingest::IngestService;

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use reeve_core::{
@@ -13,13 +14,13 @@ use reeve_core::{
     decision::{Effect, Reason},
 };
 use serde::Serialize;
-use tlog_tiles::record_hash;
 
 use crate::{
     DecisionRecord, Entry, EventKind, Record,
-    batch::{Batch, BatchHeader},
+    archive::{Archive, LoggedBatch, Newest},
+    batch::Batch,
     decision_id,
-    log::{layout, store},
+    log::layout,
     wal::{line, segment},
 };
 
@@ -46,6 +47,12 @@ pub struct Filter {
     pub path: Option<String>,
     /// Record kind: decision, outcome, event, aggregate.
     pub kind: Option<String>,
+    /// The record of this id.
+    pub id: Option<RecordId>,
+    /// Events of this kind.
+    pub event: Option<EventKind>,
+    /// Outcomes of this decision.
+    pub outcome_of: Option<RecordId>,
     /// At most so many, the newest; 0 means [`MAX_RESULTS`].
     pub limit: usize,
 }
@@ -93,13 +100,7 @@ pub struct Explained {
 pub struct Reader {
     dir: PathBuf,
     wals: Vec<PathBuf>,
-}
-
-/// A batch under the checkpoint.
-#[derive(Debug)]
-pub(crate) struct Leaf {
-    pub(crate) header: BatchHeader,
-    pub(crate) object: PathBuf,
+    archive: Option<Arc<dyn Archive>>,
 }
 
 impl Reader {
@@ -109,7 +110,19 @@ impl Reader {
         Ok(Self {
             dir: dir.to_owned(),
             wals: Vec::new(),
+            archive: None,
         })
+    }
+
+    /// Reads the first leaves' records from `archive`, and batches only for what comes after.
+    #[must_use]
+    pub fn with_archive(mut self, archive: Arc<dyn Archive>) -> Self {
+        self.archive = Some(archive);
+        self
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Reads every write-ahead log under `dir` (`<state>/wal`) too, for records that are not shipped yet.
@@ -121,51 +134,54 @@ impl Reader {
 
     /// The record with that id.
     pub fn show(&self, id: &RecordId) -> Result<Option<Found>, ReadError> {
-        let mut found = None;
-        // The write-ahead logs first: a record that is shipped meanwhile is then seen twice, not never.
-        self.fresh(Some(&id.proxy), &mut |candidate| {
-            if candidate.record.id == *id {
-                found = Some(candidate);
-            }
-        })?;
-        let holds = |leaf: &Leaf| {
-            let span = leaf.header.sequences.get(&id.worker);
-            leaf.header.proxy == id.proxy
-                && leaf.header.epoch == id.epoch
+        let filter = Filter {
+            id: Some(id.clone()),
+            limit: 1,
+            ..Filter::default()
+        };
+        let holds = |batch: &LoggedBatch| {
+            let span = batch.header.sequences.get(&id.worker);
+            batch.header.proxy == id.proxy
+                && batch.header.epoch == id.epoch
                 && span.is_some_and(|(first, last)| (*first..=*last).contains(&id.sequence))
         };
-        for leaf in self.leaves()?.into_iter().filter(holds) {
-            read_batch(&leaf, &mut |candidate| {
-                if candidate.record.id == *id {
-                    found = Some(candidate);
-                }
-            })?;
-        }
-        Ok(found)
+        Ok(self.search(&filter, Some(&id.proxy), &holds)?.pop())
     }
 
     /// Records that match, oldest first.
     pub fn query(&self, filter: &Filter) -> Result<Vec<Found>, ReadError> {
-        let limit = match filter.limit {
-            0 => MAX_RESULTS,
-            limit => limit.min(MAX_RESULTS),
-        };
-        let mut matching = BTreeMap::new();
-        let mut keep = |found: Found| {
-            if filter.matches(&found.record) {
-                matching.insert((found.record.time, found.record.id.clone()), found);
-                if matching.len() > limit {
-                    matching.pop_first();
-                }
-            }
-        };
-        self.fresh(None, &mut keep)?;
         // A batch is signed after its records are written, so one signed before `since` has nothing later.
         let since = filter.since.unwrap_or_default();
-        for leaf in self.leaves()?.iter().filter(|l| l.header.time >= since) {
-            read_batch(leaf, &mut keep)?;
+        self.search(filter, None, &|batch| batch.header.time >= since)
+    }
+
+    /// The newest that match: in the write-ahead logs, in the archive, and in those batches after it that may hold any.
+    fn search(
+        &self,
+        filter: &Filter,
+        proxy: Option<&InstanceName>,
+        may_hold: &dyn Fn(&LoggedBatch) -> bool,
+    ) -> Result<Vec<Found>, ReadError> {
+        let mut newest = Newest::new(filter.limit);
+        // The write-ahead logs first: a record that is shipped meanwhile is then seen twice, not never.
+        self.fresh(proxy, &mut |found| {
+            if filter.matches(&found.record) {
+                newest.offer(found);
+            }
+        })?;
+        let archived = self.archive.as_ref().map_or(0, |archive| archive.end());
+        let batches = self.batches(archived, self.tree_size()?)?;
+        for batch in batches.iter().filter(|batch| may_hold(batch)) {
+            read_batch(batch, &mut |found| {
+                if filter.matches(&found.record) {
+                    newest.offer(found);
+                }
+            })?;
         }
-        Ok(matching.into_values().collect())
+        if let Some(archive) = &self.archive {
+            archive.search(filter, &mut newest)?;
+        }
+        Ok(newest.into_found())
     }
 
     /// The decision with that id, its outcome and its policy set.
@@ -208,36 +224,21 @@ impl Reader {
     }
 
     fn outcome_of(&self, decision: &Record) -> Result<Option<Found>, ReadError> {
-        let mut outcome = None;
-        let mut keep = |found: Found| {
-            if matches!(&found.record.entry, Entry::Outcome(o) if o.decision == decision.id) {
-                outcome = Some(found);
-            }
+        let filter = Filter {
+            outcome_of: Some(decision.id.clone()),
+            limit: 1,
+            ..Filter::default()
         };
         let proxy = &decision.id.proxy;
-        self.fresh(Some(proxy), &mut keep)?;
-        let after = |l: &&Leaf| l.header.proxy == *proxy && l.header.time >= decision.time;
-        for leaf in self.leaves()?.iter().filter(after) {
-            read_batch(leaf, &mut keep)?;
-        }
-        Ok(outcome)
+        let after = |b: &LoggedBatch| b.header.proxy == *proxy && b.header.time >= decision.time;
+        Ok(self.search(&filter, Some(proxy), &after)?.pop())
     }
 
     /// The policy set that a decision rested on: an event of the mesh process names the blob that keeps it.
     fn policies_of(&self, decision: &DecisionRecord) -> Result<Option<String>, ReadError> {
-        let filter = Filter {
-            kind: Some("event".to_owned()),
-            ..Filter::default()
-        };
-        let blob = self.query(&filter)?.into_iter().rev().find_map(|found| {
-            let Entry::Event(event) = found.record.entry else {
-                return None;
-            };
-            let same = event.event == EventKind::ConfigApplied
-                && event.detail.get("policy_hash") == Some(&decision.policy_hash);
-            event.detail.get("policy_set").filter(|_| same).cloned()
-        });
-        Ok(blob.and_then(|hash| self.blob(&hash)))
+        let all = self.configurations()?.into_iter().rev();
+        let mut same = all.filter(|c| c.policy_hash == decision.policy_hash);
+        Ok(same.find_map(|c| self.blob(&c.policy_set?)))
     }
 
     /// A blob's text, by the SHA-256 of it in hex.
@@ -247,29 +248,8 @@ impl Reader {
     }
 
     /// Every batch under the checkpoint, in the order of the tree.
-    pub(crate) fn leaves(&self) -> Result<Vec<Leaf>, ReadError> {
-        let path = self.dir.join(layout::CHECKPOINT);
-        let checkpoint = fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?;
-        let size = checkpoint.lines().nth(1).and_then(|n| n.parse().ok());
-        let Some(size) = size else {
-            return Err(unreadable(&path, io::ErrorKind::InvalidData.into()));
-        };
-        let mut leaves = Vec::new();
-        let mut fault = None;
-        store::read_entries(&self.dir, size, &mut |_, path, entry| {
-            let parsed = entry.and_then(|entry| {
-                let header = serde_json::from_slice(&entry).map_err(|e| e.to_string())?;
-                let object = layout::batch_path(&self.dir, &record_hash(&entry).0);
-                Ok(Leaf { header, object })
-            });
-            match parsed {
-                Ok(leaf) => leaves.push(leaf),
-                Err(what) => {
-                    fault.get_or_insert(unreadable(path, io::Error::other(what)));
-                }
-            }
-        });
-        fault.map_or(Ok(leaves), Err)
+    pub(crate) fn leaves(&self) -> Result<Vec<LoggedBatch>, ReadError> {
+        self.batches(0, self.tree_size()?)
     }
 
     /// Hands out the records in the write-ahead logs.
@@ -320,7 +300,15 @@ impl Filter {
             .kind
             .as_deref()
             .is_none_or(|k| record.entry.kind() == k);
-        time && kind && (!self.asks_of_decisions() || self.matches_decision(record))
+        let id = self.id.as_ref().is_none_or(|id| record.id == *id);
+        let outcome = self.outcome_of.as_ref().is_none_or(
+            |wanted| matches!(&record.entry, Entry::Outcome(o) if o.decision == *wanted),
+        );
+        let event = self.event.is_none_or(
+            |wanted| matches!(&record.entry, Entry::Event(event) if event.event == wanted),
+        );
+        let may = time && kind && id && outcome && event;
+        may && (!self.asks_of_decisions() || self.matches_decision(record))
     }
 
     fn asks_of_decisions(&self) -> bool {
@@ -352,7 +340,7 @@ impl Filter {
     }
 }
 
-fn read_batch(leaf: &Leaf, each: &mut dyn FnMut(Found)) -> Result<(), ReadError> {
+fn read_batch(leaf: &LoggedBatch, each: &mut dyn FnMut(Found)) -> Result<(), ReadError> {
     let bytes = fs::read(&leaf.object).map_err(|e| unreadable(&leaf.object, e))?;
     let batch =
         Batch::from_object(&bytes).map_err(|e| unreadable(&leaf.object, io::Error::other(e)))?;
@@ -375,6 +363,12 @@ fn read_segment(path: &Path, bytes: &[u8], each: &mut dyn FnMut(Found)) {
     }
 }
 
+/// A record of a batch that is named by its hash.
+pub fn archived(record: Record, batch: &str, dir: &Path) -> Found {
+    let place = layout::batch_named(dir, batch);
+    found(record, true, &place)
+}
+
 fn found(record: Record, logged: bool, place: &Path) -> Found {
     Found {
         decision_id: decision_id(&record.id),
@@ -384,7 +378,8 @@ fn found(record: Record, logged: bool, place: &Path) -> Found {
     }
 }
 
-pub(crate) fn unreadable(path: &Path, source: io::Error) -> ReadError {
+/// `path` cannot be read.
+pub fn unreadable(path: &Path, source: io::Error) -> ReadError {
     ReadError {
         path: path.display().to_string(),
         source,

@@ -399,6 +399,10 @@ pub enum EventKind {
     FaultBegan,
     /// It went out.
     FaultEnded,
+    /// A segment of columns was written beside the tree.
+    SegmentWritten,
+    /// Records older than the log keeps them are about to be deleted.
+    RecordsExpired,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

@@ -14,7 +14,8 @@ use serde::Deserialize;
 
 use crate::{
     Reader,
-    query::{Leaf, ReadError, unreadable},
+    archive::LoggedBatch,
+    query::{ReadError, unreadable},
     wal::{line, segment},
 };
 
@@ -40,6 +41,11 @@ struct Object {
 impl Reader {
     /// All batches that may hold records not before `since`, and what the write-ahead logs have beside them.
     pub fn scan(&self, since: Option<UnixTime>) -> Result<Scan, ReadError> {
+        self.scan_after(0, since)
+    }
+
+    /// The same without the batches before leaf `from`, whose records the caller has from elsewhere.
+    pub fn scan_after(&self, from: u64, since: Option<UnixTime>) -> Result<Scan, ReadError> {
         // The write-ahead logs first: a record that is shipped meanwhile is then seen twice, not never.
         let mut fresh = self.unshipped()?;
         let leaves = self.leaves()?;
@@ -51,7 +57,8 @@ impl Reader {
         });
         // A batch is signed after its records are written, so one signed before `since` has nothing later.
         let since = since.unwrap_or_default();
-        let objects = leaves.into_iter().filter(|l| l.header.time >= since);
+        let wanted = |l: &LoggedBatch| l.index >= from && l.header.time >= since;
+        let objects = leaves.into_iter().filter(wanted);
         let objects: Vec<_> = objects
             .map(|leaf| Object {
                 path: leaf.object,
@@ -95,9 +102,9 @@ struct Identified {
     id: RecordId,
 }
 
-fn logged(leaves: &[Leaf]) -> Logged {
+fn logged(leaves: &[LoggedBatch]) -> Logged {
     let mut logged = Logged::new();
-    for Leaf { header, .. } in leaves {
+    for LoggedBatch { header, .. } in leaves {
         for (worker, span) in &header.sequences {
             let source = (header.proxy.clone(), *worker, header.epoch);
             logged.entry(source).or_default().push(*span);

@@ -2,6 +2,7 @@
 
 mod batches;
 mod leaves;
+mod segments;
 mod wals;
 
 use std::{
@@ -61,6 +62,10 @@ pub struct Report {
     pub signatures_verified: u64,
     /// Blobs that hash to their names.
     pub blobs: u64,
+    /// Segments of columns that are what the log says.
+    pub segments: u64,
+    /// Batches, from the first on, whose records were deleted by retention, as the log says.
+    pub expired: u64,
     /// Records in the write-ahead logs given, shipped or not.
     pub wal_records: u64,
     /// The checkpoint's tree size.
@@ -140,6 +145,7 @@ impl<'a> Check<'a> {
             }
             let trail = self.batches(&leaves, options.batches.as_deref());
             self.blobs(&trail);
+            self.segments(&trail.segments, &leaves, trail.expired);
             self.compare(&wals, &trail);
             self.predecessors(&wals, &trail);
         } else {

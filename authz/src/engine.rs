@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use reeve_core::{
     PolicyId, TrustDomain, UnixTime,
     decision::{AccessRequest, Decision, Effect, Reason},
-    model::PolicySlice,
+    model::{PolicyMode, PolicySlice},
 };
 
 use self::policies::Policies;
@@ -154,6 +154,18 @@ impl Engine {
         let each = policies.all().iter();
         each.map(|policy| (policy.source.id.clone(), crate::explain::conditions(policy)))
             .collect()
+    }
+
+    /// The permits that bind.
+    pub fn permits(&self) -> Vec<PolicyId> {
+        let State::Open(policies) = &self.state else {
+            return Vec::new();
+        };
+        let binding = |p: &&Arc<Compiled>| {
+            p.effect() == Effect::Allow && p.source.mode == PolicyMode::Enforce
+        };
+        let permits = policies.all().iter().filter(binding);
+        permits.map(|policy| policy.source.id.clone()).collect()
     }
 
     /// Headers and query parameters that the policies name.

@@ -6,6 +6,7 @@ mod bookinfo;
 mod break_glass;
 mod churn;
 mod circuits;
+mod columns;
 mod demo;
 mod descriptors;
 mod edge;

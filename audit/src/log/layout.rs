@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// The public key of the log.
 pub(crate) const VERIFIER_KEY: &str = "log.vkey";
+/// How many leaves have lost their records to retention.
+pub(crate) const EXPIRED: &str = "expired";
 /// The sealed private key of the log.
 pub(crate) const SEALED_KEY: &str = "log.key";
 
@@ -50,7 +52,12 @@ pub(crate) fn parse_tile_path(relative: &str) -> Option<(Option<u8>, u64, usize)
 
 /// A batch object.
 pub(crate) fn batch_path(dir: &Path, hash: &[u8; 32]) -> PathBuf {
-    by_hash(dir, "batches", &hex::encode(hash)).with_extension("jsonl")
+    batch_named(dir, &hex::encode(hash))
+}
+
+/// The same, of the hash in hex.
+pub(crate) fn batch_named(dir: &Path, hash: &str) -> PathBuf {
+    by_hash(dir, "batches", hash).with_extension("jsonl")
 }
 
 /// A blob; `hash` is its SHA-256 in hex.

@@ -68,7 +68,17 @@ pub(crate) type EachEntry<'a> = &'a mut dyn FnMut(u64, &Path, Result<Vec<u8>, St
 
 /// The first `size` entries of the tree, in bundles; each with the file that holds it.
 pub(crate) fn read_entries(dir: &Path, size: u64, each: EachEntry<'_>) {
-    let mut from = 0u64;
+    read_entries_from(dir, 0, size, each);
+}
+
+/// The same, for those from `first` on.
+pub(crate) fn read_entries_from(dir: &Path, first: u64, size: u64, each: EachEntry<'_>) {
+    let mut from = first - first % 256;
+    let each: EachEntry<'_> = &mut |at, path, entry| {
+        if at >= first || entry.is_err() {
+            each(at, path, entry);
+        }
+    };
     while from < size {
         let wide = (size - from).min(256);
         let width = usize::try_from(wide).unwrap_or(TILE_WIDTH);

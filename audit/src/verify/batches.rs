@@ -6,14 +6,18 @@ use std::{
 };
 
 use reeve_core::RecordId;
-use tlog_tiles::record_hash;
+use tlog_tiles::{Hash, record_hash};
 
-use super::{Check, leaves::Leaves};
+use super::{
+    Check,
+    leaves::Leaves,
+    segments::{self, Segments},
+};
 use crate::{
-    BatchVerifier, Entry, Record,
+    BatchVerifier, Entry, EventKind, Record,
     batch::{Batch, BatchHeader, EpochLink, Source},
-    canonical,
-    log::layout,
+    canonical, hexes,
+    log::{layout, tree},
     record::RECORD_SCHEMA,
     wal::{CHAIN_START, Chain, advance, link},
 };
@@ -30,8 +34,30 @@ pub(super) struct Trail {
     pub(super) sources: BTreeMap<Source, Reached>,
     /// Blob → a record that refers to it.
     pub(super) blobs: BTreeMap<String, RecordId>,
+    /// What it says of segments of columns.
+    pub(super) segments: Segments,
+    /// Leaves, from the first on, whose records it says were deleted.
+    pub(super) expired: u64,
+    expirations: Vec<Expiration>,
+    absent: Vec<Absent>,
     /// Records that were there when a process took over, each with the record that says so.
     pub(super) predecessors: Vec<(RecordId, RecordId)>,
+}
+
+/// A record that says that the records of all leaves before one are deleted.
+#[derive(Debug)]
+struct Expiration {
+    leaves: String,
+    root: String,
+    by: RecordId,
+}
+
+/// A batch whose object is not there.
+#[derive(Debug)]
+struct Absent {
+    leaf: u64,
+    place: String,
+    what: String,
 }
 
 /// How far the log goes for a worker of a proxy.
@@ -202,9 +228,15 @@ impl Check<'_> {
                     self.batch(&name, &header, &batch, chain, verifier);
                     self.records(&name, &header, &batch, &mut trail);
                 }
+                Err(what) if !object.exists() => trail.absent.push(Absent {
+                    leaf: *at,
+                    place: name,
+                    what,
+                }),
                 Err(what) => self.find(name, what),
             }
         }
+        self.expirations(&mut trail, &leaves.hashes);
         let proxies: BTreeSet<_> = trail.sources.keys().map(|(proxy, _)| proxy).collect();
         self.report.proxies = u64::try_from(proxies.len()).unwrap_or(u64::MAX);
         if verifier.is_none() && self.report.batches > 0 {
@@ -214,6 +246,46 @@ impl Check<'_> {
             );
         }
         trail
+    }
+
+    /// What is absent must be of leaves that the log says have expired; only the log can say so, quiet deletion shows.
+    fn expirations(&mut self, trail: &mut Trail, leaves: &[Hash]) {
+        for Expiration {
+            leaves: end,
+            root,
+            by,
+        } in std::mem::take(&mut trail.expirations)
+        {
+            let first = end.parse().ok().and_then(|end: usize| leaves.get(..end));
+            match first {
+                Some(first) if hexes::parse(&root) == Some(tree::root(first).0) => {
+                    let end = u64::try_from(first.len()).unwrap_or(u64::MAX);
+                    trail.expired = trail.expired.max(end);
+                }
+                _ => self.find(format!("record {by}"), "lets other leaves expire"),
+            }
+        }
+        let marked = fs::read_to_string(self.dir.join(layout::EXPIRED)).unwrap_or_default();
+        let marked = marked.split_whitespace().next().map(str::parse::<u64>);
+        if marked.is_some_and(|leaves| leaves.is_ok_and(|leaves| leaves > trail.expired)) {
+            self.find(
+                layout::EXPIRED,
+                "no record in the log lets so many leaves expire",
+            );
+        }
+        for Absent { leaf, place, what } in std::mem::take(&mut trail.absent) {
+            if leaf < trail.expired {
+                self.report.expired += 1;
+            } else {
+                self.find(place, what);
+            }
+        }
+        if self.report.expired > 0 {
+            self.report.notes.push(format!(
+                "the records of {} batches were deleted by retention, as the log says",
+                self.report.expired
+            ));
+        }
     }
 
     fn batch(
@@ -276,6 +348,15 @@ impl Check<'_> {
             }
             if let Entry::Event(event) = &record.entry {
                 let after = event.detail.get(PREDECESSORS).map(String::as_str);
+                segments::note(&mut trail.segments, event, &id);
+                if event.event == EventKind::RecordsExpired {
+                    let detail = |name| event.detail.get(name).cloned().unwrap_or_default();
+                    trail.expirations.push(Expiration {
+                        leaves: detail("leaves"),
+                        root: detail("root"),
+                        by: id.clone(),
+                    });
+                }
                 let named = after.unwrap_or_default().split_whitespace();
                 for earlier in named.filter_map(|id| id.parse().ok()) {
                     trail.predecessors.push((earlier, id.clone()));

@@ -1,6 +1,11 @@
 //! Start order: listeners, own records, folder, authority, log, identity; then all at once.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use reeve_ads::{AdsService, CircuitService, KeyService};
@@ -13,6 +18,7 @@ use reeve_ca::{
     IssuerService, JoinTokens, LocalIssuer, MeshListener, Store, TlsPeer,
     proto::issuer::issuer_server::IssuerServer, tls_incoming, unix_incoming,
 };
+use reeve_columns::{KeepOptions, Keeper};
 use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
 use reeve_core::{Clock, InstanceName, SpiffeId, SystemClock};
 use reeve_sidecar::{SvidBatchVerifier, SvidSigner, process_metrics, whois::WhoIs};
@@ -30,6 +36,9 @@ const OWN_NAME: &str = "reeve.mesh";
 /// How long the last records may take to reach the log at the end.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 
+/// The priority, below others', at which columns are kept.
+const COLUMNS_NICENESS: i32 = 10;
+
 /// Most streams of one connection.
 const MAX_STREAMS: u32 = 64;
 /// How often a silent connection is probed, and how long the probe may stay unanswered.
@@ -44,6 +53,8 @@ pub(super) struct MeshProcess {
     control: UnixListener,
     socket: UnixListener,
     wal: Arc<Wal>,
+    /// The log's folder.
+    audit: PathBuf,
     view: Arc<View>,
     credentials: CredentialsWatch,
     agent: AgentHandle,
@@ -109,6 +120,7 @@ impl MeshProcess {
             control,
             socket,
             wal,
+            audit: args.within("audit"),
             view: Arc::new(view),
             credentials,
             agent,
@@ -137,6 +149,7 @@ impl MeshProcess {
             signer,
             ShipOptions::default(),
         ));
+        keep_columns(&view, &self.wal, &self.audit)?;
         let controller = tokio::spawn(Arc::clone(&view.controller).run());
         tracing::info!(
             trust_domain = view.settings.trust_domain.as_str(),
@@ -271,6 +284,32 @@ fn open_log(args: &MeshArgs, settings: &Kept) -> anyhow::Result<Arc<AuditLog>> {
     let dir = args.within("audit");
     AuditLog::open(&dir, LogOptions::new(origin, key))
         .with_context(|| format!("the audit log in {}", dir.display()))
+}
+
+/// Keeps columns for searching beside the log, on a thread that gives way to all others.
+fn keep_columns(view: &Arc<View>, wal: &Arc<Wal>, dir: &Path) -> anyhow::Result<()> {
+    let (log, clock) = (Arc::clone(&view.log), Arc::clone(&view.clock));
+    let keeper = Keeper::open(dir, log, Arc::clone(wal), clock, KeepOptions::default())?;
+    let mesh = view.controller.mesh();
+    let options = move || {
+        let settings = mesh.borrow().as_ref().map(|mesh| mesh.settings.clone());
+        let settings = settings.unwrap_or_default();
+        KeepOptions {
+            due_after: settings.columns_after,
+            retention: settings.retention,
+            ..KeepOptions::default()
+        }
+    };
+    let run = move || {
+        if let Err(error) = rustix::process::setpriority_process(None, COLUMNS_NICENESS) {
+            tracing::debug!(%error, "columns are kept at the usual priority");
+        }
+        keeper.run(options);
+    };
+    std::thread::Builder::new()
+        .name("columns".to_owned())
+        .spawn(run)?;
+    Ok(())
 }
 
 /// Puts the mesh's authorities where joiners and verifiers of the log find them.

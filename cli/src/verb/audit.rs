@@ -4,6 +4,7 @@ mod describe;
 mod inputs;
 mod prove;
 mod read;
+mod report;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -31,6 +32,9 @@ enum AuditVerb {
     /// Explain a decision: who asked what, which policies were in force, what came of it
     #[command(after_help = read::EXPLAIN_EXAMPLES)]
     Explain(read::ShowArgs),
+    /// Review access: who reached what, denials by cause, what nobody used
+    #[command(after_help = report::EXAMPLES)]
+    Report(report::ReportArgs),
     /// Prove that nothing was altered or left out
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::VerifyArgs),
@@ -59,6 +63,7 @@ pub(crate) fn run(args: &AuditArgs) -> Verdict {
         AuditVerb::Show(args) => read::show(args),
         AuditVerb::Query(args) => read::query(args),
         AuditVerb::Explain(args) => read::explain(args),
+        AuditVerb::Report(args) => report::run(args),
         AuditVerb::Verify(args) => verify::run(args),
         AuditVerb::Prove(args) => prove::prove(args),
         AuditVerb::CheckProof(args) => prove::check(args),

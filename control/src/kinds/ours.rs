@@ -172,6 +172,8 @@ raw! {
         recorded_headers: Vec<String>,
         level: Option<String>,
         wal_max_bytes: Option<u64>,
+        columns_after: Option<String>,
+        retention: Option<String>,
     }
     LocalMeshSpec { workloads: Vec<LocalWorkloadSpec>, }
     LocalWorkloadSpec {

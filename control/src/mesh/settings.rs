@@ -54,6 +54,10 @@ pub struct MeshSettings {
     pub audit_level: AuditLevel,
     /// Room of one proxy's write-ahead log.
     pub wal_max_bytes: u64,
+    /// How old a record is, at most, when it is kept as columns too.
+    pub columns_after: Duration,
+    /// How long records are kept; `None`: for ever.
+    pub retention: Option<Duration>,
     /// Whether JWKS may be fetched from loopback and private addresses.
     pub danger_allow_internal_jwks: bool,
 }

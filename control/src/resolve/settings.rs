@@ -29,6 +29,8 @@ use crate::{
 const MAX_RECORDED_HEADERS: usize = 64;
 /// Smallest room for a write-ahead log.
 const MIN_WAL_BYTES: u64 = 1024 * 1024;
+/// The shortest time that records are kept for.
+const MIN_RETENTION: Duration = Duration::from_secs(60);
 
 pub(super) fn resolve(
     objects: &[Object<MeshConfigSpec>],
@@ -347,6 +349,18 @@ fn audit(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>) {
         }
         settings.wal_max_bytes = bytes;
     }
+    let duration = |notes: &mut Notes<'_, MeshConfigSpec>, key, text: &Option<String>| {
+        let text = text.as_ref()?;
+        notes.duration(&path.key(key), text)
+    };
+    if let Some(after) = duration(notes, "columnsAfter", &spec.columns_after) {
+        settings.columns_after = after;
+    }
+    settings.retention = duration(notes, "retention", &spec.retention);
+    if settings.retention.is_some_and(|kept| kept < MIN_RETENTION) {
+        let text = "records are kept for a minute at least";
+        notes.error(&path.key("retention"), Code::Invalid, text);
+    }
 }
 
 impl Default for MeshSettings {
@@ -372,6 +386,8 @@ impl Default for MeshSettings {
             recorded_headers: Vec::new(),
             audit_level: AuditLevel::default(),
             wal_max_bytes: 256 * 1024 * 1024,
+            columns_after: Duration::from_secs(15 * 60),
+            retention: None,
             outbound_policy: OutboundPolicy::default(),
             danger_allow_internal_jwks: false,
         }

@@ -1,12 +1,18 @@
 //! `reeve audit tail`, `show`, `query` and `explain`.
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use reeve_audit::{
-    Reader, parse_record_id,
-    query::{Explained, Filter, Found, MAX_RESULTS},
+    EventKind, Reader, ScanError, parse_record_id,
+    query::{Explained, Filter, Found, MAX_RESULTS, ReadError},
 };
+use reeve_columns::Columns;
 use reeve_core::{
     Clock, RecordId, ServiceName, SpiffeId, SystemClock, UnixTime,
     decision::{Effect, Reason},
@@ -80,19 +86,45 @@ impl LogArgs {
         &self.state
     }
 
+    /// The log's folder.
+    pub(super) fn folder(&self) -> Result<PathBuf, Problem> {
+        match &self.dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(self.state.existing()?.audit()),
+        }
+    }
+
+    /// The log, and its columns for reading them as such.
+    pub(super) fn open_columns(&self) -> Result<(Reader, Columns), Problem> {
+        let columns = Columns::open(&self.folder()?).map_err(|error| unreadable(&error))?;
+        Ok((self.open()?, columns))
+    }
+
     /// The log, with what sidecars have not shipped yet.
     pub(crate) fn open(&self) -> Result<Reader, Problem> {
         if let Some(dir) = &self.dir {
-            return Reader::open(dir).map_err(|error| unreadable(&error));
+            return open(dir).map_err(|error| unreadable(&error));
         }
         let state = self.state.existing()?;
-        let reader = Reader::open(&state.audit()).map_err(|error| unreadable(&error))?;
+        let reader = open(&state.audit()).map_err(|error| unreadable(&error))?;
         Ok(reader.with_wals(&state.wals()))
     }
 }
 
+/// The log could not be read to its end.
+pub(super) fn broken(error: &ScanError) -> Problem {
+    Problem::new(reeve_core::error_chain(error))
+        .fix("`reeve audit verify` tells what is wrong with a log")
+}
+
+/// The log in `dir`; columns first, for what they hold.
+fn open(dir: &Path) -> Result<Reader, ReadError> {
+    let reader = Reader::open(dir)?;
+    Ok(reader.with_archive(Arc::new(Columns::open(dir)?)))
+}
+
 /// The log could not be read.
-pub(crate) fn unreadable(error: &reeve_audit::query::ReadError) -> Problem {
+pub(crate) fn unreadable(error: &ReadError) -> Problem {
     Problem::because("the audit log cannot be read", error)
         .fix("name the log's folder with --dir, or the mesh's state directory with --state")
 }
@@ -166,6 +198,9 @@ pub(super) struct QueryArgs {
     /// The kind of record.
     #[arg(long, value_enum)]
     kind: Option<Kind>,
+    /// Only events of this kind, such as config_applied.
+    #[arg(long, value_name = "WORD")]
+    event: Option<String>,
     /// At most so many, the newest.
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
@@ -265,6 +300,7 @@ pub(super) fn query(args: &QueryArgs) -> Verdict {
         parsed.transpose().map_err(Problem::new)
     };
     let reason = args.reason.as_deref().map(parse_reason).transpose()?;
+    let event = args.event.as_deref().map(parse_event).transpose()?;
     let service = args.service.as_deref().map(full_name);
     let service = service.map(|name| ServiceName::parse(&name)).transpose();
     let effect = match (args.effect, args.denied) {
@@ -283,7 +319,9 @@ pub(super) fn query(args: &QueryArgs) -> Verdict {
         trace: args.trace.clone(),
         path: args.path.clone(),
         kind: args.kind.map(|kind| kind.as_str().to_owned()),
+        event,
         limit: args.limit.clamp(1, MAX_RESULTS),
+        ..Filter::default()
     };
     let found = args
         .log
@@ -294,6 +332,13 @@ pub(super) fn query(args: &QueryArgs) -> Verdict {
         print(found, args.output.output)?;
     }
     Ok(Answer::from_fine(!found.is_empty()))
+}
+
+fn parse_event(text: &str) -> Result<EventKind, Problem> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| {
+        Problem::new(format!("{text:?} is no kind of event"))
+            .fix("write one as records have it, such as config_applied or identity_issued")
+    })
 }
 
 fn parse_reason(text: &str) -> Result<Reason, Problem> {
