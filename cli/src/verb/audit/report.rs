@@ -88,7 +88,8 @@ pub(super) fn run(args: &ReportArgs) -> Verdict {
         None => {
             let newest = reader.configurations().map_err(|e| unreadable(&e))?.pop();
             let set = newest.and_then(|c| reader.blob(&c.policy_set?));
-            (set.map(|text| permits(&text)).unwrap_or_default(), None)
+            let set = set.and_then(|text| serde_json::from_str(&text).ok());
+            (set.map(|set| permits(&set)).unwrap_or_default(), None)
         }
     };
     let asked = Asked {
@@ -112,19 +113,13 @@ type Known = (BTreeSet<String>, Option<BTreeSet<ServiceName>>);
 
 fn of_folder(folder: &Path) -> Result<Known, Problem> {
     let mesh = load(folder)?;
-    let slice = PolicySlice {
-        mesh_hash: mesh.policy_hash.clone(),
-        policies: mesh.policies.clone(),
-    };
-    let text = serde_json::to_string(&slice).map_err(Problem::new)?;
     let services = mesh.services.keys().cloned().collect();
-    Ok((permits(&text), Some(services)))
+    Ok((permits(&mesh.all_policies()), Some(services)))
 }
 
-/// The ids of the permits that bind in a policy set as it is stored.
-fn permits(set: &str) -> BTreeSet<String> {
-    let slice = serde_json::from_str::<PolicySlice>(set).ok();
-    let engine = slice.and_then(|slice| Engine::compile(&slice).ok());
+/// The ids of the permits that bind.
+fn permits(set: &PolicySlice) -> BTreeSet<String> {
+    let engine = Engine::compile(set).ok();
     let permits = engine.map(|engine| engine.permits()).unwrap_or_default();
     permits.into_iter().map(|id| id.to_string()).collect()
 }
