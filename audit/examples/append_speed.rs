@@ -4,18 +4,11 @@
 
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
-use reeve_audit::{
-    AuthenticatedBy, DecisionRecord, Direction, Level, LookedFor, OutcomeRecord, Wal, WalOptions,
-    WalWriter,
-};
-use reeve_core::{
-    clock::SystemClock,
-    decision::{
-        AccessRequest, Action, Decision, Effect, HttpContext, Principal, Reason, RequestContext,
-        ResourceRef,
-    },
-    model::{Generation, MtlsMode, PathNormalization},
-};
+use reeve_audit::{DecisionRecord, Level, OutcomeRecord, Wal, WalOptions, WalWriter};
+use reeve_core::clock::SystemClock;
+
+#[path = "sample/decision.rs"]
+mod sample;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -93,7 +86,7 @@ fn round(
     let writers: Vec<_> = (0..workers)
         .map(|w| wal.writer(w))
         .collect::<Result<_, _>>()?;
-    let record = decision()?;
+    let record = sample::decision()?;
     std::thread::scope(|scope| {
         let running: Vec<_> = writers
             .iter()
@@ -141,53 +134,4 @@ fn processor_time() -> Result<Duration, Failure> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanos = text.split(' ').next().unwrap_or_default().parse()?;
     Ok(Duration::from_nanos(nanos))
-}
-
-fn decision() -> Result<DecisionRecord, Failure> {
-    Ok(DecisionRecord {
-        request: AccessRequest {
-            principal: Principal::Workload(
-                "spiffe://mesh.local/ns/default/sa/productpage".parse()?,
-            ),
-            user: None,
-            action: Action::Get,
-            resource: ResourceRef {
-                workload: Some("spiffe://mesh.local/ns/default/sa/reviews".parse()?),
-                namespace: "default".parse()?,
-                services: vec!["reviews.default.svc.cluster.local".parse()?],
-                address: None,
-            },
-            context: RequestContext {
-                source_ip: [127, 77, 3, 1].into(),
-                port: 9080,
-                mtls: true,
-                time: reeve_core::UnixTime::from_secs(1_700_000_000),
-                http: Some(HttpContext {
-                    method: "GET".to_owned(),
-                    host: "reviews".to_owned(),
-                    path: "/reviews/0".to_owned(),
-                    grpc: None,
-                    headers: [("end-user".to_owned(), ["jason".to_owned()].into())].into(),
-                    query: Default::default(),
-                }),
-            },
-        },
-        decision: Decision {
-            policies: vec!["default/reviews".parse()?],
-            ..Decision::without_policy(Effect::Allow, Reason::Permitted)
-        },
-        authenticated_by: AuthenticatedBy::Mtls,
-        direction: Direction::Inbound,
-        generation: Some(Generation(7)),
-        policy_hash: "5a".repeat(32),
-        projection_hash: "a5".repeat(32),
-        looked_for: LookedFor::default(),
-        mtls_mode: MtlsMode::Strict,
-        strict_would_refuse: false,
-        path_normalization: PathNormalization::RefuseAmbiguous,
-        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
-        request_id: Some("9f1c2d8e-7a54-4c9e-8a35-2f0d9c1b6e77".to_owned()),
-        transformations: vec![],
-        cost_us: 9,
-    })
 }

@@ -18,6 +18,7 @@ mod rate;
 mod recover;
 mod room;
 pub(crate) mod segment;
+mod turn;
 pub(crate) mod writer;
 
 use std::{
@@ -196,7 +197,7 @@ pub struct Wal {
 /// One worker's end of a [`Wal`]. No two workers share a lock in it; the shipper looks in a few times a second.
 ///
 /// A worker calls [`append`](Self::append) (or, at level `disk`, awaits [`append_durable`](Self::append_durable)) with
-/// a decision before what was decided goes on; `Err` means deny. Outcomes go to [`defer`](Self::defer) and are written
+/// a decision before what was decided goes on (or awaits [`append_in_turn`](Self::append_in_turn)); `Err` means deny. Outcomes go to [`defer`](Self::defer) and are written
 /// with the next decision in one call; when `defer` answers `true`, nothing waited before, and the worker sees to it
 /// that [`flush`](Self::flush) is called within 100 ms. All of them borrow what they record and serialise it into a
 /// buffer that is used again: `writer.append(&decision)?`.
@@ -231,9 +232,24 @@ impl WalWriter {
         self.line.append_durable(entry.into()).await
     }
 
+    /// The same as [`append`](Self::append), except that what other tasks of the thread record before it is their turn again
+    /// is written in one call with it. An error is everybody's of that turn, and then none of their records exists. At level
+    /// `disk` it is written at once.
+    pub fn append_in_turn<'a>(
+        &self,
+        entry: impl Into<EntryRef<'a>>,
+    ) -> impl Future<Output = Result<RecordId, AppendError>> + Send {
+        self.line.append_in_turn(entry.into())
+    }
+
     /// Whether [`append`](Self::append) would wait for the disk: level `disk`.
     pub fn awaits_disk(&self) -> bool {
         self.line.awaits_disk()
+    }
+
+    /// Whether appended records wait in memory, for whoever [`flush`](Self::flush)es: level `buffered`.
+    pub fn is_buffered(&self) -> bool {
+        self.line.is_buffered()
     }
 
     /// Puts aside a record that nothing waits for. At most 64 KiB wait; then they are written at once. `true` when

@@ -55,7 +55,7 @@ impl Ledger {
         self.count(record.decision);
         let appended = match self.writer.awaits_disk() {
             true => Box::pin(self.on_disk(record)).await,
-            false => self.writer.append(record),
+            false => self.writer.append_in_turn(record).await,
         };
         appended.inspect_err(|error| {
             self.metrics.wal_failed("decision");
@@ -116,6 +116,11 @@ impl Ledger {
         if self.writer.append(record).is_err() {
             self.metrics.wal_failed("aggregate");
         }
+    }
+
+    /// Whether decisions wait for the next flush, too.
+    pub(crate) fn is_buffered(&self) -> bool {
+        self.writer.is_buffered()
     }
 
     /// Writes what waits.

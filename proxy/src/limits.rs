@@ -177,7 +177,7 @@ pub(crate) const MAX_SERIES: usize = 5000;
 pub(crate) const ACCESS_LOG_QUEUE: usize = 64;
 /// A worker hands its access log lines on when it has gathered this much.
 pub(crate) const ACCESS_LOG_LUMP_BYTES: usize = 64 * 1024;
-/// Access log lines and outcome records wait no longer than this in their worker.
+/// Access log lines and outcome records (at level `buffered` all records) wait no longer than this in their worker.
 pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 /// Refusals of plaintext, and of unknown server names, that are recorded one by one per second, each; more are counted.
 pub(crate) const REFUSALS_PER_SECOND: u32 = 5;

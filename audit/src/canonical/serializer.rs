@@ -68,6 +68,7 @@ impl<'a> Canonical<'a> {
             first,
             in_order: true,
             variant: false,
+            before: None,
         }
     }
 
@@ -122,10 +123,34 @@ pub(crate) struct Object<'a> {
     first: usize,
     in_order: bool,
     variant: bool,
+    /// The member before, if it is a field.
+    before: Option<&'static str>,
+}
+
+/// Whether JSON escapes anything in `key`.
+fn is_escaped(key: &[u8]) -> bool {
+    // No way out of the loop: so it is made of vector instructions.
+    key.iter().fold(false, |found, byte| {
+        found | (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\')
+    })
+}
+
+/// The first bytes of `key`, zeros after its end: of two keys that differ in them, the smaller number is the smaller key.
+fn first_bytes(key: &str) -> u64 {
+    match key.as_bytes().first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => {
+            let bytes = key.bytes().take(8);
+            bytes
+                .zip((0..8u32).rev())
+                .fold(0, |sum, (byte, at)| sum | u64::from(byte) << (8 * at))
+        }
+    }
 }
 
 impl Object<'_> {
     fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), CanonicalError> {
+        self.before = None;
         let out = &mut *self.to.out;
         if self.to.scratch.members.len() > self.first {
             out.push(b',');
@@ -164,16 +189,26 @@ impl Object<'_> {
 
     /// The same for a field's name, which as a rule has nothing that JSON escapes.
     fn field(&mut self, key: &'static str) -> Result<(), CanonicalError> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        if !key.bytes().all(plain) {
+        if is_escaped(key.as_bytes()) {
             return self.key(key);
         }
         let Canonical { out, scratch } = &mut self.to;
+        out.reserve(key.len() + 4);
         if let Some(last) = scratch.members.get(self.first..).and_then(<[_]>::last) {
             out.push(b',');
-            let before = out.get(last.start + 1..last.key_end.saturating_sub(1));
-            self.in_order &= !last.escaped && before.unwrap_or_default() < key.as_bytes();
+            self.in_order &= match self.before {
+                // By the first eight bytes, as a rule.
+                Some(before) if first_bytes(before) != first_bytes(key) => {
+                    first_bytes(before) < first_bytes(key)
+                }
+                Some(before) => before < key,
+                None => {
+                    let before = out.get(last.start + 1..last.key_end.saturating_sub(1));
+                    !last.escaped && before.unwrap_or_default() < key.as_bytes()
+                }
+            };
         }
+        self.before = Some(key);
         let start = out.len();
         out.push(b'"');
         out.extend_from_slice(key.as_bytes());

@@ -12,6 +12,7 @@ use super::{
     AppendError, Level,
     progress::Progress,
     segment,
+    turn::{Recording, Seat},
     writer::{Staged, Writer},
 };
 use crate::record::EntryRef;
@@ -103,9 +104,26 @@ impl Line {
         synced.map(|()| id).map_err(AppendError::Io)
     }
 
+    /// Writes at the end of the turn, with what others of this thread record until then.
+    pub(crate) fn append_in_turn(&self, entry: EntryRef<'_>) -> Recording<'_> {
+        // Cancel-safe: who leads writes when it is dropped, and who does not leaves its record to who does.
+        let taken = self.writer().take(entry);
+        Recording::new(self, taken)
+    }
+
+    /// Writes what waits, if that is still the turn of `seat`.
+    pub(crate) fn end_turn(&self, seat: &Seat) {
+        self.writer().end_turn_of(seat);
+    }
+
     /// Whether an append waits for the disk.
     pub(crate) fn awaits_disk(&self) -> bool {
         self.level == Level::Disk
+    }
+
+    /// Whether records wait in memory.
+    pub(crate) fn is_buffered(&self) -> bool {
+        self.level == Level::Buffered
     }
 
     /// Puts aside a record that nothing waits for.

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod faults;
+mod turns;
 mod workers;
 
 fn event(n: u64) -> EventRecord {

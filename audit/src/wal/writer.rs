@@ -17,12 +17,13 @@ use super::{
     rate::Rate,
     room::Room,
     segment::SegmentHeader,
+    turn::{Company, Fault, MAX_TURN_RECORDS, Seat, Taken, Turn},
 };
 use crate::{
     batch::EpochLink,
     canonical::{CanonicalError, Scratch},
     disk,
-    record::{self, EntryRef, MAX_RECORD_BYTES},
+    record::{self, EntryRef, MAX_RECORD_BYTES, Record},
 };
 
 /// Bytes of records that wait for the next write, at most: those that nothing waits for, and all at `Level::Buffered`.
@@ -77,7 +78,7 @@ impl SegmentInfo {
 
 /// A place in a worker's line: a record and the chain after it.
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+pub(crate) struct Mark {
     sequence: u64,
     chain: Chain,
 }
@@ -109,6 +110,9 @@ pub(crate) struct Writer {
     head: Mark,
     /// The last record in the file.
     written: Mark,
+    /// Those who wait for the next write.
+    turn: Option<Turn>,
+    company: Company,
     /// A write failed, and what it left in the file must be cut before the next one.
     spoiled: bool,
     /// Oldest first; the last is the active one and never deleted.
@@ -194,6 +198,8 @@ impl Writer {
             previous: start.previous,
             head: origin,
             written: origin,
+            turn: None,
+            company: Company::default(),
             spoiled: false,
             segments: start.segments,
             acknowledged: (0, 0),
@@ -240,6 +246,60 @@ impl Writer {
             Err(error) => {
                 self.unstage(before, length);
                 Err(error)
+            }
+        }
+    }
+
+    /// Takes a record that is written, at the latest, when the turn ends that it is in.
+    pub(crate) fn take(&mut self, entry: EntryRef<'_>) -> Result<Taken, AppendError> {
+        let alone = self.turn.is_none() && !self.company.is_expected();
+        if alone || self.options.level != Level::Os {
+            return self.append(entry).map(Taken::Written);
+        }
+        let (before, length) = (self.head, self.pending.len());
+        let id = self.stage(entry)?;
+        let turn = self.turn.get_or_insert_with(|| Turn::begin(before, length));
+        let seat = turn.seat(id);
+        if turn.sequences.len() >= MAX_TURN_RECORDS || self.pending.len() >= BUFFER_BYTES {
+            self.end_turn_of(&seat);
+        }
+        Ok(Taken::Waits(seat))
+    }
+
+    /// Ends the turn that `seat` is of, unless it has ended: who waits learns what became of it there.
+    pub(crate) fn end_turn_of(&mut self, seat: &Seat) {
+        if self.turn.as_ref().is_some_and(|turn| seat.is_of(turn)) {
+            drop(self.end_turn());
+        }
+    }
+
+    /// Writes what waits. When that fails, the records of the turn do not exist; what nobody waits for still does.
+    fn end_turn(&mut self) -> Result<(), AppendError> {
+        let written = self.write_out(false);
+        if let (Err(error), Some(turn)) = (&written, self.turn.take()) {
+            self.take_back(&turn);
+            turn.end(Err(Fault::from(error)));
+        }
+        written
+    }
+
+    fn take_back(&mut self, turn: &Turn) {
+        let staged = self.pending.get(turn.length..).unwrap_or_default().to_vec();
+        self.unstage(turn.before, turn.length);
+        let mut rest = staged.as_slice();
+        while let frame::Step::Frame {
+            payload, length, ..
+        } = frame::read(rest)
+        {
+            rest = rest.get(length..).unwrap_or_default();
+            let Ok(record) = Record::from_slice(payload) else {
+                continue;
+            };
+            // Its number is another one now; nobody has been told it.
+            if !turn.sequences.contains(&record.id.sequence)
+                && let Err(error) = self.stage((&record.entry).into())
+            {
+                tracing::error!(%error, "a record that nothing waited for is lost");
             }
         }
     }
@@ -316,7 +376,7 @@ impl Writer {
 
     /// Hands what waits to the system.
     pub(crate) fn flush(&mut self) -> Result<(), AppendError> {
-        self.write_out(false)
+        self.end_turn()
     }
 
     /// Writes what waits in one call. A failed write is cut off again, now or before the next one, so that there is
@@ -356,6 +416,10 @@ impl Writer {
         }
         self.written = self.head;
         self.pending.clear();
+        if let Some(turn) = self.turn.take() {
+            self.company.note(turn.sequences.len());
+            turn.end(Ok(()));
+        }
         Ok(())
     }
 

@@ -11,16 +11,17 @@ use crate::wal::writer::{SegmentFile, Syncer};
 
 /// What goes wrong, switched on and off while the log is open.
 #[derive(Debug, Default)]
-struct Fault {
+pub(super) struct Fault {
     /// Bytes that a write still takes before it fails; none at all when `failing` is set and this is used up.
-    room: AtomicUsize,
-    failing: AtomicBool,
-    no_cut: AtomicBool,
+    pub(super) room: AtomicUsize,
+    pub(super) failing: AtomicBool,
+    pub(super) no_cut: AtomicBool,
     no_sync: AtomicBool,
     no_open: AtomicBool,
-    errno: AtomicUsize,
+    pub(super) errno: AtomicUsize,
     /// Writes take this much at a time, as a signal or a full disk may make them.
     short: AtomicUsize,
+    pub(super) writes: AtomicUsize,
     syncs: AtomicUsize,
     slow_sync: AtomicBool,
 }
@@ -41,6 +42,7 @@ struct Faulty {
 impl Write for Faulty {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let fault = &self.fault;
+        fault.writes.fetch_add(1, Ordering::SeqCst);
         let mut take = bytes.len();
         if fault.failing.load(Ordering::SeqCst) {
             let room = fault.room.load(Ordering::SeqCst);
@@ -89,10 +91,10 @@ impl SegmentFile for Faulty {
     }
 }
 
-const ENOSPC: usize = 28;
+pub(super) const ENOSPC: usize = 28;
 const EIO: usize = 5;
 
-fn faulty(dir: &Path, options: WalOptions) -> (Wal, Arc<Fault>) {
+pub(super) fn faulty(dir: &Path, options: WalOptions) -> (Wal, Arc<Fault>) {
     let fault = Arc::new(Fault::default());
     let given = fault.clone();
     let opener: Opener = Arc::new(move |path: &Path| {
@@ -108,7 +110,7 @@ fn faulty(dir: &Path, options: WalOptions) -> (Wal, Arc<Fault>) {
     (wal, fault)
 }
 
-fn numbers(dir: &Path) -> Vec<String> {
+pub(super) fn numbers(dir: &Path) -> Vec<String> {
     let wal = open(dir, small(Level::Os)).unwrap();
     let chunks = everything(&wal);
     let records = chunks.iter().flat_map(|c| &c.records);
