@@ -71,6 +71,7 @@ pub(crate) fn decision(path: &str, effect: Effect) -> DecisionRecord {
         policy_hash: "ab12".into(),
         projection_hash: "cd34".into(),
         looked_for: LookedFor::new(["end-user"], [], false),
+        redacted: Default::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

@@ -40,7 +40,7 @@ pub use log::{AuditLog, LogError, LogOptions, LogStatus};
 pub use query::Reader;
 pub use record::{
     AggregateRecord, AuthenticatedBy, DecisionRecord, DecisionRecordRef, Direction, Entry,
-    EntryRef, EventKind, EventRecord, LookedFor, OutcomeRecord, Record,
+    EntryRef, EventKind, EventRecord, LookedFor, OutcomeRecord, Record, Redacted, Redaction,
 };
 pub use scan::{Scan, ScanError};
 pub use ship::{ShipOptions, ship, ship_local};

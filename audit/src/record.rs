@@ -11,9 +11,13 @@ use serde::{Deserialize, Serialize};
 
 mod line;
 mod looked_for;
+mod redact;
 
 pub(crate) use self::line::write;
-pub use self::looked_for::LookedFor;
+pub use self::{
+    looked_for::LookedFor,
+    redact::{CREDENTIAL_HEADERS, Redacted, Redaction},
+};
 use crate::canonical::{self, CanonicalError};
 
 /// The version of the record format, the `schema` member of every record.
@@ -192,6 +196,9 @@ pub struct DecisionRecord {
     /// What the request was searched for; what is among it and not in `request` was not there.
     #[serde(default, skip_serializing_if = "LookedFor::is_empty")]
     pub looked_for: LookedFor,
+    /// What the request had and the record does not keep.
+    #[serde(default, skip_serializing_if = "Redacted::is_empty")]
+    pub redacted: Redacted,
     /// The mTLS mode of the listener.
     pub mtls_mode: MtlsMode,
     /// Whether STRICT would have refused this peer.
@@ -225,6 +232,8 @@ pub struct DecisionRecordRef<'a> {
     pub projection_hash: &'a str,
     #[serde(skip_serializing_if = "LookedFor::is_empty")]
     pub looked_for: &'a LookedFor,
+    #[serde(skip_serializing_if = "Redacted::is_empty")]
+    pub redacted: &'a Redacted,
     pub mtls_mode: MtlsMode,
     pub strict_would_refuse: bool,
     pub path_normalization: PathNormalization,
@@ -248,6 +257,7 @@ impl<'a> From<&'a DecisionRecord> for DecisionRecordRef<'a> {
             policy_hash: &record.policy_hash,
             projection_hash: &record.projection_hash,
             looked_for: &record.looked_for,
+            redacted: &record.redacted,
             mtls_mode: record.mtls_mode,
             strict_would_refuse: record.strict_would_refuse,
             path_normalization: record.path_normalization,
@@ -381,6 +391,8 @@ pub enum EventKind {
     Started,
     /// It stopped in good order.
     Stopped,
+    /// Decisions went on that could not be recorded: the event says since when, the aggregate how many they were.
+    RecordsLost,
     /// A batch of records was refused by the log.
     BatchRefused,
     /// Somebody began to watch live traffic.

@@ -66,6 +66,8 @@ pub struct Report {
     pub segments: u64,
     /// Batches, from the first on, whose records were deleted by retention, as the log says.
     pub expired: u64,
+    /// Decisions that went on unrecorded, as their proxies say.
+    pub lost: u64,
     /// Records in the write-ahead logs given, shipped or not.
     pub wal_records: u64,
     /// The checkpoint's tree size.

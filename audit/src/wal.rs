@@ -11,6 +11,7 @@
 
 mod beside;
 mod cursor;
+pub(crate) mod files;
 mod frame;
 pub(crate) mod line;
 mod progress;
@@ -36,9 +37,10 @@ pub(crate) use self::{
     frame::{CHAIN_START, Chain, Leaf, advance, leaf, link},
 };
 use self::{
+    files::{FileSystem, Files},
     line::Line,
     rate::Rate,
-    writer::{Opener, Place},
+    writer::Place,
 };
 use crate::{
     Entry,
@@ -242,6 +244,17 @@ impl WalWriter {
         self.line.append_in_turn(entry.into())
     }
 
+    /// The same as [`append`](Self::append) for a record that says that others are missing: a part of the log's room is kept
+    /// free for it.
+    pub fn append_gap<'a>(&self, entry: impl Into<EntryRef<'a>>) -> Result<RecordId, AppendError> {
+        self.line.append_gap(entry.into())
+    }
+
+    /// The id of what was not recorded: its number is 0, which no record has.
+    pub fn no_record(&self) -> RecordId {
+        self.line.no_record()
+    }
+
     /// Whether [`append`](Self::append) would wait for the disk: level `disk`.
     pub fn awaits_disk(&self) -> bool {
         self.line.awaits_disk()
@@ -272,7 +285,7 @@ impl Wal {
         options: WalOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, WalError> {
-        Self::open_with(dir, proxy, options, clock, Arc::new(writer::open_file))
+        Self::open_with(dir, proxy, options, clock, Arc::new(FileSystem))
     }
 
     fn open_with(
@@ -280,7 +293,7 @@ impl Wal {
         proxy: InstanceName,
         options: WalOptions,
         clock: Arc<dyn Clock>,
-        opener: Opener,
+        files: Arc<dyn Files>,
     ) -> Result<Self, WalError> {
         disk::make_dir(dir).map_err(|e| WalError::io(dir, e))?;
         let lock = disk::lock(dir).map_err(|e| WalError::io(dir, e))?;
@@ -290,7 +303,7 @@ impl Wal {
             });
         };
         let tenure = beside::Tenure::alone(dir, lock)?;
-        Self::begin(Place::new(dir, proxy, options, clock, opener), tenure)
+        Self::begin(Place::new(dir, proxy, options, clock, files), tenure)
     }
 
     fn begin(place: Place, tenure: beside::Tenure) -> Result<Self, WalError> {

@@ -243,6 +243,8 @@ impl<'a> Index<'a> {
             },
             break_glass: self.mesh.settings.break_glass.clone(),
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
+            danger_pass_unrecorded: self.mesh.settings.danger_pass_unrecorded,
+            field_classes: self.mesh.settings.field_classes.clone(),
             capture: doors::capture(self.mesh, self.instances, workload),
         };
         let services = secrets::own(role, &workload.namespace, &self.services);

@@ -105,7 +105,8 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     discovery::resolve(&objects.services, slices, pods, &mut services, faults);
     let workloads = groups::complete(&objects.workload_groups, &objects.workload_entries, faults);
     entries::resolve(&objects.service_entries, &workloads, &mut services, faults);
-    let settings = settings::resolve(&objects.mesh_configs, &services, faults);
+    let known = (&services, objects.secrets.as_slice());
+    let settings = settings::resolve(&objects.mesh_configs, known, faults);
     let workloads = local::resolve(&objects.local_meshes, &settings, faults);
     services::check_targets(&objects.services, &services, &workloads, faults);
     let all_rules = rules::resolve(&objects.destination_rules, &services, faults);

@@ -10,6 +10,7 @@ mod fault;
 mod global_limit;
 mod policy;
 mod rate_limit;
+mod recording;
 mod resource;
 mod retry;
 mod route;
@@ -31,6 +32,7 @@ pub use policy::{
     PolicySource,
 };
 pub use rate_limit::{RateKey, RateLimit};
+pub use recording::{FieldClass, FieldClasses, JoinKey};
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
 pub use retry::RetryPolicy;
 pub use route::{

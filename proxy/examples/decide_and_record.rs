@@ -223,6 +223,7 @@ fn record(request: AccessRequest, decision: Decision) -> DecisionRecord {
         policy_hash: "5a".repeat(32),
         projection_hash: "a5".repeat(32),
         looked_for: LookedFor::default(),
+        redacted: Default::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
-use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction, LookedFor};
+use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction, LookedFor, Redacted, Redaction};
 use reeve_authz::{Engine, JwtVerifier, Verified};
 use reeve_core::{
     UnixTime,
@@ -40,6 +40,8 @@ pub struct Rules {
     pub headers: Vec<HeaderName>,
     /// The same, and query parameters, as records say it. Whether tokens are looked for depends on the subject.
     pub looked_for: LookedFor,
+    /// What records do not keep.
+    pub redaction: Redaction,
     /// How paths are normalised where nobody knows what is asked for.
     pub path_normalization: PathNormalization,
 }
@@ -81,6 +83,7 @@ pub struct Asker {
 #[derive(Debug)]
 pub struct Judged {
     access: AccessRequest,
+    redacted: Redacted,
     decision: Decision,
     /// What is to be done to the request before it goes on.
     changes: Changes,
@@ -259,6 +262,7 @@ impl Asked<'_> {
     fn judged(&self, head: Option<&Head>, access: AccessRequest, decision: Decision) -> Judged {
         Judged {
             access,
+            redacted: Redacted::NONE,
             decision,
             changes: Changes::default(),
             trace_id: head.and_then(|head| head.trace_id.clone()),
@@ -307,8 +311,9 @@ impl Judged {
         &self.changes
     }
 
-    /// Its record, made under `rules`.
-    pub fn record<'a>(&'a self, rules: &'a Rules) -> DecisionRecordRef<'a> {
+    /// Its record, made under `rules`. What must not be recorded is taken out of the question first.
+    pub fn record<'a>(&'a mut self, rules: &'a Rules) -> DecisionRecordRef<'a> {
+        self.redacted = rules.redaction.apply(&mut self.access);
         let authenticated = self.access.principal.spiffe_id().is_some();
         DecisionRecordRef {
             request: &self.access,
@@ -322,6 +327,7 @@ impl Judged {
             policy_hash: rules.engine.mesh_hash(),
             projection_hash: &rules.projection_hash,
             looked_for: &rules.looked_for,
+            redacted: &self.redacted,
             mtls_mode: MtlsMode::Disable,
             strict_would_refuse: !authenticated,
             path_normalization: self.path_normalization,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::HeaderName;
-use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction};
+use reeve_audit::{AuthenticatedBy, DecisionRecordRef, Direction, Redacted};
 use reeve_authz::{Engine, Needs};
 use reeve_core::{
     UnixTime,
@@ -196,6 +196,8 @@ pub(crate) struct Verdict {
     pub(crate) access: AccessRequest,
     pub(crate) decision: Decision,
     pub(crate) cost_us: u64,
+    /// What is not recorded of the question; empty until it is recorded.
+    pub(crate) redacted: Redacted,
     /// Whether it is about the request as it was received, before it was transformed.
     pub(crate) as_received: bool,
 }
@@ -240,6 +242,7 @@ impl Question {
             access,
             decision,
             cost_us,
+            redacted: Redacted::NONE,
             as_received: false,
         }
     }
@@ -259,6 +262,7 @@ impl Question {
             access: self.access(self.head.as_ref(), snapshot, now),
             decision: Decision::without_policy(Effect::Deny, reason),
             cost_us: 0,
+            redacted: Redacted::NONE,
             as_received: false,
         }
     }
@@ -295,12 +299,14 @@ impl Question {
         }
     }
 
-    /// The record of `verdict`, made under `snapshot`.
+    /// The record of `verdict`, made under `snapshot`. What must not be recorded is taken out of it first, so that nothing
+    /// is asked of it afterwards.
     pub(crate) fn record<'a>(
         &'a self,
         snapshot: &'a Snapshot,
-        verdict: &'a Verdict,
+        verdict: &'a mut Verdict,
     ) -> DecisionRecordRef<'a> {
+        verdict.redacted = snapshot.redaction.apply(&mut verdict.access);
         let head = self.head.as_deref();
         DecisionRecordRef {
             request: &verdict.access,
@@ -311,6 +317,7 @@ impl Question {
             policy_hash: snapshot.policy_hash(),
             projection_hash: &snapshot.projection_hash,
             looked_for: &snapshot.looked_for,
+            redacted: &verdict.redacted,
             mtls_mode: self.place.mtls,
             strict_would_refuse: self.place.direction == Direction::Inbound && !self.peer.is_mtls(),
             path_normalization: match head {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::{
     break_glass,
+    gap::Gap,
     limits::RECORD_TIMEOUT,
     metrics::{Meters, Metrics},
 };
@@ -28,6 +29,16 @@ pub(crate) struct Ledger {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     meters: Meters,
+    gap: Gap,
+}
+
+/// What becomes of a decision that cannot be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unrecorded {
+    /// It is "no".
+    Denied,
+    /// It stands, and is counted as lost.
+    Passes,
 }
 
 impl Ledger {
@@ -44,6 +55,7 @@ impl Ledger {
             clock,
             meters: metrics.meters(),
             metrics,
+            gap: Gap::default(),
         })
     }
 
@@ -51,15 +63,23 @@ impl Ledger {
     pub(crate) async fn decision(
         &self,
         record: DecisionRecordRef<'_>,
+        unrecorded: Unrecorded,
     ) -> Result<RecordId, AppendError> {
         self.count(record.decision);
+        self.gap.close(self);
         let appended = match self.writer.awaits_disk() {
             true => Box::pin(self.on_disk(record)).await,
             false => self.writer.append_in_turn(record).await,
         };
-        appended.inspect_err(|error| {
+        appended.or_else(|error| {
             self.metrics.wal_failed("decision");
-            tracing::error!(%error, "a decision could not be recorded; denied");
+            match unrecorded {
+                Unrecorded::Passes => Ok(self.gap.lose(self, record.decision, &error)),
+                Unrecorded::Denied => {
+                    tracing::error!(%error, "a decision could not be recorded; denied");
+                    Err(error)
+                }
+            }
         })
     }
 
@@ -92,6 +112,10 @@ impl Ledger {
 
     /// Records what came of it: with the next decision, or when the worker flushes.
     pub(crate) fn outcome(&self, record: &OutcomeRecord) {
+        // Of a decision that is not on record.
+        if record.decision.sequence == 0 {
+            return;
+        }
         if self.writer.defer(record).is_err() {
             self.metrics.wal_failed("outcome");
         }
@@ -125,6 +149,7 @@ impl Ledger {
 
     /// Writes what waits.
     pub(crate) fn flush(&self) {
+        self.gap.close(self);
         if self.writer.flush().is_err() {
             self.metrics.wal_failed("outcome");
         }
@@ -138,6 +163,16 @@ impl Ledger {
     /// How the log stands.
     pub(crate) fn status(&self) -> reeve_audit::WalStatus {
         self.wal.status()
+    }
+
+    /// The worker's end of the log.
+    pub(crate) fn writer(&self) -> &WalWriter {
+        &self.writer
+    }
+
+    /// Counts a decision that stands unrecorded.
+    pub(crate) fn passed_unrecorded(&self) {
+        self.metrics.wal_failed("passed");
     }
 
     /// The time.

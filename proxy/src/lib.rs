@@ -48,6 +48,7 @@ mod fault;
 mod forward;
 mod forwarded;
 mod framing;
+mod gap;
 mod gate;
 mod gateway;
 mod gauge;

@@ -379,9 +379,9 @@ fn refuse_plaintext(worker: &Worker, snapshot: &Snapshot, inbound: &Inbound, pee
         transformed: None,
     };
     let ledger = &worker.ledger;
-    let verdict = question.refuse(snapshot, ledger.now(), Reason::PlaintextRefused);
+    let mut verdict = question.refuse(snapshot, ledger.now(), Reason::PlaintextRefused);
     // Refused whether or not it can be recorded.
-    ledger.denial(question.record(snapshot, &verdict));
+    ledger.denial(question.record(snapshot, &mut verdict));
     worker.flush_soon();
 }
 

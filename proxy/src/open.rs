@@ -150,12 +150,12 @@ impl Stream {
             self.close("listener_gone", ledger, metrics);
             return;
         };
-        let verdict = question.ask(snapshot, ledger.now());
+        let mut verdict = question.ask(snapshot, ledger.now());
         if verdict.decision.is_allow() {
             return;
         }
         // Ended whether or not it can be recorded.
-        ledger.denial(question.record(snapshot, &verdict));
+        ledger.denial(question.record(snapshot, &mut verdict));
         self.close("not_permitted", ledger, metrics);
     }
 

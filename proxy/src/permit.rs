@@ -1,7 +1,8 @@
 //! The proof that something may be forwarded.
 //!
 //! INVARIANT: an upstream request is built by [`Permit::request`] and nothing else, from the head that was judged;
-//! a [`Permit<Recorded>`] exists only after its decision is in the write-ahead log. A [`Permit<ReceiverJudges>`] has
+//! a [`Permit<Recorded>`] exists only after its decision is in the write-ahead log (or, with `dangerPassUnrecorded`, is
+//! counted as one that could not be written there). A [`Permit<ReceiverJudges>`] has
 //! no decision behind it and can only take a hop to a mesh proxy, which decides and records itself.
 
 use std::sync::Arc;
@@ -110,12 +111,13 @@ pub(crate) async fn permit_connection(
 /// Records a verdict that is a refusal already.
 pub(crate) async fn record_refusal(
     question: &Question,
-    verdict: Verdict,
+    mut verdict: Verdict,
     snapshot: &Snapshot,
     ledger: &Ledger,
 ) -> Refused {
     let decision = Box::new(verdict.decision.clone());
-    match ledger.decision(question.record(snapshot, &verdict)).await {
+    let record = question.record(snapshot, &mut verdict);
+    match ledger.decision(record, snapshot.unrecorded()).await {
         Ok(record) => Refused::Denied {
             decision,
             decision_id: decision_id(&record),
@@ -127,7 +129,7 @@ pub(crate) async fn record_refusal(
 
 async fn assertion_recorded(
     question: &Question,
-    verdict: Verdict,
+    mut verdict: Verdict,
     snapshot: &Snapshot,
     ledger: &Ledger,
 ) -> Result<Recorded, Refused> {
@@ -135,7 +137,10 @@ async fn assertion_recorded(
         return Err(record_refusal(question, verdict, snapshot, ledger).await);
     }
     let record = ledger
-        .decision(question.record(snapshot, &verdict))
+        .decision(
+            question.record(snapshot, &mut verdict),
+            snapshot.unrecorded(),
+        )
         .await
         .map_err(|_| Refused::NotRecorded)?;
     Ok(Recorded {

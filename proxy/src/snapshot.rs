@@ -9,7 +9,7 @@ use std::{
 
 use foldhash::HashMap;
 use http::{HeaderName, HeaderValue};
-use reeve_audit::LookedFor;
+use reeve_audit::{LookedFor, Redaction};
 use reeve_authz::{Engine, JwtVerifier, PolicyFault};
 use reeve_core::access_log::FormatError;
 use reeve_core::model::{
@@ -28,6 +28,7 @@ use crate::{
     head::Head,
     hello::ServerName,
     judge::Place,
+    ledger::Unrecorded,
     peer_info::PeerInfo,
     rate_limit::RateLimits,
     route::{CompiledRoute, Found, Names, RequestView, RouteError, SniTable, Table, Taken},
@@ -47,6 +48,7 @@ pub struct Snapshot {
     pub(crate) wanted_headers: Vec<HeaderName>,
     /// What requests are searched for, as the record says it.
     pub(crate) looked_for: LookedFor,
+    pub(crate) redaction: Redaction,
     /// Policies in force by break-glass, ordered by id.
     pub(crate) break_glass: Arc<[PolicySource]>,
     /// SHA-256 of the policy slice held here, with what is in force by break-glass.
@@ -204,6 +206,7 @@ impl Snapshot {
                 engine.needs().query.iter().map(String::as_str),
                 !workload.jwt_rules.is_empty(),
             ),
+            redaction: redaction(workload),
             wanted_headers,
             break_glass: around.break_glass.clone(),
             projection_hash,
@@ -245,6 +248,14 @@ impl Snapshot {
 
     pub(crate) fn workload(&self) -> &WorkloadConfig {
         &self.config.workload
+    }
+
+    /// What becomes of decisions that cannot be recorded.
+    pub(crate) fn unrecorded(&self) -> Unrecorded {
+        match self.workload().danger_pass_unrecorded {
+            true => Unrecorded::Passes,
+            false => Unrecorded::Denied,
+        }
     }
 
     pub(crate) fn is_gateway(&self) -> bool {
@@ -425,6 +436,18 @@ fn listeners(
         }
     }
     Ok((inbound, outbound))
+}
+
+/// What records do not keep. SECURITY: wherever a token may be taken from, its bytes are not recorded.
+fn redaction(workload: &WorkloadConfig) -> Redaction {
+    let rules = &workload.jwt_rules;
+    let headers = rules.iter().flat_map(|rule| &rule.from_headers);
+    let query = rules.iter().flat_map(|rule| &rule.from_params);
+    Redaction::new(
+        &workload.field_classes,
+        headers.map(|header| header.name.as_str()),
+        query.map(String::as_str),
+    )
 }
 
 fn wanted_headers(

@@ -83,6 +83,7 @@ pub(crate) fn decision(n: u64) -> DecisionRecord {
         policy_hash: "ab12".into(),
         projection_hash: "cd34".into(),
         looked_for: LookedFor::default(),
+        redacted: Default::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: n.is_multiple_of(7),
         path_normalization: PathNormalization::RefuseAmbiguous,

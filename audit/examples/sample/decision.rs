@@ -50,6 +50,7 @@ pub(crate) fn decision() -> Result<DecisionRecord, Failure> {
         policy_hash: "5a".repeat(32),
         projection_hash: "a5".repeat(32),
         looked_for: LookedFor::default(),
+        redacted: Default::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     AuthenticatedBy, DecisionRecordRef, Direction, EntryRef, LookedFor, OutcomeRecord,
-    RECORD_SCHEMA,
+    RECORD_SCHEMA, Redacted,
 };
 use crate::canonical::{self, CanonicalError, Scratch};
 
@@ -76,6 +76,8 @@ struct DecisionLine<'a> {
     path_normalization: PathNormalization,
     policy_hash: &'a str,
     projection_hash: &'a str,
+    #[serde(skip_serializing_if = "Redacted::is_empty")]
+    redacted: &'a Redacted,
     request: &'a AccessRequest,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
@@ -99,6 +101,7 @@ impl<'a> DecisionLine<'a> {
             policy_hash,
             projection_hash,
             looked_for,
+            redacted,
             mtls_mode,
             strict_would_refuse,
             path_normalization,
@@ -120,6 +123,7 @@ impl<'a> DecisionLine<'a> {
             path_normalization,
             policy_hash,
             projection_hash,
+            redacted,
             request,
             request_id,
             schema: RECORD_SCHEMA,

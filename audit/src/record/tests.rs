@@ -91,6 +91,10 @@ proptest! {
         record.policy_hash = texts[3].clone();
         let names = || if bit(6) { vec![texts[2].as_str().into()] } else { vec![] };
         record.transformations = names();
+        if bit(0) {
+            record.redacted.headers.insert(texts[3].clone(), [texts[1].clone()].into());
+            record.redacted.claims.insert(texts[1].clone(), texts.iter().cloned().collect());
+        }
         if let Some(http) = &mut record.request.context.http {
             http.headers.insert(texts[4].clone(), texts.iter().cloned().collect());
             http.query.insert(texts[5].clone(), [texts[4].clone()].into());

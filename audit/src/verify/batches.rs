@@ -42,6 +42,8 @@ pub(super) struct Trail {
     absent: Vec<Absent>,
     /// Records that were there when a process took over, each with the record that says so.
     pub(super) predecessors: Vec<(RecordId, RecordId)>,
+    /// Where a worker began to pass what it could not record, and did not say yet how much.
+    gaps: BTreeMap<Source, RecordId>,
 }
 
 /// A record that says that the records of all leaves before one are deleted.
@@ -237,6 +239,12 @@ impl Check<'_> {
             }
         }
         self.expirations(&mut trail, &leaves.hashes);
+        for began in trail.gaps.values() {
+            let text = format!(
+                "after record {began} decisions are missing, and nothing says how many: its proxy could not record them, and died"
+            );
+            self.report.notes.push(text);
+        }
         let proxies: BTreeSet<_> = trail.sources.keys().map(|(proxy, _)| proxy).collect();
         self.report.proxies = u64::try_from(proxies.len()).unwrap_or(u64::MAX);
         if verifier.is_none() && self.report.batches > 0 {
@@ -322,6 +330,31 @@ impl Check<'_> {
         }
     }
 
+    /// What a proxy passed and could not record. It says so itself, in a batch that it signed.
+    fn gap(&mut self, record: &Record, trail: &mut Trail) {
+        let source = (record.id.proxy.clone(), record.id.worker);
+        match &record.entry {
+            Entry::Event(event) if event.event == EventKind::RecordsLost => {
+                trail.gaps.insert(source, record.id.clone());
+            }
+            Entry::Aggregate(lost) if lost.event == EventKind::RecordsLost => {
+                trail.gaps.remove(&source);
+                self.report.lost += lost.count;
+                let detail = |name| lost.detail.get(name).map_or("?", String::as_str);
+                self.report.notes.push(format!(
+                    "record {}: {} decisions between {} and {} were not recorded, {} of them allowed: {}",
+                    record.id,
+                    lost.count,
+                    lost.since.as_millis(),
+                    lost.until.as_millis(),
+                    detail("allowed"),
+                    detail("cause"),
+                ));
+            }
+            Entry::Decision(_) | Entry::Outcome(_) | Entry::Event(_) | Entry::Aggregate(_) => {}
+        }
+    }
+
     fn records(&mut self, name: &str, header: &BatchHeader, batch: &Batch, trail: &mut Trail) {
         let first = header.span().map_or(1, |(first, _)| first);
         for ((sequence, bytes), line) in (first..).zip(&batch.records).zip(3u64..) {
@@ -346,6 +379,7 @@ impl Check<'_> {
             if record.schema != RECORD_SCHEMA || !canonical::is_canonical(bytes) {
                 self.find(&place, "is not in the canonical form of its schema");
             }
+            self.gap(&record, trail);
             if let Entry::Event(event) = &record.entry {
                 let after = event.detail.get(PREDECESSORS).map(String::as_str);
                 segments::note(&mut trail.segments, event, &id);

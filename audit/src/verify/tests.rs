@@ -4,8 +4,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    AuditLog, EventKind, EventRecord,
-    fixture::{TestVerifier, decision, drain, fast, log_options, open_wal},
+    AggregateRecord, AuditLog, EventKind, EventRecord,
+    fixture::{START, TestVerifier, decision, drain, fast, log_options, open_wal},
 };
 
 /// A folder with a log of two proxies, a blob, and a write-ahead log with unshipped records.
@@ -195,5 +195,41 @@ async fn an_unfinished_last_write_is_a_note_and_lost_records_are_a_finding() {
             .iter()
             .any(|f| f.what.contains("begins after record 1/7")),
         "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_passed_unrecorded_is_named_and_an_end_that_nobody_told_too() {
+    let dir = TempDir::new().unwrap();
+    let log = AuditLog::open(&dir.path().join("audit"), log_options()).unwrap();
+    let wal = open_wal(&dir.path().join("wal"), "a");
+    let writer = wal.writer(0).unwrap();
+    let began = EventRecord::new(EventKind::RecordsLost).with("cause", "full");
+    writer.append_gap(&began).unwrap();
+    drain(&wal, &log, fast()).await;
+    let verified = || verify(&dir.path().join("audit"), &VerifyOptions::default()).unwrap();
+    let report = verified();
+    assert!(
+        report.ok
+            && report
+                .notes
+                .iter()
+                .any(|n| n.contains("a/1/0/1") && n.contains("how many"))
+    );
+    let told = AggregateRecord {
+        event: EventKind::RecordsLost,
+        count: 7,
+        since: START,
+        until: START,
+        detail: [("allowed".to_owned(), "5".to_owned())].into(),
+    };
+    writer.append(&told).unwrap();
+    drain(&wal, &log, fast()).await;
+    let report = verified();
+    assert_eq!(report.lost, 7);
+    assert!(
+        !report.notes.iter().any(|n| n.contains("how many")),
+        "{:?}",
+        report.notes
     );
 }

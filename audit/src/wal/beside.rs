@@ -13,9 +13,10 @@ use reeve_core::{Clock, InstanceName, RecordId};
 
 use super::{
     MAX_WORKERS, Wal, WalError, WalOptions,
+    files::FileSystem,
     line::{self, Line},
     recover::{self, Tail},
-    writer::{self, Place, Writer},
+    writer::{Place, Writer},
 };
 use crate::disk;
 
@@ -98,8 +99,8 @@ impl Wal {
             _bank: held,
             lock: successor,
         };
-        let opener = Arc::new(writer::open_file);
-        Self::begin(Place::new(dir, proxy, options, clock, opener), tenure)
+        let files = Arc::new(FileSystem);
+        Self::begin(Place::new(dir, proxy, options, clock, files), tenure)
     }
 
     /// The last records of the process that this one began beside, for the record: whoever takes them away before they

@@ -154,6 +154,30 @@ fn short_header(rest: &[u8]) -> Step<'_> {
     }
 }
 
+/// What a disk writes whole or not at all, at least.
+const SECTOR: usize = 512;
+
+/// Whether what begins at `good`, and is no frame that checks, is what an interrupted write leaves: blocks that were reserved
+/// and never written read as zeros, also where later ones were written. SECURITY: no record holds such zeros, and no flipped
+/// bit makes them; who can write them can as well cut the file.
+pub(crate) fn is_unwritten(bytes: &[u8], good: usize) -> bool {
+    let span = match read(bytes.get(good..).unwrap_or_default()) {
+        Step::Frame { length, .. } => length,
+        Step::End | Step::Torn | Step::Damaged(_) => LENGTH_BYTES,
+    };
+    let zero = |from: usize, to: usize| {
+        let sector = bytes.get(from..to.min(bytes.len())).unwrap_or_default();
+        !sector.is_empty() && sector.iter().all(|byte| *byte == 0)
+    };
+    // The rest of the sector that the last whole frame ends in, and then each whole one that the frame is in.
+    let first = good / SECTOR * SECTOR;
+    let lead = first + SECTOR;
+    zero(good, lead)
+        || (lead..good.saturating_add(span))
+            .step_by(SECTOR)
+            .any(|from| zero(from, from + SECTOR))
+}
+
 fn lengths(rest: &[u8]) -> Option<(u32, u32, &[u8])> {
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (inverse, rest) = rest.split_first_chunk::<4>()?;

@@ -116,6 +116,14 @@ impl Line {
         self.writer().end_turn_of(seat);
     }
 
+    pub(crate) fn append_gap(&self, entry: EntryRef<'_>) -> Result<RecordId, AppendError> {
+        self.writer().append_gap(entry)
+    }
+
+    pub(crate) fn no_record(&self) -> RecordId {
+        self.writer().no_record()
+    }
+
     /// Whether an append waits for the disk.
     pub(crate) fn awaits_disk(&self) -> bool {
         self.level == Level::Disk

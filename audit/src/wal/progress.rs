@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::writer::Syncer;
+use super::files::Syncer;
 
 /// What is known of the disk. No wait for it belongs to anybody: a caller that gives up leaves it to the others.
 #[derive(Debug, Default)]

@@ -176,6 +176,9 @@ pub(crate) fn scan(bytes: &[u8], name: &str) -> Scan {
                 Err(what) => scan.ending = Ending::Damaged(what),
             },
         }
+        if matches!(scan.ending, Ending::Damaged(_)) && frame::is_unwritten(bytes, scan.good) {
+            scan.ending = Ending::Torn;
+        }
         return scan;
     }
 }

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod faults;
+mod power;
 mod turns;
 mod workers;
 

@@ -2,9 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,9 +11,10 @@ use reeve_core::{Clock, InstanceName, RecordId};
 
 use super::{
     AppendError, Level, WalOptions,
+    files::{Files, SegmentFile, Syncer, Unopened},
     frame::{self, Chain},
     rate::Rate,
-    room::Room,
+    room::{Purpose, Room},
     segment::SegmentHeader,
     turn::{Company, Fault, MAX_TURN_RECORDS, Seat, Taken, Turn},
 };
@@ -28,37 +27,6 @@ use crate::{
 
 /// Bytes of records that wait for the next write, at most: those that nothing waits for, and all at `Level::Buffered`.
 const BUFFER_BYTES: usize = 64 * 1024;
-
-/// A segment file as the writer uses it; a test puts a failing one in its place.
-pub(crate) trait SegmentFile: Write + fmt::Debug + Send {
-    /// Cuts the file back.
-    fn cut(&mut self, length: u64) -> io::Result<()>;
-    /// Waits for the disk.
-    fn sync(&mut self) -> io::Result<()>;
-    /// The same as [`SegmentFile::sync`], for another thread to do.
-    fn syncer(&self) -> io::Result<Syncer>;
-}
-
-/// Waits for the disk.
-pub(crate) type Syncer = Box<dyn FnOnce() -> io::Result<()> + Send>;
-
-impl SegmentFile for File {
-    fn cut(&mut self, length: u64) -> io::Result<()> {
-        self.set_len(length)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
-    }
-
-    fn syncer(&self) -> io::Result<Syncer> {
-        let file = self.try_clone()?;
-        Ok(Box::new(move || file.sync_data()))
-    }
-}
-
-/// Opens a finished segment header's file for appending.
-pub(crate) type Opener = Arc<dyn Fn(&Path) -> io::Result<Box<dyn SegmentFile>> + Send + Sync>;
 
 /// A segment in the directory.
 #[derive(Clone, Debug)]
@@ -96,10 +64,11 @@ pub(crate) struct Writer {
     worker: u16,
     options: WalOptions,
     clock: Arc<dyn Clock>,
-    opener: Opener,
+    files: Arc<dyn Files>,
     room: Arc<Room>,
     /// Room taken and not used yet.
     share: u64,
+    purpose: Purpose,
     file: Box<dyn SegmentFile>,
     /// Frames of the records after `written`, up to `head`.
     pending: Vec<u8>,
@@ -131,7 +100,7 @@ pub(crate) struct Place {
     pub(crate) worker: u16,
     pub(crate) options: WalOptions,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) opener: Opener,
+    pub(crate) files: Arc<dyn Files>,
     pub(crate) room: Arc<Room>,
 }
 
@@ -141,7 +110,7 @@ impl Place {
         proxy: InstanceName,
         options: WalOptions,
         clock: Arc<dyn Clock>,
-        opener: Opener,
+        files: Arc<dyn Files>,
     ) -> Self {
         Self {
             dir: dir.to_owned(),
@@ -150,7 +119,7 @@ impl Place {
             room: Arc::new(Room::new(options.max_bytes)),
             options,
             clock,
-            opener,
+            files,
         }
     }
 }
@@ -188,9 +157,10 @@ impl Writer {
             worker: place.worker,
             options: place.options,
             clock: place.clock,
-            opener: place.opener,
+            files: place.files,
             room: place.room,
             share: 0,
+            purpose: Purpose::Record,
             file: Box::new(Unopened),
             pending: Vec::new(),
             scratch: Scratch::default(),
@@ -247,6 +217,24 @@ impl Writer {
                 self.unstage(before, length);
                 Err(error)
             }
+        }
+    }
+
+    /// Appends a record that says that others are missing: there is room for it where there is none for them.
+    pub(crate) fn append_gap(&mut self, entry: EntryRef<'_>) -> Result<RecordId, AppendError> {
+        self.purpose = Purpose::Gap;
+        let appended = self.append(entry);
+        self.purpose = Purpose::Record;
+        appended
+    }
+
+    /// What stands for the id of a record that there is not: no record has the number 0.
+    pub(crate) fn no_record(&self) -> RecordId {
+        RecordId {
+            proxy: self.proxy.clone(),
+            epoch: self.epoch,
+            worker: self.worker,
+            sequence: 0,
         }
     }
 
@@ -368,7 +356,7 @@ impl Writer {
 
     fn take_room(&mut self, bytes: u64) -> Result<(), AppendError> {
         if let Some(missing) = bytes.checked_sub(self.share).filter(|m| *m > 0) {
-            self.share += self.room.take(missing)?;
+            self.share += self.room.take(missing, self.purpose)?;
         }
         self.share -= bytes;
         Ok(())
@@ -426,7 +414,7 @@ impl Writer {
     /// Cuts off what a failed write left.
     fn mend(&mut self) -> io::Result<()> {
         if let Some(active) = self.segments.back() {
-            self.file = (self.opener)(&active.path)?;
+            self.file = self.files.open(&active.path)?;
             self.file.cut(active.bytes)?;
         }
         self.spoiled = false;
@@ -461,8 +449,8 @@ impl Writer {
         }
         let unfinished = path.with_extension("tmp");
         let made = self.make_segment(&unfinished, &bytes).and_then(|()| {
-            fs::rename(&unfinished, &path)?;
-            (self.opener)(&path)
+            self.files.rename(&unfinished, &path)?;
+            self.files.open(&path)
         });
         let file = match made {
             Ok(file) => file,
@@ -473,7 +461,7 @@ impl Writer {
             }
         };
         if self.outlives_machine() {
-            disk::sync_dir(&self.dir)?;
+            self.files.sync_dir(&self.dir)?;
         }
         self.file = file;
 
@@ -489,16 +477,14 @@ impl Writer {
     }
 
     fn make_segment(&self, path: &Path, header: &[u8]) -> io::Result<()> {
-        let mut file = disk::create(path)?;
         let left = self.room.left().saturating_add(self.share);
         let waiting = disk::length(&self.pending);
-        disk::reserve(
-            &file,
-            self.options.segment_bytes.min(left.saturating_add(waiting)),
-        )?;
+        let reserve = self.options.segment_bytes;
+        let reserve = reserve.min(left.saturating_add(waiting));
+        let mut file = self.files.create(path, reserve)?;
         file.write_all(header)?;
         if self.outlives_machine() {
-            file.sync_all()?;
+            file.sync()?;
         }
         Ok(())
     }
@@ -596,37 +582,4 @@ pub(crate) fn remove(segments: Vec<PathBuf>) {
 
 fn invalid(error: CanonicalError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// Stands in until the first segment is begun.
-#[derive(Debug)]
-struct Unopened;
-
-impl Write for Unopened {
-    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::NotConnected.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl SegmentFile for Unopened {
-    fn cut(&mut self, _length: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn syncer(&self) -> io::Result<Syncer> {
-        Ok(Box::new(|| Ok(())))
-    }
-}
-
-/// Opens a segment file for appending.
-pub(crate) fn open_file(path: &Path) -> io::Result<Box<dyn SegmentFile>> {
-    Ok(Box::new(OpenOptions::new().append(true).open(path)?))
 }

@@ -186,6 +186,7 @@ fn decision(dice: &mut Dice, now: UnixTime) -> Result<DecisionRecord, Failure> {
         policy_hash: "5a".repeat(32),
         projection_hash: "a5".repeat(32),
         looked_for: LookedFor::new(["end-user", "x-request-id"], [], true),
+        redacted: Default::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

@@ -1,6 +1,6 @@
 //! A configuration that recorded decisions are judged by.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use reeve_audit::{Direction, LookedFor};
 use reeve_authz::{Asked, Engine, Foreseen, Foresight, Needs, Searched, Sight};
@@ -142,15 +142,23 @@ impl Candidate {
             query,
             token,
         } = &recorded.looked_for;
+        // What was redacted was there, and nobody knows what it was.
+        let redacted = &recorded.redacted;
+        let kept = |names: &[String], taken: &BTreeMap<String, _>| {
+            let names = names.iter().filter(|name| !taken.contains_key(*name));
+            names.cloned().collect()
+        };
         let names = Needs {
-            headers: headers.iter().cloned().collect(),
-            query: query.iter().cloned().collect(),
+            headers: kept(headers, &redacted.headers),
+            query: kept(query, &redacted.query),
             ..Needs::default()
         };
+        let claims = redacted.claims.keys().cloned().collect();
         let known = Searched {
             names: &names,
             // Where tokens are not verified, policies see no end user whatever the request carries.
             user: *token || !place.tokens,
+            redacted_claims: &claims,
         };
         let opaque = recorded.request.action == Action::Connect && place.http;
         let asked = if opaque {

@@ -77,6 +77,7 @@ pub(crate) fn record(request: AccessRequest, reason: Reason) -> DecisionRecord {
         policy_hash: "ab12".into(),
         projection_hash: "cd34".into(),
         looked_for: LookedFor::default(),
+        redacted: Default::default(),
         mtls_mode: MtlsMode::Strict,
         strict_would_refuse: false,
         path_normalization: PathNormalization::RefuseAmbiguous,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use reeve_audit::{Direction, LookedFor, ScanError};
+use reeve_audit::{Direction, LookedFor, Redacted, ScanError};
 use reeve_authz::Sight;
 use reeve_core::{
     UnixTime,
@@ -33,6 +33,8 @@ pub(crate) struct Line<'a> {
     direction: Option<&'a RawValue>,
     #[serde(borrow)]
     looked_for: Option<&'a RawValue>,
+    #[serde(borrow)]
+    redacted: Option<&'a RawValue>,
     #[serde(borrow)]
     transformations: Option<&'a RawValue>,
 }
@@ -109,6 +111,8 @@ pub(crate) struct Recorded {
     #[serde(default)]
     pub(crate) looked_for: LookedFor,
     #[serde(default)]
+    pub(crate) redacted: Redacted,
+    #[serde(default)]
     pub(crate) transformations: Vec<String>,
 }
 
@@ -141,6 +145,7 @@ impl<'a> Line<'a> {
             self.decision,
             self.direction,
             self.looked_for,
+            self.redacted,
             self.transformations,
         ] {
             add(bytes(part));

@@ -105,7 +105,7 @@ impl Judge {
         let Some(court) = court else {
             return Verdict::Denied(Denial::not_ready());
         };
-        let judged = match ask(&court, inquiry, self.options.clock.as_ref()) {
+        let mut judged = match ask(&court, inquiry, self.options.clock.as_ref()) {
             Ok(judged) => judged,
             Err(error) => {
                 tracing::debug!(%error, "an inquiry's head cannot be read");

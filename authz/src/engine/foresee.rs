@@ -9,7 +9,7 @@
 
 mod values;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use reeve_core::decision::{AccessRequest, Decision, Effect};
 use serde::Serialize;
@@ -29,6 +29,8 @@ pub struct Searched<'a> {
     pub names: &'a Needs,
     /// Whether it is known that there is no end user if the request has none.
     pub user: bool,
+    /// Claims that the end user has, whose values were not kept; `sub` is the subject.
+    pub redacted_claims: &'a BTreeSet<String>,
 }
 
 /// A part of a request that nobody looked for.
@@ -41,6 +43,8 @@ pub enum Unknown {
     Query(String),
     /// The end user, with all claims.
     User,
+    /// A claim of the end user.
+    Claim(String),
 }
 
 impl fmt::Display for Unknown {
@@ -49,6 +53,7 @@ impl fmt::Display for Unknown {
             Self::Header(name) => write!(f, "header {name}"),
             Self::Query(name) => write!(f, "query parameter {name}"),
             Self::User => f.write_str("the end user's token"),
+            Self::Claim(name) => write!(f, "claim {name}"),
         }
     }
 }

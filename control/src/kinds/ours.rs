@@ -168,8 +168,16 @@ raw! {
         otlp_endpoint: String,
         sampling_percent: Option<f64>,
     }
+    FieldClassesSpec {
+        headers: BTreeMap<String, String>,
+        query: BTreeMap<String, String>,
+        claims: BTreeMap<String, String>,
+    }
     AuditSpec {
         recorded_headers: Vec<String>,
+        danger_pass_unrecorded: bool,
+        field_classes: FieldClassesSpec,
+        join_key: Option<String>,
         level: Option<String>,
         wal_max_bytes: Option<u64>,
         columns_after: Option<String>,

@@ -6,8 +6,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        BreakGlass, CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization,
-        ServiceState, TapMode, Topology, TracingConfig,
+        BreakGlass, CallerShares, EcdhCurve, FieldClasses, MtlsMode, OutboundPolicy,
+        PathNormalization, ServiceState, TapMode, Topology, TracingConfig,
     },
 };
 
@@ -50,6 +50,10 @@ pub struct MeshSettings {
     pub access_log: AccessLogConfig,
     /// Request headers that audit records keep, in lower case.
     pub recorded_headers: Vec<String>,
+    /// Whether decisions stand that cannot be recorded.
+    pub danger_pass_unrecorded: bool,
+    /// What audit records keep of named values.
+    pub field_classes: FieldClasses,
     /// How durable a record is before its request goes on.
     pub audit_level: AuditLevel,
     /// Room of one proxy's write-ahead log.

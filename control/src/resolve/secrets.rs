@@ -80,6 +80,15 @@ fn part(notes: &mut Notes<'_, SecretSpec>, name: &str) -> Option<Zeroizing<Strin
     Some(text)
 }
 
+/// The text under `name`, whatever it is.
+pub(super) fn text_of(spec: &SecretSpec, name: &str) -> Option<Zeroizing<String>> {
+    match (spec.string_data.get(name), spec.data.get(name)) {
+        (Some(text), _) => Some(Zeroizing::new(text.expose().to_owned())),
+        (None, Some(encoded)) => decoded(encoded),
+        (None, None) => None,
+    }
+}
+
 fn decoded(encoded: &SecretText) -> Option<Zeroizing<String>> {
     let compact: Zeroizing<String> = Zeroizing::new(encoded.expose().split_whitespace().collect());
     let bytes = Zeroizing::new(STANDARD.decode(compact.as_bytes()).ok()?);

@@ -1,5 +1,6 @@
 //! `MeshConfig`.
 
+mod audit;
 mod break_glass;
 mod edge;
 
@@ -9,8 +10,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        BreakGlass, CallerShares, EcdhCurve, MtlsMode, OutboundPolicy, PathNormalization,
-        ServiceState, TapMode, Topology, TracingConfig,
+        BreakGlass, CallerShares, EcdhCurve, FieldClasses, MtlsMode, OutboundPolicy,
+        PathNormalization, ServiceState, TapMode, Topology, TracingConfig,
     },
 };
 
@@ -21,20 +22,15 @@ use super::{
 };
 use crate::{
     AuditLevel, AuthorizationSettings, Code, Fault, MeshSettings, TapSettings,
-    kinds::{AuthorizationSpec, MeshConfigSpec, MeshMtlsSpec, Object, TapSpec, TracingSpec},
+    kinds::{
+        AuthorizationSpec, MeshConfigSpec, MeshMtlsSpec, Object, SecretSpec, TapSpec, TracingSpec,
+    },
     source::path::Path,
 };
 
-/// Most request headers that records keep.
-const MAX_RECORDED_HEADERS: usize = 64;
-/// Smallest room for a write-ahead log.
-const MIN_WAL_BYTES: u64 = 1024 * 1024;
-/// The shortest time that records are kept for.
-const MIN_RETENTION: Duration = Duration::from_secs(60);
-
 pub(super) fn resolve(
     objects: &[Object<MeshConfigSpec>],
-    services: &Services,
+    (services, secrets): (&Services, &[Object<SecretSpec>]),
     faults: &mut Vec<Fault>,
 ) -> MeshSettings {
     let mut settings = MeshSettings::default();
@@ -45,6 +41,7 @@ pub(super) fn resolve(
     if let Some(object) = objects.first() {
         let notes = &mut Notes { object, faults };
         apply(&mut settings, notes, services);
+        audit::resolve(&mut settings, notes, secrets);
         break_glass::resolve(&mut settings, notes);
     }
     settings
@@ -108,7 +105,6 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     }
     settings.tracing = spec.tracing.as_ref().and_then(|t| tracing(notes, t));
     settings.access_log = super::access_log::resolve(notes);
-    audit(settings, notes);
     settings.danger_allow_internal_jwks = spec.danger_allow_internal_jwks;
     if spec.danger_allow_internal_jwks {
         let text = "token keys may be fetched from loopback and private addresses";
@@ -319,50 +315,6 @@ fn tracing(notes: &mut Notes<'_, MeshConfigSpec>, spec: &TracingSpec) -> Option<
     })
 }
 
-fn audit(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>) {
-    let Some(spec) = &notes.object.spec.audit else {
-        return;
-    };
-    let path = Path::of(&["spec", "audit"]);
-    if spec.recorded_headers.len() > MAX_RECORDED_HEADERS {
-        let text = format!("at most {MAX_RECORDED_HEADERS} headers are recorded");
-        notes.error(&path.key("recordedHeaders"), Code::TooLarge, text);
-    }
-    for (n, name) in spec.recorded_headers.iter().enumerate() {
-        notes.header_name(&path.key("recordedHeaders").index(n), name);
-        settings.recorded_headers.push(name.to_ascii_lowercase());
-    }
-    if let Some(level) = &spec.level {
-        let words = [
-            ("buffered", AuditLevel::Buffered),
-            ("os", AuditLevel::Os),
-            ("disk", AuditLevel::Disk),
-        ];
-        settings.audit_level = notes
-            .word(&path.key("level"), level, &words)
-            .unwrap_or_default();
-    }
-    if let Some(bytes) = spec.wal_max_bytes {
-        if bytes < MIN_WAL_BYTES {
-            let text = format!("a write-ahead log has room for at least {MIN_WAL_BYTES} bytes");
-            notes.error(&path.key("walMaxBytes"), Code::Invalid, text);
-        }
-        settings.wal_max_bytes = bytes;
-    }
-    let duration = |notes: &mut Notes<'_, MeshConfigSpec>, key, text: &Option<String>| {
-        let text = text.as_ref()?;
-        notes.duration(&path.key(key), text)
-    };
-    if let Some(after) = duration(notes, "columnsAfter", &spec.columns_after) {
-        settings.columns_after = after;
-    }
-    settings.retention = duration(notes, "retention", &spec.retention);
-    if settings.retention.is_some_and(|kept| kept < MIN_RETENTION) {
-        let text = "records are kept for a minute at least";
-        notes.error(&path.key("retention"), Code::Invalid, text);
-    }
-}
-
 impl Default for MeshSettings {
     /// What holds without a `MeshConfig`.
     fn default() -> Self {
@@ -384,6 +336,8 @@ impl Default for MeshSettings {
             tracing: None,
             access_log: AccessLogConfig::default(),
             recorded_headers: Vec::new(),
+            danger_pass_unrecorded: false,
+            field_classes: FieldClasses::default(),
             audit_level: AuditLevel::default(),
             wal_max_bytes: 256 * 1024 * 1024,
             columns_after: Duration::from_secs(15 * 60),

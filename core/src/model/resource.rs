@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ServiceName,
     model::{
-        EndpointSet, Generation, PolicySlice, RouteTable, RouteTableName, SecretName,
+        EndpointSet, Generation, JoinKey, PolicySlice, RouteTable, RouteTableName, SecretName,
         ServiceConfig, TlsSecret, VirtualHost, WorkloadConfig,
     },
 };
@@ -146,11 +146,21 @@ impl ProxyConfig {
     /// The resources that make it up, in sending order.
     pub fn resources(&self) -> Vec<Resource> {
         let secrets = self.secrets.values().cloned().map(Resource::Secret);
-        secrets.chain(self.shown()).collect()
+        secrets
+            .chain(self.all_but_secrets(self.workload.clone()))
+            .collect()
     }
 
     /// The same without key material, for people to look at.
     pub fn shown(&self) -> Vec<Resource> {
+        let mut workload = self.workload.clone();
+        if !workload.field_classes.join_key.is_empty() {
+            Arc::make_mut(&mut workload).field_classes.join_key = JoinKey::default();
+        }
+        self.all_but_secrets(workload)
+    }
+
+    fn all_but_secrets(&self, workload: Arc<WorkloadConfig>) -> Vec<Resource> {
         let services = self.services.values().cloned().map(Resource::Service);
         let endpoints = self.endpoints.values().cloned().map(Resource::Endpoints);
         let hosts = self.routes.values().flat_map(|table| {
@@ -159,7 +169,7 @@ impl ProxyConfig {
         });
         let single = [
             Resource::Policies(self.policies.clone()),
-            Resource::Workload(self.workload.clone()),
+            Resource::Workload(workload),
             Resource::Generation(self.generation),
         ];
         services

@@ -35,6 +35,8 @@ fn workload() -> WorkloadConfig {
         telemetry: Default::default(),
         break_glass: Default::default(),
         recorded_headers: vec![],
+        danger_pass_unrecorded: false,
+        field_classes: Default::default(),
         capture: None,
     }
 }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
     model::{
-        BreakGlass, Destination, GlobalRateLimit, JwtRule, RateLimit, RouteTableName, ServerTls,
-        SniRoute, TelemetryConfig, TrafficPolicy, Transformation,
+        BreakGlass, Destination, FieldClasses, GlobalRateLimit, JwtRule, RateLimit, RouteTableName,
+        ServerTls, SniRoute, TelemetryConfig, TrafficPolicy, Transformation,
     },
 };
 
@@ -77,6 +77,12 @@ pub struct WorkloadConfig {
     pub break_glass: BreakGlass,
     /// Request headers (lower case) whose values the audit record keeps.
     pub recorded_headers: Vec<String>,
+    /// Whether decisions stand that cannot be recorded, counted as lost, instead of being "no".
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub danger_pass_unrecorded: bool,
+    /// What records keep of named values.
+    #[serde(default, skip_serializing_if = "FieldClasses::is_empty")]
+    pub field_classes: FieldClasses,
     /// How the kernel brings traffic to the proxy. Then the addresses of the listeners are those that connections were
     /// made *to*; the proxy binds none of them, only the two ports given here. `None`: it binds the listeners' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

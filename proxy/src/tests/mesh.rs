@@ -223,6 +223,11 @@ impl Mesh {
         self.side_at(account, account, max_bytes)
     }
 
+    /// Where all write-ahead logs are.
+    pub(super) fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// With a write-ahead log in a folder of its own.
     pub(super) fn side_in(&self, account: &str, folder: &str) -> Side {
         self.side_at(account, folder, 64 << 20)
@@ -248,7 +253,7 @@ impl Mesh {
         let options = WalOptions {
             level: Level::Os,
             max_bytes,
-            segment_bytes: max_bytes.min(1 << 20),
+            segment_bytes: (max_bytes / 4).min(1 << 20),
             first_epoch: 1,
         };
         let clock = self.clock.clone();
@@ -312,6 +317,8 @@ impl Mesh {
             telemetry: Default::default(),
             break_glass: Default::default(),
             recorded_headers: vec![],
+            danger_pass_unrecorded: false,
+            field_classes: Default::default(),
             capture: None,
         }
     }

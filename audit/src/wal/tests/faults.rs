@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::wal::writer::{SegmentFile, Syncer};
+use crate::wal::files::{FileSystem, Files, SegmentFile, Syncer};
 
 /// What goes wrong, switched on and off while the log is open.
 #[derive(Debug, Default)]
@@ -91,22 +91,40 @@ impl SegmentFile for Faulty {
     }
 }
 
+/// The file system, whose segments fail.
+struct FaultyFiles(Arc<Fault>);
+
+impl Files for FaultyFiles {
+    fn create(&self, path: &Path, reserve: u64) -> io::Result<Box<dyn SegmentFile>> {
+        FileSystem.create(path, reserve)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        if self.0.no_open.load(Ordering::SeqCst) {
+            return Err(self.0.error());
+        }
+        Ok(Box::new(Faulty {
+            file: fs::OpenOptions::new().append(true).open(path)?,
+            fault: self.0.clone(),
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        FileSystem.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        FileSystem.sync_dir(dir)
+    }
+}
+
 pub(super) const ENOSPC: usize = 28;
 const EIO: usize = 5;
 
 pub(super) fn faulty(dir: &Path, options: WalOptions) -> (Wal, Arc<Fault>) {
     let fault = Arc::new(Fault::default());
-    let given = fault.clone();
-    let opener: Opener = Arc::new(move |path: &Path| {
-        if given.no_open.load(Ordering::SeqCst) {
-            return Err(given.error());
-        }
-        Ok(Box::new(Faulty {
-            file: fs::OpenOptions::new().append(true).open(path)?,
-            fault: given.clone(),
-        }) as Box<dyn SegmentFile>)
-    });
-    let wal = Wal::open_with(dir, name("a"), options, clock(), opener).unwrap();
+    let files = Arc::new(FaultyFiles(fault.clone()));
+    let wal = Wal::open_with(dir, name("a"), options, clock(), files).unwrap();
     (wal, fault)
 }
 

@@ -12,6 +12,7 @@ fn recorded(request: AccessRequest, reason: Reason) -> Recorded {
         decision: record.decision,
         direction: record.direction,
         looked_for: record.looked_for,
+        redacted: record.redacted,
         transformations: Vec::new(),
     }
 }
@@ -158,4 +159,43 @@ fn what_a_request_was_before_it_was_transformed_is_unknown() {
         open.missing,
         ["the request before default/rewrite changed it"]
     );
+}
+
+#[test]
+fn what_was_redacted_is_undetermined_where_it_matters_and_only_there() {
+    let mut bare = recorded(asked("GET", "/"), Reason::Permitted);
+    bare.looked_for = LookedFor::new(["team"], [], true);
+    let mut redacted = bare.clone();
+    redacted
+        .redacted
+        .headers
+        .insert("team".into(), ["hmac:0f".to_owned()].into());
+    redacted
+        .redacted
+        .claims
+        .insert("email".into(), Default::default());
+    redacted.request.user = Some(std::sync::Arc::new(User {
+        claims: Default::default(),
+        expires_at: None,
+        issuer: "https://i".into(),
+        subject: "alice".into(),
+    }));
+    let by = |condition: &str| {
+        format!("permit (principal, action in Action::\"http\", resource) when {{ {condition} }};")
+    };
+    let team =
+        by("context.headers.hasTag(\"team\") && context.headers.getTag(\"team\").contains(\"a\")");
+    assert_eq!(
+        judged(&team, ENFORCED, &bare).0,
+        Flip::NewlyDenied,
+        "it was not there"
+    );
+    assert_eq!(judged(&team, ENFORCED, &redacted).0, Flip::Undetermined);
+    let email = by(
+        "context has user && context.user.hasTag(\"email\") && context.user.getTag(\"email\").contains(\"a\")",
+    );
+    assert_eq!(judged(&email, ENFORCED, &redacted).0, Flip::Undetermined);
+    let subject = by("context has user && context.user.subject == \"alice\"");
+    assert_eq!(judged(&subject, ENFORCED, &redacted).0, Flip::Same);
+    assert_eq!(judged(ALL, ENFORCED, &redacted).0, Flip::Same);
 }

@@ -48,6 +48,7 @@ fn court(state: ServiceState) -> Court {
             projection_hash: "p".to_owned(),
             headers: vec![HeaderName::from_static("x-kept")],
             looked_for: LookedFor::new(["x-kept"], [], false),
+            redaction: Default::default(),
             path_normalization: PathNormalization::RefuseAmbiguous,
         },
         subjects: Subjects {

@@ -14,11 +14,12 @@ fn bare() -> AccessRequest {
 
 const NOTHING: Searched<'static> = Searched {
     names: &Needs {
-        headers: std::collections::BTreeSet::new(),
-        query: std::collections::BTreeSet::new(),
-        labels: std::collections::BTreeSet::new(),
+        headers: BTreeSet::new(),
+        query: BTreeSet::new(),
+        labels: BTreeSet::new(),
     },
     user: false,
+    redacted_claims: &BTreeSet::new(),
 };
 
 fn foreseen(policies: &str, request: &AccessRequest) -> Foreseen {
@@ -178,6 +179,7 @@ fn what_was_looked_for_and_is_not_there_is_known() {
         let known = Searched {
             names: &names,
             user,
+            redacted_claims: NOTHING.redacted_claims,
         };
         summary(&engine.ask(&bare(), known, Asked::Plainly))
     };
@@ -274,12 +276,11 @@ mod against_every_value {
     }
 
     /// Absent, and every set of these texts.
-    fn sets() -> Vec<Option<std::collections::BTreeSet<String>>> {
+    fn sets() -> Vec<Option<BTreeSet<String>>> {
         let texts = ["a", "b", "c", "d"];
         let subset = |n: usize| {
             let members = texts.iter().enumerate().filter(|(at, _)| n >> at & 1 == 1);
-            let members: std::collections::BTreeSet<_> =
-                members.map(|(_, t)| (*t).to_owned()).collect();
+            let members: BTreeSet<_> = members.map(|(_, t)| (*t).to_owned()).collect();
             (!members.is_empty()).then_some(members)
         };
         (0..16).map(subset).collect()
@@ -298,7 +299,7 @@ mod against_every_value {
             let parsed = crate::parse_access_policy(None, &root, "p", &policies);
             prop_assume!(parsed.is_ok());
             let engine = mesh_wide(&policies);
-            let mut effects = std::collections::BTreeSet::new();
+            let mut effects = BTreeSet::new();
             for header in sets() {
                 for query in sets() {
                     let mut request = bare();
@@ -333,4 +334,32 @@ fn claims_are_seen_in_both_forms() {
             "{form}"
         );
     }
+}
+
+#[test]
+fn a_claim_that_was_not_kept_leaves_open_what_depends_on_it_alone() {
+    let mut request = bare();
+    let mut known = user();
+    known.subject.clear();
+    request.user = Some(Arc::new(known));
+    let redacted = ["email".to_owned(), "sub".to_owned()].into();
+    let ask = |condition: &str| {
+        let searched = Searched {
+            redacted_claims: &redacted,
+            ..NOTHING
+        };
+        let engine = Foresight::new(mesh_wide(&permit(condition)));
+        summary(&engine.ask(&request, searched, Asked::Plainly))
+    };
+    let email = "context has user && context.user.hasTag(\"email\") && context.user.getTag(\"email\").contains(\"a@b\")";
+    assert_eq!(ask(email), Err(open(&["claim email"])));
+    let subject = "context has user && context.user.subject == \"jason\"";
+    assert_eq!(ask(subject), Err(open(&["claim sub"])));
+    assert_eq!(ask("context has user"), Ok(Effect::Allow));
+    assert_eq!(
+        ask(&format!("({email}) || context has user")),
+        Ok(Effect::Allow)
+    );
+    let other = "context has user && context.user.hasTag(\"team\")";
+    assert_eq!(ask(other), Ok(Effect::Deny), "what was kept is known");
 }

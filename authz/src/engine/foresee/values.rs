@@ -5,7 +5,10 @@
     reason = "few forms of Cedar's grammar compare a part with texts; every other, of later versions too, leaves it open"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, UnaryOp};
 use reeve_core::decision::{AccessRequest, User};
@@ -33,6 +36,8 @@ pub(super) struct Slot {
 enum Values {
     /// Absent, or any set of these that is not empty.
     Set(Texts),
+    /// As it stands (empty), or one of these.
+    Subject(Texts),
     /// Absent, or one of these issuers, of these subjects, and any of these claims.
     User {
         issuers: Texts,
@@ -59,6 +64,11 @@ impl Texts {
     fn merge(&mut self, other: &Self) {
         self.spelled_out.extend(other.spelled_out.iter().cloned());
         self.open |= other.open;
+    }
+
+    /// Whether it is compared with anything.
+    fn is_compared(&self) -> bool {
+        self.open || !self.spelled_out.is_empty()
     }
 
     fn is_closed(&self) -> bool {
@@ -90,7 +100,7 @@ impl Slot {
     /// Whether its values stand for everything.
     pub(super) fn is_closed(&self) -> bool {
         match &self.values {
-            Values::Set(texts) => texts.is_closed(),
+            Values::Set(texts) | Values::Subject(texts) => texts.is_closed(),
             Values::User {
                 issuers,
                 subjects,
@@ -105,6 +115,7 @@ impl Slot {
     pub(super) fn count(&self) -> usize {
         match &self.values {
             Values::Set(texts) => texts.sets(),
+            Values::Subject(texts) => texts.each().len() + 1,
             Values::User {
                 issuers,
                 subjects,
@@ -132,7 +143,19 @@ impl Slot {
             (Unknown::User, Values::User { .. }) => {
                 request.user = self.user(number).map(Into::into);
             }
-            (Unknown::Header(_) | Unknown::Query(_), Values::User { .. })
+            (Unknown::Claim(name), Values::Set(texts)) => {
+                if let Some(user) = &mut request.user {
+                    put(&mut Arc::make_mut(user).claims, name, texts.set(number));
+                }
+            }
+            (Unknown::Claim(_), Values::Subject(texts)) => {
+                if let Some(user) = &mut request.user {
+                    let subject = number.checked_sub(1).map(|one| texts.one(one));
+                    Arc::make_mut(user).subject = subject.unwrap_or_default();
+                }
+            }
+            (Unknown::Header(_) | Unknown::Query(_) | Unknown::User, Values::Subject(_))
+            | (Unknown::Header(_) | Unknown::Query(_) | Unknown::Claim(_), Values::User { .. })
             | (Unknown::User, Values::Set(_)) => {}
         }
     }
@@ -206,6 +229,20 @@ pub(super) fn slots<'r>(
                 unknown: Unknown::Query(name),
                 values: Values::Set(texts),
             });
+        }
+    }
+    if request.user.is_some() {
+        let mut unknown = |name: &str, values| {
+            if known.redacted_claims.contains(name) {
+                let unknown = Unknown::Claim(name.to_owned());
+                found.push(Slot { unknown, values });
+            }
+        };
+        if read.subject.is_compared() {
+            unknown("sub", Values::Subject(read.subject.clone()));
+        }
+        for (name, texts) in read.claims.iter().filter(|(name, _)| *name != "sub") {
+            unknown(name, Values::Set(texts.clone()));
         }
     }
     if read.user && request.user.is_none() && !known.user {

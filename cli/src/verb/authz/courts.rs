@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderName;
-use reeve_audit::LookedFor;
+use reeve_audit::{LookedFor, Redaction};
 use reeve_authz::{Engine, JwtVerifier};
 use reeve_control::{Controller, Mesh, Place, Places};
 use reeve_core::model::Generation;
@@ -57,6 +57,19 @@ pub(super) fn refresh(
     Some((generation, mesh, places))
 }
 
+/// What records do not keep: wherever a token may be taken from, its bytes are not recorded.
+fn redaction(mesh: &Mesh, places: &Places) -> Redaction {
+    let all = places.workloads.values().chain(places.services.values());
+    let rules: Vec<_> = all.flat_map(|place| &place.jwt_rules).collect();
+    let headers = rules.iter().flat_map(|rule| &rule.from_headers);
+    let query = rules.iter().flat_map(|rule| &rule.from_params);
+    Redaction::new(
+        &mesh.settings.field_classes,
+        headers.map(|header| header.name.as_str()),
+        query.map(String::as_str),
+    )
+}
+
 fn court(
     generation: Generation,
     mesh: &Mesh,
@@ -99,6 +112,7 @@ fn court(
             engine: Arc::new(engine),
             headers,
             looked_for,
+            redaction: redaction(mesh, places),
             path_normalization: mesh.settings.path_normalization,
         },
         subjects: Subjects {

@@ -486,6 +486,37 @@ fn break_glass() {
 }
 
 #[test]
+fn mesh_config_audit() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "audit: {level: ram, walMaxBytes: 5, recordedHeaders: ['a b']}",
+            &[
+                "6 spec.audit.level invalid",
+                "6 spec.audit.recordedHeaders[0] invalid",
+                "6 spec.audit.walMaxBytes invalid",
+            ],
+        ),
+        (
+            "audit: {joinKey: none, fieldClasses: {headers: {'a b': public}, claims: {sub: hidden}}}",
+            &[
+                "6 spec.audit.fieldClasses.claims.sub invalid",
+                "6 spec.audit.fieldClasses.headers.\"a b\" invalid",
+                "6 spec.audit.joinKey unknown-reference",
+            ],
+        ),
+        (
+            "audit: {fieldClasses: {query: {q: sensitive}}}",
+            &["6 spec.audit.joinKey missing"],
+        ),
+        (
+            "audit: {dangerPassUnrecorded: true}",
+            &["6 spec.audit.dangerPassUnrecorded insecure?"],
+        ),
+    ];
+    expect("MeshConfig", rows);
+}
+
+#[test]
 fn mesh_config() {
     let rows: &[(&str, &[&str])] = &[
         ("trustDomain: Mesh", &["6 spec.trustDomain invalid"]),
@@ -496,14 +527,6 @@ fn mesh_config() {
             &[
                 "6 spec.authorization.services.nope unknown-reference?",
                 "6 spec.authorization.state invalid",
-            ],
-        ),
-        (
-            "audit: {level: ram, walMaxBytes: 5, recordedHeaders: ['a b']}",
-            &[
-                "6 spec.audit.level invalid",
-                "6 spec.audit.recordedHeaders[0] invalid",
-                "6 spec.audit.walMaxBytes invalid",
             ],
         ),
         (

@@ -1,0 +1,169 @@
+//! `MeshConfig.spec.audit`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use reeve_core::model::{FieldClass, JoinKey};
+
+use crate::{
+    AuditLevel, Code, MeshSettings,
+    kinds::{AuditSpec, MeshConfigSpec, Object, SecretSpec},
+    resolve::{secrets::text_of, values::Notes},
+    source::path::Path,
+};
+
+/// Most request headers that records keep.
+const MAX_RECORDED_HEADERS: usize = 64;
+/// Smallest room for a write-ahead log.
+const MIN_WAL_BYTES: u64 = 1024 * 1024;
+/// The shortest time that records are kept for.
+const MIN_RETENTION: Duration = Duration::from_secs(60);
+/// Most names with a class, of each kind.
+const MAX_FIELD_CLASSES: usize = 256;
+/// What the join key is called in its `Secret`.
+const JOIN_KEY: &str = "join.key";
+/// Shortest join key: what hexadecimal digits of 128 bits take.
+const MIN_JOIN_KEY_BYTES: usize = 32;
+/// Longest join key.
+const MAX_JOIN_KEY_BYTES: usize = 1024;
+
+const CLASSES: [(&str, FieldClass); 3] = [
+    ("public", FieldClass::Public),
+    ("sensitive", FieldClass::Sensitive),
+    ("secret", FieldClass::Secret),
+];
+
+pub(super) fn resolve(
+    settings: &mut MeshSettings,
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    secrets: &[Object<SecretSpec>],
+) {
+    let Some(spec) = &notes.object.spec.audit else {
+        return;
+    };
+    let path = Path::of(&["spec", "audit"]);
+    if spec.recorded_headers.len() > MAX_RECORDED_HEADERS {
+        let text = format!("at most {MAX_RECORDED_HEADERS} headers are recorded");
+        notes.error(&path.key("recordedHeaders"), Code::TooLarge, text);
+    }
+    for (n, name) in spec.recorded_headers.iter().enumerate() {
+        notes.header_name(&path.key("recordedHeaders").index(n), name);
+        settings.recorded_headers.push(name.to_ascii_lowercase());
+    }
+    if let Some(level) = &spec.level {
+        let words = [
+            ("buffered", AuditLevel::Buffered),
+            ("os", AuditLevel::Os),
+            ("disk", AuditLevel::Disk),
+        ];
+        settings.audit_level = notes
+            .word(&path.key("level"), level, &words)
+            .unwrap_or_default();
+    }
+    if let Some(bytes) = spec.wal_max_bytes {
+        if bytes < MIN_WAL_BYTES {
+            let text = format!("a write-ahead log has room for at least {MIN_WAL_BYTES} bytes");
+            notes.error(&path.key("walMaxBytes"), Code::Invalid, text);
+        }
+        settings.wal_max_bytes = bytes;
+    }
+    lives(settings, notes, spec);
+    settings.danger_pass_unrecorded = spec.danger_pass_unrecorded;
+    if spec.danger_pass_unrecorded {
+        notes.warn(
+            &path.key("dangerPassUnrecorded"),
+            Code::Insecure,
+            "requests pass that are not recorded when a write-ahead log is full or its disk fails",
+            "leave it out where every decision must be on record",
+        );
+    }
+    field_classes(settings, notes, spec);
+    join_key(settings, notes, (spec, secrets));
+}
+
+/// How long records are kept, and as what.
+fn lives(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, spec: &AuditSpec) {
+    let path = Path::of(&["spec", "audit"]);
+    let duration = |notes: &mut Notes<'_, MeshConfigSpec>, key, text: &Option<String>| {
+        let text = text.as_ref()?;
+        notes.duration(&path.key(key), text)
+    };
+    if let Some(after) = duration(notes, "columnsAfter", &spec.columns_after) {
+        settings.columns_after = after;
+    }
+    settings.retention = duration(notes, "retention", &spec.retention);
+    if settings.retention.is_some_and(|kept| kept < MIN_RETENTION) {
+        let text = "records are kept for a minute at least";
+        notes.error(&path.key("retention"), Code::Invalid, text);
+    }
+}
+
+fn field_classes(
+    settings: &mut MeshSettings,
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    spec: &AuditSpec,
+) {
+    let path = Path::of(&["spec", "audit", "fieldClasses"]);
+    let (known, spec) = (&mut settings.field_classes, &spec.field_classes);
+    known.headers = classes(notes, &path.key("headers"), &spec.headers);
+    for name in spec.headers.keys() {
+        notes.header_name(&path.key("headers").key(name), name);
+    }
+    let lower = |(name, class): (String, _)| (name.to_ascii_lowercase(), class);
+    known.headers = std::mem::take(&mut known.headers)
+        .into_iter()
+        .map(lower)
+        .collect();
+    known.query = classes(notes, &path.key("query"), &spec.query);
+    known.claims = classes(notes, &path.key("claims"), &spec.claims);
+}
+
+fn classes(
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    path: &Path,
+    spec: &BTreeMap<String, String>,
+) -> BTreeMap<String, FieldClass> {
+    if spec.len() > MAX_FIELD_CLASSES {
+        let text = format!("at most {MAX_FIELD_CLASSES} names have a class");
+        notes.error(path, Code::TooLarge, text);
+    }
+    let mut found = BTreeMap::new();
+    for (name, class) in spec {
+        if let Some(class) = notes.word(&path.key(name), class, &CLASSES) {
+            found.insert(name.clone(), class);
+        }
+    }
+    found
+}
+
+/// The key from the `Secret` of the root namespace.
+fn join_key(
+    settings: &mut MeshSettings,
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    (spec, secrets): (&AuditSpec, &[Object<SecretSpec>]),
+) {
+    let path = Path::of(&["spec", "audit", "joinKey"]);
+    let Some(name) = &spec.join_key else {
+        if settings.field_classes.need_key() {
+            let text = "sensitive values are recorded as a keyed hash, and there is no key";
+            let hint = "name a Secret of the root namespace that holds one as `join.key`";
+            notes.hint(&path, Code::Missing, text, hint);
+        }
+        return;
+    };
+    let root = &settings.root_namespace;
+    let found = secrets
+        .iter()
+        .find(|s| s.name == *name && s.namespace == *root);
+    let Some(text) = found.and_then(|secret| text_of(&secret.spec, JOIN_KEY)) else {
+        let text = format!("there is no Secret {root}/{name} with a text `{JOIN_KEY}`");
+        notes.error(&path, Code::UnknownReference, text);
+        return;
+    };
+    let text = text.trim();
+    if !(MIN_JOIN_KEY_BYTES..=MAX_JOIN_KEY_BYTES).contains(&text.len()) {
+        let text = format!("a join key has {MIN_JOIN_KEY_BYTES} to {MAX_JOIN_KEY_BYTES} bytes");
+        notes.error(&path, Code::Invalid, text);
+        return;
+    }
+    settings.field_classes.join_key = JoinKey::new(text.to_owned());
+}
