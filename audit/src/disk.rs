@@ -73,6 +73,18 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&unfinished, path)
 }
 
+/// The same without waiting for the disk: until [`sync_file_system`], a loss of power may leave any part of it.
+pub(crate) fn put_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = unfinished(path);
+    create(&unfinished)?.write_all(bytes)?;
+    fs::rename(unfinished, path)
+}
+
+/// Waits until everything written to the file system of `dir` is on the disk.
+pub(crate) fn sync_file_system(dir: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(dir)?)?)
+}
+
 fn unfinished(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");

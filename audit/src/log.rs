@@ -8,6 +8,7 @@ pub(crate) mod key;
 pub(crate) mod layout;
 mod recover;
 mod sequence;
+pub(crate) mod step;
 pub(crate) mod store;
 pub(crate) mod tree;
 
@@ -17,14 +18,14 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
 use aws_lc_rs::digest;
 use reeve_core::InstanceName;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::{key::LogKey, sequence::Pending, tree::Frontier};
 use crate::{
@@ -34,7 +35,13 @@ use crate::{
 };
 
 /// Batches that may wait for the sequencer.
-const MAX_PENDING: usize = 1024;
+const MAX_PENDING: usize = 16 * 1024;
+
+/// Their bytes; proxies' streams wait until there is room.
+const MAX_PENDING_BYTES: usize = 64 << 20;
+
+/// What room for bytes is counted in.
+const ROOM_UNIT: usize = 1024;
 
 /// How a log is opened.
 #[derive(Clone, Debug)]
@@ -160,6 +167,12 @@ pub struct AuditLog {
     key: LogKey,
     state: Mutex<State>,
     pending: Mutex<Vec<Pending>>,
+    room: Semaphore,
+    /// A round failed: what is on the disk is read again before the next one. INVARIANT: where a checkpoint may have been
+    /// written, no other one of its size is signed.
+    in_doubt: AtomicBool,
+    #[cfg(test)]
+    end_at: Mutex<Option<step::Step>>,
     /// Held by the caller that sequences for all who wait.
     turn: tokio::sync::Mutex<()>,
     _lock: File,
@@ -194,6 +207,10 @@ impl AuditLog {
             key,
             state: Mutex::new(state),
             pending: Mutex::new(Vec::new()),
+            room: Semaphore::new(MAX_PENDING_BYTES / ROOM_UNIT),
+            in_doubt: AtomicBool::new(false),
+            #[cfg(test)]
+            end_at: Mutex::new(None),
             turn: tokio::sync::Mutex::new(()),
             _lock: lock,
         }))
@@ -233,6 +250,10 @@ impl AuditLog {
         self: &Arc<Self>,
         batch: CheckedBatch,
     ) -> Result<Position, LogError> {
+        let bytes: usize = batch.batch.records.iter().map(Vec::len).sum();
+        let share = u32::try_from(bytes / ROOM_UNIT + 1).unwrap_or(u32::MAX);
+        // Given back when the batch is answered. Nobody closes it.
+        let _room = self.room.acquire_many(share).await;
         let (answer, mut answered) = oneshot::channel();
         {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);

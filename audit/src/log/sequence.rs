@@ -1,11 +1,16 @@
 //! The sequencer: takes what waits, in order, and brings it under a new checkpoint.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::PoisonError};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{PoisonError, atomic::Ordering},
+};
 
 use tlog_tiles::record_hash;
 use tokio::sync::oneshot;
 
-use super::{AuditLog, LogError, Position, State, layout, store, tree::Tile};
+use super::{AuditLog, LogError, Position, State, layout, recover, step::Step, store, tree::Tile};
 use crate::batch::{Batch, BatchFault, BatchHeader, CheckedBatch};
 
 /// A batch that waits.
@@ -23,6 +28,14 @@ impl AuditLog {
             std::mem::take(&mut *pending)
         };
         let mut state = self.state();
+        if let Err(error) = self.clear_doubt(&mut state) {
+            tracing::error!(%error, "cannot read the audit log again");
+            let what = error.to_string();
+            for Pending { answer, .. } in waiting {
+                drop(answer.send(Err(LogError::NotSequenced { what: what.clone() })));
+            }
+            return;
+        }
         let mut next = state.clone();
         let mut tiles = Vec::new();
         let mut bundles = Vec::new();
@@ -54,6 +67,7 @@ impl AuditLog {
         if written.is_ok() {
             *state = next;
         } else if let Err(error) = &written {
+            self.in_doubt.store(true, Ordering::Relaxed);
             tracing::error!(%error, "cannot write the audit log");
         }
         for (answer, taken) in answers {
@@ -71,6 +85,15 @@ impl AuditLog {
         }
     }
 
+    /// After a round that failed, what is on the disk is what holds: its checkpoint may have come there all the same.
+    fn clear_doubt(&self, state: &mut State) -> Result<(), LogError> {
+        if self.in_doubt.load(Ordering::Relaxed) {
+            *state = recover::recover(&self.dir, &self.options.origin, &self.key)?;
+            self.in_doubt.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Writes objects, bundles and tiles, then the checkpoint that covers them.
     fn commit(
         &self,
@@ -81,6 +104,7 @@ impl AuditLog {
         mut bundles: Vec<(u64, Vec<Vec<u8>>)>,
     ) -> Result<(), LogError> {
         store::put_all(&self.dir, objects)?;
+        self.reached(Step::Stored)?;
         tiles.extend(next.frontier.partial());
         if !next.tail.is_empty() {
             bundles.push((next.frontier.size() / 256, next.tail.clone()));
@@ -93,11 +117,13 @@ impl AuditLog {
                 (tiles.iter()).map(|t| (path(Some(t.level), t.index, t.hashes.len()), t.bytes())),
             );
         store::put_all(&self.dir, files.collect::<Vec<_>>())?;
+        self.reached(Step::Extended)?;
         let size = next.frontier.size();
         let root = next.frontier.root();
         next.checkpoint = self.key.checkpoint(&self.options.origin, size, root)?;
         let place = self.dir.join(layout::CHECKPOINT);
         store::put_all(&self.dir, [(place, next.checkpoint.clone())])?;
+        self.reached(Step::Signed)?;
         self.drop_narrower(old, next);
         Ok(())
     }

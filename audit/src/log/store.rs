@@ -9,11 +9,16 @@ use std::{
 use super::{LogError, layout, tree::TILE_WIDTH};
 use crate::disk;
 
+/// So many files are waited for one by one; more with the whole file system, which is one wait for all of them.
+const SINGLE_FILES: usize = 8;
+
 /// Writes files so that all of them, and the folders they are in, are on the disk when this returns.
 pub(crate) fn put_all(
     root: &Path,
     files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>,
 ) -> Result<(), LogError> {
+    let files: Vec<_> = files.into_iter().collect();
+    let together = files.len() > SINGLE_FILES;
     let mut folders = BTreeSet::new();
     for (path, bytes) in files {
         let folder = path.parent().unwrap_or(root);
@@ -29,7 +34,15 @@ pub(crate) fn put_all(
                 folders.extend(above.map(Path::to_owned));
             }
         }
-        disk::put(&path, &bytes).map_err(|e| LogError::io(&path, e))?;
+        let put = if together {
+            disk::put_unsynced
+        } else {
+            disk::put
+        };
+        put(&path, &bytes).map_err(|e| LogError::io(&path, e))?;
+    }
+    if together {
+        return disk::sync_file_system(root).map_err(|e| LogError::io(root, e));
     }
     for folder in folders {
         disk::sync_dir(&folder).map_err(|e| LogError::io(&folder, e))?;

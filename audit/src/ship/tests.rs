@@ -17,6 +17,8 @@ use crate::{
     verify::{VerifyOptions, verify},
 };
 
+mod matrix;
+
 fn alone(positions: Positions) -> Known {
     Known {
         alone: true,

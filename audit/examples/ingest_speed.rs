@@ -1,0 +1,312 @@
+//! Measures what one audit log takes in: proxies' write-ahead logs are filled, then shipped by the real shipper over gRPC into
+//! a log in a process of its own, and the time until everything is acknowledged is taken.
+//! `cargo run --release -p reeve-audit --example ingest_speed -- FOLDER STREAMS RECORDS [WAVES]`: so many proxies, so many
+//! records of each and wave. Prints JSON. The folder should be on the file system to be measured.
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+
+use std::{
+    error::Error,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{
+        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
+        UnparsedPublicKey,
+    },
+};
+use reeve_audit::{
+    AuditLog, BatchKey, BatchSigner, BatchVerifier, IngestService, Level, LogOptions, ShipOptions,
+    SigningIdentity, Wal, WalOptions, batch::BoxError, seal::SealKey, ship,
+};
+use reeve_core::{InstanceName, SpiffeId, UnixTime, clock::SystemClock};
+use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+
+#[path = "sample/decision.rs"]
+mod sample;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+const ID: &str = "spiffe://mesh.local/ns/default/sa/reviews";
+
+fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    more_files()?;
+    match args.as_slice() {
+        ["serve", folder] => serve(Path::new(folder)),
+        [folder, streams, records] => measure(folder, streams.parse()?, records.parse()?, 1),
+        [folder, streams, records, waves] => {
+            measure(folder, streams.parse()?, records.parse()?, waves.parse()?)
+        }
+        _ => Err("usage: ingest_speed FOLDER STREAMS RECORDS [WAVES]".into()),
+    }
+}
+
+/// A log in this process: says where it listens, then how it stands whenever a line comes.
+fn serve(folder: &Path) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let key = SealKey::from_hex(&"5a".repeat(32))?;
+    let log = AuditLog::open(folder, LogOptions::new("mesh.local/audit", key))?;
+    let peer: SpiffeId = ID.parse()?;
+    let service = IngestService::new(
+        log.clone(),
+        Arc::new(move |_extensions| Some(peer.clone())),
+        Arc::new(|_peer: &SpiffeId, _proxy: &InstanceName| true),
+        Arc::new(Verifier),
+        Arc::new(SystemClock),
+    );
+    let incoming = {
+        let _inside = runtime.enter();
+        TcpIncoming::bind(([127, 0, 0, 1], 0).into())?
+    };
+    println!("{}", incoming.local_addr()?);
+    runtime.spawn(
+        Server::builder()
+            .add_service(service.into_server())
+            .serve_with_incoming(incoming),
+    );
+    for line in std::io::stdin().lock().lines() {
+        drop(line?);
+        let status = log.status();
+        println!(
+            "{}",
+            serde_json::json!({
+                "records": status.records, "batches": status.tree_size,
+                "cpu_s": processor_seconds()?, "peak_mib": peak_kib()? / 1024,
+            })
+        );
+    }
+    Ok(())
+}
+
+fn measure(folder: &str, streams: u32, records: u32, waves: u32) -> Result<(), Failure> {
+    let place = tempfile::tempdir_in(folder)?;
+    let mut log = Running::start(&place.path().join("audit"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let signer = Signer::new()?;
+    let decision = sample::decision()?;
+    let wals = logs(place.path(), streams)?;
+    let mut told = Vec::new();
+    for wave in 0..waves {
+        for wal in &wals {
+            let writer = wal.writer(0)?;
+            for _ in 0..records {
+                writer.append(&decision)?;
+            }
+        }
+        let (began, before, ours) = (Instant::now(), log.status()?, processor_seconds()?);
+        if wave == 0 {
+            for wal in &wals {
+                runtime.spawn(ship(
+                    wal.clone(),
+                    log.factory(),
+                    signer.clone(),
+                    ShipOptions::default(),
+                ));
+            }
+        }
+        while wals.iter().any(|wal| wal.status().backlog > 0) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (took, after) = (began.elapsed().as_secs_f64(), log.status()?);
+        let count = f64::from(streams) * f64::from(records);
+        let cpu = |status: &serde_json::Value| {
+            status
+                .get("cpu_s")
+                .and_then(serde_json::Value::as_f64)
+                .unwrap_or_default()
+        };
+        let batches = |status: &serde_json::Value| {
+            status
+                .get("batches")
+                .and_then(serde_json::Value::as_u64)
+                .unwrap_or_default()
+        };
+        told.push(serde_json::json!({
+            "seconds": round(took),
+            "records_per_s": (count / took).round(),
+            "batches": batches(&after) - batches(&before),
+            "log_cpu_us_per_record": round((cpu(&after) - cpu(&before)) * 1e6 / count),
+            "proxies_cpu_us_per_record": round((processor_seconds()? - ours) * 1e6 / count),
+            "log_peak_mib": after.get("peak_mib"),
+        }));
+    }
+    println!(
+        "{}",
+        serde_json::json!({ "streams": streams, "records": records, "waves": told })
+    );
+    Ok(())
+}
+
+/// The write-ahead logs of so many proxies.
+fn logs(place: &Path, streams: u32) -> Result<Vec<Arc<Wal>>, Failure> {
+    let mut wals = Vec::new();
+    for stream in 0..streams {
+        let options = WalOptions {
+            level: Level::Os,
+            max_bytes: 1 << 30,
+            segment_bytes: if streams > 64 { 1 << 16 } else { 8 << 20 },
+            first_epoch: 1,
+        };
+        let dir = place.join(format!("wal/{stream}"));
+        let name: InstanceName = format!("proxy-{stream}").parse()?;
+        let wal = Wal::open(&dir, name, options, Arc::new(SystemClock))?;
+        wals.push(Arc::new(wal));
+    }
+    Ok(wals)
+}
+
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// The log's process.
+struct Running {
+    child: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Running {
+    fn start(folder: &Path) -> Result<Self, Failure> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("serve")
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let ask = child.stdin.take().ok_or("no stdin")?;
+        let mut answers = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        let mut address = String::new();
+        answers.read_line(&mut address)?;
+        Ok(Self {
+            child,
+            ask,
+            answers,
+            address: address.trim().to_owned(),
+        })
+    }
+
+    fn status(&mut self) -> Result<serde_json::Value, Failure> {
+        self.ask.write_all(b"\n")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    fn factory(&self) -> ship::ChannelFactory {
+        let uri = format!("http://{}", self.address);
+        Arc::new(move || {
+            let uri = uri.clone();
+            Box::pin(async move { Ok(Endpoint::from_shared(uri)?.connect().await?) })
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Signs as a proxy does; its "certificate" is the public key.
+struct Signer(Arc<Key>);
+
+struct Key(EcdsaKeyPair);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signer")
+    }
+}
+
+impl Signer {
+    fn new() -> Result<Arc<Self>, Failure> {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
+        Ok(Arc::new(Self(Arc::new(Key(key)))))
+    }
+}
+
+impl BatchKey for Key {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, BoxError> {
+        let signature = self.0.sign(&SystemRandom::new(), message)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+impl BatchSigner for Signer {
+    fn identity(&self) -> Option<SigningIdentity> {
+        Some(SigningIdentity {
+            chain_der: vec![self.0.0.public_key().as_ref().to_vec()],
+            key: self.0.clone(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Verifier;
+
+impl BatchVerifier for Verifier {
+    fn verify(
+        &self,
+        chain_der: &[Vec<u8>],
+        message: &[u8],
+        signature: &[u8],
+        _at: UnixTime,
+    ) -> Result<SpiffeId, BoxError> {
+        let key = chain_der.first().ok_or("no key")?;
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key).verify(message, signature)?;
+        Ok(ID.parse()?)
+    }
+}
+
+/// What this process has used of processors, in seconds: the first number of each thread's `schedstat` (proc(5)).
+fn processor_seconds() -> Result<f64, Failure> {
+    let mut nanos = 0u64;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        // A thread may have ended meanwhile; what it used is lost here.
+        if let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) {
+            nanos += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_nanos(nanos).as_secs_f64())
+}
+
+/// The most memory that this process ever had (`VmHWM`, proc(5)).
+fn peak_kib() -> Result<u64, Failure> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    Ok(line
+        .ok_or("no VmHWM")?
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()?)
+}
+
+fn more_files() -> Result<(), Failure> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
+}
