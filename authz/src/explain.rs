@@ -113,6 +113,15 @@ impl PolicyVerdict {
         let failed = self.failed.as_ref();
         failed.is_none_or(|part| part.starts_with("when ") || part.starts_with("unless "))
     }
+
+    /// Whether it cannot apply to these parties whatever the circumstances, since of what is known of them (an attribute, a
+    /// label) a condition fails.
+    pub fn is_out_of_reach(&self) -> bool {
+        const KNOWN: [&str; 4] = ["principal.", "principal has ", "resource.", "resource has "];
+        self.failed.as_ref().is_some_and(|part| {
+            !part.contains("context") && KNOWN.into_iter().any(|known| part.contains(known))
+        })
+    }
 }
 
 impl fmt::Display for PolicyVerdict {

@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reeve_core::{Namespace, ServiceName, SpiffeId, TrustDomain};
+use reeve_core::{Namespace, ServiceName, SpiffeId, TrustDomain, model::EntityRecord};
 
-/// The identities, namespaces and services of a mesh, as the ids of entities that policies name.
+use crate::PolicySchema;
+
+/// The identities, namespaces, services and groups of a mesh, as the ids of entities that policies name, and their labels.
 #[derive(Clone, Debug)]
 pub struct Known {
     home: TrustDomain,
-    ids: BTreeMap<&'static str, BTreeSet<String>>,
+    ids: BTreeMap<String, BTreeSet<String>>,
+    /// The types that the mesh adds, and all of whose entities are known.
+    groups: BTreeSet<String>,
+    labels: BTreeSet<String>,
     /// Service → the id of its namespace.
     namespaces: BTreeMap<String, String>,
 }
@@ -18,6 +23,8 @@ impl Known {
     pub fn new(home: TrustDomain) -> Self {
         let mut known = Self {
             ids: BTreeMap::new(),
+            groups: BTreeSet::new(),
+            labels: BTreeSet::new(),
             namespaces: BTreeMap::new(),
             home,
         };
@@ -57,6 +64,33 @@ impl Known {
         self.namespaces.insert(host.to_string(), namespace);
     }
 
+    /// Adds what is known of entities, with every label.
+    pub fn add_entities(&mut self, schema: &PolicySchema, records: &[EntityRecord]) {
+        let claimed: BTreeSet<_> = schema.claimed().map(|(kind, ..)| kind).collect();
+        let groups = schema.added().filter(|kind| !claimed.contains(kind));
+        self.groups.extend(groups.map(str::to_owned));
+        for record in records {
+            for name in record.parents.iter().chain([&record.uid]) {
+                if self.groups.contains(&name.kind) {
+                    self.add(&name.kind, name.id.clone());
+                }
+            }
+            if matches!(record.uid.kind.as_str(), "Workload" | "Service") {
+                self.labels.extend(record.tags.keys().cloned());
+            }
+        }
+    }
+
+    /// Whether all entities of this type that the mesh adds are known.
+    pub fn is_group(&self, kind: &str) -> bool {
+        self.groups.contains(kind)
+    }
+
+    /// Every label of workloads and services.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.labels.iter().map(String::as_str)
+    }
+
     /// The ids of an entity type, such as `Service`.
     pub fn ids(&self, kind: &str) -> impl Iterator<Item = &str> {
         self.ids.get(kind).into_iter().flatten().map(String::as_str)
@@ -77,8 +111,8 @@ impl Known {
         self.namespaces.get(service).map(String::as_str)
     }
 
-    fn add(&mut self, kind: &'static str, id: String) {
-        self.ids.entry(kind).or_default().insert(id);
+    fn add(&mut self, kind: &str, id: String) {
+        self.ids.entry(kind.to_owned()).or_default().insert(id);
     }
 }
 

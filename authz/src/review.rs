@@ -97,6 +97,7 @@ pub fn review(
         let remarks = &mut review.remarks;
         if let Some(known) = known {
             names::unknown(policy, known, remarks);
+            names::unknown_labels(policy, known, remarks);
         }
         if let Some(until) = policy.checked.until
             && let Some((code, message, help)) = lapse(policy, until, now)

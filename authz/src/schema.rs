@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cedar_policy::SchemaFragment;
 use reeve_core::{
     Namespace, PolicyId,
     model::{EntityName, EntityRecord, PolicySource},
@@ -39,6 +40,20 @@ impl PolicySchema {
     /// What extends the built-in schema.
     pub fn texts(&self) -> &[String] {
         self.0.as_ref().map_or(&[], |mesh| &mesh.texts)
+    }
+
+    /// All of it as Cedar schema text. With additions it is laid out by Cedar, without the built-in schema's comments.
+    pub fn text(&self) -> String {
+        let built_in = || crate::schema().to_owned();
+        let Ok(mesh) = &self.0 else {
+            return built_in();
+        };
+        if mesh.texts.is_empty() {
+            return built_in();
+        }
+        let fragment = SchemaFragment::from_json_value(mesh.json.clone()).ok();
+        let text = fragment.and_then(|fragment| fragment.to_cedarschema().ok());
+        text.unwrap_or_else(built_in)
     }
 
     /// The types that a mesh adds.

@@ -162,6 +162,10 @@ fn words(expr: &Expr) -> String {
             expr,
         } if attribute(expr) == Some("source_ip") => "the source is this machine".to_owned(),
         Expr::GetAttr { .. } if attribute(expr) == Some("mtls") => "over mTLS".to_owned(),
+        Expr::HasAttr { expr: inner, attrs } if whose(inner).is_some() => {
+            let whose = whose(inner).unwrap_or_default();
+            format!("{whose} {} is known", attrs.first())
+        }
         Expr::HasAttr { expr: inner, attrs } if is_context(inner) => match attrs.first().as_str() {
             "user" => "any user".to_owned(),
             "grpc" => "it is gRPC".to_owned(),
@@ -223,6 +227,12 @@ fn compared(op: BinaryOp, left: &Expr, right: &Expr) -> Option<String> {
         };
         return Some(format!("{kind} {} is there", text(right)?));
     }
+    if let Some(said) = of_party(op, left, right) {
+        return Some(said);
+    }
+    if op == BinaryOp::In && attribute(left) == Some("user") {
+        return Some(format!("a user in {}", entities(right)?));
+    }
     if let (BinaryOp::In | BinaryOp::Eq, Expr::Var(var)) = (op, left) {
         let who = match var {
             Var::Principal => "the caller",
@@ -250,6 +260,35 @@ fn compared(op: BinaryOp, left: &Expr, right: &Expr) -> Option<String> {
     Some(format!("{name} {word} {value}"))
 }
 
+/// What is said of a label of the caller or the target.
+fn of_party(op: BinaryOp, left: &Expr, right: &Expr) -> Option<String> {
+    if op == BinaryOp::HasTag {
+        return Some(format!("{} label {} is there", whose(left)?, text(right)?));
+    }
+    let Expr::BinaryOp {
+        op: BinaryOp::GetTag,
+        left: party,
+        right: label,
+    } = left
+    else {
+        return None;
+    };
+    let label = format!("{} label {}", whose(party)?, text(label)?);
+    Some(match (op, right) {
+        (BinaryOp::Contains, _) => format!("{label} has {}", text(right)?),
+        (BinaryOp::Eq, Expr::Set(items)) => format!("{label} is just {}", texts(items)?),
+        _ => return None,
+    })
+}
+
+fn whose(expr: &Expr) -> Option<&'static str> {
+    match expr {
+        Expr::Var(Var::Principal) => Some("the caller's"),
+        Expr::Var(Var::Resource) => Some("the target's"),
+        _ => None,
+    }
+}
+
 fn user_claim(op: BinaryOp, claim: &str, value: &Expr) -> Option<String> {
     let value = match (op, value) {
         (BinaryOp::Contains, _) => text(value)?.to_owned(),
@@ -271,6 +310,11 @@ fn is_time(expr: &Expr) -> bool {
 
 /// What people call an attribute of the context.
 fn name(expr: &Expr) -> Option<String> {
+    if let Expr::GetAttr { expr, attr } = expr
+        && let Some(whose) = whose(expr)
+    {
+        return Some(format!("{whose} {attr}"));
+    }
     Some(match attribute(expr)? {
         "path" => "the path".to_owned(),
         "port" => "the port".to_owned(),
@@ -413,6 +457,31 @@ mod tests {
     fn said(conditions: &[&str]) -> String {
         let conditions: Vec<_> = conditions.iter().map(|c| (*c).to_owned()).collect();
         in_words(&conditions)
+    }
+
+    #[test]
+    fn groups_attributes_and_labels_have_words() {
+        for (condition, words) in [
+            (
+                r#"when { principal in Team::"web" }"#,
+                "the caller is in web",
+            ),
+            (
+                r#"when { context has user && context.user in Group::"staff" }"#,
+                "a user in staff",
+            ),
+            (
+                r#"when { principal has tier && principal.tier == "gold" }"#,
+                "the caller's tier is gold",
+            ),
+            (
+                r#"when { resource.hasTag("app") && resource.getTag("app").contains("web") }"#,
+                "the target's label app has web",
+            ),
+        ] {
+            let found = said(&[condition]);
+            assert!(found.contains(words), "{condition}: {found}");
+        }
     }
 
     #[test]

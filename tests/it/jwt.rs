@@ -2,6 +2,7 @@
 
 mod answers;
 mod fields;
+mod groups;
 mod keys;
 
 use reeve_tests::{Mesh, Signer, Token, permit};

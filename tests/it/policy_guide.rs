@@ -9,9 +9,9 @@ const GUIDE: &str = include_str!("../../docs/policies.md");
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A command, and the lines that it prints.
-type Session<'g> = (&'g str, Vec<&'g str>);
+pub(crate) type Session<'g> = (&'g str, Vec<&'g str>);
 
-fn sessions(guide: &str) -> Vec<Session<'_>> {
+pub(crate) fn sessions(guide: &str) -> Vec<Session<'_>> {
     let mut sessions: Vec<Session<'_>> = Vec::new();
     let mut inside = false;
     for line in guide.lines() {
@@ -34,7 +34,7 @@ fn sessions(guide: &str) -> Vec<Session<'_>> {
 }
 
 /// The words of a command line; quotes keep some together.
-fn words(command: &str) -> Vec<String> {
+pub(crate) fn words(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (quoted, part) in command
         .split('"')
@@ -51,7 +51,7 @@ fn words(command: &str) -> Vec<String> {
 
 /// Whether `printed` has the `expected` lines in order; without a `...` between them they follow each other. Within a
 /// line, `...` stands for anything.
-fn agrees(printed: &str, expected: &[&str]) -> bool {
+pub(crate) fn agrees(printed: &str, expected: &[&str]) -> bool {
     let mut rest: Vec<&str> = printed.lines().collect();
     let mut anywhere = false;
     for line in expected {
@@ -87,7 +87,7 @@ fn is_like(printed: &str, expected: &str) -> bool {
     rest.is_empty() || last == Some("")
 }
 
-async fn reeve(mesh: &Mesh, at: &Path, words: &[String]) -> Outcome {
+pub(crate) async fn reeve(mesh: &Mesh, at: &Path, words: &[String]) -> Outcome {
     let state = mesh.state.display().to_string();
     let script = format!("cd '{}' && exec \"$0\" \"$@\"", at.display());
     let program = binary("reeve").display().to_string();

@@ -3,7 +3,12 @@
 use reeve_tests::{Folder, Mesh, echo, local_mesh, permit, service, sidecar, strict};
 use serde_json::{Value, json};
 
-use crate::fixture::{get, settings, to_echo};
+use crate::{
+    fixture::{get, settings, to_echo},
+    policy_guide::{agrees, reeve, sessions, words},
+};
+
+const GUIDE: &str = include_str!("../../docs/schema.md");
 
 const CLIENT: &str = "spiffe://mesh.local/ns/default/sa/client";
 
@@ -136,5 +141,60 @@ async fn groups_attributes_and_labels_of_the_meshs_own_decide_and_are_kept_with_
     mesh.apply("entities.yaml", entities("gold")).await;
     assert_eq!(hash(&mesh).await, before, "the same set, the same hash");
     assert_eq!(asked(&mesh, "/c").await.0, 200);
+    mesh.verify_audit().await;
+}
+
+/// The page's YAML that has `mark` in it.
+fn yaml_with(mark: &str) -> &'static str {
+    let mut blocks = GUIDE.split("```yaml\n").skip(1);
+    let block = blocks.find_map(|rest| {
+        let block = rest.split("```").next()?;
+        block.contains(mark).then_some(block)
+    });
+    block.unwrap_or_else(|| panic!("the page has no {mark}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pages_commands_print_what_it_says() {
+    let folder = Folder::bookinfo()
+        .with("schema.yaml", yaml_with("kind: AccessSchema"))
+        .with("entities.yaml", yaml_with("kind: AccessEntities"));
+    let mesh = Mesh::start(folder).await;
+    let scratch = Folder::new()
+        .with("properties.yaml", yaml_with("properties:"))
+        .with(
+            "slip.cedar",
+            "permit (principal in Team::\"boooks\", action, resource);\n",
+        );
+    let candidate = scratch.path().join("candidate");
+    std::fs::create_dir(&candidate).expect("a folder");
+    let policy = yaml_with("kind: AccessPolicy");
+    std::fs::write(candidate.join("books.yaml"), policy).expect("a file");
+    let folder = mesh.folder.path().display().to_string();
+    let sessions = sessions(GUIDE);
+    assert!(sessions.len() >= 7, "the page has its commands");
+    for (command, expected) in sessions {
+        let mut words: Vec<String> = words(command);
+        assert_eq!(words.remove(0), "reeve", "{command}");
+        for word in &mut words {
+            if word == "mesh" {
+                folder.clone_into(word);
+            }
+        }
+        let ran = reeve(&mesh, scratch.path(), &words).await;
+        let printed = ran.stdout.replace(&folder, "mesh");
+        assert!(
+            agrees(&printed, &expected),
+            "`{command}` printed\n{printed}{}\nnot\n{}",
+            ran.stderr,
+            expected.join("\n")
+        );
+    }
+    // The product page may ask `ratings` now, since its team may.
+    let asked = get("/ratings/0")
+        .send(mesh.outbound("productpage-v1-0", "ratings", 9080))
+        .await;
+    let asked = asked.expect("an answer");
+    assert_eq!(asked.status.as_u16(), 200, "{}", asked.text());
     mesh.verify_audit().await;
 }

@@ -227,3 +227,28 @@ fn what_is_known_of_entities_may_change_alone() {
         crate::slice_hash(&without)
     );
 }
+
+#[test]
+fn where_the_end_user_is_not_known_their_groups_are_not_either() {
+    use crate::{Asked, Foreseen, Foresight, Needs, Searched};
+    let text = r#"permit (principal, action in Action::"read", resource) when { context has user && context.user in Group::"staff" };"#;
+    let foresight = Foresight::new(engine(text));
+    assert!(foresight.sight().claim("groups"));
+    let ask = |request: &reeve_core::decision::AccessRequest, user: bool, redacted: &[&str]| {
+        let redacted_claims = redacted.iter().map(|&name| name.to_owned()).collect();
+        let known = Searched {
+            names: &Needs::default(),
+            redacted_claims: &redacted_claims,
+            user,
+        };
+        foresight.ask(request, known, Asked::Plainly)
+    };
+    let mut asked = request();
+    assert!(matches!(ask(&asked, false, &[]), Foreseen::Open(_)));
+    assert!(matches!(ask(&asked, true, &[]), Foreseen::Certain(found) if !found.is_allow()));
+    asked.user = Some(user().into());
+    assert!(matches!(ask(&asked, true, &[]), Foreseen::Certain(found) if found.is_allow()));
+    assert!(matches!(ask(&asked, true, &["sub"]), Foreseen::Certain(found) if found.is_allow()));
+    Arc::make_mut(asked.user.as_mut().unwrap()).claims.clear();
+    assert!(matches!(ask(&asked, true, &["groups"]), Foreseen::Open(_)));
+}

@@ -29,6 +29,28 @@ pub(super) fn unknown(policy: &Compiled, known: &Known, remarks: &mut Vec<Remark
     }
 }
 
+/// Remarks on labels that nothing has.
+pub(super) fn unknown_labels(policy: &Compiled, known: &Known, remarks: &mut Vec<Remark>) {
+    for label in &policy.checked.uses.labels {
+        if known.labels().any(|known| known == label) {
+            continue;
+        }
+        let help = match crate::nearest(label, known.labels()) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "give it to a workload or service first, or correct the name".to_owned(),
+        };
+        let message = format!("nothing in the mesh has a label {label:?}");
+        let needle = format!("{label:?}");
+        remarks.push(remark(
+            RemarkCode::UnknownEntity,
+            policy,
+            &needle,
+            message,
+            help,
+        ));
+    }
+}
+
 /// What is said of an entity that the mesh does not have, and which was likely meant.
 fn unknown_entity(uid: &EntityUid, known: &Known) -> Option<(String, Option<String>)> {
     let kind = uid.type_name().basename();
@@ -39,6 +61,7 @@ fn unknown_entity(uid: &EntityUid, known: &Known) -> Option<(String, Option<Stri
         "ServiceAccount" => ("service account", is_own(id, known)),
         "Namespace" => ("namespace", is_own(id, known)),
         "TrustDomain" => ("trust domain", false),
+        group if known.is_group(group) => (group, true),
         _ => return None,
     };
     if known.has(kind, id) {

@@ -368,3 +368,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn groups_and_labels_that_nothing_has_are_remarked_on_with_what_was_likely_meant() {
+    let text = "entity Team; entity Workload in [Team];
+        @claim(\"groups\") @issuer(\"https://issuer.example\") entity Group; entity User in [Group];";
+    let schema = PolicySchema::new(&[text.to_owned()]).unwrap();
+    let records = serde_json::json!([
+        {"uid": {"type": "Workload", "id": "spiffe://mesh.local/ns/shop/sa/web"},
+         "parents": [{"type": "Team", "id": "payments"}], "tags": {"version": ["v1"]}},
+    ]);
+    let records: Vec<reeve_core::model::EntityRecord> = serde_json::from_value(records).unwrap();
+    let mut known = known();
+    known.add_entities(&schema, &records);
+    let home = Namespace::parse("default").unwrap();
+    let remarks = |text: &str| {
+        let policies = schema.parse_access_policy(Some(&home), &home, "p", text);
+        let found = review(&schema, &policies.unwrap(), Some(&known), NOW).unwrap();
+        let told = |r: Remark| (r.fault.message, r.fault.help.unwrap_or_default());
+        found.remarks.into_iter().map(told).collect::<Vec<_>>()
+    };
+    let fine = r#"permit (principal in Team::"payments", action in Action::"read", resource)
+        when { principal is Workload && principal.hasTag("version") && context has user && context.user in Group::"any" };"#;
+    assert_eq!(remarks(fine), []);
+    let team = remarks(r#"permit (principal in Team::"paymnets", action, resource);"#);
+    assert_eq!(team[0].0, "the mesh has no Team paymnets");
+    assert!(team[0].1.contains("payments"), "{team:?}");
+    let label = remarks(
+        r#"permit (principal is Workload, action, resource) when { principal.hasTag("verison") };"#,
+    );
+    assert_eq!(label[0].0, "nothing in the mesh has a label \"verison\"");
+    assert!(label[0].1.contains("version"), "{label:?}");
+}

@@ -12,6 +12,7 @@ mod history;
 mod import;
 mod new;
 mod place;
+mod schema;
 mod suggest;
 mod test;
 pub(crate) mod told;
@@ -24,10 +25,7 @@ pub(crate) use explain::{full_name, pair};
 
 use clap::{Args, Subcommand};
 
-use crate::{
-    output,
-    problem::{Answer, Verdict},
-};
+use crate::problem::Verdict;
 
 /// `reeve policy`.
 #[derive(Args, Debug)]
@@ -87,7 +85,8 @@ enum PolicyVerb {
     #[command(after_help = apply::ROLLBACK_EXAMPLES)]
     Rollback(Box<apply::RollbackArgs>),
     /// Print the mesh's Cedar schema
-    Schema,
+    #[command(after_help = schema::EXAMPLES)]
+    Schema(schema::SchemaArgs),
     /// Say what the policies of a folder answer to a request, and why
     #[command(after_help = explain::EXAMPLES)]
     Explain(Box<explain::ExplainArgs>),
@@ -111,10 +110,7 @@ pub(crate) fn run(args: &PolicyArgs) -> Verdict {
         PolicyVerb::Apply(args) => apply::apply(args),
         PolicyVerb::History(args) => history::run(args),
         PolicyVerb::Rollback(args) => apply::rollback(args),
-        PolicyVerb::Schema => {
-            output::line(reeve_authz::schema().trim_end())?;
-            Ok(Answer::Yes)
-        }
+        PolicyVerb::Schema(args) => schema::run(args),
         PolicyVerb::Explain(args) => explain::run(args),
     }
 }

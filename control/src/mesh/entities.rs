@@ -13,6 +13,11 @@ impl Mesh {
         PolicySchema::of(&self.policy_schema)
     }
 
+    /// Everything that is known of entities, with every label, whether policies ask about it or not.
+    pub fn known_entities(&self) -> &[EntityRecord] {
+        &self.all_entities
+    }
+
     /// Other policies than its own, with what they can ask about its entities.
     pub fn slice_of(&self, policies: Vec<PolicySource>) -> Result<PolicySlice, Vec<PolicyFault>> {
         let mut slice = PolicySlice {

@@ -405,7 +405,7 @@ impl Read {
 
     fn open_user(&mut self) {
         let claims = self.claims.values_mut();
-        for texts in claims.chain([&mut self.issuer, &mut self.subject]) {
+        for texts in claims.chain([&mut self.issuer]) {
             texts.open = true;
         }
     }

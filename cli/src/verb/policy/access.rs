@@ -484,7 +484,9 @@ fn judged(
     explanation: &Explanation,
     conditions: &Conditions,
 ) -> (Can, Vec<PolicyId>, Vec<Condition>) {
-    let in_scope = |p: &&PolicyVerdict| p.mode == PolicyMode::Enforce && p.is_in_scope();
+    let in_scope = |p: &&PolicyVerdict| {
+        p.mode == PolicyMode::Enforce && p.is_in_scope() && !p.is_out_of_reach()
+    };
     let (permits, forbids): (Vec<_>, Vec<_>) = explanation
         .policies
         .iter()

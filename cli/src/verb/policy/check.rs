@@ -57,6 +57,16 @@ pub(super) struct CheckArgs {
     output: OutputArgs,
 }
 
+/// The schema that the policies of a folder are written against.
+pub(super) fn schema_of(folder: &Path) -> Result<PolicySchema, Problem> {
+    reeve_control::policy_schema(folder).map_err(|faults| {
+        let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        Problem::new(told.join("\n"))
+            .at(folder.display())
+            .into_answer()
+    })
+}
+
 /// One file's verdict.
 #[derive(Debug, Serialize)]
 struct FileVerdict {
@@ -84,12 +94,7 @@ pub(super) fn run(args: &CheckArgs) -> Verdict {
     };
     let schema = match (&mesh, &args.folder) {
         (Some(Ok(mesh)), _) => mesh.schema(),
-        (_, Some(folder)) => reeve_control::policy_schema(folder).map_err(|faults| {
-            let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
-            Problem::new(told.join("\n"))
-                .at(folder.display())
-                .into_answer()
-        })?,
+        (_, Some(folder)) => schema_of(folder)?,
         (_, None) => PolicySchema::default(),
     };
     let mut verdicts = Vec::new();

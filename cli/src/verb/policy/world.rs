@@ -28,5 +28,6 @@ pub(super) fn known(mesh: &Mesh) -> Known {
             known.add_workload(&id);
         }
     }
+    known.add_entities(&mesh.schema(), mesh.known_entities());
     known
 }
