@@ -375,6 +375,8 @@ pub enum EventKind {
     IdentityIssued,
     /// A certificate or a secret was asked for and refused.
     IdentityRefused,
+    /// A root, an intermediate or all certificates are rotated: a step of it.
+    AuthorityRotated,
     /// A join token was made.
     JoinTokenCreated,
     /// STRICT, and a peer spoke plaintext.

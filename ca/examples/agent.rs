@@ -38,12 +38,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         root_ttl: Duration::from_secs(365 * 24 * 3600),
         intermediate_ttl: Duration::from_secs(30 * 24 * 3600),
         svid_ttl: Duration::from_secs(seconds),
+        consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
     };
     let ca = CertificateAuthority::open(options, Arc::clone(&clock))?;
     let options = AgentOptions {
         id: SpiffeId::parse("spiffe://mesh.local/ns/default/sa/example")?,
         join_token: None,
+        instance: "example-0".parse()?,
+        installed: None,
     };
     let (credentials, _agent) = Agent::start(options, Arc::new(LocalIssuer::new(ca)), clock);
     let listener = UnixListener::bind(Path::new(&path))?;

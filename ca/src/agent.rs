@@ -2,22 +2,24 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use reeve_core::{Clock, SpiffeId, UnixTime};
+use reeve_core::{Clock, InstanceName, SpiffeId, UnixTime};
 use reeve_svid::{
     Credentials, CredentialsWatch, Purpose, SvidError, TrustBundle, X509Svid, verify_svid,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use zeroize::{Zeroize, Zeroizing};
 
 mod channel;
 mod client;
+mod follow;
 mod schedule;
 
 pub use channel::{ChannelError, IssuerChannel};
-pub use client::{BundleStream, GrpcIssuer, Issued, IssuerClient, LocalIssuer};
+pub use client::{
+    BundleStream, GrpcIssuer, Issued, IssuerClient, LocalIssuer, ReportStream, TrustStream,
+};
 
 use schedule::Backoff;
 
@@ -28,6 +30,10 @@ pub struct AgentOptions {
     pub id: SpiffeId,
     /// The join token for the first issuance, if the issuer does not know this process otherwise.
     pub join_token: Option<Zeroizing<String>>,
+    /// The instance, as a rotation of the root knows it.
+    pub instance: InstanceName,
+    /// What new connections use, if that can lag behind what the agent holds. The authority is told this.
+    pub installed: Option<CredentialsWatch>,
 }
 
 /// Gets an SVID and keeps it fresh.
@@ -37,12 +43,17 @@ pub struct Agent {
     clock: Arc<dyn Clock>,
     credentials: watch::Sender<Option<Arc<Credentials>>>,
     status: watch::Sender<AgentStatus>,
+    /// Serial number of the newest certificate, and the renewal that it was issued for.
+    serial: String,
+    renewal: u64,
+    leaving: watch::Receiver<bool>,
 }
 
 /// The running agent. It stops when this is dropped.
 #[derive(Debug)]
 pub struct AgentHandle {
     status: watch::Receiver<AgentStatus>,
+    leaving: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -91,15 +102,20 @@ impl Agent {
     ) -> (CredentialsWatch, AgentHandle) {
         let (credentials, watched) = watch::channel(None);
         let (status, status_watched) = watch::channel(AgentStatus::default());
+        let (leaving, leaves) = watch::channel(false);
         let agent = Self {
             options,
             issuer,
             clock,
             credentials,
             status,
+            serial: String::new(),
+            renewal: 0,
+            leaving: leaves,
         };
         let handle = AgentHandle {
             status: status_watched,
+            leaving,
             task: tokio::spawn(agent.run()),
         };
         (watched, handle)
@@ -107,7 +123,7 @@ impl Agent {
 
     async fn run(mut self) {
         let mut backoff = Backoff::default();
-        loop {
+        while !*self.leaving.borrow() {
             let pause = match self.renew().await {
                 Ok(svid) => {
                     backoff.reset();
@@ -119,7 +135,7 @@ impl Agent {
                     backoff.next(left)
                 }
             };
-            self.follow_bundle(pause).await;
+            self.follow(pause).await;
         }
     }
 
@@ -136,6 +152,7 @@ impl Agent {
         let svid = Arc::new(self.accept(issued.chain, key, &issued.bundle)?);
         // A token is good once; from now on the certificate speaks for us.
         self.options.join_token = None;
+        (self.serial, self.renewal) = (svid.serial().to_owned(), issued.renewal);
         self.publish(&svid, issued.bundle);
         Ok(svid)
     }
@@ -187,71 +204,23 @@ impl Agent {
     fn not_after(&self) -> Option<UnixTime> {
         self.status.borrow().not_after
     }
-
-    /// Takes bundles that are pushed, until `pause` is over.
-    async fn follow_bundle(&self, pause: Duration) {
-        let over = sleep(pause);
-        tokio::pin!(over);
-        let held = self.credentials.borrow().clone();
-        if held.is_none() {
-            return over.await;
-        }
-        let mut backoff = Backoff::default();
-        loop {
-            let follow = self.take_bundles(&mut backoff);
-            // Cancel safety: a bundle is either taken as a whole or will be pushed again.
-            tokio::select! {
-                () = &mut over => return,
-                () = follow => {}
-            }
-            // Cancel safety: nothing is held.
-            tokio::select! {
-                () = &mut over => return,
-                () = sleep(backoff.next(None)) => {}
-            }
-        }
-    }
-
-    /// Takes bundles until the stream breaks.
-    async fn take_bundles(&self, backoff: &mut Backoff) {
-        let held = self.credentials.borrow().clone();
-        let mut bundles = match self.issuer.watch_bundle(held).await {
-            Ok(bundles) => bundles,
-            Err(error) => return tracing::debug!(%error, "bundles cannot be followed"),
-        };
-        while let Some(bundle) = bundles.next().await {
-            match bundle {
-                Ok(bundle) => {
-                    backoff.reset();
-                    self.take_bundle(bundle);
-                }
-                Err(error) => return tracing::debug!(%error, "bundles cannot be followed"),
-            }
-        }
-    }
-
-    fn take_bundle(&self, bundle: TrustBundle) {
-        self.credentials.send_if_modified(|held| {
-            let Some(now) = held else {
-                return false;
-            };
-            let ours = bundle.trust_domain() == now.bundle.trust_domain();
-            if !ours || bundle.sequence() <= now.bundle.sequence() {
-                return false;
-            }
-            tracing::info!(sequence = bundle.sequence(), "trust bundle installed");
-            let svid = Arc::clone(&now.svid);
-            let bundle = Arc::new(bundle);
-            *held = Some(Arc::new(Credentials { svid, bundle }));
-            true
-        });
-    }
 }
 
 impl AgentHandle {
     /// How the agent is doing.
     pub fn status(&self) -> AgentStatus {
         self.status.borrow().clone()
+    }
+
+    /// Tells the authority that this process ends, so that no rotation waits for it; gives up after half a second.
+    pub async fn leave(&self) {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        self.leaving.send_replace(true);
+        let mut status = self.status.clone();
+        let over = async { while status.changed().await.is_ok() {} };
+        if timeout(PATIENCE, over).await.is_err() {
+            tracing::debug!("the authority was not told that this process ends");
+        }
     }
 
     /// How the agent is doing, as it changes.

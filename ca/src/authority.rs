@@ -1,28 +1,38 @@
 //! The certificate authority: root → intermediate → X.509-SVID.
 
 use std::{
-    fmt,
+    fmt, io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{KeyPair, PublicKeyData};
 use reeve_core::{Clock, SpiffeId, TrustDomain, UnixTime};
 use reeve_svid::{BundleError, SvidError, TrustBundle, X509Svid};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::{CsrError, SealError, SealKey, csr};
+use crate::{
+    CsrError, IdentityEvents, MemberStatus, RotationEvent, SealError, SealKey, csr,
+    members::{Holding, MemberName, Members, Session, TooManyMembers},
+};
 
 mod journal;
+mod published;
 mod recheck;
+mod rotation;
 mod slots;
 mod template;
 
-use journal::Journal;
-use slots::Slots;
+pub use rotation::{Rotation, RotationCause, RotationStep, Waiting};
+
+use journal::{Journal, Loaded};
+use published::Published;
+use slots::{Slot, Slots};
 
 /// How a [`CertificateAuthority`] is set up.
 #[derive(Clone, Debug)]
@@ -35,6 +45,8 @@ pub struct CaOptions {
     pub intermediate_ttl: Duration,
     /// Life of an X.509-SVID.
     pub svid_ttl: Duration,
+    /// How long each step of a rotation waits for those who cannot acknowledge.
+    pub consumer_wait: Duration,
     /// Where its keys are kept.
     pub store: Store,
 }
@@ -58,12 +70,19 @@ pub struct CertificateAuthority {
     options: CaOptions,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    members: Arc<Members>,
     bundle: watch::Sender<Arc<TrustBundle>>,
+    renewal: watch::Sender<u64>,
 }
 
 struct State {
     slots: Slots,
     journal: Journal,
+    published: Published,
+    /// The longest life of a certificate that may be in use.
+    longest_svid_ttl: Duration,
+    /// The members as they were last kept, and when.
+    kept: (Vec<MemberStatus>, UnixTime),
     issued: u64,
 }
 
@@ -83,6 +102,51 @@ pub struct IssuedSvid {
     pub not_after: UnixTime,
     /// The leaf's serial number in hexadecimal.
     pub serial: String,
+    /// The renewal that it was issued for.
+    pub renewal: u64,
+}
+
+/// What an operator may have rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotate {
+    /// Everybody's certificates.
+    Workloads,
+    /// The intermediate, and everybody's certificates.
+    Intermediate,
+    /// The root: spread, sign, retire.
+    Root,
+    /// The present step of the root's rotation ends now, whoever has not followed.
+    Force,
+    /// The root, at once: nothing under the others is trusted any more.
+    Emergency,
+}
+
+impl Rotate {
+    /// One word for records and people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workloads => "workloads",
+            Self::Intermediate => "intermediate",
+            Self::Root => "root",
+            Self::Force => "force",
+            Self::Emergency => "emergency",
+        }
+    }
+}
+
+/// Why nothing is rotated.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// One at a time.
+    #[error("a root is being rotated already: step {}", .0.as_str())]
+    UnderWay(RotationStep),
+    /// There is no step to end.
+    #[error("no root is being rotated")]
+    NotUnderWay,
+    /// Our fault.
+    #[error("it could not be done")]
+    Authority(#[from] CaError),
 }
 
 /// What an operator may know of the authority.
@@ -94,6 +158,10 @@ pub struct AuthorityStatus {
     pub bundle_sequence: u64,
     /// How many roots the bundle holds.
     pub roots: usize,
+    /// The rotation of the root under way, and what its present step waits for.
+    pub rotation: Option<(Rotation, Waiting)>,
+    /// Counts the times that everybody was told to renew.
+    pub renewal: u64,
     /// End of the root that signs.
     pub root_not_after: UnixTime,
     /// End of the intermediate that signs.
@@ -128,6 +196,15 @@ pub enum CaError {
     /// Random numbers or keys cannot be made.
     #[error("no random numbers")]
     NoRandom,
+    /// The file that the bundle is published in cannot be written.
+    #[error("the trust bundle cannot be published in {path}")]
+    Publish {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The roots do not form a trust bundle.
     #[error("the roots do not form a trust bundle")]
     Bundle(#[from] BundleError),
@@ -165,22 +242,41 @@ impl CertificateAuthority {
     /// Opens the authority: from its sealed file if there is one, else with a new root and intermediate.
     pub fn open(options: CaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>, CaError> {
         check_lives(&options)?;
+        let now = clock.now();
         let journal = Journal::open(&options.store)?;
-        let mut slots = journal.load(&options.trust_domain)?.unwrap_or_default();
-        if slots.advance(&options, clock.now())? {
-            journal.save(&options.trust_domain, &slots)?;
+        let loaded = journal.load(&options.trust_domain)?;
+        let (mut slots, before, members) = match loaded {
+            Some(Loaded {
+                slots,
+                longest_svid_ttl,
+                members,
+            }) => (slots, longest_svid_ttl, members),
+            None => (Slots::default(), Duration::ZERO, Vec::new()),
+        };
+        let longest_svid_ttl = before.max(options.svid_ttl);
+        if slots.is_due(now) || longest_svid_ttl != before {
+            slots.ensure(&options, now)?;
+            journal.save(&options.trust_domain, &slots, longest_svid_ttl)?;
         }
         let bundle = Arc::new(slots.bundle(&options.trust_domain)?);
+        let renewal = slots.renewal;
+        // Certificates that were issued before this start and that nobody reports end by then.
+        let members = Members::new(Arc::clone(&clock), members, now.plus(before));
         let state = State {
             slots,
             journal,
+            published: Published::default(),
+            longest_svid_ttl,
+            kept: (members.list(), now),
             issued: 0,
         };
         Ok(Arc::new(Self {
             options,
             clock,
             state: Mutex::new(state),
+            members: Arc::new(members),
             bundle: watch::Sender::new(bundle),
+            renewal: watch::Sender::new(renewal),
         }))
     }
 
@@ -189,9 +285,31 @@ impl CertificateAuthority {
         self.bundle.subscribe()
     }
 
+    /// Keeps the trust bundle in a file as well, in PEM, from now on, and beside it `roots.pem`: every root there was,
+    /// which admits nobody, but verifies what was signed in its time. The file has a new root before that root signs
+    /// anything; while it cannot be written, no root is replaced as long as the present ones can sign.
+    pub fn publish_to(&self, path: PathBuf) -> Result<(), CaError> {
+        let mut state = self.lock();
+        let bundle = Arc::clone(&self.bundle.borrow());
+        let history = state.slots.history(&self.options.trust_domain)?;
+        state.published = Published::at(path, &bundle, &history)?;
+        Ok(())
+    }
+
     /// Whose identities are issued here.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.options.trust_domain
+    }
+
+    /// Whether members are cut off until they have renewed.
+    pub(crate) fn is_emergency(&self) -> bool {
+        let state = self.lock();
+        let rotation = state.slots.rotation.as_ref();
+        rotation.is_some_and(|rotation| rotation.cause == RotationCause::Emergency)
+    }
+
+    pub(crate) fn svid_ttl(&self) -> Duration {
+        self.options.svid_ttl
     }
 
     /// Issues to an attested caller. Of the request only the proven public key counts.
@@ -212,20 +330,117 @@ impl CertificateAuthority {
         svid.map_err(|error| IssueError::Recheck(error.into()))
     }
 
-    /// Replaces authorities whose time has come. Issuing does it too; a timer should for a CA that nobody asks.
-    pub fn maintain(&self) -> Result<(), CaError> {
-        self.advance(&mut self.lock())
+    /// Counts the times that everybody was told to renew, now and as it changes.
+    pub(crate) fn renewal(&self) -> watch::Receiver<u64> {
+        self.renewal.subscribe()
+    }
+
+    /// A member follows from now on.
+    pub(crate) fn join(
+        &self,
+        name: MemberName,
+        holding: Holding,
+    ) -> Result<Session, TooManyMembers> {
+        self.members.join(name, holding)
+    }
+
+    /// Everybody who follows, or did so with a certificate that has not ended.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        self.members.list()
+    }
+
+    /// Replaces authorities whose time has come, and takes the steps of a rotation that nobody is missing for. To be
+    /// called every second or so.
+    pub fn maintain(&self, events: &dyn IdentityEvents) -> Result<(), CaError> {
+        let state = &mut *self.lock();
+        let now = self.clock.now();
+        self.ensure(state)?;
+        self.keep_members(state, now);
+        let root_is_due = || {
+            state
+                .slots
+                .root(Slot::Active)
+                .is_some_and(|r| r.is_due(now))
+        };
+        match state.slots.waiting(&self.options, &self.members, now) {
+            Some(waiting) if waiting.is_over() => {
+                self.change(state, now, |slots, options| slots.next_step(options, now))?;
+                tell(state, events, None, Waiting::default());
+            }
+            None if root_is_due() => {
+                let cause = RotationCause::Due;
+                self.change(state, now, |slots, options| {
+                    slots.begin_rotation(options, now, cause)
+                })?;
+                tell(state, events, None, Waiting::default());
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Rotates what the operator asks for; a root's rotation is begun, and goes on with [`maintain`](Self::maintain).
+    pub fn rotate(&self, what: Rotate, events: &dyn IdentityEvents) -> Result<(), RotateError> {
+        let state = &mut *self.lock();
+        let now = self.clock.now();
+        self.ensure(state)?;
+        let under_way = state.slots.rotation.as_ref().map(|r| r.step);
+        let waiting = state.slots.waiting(&self.options, &self.members, now);
+        match (what, under_way) {
+            (Rotate::Root, Some(step)) => return Err(RotateError::UnderWay(step)),
+            (Rotate::Force, None) => return Err(RotateError::NotUnderWay),
+            _ => {}
+        }
+        let waiting = match what {
+            Rotate::Force => waiting,
+            Rotate::Workloads | Rotate::Intermediate | Rotate::Root | Rotate::Emergency => None,
+        };
+        self.change(state, now, |slots, options| match what {
+            Rotate::Workloads => {
+                slots.renewal = slots.renewal.saturating_add(1);
+                Ok(())
+            }
+            Rotate::Intermediate => {
+                slots.renewal = slots.renewal.saturating_add(1);
+                slots.renew_intermediate(options, now)
+            }
+            Rotate::Root => slots.begin_rotation(options, now, RotationCause::Operator),
+            Rotate::Force => slots.next_step(options, now),
+            Rotate::Emergency => slots.replace_compromised(options, now),
+        })?;
+        tell(state, events, Some(what), waiting.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Keeps the list of members when it has changed, but not all the time.
+    fn keep_members(&self, state: &mut State, now: UnixTime) {
+        const EVERY: Duration = Duration::from_secs(5);
+        if now.since(state.kept.1) < EVERY {
+            return;
+        }
+        let members = self.members.list();
+        if members != state.kept.0
+            && let Err(error) = state.journal.save_members(&members)
+        {
+            tracing::error!(%error, "the list of members cannot be kept");
+        }
+        state.kept = (members, now);
     }
 
     /// What an operator may know.
     pub fn status(&self) -> AuthorityStatus {
         let state = self.lock();
+        let waiting = state
+            .slots
+            .waiting(&self.options, &self.members, self.clock.now());
         let end = |a: Option<&slots::Authority>| a.map(|a| a.not_after).unwrap_or_default();
         AuthorityStatus {
             trust_domain: self.options.trust_domain.clone(),
             bundle_sequence: state.slots.sequence,
             roots: state.slots.roots.len(),
-            root_not_after: end(state.slots.signing_root()),
+            rotation: state.slots.rotation.clone().zip(waiting),
+            renewal: state.slots.renewal,
+            root_not_after: end(state.slots.root(Slot::Active)),
             intermediate_not_after: end(state.slots.intermediate.as_ref()),
             issued: state.issued,
         }
@@ -241,7 +456,7 @@ impl CertificateAuthority {
             return Err(IssueError::NotOurs(id.clone()));
         }
         let mut state = self.lock();
-        self.advance(&mut state)?;
+        self.ensure(&mut state)?;
         let now = self.clock.now();
         let bundle = Arc::clone(&self.bundle.borrow());
         let issuer = state.slots.intermediate.as_ref().ok_or(CaError::Content)?;
@@ -253,20 +468,23 @@ impl CertificateAuthority {
         let serial = recheck::before_release(&chain_der, &bundle, id, spki_der, life, now)
             .map_err(IssueError::Recheck)?;
         state.issued = state.issued.saturating_add(1);
+        let renewal = state.slots.renewal;
+        self.members.issued(renewal, life.not_after);
         Ok(IssuedSvid {
             chain_der,
             not_after: life.not_after,
             serial,
+            renewal,
         })
     }
 
-    /// Moves the slots on, keeps them, then shows them: in this order, so that a crash forgets nothing that was seen.
-    fn advance(&self, state: &mut State) -> Result<(), CaError> {
+    /// Does what signing needs by the clock.
+    fn ensure(&self, state: &mut State) -> Result<(), CaError> {
         let now = self.clock.now();
         if !state.slots.is_due(now) {
             return Ok(());
         }
-        match self.replace(state, now) {
+        match self.change(state, now, |slots, options| slots.ensure(options, now)) {
             Err(error) if state.slots.can_sign(now) => {
                 tracing::error!(%error, "authorities are due for replacement; the present ones go on");
                 Ok(())
@@ -275,12 +493,26 @@ impl CertificateAuthority {
         }
     }
 
-    fn replace(&self, state: &mut State, now: UnixTime) -> Result<(), CaError> {
+    /// Changes the slots, keeps them, then shows them: in this order, so that a crash forgets nothing that was seen.
+    fn change(
+        &self,
+        state: &mut State,
+        now: UnixTime,
+        change: impl FnOnce(&mut Slots, &CaOptions) -> Result<(), CaError>,
+    ) -> Result<(), CaError> {
         let mut next = state.slots.reopened()?;
-        next.advance(&self.options, now)?;
-        let bundle = Arc::new(next.bundle(&self.options.trust_domain)?);
-        state.journal.save(&self.options.trust_domain, &next)?;
+        change(&mut next, &self.options)?;
+        next.ensure(&self.options, now)?;
+        let domain = &self.options.trust_domain;
+        let bundle = Arc::new(next.bundle(domain)?);
+        // INVARIANT: what signs from here on stands in the journal, and its root in the published file.
+        state.journal.save(domain, &next, state.longest_svid_ttl)?;
+        if bundle.sequence() > self.bundle.borrow().sequence() {
+            state.published.renew(&bundle, &next.history(domain)?)?;
+        }
         state.slots = next;
+        let renewal = state.slots.renewal;
+        // The bundle first: who renews must trust what it gets.
         self.bundle.send_if_modified(|shown| {
             let newer = bundle.sequence() > shown.sequence();
             if newer {
@@ -288,12 +520,33 @@ impl CertificateAuthority {
             }
             newer
         });
+        self.renewal
+            .send_if_modified(|shown| std::mem::replace(shown, renewal) != renewal);
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reports a rotation, and who had not followed if a step was ended by force.
+fn tell(
+    state: &State,
+    events: &dyn IdentityEvents,
+    asked: Option<Rotate>,
+    not_waited_for: Waiting,
+) {
+    let root = state.slots.root(Slot::Active);
+    let fingerprint = root.map(|root| hex::encode(digest(&SHA256, &root.certificate)));
+    events.rotated(&RotationEvent {
+        asked,
+        rotation: state.slots.rotation.clone(),
+        renewal: state.slots.renewal,
+        bundle_sequence: state.slots.sequence,
+        root_sha256: fingerprint.unwrap_or_default(),
+        not_waited_for,
+    });
 }
 
 impl fmt::Debug for CertificateAuthority {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use reeve_core::{SpiffeId, UnixTime};
 
-use crate::{AttestError, CsrError, TokenError, UnixPeer};
+use crate::{AttestError, CsrError, Rotate, Rotation, TokenError, UnixPeer, Waiting};
 
 /// Longest piece of a caller's own text that is passed on.
 const MAX_TEXT: usize = 256;
@@ -15,6 +15,25 @@ pub trait IdentityEvents: fmt::Debug + Send + Sync {
     fn refused(&self, event: RefusedIdentity);
     /// An identity was issued.
     fn issued(&self, event: IssuedIdentity);
+    /// Authorities or certificates are rotated.
+    fn rotated(&self, event: &RotationEvent);
+}
+
+/// What is rotated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RotationEvent {
+    /// What the operator asked for; none when a rotation moved on by itself.
+    pub asked: Option<Rotate>,
+    /// Where the root's rotation stands; none when there is none, or when it is over.
+    pub rotation: Option<Rotation>,
+    /// Counts the times that everybody was told to renew.
+    pub renewal: u64,
+    /// Sequence of the trust bundle.
+    pub bundle_sequence: u64,
+    /// SHA-256 of the root that signs, in hexadecimal.
+    pub root_sha256: String,
+    /// Who had not followed when the step before was ended by force.
+    pub not_waited_for: Waiting,
 }
 
 /// Somebody asked for an identity and did not get it.
@@ -165,5 +184,9 @@ impl IdentityEvents for LogEvents {
             not_after,
         } = event;
         tracing::info!(%caller, %id, serial, not_after_ms = not_after.as_millis(), "identity issued");
+    }
+
+    fn rotated(&self, event: &RotationEvent) {
+        tracing::info!(?event, "rotation");
     }
 }

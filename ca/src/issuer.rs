@@ -1,24 +1,31 @@
 //! The gRPC service `reeve.ca.v1.Issuer`.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt};
-use reeve_core::{Clock, SpiffeId};
+use futures_util::{Stream, StreamExt, future};
+use reeve_core::{Clock, InstanceName, SpiffeId, UnixTime};
 use reeve_svid::{TrustBundle, VerifiedPeer};
+use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Extensions, Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{
     Attested, Attestor, Caller, CertificateAuthority, IdentityEvents, IssueError, IssuedIdentity,
     JoinTokens, RefusalReason, RefusedIdentity, TlsPeer, UnixPeer, csr,
+    follow::{Report, Trust},
+    members::Holding,
     proto::issuer::{
-        Bundle, IssueRequest, IssueResponse, WatchBundleRequest,
+        self, Bundle, IssueRequest, IssueResponse, WatchBundleRequest,
         issuer_server::{Issuer, IssuerServer},
     },
 };
 
 /// Largest request that is decoded.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Longest serial number that a member reports: 20 bytes (RFC 5280 section 4.1.2.2) in hexadecimal.
+const MAX_SERIAL: usize = 40;
+/// How long a member may take to report for the first time.
+const FIRST_REPORT: Duration = Duration::from_secs(5);
 
 /// Issues to those who are known: by their process on a Unix socket, by a join token, or by the SVID they renew.
 #[derive(Debug)]
@@ -66,6 +73,15 @@ impl IssuerService {
                 .map_err(RefusalReason::Token)
                 .map(|()| Attested { id });
         }
+        self.known(extensions, id).await
+    }
+
+    /// Who the caller is beyond doubt, tokens apart, if it may be `id`.
+    async fn known(
+        &self,
+        extensions: &Extensions,
+        id: SpiffeId,
+    ) -> Result<Attested, RefusalReason> {
         if let Some(peer) = extensions.get::<UnixPeer>() {
             let entitled = self.attestor.attest(peer).await;
             let entitled = entitled.map_err(RefusalReason::NotAttested)?;
@@ -80,9 +96,9 @@ impl IssuerService {
         entitled_to(std::slice::from_ref(verified.id()), id)
     }
 
-    fn refuse(&self, caller: Caller, request: &IssueRequest, reason: RefusalReason) -> Status {
+    fn refuse(&self, caller: Caller, requested: &str, reason: RefusalReason) -> Status {
         let status = status(&reason);
-        let requested = Some(request.requested_id.as_str());
+        let requested = Some(requested);
         self.events
             .refused(RefusedIdentity::new(caller, requested, reason));
         status
@@ -98,7 +114,8 @@ impl Issuer for IssuerService {
         let caller = caller(request.extensions());
         let attested = self.judge(request.extensions(), request.get_ref()).await;
         let request = request.get_ref();
-        let attested = attested.map_err(|reason| self.refuse(caller.clone(), request, reason))?;
+        let attested = attested
+            .map_err(|reason| self.refuse(caller.clone(), &request.requested_id, reason))?;
         let issued = self.ca.issue(&attested, &request.csr_der).map_err(|error| {
             let reason = match error {
                 IssueError::Request(error) => RefusalReason::Request(error),
@@ -108,13 +125,14 @@ impl Issuer for IssuerService {
                     RefusalReason::IssuerFailed
                 }
             };
-            self.refuse(caller.clone(), request, reason)
+            self.refuse(caller.clone(), &request.requested_id, reason)
         })?;
         let bundle = bundle(&self.ca.bundle().borrow());
         let response = IssueResponse {
             chain_der: issued.chain_der.iter().map(|c| c.to_vec()).collect(),
             bundle: Some(bundle),
             not_after_ms: issued.not_after.as_millis(),
+            renewal: issued.renewal,
         };
         self.events.issued(IssuedIdentity {
             caller,
@@ -135,6 +153,63 @@ impl Issuer for IssuerService {
         let bundles = WatchStream::new(self.ca.bundle()).map(|new| Ok(bundle(&new)));
         Ok(Response::new(Box::pin(bundles)))
     }
+
+    type FollowStream = Pin<Box<dyn Stream<Item = Result<issuer::Trust, Status>> + Send>>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<issuer::Holding>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let extensions = request.extensions().clone();
+        let mut said = request.into_inner();
+        let first = timeout(FIRST_REPORT, said.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("nothing was reported"))??;
+        let first = first.ok_or_else(|| Status::invalid_argument("nothing was reported"))?;
+        let mut first = report(first)?;
+        let attested = self.known(&extensions, first.id.clone()).await;
+        let requested = first.id.as_str();
+        let attested =
+            attested.map_err(|reason| self.refuse(caller(&extensions), requested, reason))?;
+        first.id = attested.id;
+        let reports = said
+            .take_while(|said| future::ready(said.is_ok()))
+            .filter_map(|said| future::ready(said.and_then(report).ok()));
+        let told = self.ca.follow(first, reports.boxed());
+        let told = told.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Ok(Response::new(Box::pin(
+            told.map(|trust| Ok(trust_message(&trust))),
+        )))
+    }
+}
+
+fn trust_message(trust: &Trust) -> issuer::Trust {
+    issuer::Trust {
+        bundle: Some(bundle(&trust.bundle)),
+        renewal: trust.renewal,
+        within_ms: u64::try_from(trust.within.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// A member's report as it came over the wire.
+fn report(said: issuer::Holding) -> Result<Report, Status> {
+    let id = SpiffeId::parse(&said.spiffe_id);
+    let id = id.map_err(|_| Status::invalid_argument("spiffe_id is not a SPIFFE ID"))?;
+    let instance = InstanceName::parse(&said.instance);
+    let instance = instance.map_err(|e| Status::invalid_argument(format!("instance: {e}")))?;
+    if said.serial.len() > MAX_SERIAL {
+        return Err(Status::invalid_argument("serial is too long"));
+    }
+    Ok(Report {
+        id,
+        instance,
+        holding: Holding {
+            bundle_sequence: said.bundle_sequence,
+            serial: said.serial,
+            renewal: said.renewal,
+            not_after: UnixTime::from_millis(said.not_after_ms),
+        },
+        leaving: said.leaving,
+    })
 }
 
 /// A bundle as it goes over the wire.

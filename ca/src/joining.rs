@@ -46,6 +46,7 @@ async fn mesh() -> Mesh {
         root_ttl: Duration::from_secs(86400),
         intermediate_ttl: Duration::from_secs(86400),
         svid_ttl: Duration::from_secs(3),
+        consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
     };
     let ca = CertificateAuthority::open(options, Arc::clone(&clock)).unwrap();
@@ -58,6 +59,8 @@ async fn mesh() -> Mesh {
     let options = AgentOptions {
         id,
         join_token: None,
+        instance: "reviews-v1-0".parse().unwrap(),
+        installed: None,
     };
     let local = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
     let (mut credentials, own) = Agent::start(options, local, Arc::clone(&clock));
@@ -108,6 +111,8 @@ impl Mesh {
         let options = AgentOptions {
             id: AGENT.parse().unwrap(),
             join_token: token.map(|token| token.to_owned().into()),
+            instance: "reviews-v1-0".parse().unwrap(),
+            installed: None,
         };
         Agent::start(options, Arc::new(issuer), Arc::clone(&self.clock))
     }

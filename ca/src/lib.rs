@@ -15,10 +15,12 @@ mod attest;
 mod authority;
 mod csr;
 mod events;
+mod follow;
 mod issuer;
 #[cfg(test)]
 mod joining;
 mod listen;
+mod members;
 pub mod proto;
 mod seal;
 mod socket;
@@ -27,19 +29,22 @@ mod token;
 pub use address::{MeshAddress, MeshAddressError, MeshListener, MeshStream};
 pub use agent::{
     Agent, AgentError, AgentHandle, AgentOptions, AgentStatus, BundleStream, ChannelError,
-    GrpcIssuer, Issued, IssuerChannel, IssuerClient, LocalIssuer,
+    GrpcIssuer, Issued, IssuerChannel, IssuerClient, LocalIssuer, ReportStream, TrustStream,
 };
 pub use attest::{AttestError, Attestor, PeerAttestor, UnixPeer};
 pub use authority::{
     Attested, AuthorityStatus, CaError, CaOptions, CertificateAuthority, IssueError, IssuedSvid,
-    Store,
+    Rotate, RotateError, Rotation, RotationCause, RotationStep, Store, Waiting,
 };
 pub use csr::CsrError;
 pub use events::{
     Caller, IdentityEvents, IssuedIdentity, LogEvents, RefusalReason, RefusedIdentity,
+    RotationEvent,
 };
+pub use follow::{Report, Trust};
 pub use issuer::IssuerService;
 pub use listen::{TlsConnection, TlsPeer, UnixConnection, tls_incoming, unix_incoming};
+pub use members::{Holding, MemberName, MemberStatus};
 pub use seal::{SealError, SealKey};
 pub use socket::{SocketError, serve_agent_socket};
 pub use token::{JoinTokens, TokenError};

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 /// First bytes of a sealed file; authenticated with the content.
 const MAGIC: &[u8] = b"reeve-sealed-1\n";
 /// Longest sealed file that is read.
-const MAX_BYTES: u64 = 1024 * 1024;
+const MAX_BYTES: u64 = 32 * 1024 * 1024;
 const KEY_BYTES: usize = 32;
 
 /// The key of sealed files.

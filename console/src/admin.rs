@@ -25,6 +25,9 @@ pub trait AdminView: Send + Sync + 'static {
     /// Switches all faults on purpose off, or lets them in again.
     fn switch_chaos(&self, request: &ChaosRequest) -> Result<(), TokenRefused>;
 
+    /// Rotates certificates or authorities.
+    fn rotate(&self, request: &RotateRequest) -> Result<(), TokenRefused>;
+
     /// Makes a join token.
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused>;
 }
@@ -35,6 +38,14 @@ pub trait AdminView: Send + Sync + 'static {
 pub struct ChaosRequest {
     /// Whether they are off.
     pub off: bool,
+}
+
+/// Rotates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// `workloads`, `intermediate`, `root`, `force` or `emergency`.
+    pub what: String,
 }
 
 /// Asks for a join token.
@@ -100,6 +111,7 @@ pub fn admin(view: Arc<dyn AdminView>) -> Router {
     Router::new()
         .route("/admin/join-tokens", post(create_token))
         .route("/admin/chaos", post(switch_chaos))
+        .route("/admin/rotate", post(rotate))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&view), admit))
         .with_state(view)
@@ -120,6 +132,15 @@ async fn switch_chaos(
 ) -> Result<StatusCode, TokenRefused> {
     let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
     view.switch_chaos(&request)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn rotate(
+    State(view): State<Arc<dyn AdminView>>,
+    request: Result<Json<RotateRequest>, JsonRejection>,
+) -> Result<StatusCode, TokenRefused> {
+    let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.rotate(&request)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -28,6 +28,9 @@ pub trait MeshView: Send + Sync + 'static {
     /// The faults that are put into traffic on purpose.
     fn chaos(&self) -> Value;
 
+    /// Who holds certificates of the mesh's authority, and how far each has followed it.
+    fn members(&self) -> Value;
+
     /// Who talks to whom.
     fn graph(&self) -> BoxFuture<'_, Graph>;
 
@@ -43,6 +46,7 @@ pub fn api(view: Arc<dyn MeshView>) -> Router {
         .route("/instances", get(instances))
         .route("/api/graph", get(graph))
         .route("/api/chaos", get(chaos))
+        .route("/api/members", get(members))
         .route("/metrics", get(metrics))
         .with_state(view)
 }
@@ -53,6 +57,10 @@ async fn status(State(view): State<Arc<dyn MeshView>>) -> Json<Status> {
 
 async fn chaos(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
     Json(view.chaos())
+}
+
+async fn members(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
+    Json(view.members())
 }
 
 async fn instances(State(view): State<Arc<dyn MeshView>>) -> Response {

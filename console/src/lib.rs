@@ -11,7 +11,9 @@ mod api;
 mod graph;
 mod status;
 
-pub use admin::{AdminView, ChaosRequest, CreatedToken, TokenRefused, TokenRequest, admin};
+pub use admin::{
+    AdminView, ChaosRequest, CreatedToken, RotateRequest, TokenRefused, TokenRequest, admin,
+};
 pub use api::{MeshView, api};
 pub use graph::{Edge, Graph, Node, NodeKind};
 pub use status::{AuditFacts, CaFacts, ConfigFacts, JobDone, MeshFacts, Status};

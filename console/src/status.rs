@@ -84,6 +84,12 @@ pub struct CaFacts {
     pub authorities: usize,
     /// The bundle's sequence number.
     pub bundle_sequence: u64,
+    /// Counts the times that everybody was told to renew.
+    #[serde(default)]
+    pub renewal: u64,
+    /// The rotation of the root under way: `cause`, `step`, since when, and `waiting` for whom and until when.
+    #[serde(default)]
+    pub rotation: Option<Value>,
     /// When the root in use ends.
     pub root_not_after: UnixTime,
     /// When the intermediate in use ends.

@@ -46,6 +46,10 @@ impl MeshView for Fixed {
         json!({"off": false, "faults": []})
     }
 
+    fn members(&self) -> Value {
+        json!([])
+    }
+
     fn graph(&self) -> BoxFuture<'_, Graph> {
         async { Graph::default() }.boxed()
     }
@@ -73,6 +77,13 @@ impl AdminView for Fixed {
         match request.off {
             true => Ok(()),
             false => Err(TokenRefused::Ourselves("the disk is full".into())),
+        }
+    }
+
+    fn rotate(&self, request: &RotateRequest) -> Result<(), TokenRefused> {
+        match request.what.as_str() {
+            "root" => Ok(()),
+            other => Err(TokenRefused::Request(other.to_owned())),
         }
     }
 

@@ -19,9 +19,9 @@ use std::{
 use prometheus::Registry;
 use reeve_audit::{Wal, WalError};
 use reeve_core::{Clock, UnixTime, model::Generation, network::Network};
-use reeve_svid::CredentialsWatch;
+use reeve_svid::{Credentials, CredentialsWatch};
 use serde::Serialize;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::Listeners;
@@ -43,6 +43,8 @@ use crate::{
 pub struct ProxyDeps {
     /// Its certificate and the trust bundle, as they change.
     pub credentials: CredentialsWatch,
+    /// Told which of them new connections use.
+    pub installed: watch::Sender<Option<Arc<Credentials>>>,
     /// Its write-ahead log.
     pub wal: Arc<Wal>,
     /// Where its metrics are registered; the metrics port serves all of it.
@@ -152,6 +154,7 @@ impl Proxy {
             shared.clone(),
             workers.clone(),
             deps.credentials,
+            deps.installed,
         ));
         let stop = Stop {
             drain: CancellationToken::new(),

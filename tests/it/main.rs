@@ -42,6 +42,7 @@ mod replay;
 mod resilience;
 mod resumption;
 mod rollout;
+mod root_rotation;
 mod rotation;
 mod routing;
 mod servers;

@@ -1,28 +1,39 @@
 //! How an agent talks to its issuer: over gRPC, or to one in the same process.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::{Stream, StreamExt};
 use reeve_core::{SpiffeId, TrustDomain};
 use reeve_svid::{Credentials, TrustBundle};
 use rustls_pki_types::CertificateDer;
-use tokio_stream::wrappers::WatchStream;
 
 use super::{AgentError, IssuerChannel};
 use crate::{
     Attested, CertificateAuthority,
+    follow::{Report, Trust},
     proto::issuer::{
-        Bundle, IssueRequest, WatchBundleRequest, issuer_client::IssuerClient as Client,
+        self, Bundle, Holding, IssueRequest, WatchBundleRequest,
+        issuer_client::IssuerClient as Client,
     },
 };
 
 /// Largest answer that is decoded.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// Bound on one issuance.
-const ISSUE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+const ISSUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Trust bundles as they are pushed.
 pub type BundleStream = Pin<Box<dyn Stream<Item = Result<TrustBundle, AgentError>> + Send>>;
+/// What a member is told.
+pub type TrustStream = Pin<Box<dyn Stream<Item = Result<Trust, AgentError>> + Send>>;
+/// What a member says.
+pub type ReportStream = Pin<Box<dyn Stream<Item = Report> + Send>>;
 
 /// Whoever issues certificates to an agent.
 #[tonic::async_trait]
@@ -36,11 +47,12 @@ pub trait IssuerClient: fmt::Debug + Send + Sync {
         held: Option<Arc<Credentials>>,
     ) -> Result<Issued, AgentError>;
 
-    /// Follows the trust bundle.
-    async fn watch_bundle(
+    /// Follows the authority as a member.
+    async fn follow(
         &self,
         held: Option<Arc<Credentials>>,
-    ) -> Result<BundleStream, AgentError>;
+        reports: ReportStream,
+    ) -> Result<TrustStream, AgentError>;
 }
 
 /// An issuer's answer, not yet checked.
@@ -50,6 +62,8 @@ pub struct Issued {
     pub chain: Vec<CertificateDer<'static>>,
     /// The trust bundle of the issuer.
     pub bundle: Arc<TrustBundle>,
+    /// The renewal that the certificate was issued for.
+    pub renewal: u64,
 }
 
 /// An issuer behind `reeve.ca.v1.Issuer`.
@@ -78,6 +92,24 @@ impl GrpcIssuer {
             .await
             .map_err(AgentError::Unreachable)?;
         Ok(Client::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+    }
+
+    /// Follows the trust bundle, for which nobody need be known.
+    pub async fn watch_bundle(
+        &self,
+        held: Option<Arc<Credentials>>,
+    ) -> Result<BundleStream, AgentError> {
+        let mut client = self.client(held).await?;
+        let answer = client
+            .watch_bundle(WatchBundleRequest {})
+            .await
+            .map_err(refused)?;
+        let trust_domain = self.trust_domain.clone();
+        let bundles = answer.into_inner().map(move |bundle| {
+            let bundle = bundle.map_err(refused)?;
+            read_bundle(bundle, &trust_domain)
+        });
+        Ok(Box::pin(bundles))
     }
 }
 
@@ -113,25 +145,62 @@ impl IssuerClient for GrpcIssuer {
                 .map(CertificateDer::from)
                 .collect(),
             bundle: Arc::new(read_bundle(bundle, &self.trust_domain)?),
+            renewal: answer.renewal,
         })
     }
 
-    async fn watch_bundle(
+    async fn follow(
         &self,
         held: Option<Arc<Credentials>>,
-    ) -> Result<BundleStream, AgentError> {
+        reports: ReportStream,
+    ) -> Result<TrustStream, AgentError> {
         let mut client = self.client(held).await?;
-        let answer = client
-            .watch_bundle(WatchBundleRequest {})
-            .await
-            .map_err(refused)?;
+        let told = client.follow(Holdings(reports)).await;
+        let told = told.map_err(refused)?.into_inner();
         let trust_domain = self.trust_domain.clone();
-        let bundles = answer.into_inner().map(move |bundle| {
-            let bundle = bundle.map_err(refused)?;
-            read_bundle(bundle, &trust_domain)
-        });
-        Ok(Box::pin(bundles))
+        Ok(Box::pin(
+            told.map(move |trust| read_trust(trust, &trust_domain)),
+        ))
     }
+}
+
+/// Reports as they go over the wire; a type of its own, because the compiler loses the lifetimes of a mapped stream.
+struct Holdings(ReportStream);
+
+impl Stream for Holdings {
+    type Item = Holding;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Holding>> {
+        self.0.poll_next_unpin(cx).map(|report| report.map(holding))
+    }
+}
+
+/// A report as it goes over the wire.
+fn holding(report: Report) -> Holding {
+    Holding {
+        spiffe_id: report.id.to_string(),
+        instance: report.instance.to_string(),
+        bundle_sequence: report.holding.bundle_sequence,
+        serial: report.holding.serial,
+        renewal: report.holding.renewal,
+        not_after_ms: report.holding.not_after.as_millis(),
+        leaving: report.leaving,
+    }
+}
+
+fn read_trust(
+    trust: Result<issuer::Trust, tonic::Status>,
+    expected: &TrustDomain,
+) -> Result<Trust, AgentError> {
+    let trust = trust.map_err(refused)?;
+    let bundle = trust
+        .bundle
+        .ok_or(AgentError::BadAnswer("no trust bundle"))?;
+    Ok(Trust {
+        bundle: Arc::new(read_bundle(bundle, expected)?),
+        renewal: trust.renewal,
+        within: Duration::from_millis(trust.within_ms),
+    })
 }
 
 /// The certificate authority in this very process, for the process's own services.
@@ -160,17 +229,20 @@ impl IssuerClient for LocalIssuer {
         Ok(Issued {
             chain: issued.chain_der,
             bundle: Arc::clone(&self.0.bundle().borrow()),
+            renewal: issued.renewal,
         })
     }
 
-    async fn watch_bundle(
+    async fn follow(
         &self,
         _held: Option<Arc<Credentials>>,
-    ) -> Result<BundleStream, AgentError> {
-        let bundles = WatchStream::new(self.0.bundle());
-        Ok(Box::pin(
-            bundles.map(|bundle| Ok(TrustBundle::clone(&bundle))),
-        ))
+        mut reports: ReportStream,
+    ) -> Result<TrustStream, AgentError> {
+        let first = reports.next().await;
+        let first = first.ok_or(AgentError::BadAnswer("nothing to report"))?;
+        let told = self.0.follow(first, reports);
+        let told = told.map_err(|error| AgentError::Refused(error.to_string()))?;
+        Ok(Box::pin(told.map(Ok)))
     }
 }
 

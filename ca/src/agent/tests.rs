@@ -3,10 +3,10 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::{Attested, CaOptions, CertificateAuthority, Store};
+use crate::{Attested, CaOptions, CertificateAuthority, LogEvents, Rotate, RotationStep, Store};
 
 const ID: &str = "spiffe://mesh.local/ns/default/sa/reviews";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -61,6 +61,7 @@ impl IssuerClient for Issuer {
             Ok(Issued {
                 chain: issued.chain_der,
                 bundle,
+                renewal: issued.renewal,
             })
         };
         match mood {
@@ -77,11 +78,12 @@ impl IssuerClient for Issuer {
         }
     }
 
-    async fn watch_bundle(
+    async fn follow(
         &self,
         held: Option<Arc<Credentials>>,
-    ) -> Result<BundleStream, AgentError> {
-        self.local.watch_bundle(held).await
+        reports: ReportStream,
+    ) -> Result<TrustStream, AgentError> {
+        self.local.follow(held, reports).await
     }
 }
 
@@ -97,6 +99,7 @@ fn issuer(life: Duration, clock: &PausedClock) -> Arc<Issuer> {
         root_ttl: HOUR * 24,
         intermediate_ttl: HOUR * 12,
         svid_ttl: life,
+        consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
     };
     let ca = CertificateAuthority::open(options, Arc::new(PausedClock(clock.0))).unwrap();
@@ -120,6 +123,8 @@ fn start_with(issuer: &Arc<Issuer>, clock: &Arc<PausedClock>) -> (CredentialsWat
     let options = AgentOptions {
         id: ID.parse().unwrap(),
         join_token: Some(Zeroizing::new("token".to_owned())),
+        instance: "reviews-v1-0".parse().unwrap(),
+        installed: None,
     };
     Agent::start(options, Arc::clone(issuer) as _, Arc::clone(clock) as _)
 }
@@ -262,7 +267,7 @@ async fn a_bundle_that_is_pushed_is_installed_at_once() {
     // Half of the root's life: the next root joins the bundle.
     sleep(HOUR * 12 - Duration::from_secs(1)).await;
     sleep(Duration::from_secs(1)).await;
-    issuer.ca.maintain().unwrap();
+    issuer.ca.maintain(&LogEvents).unwrap();
     let new = watch
         .wait_for(|held| held.as_ref().is_some_and(|h| h.bundle.sequence() == 2))
         .await;
@@ -279,4 +284,62 @@ async fn an_agent_ends_with_its_handle() {
     sleep(Duration::from_secs(20)).await;
     assert_eq!(issuer.asked.load(Ordering::SeqCst), asked);
     assert!(watch.borrow().is_some(), "what it held stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_renews_when_the_authority_says_so() {
+    let (issuer, mut watch, handle, clock) = start(HOUR);
+    watch.changed().await.unwrap();
+    let before = clock.now();
+    issuer.ca.rotate(Rotate::Workloads, &LogEvents).unwrap();
+    let mut status = handle.watch_status();
+    status
+        .wait_for(|status| status.rotations == 1)
+        .await
+        .unwrap();
+    assert!(
+        clock.now().since(before) <= Duration::from_secs(60),
+        "spread over a minute"
+    );
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(handle.status().rotations, 1, "once");
+    assert_eq!(issuer.ca.members()[0].holding.renewal, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_authority_hears_what_new_connections_use_and_not_what_the_agent_holds() {
+    let clock = Arc::new(PausedClock(Instant::now()));
+    let issuer = issuer(HOUR, &clock);
+    let (proxy, installed) = watch::channel(None);
+    let options = AgentOptions {
+        id: ID.parse().unwrap(),
+        join_token: None,
+        instance: "reviews-v1-0".parse().unwrap(),
+        installed: Some(installed),
+    };
+    let issuers = Arc::clone(&issuer) as _;
+    let (mut watch, handle) = Agent::start(options, issuers, Arc::clone(&clock) as _);
+    watch.changed().await.unwrap();
+    proxy.send_replace(watch.borrow_and_update().clone());
+    sleep(Duration::from_secs(1)).await;
+    issuer.ca.rotate(Rotate::Root, &LogEvents).unwrap();
+    watch.changed().await.unwrap();
+    let step = || {
+        issuer.ca.maintain(&LogEvents).unwrap();
+        issuer.ca.status().rotation.map(|(now, _)| now.step)
+    };
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        step(),
+        Some(RotationStep::Spread),
+        "the proxy has not installed it"
+    );
+    proxy.send_replace(watch.borrow_and_update().clone());
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(step(), Some(RotationStep::Renew));
+    handle.leave().await;
+    assert!(
+        issuer.ca.members().is_empty(),
+        "who leaves is not waited for"
+    );
 }

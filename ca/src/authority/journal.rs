@@ -1,27 +1,41 @@
-//! Keeping the authorities: one sealed file that is replaced as a whole.
+//! Keeping the authorities: one sealed file that is replaced as a whole, and beside it one that names the members.
 
-use std::{fs, os::unix::fs::DirBuilderExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reeve_core::{TrustDomain, UnixTime};
 use rustls_pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     CaError, Store,
-    slots::{Authority, Slots},
+    rotation::Rotation,
+    slots::{Authority, Slot, Slots},
 };
-use crate::{SealError, SealKey, seal};
+use crate::{MemberStatus, SealError, SealKey, seal};
 
-const FILE: &str = "authorities.sealed";
-const PURPOSE: &str = "authorities";
-const VERSION: u32 = 1;
+const AUTHORITIES: &str = "authorities";
+const MEMBERS: &str = "members";
+const VERSION: u32 = 2;
 
-/// Where the slots are kept.
+/// Where the slots are kept, and who the members are.
 pub(super) enum Journal {
-    File { path: PathBuf, key: SealKey },
+    Folder { dir: PathBuf, key: SealKey },
     Memory,
+}
+
+/// What was kept.
+pub(super) struct Loaded {
+    pub(super) slots: Slots,
+    /// The longest that a certificate lived which was issued till then.
+    pub(super) longest_svid_ttl: Duration,
+    pub(super) members: Vec<MemberStatus>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -30,7 +44,11 @@ struct Kept {
     version: u32,
     trust_domain: TrustDomain,
     sequence: u64,
+    renewal: u64,
+    rotation: Option<Rotation>,
+    longest_svid_ttl: Duration,
     roots: Vec<KeptAuthority>,
+    retired: Vec<String>,
     intermediate: Option<KeptAuthority>,
 }
 
@@ -39,8 +57,8 @@ struct Kept {
 struct KeptAuthority {
     certificate: String,
     key: Secret,
+    slot: Slot,
     made_at: UnixTime,
-    signs_from: UnixTime,
     not_after: UnixTime,
     root: Option<String>,
 }
@@ -68,8 +86,8 @@ impl Journal {
                     path: dir.clone(),
                     source,
                 })?;
-                Ok(Self::File {
-                    path: dir.join(FILE),
+                Ok(Self::Folder {
+                    dir: dir.clone(),
                     key: key.clone(),
                 })
             }
@@ -80,14 +98,10 @@ impl Journal {
         }
     }
 
-    pub(super) fn load(&self, expected: &TrustDomain) -> Result<Option<Slots>, CaError> {
-        let Self::File { path, key } = self else {
+    pub(super) fn load(&self, expected: &TrustDomain) -> Result<Option<Loaded>, CaError> {
+        let Some(kept) = self.read::<Kept>(AUTHORITIES)? else {
             return Ok(None);
         };
-        let Some(plain) = seal::read(path, key, PURPOSE)? else {
-            return Ok(None);
-        };
-        let kept: Kept = serde_json::from_slice(&plain).map_err(|_| CaError::Content)?;
         if kept.version != VERSION {
             return Err(CaError::Content);
         }
@@ -98,53 +112,97 @@ impl Journal {
             });
         }
         let roots = kept.roots.iter().map(KeptAuthority::open);
-        Ok(Some(Slots {
-            roots: roots.collect::<Result<_, _>>()?,
-            intermediate: kept
-                .intermediate
-                .as_ref()
-                .map(KeptAuthority::open)
-                .transpose()?,
-            sequence: kept.sequence,
+        let intermediate = kept.intermediate.as_ref().map(KeptAuthority::open);
+        let retired = kept.retired.iter().map(|text| Ok(decode(text)?.into()));
+        Ok(Some(Loaded {
+            slots: Slots {
+                roots: roots.collect::<Result<_, _>>()?,
+                retired: retired.collect::<Result<_, CaError>>()?,
+                intermediate: intermediate.transpose()?,
+                sequence: kept.sequence,
+                renewal: kept.renewal,
+                rotation: kept.rotation,
+            },
+            longest_svid_ttl: kept.longest_svid_ttl,
+            members: self.read(MEMBERS)?.unwrap_or_default(),
         }))
     }
 
-    pub(super) fn save(&self, trust_domain: &TrustDomain, slots: &Slots) -> Result<(), CaError> {
-        let Self::File { path, key } = self else {
-            return Ok(());
-        };
+    pub(super) fn save(
+        &self,
+        trust_domain: &TrustDomain,
+        slots: &Slots,
+        longest_svid_ttl: Duration,
+    ) -> Result<(), CaError> {
         let kept = Kept {
             version: VERSION,
             trust_domain: trust_domain.clone(),
             sequence: slots.sequence,
+            renewal: slots.renewal,
+            rotation: slots.rotation.clone(),
+            longest_svid_ttl,
             roots: slots.roots.iter().map(KeptAuthority::of).collect(),
             intermediate: slots.intermediate.as_ref().map(KeptAuthority::of),
+            retired: slots
+                .retired
+                .iter()
+                .map(|der| STANDARD.encode(der))
+                .collect(),
         };
-        let plain = serde_json::to_vec(&kept).map_err(|_| CaError::Content)?;
-        Ok(seal::write(path, key, PURPOSE, &Zeroizing::new(plain))?)
+        self.write(AUTHORITIES, &kept)
     }
+
+    /// Keeps who the members are, so that a rotation goes on waiting for them after a restart.
+    pub(super) fn save_members(&self, members: &[MemberStatus]) -> Result<(), CaError> {
+        self.write(MEMBERS, members)
+    }
+
+    fn read<T: DeserializeOwned>(&self, what: &str) -> Result<Option<T>, CaError> {
+        let Self::Folder { dir, key } = self else {
+            return Ok(None);
+        };
+        let Some(plain) = seal::read(&file(dir, what), key, what)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&plain).map_err(|_| CaError::Content)
+    }
+
+    fn write<T: Serialize + ?Sized>(&self, what: &str, value: &T) -> Result<(), CaError> {
+        let Self::Folder { dir, key } = self else {
+            return Ok(());
+        };
+        let plain = Zeroizing::new(serde_json::to_vec(value).map_err(|_| CaError::Content)?);
+        Ok(seal::write(&file(dir, what), key, what, &plain)?)
+    }
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, CaError> {
+    STANDARD.decode(text).map_err(|_| CaError::Content)
+}
+
+fn file(dir: &Path, what: &str) -> PathBuf {
+    dir.join(format!("{what}.sealed"))
 }
 
 impl KeptAuthority {
     fn of(authority: &Authority) -> Self {
-        let [made_at, signs_from, not_after] = authority.times();
         Self {
             certificate: STANDARD.encode(&authority.certificate),
             key: Secret(STANDARD.encode(&*authority.pkcs8)),
-            made_at,
-            signs_from,
-            not_after,
+            slot: authority.slot,
+            made_at: authority.made_at,
+            not_after: authority.not_after,
             root: authority.root.as_ref().map(|root| STANDARD.encode(root)),
         }
     }
 
     fn open(&self) -> Result<Authority, CaError> {
-        let decode = |text: &str| STANDARD.decode(text).map_err(|_| CaError::Content);
         let root = self.root.as_deref().map(decode).transpose()?;
         Authority::reopen(
             CertificateDer::from(decode(&self.certificate)?),
             Zeroizing::new(decode(&self.key.0)?),
-            [self.made_at, self.signs_from, self.not_after],
+            self.slot,
+            [self.made_at, self.not_after],
             root.map(CertificateDer::from),
         )
     }

@@ -1,27 +1,44 @@
-//! The authorities over time: which root is spread, which signs, which is only still trusted.
-//!
-//! A new root is made when the signing one is half through its life. It first stands in the bundle for as long as a
-//! certificate lives, so that everybody knows it, and only then signs. A root leaves the bundle when it ends.
-
-use std::time::Duration;
+//! The authorities: which root is spread, which signs, which is only still trusted.
 
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use reeve_core::{TrustDomain, UnixTime};
 use reeve_svid::TrustBundle;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{CaError, CaOptions, template};
+use super::{CaError, CaOptions, rotation::Rotation, template};
+
+/// Most retired roots that are kept; at one a year, a lifetime.
+const MAX_RETIRED: usize = 60;
+
+/// Where a root stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Slot {
+    /// Trusted by those who know it; it signs once all do.
+    Prepared,
+    /// It signs.
+    Active,
+    /// It signs no more, and is trusted for the sake of what it has signed.
+    Old,
+}
 
 /// Every authority there is.
 #[derive(Default)]
 pub(super) struct Slots {
-    /// Oldest first; never more than a handful.
+    /// Oldest first; at most one in each slot.
     pub(super) roots: Vec<Authority>,
     /// The one that signs leaves.
     pub(super) intermediate: Option<Authority>,
+    /// Roots that are trusted no more, oldest first: what they vouched for stays to be verified.
+    pub(super) retired: Vec<CertificateDer<'static>>,
     /// Counts changes of the roots.
     pub(super) sequence: u64,
+    /// Counts the times that everybody was told to renew.
+    pub(super) renewal: u64,
+    /// The rotation of the root under way.
+    pub(super) rotation: Option<Rotation>,
 }
 
 /// A certificate that signs others, with its key.
@@ -29,65 +46,62 @@ pub(super) struct Authority {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) pkcs8: Zeroizing<Vec<u8>>,
     pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) slot: Slot,
     /// When we made it.
     pub(super) made_at: UnixTime,
     pub(super) not_after: UnixTime,
-    /// From when on it signs.
-    pub(super) signs_from: UnixTime,
     /// The root that signed it, for an intermediate.
     pub(super) root: Option<CertificateDer<'static>>,
 }
 
 impl Authority {
-    /// An authority from what was kept of it.
+    /// An authority from what was kept of it; `made_at` and `not_after` are `times`.
     pub(super) fn reopen(
         certificate: CertificateDer<'static>,
         pkcs8: Zeroizing<Vec<u8>>,
-        times: [UnixTime; 3],
+        slot: Slot,
+        times: [UnixTime; 2],
         root: Option<CertificateDer<'static>>,
     ) -> Result<Self, CaError> {
         let der = PrivatePkcs8KeyDer::from(pkcs8.as_slice());
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256);
         let key = key.map_err(|_| CaError::Content)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| CaError::Content)?;
-        let [made_at, signs_from, not_after] = times;
+        let [made_at, not_after] = times;
         Ok(Self {
             certificate,
             pkcs8,
             issuer,
+            slot,
             made_at,
             not_after,
-            signs_from,
             root,
         })
     }
 
-    pub(super) fn times(&self) -> [UnixTime; 3] {
-        [self.made_at, self.signs_from, self.not_after]
-    }
-
     fn copy(&self) -> Result<Self, CaError> {
-        let pkcs8 = Zeroizing::new(self.pkcs8.to_vec());
         Self::reopen(
             self.certificate.clone(),
-            pkcs8,
-            self.times(),
+            Zeroizing::new(self.pkcs8.to_vec()),
+            self.slot,
+            [self.made_at, self.not_after],
             self.root.clone(),
         )
     }
 
-    fn half_life(&self) -> UnixTime {
-        self.made_at.plus(self.not_after.since(self.made_at) / 2)
+    /// Whether it is to be replaced: half of its life is over.
+    pub(super) fn is_due(&self, now: UnixTime) -> bool {
+        self.made_at.plus(self.not_after.since(self.made_at) / 2) <= now
     }
 
-    fn new_root(options: &CaOptions, now: UnixTime, wait: Duration) -> Result<Self, CaError> {
+    fn new_root(options: &CaOptions, now: UnixTime, slot: Slot) -> Result<Self, CaError> {
         let key = KeyPair::generate().map_err(CaError::Sign)?;
         let pkcs8 = Zeroizing::new(key.serialize_der());
         let life = template::life(now, options.root_ttl, UnixTime::from_millis(u64::MAX));
         let template = template::authority(&options.trust_domain, template::Tier::Root, life)?;
         let certificate = template.self_signed(&key).map_err(CaError::Sign)?;
-        let times = [now, now.plus(wait), life.not_after];
-        Self::reopen(certificate.der().clone(), pkcs8, times, None)
+        let times = [now, life.not_after];
+        Self::reopen(certificate.der().clone(), pkcs8, slot, times, None)
     }
 
     fn new_intermediate(options: &CaOptions, root: &Self, now: UnixTime) -> Result<Self, CaError> {
@@ -99,51 +113,34 @@ impl Authority {
         let certificate = template
             .signed_by(&key, &root.issuer)
             .map_err(CaError::Sign)?;
-        let times = [now, now, life.not_after];
+        let times = [now, life.not_after];
         let root = Some(root.certificate.clone());
-        Self::reopen(certificate.der().clone(), pkcs8, times, root)
+        let der = certificate.der().clone();
+        Self::reopen(der, pkcs8, Slot::Active, times, root)
     }
 }
 
 impl Slots {
-    /// Does what is due; tells whether anything changed.
-    pub(super) fn advance(&mut self, options: &CaOptions, now: UnixTime) -> Result<bool, CaError> {
-        if !self.is_due(now) {
-            return Ok(false);
-        }
-        let before = self.roots.len();
-        self.roots.retain(|root| root.not_after > now);
-        let mut changed = self.roots.len() != before;
-        if self
-            .roots
-            .last()
-            .is_none_or(|newest| newest.half_life() <= now)
-        {
-            // Nobody has to learn the first root before it signs.
-            let known = self.roots.iter().any(|root| root.signs_from <= now);
-            let wait = if known {
-                options.svid_ttl
-            } else {
-                Duration::ZERO
-            };
-            self.roots.push(Authority::new_root(options, now, wait)?);
-            changed = true;
+    /// Does what signing needs by the clock alone: ended roots leave, and there is a root and an intermediate that sign.
+    pub(super) fn ensure(&mut self, options: &CaOptions, now: UnixTime) -> Result<(), CaError> {
+        let mut changed = self.retire(|root| root.not_after <= now);
+        if self.root(Slot::Active).is_none() {
+            // Who does not know the prepared one yet is no worse off with it than with none.
+            if !self.activate_prepared() {
+                self.add_root(options, now, Slot::Active)?;
+                changed = true;
+            }
         }
         self.sequence = self.sequence.saturating_add(u64::from(changed));
         if self.intermediate_is_due(now) {
-            let root = signing_root(&self.roots, now).ok_or(CaError::Content)?;
-            self.intermediate = Some(Authority::new_intermediate(options, root, now)?);
+            self.renew_intermediate(options, now)?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Whether [`advance`](Self::advance) has something to do.
+    /// Whether [`ensure`](Self::ensure) has something to do.
     pub(super) fn is_due(&self, now: UnixTime) -> bool {
-        let newest_is_due = self
-            .roots
-            .last()
-            .is_none_or(|newest| newest.half_life() <= now);
-        newest_is_due
+        self.root(Slot::Active).is_none()
             || self.roots.iter().any(|root| root.not_after <= now)
             || self.intermediate_is_due(now)
     }
@@ -152,8 +149,54 @@ impl Slots {
         let Some(intermediate) = &self.intermediate else {
             return true;
         };
-        let root = signing_root(&self.roots, now).map(|root| &root.certificate);
-        intermediate.half_life() <= now || intermediate.root.as_ref() != root
+        let root = self.root(Slot::Active).map(|root| &root.certificate);
+        intermediate.is_due(now) || intermediate.root.as_ref() != root
+    }
+
+    /// A new intermediate of the active root; it signs at once.
+    pub(super) fn renew_intermediate(
+        &mut self,
+        options: &CaOptions,
+        now: UnixTime,
+    ) -> Result<(), CaError> {
+        let root = self.root(Slot::Active).ok_or(CaError::Content)?;
+        self.intermediate = Some(Authority::new_intermediate(options, root, now)?);
+        Ok(())
+    }
+
+    /// A new root, in the bundle from now on unless the caller counts otherwise.
+    pub(super) fn add_root(
+        &mut self,
+        options: &CaOptions,
+        now: UnixTime,
+        slot: Slot,
+    ) -> Result<(), CaError> {
+        self.roots.push(Authority::new_root(options, now, slot)?);
+        Ok(())
+    }
+
+    /// The prepared root signs from now on, and the active one no more; `false` if there is none prepared.
+    pub(super) fn activate_prepared(&mut self) -> bool {
+        if self.root(Slot::Prepared).is_none() {
+            return false;
+        }
+        for root in &mut self.roots {
+            root.slot = match root.slot {
+                Slot::Prepared => Slot::Active,
+                Slot::Active | Slot::Old => Slot::Old,
+            };
+        }
+        true
+    }
+
+    /// Takes roots out of the bundle; whether there were any.
+    pub(super) fn retire(&mut self, mut is_over: impl FnMut(&Authority) -> bool) -> bool {
+        let before = self.roots.len();
+        let over = self.roots.extract_if(.., |root| is_over(root));
+        self.retired.extend(over.map(|root| root.certificate));
+        let too_many = self.retired.len().saturating_sub(MAX_RETIRED);
+        self.retired.drain(..too_many);
+        self.roots.len() != before
     }
 
     /// Whether the present authorities can still sign.
@@ -163,29 +206,33 @@ impl Slots {
             .is_some_and(|i| now < i.not_after)
     }
 
-    /// The root that signed the present intermediate.
-    pub(super) fn signing_root(&self) -> Option<&Authority> {
-        let signed_by = self.intermediate.as_ref()?.root.as_ref()?;
-        self.roots
-            .iter()
-            .find(|root| root.certificate == *signed_by)
+    /// The root in a slot.
+    pub(super) fn root(&self, slot: Slot) -> Option<&Authority> {
+        self.roots.iter().find(|root| root.slot == slot)
     }
 
     /// A copy to change, so that a failure leaves the original as it was.
     pub(super) fn reopened(&self) -> Result<Self, CaError> {
+        let roots = self.roots.iter().map(Authority::copy);
+        let intermediate = self.intermediate.as_ref().map(Authority::copy);
         Ok(Self {
-            roots: self
-                .roots
-                .iter()
-                .map(Authority::copy)
-                .collect::<Result<_, _>>()?,
-            intermediate: self
-                .intermediate
-                .as_ref()
-                .map(Authority::copy)
-                .transpose()?,
+            roots: roots.collect::<Result<_, _>>()?,
+            intermediate: intermediate.transpose()?,
+            retired: self.retired.clone(),
             sequence: self.sequence,
+            renewal: self.renewal,
+            rotation: self.rotation.clone(),
         })
+    }
+
+    /// Every root there was, as a trust bundle: not to admit anybody by, but to verify what they once vouched for.
+    pub(super) fn history(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, CaError> {
+        let roots = self.roots.iter().map(|root| root.certificate.clone());
+        Ok(TrustBundle::new(
+            trust_domain.clone(),
+            self.retired.iter().cloned().chain(roots).collect(),
+            self.sequence,
+        )?)
     }
 
     /// The roots as a trust bundle.
@@ -197,10 +244,4 @@ impl Slots {
             self.sequence,
         )?)
     }
-}
-
-/// The newest root that has stood in the bundle long enough; if the others ended before that, the newest.
-fn signing_root(roots: &[Authority], now: UnixTime) -> Option<&Authority> {
-    let ready = roots.iter().rev().find(|root| root.signs_from <= now);
-    ready.or(roots.last())
 }

@@ -14,6 +14,7 @@ fn options(store: Store) -> CaOptions {
         root_ttl: HOUR * 24 * 365,
         intermediate_ttl: HOUR * 24 * 30,
         svid_ttl: HOUR * 4,
+        consumer_wait: Duration::from_secs(30),
         store,
     }
 }
@@ -264,7 +265,7 @@ fn a_new_root_is_known_before_it_signs_and_the_old_one_trusted_until_it_ends() {
     let ca = in_memory(&clock);
     let mut bundles = ca.bundle();
     clock.advance(HOUR * 24 * 365 / 2);
-    ca.maintain().unwrap();
+    ca.maintain(&crate::LogEvents).unwrap();
     assert!(bundles.has_changed().unwrap());
     let both = Arc::clone(&bundles.borrow_and_update());
     assert_eq!((both.authorities().len(), both.sequence()), (2, 2));
@@ -280,14 +281,16 @@ fn a_new_root_is_known_before_it_signs_and_the_old_one_trusted_until_it_ends() {
     };
     assert!(by_old(&before), "the new root does not sign yet");
     clock.advance(HOUR * 4);
+    ca.maintain(&crate::LogEvents).unwrap();
     let after = ca.issue(&reviews(), &plain_csr()).unwrap();
     assert!(!by_old(&after), "now it does");
-    assert!(verifies(&ca, &after, clock.now()));
-    clock.advance(HOUR * 24 * 365 / 2);
-    ca.maintain().unwrap();
+    assert!(verifies(&ca, &before, clock.now()) && verifies(&ca, &after, clock.now()));
+    clock.advance(HOUR * 4);
+    ca.maintain(&crate::LogEvents).unwrap();
+    let left = Arc::clone(&ca.bundle().borrow());
     assert_eq!(
-        ca.bundle().borrow().authorities()[0],
-        both.authorities()[1],
+        left.authorities(),
+        &both.authorities()[1..],
         "the old root is gone"
     );
 }
@@ -312,6 +315,20 @@ fn no_certificate_outlives_its_issuer() {
         assert!(verifies(&ca, &issued, clock.now()));
         clock.advance(Duration::from_secs(313));
     }
+}
+
+/// It signs before its time when the one before has ended: who does not know it yet is no worse off.
+#[test]
+fn a_prepared_root_takes_over_when_the_active_one_ends() {
+    let clock = clock();
+    let ca = in_memory(&clock);
+    clock.advance(HOUR * 24 * 365 / 2);
+    ca.maintain(&crate::LogEvents).unwrap();
+    let prepared = ca.bundle().borrow().authorities()[1].clone();
+    clock.advance(HOUR * 24 * 365 / 2);
+    let issued = ca.issue(&reviews(), &plain_csr()).unwrap();
+    assert!(verifies(&ca, &issued, clock.now()));
+    assert_eq!(ca.bundle().borrow().authorities(), [prepared]);
 }
 
 #[test]
@@ -412,4 +429,79 @@ fn the_check_before_release_refuses_what_departs_from_the_template() {
         check(&signing, &id, &spki),
         Err("it does not verify".to_owned())
     );
+}
+
+/// The roots in the published file.
+fn published(path: &std::path::Path) -> TrustBundle {
+    let pem = std::fs::read(path).unwrap();
+    TrustBundle::from_pem("mesh.local".parse().unwrap(), &pem, 1).unwrap()
+}
+
+#[test]
+fn the_published_bundle_has_a_new_root_before_it_signs_and_loses_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bundle.pem");
+    let clock = clock();
+    let ca = in_memory(&clock);
+    ca.publish_to(file.clone()).unwrap();
+    let first = published(&file).authorities().to_vec();
+    assert_eq!(first.len(), 1);
+
+    clock.advance(HOUR * 24 * 365 / 2);
+    ca.maintain(&crate::LogEvents).unwrap();
+    let both = published(&file).authorities().to_vec();
+    assert_eq!((both.len(), &both[0]), (2, &first[0]));
+    // At every step, what was issued verifies by what stands in the file.
+    for _ in 0..12 {
+        clock.advance(HOUR);
+        ca.maintain(&crate::LogEvents).unwrap();
+        let issued = ca.issue(&reviews(), &plain_csr()).unwrap();
+        let verified = verify_svid(
+            &issued.chain_der,
+            &published(&file),
+            clock.now(),
+            Purpose::Client,
+        );
+        assert!(verified.is_ok());
+    }
+    let later = published(&file).authorities().to_vec();
+    assert_eq!(later, both[1..], "the old root is gone");
+    let history = published(&folder.path().join("roots.pem"));
+    assert_eq!(history.authorities(), both, "but not forgotten");
+    // A whole set of new authorities at once, after a long sleep.
+    clock.advance(HOUR * 24 * 366 * 3);
+    let issued = ca.issue(&reviews(), &plain_csr()).unwrap();
+    let last = published(&file);
+    assert!(verify_svid(&issued.chain_der, &last, clock.now(), Purpose::Client).is_ok());
+    let left = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 2, "nothing but the two files is left");
+}
+
+#[test]
+fn no_root_signs_that_could_not_be_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("place");
+    std::fs::create_dir(&place).unwrap();
+    let file = place.join("bundle.pem");
+    let clock = clock();
+    let ca = in_memory(&clock);
+    ca.publish_to(file.clone()).unwrap();
+    let before = ca.bundle().borrow().authorities().to_vec();
+    for _ in 0..18 {
+        clock.advance(HOUR * 24 * 10);
+        ca.maintain(&crate::LogEvents).unwrap();
+    }
+    std::fs::remove_dir_all(&place).unwrap();
+
+    // A new root is due: the present authorities go on, in the bundle and as signers.
+    clock.advance(HOUR * 24 * 5);
+    let refused = ca.maintain(&crate::LogEvents).unwrap_err();
+    assert!(matches!(refused, CaError::Publish { .. }), "{refused:?}");
+    assert_eq!(ca.bundle().borrow().authorities(), before);
+    assert_eq!(ca.status().rotation, None);
+    ca.issue(&reviews(), &plain_csr()).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    ca.maintain(&crate::LogEvents).unwrap();
+    assert_eq!(published(&file).authorities().len(), 2);
+    assert_eq!(ca.bundle().borrow().authorities().len(), 2);
 }

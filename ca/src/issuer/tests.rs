@@ -21,6 +21,8 @@ struct Seen {
 }
 
 impl IdentityEvents for Seen {
+    fn rotated(&self, _event: &crate::RotationEvent) {}
+
     fn refused(&self, event: RefusedIdentity) {
         self.refused.lock().unwrap().push(event);
     }
@@ -48,15 +50,14 @@ struct Setup {
 }
 
 fn setup(attest: Result<(), AttestError>) -> Setup {
-    let clock = Arc::new(ManualClock::at(reeve_core::UnixTime::from_secs(
-        1_800_000_000,
-    )));
+    let clock = Arc::new(ManualClock::at(UnixTime::from_secs(1_800_000_000)));
     let shared: Arc<dyn Clock> = Arc::clone(&clock) as _;
     let options = CaOptions {
         trust_domain: "mesh.local".parse().unwrap(),
         root_ttl: HOUR * 24,
         intermediate_ttl: HOUR * 12,
         svid_ttl: HOUR,
+        consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
     };
     let events = Arc::new(Seen::default());
@@ -285,7 +286,7 @@ async fn bundles_are_pushed() {
     let mut bundles = watched.await.unwrap().into_inner();
     assert_eq!(bundles.next().await.unwrap().unwrap().sequence, 1);
     setup.clock.advance(HOUR * 12);
-    setup.service.ca.maintain().unwrap();
+    setup.service.ca.maintain(&crate::LogEvents).unwrap();
     let new = bundles.next().await.unwrap().unwrap();
     assert_eq!((new.sequence, new.authorities_der.len()), (2, 2));
 }

@@ -54,6 +54,8 @@ impl PeerAttestor for Fixed {
 struct Seen(Mutex<Vec<RefusedIdentity>>);
 
 impl IdentityEvents for Seen {
+    fn rotated(&self, _event: &crate::RotationEvent) {}
+
     fn refused(&self, event: RefusedIdentity) {
         self.0.lock().unwrap().push(event);
     }
@@ -83,6 +85,7 @@ fn setup(attest: Result<(), AttestError>) -> Setup {
         root_ttl: Duration::from_secs(86400),
         intermediate_ttl: Duration::from_secs(86400),
         svid_ttl: Duration::from_secs(3600),
+        consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
     };
     let folder = tempfile::tempdir().unwrap();

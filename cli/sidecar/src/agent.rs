@@ -9,11 +9,11 @@ use futures_util::StreamExt;
 use reeve_audit::{EventKind, EventRecord, Wal};
 use reeve_ca::{
     Agent, AgentError, AgentHandle, AgentOptions, GrpcIssuer, IdentityEvents, IssuedIdentity,
-    IssuerChannel, IssuerClient, PeerAttestor, RefusedIdentity, serve_agent_socket,
+    IssuerChannel, PeerAttestor, RefusedIdentity, RotationEvent, serve_agent_socket,
 };
 use reeve_core::{Clock, SpiffeId};
-use reeve_svid::{CredentialsWatch, TrustBundle};
-use tokio::net::UnixListener;
+use reeve_svid::{Credentials, CredentialsWatch, TrustBundle};
+use tokio::{net::UnixListener, sync::watch};
 
 use crate::{SidecarArgs, whois::WhoIs};
 use attest::OwnApplication;
@@ -24,6 +24,8 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// A running agent.
 pub(crate) struct Running {
     pub(crate) credentials: CredentialsWatch,
+    /// To be told which of them new connections use.
+    pub(crate) installed: watch::Sender<Option<Arc<Credentials>>>,
     pub(crate) handle: AgentHandle,
     pub(crate) issuer: GrpcIssuer,
 }
@@ -34,15 +36,19 @@ pub(crate) fn start(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Resul
         Some(socket) => (IssuerChannel::unix(socket.clone()), None),
         None => joining(args, clock)?,
     };
+    let installed = watch::Sender::new(None);
     let issuer = GrpcIssuer::new(channel, args.trust_domain.clone());
     let options = AgentOptions {
         id: args.identity.clone(),
         join_token: join_token.map(Into::into),
+        instance: args.instance.clone(),
+        installed: Some(installed.subscribe()),
     };
     let client = Arc::new(issuer.clone());
     let (credentials, handle) = Agent::start(options, client, Arc::clone(clock));
     Ok(Running {
         credentials,
+        installed,
         handle,
         issuer,
     })
@@ -150,6 +156,27 @@ impl IdentityEvents for AgentEvents {
                 .with("serial", event.serial)
                 .with("not_after_ms", event.not_after.as_millis().to_string()),
         );
+    }
+
+    fn rotated(&self, event: &RotationEvent) {
+        let mut record = EventRecord::new(EventKind::AuthorityRotated)
+            .with("bundle_sequence", event.bundle_sequence.to_string())
+            .with("renewal", event.renewal.to_string())
+            .with("root_sha256", &event.root_sha256);
+        if let Some(asked) = event.asked {
+            record = record.with("asked", asked.as_str());
+        }
+        record = match &event.rotation {
+            Some(rotation) => record
+                .with("cause", rotation.cause.as_str())
+                .with("step", rotation.step.as_str()),
+            None if event.asked.is_none() => record.with("step", "over"),
+            None => record,
+        };
+        if event.not_waited_for.count > 0 {
+            record = record.with("not_waited_for", event.not_waited_for.members.join(", "));
+        }
+        self.record(record);
     }
 
     fn refused(&self, event: RefusedIdentity) {

@@ -17,7 +17,7 @@ use reeve_proxy::{
     BreakGlassAsked, BreakGlassGrant, BreakGlassRefused, MeshPorts, Proxy, ProxyDeps, ProxyStatus,
     TapFilter, TapRefused, TapStream, Workers,
 };
-use reeve_svid::CredentialsWatch;
+use reeve_svid::{Credentials, CredentialsWatch};
 use tokio::{
     sync::{Mutex, MutexGuard, watch},
     task::spawn_blocking,
@@ -42,7 +42,7 @@ impl DataPlane {
     /// Starts the proxy; until the first configuration it listens nowhere.
     pub(crate) fn start(
         args: &SidecarArgs,
-        credentials: &CredentialsWatch,
+        (credentials, installed): (&CredentialsWatch, watch::Sender<Option<Arc<Credentials>>>),
         wal: &Arc<Wal>,
         registry: &prometheus::Registry,
         clock: &Arc<dyn Clock>,
@@ -50,6 +50,7 @@ impl DataPlane {
     ) -> anyhow::Result<Self> {
         let proxy = Proxy::start(ProxyDeps {
             credentials: credentials.clone(),
+            installed,
             wal: Arc::clone(wal),
             registry: registry.clone(),
             clock: Arc::clone(clock),

@@ -114,7 +114,7 @@ pub struct Sidecar {
     place: Option<Place>,
     credentials: CredentialsWatch,
     /// The agent stops when the last handle is dropped; there may be no admin interface to hold one.
-    _agent: Arc<AgentHandle>,
+    agent: Arc<AgentHandle>,
     feed: JoinHandle<()>,
     shipping: JoinHandle<()>,
     /// What serves the Unix sockets.
@@ -135,8 +135,14 @@ impl Sidecar {
         let agent = agent::start(args, &clock)?;
         let credentials = agent.credentials;
         let handle = Arc::new(agent.handle);
-        let data_plane =
-            DataPlane::start(args, &credentials, &wal, &registry, &clock, door.clone())?;
+        let data_plane = DataPlane::start(
+            args,
+            (&credentials, agent.installed),
+            &wal,
+            &registry,
+            &clock,
+            door.clone(),
+        )?;
         let connector = MeshConnector::new(
             args.mesh_address.clone(),
             args.mesh_identity()?,
@@ -179,7 +185,7 @@ impl Sidecar {
             door,
             place: sockets::place(args),
             credentials,
-            _agent: handle,
+            agent: handle,
             feed,
             shipping,
             serving,
@@ -254,6 +260,7 @@ impl Sidecar {
         // A proxy that drains takes no configuration any more, and refuses none either.
         self.feed.abort();
         self.data_plane.drain(limit).await;
+        self.agent.leave().await;
         self.events.record(EventRecord::new(EventKind::Stopped));
         let shipped = async {
             while self.wal.status().backlog > 0 {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
-use reeve_ca::{IdentityEvents, IssuedIdentity, RefusedIdentity};
+use reeve_ca::{IdentityEvents, IssuedIdentity, RefusedIdentity, RotationEvent};
 use reeve_control::{AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh};
 use reeve_core::{InstanceName, model::Generation};
 use reeve_sidecar::AgentEvents;
@@ -157,6 +157,11 @@ impl ConfigEvents for Recorder {
 }
 
 impl IdentityEvents for Recorder {
+    fn rotated(&self, event: &RotationEvent) {
+        tracing::info!(?event, "rotation");
+        self.own.rotated(event);
+    }
+
     fn issued(&self, event: IssuedIdentity) {
         self.issued.inc();
         self.own.issued(event);

@@ -18,6 +18,7 @@ pub(super) struct Kept {
     pub(super) certificate_ttl: Duration,
     pub(super) root_ttl: Duration,
     pub(super) intermediate_ttl: Duration,
+    pub(super) rotation_wait: Duration,
 }
 
 impl Kept {
@@ -29,6 +30,7 @@ impl Kept {
             certificate_ttl,
             root_ttl,
             intermediate_ttl,
+            rotation_wait,
             ..
         } = &mesh.settings;
         Self {
@@ -37,6 +39,7 @@ impl Kept {
             certificate_ttl: *certificate_ttl,
             root_ttl: *root_ttl,
             intermediate_ttl: *intermediate_ttl,
+            rotation_wait: *rotation_wait,
         }
     }
 
@@ -87,6 +90,7 @@ mod tests {
             certificate_ttl: Duration::from_secs(10),
             root_ttl: Duration::from_secs(30),
             intermediate_ttl: Duration::from_secs(20),
+            rotation_wait: Duration::from_secs(1),
         };
         kept.write(folder.path()).unwrap();
         assert_eq!(Kept::read(folder.path()).unwrap(), Some(kept.clone()));

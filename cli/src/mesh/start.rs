@@ -86,7 +86,8 @@ impl MeshProcess {
         )?;
         let ca = open_ca(args, &settings, &clock)?;
         let log = open_log(args, &settings)?;
-        keep_bundle(args, &ca)?;
+        // Before anything signs; joiners and verifiers of the log look there.
+        ca.publish_to(args.within("bundle.pem"))?;
         events.attach(Arc::clone(&log), controller.mesh());
         events.record(
             EventRecord::new(EventKind::Started).with("version", env!("CARGO_PKG_VERSION")),
@@ -97,6 +98,8 @@ impl MeshProcess {
         let options = AgentOptions {
             id: settings.mesh_identity()?,
             join_token: None,
+            instance: InstanceName::parse(OWN_NAME)?,
+            installed: None,
         };
         let issuer = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
         let (credentials, agent) = Agent::start(options, issuer, Arc::clone(&clock));
@@ -160,7 +163,7 @@ impl MeshProcess {
             failed = tokio::spawn(tls) => failed?.context("the gRPC port"),
             failed = tokio::spawn(control) => failed?.context("the mesh's control socket"),
             failed = tokio::spawn(socket) => failed?.context("the mesh's socket"),
-            failed = maintain(&view.ca) => failed,
+            failed = maintain(&view) => failed,
             failed = api => failed.context("the HTTP API"),
             _ = ship => bail!("the mesh process's own records are shipped no longer"),
             _ = controller => bail!("the control plane has ended"),
@@ -176,9 +179,9 @@ impl MeshProcess {
 }
 
 /// Replaces authorities in time even if nobody asks for certificates.
-async fn maintain(ca: &CertificateAuthority) -> anyhow::Result<()> {
+async fn maintain(view: &View) -> anyhow::Result<()> {
     loop {
-        if let Err(error) = ca.maintain() {
+        if let Err(error) = view.ca.maintain(&*view.events) {
             tracing::error!(%error, "the certificate authority cannot replace its authorities");
         }
         tokio::time::sleep(MAINTENANCE).await;
@@ -268,6 +271,7 @@ fn open_ca(
         root_ttl: settings.root_ttl,
         intermediate_ttl: settings.intermediate_ttl,
         svid_ttl: settings.certificate_ttl,
+        consumer_wait: settings.rotation_wait,
         store: Store::Sealed {
             dir: dir.clone(),
             key,
@@ -310,16 +314,6 @@ fn keep_columns(view: &Arc<View>, wal: &Arc<Wal>, dir: &Path) -> anyhow::Result<
         .name("columns".to_owned())
         .spawn(run)?;
     Ok(())
-}
-
-/// Puts the mesh's authorities where joiners and verifiers of the log find them.
-fn keep_bundle(args: &MeshArgs, ca: &CertificateAuthority) -> anyhow::Result<()> {
-    let path = args.within("bundle.pem");
-    let new = path.with_extension("pem.new");
-    let pem = ca.bundle().borrow().to_pem();
-    std::fs::write(&new, pem)
-        .and_then(|()| std::fs::rename(&new, &path))
-        .with_context(|| path.display().to_string())
 }
 
 fn caller(extensions: &tonic::Extensions) -> Option<SpiffeId> {

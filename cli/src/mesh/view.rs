@@ -6,13 +6,15 @@ use futures_util::future::{BoxFuture, FutureExt};
 use http::Extensions;
 use reeve_ads::CircuitHub;
 use reeve_audit::{AuditLog, EventKind, EventRecord};
-use reeve_ca::{Caller, CertificateAuthority, JoinTokens, UnixPeer};
+use reeve_ca::{
+    Caller, CertificateAuthority, JoinTokens, RotateError, Rotation, UnixPeer, Waiting,
+};
 use reeve_console::{
     AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, Graph, JobDone,
-    MeshFacts, MeshView, Status, TokenRefused, TokenRequest,
+    MeshFacts, MeshView, RotateRequest, Status, TokenRefused, TokenRequest,
 };
 use reeve_control::{Controller, instances::Instances};
-use reeve_core::{Clock, UnixTime};
+use reeve_core::{Clock, UnixTime, error_chain};
 use reeve_sidecar::whois::WhoIs;
 use serde::Serialize;
 use serde_json::Value;
@@ -114,6 +116,8 @@ impl MeshView for View {
             ca: CaFacts {
                 authorities: ca.roots,
                 bundle_sequence: ca.bundle_sequence,
+                renewal: ca.renewal,
+                rotation: ca.rotation.as_ref().and_then(rotation),
                 root_not_after: ca.root_not_after,
                 intermediate_not_after: ca.intermediate_not_after,
                 issued,
@@ -136,6 +140,10 @@ impl MeshView for View {
 
     fn chaos(&self) -> Value {
         serde_json::to_value(self.controller.chaos()).unwrap_or_default()
+    }
+
+    fn members(&self) -> Value {
+        Value::Array(values(&self.ca.members()))
     }
 
     fn graph(&self) -> BoxFuture<'_, Graph> {
@@ -221,11 +229,11 @@ impl AdminView for View {
             self.events.record(
                 EventRecord::new(EventKind::IdentityRefused)
                     .with("caller", caller)
-                    .with("requested", "a join token")
+                    .with("requested", "an operator's right")
                     .with("reason", &reason),
             );
             Err(TokenRefused::Caller(format!(
-                "{reason}; only the operator makes join tokens"
+                "{reason}; only the operator may do that"
             )))
         }
         .boxed()
@@ -234,6 +242,18 @@ impl AdminView for View {
     fn switch_chaos(&self, request: &ChaosRequest) -> Result<(), TokenRefused> {
         let switched = self.controller.switch_chaos(request.off);
         switched.map_err(|error| TokenRefused::Ourselves(error.to_string()))
+    }
+
+    fn rotate(&self, request: &RotateRequest) -> Result<(), TokenRefused> {
+        let what = serde_json::from_value(Value::String(request.what.clone()));
+        let what = what.map_err(|e| TokenRefused::Request(e.to_string()))?;
+        let rotated = self.ca.rotate(what, &*self.events);
+        rotated.map_err(|error| match error {
+            RotateError::UnderWay(_) | RotateError::NotUnderWay => {
+                TokenRefused::Request(error.to_string())
+            }
+            RotateError::Authority(_) => TokenRefused::Ourselves(error_chain(&error)),
+        })
     }
 
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused> {
@@ -267,6 +287,14 @@ impl AdminView for View {
             bundle: self.ca.bundle().borrow().to_pem(),
         })
     }
+}
+
+/// A rotation with what it waits for, as one object.
+fn rotation((rotation, waiting): &(Rotation, Waiting)) -> Option<Value> {
+    let mut all = serde_json::to_value(rotation).ok()?;
+    let waiting = serde_json::to_value(waiting).ok()?;
+    all.as_object_mut()?.insert("waiting".to_owned(), waiting);
+    Some(all)
 }
 
 fn values(list: &[impl Serialize]) -> Vec<Value> {

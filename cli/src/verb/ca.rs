@@ -1,5 +1,7 @@
 //! `reeve ca`: looks at the certificate authority and lets new members join.
 
+mod rotate;
+
 use std::{fs, time::Duration};
 
 use bytes::Bytes;
@@ -57,6 +59,12 @@ enum CaVerb {
     /// Print the mesh's authorities in PEM
     #[command(after_help = BUNDLE_EXAMPLES)]
     Bundle(LookArgs),
+    /// Replace certificates, the intermediate or the root
+    #[command(after_help = rotate::ROTATE_EXAMPLES)]
+    Rotate(rotate::RotateArgs),
+    /// List who holds certificates, and how far each has followed the authority
+    #[command(after_help = rotate::MEMBERS_EXAMPLES)]
+    Members(rotate::MembersArgs),
     /// Make tokens by which remote members join
     Token(TokenArgs),
 }
@@ -101,6 +109,8 @@ pub(crate) fn run(args: &CaArgs) -> Verdict {
     match &args.verb {
         CaVerb::Status(args) => block_on(status(args)),
         CaVerb::Bundle(args) => bundle(args),
+        CaVerb::Rotate(args) => block_on(rotate::rotate(args)),
+        CaVerb::Members(args) => block_on(rotate::members(args)),
         CaVerb::Token(args) => match &args.verb {
             TokenVerb::Create(args) => block_on(create(args)),
         },
@@ -114,13 +124,14 @@ async fn status(args: &LookArgs) -> Verdict {
         Format::Json => output::json(&status.ca)?,
         Format::Human => {
             let facts = status.ca.as_object().cloned().unwrap_or_default();
-            for (name, value) in facts {
+            for (name, value) in facts.into_iter().filter(|(name, _)| name != "rotation") {
                 output::line(&format!(
                     "{:<23} {}",
                     name.replace('_', " "),
                     shown(&name, &value)
                 ))?;
             }
+            output::line(&rotate::in_words(&status.ca))?;
         }
     }
     Ok(Answer::Yes)

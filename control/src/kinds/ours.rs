@@ -113,6 +113,7 @@ raw! {
         certificate_ttl: Option<String>,
         root_ttl: Option<String>,
         intermediate_ttl: Option<String>,
+        rotation_wait: Option<String>,
         mtls: Option<MtlsSpec>,
         #[serde(rename = "meshMTLS")]
         mesh_mtls: Option<MeshMtlsSpec>,

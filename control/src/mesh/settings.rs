@@ -24,6 +24,8 @@ pub struct MeshSettings {
     pub root_ttl: Duration,
     /// Life of an intermediate.
     pub intermediate_ttl: Duration,
+    /// How long each step of a root's rotation waits for those who cannot acknowledge it.
+    pub rotation_wait: Duration,
     /// mTLS where no `PeerAuthentication` says otherwise.
     pub mtls: MtlsMode,
     /// The key exchanges of mTLS between sidecars, the preferred one first. None: all that there are.

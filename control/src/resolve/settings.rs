@@ -62,24 +62,7 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
             Err(error) => notes.error(&at("rootNamespace"), Code::Invalid, error.to_string()),
         }
     }
-    for (key, text, target) in [
-        (
-            "certificateTtl",
-            &spec.certificate_ttl,
-            &mut settings.certificate_ttl,
-        ),
-        (
-            "intermediateTtl",
-            &spec.intermediate_ttl,
-            &mut settings.intermediate_ttl,
-        ),
-        ("rootTtl", &spec.root_ttl, &mut settings.root_ttl),
-    ] {
-        if let Some(value) = text.as_ref().and_then(|t| notes.duration(&at(key), t)) {
-            *target = value;
-        }
-    }
-    check_lives(settings, notes);
+    lives(settings, notes, spec);
     let mode = spec.mtls.as_ref().and_then(|m| m.mode.as_deref());
     if let Some(mode) = notes.mtls_mode(&at("mtls").key("mode"), mode) {
         settings.mtls = mode;
@@ -115,6 +98,40 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
             "set it to false outside of tests",
         );
     }
+}
+
+/// How long certificates and authorities live, and rotations wait.
+fn lives(
+    settings: &mut MeshSettings,
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    spec: &MeshConfigSpec,
+) {
+    for (key, text, target) in [
+        (
+            "certificateTtl",
+            &spec.certificate_ttl,
+            &mut settings.certificate_ttl,
+        ),
+        (
+            "intermediateTtl",
+            &spec.intermediate_ttl,
+            &mut settings.intermediate_ttl,
+        ),
+        ("rootTtl", &spec.root_ttl, &mut settings.root_ttl),
+        (
+            "rotationWait",
+            &spec.rotation_wait,
+            &mut settings.rotation_wait,
+        ),
+    ] {
+        if let Some(value) = text
+            .as_ref()
+            .and_then(|t| notes.duration(&Path::of(&["spec", key]), t))
+        {
+            *target = value;
+        }
+    }
+    check_lives(settings, notes);
 }
 
 fn check_lives(settings: &MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>) {
@@ -324,6 +341,7 @@ impl Default for MeshSettings {
             certificate_ttl: Duration::from_secs(4 * 3600),
             root_ttl: Duration::from_secs(87_600 * 3600),
             intermediate_ttl: Duration::from_secs(8_760 * 3600),
+            rotation_wait: Duration::from_secs(30),
             mtls: MtlsMode::Permissive,
             ecdh_curves: Vec::new(),
             topology: Topology::default(),

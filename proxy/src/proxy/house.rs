@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use reeve_core::UnixTime;
-use reeve_svid::CredentialsWatch;
+use reeve_svid::{Credentials, CredentialsWatch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Proxy, Shared};
@@ -17,15 +18,17 @@ pub(super) async fn follow_credentials(
     shared: Arc<Shared>,
     workers: Arc<WorkerSet>,
     mut credentials: CredentialsWatch,
+    installed: watch::Sender<Option<Arc<Credentials>>>,
 ) {
     loop {
         let held = credentials.borrow_and_update().clone();
         if let Some(held) = held {
             let not_after = held.svid.not_after().as_secs();
-            match shared.made.hold(held) {
+            match shared.made.hold(Arc::clone(&held)) {
                 Ok((epoch, certificates)) => {
                     shared.switch(epoch, &workers);
                     shared.metrics.certificate(certificates, not_after);
+                    installed.send_replace(Some(held));
                 }
                 Err(error) => {
                     tracing::error!(%error, "new credentials cannot be used; the old ones stay");

@@ -146,6 +146,7 @@ impl Mesh {
             root_ttl: Duration::from_secs(86_400),
             intermediate_ttl: Duration::from_secs(43_200),
             svid_ttl,
+            consumer_wait: Duration::ZERO,
             store: Store::DangerMemory,
         };
         Self {
@@ -268,6 +269,7 @@ impl Mesh {
         let log = Captured::default();
         let proxy = Proxy::start(ProxyDeps {
             credentials: watch,
+            installed: watch::Sender::new(None),
             wal: wal.clone(),
             registry: Registry::new(),
             clock,

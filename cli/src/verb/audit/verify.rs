@@ -48,7 +48,7 @@ pub(super) struct VerifyArgs {
     /// A checkpoint kept from before: the log must be an extension of it.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// The mesh's authorities, PEM, to check the batches' signatures; else the bundle.pem beside the log.
+    /// The mesh's authorities, PEM, to check the batches' signatures; else the roots.pem beside the log, or bundle.pem.
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
     /// The log's public key, known from elsewhere (`name+hash+key`), or a file with it; else the one beside the log is believed.
@@ -63,10 +63,10 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs) -> Verdict {
     let earlier = args.checkpoint.as_deref().map(input::bytes).transpose()?;
     let (dir, mut wals, bundle) = match &args.dir {
-        Some(dir) => (dir.clone(), Vec::new(), dir.with_file_name("bundle.pem")),
+        Some(dir) => (dir.clone(), Vec::new(), roots_beside(dir)),
         None => {
             let state = args.state.existing()?;
-            (state.audit(), wals_of(&state), state.bundle())
+            (state.audit(), wals_of(&state), roots_beside(&state.audit()))
         }
     };
     let bundle = args.bundle.clone().unwrap_or(bundle);
@@ -85,13 +85,22 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
     Ok(Answer::from_fine(report.ok))
 }
 
+/// The mesh's roots, those included that it has retired: batches were signed under the root of their time.
+fn roots_beside(log: &Path) -> PathBuf {
+    let all = log.with_file_name("roots.pem");
+    match all.exists() {
+        true => all,
+        false => log.with_file_name("bundle.pem"),
+    }
+}
+
 /// Verifies the log of a mesh with its write-ahead logs.
 pub(crate) fn verify_state(state: &StateDir) -> Result<Report, Problem> {
     let options = VerifyOptions {
         wals: wals_of(state),
         ..VerifyOptions::default()
     };
-    check(&state.audit(), &state.bundle(), options)
+    check(&state.audit(), &roots_beside(&state.audit()), options)
 }
 
 /// Verifies with the authorities in `bundle`. Unusable ones are an error of their own only if nothing else is wrong:

@@ -79,6 +79,7 @@ impl Trail {
             root_ttl: settings.root_ttl,
             intermediate_ttl: settings.intermediate_ttl,
             svid_ttl: settings.certificate_ttl,
+            consumer_wait: settings.rotation_wait,
             store: Store::Sealed {
                 dir: ca.clone(),
                 key: reeve_ca::SealKey::from_file(&seal)?,
@@ -91,9 +92,8 @@ impl Trail {
         let origin = format!("{}/audit", domain.as_str());
         let log = AuditLog::open(&audit, LogOptions::new(origin, key))
             .with_context(|| format!("the audit log in {}", audit.display()))?;
-        let bundle = authority.bundle().borrow().to_pem();
-        let file = state.join("bundle.pem");
-        std::fs::write(&file, bundle).with_context(|| file.display().to_string())?;
+        // Before anything signs; who verifies the log looks there.
+        authority.publish_to(state.join("bundle.pem"))?;
         records.events.attach(Arc::clone(&log), controller.mesh());
         let started = EventRecord::new(EventKind::Started);
         records
@@ -103,6 +103,8 @@ impl Trail {
         let options = AgentOptions {
             id: domain.workload(&settings.root_namespace, &account),
             join_token: None,
+            instance: InstanceName::parse(NAME)?,
+            installed: None,
         };
         let issuer = Arc::new(LocalIssuer::new(Arc::clone(&authority)));
         let (credentials, agent) = Agent::start(options, issuer, Arc::clone(clock));
@@ -125,7 +127,7 @@ impl Trail {
         );
         let maintain = async {
             loop {
-                if let Err(error) = self.authority.maintain() {
+                if let Err(error) = self.authority.maintain(&*self.records.events) {
                     tracing::error!(%error, "the authority cannot replace its authorities");
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;

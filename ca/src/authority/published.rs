@@ -1,0 +1,61 @@
+//! The trust bundle in a file, for whoever cannot follow it: who joins, and who verifies the audit log.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use reeve_svid::TrustBundle;
+
+use super::CaError;
+
+/// The file beside the bundle's that has every root there was, to verify what they once vouched for.
+const HISTORY: &str = "roots.pem";
+
+/// Where the bundle is kept up to date, if anywhere.
+#[derive(Default)]
+pub(super) struct Published(Option<PathBuf>);
+
+impl Published {
+    /// In a file, which has the present bundle when this returns; beside it [`HISTORY`], every root there was.
+    pub(super) fn at(
+        path: PathBuf,
+        bundle: &TrustBundle,
+        history: &TrustBundle,
+    ) -> Result<Self, CaError> {
+        let this = Self(Some(path));
+        this.renew(bundle, history)?;
+        Ok(this)
+    }
+
+    /// Replaces the files, each as a whole; a crash leaves the old one or the new one.
+    pub(super) fn renew(&self, bundle: &TrustBundle, history: &TrustBundle) -> Result<(), CaError> {
+        let Some(path) = &self.0 else {
+            return Ok(());
+        };
+        for (path, bundle) in [
+            (path.with_file_name(HISTORY), history),
+            (path.clone(), bundle),
+        ] {
+            replace(&path, bundle.to_pem().as_bytes())
+                .map_err(|source| CaError::Publish { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = path.with_extension(format!("pem.{}.new", std::process::id()));
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&new)))
+}

@@ -1,0 +1,324 @@
+//! `reeve ca rotate` and `reeve ca members`: replaces certificates and authorities, and shows who has followed.
+
+use std::{
+    io::{self, BufRead, IsTerminal},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use reeve_ca::{MemberStatus, Rotation, Waiting};
+use reeve_console::RotateRequest;
+use reeve_core::{Clock, SystemClock};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    http::{self, Target},
+    output::{self, Format, OutputArgs, plain_table},
+    problem::{Answer, Problem, Verdict},
+    state::StateArgs,
+    supervisor::logfile::timestamp,
+    verb::{duration, mesh_api::MeshApi},
+};
+
+pub(super) const ROTATE_EXAMPLES: &str = "\
+Examples:
+  reeve ca rotate workloads                every certificate, spread over an eighth of its life
+  reeve ca rotate intermediate             a new intermediate signs at once, and everybody renews
+  reeve ca rotate root --wait              spread, sign, retire; each step waits for every live member, by name
+  reeve ca rotate root --force             end the present step, whoever has not followed
+  reeve ca rotate root --emergency --yes   the root's key is in other hands: nothing under it is trusted from now on
+
+A root is rotated in three steps. `spread`: the new root stands in every bundle. `renew`: it signs, and everybody gets a
+new certificate. `retire`: the old root has left the bundles. No step begins before every live member has acknowledged
+the one before, and those who cannot acknowledge had the mesh's `rotationWait`. Every step is in the audit log.
+
+Exit codes: 0 = fine, 1 = not over in time (with --wait), 2 = it could not be done.";
+
+pub(super) const MEMBERS_EXAMPLES: &str = "\
+Examples:
+  reeve ca members
+  reeve ca members -o json | jq -r '.[] | select(.connected | not) | .instance'
+
+Exit codes: 0 = fine, 2 = the mesh could not be asked.";
+
+/// How long the mesh process may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a rotation is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How many laggards a line names.
+const NAMED: usize = 3;
+
+/// `reeve ca rotate`.
+#[derive(Args, Debug)]
+pub(super) struct RotateArgs {
+    /// What to rotate
+    #[arg(value_enum)]
+    what: What,
+    /// Of a root under rotation: end the present step now, whoever has not followed
+    #[arg(long, conflicts_with = "emergency")]
+    force: bool,
+    /// Of a compromised root: replace it at once and trust nothing under it; connections are refused until both sides
+    /// have renewed
+    #[arg(long)]
+    emergency: bool,
+    /// Do not ask before --force or --emergency
+    #[arg(long)]
+    yes: bool,
+    /// Show the steps until it is over
+    #[arg(long)]
+    wait: bool,
+    /// How long --wait waits
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    Workloads,
+    Intermediate,
+    Root,
+}
+
+/// `reeve ca members`.
+#[derive(Args, Debug)]
+pub(super) struct MembersArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The rotation as `/status` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct UnderWay {
+    #[serde(flatten)]
+    rotation: Rotation,
+    waiting: Waiting,
+}
+
+pub(super) async fn rotate(args: &RotateArgs) -> Verdict {
+    let what = word(args)?;
+    let state = args.state.existing()?;
+    let api = MeshApi::of(&state)?;
+    if let Some(warning) = warning(what, under_way(&api).await?.as_ref()) {
+        confirm(args.yes, &warning)?;
+    }
+    let socket = state.mesh_socket();
+    let request = RotateRequest {
+        what: what.to_owned(),
+    };
+    let body = serde_json::to_vec(&request)
+        .map_err(|error| Problem::because("the request could not be encoded", &error))?;
+    let target = Target::Unix(socket.clone());
+    let reply = http::post(&target, "/admin/rotate", Bytes::from(body), PATIENCE).await;
+    let reply = reply.map_err(|error| {
+        Problem::because("the mesh process cannot be reached", &error)
+            .at(socket.display())
+            .fix("is the mesh running? see `reeve status`")
+    })?;
+    if !reply.status.is_success() {
+        let text = String::from_utf8_lossy(&reply.body);
+        let problem = Problem::new(format!("nothing is rotated: {}", text.trim()));
+        return Err(problem.fix("see `reeve ca status`"));
+    }
+    match args.wait {
+        true => follow(args, &api).await,
+        false => shown(args, &api).await,
+    }
+}
+
+/// What the mesh process is asked for.
+fn word(args: &RotateArgs) -> Result<&'static str, Problem> {
+    if (args.force || args.emergency) && args.what != What::Root {
+        return Err(Problem::new("--force and --emergency are for `root` alone"));
+    }
+    Ok(match args.what {
+        What::Workloads => "workloads",
+        What::Intermediate => "intermediate",
+        What::Root if args.force => "force",
+        What::Root if args.emergency => "emergency",
+        What::Root => "root",
+    })
+}
+
+/// What would break, if anything.
+fn warning(what: &str, under_way: Option<&UnderWay>) -> Option<String> {
+    match (what, under_way) {
+        ("force", Some(now)) if !now.waiting.is_over() => Some(format!(
+            "step {} ends though it waits for {}. Their connections fail until they have followed.",
+            now.rotation.step.as_str(),
+            waits_for(&now.waiting)
+        )),
+        ("emergency", _) => Some(
+            "every certificate of this mesh is void from now on. Requests fail until both sides have renewed.".to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+fn confirm(yes: bool, warning: &str) -> Result<(), Problem> {
+    output::note(warning);
+    if yes {
+        return Ok(());
+    }
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Problem::new("nobody is there to say yes").fix("add --yes"));
+    }
+    output::note("Go on? [y/N]");
+    let mut answer = String::new();
+    let read = stdin.lock().read_line(&mut answer);
+    read.map_err(|error| Problem::because("the answer cannot be read", &error))?;
+    match answer.trim() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Problem::new("nothing was rotated")),
+    }
+}
+
+async fn under_way(api: &MeshApi) -> Result<Option<UnderWay>, Problem> {
+    let ca = api.status().await?.ca;
+    let rotation = ca.get("rotation").cloned().unwrap_or_default();
+    serde_json::from_value(rotation)
+        .map_err(|error| Problem::because("the mesh process answered something unexpected", &error))
+}
+
+async fn shown(args: &RotateArgs, api: &MeshApi) -> Verdict {
+    let ca = api.status().await?.ca;
+    match args.output.output {
+        Format::Json => output::json(&ca)?,
+        Format::Human => output::line(&in_words(&ca))?,
+    }
+    Ok(Answer::Yes)
+}
+
+/// Shows each step, and for whom it waits, until there is none or time is up.
+async fn follow(args: &RotateArgs, api: &MeshApi) -> Verdict {
+    let until = SystemClock.now().plus(args.timeout);
+    let mut last = String::new();
+    loop {
+        let ca = api.status().await?.ca;
+        let now = in_words(&ca);
+        let over = ca.get("rotation").is_none_or(Value::is_null) && renewed(args, api, &ca).await?;
+        if now != last && !over {
+            output::note(&format!("{}  {now}", timestamp(SystemClock.now())));
+            last = now;
+        }
+        if over {
+            return shown(args, api).await;
+        }
+        if SystemClock.now() > until {
+            output::note("it is not over yet; see `reeve ca status`");
+            return Ok(Answer::No);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether everybody has renewed, if that was what was asked for.
+async fn renewed(args: &RotateArgs, api: &MeshApi, ca: &Value) -> Result<bool, Problem> {
+    if args.what == What::Root && !args.emergency {
+        return Ok(true);
+    }
+    let wanted = ca
+        .get("renewal")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    let members = list(api).await?;
+    Ok(members.iter().all(|m| m.holding.renewal >= wanted))
+}
+
+async fn list(api: &MeshApi) -> Result<Vec<MemberStatus>, Problem> {
+    let members = api.get_value("/api/members").await?;
+    serde_json::from_value(members)
+        .map_err(|error| Problem::because("the mesh process answered something unexpected", &error))
+}
+
+pub(super) async fn members(args: &MembersArgs) -> Verdict {
+    let api = MeshApi::of(&args.state.existing()?)?;
+    let members = list(&api).await?;
+    match args.output.output {
+        Format::Json => output::json(&members)?,
+        Format::Human => {
+            let titles = [
+                "INSTANCE",
+                "IDENTITY",
+                "BUNDLE",
+                "RENEWAL",
+                "CERTIFICATE ENDS",
+                "",
+            ];
+            let mut table = plain_table(titles);
+            for member in &members {
+                table.add_row([
+                    member.name.instance.to_string(),
+                    member.name.id.to_string(),
+                    member.holding.bundle_sequence.to_string(),
+                    member.holding.renewal.to_string(),
+                    timestamp(member.holding.not_after),
+                    away(member).to_owned(),
+                ]);
+            }
+            output::line(&table.trim_fmt())?;
+        }
+    }
+    Ok(Answer::Yes)
+}
+
+fn away(member: &MemberStatus) -> &'static str {
+    match member.connected {
+        true => "",
+        false => "away",
+    }
+}
+
+/// How the root's rotation stands, in a line.
+pub(super) fn in_words(ca: &Value) -> String {
+    let rotation = ca.get("rotation").cloned().unwrap_or_default();
+    let Ok(Some(now)) = serde_json::from_value::<Option<UnderWay>>(rotation) else {
+        let sequence = ca.get("bundle_sequence").and_then(Value::as_u64);
+        return format!(
+            "no root is being rotated; the bundle is number {}",
+            sequence.unwrap_or_default()
+        );
+    };
+    let step = match now.rotation.step.as_str() {
+        "spread" => "spread: the new root stands in the bundles",
+        "renew" => "renew: the new root signs, everybody renews",
+        _ => "retire: the old root has left the bundles",
+    };
+    match now.waiting.is_over() {
+        true => step.to_owned(),
+        false => format!("{step}; waits for {}", waits_for(&now.waiting)),
+    }
+}
+
+fn waits_for(waiting: &Waiting) -> String {
+    let mut parts = Vec::new();
+    if waiting.count > 0 {
+        let named: Vec<&str> = waiting
+            .members
+            .iter()
+            .take(NAMED)
+            .map(String::as_str)
+            .collect();
+        let more = waiting.count.saturating_sub(named.len());
+        let more = match more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        parts.push(format!("{}{more}", named.join(", ")));
+    }
+    if let Some(until) = waiting.until {
+        parts.push(format!(
+            "those who cannot acknowledge, until {}",
+            timestamp(until)
+        ));
+    }
+    parts.join(", and for ")
+}
