@@ -9,7 +9,7 @@ DENY_VERSION := 0.20
 
 SOAK ?= 20m
 
-.PHONY: demo test soak check build bench bench-authz bench-instructions bench-whatif prerequisites clean
+.PHONY: demo test soak check build bench bench-authz bench-instructions bench-whatif bench-audit prerequisites clean
 
 demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
 	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
@@ -51,6 +51,14 @@ bench-whatif: prerequisites ## A million recorded decisions replayed against oth
 	$(CARGO) build --release -p reeve-analysis --example write_trail
 	tests/bench/whatif.py --reeve $(TARGET)/$(BENCH_PROFILE)/reeve --writer $(BENCH_BIN)/examples/write_trail \
 	  --trail $(TARGET)/bench-trail --json target/bench/whatif.json
+
+bench-audit: prerequisites ## What recording costs a worker, and what one audit log takes in from few and from many proxies.
+	$(CARGO) build --release -p reeve-audit --examples
+	mkdir -p target/bench-audit
+	$(BENCH_BIN)/examples/append_speed target/bench-audit
+	$(BENCH_BIN)/examples/turn_speed target/bench-audit
+	$(BENCH_BIN)/examples/ingest_speed target/bench-audit 16 20000 3
+	$(BENCH_BIN)/examples/ingest_speed target/bench-audit 1000 40 3
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check

@@ -10,7 +10,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use reeve_audit::AuthenticatedBy;
+use reeve_audit::{AuthenticatedBy, EventKind, EventRecord};
 use reeve_core::{
     decision::{Principal, Reason},
     model::{InboundListener, MtlsMode},
@@ -444,6 +444,17 @@ pub(crate) struct Shaken {
     pub(crate) gone: CancellationToken,
 }
 
+/// A peer whose handshake failed: recorded with the reason, up to a rate; beyond it counted.
+fn refuse_handshake(worker: &Worker, address: SocketAddr, reason: &str) {
+    worker.proxy.metrics.handshake_failed("server");
+    if worker.proxy.strangers.certificate_refused() {
+        let event = EventRecord::new(EventKind::HandshakeRefused)
+            .with("address", address.to_string())
+            .with("reason", reason);
+        worker.ledger.event(&event);
+    }
+}
+
 /// The server's side of mesh mTLS; `None` for a peer that is turned away, which is counted.
 pub(crate) async fn shake_hands(
     worker: &Worker,
@@ -469,9 +480,12 @@ pub(crate) async fn shake_hands(
     }
     let mut stream = match shaken {
         Ok(Ok(stream)) => stream,
-        Ok(Err(_)) | Err(_) => {
-            proxy.metrics.handshake_failed("server");
-            proxy.strangers.handshake_refused();
+        Ok(Err(error)) => {
+            refuse_handshake(worker, address, &error.to_string());
+            return None;
+        }
+        Err(_) => {
+            refuse_handshake(worker, address, "it took too long");
             return None;
         }
     };
@@ -479,8 +493,7 @@ pub(crate) async fn shake_hands(
     let now = proxy.clock.now();
     let peer = peer_of(connection, &epoch.credentials.bundle, now);
     let Some(verified) = peer else {
-        proxy.metrics.handshake_failed("server");
-        proxy.strangers.handshake_refused();
+        refuse_handshake(worker, address, "the certificate is not valid any more");
         return None;
     };
     let chain = Chain::of(connection);

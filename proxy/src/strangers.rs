@@ -28,6 +28,7 @@ struct Counts {
     plaintext: Tally,
     no_route: Tally,
     requests: Tally,
+    certificates: Tally,
     handshakes: u64,
 }
 
@@ -79,6 +80,11 @@ impl Strangers {
         self.refused(REFUSED_REQUESTS_PER_SECOND, |counts| &mut counts.requests)
     }
 
+    /// The same of a handshake that failed at a port of the mesh: the peer's certificate is none of it, as a rule.
+    pub(crate) fn certificate_refused(&self) -> bool {
+        self.refused(REFUSALS_PER_SECOND, |counts| &mut counts.certificates)
+    }
+
     fn refused(&self, most: u32, tally: impl Fn(&mut Counts) -> &mut Tally) -> bool {
         let now = self.clock.now();
         let mut counts = lock(&self.counts);
@@ -117,7 +123,7 @@ impl Strangers {
                 ),
                 (
                     EventKind::HandshakeRefused,
-                    mem::take(&mut counts.handshakes),
+                    mem::take(&mut counts.handshakes) + mem::take(&mut counts.certificates.counted),
                 ),
             ];
             (since, counts)

@@ -239,12 +239,7 @@ impl Check<'_> {
             }
         }
         self.expirations(&mut trail, &leaves.hashes);
-        for began in trail.gaps.values() {
-            let text = format!(
-                "after record {began} decisions are missing, and nothing says how many: its proxy could not record them, and died"
-            );
-            self.report.notes.push(text);
-        }
+        self.open_gaps(&trail);
         let proxies: BTreeSet<_> = trail.sources.keys().map(|(proxy, _)| proxy).collect();
         self.report.proxies = u64::try_from(proxies.len()).unwrap_or(u64::MAX);
         if verifier.is_none() && self.report.batches > 0 {
@@ -327,6 +322,15 @@ impl Check<'_> {
                 Ok(_signer) => self.report.signatures_verified += 1,
                 Err(error) => self.find(name, format!("the signature: {error}")),
             }
+        }
+    }
+
+    fn open_gaps(&mut self, trail: &Trail) {
+        for began in trail.gaps.values() {
+            let text = format!(
+                "after record {began} decisions are missing, and nothing says how many: its proxy could not record them, and died"
+            );
+            self.report.notes.push(text);
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
 const POLICY: &str = "permit (principal, action, resource) unless { context has query && context.query.hasTag(\"access_token\") && context.query.getTag(\"access_token\").contains(\"x\") };";
 
 /// Every byte that was recorded.
-fn recorded(folder: &Path) -> String {
+pub(super) fn recorded(folder: &Path) -> String {
     let mut all = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

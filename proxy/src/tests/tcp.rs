@@ -192,3 +192,26 @@ async fn bytes_that_are_not_read_do_not_slip_past_a_policy_on_http() {
     );
     assert_eq!(line["policies"].as_array().unwrap().len(), 1, "{line}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_another_mesh_is_refused_and_the_reason_is_on_record() {
+    let (mesh, other) = (Mesh::new(), Mesh::new());
+    echo(&mesh).await;
+    let config = mesh.server(Protocol::Tcp, &[ALLOW_CLIENT]);
+    let (_server, _client) = pair(&mesh, &config, &mesh.client(Protocol::Tcp)).await;
+    let foreign = mesh_tls(&other, "client").client_config(&[Mesh::id("server")], &[alpn::TCP]);
+    let connector = TlsConnector::from(foreign.unwrap());
+    let stream = TcpStream::connect(mesh.at(1, PORT)).await.unwrap();
+    let name = "127.0.0.1".try_into().unwrap();
+    assert!(connector.connect(name, stream).await.is_err());
+    eventually(|| {
+        let all = super::redaction::recorded(mesh.folder());
+        let event = all.split("\"event\":\"handshake_refused\"").next()?;
+        let detail = event.rsplit("\"detail\":").next()?;
+        (all.len() > event.len()
+            && detail.contains("\"reason\":")
+            && detail.contains("\"address\":"))
+        .then_some(())
+    })
+    .await;
+}
