@@ -26,7 +26,23 @@ pub struct PolicyFault {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+    /// What kind of fault it is, for programs; not part of what is shown.
+    #[serde(skip)]
+    pub kind: FaultKind,
 }
+
+/// Kinds of faults that programs tell apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Any other.
+    #[default]
+    Other,
+    /// The policy's condition can never hold, and so it says nothing.
+    Impossible,
+}
+
+/// The code by which a diagnostic of Cedar's says so; Cedar itself gives it none.
+pub(crate) const IMPOSSIBLE: &str = "impossible_policy";
 
 impl PolicyFault {
     /// A fault at byte `offset` of `text`.
@@ -49,6 +65,7 @@ impl PolicyFault {
             column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
             snippet: (!snippet.trim().is_empty()).then_some(snippet),
             help: None,
+            kind: FaultKind::Other,
         }
     }
 
@@ -71,7 +88,15 @@ impl PolicyFault {
             .help
             .clone()
             .or_else(|| label.and_then(|l| l.label.clone()));
-        Self { help, ..fault }
+        let kind = match diagnostic.code.as_deref() {
+            Some(IMPOSSIBLE) => FaultKind::Impossible,
+            Some(_) | None => FaultKind::Other,
+        };
+        Self {
+            help,
+            kind,
+            ..fault
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub use engine::{
 pub use entities::{MAX_NAMED_SEGMENTS, datetime};
 pub use explain::{Explanation, PolicyVerdict, Verdict};
 pub use extension::SchemaFault;
-pub use fault::PolicyFault;
+pub use fault::{FaultKind, PolicyFault};
 pub use format::format_policies;
 pub use jwt::{JwtVerifier, TokenError, TokenLookup, Verified};
 pub use known::{Known, nearest};

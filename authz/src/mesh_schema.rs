@@ -7,13 +7,16 @@ use std::{
 
 use cedar_policy::{
     EntityId, EntityTypeName, EntityUid, PolicySet, Schema, SchemaFragment, ValidationMode,
-    Validator, ffi::DetailedError,
+    ValidationWarning, Validator, ffi::DetailedError,
 };
 use cedar_policy_core::ast::{Entity, EntityType, EntityUID, Name};
 use reeve_core::decision::Action;
 use serde_json::Value;
 
-use crate::extension::{self, AddedType, SchemaFault};
+use crate::{
+    extension::{self, AddedType, SchemaFault},
+    fault::IMPOSSIBLE,
+};
 
 /// Extended schemas that a process remembers: that of the folder in force, of a candidate, and a few of the past.
 const MAX_REMEMBERED_SCHEMAS: usize = 8;
@@ -218,9 +221,13 @@ impl MeshSchema {
         let errors = result
             .validation_errors()
             .map(|e| (e.policy_id().to_string(), DetailedError::from(e)));
-        let warnings = result
-            .validation_warnings()
-            .map(|w| (w.policy_id().to_string(), DetailedError::from(w)));
+        let warnings = result.validation_warnings().map(|warning| {
+            let mut diagnostic = DetailedError::from(warning);
+            if matches!(warning, ValidationWarning::ImpossiblePolicy(_)) {
+                diagnostic.code = Some(IMPOSSIBLE.to_owned());
+            }
+            (warning.policy_id().to_string(), diagnostic)
+        });
         errors.chain(warnings).collect()
     }
 }

@@ -123,6 +123,7 @@ fn judged(set: &PolicySet, question: &Question) -> Decision {
         reason: judged.reason,
         policies: judged.policies.iter().filter_map(known).collect(),
         errors: errors.collect(),
+        asked: Vec::new(),
         shadow: None,
     }
 }

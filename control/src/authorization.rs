@@ -12,6 +12,7 @@
 
 mod cedar;
 mod import;
+mod impossible;
 mod paths;
 mod rule;
 mod sources;
@@ -24,7 +25,6 @@ use std::{
     sync::Arc,
 };
 
-use reeve_authz::parse_access_policy;
 use reeve_core::{Namespace, ServiceName, TrustDomain};
 
 use self::{
@@ -36,6 +36,7 @@ use self::{
 use crate::{
     Code, Fault, LocalWorkload, Service,
     kinds::{AccessPolicySpec, AccessRoleBindingSpec, AuthorizationPolicySpec, Object},
+    mesh::Scope,
     resolve::Notes,
     source::path::Path,
 };
@@ -64,6 +65,19 @@ pub(crate) struct Translated {
     pub(crate) object: usize,
     /// Its policies; empty where nothing needs to be said, as for an `ALLOW` that allows nothing.
     pub(crate) cedar: String,
+    /// Which requests a provider is asked about, if it is for that.
+    pub(crate) asks: Option<Asks>,
+}
+
+/// An object with action `CUSTOM`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asks {
+    /// Who is asked.
+    pub(crate) provider: String,
+    /// A forbid for each rule.
+    pub(crate) cedar: String,
+    /// The workloads that it is for.
+    pub(crate) picks: Vec<Scope>,
 }
 
 /// What an object does.
@@ -72,6 +86,7 @@ enum Action {
     Allow,
     Deny,
     Audit,
+    Custom,
 }
 
 /// An object that is read, and where it holds.
@@ -118,9 +133,17 @@ pub(crate) fn translate(
                 object: one.object,
                 faults,
             };
+            let (cedar, asked) = one.cedar(&mut notes, world, &allowing, &mut told);
+            let provider = one.object.spec.provider.as_ref();
+            let provider = provider.filter(|_| one.action == Action::Custom);
             Translated {
                 object: one.number,
-                cedar: one.cedar(&mut notes, world, &allowing, &mut told),
+                cedar,
+                asks: provider.map(|provider| Asks {
+                    provider: provider.name.clone(),
+                    cedar: asked,
+                    picks: one.target.picks.clone(),
+                }),
             }
         })
         .collect()
@@ -133,23 +156,22 @@ fn action(notes: &mut Notes<'_, AuthorizationPolicySpec>) -> Option<Action> {
         None | Some("ALLOW") => Action::Allow,
         Some("DENY") => Action::Deny,
         Some("AUDIT") => Action::Audit,
-        Some("CUSTOM") => {
-            let hint = "a sidecar asks no other server: say in Cedar what the provider would answer, or let an Envoy ask it";
-            notes.hint(
-                &path,
-                Code::Unsupported,
-                "CUSTOM asks an external provider",
-                hint,
-            );
-            return None;
-        }
+        Some("CUSTOM") => Action::Custom,
         Some(other) => {
             let text = format!("{other:?} is no action");
-            notes.hint(&path, Code::Invalid, text, "use ALLOW, DENY or AUDIT");
+            let hint = "use ALLOW, DENY, AUDIT or CUSTOM";
+            notes.hint(&path, Code::Invalid, text, hint);
             return None;
         }
     };
-    if spec.provider.is_some() {
+    let provider = spec.provider.as_ref().map(|p| p.name.as_str());
+    if action == Action::Custom && provider.is_none_or(str::is_empty) {
+        let text = "CUSTOM names no provider";
+        let hint = "name one of MeshConfig.spec.extensionProviders";
+        let path = Path::of(&["spec", "provider", "name"]);
+        notes.hint(&path, Code::Missing, text, hint);
+    }
+    if action != Action::Custom && provider.is_some() {
         let path = Path::of(&["spec", "provider"]);
         notes.error(&path, Code::Invalid, "a provider belongs to action CUSTOM");
     }
@@ -206,19 +228,21 @@ fn dry_run(notes: &mut Notes<'_, AuthorizationPolicySpec>) -> bool {
 }
 
 impl Read<'_> {
+    /// What decides, and what says whom to ask.
     fn cedar(
         &self,
         notes: &mut Notes<'_, AuthorizationPolicySpec>,
         world: World<'_>,
         allowing: &[&Self],
         told: &mut BTreeSet<(Option<Namespace>, String)>,
-    ) -> String {
+    ) -> (String, String) {
         let reading = Reading {
             home: Home {
                 domain: world.trust_domain,
                 namespace: &self.object.namespace,
             },
-            denies: self.action == Action::Deny,
+            denies: matches!(self.action, Action::Deny | Action::Custom),
+            asks: self.action == Action::Custom,
             gateways: self.target.gateways,
         };
         let mut policies = Vec::new();
@@ -227,7 +251,7 @@ impl Read<'_> {
             let rule = Rule::read(notes, reading, &path, spec);
             let name = format!("rule-{}", n + 1);
             for policy in self.policies(&rule, &name) {
-                match self.is_impossible(&policy) {
+                match impossible::is_impossible(&policy) {
                     true => notes.warn(
                         &path,
                         Code::Unreachable,
@@ -238,35 +262,24 @@ impl Read<'_> {
                 }
             }
         }
-        let denies = self.action == Action::Deny && !self.object.spec.rules.is_empty();
-        if denies && !self.dry {
+        let asked = match self.action {
+            Action::Custom => std::mem::take(&mut policies).join("\n\n"),
+            Action::Allow | Action::Deny | Action::Audit => String::new(),
+        };
+        let denies = matches!(self.action, Action::Deny | Action::Custom);
+        if denies && !self.dry && !self.object.spec.rules.is_empty() {
             let permit = self.without_allow(notes, world, allowing);
             let key = |text: &String| (self.target.scope.clone(), text.clone());
             policies.extend(permit.filter(|text| told.insert(key(text))));
         }
-        policies.join("\n\n")
-    }
-
-    /// Whether Cedar can tell that no request ever satisfies it; a policy in Cedar would be refused for that.
-    fn is_impossible(&self, policy: &str) -> bool {
-        // Without a negation nothing contradicts another part.
-        if !policy.contains('!') && !policy.contains("unless") {
-            return false;
-        }
-        let (namespace, name) = (&self.object.namespace, &self.object.name);
-        let read = parse_access_policy(None, namespace, name, policy);
-        let found = read.err().unwrap_or_default();
-        !found.is_empty()
-            && found
-                .iter()
-                .all(|f| f.message.starts_with("policy is impossible"))
+        (policies.join("\n\n"), asked)
     }
 
     /// A rule's policies.
     fn policies(&self, rule: &Rule, name: &str) -> Vec<String> {
         let effect = match self.action {
             Action::Allow => "permit",
-            Action::Deny => "forbid",
+            Action::Deny | Action::Custom => "forbid",
             Action::Audit => return Vec::new(),
         };
         let mut policies = Vec::new();
@@ -354,11 +367,24 @@ impl Read<'_> {
                 except.push(covered);
             }
         }
-        let text = "no ALLOW policy holds for all that this one holds for: as in Istio, what no DENY matches there is allowed";
+        let text = match self.action {
+            Action::Custom => {
+                "no ALLOW policy holds for all that this one holds for: as in Istio, what the provider allows there is allowed"
+            }
+            Action::Allow | Action::Deny | Action::Audit => {
+                "no ALLOW policy holds for all that this one holds for: as in Istio, what no DENY matches there is allowed"
+            }
+        };
         let hint = "add an ALLOW policy, or an AccessPolicy, to close it";
         notes.warn(&Path::of(&["spec", "action"]), Code::Insecure, text, hint);
         let description =
             "Istio allows what no DENY policy matches, where there is no ALLOW policy";
+        let description = match self.action {
+            Action::Custom => {
+                "Istio allows what the provider allows, where there is no ALLOW policy"
+            }
+            Action::Allow | Action::Deny | Action::Audit => description,
+        };
         let mut policy = self.annotations("without-allow", Some(description));
         policy.push_str(&format!("permit (principal, action, {head})"));
         if test != Expr::ALWAYS {

@@ -3,6 +3,7 @@
 mod authorities;
 pub(crate) mod doors;
 mod entries;
+mod external;
 mod headless;
 mod kept;
 mod naming;
@@ -231,6 +232,7 @@ impl<'a> Index<'a> {
             transformations: self.whole.transformations_of(workload),
             global_rate_limits: self.global_rate_limits(&selecting),
             path_normalization: paths::mode(self.mesh, workload, paths::NO_PORT),
+            external_authorizations: external::of(self.mesh, workload, &selecting),
             jwt_rules: jwt_rules(self.mesh, keys, |r| r.covers(workload)),
             tracing: self.mesh.settings.tracing.clone(),
             telemetry: TelemetryConfig {

@@ -196,7 +196,7 @@ impl Objects {
             "RateLimit" => push(&mut self.rate_limits, d, tables::STRICT, faults),
             kind if kind.starts_with("Access") => self.add_access(kind, d, faults),
             "Namespace" => push(&mut self.namespaces, d, tables::LENIENT, faults),
-            "MeshConfig" => push(&mut self.mesh_configs, d, tables::STRICT, faults),
+            "MeshConfig" => push(&mut self.mesh_configs, d, tables::MESH_CONFIG, faults),
             "LocalMesh" => push(&mut self.local_meshes, d, tables::STRICT, faults),
             _ => {
                 let mut tolerated: Vec<Object<de::Anything>> = Vec::new();

@@ -43,7 +43,7 @@ pub use workload::{
     Health, LocalWorkload, MetricsPage, Probe, RestartPolicy, WorkloadPort, WorkloadRole,
 };
 
-use crate::Fault;
+use crate::{Fault, resolve::external::CustomPolicy};
 
 /// Everything that a folder of configuration says, valid as a whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +81,8 @@ pub struct Mesh {
     pub(crate) secrets: BTreeMap<SecretName, Arc<TlsSecret>>,
     pub(crate) peer_authentications: Vec<PeerAuthentication>,
     pub(crate) path_normalizations: Vec<PathRule>,
+    /// Which requests providers are asked about.
+    pub(crate) custom: Vec<CustomPolicy>,
     pub(crate) request_authentications: Vec<RequestAuthentication>,
 }
 
@@ -110,6 +112,7 @@ impl Mesh {
             secrets,
             peer_authentications,
             path_normalizations,
+            custom,
             request_authentications,
         } = self;
         *settings == other.settings
@@ -130,6 +133,7 @@ impl Mesh {
             && *secrets == other.secrets
             && *peer_authentications == other.peer_authentications
             && *path_normalizations == other.path_normalizations
+            && *custom == other.custom
             && *request_authentications == other.request_authentications
     }
 

@@ -4,6 +4,7 @@ mod access_log;
 mod discovery;
 mod entities;
 mod entries;
+pub(crate) mod external;
 mod gateway_api;
 mod groups;
 pub(crate) mod hosts;
@@ -138,6 +139,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
     let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
     let (policies, all_entities) = access(objects, &settings, (&services, &workloads), faults);
+    let custom = custom(objects, &settings, (&services, &workloads), faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
     let root = &settings.root_namespace;
@@ -164,7 +166,35 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         secrets,
         peer_authentications: peers,
         path_normalizations,
+        custom,
         request_authentications: requests,
+    }
+}
+
+/// Which requests providers are asked about.
+fn custom(
+    objects: &Objects,
+    settings: &crate::MeshSettings,
+    known: (&hosts::Services, &[crate::LocalWorkload]),
+    faults: &mut Vec<Fault>,
+) -> Vec<external::CustomPolicy> {
+    let policies = &objects.authorization_policies;
+    external::resolve(policies, settings, world(objects, settings, known), faults)
+}
+
+fn world<'a>(
+    objects: &'a Objects,
+    settings: &'a crate::MeshSettings,
+    (services, workloads): (&'a hosts::Services, &'a [crate::LocalWorkload]),
+) -> World<'a> {
+    World {
+        trust_domain: &settings.trust_domain,
+        root: &settings.root_namespace,
+        services,
+        workloads,
+        access: &objects.access_policies,
+        bindings: &objects.access_role_bindings,
+        assume: false,
     }
 }
 
@@ -188,15 +218,7 @@ fn access(
         // Against another schema than the one meant, every policy would seem to be wrong.
         return Default::default();
     };
-    let world = World {
-        trust_domain: &settings.trust_domain,
-        root: &settings.root_namespace,
-        services,
-        workloads,
-        access: &objects.access_policies,
-        bindings: &objects.access_role_bindings,
-        assume: false,
-    };
+    let world = world(objects, settings, (services, workloads));
     let others = policies::Others {
         authorization: &objects.authorization_policies,
         roles: &objects.access_roles,

@@ -259,6 +259,9 @@ pub struct Decision {
     pub policies: Vec<PolicyId>,
     /// Why, in one word.
     pub reason: Reason,
+    /// The servers that were asked about it beforehand, and what they said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<AskedExternally>,
     /// What would have been answered with shadow policies in force, or, for a service in state `shadow`, if it were
     /// enforced – when that differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,6 +276,7 @@ impl Decision {
             reason,
             policies: Vec::new(),
             errors: Vec::new(),
+            asked: Vec::new(),
             shadow: None,
         }
     }
@@ -281,6 +285,35 @@ impl Decision {
     pub fn is_allow(&self) -> bool {
         self.effect == Effect::Allow
     }
+}
+
+/// A server that was asked about a request before the policies were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedExternally {
+    /// Its name in the mesh's configuration.
+    pub provider: String,
+    /// What it said.
+    pub answer: ExternalAnswer,
+    /// The policies by which it was asked, ordered.
+    pub policies: Vec<PolicyId>,
+    /// How long that took, in microseconds.
+    pub took_us: u64,
+}
+
+/// What came of asking a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExternalAnswer {
+    /// It may go on to the policies.
+    Allowed,
+    /// It may not.
+    Denied,
+    /// There was no answer, and it may not go on without one.
+    Unanswered,
+    /// There was no answer, and it goes on all the same (`failOpen`).
+    FailedOpen,
+    /// Nobody was asked: the policies are in shadow.
+    NotAsked,
 }
 
 /// Why a decision came out as it did.
@@ -313,6 +346,10 @@ pub enum Reason {
     NotEntitled,
     /// A captured connection to an address that stands for no service, under `REGISTRY_ONLY`.
     NotInRegistry,
+    /// A server that is asked about the request (Istio's action `CUSTOM`) denied it.
+    ExternallyDenied,
+    /// Such a server did not answer, and its silence is a refusal.
+    ExternallyUnanswered,
     /// No route leads anywhere: the server name in the caller's ClientHello is none that is served at this port.
     NoRoute,
 }
@@ -334,6 +371,8 @@ impl Reason {
             Self::AmbiguousPath => "ambiguous_path",
             Self::NotEntitled => "not_entitled",
             Self::NotInRegistry => "not_in_registry",
+            Self::ExternallyDenied => "externally_denied",
+            Self::ExternallyUnanswered => "externally_unanswered",
             Self::NoRoute => "no_route",
         }
     }

@@ -6,6 +6,7 @@
 
 mod break_glass;
 mod circuit;
+mod external;
 mod fault;
 mod global_limit;
 mod policy;
@@ -23,6 +24,9 @@ mod workload;
 
 pub use break_glass::{BreakGlass, NotAKey, SignerKey};
 pub use circuit::OpenCircuit;
+pub use external::{
+    ExtensionProvider, ExternalAuthorization, HttpCheck, NamePattern, ProviderForm,
+};
 pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
 pub use global_limit::{
     DescriptorEntry, DescriptorRule, DescriptorValue, GlobalRateLimit, LimitServer, OnFailure,

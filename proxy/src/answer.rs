@@ -1,5 +1,6 @@
 //! Answers that the proxy itself gives, HTTP or gRPC. They tell a caller nothing it may not know.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use reeve_core::model::Abort;
@@ -8,6 +9,7 @@ use crate::{
     body::{ResponseBody, whole},
     breaker::Overflow,
     exchange::Exchange,
+    external::Refusal,
     head::{HeadError, RawHead},
     headers::{DECISION_ID, OUTCOME},
     limits::{MAX_REALM_BYTES, RETRY_AFTER_SECONDS},
@@ -31,12 +33,20 @@ pub(crate) struct Answer {
     grpc: Option<u16>,
     /// The rate limit that is reached.
     limited: Option<Limited>,
-    /// What a rate limit server has the caller told.
-    told: Option<Box<HeaderMap>>,
+    /// What a server that was asked has the caller told.
+    told: Option<Box<Told>>,
     /// There is none: the connection or stream is reset.
     resets: bool,
     /// What a 401 says to authenticate for.
     challenge: Option<Box<HeaderValue>>,
+}
+
+/// Of a rate limit server, or of one that refused.
+#[derive(Clone, Debug)]
+struct Told {
+    headers: HeaderMap,
+    /// In place of our own words.
+    body: Bytes,
 }
 
 /// Marks a response that is never sent, and is the reason for that.
@@ -71,6 +81,18 @@ impl Answer {
         Self {
             decision_id: Some(decision_id),
             ..Self::new(StatusCode::FORBIDDEN, "denied", "UAEX")
+        }
+    }
+
+    /// A server that was asked about it says no, or nothing.
+    pub(crate) fn externally_refused(decision_id: String, refusal: Refusal) -> Self {
+        Self {
+            decision_id: Some(decision_id),
+            told: Some(Box::new(Told {
+                headers: refusal.headers,
+                body: refusal.body,
+            })),
+            ..Self::new(refusal.status, "denied", "UAEX")
         }
     }
 
@@ -140,7 +162,10 @@ impl Answer {
     /// A limit that a server keeps is reached.
     pub(crate) fn globally_limited(told: HeaderMap) -> Self {
         Self {
-            told: Some(Box::new(told)),
+            told: Some(Box::new(Told {
+                headers: told,
+                body: Bytes::new(),
+            })),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "RL").by("global_rate_limit")
         }
     }
@@ -307,7 +332,7 @@ impl Answer {
             limited.tell(response.headers_mut());
         }
         if let Some(told) = self.told.as_deref() {
-            response.headers_mut().extend(told.clone());
+            response.headers_mut().extend(told.headers.clone());
         }
         if self.leaves_unknown() && exchange.is_for_mesh_peer() {
             let unknown = HeaderValue::from_static("unknown");
@@ -315,11 +340,16 @@ impl Answer {
         }
         exchange.answered(response.status(), response.headers());
         let text = if exchange.ends.protocol == "grpc" {
-            String::new()
+            Bytes::new()
         } else {
-            self.text()
+            self.body().cloned().unwrap_or_else(|| self.text().into())
         };
         response.map(|()| whole(text, exchange))
+    }
+
+    fn body(&self) -> Option<&Bytes> {
+        let body = self.told.as_ref().map(|told| &told.body);
+        body.filter(|body| !body.is_empty())
     }
 
     /// Whether the upstream may have acted on the request.
@@ -335,10 +365,11 @@ impl Answer {
         let mut response = Response::new(());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+        let content_type = match self.body() {
+            Some(_) => "text/plain",
+            None => "application/json",
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

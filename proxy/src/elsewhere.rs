@@ -109,6 +109,7 @@ impl Unknown<'_> {
             user: None,
             head: Some(self.head.clone()),
             transformed: None,
+            said: None,
         }
     }
 
@@ -222,6 +223,7 @@ pub(crate) async fn found(
         user: None,
         head: head.cloned(),
         transformed: None,
+        said: None,
     };
     Err(refuse(worker, snapshot, &question, Reason::NotInRegistry, exchange).await)
 }

@@ -318,6 +318,7 @@ fn decide(
         user: request.user.clone().map(Into::into),
         head,
         transformed,
+        said: None,
     };
     let verdict = question.ask(snapshot, request.time);
     if question.strict_refuses() {

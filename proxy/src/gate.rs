@@ -10,6 +10,7 @@ use reeve_core::{UnixTime, decision::Reason};
 use crate::{
     answer::Answer,
     exchange::Exchange,
+    external::Said,
     head::{Head, HeadError, Rest, Unreadable},
     headers,
     judge::{Peer, Place, Question, Transformed},
@@ -22,6 +23,8 @@ use crate::{
     trace,
     worker::Worker,
 };
+
+const AMBIGUOUS: HeadError = HeadError::Path(PathError::Ambiguous);
 
 /// Decode, normalise, verify tokens, decide, record: the way to a permit, inbound and at a gateway.
 pub(crate) async fn judge(
@@ -39,6 +42,7 @@ pub(crate) async fn judge(
         user,
         head: Some(Arc::new(head)),
         transformed: None,
+        said: None,
     };
 
     let mut head = match Head::read(parts, place.path_normalization(snapshot)) {
@@ -46,30 +50,34 @@ pub(crate) async fn judge(
         Err(Unreadable {
             error,
             rest: Rest::AllButPath(rest),
-        }) if error == HeadError::Path(PathError::Ambiguous) => {
+        }) if error == AMBIGUOUS => {
             if !has_room(worker, peer) {
                 return Err(unread_counted(*rest, exchange));
             }
-            let question = question(*rest, None);
-            let answer = refuse(worker, snapshot, &question, Reason::AmbiguousPath, exchange).await;
-            return Err(if answer.status == StatusCode::FORBIDDEN {
-                Answer::bad_head(error)
-            } else {
-                answer
-            });
+            return Err(ambiguous(worker, snapshot, &question(*rest, None), exchange).await);
         }
         Err(unreadable) => return Err(unread(unreadable, exchange)),
     };
     // What a gateway says of a client's certificate goes on to whom the client's request goes.
     let keep = peer.is_mtls() || snapshot.is_gateway();
     clean_but(worker, &mut head, exchange, keep);
+    let said = match snapshot.external.is_empty() {
+        true => None,
+        false => ask_externally((worker, snapshot), (peer, &place), &mut head, exchange).await?,
+    };
 
     let verified = match snapshot.jwt.verify(&Tokens(&head), now) {
         Ok(verified) => verified,
         Err(error) => {
             tracing::debug!(%error, "a token does not verify");
             return Err(match has_room(worker, peer) {
-                true => invalid_token(worker, snapshot, &question(head, None), exchange).await,
+                true => {
+                    let question = Question {
+                        said,
+                        ..question(head, None)
+                    };
+                    invalid_token(worker, snapshot, &question, exchange).await
+                }
                 false => unread_counted(head, exchange),
             });
         }
@@ -80,6 +88,7 @@ pub(crate) async fn judge(
 
     let question = Question {
         transformed,
+        said,
         ..question(head, user)
     };
     exchange.head_of(&question);
@@ -96,6 +105,56 @@ pub(crate) async fn judge(
         applying.count_heads(&transformed.by, &worker.proxy.metrics);
     }
     Ok((permit, question))
+}
+
+/// The answer to a path that has more than one reading, on record.
+async fn ambiguous(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    question: &Question,
+    exchange: &mut Exchange,
+) -> Answer {
+    let answer = refuse(worker, snapshot, question, Reason::AmbiguousPath, exchange).await;
+    match answer.status {
+        StatusCode::FORBIDDEN => Answer::bad_head(AMBIGUOUS),
+        _ => answer,
+    }
+}
+
+/// What servers say that are asked before anything is decided; it changes the head, or is the answer.
+async fn ask_externally(
+    (worker, snapshot): (&Worker, &Snapshot),
+    (peer, place): (&Peer, &Arc<Place>),
+    head: &mut Head,
+    exchange: &mut Exchange,
+) -> Result<Option<Arc<Said>>, Answer> {
+    // On the heap, since few requests are asked about.
+    let asking = snapshot
+        .external
+        .ask((worker, snapshot), (peer, place), head);
+    let stopped = match Box::pin(asking).await {
+        Ok(said) => return Ok(Some(Arc::new(said))),
+        Err(stopped) => *stopped,
+    };
+    if !has_room(worker, peer) {
+        return Err(unread_counted(head.clone(), exchange));
+    }
+    let question = Question {
+        peer: peer.clone(),
+        place: place.clone(),
+        user: None,
+        head: Some(Arc::new(head.clone())),
+        transformed: None,
+        said: None,
+    };
+    exchange.head_of(&question);
+    let (verdict, refusal) = stopped.verdict(&question, snapshot, worker.ledger.now());
+    let refused = permit::record_refusal(&question, verdict, snapshot, &worker.ledger).await;
+    let answer = answer_refused(refused, exchange);
+    Err(match answer.status {
+        StatusCode::FORBIDDEN => Answer::externally_refused(exchange.decision_id(), refusal),
+        _ => answer,
+    })
 }
 
 /// The answer to a token that does not verify, on record.

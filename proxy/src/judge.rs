@@ -14,8 +14,8 @@ use reeve_authz::{Engine, Needs};
 use reeve_core::{
     UnixTime,
     decision::{
-        AccessRequest, Action, Decision, Effect, HttpContext, Principal, Reason, RequestContext,
-        ResourceRef, User, apply_state,
+        AccessRequest, Action, AskedExternally, Decision, Effect, HttpContext, Principal, Reason,
+        RequestContext, ResourceRef, User, apply_state,
     },
     model::{
         InboundListener, MtlsMode, OutboundListener, PathNormalization, Protocol, ServiceConfig,
@@ -23,7 +23,7 @@ use reeve_core::{
     },
 };
 
-use crate::{cluster::Cluster, head::Head, query, snapshot::Snapshot};
+use crate::{cluster::Cluster, external::Said, head::Head, query, snapshot::Snapshot};
 
 /// The other end of a connection, as far as it was verified.
 #[derive(Clone, Debug)]
@@ -43,6 +43,14 @@ impl Peer {
         }
     }
 
+    /// The proxy's own workload, which asks for something itself.
+    pub(crate) fn workload(workload: &WorkloadConfig) -> Self {
+        Self {
+            principal: Principal::Workload(workload.identity.clone()),
+            ..Self::stranger(workload.address)
+        }
+    }
+
     pub(crate) fn is_mtls(&self) -> bool {
         self.authenticated_by == AuthenticatedBy::Mtls
     }
@@ -53,6 +61,8 @@ impl Peer {
 pub(crate) struct Place {
     pub(crate) direction: Direction,
     pub(crate) resource: ResourceRef,
+    /// The address that the caller asked, where it is the workload's own.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) port: u16,
     pub(crate) mtls: MtlsMode,
     pub(crate) state: ServiceState,
@@ -68,6 +78,7 @@ impl Place {
         Self {
             direction: Direction::Inbound,
             resource: own_resource(workload),
+            address: Some(listener.bind.ip()),
             port: listener.bind.port(),
             mtls: listener.mtls,
             state: listener.state,
@@ -86,6 +97,7 @@ impl Place {
         Self {
             direction: Direction::Outbound,
             resource: own_resource(workload),
+            address: Some(listener.bind.ip()),
             port: listener.bind.port(),
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
@@ -105,6 +117,7 @@ impl Place {
                 services: vec![service.name.clone()],
                 address: None,
             },
+            address: None,
             port,
             mtls: MtlsMode::Disable,
             state: ServiceState::Enforced,
@@ -127,6 +140,7 @@ impl Place {
         Self {
             direction: Direction::Outbound,
             resource: somewhere(workload, Some(to)),
+            address: None,
             port: to.port(),
             mtls: MtlsMode::Disable,
             state: ServiceState::Open,
@@ -140,6 +154,7 @@ impl Place {
         Self {
             direction: Direction::Outbound,
             resource: somewhere(workload, to),
+            address: None,
             port,
             mtls: MtlsMode::Disable,
             state: ServiceState::Open,
@@ -179,6 +194,8 @@ pub(crate) struct Question {
     pub(crate) head: Option<Arc<Head>>,
     /// What the request was before transformations changed it.
     pub(crate) transformed: Option<Arc<Transformed>>,
+    /// What servers said that were asked about it beforehand.
+    pub(crate) said: Option<Arc<Said>>,
 }
 
 /// A request that transformations changed.
@@ -206,6 +223,17 @@ impl Question {
     /// Asks the policies of `snapshot`. SECURITY: a request that was transformed must be permitted as it was received as
     /// well, so that no transformation lets anything through.
     pub(crate) fn ask(&self, snapshot: &Snapshot, now: UnixTime) -> Verdict {
+        let mut verdict = self.ask_policies(snapshot, now);
+        verdict.decision.asked = self.asked();
+        verdict
+    }
+
+    fn asked(&self) -> Vec<AskedExternally> {
+        let said = self.said.as_ref();
+        said.map(|said| said.asked.clone()).unwrap_or_default()
+    }
+
+    fn ask_policies(&self, snapshot: &Snapshot, now: UnixTime) -> Verdict {
         let Some(transformed) = &self.transformed else {
             return self.ask_about(self.head.as_ref(), snapshot, now);
         };
@@ -249,18 +277,25 @@ impl Question {
 
     /// SECURITY: what cannot be read as HTTP where HTTP is expected does not slip past the policies on HTTP.
     fn decide(&self, engine: &Engine, access: &AccessRequest) -> Decision {
-        if self.head.is_none() && self.place.protocol.is_http() {
-            engine.decide_opaque(access)
-        } else {
-            engine.decide(access)
+        match self.is_opaque() {
+            true => engine.decide_opaque(access),
+            false => engine.decide(access),
         }
+    }
+
+    /// Whether nothing could be read where HTTP is expected.
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.head.is_none() && self.place.protocol.is_http()
     }
 
     /// An answer that was clear before the policies were asked.
     pub(crate) fn refuse(&self, snapshot: &Snapshot, now: UnixTime, reason: Reason) -> Verdict {
         Verdict {
             access: self.access(self.head.as_ref(), snapshot, now),
-            decision: Decision::without_policy(Effect::Deny, reason),
+            decision: Decision {
+                asked: self.asked(),
+                ..Decision::without_policy(Effect::Deny, reason)
+            },
             cost_us: 0,
             redacted: Redacted::NONE,
             as_received: false,
@@ -278,6 +313,27 @@ impl Question {
         snapshot: &Snapshot,
         now: UnixTime,
     ) -> AccessRequest {
+        let wanted = &snapshot.wanted_headers;
+        self.access_with(head, snapshot.engine.needs(), wanted, now)
+    }
+
+    /// The same question to another engine, which looks at these headers.
+    pub(crate) fn access_for(
+        &self,
+        engine: &Engine,
+        wanted: &[HeaderName],
+        now: UnixTime,
+    ) -> AccessRequest {
+        self.access_with(self.head.as_ref(), engine.needs(), wanted, now)
+    }
+
+    fn access_with(
+        &self,
+        head: Option<&Arc<Head>>,
+        needs: &Needs,
+        wanted: &[HeaderName],
+        now: UnixTime,
+    ) -> AccessRequest {
         let action = match head {
             Some(head) => Action::from_method(head.method.as_str()),
             None => Action::Connect,
@@ -292,9 +348,7 @@ impl Question {
                 port: self.place.port,
                 mtls: self.peer.is_mtls(),
                 time: now,
-                http: head.map(|head| {
-                    http_context(head, snapshot.engine.needs(), &snapshot.wanted_headers)
-                }),
+                http: head.map(|head| http_context(head, needs, wanted)),
             },
         }
     }

@@ -43,6 +43,7 @@ mod elsewhere;
 mod end;
 mod exchange;
 pub mod explain;
+mod external;
 mod farewell;
 mod fault;
 mod forward;

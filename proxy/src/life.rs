@@ -118,6 +118,11 @@ async fn within_rate(
     judged: Result<(Permit<Recorded>, Question), Answer>,
 ) -> Result<(Permit<Recorded>, Question, HeaderMap), Answer> {
     let (permit, question) = judged?;
+    let mut told = question
+        .said
+        .as_ref()
+        .map(|said| said.told.clone())
+        .unwrap_or_default();
     let asker = Asker {
         identity: peer.principal.spiffe_id().map(SpiffeId::as_str),
         address: peer.address,
@@ -126,10 +131,10 @@ async fn within_rate(
     let taken = snapshot.rate_limits.take(permit.head(), asker);
     taken.map_err(Answer::rate_limited)?;
     let globals = &snapshot.global_limits;
-    let told = match globals.is_empty() {
-        true => HeaderMap::new(),
-        false => Box::pin(globals.ask(permit.head(), asker, &worker.proxy.metrics)).await?,
-    };
+    if !globals.is_empty() {
+        let asking = globals.ask(permit.head(), asker, &worker.proxy.metrics);
+        told.extend(Box::pin(asking).await?);
+    }
     Ok((permit, question, told))
 }
 
@@ -583,6 +588,7 @@ impl Arrived<'_> {
             user: None,
             head: Some(head.clone()),
             transformed: None,
+            said: None,
         };
         let (worker, snapshot) = (self.worker, self.snapshot);
         let now = worker.ledger.now();

@@ -161,6 +161,12 @@ pub(crate) const MAX_GLOBAL_LIMIT_QUESTIONS: usize = 1024;
 pub(crate) const MAX_GLOBAL_LIMIT_ANSWER_BYTES: usize = 64 * 1024;
 /// Headers that a rate limit server may add to a response.
 pub(crate) const MAX_GLOBAL_LIMIT_HEADERS: usize = 16;
+/// Questions to one provider of external authorization at once; beyond, there is no answer.
+pub(crate) const MAX_EXTERNAL_QUESTIONS: usize = 1024;
+/// Largest answer of such a provider.
+pub(crate) const MAX_EXTERNAL_ANSWER_BYTES: usize = 64 * 1024;
+/// Headers that such a provider may set, remove or have the caller told, each.
+pub(crate) const MAX_EXTERNAL_HEADERS: usize = 64;
 /// How long connecting to a rate limit server may take.
 pub(crate) const GLOBAL_LIMIT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest value in what a rate limit server is asked; of a longer one the beginning counts.

@@ -377,6 +377,7 @@ fn refuse_plaintext(worker: &Worker, snapshot: &Snapshot, inbound: &Inbound, pee
         user: None,
         head: None,
         transformed: None,
+        said: None,
     };
     let ledger = &worker.ledger;
     let mut verdict = question.refuse(snapshot, ledger.now(), Reason::PlaintextRefused);

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     app_metrics_missed: IntCounter,
     limits: IntCounterVec,
     global_limits: IntCounterVec,
+    external: IntCounterVec,
     ejections: IntCounterVec,
     malformed: IntCounterVec,
     mirrored: IntCounterVec,
@@ -57,6 +58,7 @@ impl Metrics {
             ejections: new.counter("reeve_endpoint_ejections_total", &["cause"])?,
             limits: new.counter("reeve_limit_hits_total", &["limit"])?,
             global_limits: new.counter("reeve_global_rate_limit_total", &["result"])?,
+            external: new.counter("reeve_external_authorization_total", &["result"])?,
             malformed: new.counter("reeve_malformed_connections_total", &["protocol"])?,
             mirrored: new.counter("reeve_mirrored_requests_total", &["result"])?,
             routes: new.counter(
@@ -133,6 +135,11 @@ impl Metrics {
     /// Counts what a rate limit server said, in Envoy's words.
     pub(crate) fn global_limit(&self, result: &'static str) {
         self.global_limits.with_label_values(&[result]).inc();
+    }
+
+    /// Counts what a provider of external authorization said.
+    pub(crate) fn external_authorization(&self, result: &'static str) {
+        self.external.with_label_values(&[result]).inc();
     }
 
     /// Counts that a limit (`limits.rs`) bit.
@@ -256,6 +263,9 @@ fn help(name: &str) -> &'static str {
         "reeve_endpoint_ejections_total" => "Endpoints taken out for failing, by cause.",
         "reeve_global_rate_limit_total" => {
             "Requests that a rate limit server was asked about, by what it said."
+        }
+        "reeve_external_authorization_total" => {
+            "Requests and connections that a provider was asked about, by what it said."
         }
         "reeve_limit_hits_total" => "Times that a limit bit, by its name.",
         "reeve_accept_failures_total" => "Times that a connection could not be accepted.",

@@ -212,6 +212,7 @@ impl Copy {
             user: None,
             head: Some(self.head.clone()),
             transformed: None,
+            said: None,
         };
         let ledger = &self.worker.ledger;
         let now = ledger.now();

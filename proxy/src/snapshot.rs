@@ -24,6 +24,7 @@ use crate::{
     cluster::Clusters,
     dns::{self, Answers},
     edge::{Material, ServerKey, TlsServers, WatchedFiles},
+    external::External,
     global_limit::GlobalLimits,
     head::Head,
     hello::ServerName,
@@ -64,6 +65,8 @@ pub struct Snapshot {
     /// What is changed of its requests and responses.
     pub(crate) transformations: Transformations,
     pub(crate) global_limits: GlobalLimits,
+    /// Who is asked about its requests beforehand.
+    pub(crate) external: External,
     /// Names that its endpoints have.
     pub(crate) names: BTreeSet<ServiceName>,
     /// Files that certificates were read from.
@@ -212,6 +215,11 @@ impl Snapshot {
             projection_hash,
             own_header: own.to_value(),
             own: Arc::new(own),
+            external: External::compile(
+                workload,
+                &config.policies,
+                before.map(|before| &before.external),
+            )?,
             global_limits: GlobalLimits::compile(
                 workload,
                 before.map(|before| &before.global_limits),

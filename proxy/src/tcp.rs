@@ -23,6 +23,7 @@ use crate::{
     connect::{self, ConnectError, Upstream},
     elsewhere,
     exchange::Exchange,
+    external::ask_about_connection,
     forward::note_upstream,
     gate::enter,
     gauge::Slot,
@@ -67,6 +68,7 @@ pub(crate) async fn inbound(
         user: None,
         head: None,
         transformed: None,
+        said: None,
     };
     let origin = Origin::Inbound(arrival.bind);
     let Some(_permit) = permitted(worker, &snapshot, question, origin, &mut exchange).await else {
@@ -377,6 +379,7 @@ fn connecting(peer: Peer, place: Place) -> Question {
         user: None,
         head: None,
         transformed: None,
+        said: None,
     }
 }
 
@@ -465,6 +468,17 @@ async fn permitted(
     exchange: &mut Exchange,
 ) -> Option<ConnectPermit> {
     let now = worker.ledger.now();
+    // On the heap, since few connections are asked about.
+    let asking = Box::pin(ask_about_connection((worker, snapshot), &question));
+    let question = match asking.await {
+        Ok(said) => Question { said, ..question },
+        Err(stopped) => {
+            let (verdict, _) = stopped.verdict(&question, snapshot, now);
+            let why = record_refusal(&question, verdict, snapshot, &worker.ledger).await;
+            refused(why, exchange);
+            return None;
+        }
+    };
     match permit_connection(&question, snapshot, &worker.ledger, now).await {
         Ok(permit) => {
             let proof = permit.proof();

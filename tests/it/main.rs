@@ -11,6 +11,7 @@ mod demo;
 mod descriptors;
 mod edge;
 mod ext_authz;
+mod external;
 mod faulty_disk;
 mod fixture;
 mod full_disk;

@@ -212,6 +212,8 @@ fn by_policy(reason: Reason) -> bool {
         | Reason::AmbiguousPath
         | Reason::NotEntitled
         | Reason::NotInRegistry
+        | Reason::ExternallyDenied
+        | Reason::ExternallyUnanswered
         | Reason::NoRoute => false,
     }
 }

@@ -87,6 +87,7 @@ fn combine<'a>(heard: impl Iterator<Item = &'a Heard<'a>>) -> Decision {
         reason,
         policies,
         errors,
+        asked: Vec::new(),
         shadow: None,
     }
 }

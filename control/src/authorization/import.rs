@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::{World, translate};
 use crate::{
-    Fault,
+    Code, Fault,
     kinds::Objects,
     resolve::built,
-    source::{Document, Source},
+    source::{Document, Source, path::Path},
 };
 
 /// Columns of the Cedar text.
@@ -123,6 +123,14 @@ fn authorization(objects: &Objects, world: World<'_>, imported: &mut Imported) {
         if imported.faults.iter().any(|fault| own(&fault)) {
             continue;
         }
+        if translated.asks.is_some() {
+            let path = Path::of(&["spec", "action"]);
+            let text = "CUSTOM asks a provider, which no Cedar text can";
+            let hint = "keep the object: a configuration folder takes it as it is";
+            let fault = object.error(&path, Code::Unsupported, text);
+            imported.faults.push(fault.with_hint(hint));
+            continue;
+        }
         let of = Origin {
             document: &object.document,
             namespace: &object.namespace,
@@ -142,6 +150,7 @@ fn authorization(objects: &Objects, world: World<'_>, imported: &mut Imported) {
                 "{}# It needs no policy: every decision is recorded. `reeve audit query` finds what it names.\n",
                 of.comment()
             ),
+            (true, Some("CUSTOM")) => String::new(),
             (true, Some(_)) => format!("{}# It holds for nothing that is known.\n", of.comment()),
         };
         imported.objects.push(of.imported(yaml));

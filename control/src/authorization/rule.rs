@@ -59,6 +59,8 @@ pub(super) struct Reading<'a> {
     pub(super) home: Home<'a>,
     /// Whether what matches is denied: then what cannot be said exactly is said too widely.
     pub(super) denies: bool,
+    /// Whether it says whom to ask: then tokens are not verified yet.
+    pub(super) asks: bool,
     /// Whether it holds at gateways alone, whose caller's address is the client's.
     pub(super) gateways: bool,
 }
@@ -398,6 +400,16 @@ fn read_condition(
         true => Exactly::EveryDomain,
         false => Exactly::OwnDomain,
     };
+    if reading.asks && key.starts_with("request.auth.") {
+        let place = match field {
+            "values" | "notValues" => path.key("key"),
+            field => path.key(field),
+        };
+        let text = "a provider is asked before tokens are verified, as in Istio";
+        let hint = "let the provider look at the token, or say it in an ALLOW or DENY policy";
+        notes.hint(&place, Code::Unsupported, text, hint);
+        return None;
+    }
     let mut http = false;
     let read = match key {
         "source.principal" => sources::principals(home, values),

@@ -28,6 +28,8 @@ pub(super) struct Target {
     pub(super) resource: Option<(String, Expr)>,
     /// Whether it holds for gateways alone.
     pub(super) gateways: bool,
+    /// The workloads, by their labels.
+    pub(super) picks: Vec<Scope>,
 }
 
 impl Target {
@@ -65,6 +67,7 @@ pub(super) fn of(
             scope,
             resource: Some(("resource".to_owned(), Expr::ALWAYS)),
             gateways: false,
+            picks: scopes,
         });
     }
     let picked: Vec<&LocalWorkload> = world
@@ -109,6 +112,7 @@ pub(super) fn of(
         scope,
         resource: resource(&tests),
         gateways,
+        picks: scopes,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Translated policies answer as Istio's documents say the originals do.
 
+mod custom;
 mod imported;
 mod istio;
 mod random;
@@ -339,8 +340,8 @@ fn what_cannot_be_translated_is_refused_by_name_at_its_place() {
     };
     for (spec, expected) in [
         (
-            "  action: CUSTOM\n  provider: {name: x}\n  rules: [{}]\n",
-            "5 spec.action unsupported",
+            "  action: ALLOW\n  provider: {name: x}\n  rules: [{}]\n",
+            "6 spec.provider invalid",
         ),
         ("  action: LOG\n  rules: [{}]\n", "5 spec.action invalid"),
         ("  action: DENY\n", "5 spec.action missing"),

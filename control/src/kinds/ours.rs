@@ -120,6 +120,7 @@ raw! {
         authorization: Option<AuthorizationSpec>,
         caller_shares: Option<CallerSharesSpec>,
         path_normalization: Option<PathNormalizationSpec>,
+        extension_providers: Vec<ExtensionProviderSpec>,
         dns: Option<DnsSpec>,
         default_config: Option<ProxySpec>,
         outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
@@ -131,6 +132,32 @@ raw! {
         access_log_encoding: Option<String>,
         access_log_format: Option<String>,
         danger_allow_internal_jwks: bool,
+    }
+    ExtensionProviderSpec {
+        name: String,
+        envoy_ext_authz_grpc: Option<ExtAuthzGrpcSpec>,
+        envoy_ext_authz_http: Option<ExtAuthzHttpSpec>,
+    }
+    ExtAuthzGrpcSpec {
+        service: String,
+        port: u16,
+        timeout: Option<String>,
+        fail_open: bool,
+        status_on_error: Option<String>,
+    }
+    ExtAuthzHttpSpec {
+        service: String,
+        port: u16,
+        timeout: Option<String>,
+        fail_open: bool,
+        status_on_error: Option<String>,
+        path_prefix: Option<String>,
+        include_headers_in_check: Vec<String>,
+        include_request_headers_in_check: Vec<String>,
+        include_additional_headers_in_check: BTreeMap<String, String>,
+        headers_to_upstream_on_allow: Vec<String>,
+        headers_to_downstream_on_allow: Vec<String>,
+        headers_to_downstream_on_deny: Vec<String>,
     }
     PathRuleSpec {
         selector: Option<SelectorSpec>,

@@ -47,6 +47,27 @@ pub(super) const GATEWAY: Fields = Fields {
     ],
 };
 
+/// `MeshConfig`.
+pub(super) const MESH_CONFIG: Fields = Fields {
+    strict: true,
+    unsupported: &[
+        "spec.extensionProviders[].envoyExtAuthzGrpc.includeRequestBodyInCheck",
+        "spec.extensionProviders[].envoyExtAuthzGrpc.clearRouteCache",
+        "spec.extensionProviders[].envoyExtAuthzHttp.includeRequestBodyInCheck",
+        "spec.extensionProviders[].envoyExtAuthzHttp.clearRouteCache",
+        "spec.extensionProviders[].zipkin",
+        "spec.extensionProviders[].datadog",
+        "spec.extensionProviders[].stackdriver",
+        "spec.extensionProviders[].skywalking",
+        "spec.extensionProviders[].opentelemetry",
+        "spec.extensionProviders[].prometheus",
+        "spec.extensionProviders[].envoyFileAccessLog",
+        "spec.extensionProviders[].envoyHttpAls",
+        "spec.extensionProviders[].envoyTcpAls",
+        "spec.extensionProviders[].envoyOtelAls",
+    ],
+};
+
 /// Gateway API's `Gateway`.
 pub(super) const KUBERNETES_GATEWAY: Fields = Fields {
     strict: true,

@@ -6,8 +6,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        BreakGlass, CallerShares, EcdhCurve, FieldClasses, MtlsMode, OutboundPolicy,
-        PathNormalization, ServiceState, TapMode, Topology, TracingConfig,
+        BreakGlass, CallerShares, EcdhCurve, ExtensionProvider, FieldClasses, MtlsMode,
+        OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology, TracingConfig,
     },
 };
 
@@ -44,6 +44,8 @@ pub struct MeshSettings {
     pub break_glass: BreakGlass,
     /// How paths are normalised.
     pub path_normalization: PathNormalization,
+    /// Servers that `AuthorizationPolicy` can name, in order of their names.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// What becomes of captured connections to addresses that stand for no service.
     pub outbound_policy: OutboundPolicy,
     /// Where spans go.

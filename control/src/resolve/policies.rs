@@ -153,7 +153,7 @@ fn texts<'a>(
         });
     }
     let authorization = others.authorization;
-    for Translated { object, cedar } in authorization::translate(authorization, world, faults) {
+    for Translated { object, cedar, .. } in authorization::translate(authorization, world, faults) {
         if let Some(object) = authorization.get(object).filter(|_| !cedar.is_empty()) {
             texts.push(Text {
                 document: &object.document,

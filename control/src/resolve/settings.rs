@@ -3,6 +3,7 @@
 mod audit;
 mod break_glass;
 mod edge;
+mod providers;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -71,6 +72,7 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     settings.caller_shares = caller_shares(notes);
     settings.ecdh_curves = ecdh_curves(notes, spec.mesh_mtls.as_ref());
     settings.path_normalization = paths::mesh_wide(notes);
+    settings.extension_providers = providers::resolve(notes, services);
     let policy = spec.outbound_traffic_policy.as_ref();
     if let Some(text) = policy.and_then(|p| p.mode.as_ref()) {
         let words = [
@@ -351,6 +353,7 @@ impl Default for MeshSettings {
             tap: TapSettings::default(),
             break_glass: BreakGlass::default(),
             path_normalization: PathNormalization::default(),
+            extension_providers: Vec::new(),
             tracing: None,
             access_log: AccessLogConfig::default(),
             recorded_headers: Vec::new(),

@@ -30,6 +30,7 @@ fn workload() -> WorkloadConfig {
         global_rate_limits: vec![],
         name_servers: vec![],
         path_normalization: PathNormalization::default(),
+        external_authorizations: Vec::new(),
         jwt_rules: vec![],
         tracing: None,
         telemetry: Default::default(),

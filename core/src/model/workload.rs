@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     InstanceName, Namespace, ServiceAccount, ServiceName, SpiffeId, WorkloadName,
     model::{
-        BreakGlass, Destination, FieldClasses, GlobalRateLimit, JwtRule, RateLimit, RouteTableName,
-        ServerTls, SniRoute, TelemetryConfig, TrafficPolicy, Transformation,
+        BreakGlass, Destination, ExternalAuthorization, FieldClasses, GlobalRateLimit, JwtRule,
+        RateLimit, RouteTableName, ServerTls, SniRoute, TelemetryConfig, TrafficPolicy,
+        Transformation,
     },
 };
 
@@ -45,8 +46,11 @@ pub struct WorkloadConfig {
     /// The key exchanges of mTLS between sidecars, the preferred one first. None: all that there are, hybrid first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ecdh_curves: Vec<EcdhCurve>,
-    /// How paths are normalised before they are judged.
+    /// How paths are normalised before they are judged, where a listener says nothing else.
     pub path_normalization: PathNormalization,
+    /// Servers that are asked about requests before the policies are, in order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_authorizations: Vec<ExternalAuthorization>,
     /// The DNS servers that names of endpoints are looked up with; none = the machine's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub name_servers: Vec<SocketAddr>,

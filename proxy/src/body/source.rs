@@ -29,6 +29,8 @@ pub(crate) enum Source {
     Copy(CopyBody),
     /// As it was held, and perhaps changed.
     Held(Held),
+    /// Our own.
+    Whole(Option<Bytes>),
     /// Nothing but the error that it ended with; `None` = that was told.
     Broken(Option<BodyError>),
 }
@@ -38,7 +40,7 @@ impl Source {
     pub(super) fn is_counted(&self) -> bool {
         match self {
             Self::Held(held) => held.is_counted(),
-            Self::Caller(_) | Self::Copy(_) | Self::Broken(_) => false,
+            Self::Caller(_) | Self::Copy(_) | Self::Whole(_) | Self::Broken(_) => false,
         }
     }
 }
@@ -69,6 +71,7 @@ impl Body for Source {
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::Failed))),
             Self::Copy(body) => body.poll(cx),
             Self::Held(held) => held.poll(cx),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Broken(error) => Poll::Ready(error.take().map(Err)),
         }
     }
@@ -78,6 +81,7 @@ impl Body for Source {
             Self::Caller(body) => body.is_end_stream(),
             Self::Copy(body) => body.over,
             Self::Held(held) => held.is_end_stream(),
+            Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Broken(error) => error.is_none(),
         }
     }
@@ -87,6 +91,10 @@ impl Body for Source {
             Self::Caller(body) => body.size_hint(),
             Self::Copy(body) => body.hint,
             Self::Held(held) => held.size_hint(),
+            Self::Whole(bytes) => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
             Self::Broken(_) => SizeHint::default(),
         }
     }

@@ -314,6 +314,7 @@ impl Mesh {
             global_rate_limits: vec![],
             name_servers: vec![],
             path_normalization: PathNormalization::default(),
+            external_authorizations: Vec::new(),
             jwt_rules: vec![],
             tracing: None,
             telemetry: Default::default(),

@@ -124,6 +124,7 @@ fn workload() -> WorkloadConfig {
         transformations: Default::default(),
         name_servers: vec![],
         path_normalization: PathNormalization::default(),
+        external_authorizations: Vec::new(),
         jwt_rules: vec![],
         tracing: None,
         telemetry: Default::default(),

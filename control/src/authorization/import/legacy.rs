@@ -159,6 +159,7 @@ fn permits(
     imported: &mut Imported,
 ) -> Vec<String> {
     let reading = Reading {
+        asks: false,
         home: Home {
             domain: world.trust_domain,
             namespace: &binding.namespace,
@@ -254,6 +255,7 @@ fn target(
 
 fn everything(namespace: &Namespace) -> Target {
     Target {
+        picks: Vec::new(),
         scope: Some(namespace.clone()),
         resource: Some(("resource".to_owned(), Expr::ALWAYS)),
         gateways: false,

@@ -1,6 +1,8 @@
 //! `PathNormalization`: which mode holds at a port, and what callers are told of it.
 
-use reeve_core::model::PathNormalization::{self, *};
+use reeve_core::model::PathNormalization::{
+    self, Base, DecodeAndMergeSlashes, MergeSlashes, RefuseAmbiguous,
+};
 
 use super::*;
 
@@ -40,7 +42,7 @@ fn the_narrowest_rule_counts_and_a_port_before_all() {
         (
             format!("{namespace}{reviews}"),
             MergeSlashes,
-            [None, DecodeAndMergeSlashes],
+            [PathNormalization::None, DecodeAndMergeSlashes],
         ),
         (format!("{whole}{unset}"), Base, [Base; 2]),
     ] {
@@ -75,9 +77,9 @@ fn callers_read_paths_as_those_whom_they_call() {
         Some(PathNormalization::None)
     );
     assert_eq!(told(&one, "9000", "reviews"), Some(RefuseAmbiguous));
-    assert_eq!(told("", "80", "reviews"), Option::None, "nothing is said");
+    assert_eq!(told("", "80", "reviews"), None, "nothing is said");
     let mixed = format!("{only_v1}{other}");
-    assert_eq!(told(&mixed, "80", "reviews"), Option::None, "they differ");
+    assert_eq!(told(&mixed, "80", "reviews"), None, "they differ");
     assert_eq!(told(&only_v1, "80", "reviews"), Some(Base));
 }
 
