@@ -2,6 +2,7 @@
 //!
 //! The form is that of RFC 8785 for the values we use: records hold no floating-point numbers, and keys are ASCII.
 
+mod scan;
 mod serializer;
 
 use serde::Serialize;
@@ -40,6 +41,10 @@ pub(crate) fn append<T: Serialize>(
 
 /// Whether `bytes` are the canonical JSON of the value they hold.
 pub fn is_canonical(bytes: &[u8]) -> bool {
+    scan::is_canonical(bytes).unwrap_or_else(|| parsed_is_canonical(bytes))
+}
+
+fn parsed_is_canonical(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Value>(bytes)
         .ok()
         .is_some_and(|value| {
@@ -89,6 +94,8 @@ pub(crate) fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalErr
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -110,5 +117,64 @@ mod tests {
     fn floating_point_is_refused() {
         assert!(matches!(to_vec(&1.5), Err(CanonicalError::Float(_))));
         assert_eq!(to_vec(&u64::MAX).unwrap(), b"18446744073709551615");
+    }
+
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            any::<u64>().prop_map(|n| n.to_string()),
+            any::<i64>().prop_map(|n| n.to_string()),
+            "-?[0-9]{1,21}",
+            "[0-9]\\.[0-9]|1e3|-0|-|null|true|false|nul",
+            "[a-c\\PC\u{0}-\u{20}]{0,6}".prop_map(|s| serde_json::to_string(&s).unwrap()),
+            "\"(\\\\u00[01][0-9a-fA-F]|\\\\/|\\\\n|[a-z])*\"",
+        ];
+        let key = prop_oneof![
+            Just("\"a\""),
+            Just("\"b\""),
+            Just("\"\""),
+            Just("\"a\\n\""),
+            Just("\"é\""),
+            Just("a")
+        ];
+        leaf.prop_recursive(4, 24, 4, move |inner| {
+            let pair = (key.clone(), inner.clone()).prop_map(|(k, v)| format!("{k}:{v}"));
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(|v| format!("[{}]", v.join(","))),
+                prop::collection::vec(pair, 0..4).prop_map(|v| format!("{{{}}}", v.join(","))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_scan_says_what_the_parser_says(text in json(), cut in 0..4usize, more in "[ ,\\]\\}\"]?") {
+            for text in [text.clone(), format!("{text}{more}"), text.chars().skip(cut).collect()] {
+                prop_assert_eq!(is_canonical(text.as_bytes()), parsed_is_canonical(text.as_bytes()), "{}", text);
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_canonical(text in json()) {
+            if let Ok(value) = serde_json::from_str::<Value>(&text)
+                && let Ok(bytes) = to_vec(&value)
+            {
+                prop_assert!(is_canonical(&bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn depth_and_torn_bytes_are_no_way_around() {
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        for n in [1, 100, 101, 127, 128, 100_000] {
+            let text = deep(n);
+            assert_eq!(
+                is_canonical(text.as_bytes()),
+                parsed_is_canonical(text.as_bytes()),
+                "{n}"
+            );
+        }
+        assert!(!is_canonical(b"\"\xff\""));
+        assert!(!is_canonical(b""));
     }
 }

@@ -31,6 +31,7 @@ pub mod seal;
 pub mod ship;
 pub mod verify;
 pub mod wal;
+pub mod witness;
 
 pub use archive::{Archive, LoggedBatch, Newest};
 pub use batch::{Batch, BatchHeader, BatchKey, BatchSigner, BatchVerifier, SigningIdentity};

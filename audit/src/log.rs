@@ -4,6 +4,7 @@
 //! so that nothing a checkpoint covers is ever overwritten), then the checkpoint by rename. Only then is a batch
 //! acknowledged; what a crash leaves beyond the checkpoint is swept when the log is opened, and proxies send it again.
 
+pub(crate) mod chain;
 pub(crate) mod key;
 pub(crate) mod layout;
 mod recover;
@@ -164,7 +165,7 @@ pub struct LogStatus {
 pub struct AuditLog {
     dir: PathBuf,
     options: LogOptions,
-    key: LogKey,
+    key: Mutex<Arc<LogKey>>,
     state: Mutex<State>,
     pending: Mutex<Vec<Pending>>,
     room: Semaphore,
@@ -204,7 +205,7 @@ impl AuditLog {
         Ok(Arc::new(Self {
             dir: dir.to_owned(),
             options,
-            key,
+            key: Mutex::new(Arc::new(key)),
             state: Mutex::new(state),
             pending: Mutex::new(Vec::new()),
             room: Semaphore::new(MAX_PENDING_BYTES / ROOM_UNIT),
@@ -288,8 +289,50 @@ impl AuditLog {
             tree_size: state.frontier.size(),
             records: state.records,
             checkpoint: String::from_utf8_lossy(&state.checkpoint).into_owned(),
-            verifier_key: self.key.verifier_key().to_owned(),
+            verifier_key: self.key().verifier_key().to_owned(),
             proxies: u64::try_from(state.proxies()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn key(&self) -> Arc<LogKey> {
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&key)
+    }
+
+    /// Gives the log a new key, which the old one signs for; the checkpoint is signed anew. Blocks on disk.
+    pub async fn rotate_key(self: &Arc<Self>) -> Result<(), LogError> {
+        let _turn = self.turn.lock().await;
+        let log = self.clone();
+        let ran = tokio::task::spawn_blocking(move || log.replace_key()).await;
+        ran.map_err(|panic| LogError::NotSequenced {
+            what: panic.to_string(),
+        })?
+    }
+
+    fn replace_key(&self) -> Result<(), LogError> {
+        let mut state = self.state();
+        let (size, root) = (state.frontier.size(), state.frontier.root());
+        let origin = &self.options.origin;
+        let seal = &self.options.seal_key;
+        let new = self.key().replaced(&self.dir, origin, seal, (size, root))?;
+        state.checkpoint = new.checkpoint(origin, size, root)?;
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        let place = self.dir.join(layout::CHECKPOINT);
+        store::put_all(&self.dir, [(place, state.checkpoint.clone())])
+    }
+
+    /// Does what a file in the folder asks for.
+    fn replace_key_if_wanted(&self) {
+        let wanted = self.dir.join(layout::WANTED_KEY);
+        if !wanted.exists() {
+            return;
+        }
+        let done = self
+            .replace_key()
+            .and_then(|()| std::fs::remove_file(&wanted).map_err(|e| LogError::io(&wanted, e)));
+        match done {
+            Ok(()) => tracing::info!(key = self.key().verifier_key(), "the log has a new key"),
+            Err(error) => tracing::error!(%error, "cannot change the log's key"),
         }
     }
 

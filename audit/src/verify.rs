@@ -2,8 +2,12 @@
 
 mod batches;
 mod leaves;
+mod records;
 mod segments;
+mod state;
 mod wals;
+
+pub use self::state::Verified;
 
 use std::{
     fmt::Display,
@@ -16,9 +20,15 @@ use aws_lc_rs::digest;
 use serde::Serialize;
 use tlog_tiles::Hash;
 
+use self::leaves::Leaves;
 use crate::{
     BatchVerifier, disk,
-    log::{key::open_checkpoint, layout, store, tree},
+    log::{
+        chain::{KeyChain, first_key},
+        layout, store, tree,
+    },
+    proof::{inputs::Consistency, tiles::Tiles},
+    witness::{CosignerKey, cosigned_at},
 };
 
 /// What else to check a folder against.
@@ -26,10 +36,14 @@ use crate::{
 pub struct VerifyOptions {
     /// Write-ahead logs to check too: each the folder of one proxy.
     pub wals: Vec<PathBuf>,
-    /// A checkpoint kept from before; the log must be an extension of it.
-    pub earlier: Option<Vec<u8>>,
+    /// Checkpoints kept from before, by anyone, each with what to call it; the log must be an extension of them all.
+    pub earlier: Vec<(String, Vec<u8>)>,
+    /// What an earlier verification left: only what came since is looked at.
+    pub since: Option<Verified>,
     /// The log's key (`name+hash+key`) when it is known from elsewhere; else `<dir>/log.vkey` is believed.
     pub verifier_key: Option<String>,
+    /// Witnesses that must have cosigned the log, up to wherever that is.
+    pub witnesses: Vec<CosignerKey>,
     /// Verifies the batches' signatures; without it they are counted as not checked.
     pub batches: Option<Arc<dyn BatchVerifier>>,
 }
@@ -68,12 +82,17 @@ pub struct Report {
     pub expired: u64,
     /// Decisions that went on unrecorded, as their proxies say.
     pub lost: u64,
+    /// Witnesses among those asked for that have cosigned the log.
+    pub witnesses: Vec<String>,
     /// Records in the write-ahead logs given, shipped or not.
     pub wal_records: u64,
     /// The checkpoint's tree size.
     pub tree_size: u64,
     /// The checkpoint's root hash, base64.
     pub root: String,
+    /// Where a later verification can go on; only if everything checked.
+    #[serde(skip)]
+    pub verified: Option<Verified>,
 }
 
 /// The folder could not be verified at all: it is not there, or cannot be read.
@@ -140,68 +159,146 @@ impl<'a> Check<'a> {
     fn run(mut self, options: &VerifyOptions, checkpoint: Option<&[u8]>) -> Report {
         // Before the log: what the log acknowledges meanwhile is then there twice rather than nowhere.
         let wals = self.wals(&options.wals);
-        let key = self.verifier_key(options);
-        if let Some(leaves) = self.tree(checkpoint, &key) {
-            if let Some(earlier) = &options.earlier {
-                self.earlier(earlier, &key, &leaves.hashes);
+        let keys = self.keys(options);
+        let since = options.since.clone().unwrap_or_default();
+        let edge = since.frontier().unwrap_or_default();
+        if let (Some(leaves), Some(bytes)) = (self.tree(checkpoint, &keys, edge), checkpoint) {
+            for (name, earlier) in &options.earlier {
+                self.earlier(name, earlier, &keys, &leaves);
             }
-            let trail = self.batches(&leaves, options.batches.as_deref());
-            self.blobs(&trail);
-            self.segments(&trail.segments, &leaves, trail.expired);
+            if let Some(since) = &options.since {
+                let name = "the earlier verification";
+                self.earlier(name, since.checkpoint.as_bytes(), &keys, &leaves);
+            }
+            self.witnesses(&options.witnesses, &keys, &leaves);
+            let trail = self.batches(&leaves, &since, options.batches.as_deref());
+            self.blobs(&trail, options.since.is_none());
+            self.segments(&trail.seen.segments, &leaves, trail.expired);
             self.compare(&wals, &trail);
             self.predecessors(&wals, &trail);
+            self.policies(&wals, &trail);
+            if self.report.findings.is_empty() {
+                self.report.verified = Some(self.verified(bytes, &leaves, &trail));
+            }
         } else {
-            self.blobs(&batches::Trail::default());
+            self.blobs(&batches::Trail::default(), true);
         }
         self.report.ok = self.report.findings.is_empty();
         self.report
     }
 
-    fn verifier_key(&mut self, options: &VerifyOptions) -> String {
-        let path = self.dir.join(layout::VERIFIER_KEY);
-        let beside = fs::read_to_string(&path);
-        match (&options.verifier_key, beside) {
-            (Some(key), Ok(beside)) if key.trim() != beside.trim() => {
-                self.find(layout::VERIFIER_KEY, "is not the key that was given");
-                key.clone()
+    /// Who may have signed what: from the key that was given, or else the one that the log says it began with.
+    fn keys(&mut self, options: &VerifyOptions) -> KeyChain {
+        let beside = fs::read_to_string(self.dir.join(layout::VERIFIER_KEY));
+        let beside = beside.map(|text| text.strip_suffix('\n').unwrap_or(&text).to_owned());
+        let trusted = match (&options.verifier_key, &beside) {
+            (Some(given), _) => given.clone(),
+            (None, Ok(beside)) => first_key(self.dir).unwrap_or_else(|| beside.clone()),
+            (None, Err(_)) => String::new(),
+        };
+        let (chain, faults) = KeyChain::follow(self.dir, &trusted);
+        for fault in faults {
+            self.find(fault.place, fault.what);
+        }
+        match beside {
+            Err(error) => self.find(layout::VERIFIER_KEY, error.to_string()),
+            Ok(beside) if beside != chain.last() && options.verifier_key.is_some() => self.find(
+                layout::VERIFIER_KEY,
+                "is not the key that was given, and no change of key leads to it",
+            ),
+            Ok(beside) if beside != chain.last() => self.find(
+                layout::VERIFIER_KEY,
+                "is not the key that the changes of key lead to",
+            ),
+            Ok(_) => {}
+        }
+        chain
+    }
+
+    /// The log must be an extension of the tree of an earlier checkpoint.
+    fn earlier(&mut self, name: &str, bytes: &[u8], keys: &KeyChain, leaves: &Leaves) {
+        let earlier = match keys.open(bytes) {
+            Ok(earlier) => earlier,
+            Err(what) => return self.find(name, what),
+        };
+        let (old, size) = (earlier.size(), leaves.edge.size());
+        if old > size {
+            let text =
+                format!("the log has {size} entries; the earlier checkpoint had {old} ({name})");
+            return self.find(layout::CHECKPOINT, text);
+        }
+        let same = self.began_with(old, earlier.hash(), leaves);
+        if !same {
+            let text =
+                format!("the first {old} entries are not those of the earlier checkpoint ({name})");
+            self.find(layout::CHECKPOINT, text);
+        }
+    }
+
+    /// Whether the tree began with one of that size and root.
+    fn began_with(&self, old: u64, root: &Hash, leaves: &Leaves) -> bool {
+        let size = leaves.edge.size();
+        if leaves.from == 0 {
+            let first = usize::try_from(old)
+                .ok()
+                .and_then(|old| leaves.hashes.get(..old));
+            return first.map(tree::root) == Some(*root);
+        }
+        // Not all leaves are at hand; the tiles prove it.
+        let proof = Tiles::new(self.dir, size).consistency(old);
+        let claim = proof.map(|proof| Consistency {
+            size1: old,
+            size2: size,
+            root1: root.0.to_vec(),
+            root2: leaves.edge.root().0.to_vec(),
+            proof: proof.iter().map(|hash| hash.0.to_vec()).collect(),
+        });
+        old == 0 || claim.is_ok_and(|claim| claim.verify().is_ok())
+    }
+
+    /// Witnesses have cosigned the tree, or one that it grew from.
+    fn witnesses(&mut self, witnesses: &[CosignerKey], keys: &KeyChain, leaves: &Leaves) {
+        let Ok(note) = fs::read(self.dir.join(layout::COSIGNED)) else {
+            match witnesses.first() {
+                Some(key) => self.find(layout::COSIGNED, format!("is missing; {} was to cosign", key.name())),
+                None => self.report.notes.push(
+                    "no witness has cosigned the log: its operator can rewrite what nobody else has kept a checkpoint of"
+                        .to_owned(),
+                ),
             }
-            (Some(key), _) => key.clone(),
-            (None, Ok(beside)) => beside.strip_suffix('\n').unwrap_or(&beside).to_owned(),
-            (None, Err(error)) => {
-                self.find(layout::VERIFIER_KEY, error.to_string());
-                String::new()
+            return;
+        };
+        self.earlier(layout::COSIGNED, &note, keys, leaves);
+        for key in witnesses {
+            match cosigned_at(&note, key) {
+                Ok(_time) => self.report.witnesses.push(key.name().to_owned()),
+                Err(what) => self.find(layout::COSIGNED, what),
             }
         }
     }
 
-    /// The log must be an extension of the tree of an earlier checkpoint.
-    fn earlier(&mut self, bytes: &[u8], key: &str, leaves: &[Hash]) {
-        let place = "the earlier checkpoint";
-        match open_checkpoint(bytes, key) {
-            Err(what) => self.find(place, what),
-            Ok(earlier) => {
-                let size = usize::try_from(earlier.size()).unwrap_or(usize::MAX);
-                match leaves.get(..size) {
-                    None => self.find(
-                        layout::CHECKPOINT,
-                        format!(
-                            "the log has {} entries; the earlier checkpoint had {size}",
-                            leaves.len()
-                        ),
-                    ),
-                    Some(first) if tree::root(first) != *earlier.hash() => self.find(
-                        layout::CHECKPOINT,
-                        format!("the first {size} entries are not those of the earlier checkpoint"),
-                    ),
-                    Some(_) => {}
-                }
+    /// Decisions rest on policy sets that the mesh process has recorded.
+    fn policies(&mut self, wals: &[wals::Held], trail: &batches::Trail) {
+        for (policies, by) in &trail.seen.relied {
+            let known = trail.seen.policies.contains(policies)
+                || wals.iter().any(|held| held.policies.contains(policies));
+            if known {
+                continue;
+            }
+            let text = format!("rests on policy set {policies}, which no event records");
+            match wals.is_empty() || trail.seen.policies.is_empty() {
+                true => self.report.notes.push(format!("record {by} {text} yet")),
+                false => self.find(by, text),
             }
         }
     }
 
     /// Blobs hash to their names, and those that records refer to are there.
-    fn blobs(&mut self, trail: &batches::Trail) {
-        let files = store::walk(self.dir, "blobs").unwrap_or_default();
+    fn blobs(&mut self, trail: &batches::Trail, all: bool) {
+        let files = match all {
+            true => store::walk(self.dir, "blobs").unwrap_or_default(),
+            false => self.blobs_of(trail),
+        };
         for (name, path) in files.into_iter().filter(|(_, p)| !disk::is_unfinished(p)) {
             let hash = fs::read(&path).map(|b| hex::encode(digest::digest(&digest::SHA256, &b)));
             match hash {
@@ -210,7 +307,7 @@ impl<'a> Check<'a> {
                 Err(error) => self.find(name, error.to_string()),
             }
         }
-        for (hash, by) in &trail.blobs {
+        for (hash, by) in &trail.seen.blobs {
             let path = layout::blob_path(self.dir, hash);
             if !path.exists() {
                 let name = self.name(&path);
@@ -218,7 +315,17 @@ impl<'a> Check<'a> {
             }
         }
     }
+
+    fn blobs_of(&self, trail: &batches::Trail) -> Vec<(String, PathBuf)> {
+        let paths = trail.seen.blobs.keys();
+        let paths = paths.map(|hash| layout::blob_path(self.dir, hash));
+        (paths.filter(|path| path.exists()))
+            .map(|path| (self.name(&path), path))
+            .collect()
+    }
 }
 
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod tests;

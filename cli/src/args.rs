@@ -55,6 +55,9 @@ pub(crate) enum Verb {
     Jwt(verb::jwt::JwtArgs),
     /// Read and prove the audit log
     Audit(verb::audit::AuditArgs),
+    /// Cosign logs that only grow, so that their operator cannot rewrite them
+    #[command(after_help = verb::witness::EXAMPLES)]
+    Witness(verb::witness::WitnessArgs),
     /// Parse, verify, fetch and show identities
     Identity(verb::identity::IdentityArgs),
     /// Look at the certificate authority and let new members join

@@ -25,6 +25,7 @@ pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod tap;
 pub(crate) mod up;
+pub(crate) mod witness;
 
 use std::{future::Future, path::Path, time::Duration};
 
@@ -59,6 +60,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Jwt(args) => jwt::run(&args),
         Verb::Authz(args) => authz::run(args),
         Verb::Audit(args) => audit::run(&args),
+        Verb::Witness(args) => witness::run(&args),
         Verb::Identity(args) => identity::run(&args),
         Verb::Ca(args) => ca::run(&args),
         Verb::Proxy(args) => proxy::run(args),

@@ -4,6 +4,10 @@ use std::{fs, path::Path, time::Duration};
 
 use reeve_tests::{Mesh, Outcome, binary, run, test_tool};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
 use crate::fixture::{client_and_echo, get, to_echo};
 
@@ -32,6 +36,8 @@ async fn a_record_is_proved_to_whoever_has_the_public_key_and_to_foreign_tools()
         assert_eq!(call.status(to_echo(&mesh)).await, Ok(200));
     }
     let record = mesh.decision_on("call-17", "echo-v1-0").await;
+    let first_key = fs::read_to_string(mesh.state.join("audit/log.vkey")).expect("the public key");
+    new_key(&mesh).await;
     let id = record["decision_id"].as_str().expect("an id").to_owned();
     crate::tamper::at_rest(&mesh.state.join("audit/checkpoint")).await;
     mesh.kill().await;
@@ -73,6 +79,24 @@ async fn a_record_is_proved_to_whoever_has_the_public_key_and_to_foreign_tools()
     let theirs = tlog(&["proof", path(&file), &vkey]).await;
     assert_eq!(theirs.code, Some(0), "{}", theirs.text());
 
+    let known = [
+        "verify",
+        "--dir",
+        path(&log),
+        "--bundle",
+        path(&bundle),
+        "--key",
+        first_key.trim(),
+    ];
+    let led = audit(&known).await;
+    assert_eq!(
+        led.code,
+        Some(0),
+        "the old key leads to the new: {}",
+        led.text()
+    );
+    witnessed(&log, &bundle, &vkey, &away).await;
+
     let good = fs::read_to_string(&file).expect("the proof");
     let bad = good.replacen("call-17", "call-18", 1);
     assert_ne!(good, bad, "the proof holds the record");
@@ -87,4 +111,93 @@ async fn a_record_is_proved_to_whoever_has_the_public_key_and_to_foreign_tools()
     let theirs = tlog(&["proof", path(&file), &vkey]).await;
     assert_eq!(theirs.code, Some(1), "{}", theirs.text());
     drop(fs::remove_dir_all(&away));
+}
+
+/// The log gets another key while the mesh runs.
+async fn new_key(mesh: &Mesh) {
+    let state = mesh.state.display().to_string();
+    let args = ["audit", "rotate-key", "--state", &state];
+    let reeve = binary("reeve");
+    let rotate = run(&reeve, &args, &[], LIMIT);
+    // The log looks with each batch; there is one when somebody asks for something.
+    let calls = async {
+        loop {
+            drop(get("/").status(to_echo(mesh)).await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    // Cancel-safe: a call that is not waited for is the mesh's to answer.
+    tokio::select! {
+        rotated = rotate => assert_eq!(rotated.code, Some(0), "{}", rotated.text()),
+        () = calls => {}
+    }
+}
+
+/// A witness of its own: the process, its address and its key.
+async fn witness(dir: &Path, log_key: &str) -> (Child, String, String) {
+    let args = [
+        "witness",
+        "--listen",
+        "127.0.0.1:0",
+        "--name",
+        "witness.example/w1",
+        "--dir",
+        path(dir),
+    ];
+    let mut child = Command::new(binary("reeve"))
+        .args(args)
+        .args(["--log", log_key.trim()])
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a witness");
+    let mut said = BufReader::new(child.stderr.take().expect("its stderr")).lines();
+    let mut line = async || {
+        said.next_line()
+            .await
+            .expect("a line")
+            .expect("what it says")
+    };
+    let (serves, key) = (line().await, line().await);
+    let (_, address) = serves.rsplit_once("http://").expect("its address");
+    (child, address.to_owned(), key)
+}
+
+/// A witness cosigns the log, which its operator cannot rewrite any more.
+async fn witnessed(log: &Path, bundle: &Path, vkey: &str, away: &Path) {
+    let (_process, address, key) = witness(&away.join("witness"), vkey).await;
+    let demand = [
+        "verify",
+        "--dir",
+        path(log),
+        "--bundle",
+        path(bundle),
+        "--witness",
+        &key,
+    ];
+    let before = audit(&demand).await;
+    assert_eq!(
+        before.code,
+        Some(1),
+        "nobody has cosigned: {}",
+        before.text()
+    );
+    let ask = [
+        "cosign",
+        "--dir",
+        path(log),
+        "--witness",
+        &address,
+        "--witness-key",
+        &key,
+    ];
+    for _ in 0..2 {
+        let cosigned = audit(&ask).await;
+        assert_eq!(cosigned.code, Some(0), "{}", cosigned.text());
+    }
+    let after = audit(&demand).await;
+    assert_eq!(after.code, Some(0), "{}", after.text());
+    let theirs = tlog(&["tree", path(log), vkey, &key]).await;
+    assert_eq!(theirs.code, Some(0), "{}", theirs.text());
+    assert!(theirs.stdout.contains("1 witnesses"), "{}", theirs.text());
 }

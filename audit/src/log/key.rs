@@ -11,7 +11,11 @@ use signed_note::{Note, StandardSigner, StandardVerifier, VerifierList};
 use tlog_tiles::{Checkpoint, Hash};
 use zeroize::Zeroizing;
 
-use super::{LogError, layout};
+use super::{
+    LogError,
+    chain::{self, KeyChain},
+    layout, store,
+};
 use crate::{disk, seal::SealKey};
 
 const ED25519: u8 = 1;
@@ -23,25 +27,66 @@ pub(crate) struct LogKey {
 }
 
 impl LogKey {
-    /// Opens the sealed key in `dir`, or makes one when the folder has neither key nor checkpoint.
+    /// Opens the sealed key in `dir`, or makes one when the folder has neither key nor checkpoint. A change of key that a
+    /// crash interrupted is finished if it is published, and otherwise forgotten.
     pub(crate) fn open(dir: &Path, origin: &str, seal: &SealKey) -> Result<Self, LogError> {
-        let path = dir.join(layout::SEALED_KEY);
-        let purpose = format!("audit log key {origin}");
+        let (path, next) = (dir.join(layout::SEALED_KEY), dir.join(layout::NEXT_KEY));
         if !path.exists() {
             if dir.join(layout::CHECKPOINT).exists() {
                 return Err(LogError::KeyLost { path });
             }
-            let mut seed = Zeroizing::new([0u8; 32]);
-            rand::fill(&mut *seed).map_err(|_unspecified| LogError::Key)?;
-            seal.seal(&path, &purpose, &*seed)?;
+            seal.seal(&path, &purpose(origin), &*seed()?)?;
         }
-        let key = Self::from_seed(origin, &seal.open(&path, &purpose)?)?;
+        let mut key = Self::read(&path, origin, seal)?;
+        if next.exists() {
+            let new = Self::read(&next, origin, seal)?;
+            let (chain, _) = KeyChain::follow(dir, key.verifier_key());
+            if chain.last() == new.verifier_key() {
+                replace(&next, &path)?;
+                key = new;
+            } else {
+                fs::remove_file(&next).map_err(|e| LogError::io(&next, e))?;
+            }
+        }
+        key.publish(dir)?;
+        Ok(key)
+    }
+
+    /// Makes a key that takes over from this one after a tree, and publishes that this one says so.
+    pub(super) fn replaced(
+        &self,
+        dir: &Path,
+        origin: &str,
+        seal: &SealKey,
+        (size, root): (u64, Hash),
+    ) -> Result<Self, LogError> {
+        let next = dir.join(layout::NEXT_KEY);
+        seal.seal(&next, &purpose(origin), &*seed()?)?;
+        let new = Self::read(&next, origin, seal)?;
+        let text = chain::change(origin, size, root, self.verifier_key(), new.verifier_key());
+        let mut note = Note::new(text.as_bytes(), &[]).map_err(|_malformed| LogError::Key)?;
+        note.add_sigs(&[&self.signer, &new.signer])
+            .map_err(|_failed| LogError::Key)?;
+        let number = KeyChain::follow(dir, self.verifier_key()).0.changes() + 1;
+        let published = layout::key_path(dir, number);
+        store::put_all(dir, [(published, note.to_bytes())])?;
+        replace(&next, &dir.join(layout::SEALED_KEY))?;
+        new.publish(dir)?;
+        Ok(new)
+    }
+
+    fn read(path: &Path, origin: &str, seal: &SealKey) -> Result<Self, LogError> {
+        Self::from_seed(origin, &seal.open(path, &purpose(origin))?)
+    }
+
+    /// Puts the public key beside the log.
+    fn publish(&self, dir: &Path) -> Result<(), LogError> {
         let public = dir.join(layout::VERIFIER_KEY);
-        let text = format!("{}\n", key.verifier_key);
+        let text = format!("{}\n", self.verifier_key);
         if fs::read(&public).ok().as_deref() != Some(text.as_bytes()) {
             disk::put(&public, text.as_bytes()).map_err(|e| LogError::io(&public, e))?;
         }
-        Ok(key)
+        Ok(())
     }
 
     fn from_seed(origin: &str, seed: &[u8]) -> Result<Self, LogError> {
@@ -78,6 +123,22 @@ impl LogKey {
             .map_err(|_failed| LogError::Key)?;
         Ok(note.to_bytes())
     }
+}
+
+fn purpose(origin: &str) -> String {
+    format!("audit log key {origin}")
+}
+
+fn seed() -> Result<Zeroizing<[u8; 32]>, LogError> {
+    let mut seed = Zeroizing::new([0u8; 32]);
+    rand::fill(&mut *seed).map_err(|_unspecified| LogError::Key)?;
+    Ok(seed)
+}
+
+fn replace(new: &Path, old: &Path) -> Result<(), LogError> {
+    fs::rename(new, old).map_err(|e| LogError::io(old, e))?;
+    let folder = old.parent().unwrap_or(old);
+    disk::sync_dir(folder).map_err(|e| LogError::io(folder, e))
 }
 
 /// Reads a checkpoint and verifies its signature with `verifier_key`.

@@ -11,6 +11,18 @@ pub(crate) const EXPIRED: &str = "expired";
 /// The sealed private key of the log.
 pub(crate) const SEALED_KEY: &str = "log.key";
 
+/// The sealed private key that is to take over.
+pub(crate) const NEXT_KEY: &str = "log.key.next";
+/// A checkpoint with the cosignatures of witnesses.
+pub(crate) const COSIGNED: &str = "checkpoint.cosigned";
+/// A file that asks the log for a new key.
+pub(crate) const WANTED_KEY: &str = "log.key.wanted";
+
+/// A change of the log's key, counted from 1.
+pub(crate) fn key_path(dir: &Path, number: usize) -> PathBuf {
+    dir.join("keys").join(format!("{number:06}"))
+}
+
 /// A hash tile, or with `level` `None` an entry bundle, of that width.
 pub(crate) fn tile_path(dir: &Path, level: Option<u8>, index: u64, width: usize) -> PathBuf {
     let level = level.map_or_else(|| "entries".to_owned(), |l| l.to_string());

@@ -6,6 +6,7 @@ use tlog_tiles::record_hash;
 
 use super::{
     LogError, State,
+    chain::{self, KeyChain},
     key::{self, LogKey},
     layout, store,
 };
@@ -20,11 +21,20 @@ pub(crate) fn recover(dir: &Path, origin: &str, log_key: &LogKey) -> Result<Stat
         }
         Err(error) => return Err(LogError::io(&path, error)),
     };
-    let checkpoint =
-        key::open_checkpoint(&bytes, log_key.verifier_key()).map_err(|what| LogError::Damaged {
-            path: path.clone(),
-            what,
-        })?;
+    // Of the key before this one, when a crash came between a change of key and the checkpoint that the new one signs.
+    let newest = key::open_checkpoint(&bytes, log_key.verifier_key());
+    let opened = newest.or_else(|what| {
+        let first = chain::first_key(dir).ok_or_else(|| what.clone())?;
+        let (chain, _) = KeyChain::follow(dir, &first);
+        match chain.last() == log_key.verifier_key() {
+            true => chain.open(&bytes),
+            false => Err(what),
+        }
+    });
+    let checkpoint = opened.map_err(|what| LogError::Damaged {
+        path: path.clone(),
+        what,
+    })?;
     let mut state = State::default();
     let mut referenced = BTreeSet::new();
     let mut fault = None;

@@ -23,6 +23,7 @@ pub(crate) struct Pending {
 impl AuditLog {
     /// Sequences everything that waits. Blocks on disk.
     pub(crate) fn sequence_pending(&self) {
+        self.replace_key_if_wanted();
         let waiting = {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *pending)
@@ -88,7 +89,7 @@ impl AuditLog {
     /// After a round that failed, what is on the disk is what holds: its checkpoint may have come there all the same.
     fn clear_doubt(&self, state: &mut State) -> Result<(), LogError> {
         if self.in_doubt.load(Ordering::Relaxed) {
-            *state = recover::recover(&self.dir, &self.options.origin, &self.key)?;
+            *state = recover::recover(&self.dir, &self.options.origin, &self.key())?;
             self.in_doubt.store(false, Ordering::Relaxed);
         }
         Ok(())
@@ -120,7 +121,7 @@ impl AuditLog {
         self.reached(Step::Extended)?;
         let size = next.frontier.size();
         let root = next.frontier.root();
-        next.checkpoint = self.key.checkpoint(&self.options.origin, size, root)?;
+        next.checkpoint = self.key().checkpoint(&self.options.origin, size, root)?;
         let place = self.dir.join(layout::CHECKPOINT);
         store::put_all(&self.dir, [(place, next.checkpoint.clone())])?;
         self.reached(Step::Signed)?;

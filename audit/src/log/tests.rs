@@ -180,7 +180,7 @@ async fn what_a_crash_left_beyond_the_checkpoint_is_swept_and_sent_again() {
     fill(&wal, 2);
     drain(&wal, &log, fast()).await;
     let options = VerifyOptions {
-        earlier: Some(old),
+        earlier: vec![("kept".to_owned(), old)],
         ..VerifyOptions::default()
     };
     let report = verify(&audit, &options).unwrap();
@@ -200,7 +200,7 @@ async fn a_log_over_several_tiles_reopens_and_verifies() {
     let log = AuditLog::open(&audit, log_options()).unwrap();
     assert_eq!(log.status().tree_size, 260);
     let options = VerifyOptions {
-        earlier: Some(early),
+        earlier: vec![("kept".to_owned(), early)],
         ..VerifyOptions::default()
     };
     let report = verify(&audit, &options).unwrap();
@@ -251,4 +251,143 @@ async fn when_the_disk_fails_nothing_is_acknowledged_and_nothing_changes() {
         }
     }
     assert_eq!(log.submit(first).await.unwrap().sequence, 3);
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_and_the_old_one_leads_to_the_new() {
+    let dir = TempDir::new().unwrap();
+    let audit = dir.path().join("audit");
+    let wal = open_wal(&dir.path().join("wal"), "a");
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    let mut keys = vec![log.status().verifier_key];
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        fill(&wal, 3);
+        drain(&wal, &log, fast()).await;
+        kept.push((
+            "kept".to_owned(),
+            fs::read(audit.join("checkpoint")).unwrap(),
+        ));
+        log.rotate_key().await.unwrap();
+        keys.push(log.status().verifier_key);
+    }
+    // By a file, as from another process, and with the next batch.
+    fs::write(audit.join(layout::WANTED_KEY), "").unwrap();
+    fill(&wal, 3);
+    drain(&wal, &log, fast()).await;
+    assert!(!audit.join(layout::WANTED_KEY).exists());
+    keys.push(log.status().verifier_key);
+    drop(log);
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 5);
+    let options = |key: Option<&String>| VerifyOptions {
+        verifier_key: key.cloned(),
+        ..VerifyOptions::default()
+    };
+    for key in keys.iter().map(Some).chain([None]) {
+        let report = verify(&audit, &options(key)).unwrap();
+        assert!(report.ok, "{key:?}: {:?}", report.findings);
+    }
+    let all = VerifyOptions {
+        earlier: kept,
+        ..options(None)
+    };
+    assert!(verify(&audit, &all).unwrap().ok);
+    assert!(AuditLog::open(&audit, log_options()).is_ok());
+}
+
+#[tokio::test]
+async fn a_change_of_key_that_a_crash_interrupts_is_finished_or_forgotten() {
+    let dir = TempDir::new().unwrap();
+    let audit = dir.path().join("audit");
+    let wal = open_wal(&dir.path().join("wal"), "a");
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    fill(&wal, 3);
+    drain(&wal, &log, fast()).await;
+    let (old_key, old_note) = (
+        fs::read(audit.join("log.key")).unwrap(),
+        fs::read(audit.join("checkpoint")).unwrap(),
+    );
+    let first = log.status().verifier_key;
+    log.rotate_key().await.unwrap();
+    let second = log.status().verifier_key;
+    drop(log);
+    let new_key = fs::read(audit.join("log.key")).unwrap();
+    // Published, and nothing else done.
+    fs::write(audit.join("log.key.next"), &new_key).unwrap();
+    fs::write(audit.join("log.key"), &old_key).unwrap();
+    fs::write(audit.join("checkpoint"), &old_note).unwrap();
+    fs::write(audit.join("log.vkey"), format!("{first}\n")).unwrap();
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    assert_eq!(log.status().verifier_key, second);
+    fill(&wal, 3);
+    drain(&wal, &log, fast()).await;
+    drop(log);
+    assert!(verify(&audit, &VerifyOptions::default()).unwrap().ok);
+    // Not published.
+    fs::write(audit.join("log.key.next"), &old_key).unwrap();
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    assert_eq!(log.status().verifier_key, second);
+    assert!(!audit.join("log.key.next").exists());
+}
+
+#[tokio::test]
+async fn a_forged_key_and_a_key_that_was_replaced_are_found() {
+    let dir = TempDir::new().unwrap();
+    let audit = dir.path().join("audit");
+    let wal = open_wal(&dir.path().join("wal"), "a");
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    fill(&wal, 3);
+    drain(&wal, &log, fast()).await;
+    let first = log.status().verifier_key;
+    let old = log.key();
+    log.rotate_key().await.unwrap();
+    fill(&wal, 3);
+    drain(&wal, &log, fast()).await;
+    let frontier = log.state().frontier.clone();
+    drop(log);
+    let trusted = VerifyOptions {
+        verifier_key: Some(first),
+        ..VerifyOptions::default()
+    };
+    assert!(verify(&audit, &trusted).unwrap().ok);
+
+    // The old key has leaked: it signs what came after it.
+    let good = fs::read(audit.join("checkpoint")).unwrap();
+    fs::write(
+        audit.join("checkpoint"),
+        old.checkpoint("mesh.local/audit", frontier.size(), frontier.root())
+            .unwrap(),
+    )
+    .unwrap();
+    let report = verify(&audit, &trusted).unwrap();
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|f| f.place.starts_with("checkpoint") && f.what.contains("was replaced")),
+        "{report:?}"
+    );
+    fs::write(audit.join("checkpoint"), good).unwrap();
+
+    // Another's key, with a change of key that only the new one signs.
+    let change = fs::read_to_string(audit.join("keys/000001")).unwrap();
+    let (text, signatures) = change.split_once("\n\n").unwrap();
+    let by_new = signatures.lines().next_back().unwrap();
+    fs::write(audit.join("keys/000001"), format!("{text}\n\n{by_new}\n")).unwrap();
+    let report = verify(&audit, &trusted).unwrap();
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|f| f.place == "keys/000001" && f.what.contains("old key")),
+        "{report:?}"
+    );
+    fs::remove_file(audit.join("keys/000001")).unwrap();
+    let report = verify(&audit, &trusted).unwrap();
+    assert!(
+        report.findings.iter().any(|f| f.place == "log.vkey"),
+        "{report:?}"
+    );
 }

@@ -79,6 +79,24 @@ impl Frontier {
             })
     }
 
+    /// How many full tiles stand at each level, and the hashes of the unfinished one.
+    pub(crate) fn edge(&self) -> &[(u64, Vec<Hash>)] {
+        &self.levels
+    }
+
+    /// From what [`Self::edge`] gave; `None` when no tree of `size` has such an edge.
+    pub(crate) fn of_edge(size: u64, levels: Vec<(u64, Vec<Hash>)>) -> Option<Self> {
+        let mut left = size;
+        for (done, hashes) in &levels {
+            let width = u64::try_from(hashes.len()).ok()?;
+            if (left / 256, left % 256) != (*done, width) {
+                return None;
+            }
+            left = *done;
+        }
+        (left == 0 && levels.len() <= 9).then_some(Self { levels, size })
+    }
+
     /// The tree's root.
     pub(crate) fn root(&self) -> Hash {
         // From right to left: at each level the unfinished tile splits into complete subtrees, the smallest rightmost.

@@ -151,7 +151,10 @@ async fn a_mesh_process_that_dies_and_returns_misses_nothing() {
         *mesh.connections.lock().unwrap() = None;
         drop(server);
         let options = VerifyOptions {
-            earlier,
+            earlier: earlier
+                .map(|bytes| ("kept".to_owned(), bytes))
+                .into_iter()
+                .collect(),
             ..VerifyOptions::default()
         };
         let report = verify(&audit, &options).unwrap();

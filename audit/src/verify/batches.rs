@@ -5,61 +5,30 @@ use std::{
     fs,
 };
 
-use reeve_core::RecordId;
 use tlog_tiles::{Hash, record_hash};
 
 use super::{
     Check,
     leaves::Leaves,
-    segments::{self, Segments},
+    records::{self, Absent, Gap, Job, Seen},
+    state::{Verified, Worker},
 };
 use crate::{
-    BatchVerifier, Entry, EventKind, Record,
+    BatchVerifier,
     batch::{Batch, BatchHeader, EpochLink, Source},
-    canonical, hexes,
-    log::{layout, tree},
-    record::RECORD_SCHEMA,
-    wal::{CHAIN_START, Chain, advance, link},
+    hexes,
+    log::layout,
+    wal::{CHAIN_START, Chain, advance},
 };
-
-/// Particulars of events that name a blob.
-const BLOB_DETAILS: [&str; 3] = ["policy_set", "schema", "bundle"];
-
-/// The detail of a `started` event that names the last records of the process before ([`crate::Wal::predecessors`]).
-const PREDECESSORS: &str = "after";
 
 /// What the log says of its proxies and their workers.
 #[derive(Debug, Default)]
 pub(super) struct Trail {
     pub(super) sources: BTreeMap<Source, Reached>,
-    /// Blob → a record that refers to it.
-    pub(super) blobs: BTreeMap<String, RecordId>,
-    /// What it says of segments of columns.
-    pub(super) segments: Segments,
-    /// Leaves, from the first on, whose records it says were deleted.
+    /// What was seen in the batches.
+    pub(super) seen: Seen,
+    /// Leaves, from the first on, whose records the log says were deleted.
     pub(super) expired: u64,
-    expirations: Vec<Expiration>,
-    absent: Vec<Absent>,
-    /// Records that were there when a process took over, each with the record that says so.
-    pub(super) predecessors: Vec<(RecordId, RecordId)>,
-    /// Where a worker began to pass what it could not record, and did not say yet how much.
-    gaps: BTreeMap<Source, RecordId>,
-}
-
-/// A record that says that the records of all leaves before one are deleted.
-#[derive(Debug)]
-struct Expiration {
-    leaves: String,
-    root: String,
-    by: RecordId,
-}
-
-/// A batch whose object is not there.
-#[derive(Debug)]
-struct Absent {
-    leaf: u64,
-    place: String,
-    what: String,
 }
 
 /// How far the log goes for a worker of a proxy.
@@ -79,6 +48,31 @@ struct Sealed {
 }
 
 impl Reached {
+    /// As an earlier verification left it.
+    fn of(worker: &Worker) -> Self {
+        let header = &worker.header;
+        let end = (header.epoch, header.span().map_or(0, |(_, last)| last));
+        let sealed = Sealed {
+            before: worker.before,
+            after: header.chain,
+            batch: worker.leaf,
+        };
+        Self {
+            last: Some((header.clone(), worker.leaf)),
+            batches: BTreeMap::from([(end, sealed)]),
+        }
+    }
+
+    /// What a later verification needs to go on.
+    fn worker(&self) -> Option<Worker> {
+        let (header, leaf) = self.last.as_ref()?;
+        let (_, sealed) = self.batches.last_key_value()?;
+        Some(Worker {
+            header: header.clone(),
+            leaf: *leaf,
+            before: sealed.before,
+        })
+    }
     /// The chain after a record, where a batch ends with it.
     pub(super) fn chain_at(&self, at: (u64, u64)) -> Option<&Chain> {
         self.batches.get(&at).map(|sealed| &sealed.after)
@@ -177,69 +171,28 @@ impl Check<'_> {
     pub(super) fn batches(
         &mut self,
         leaves: &Leaves,
+        since: &Verified,
         verifier: Option<&dyn BatchVerifier>,
     ) -> Trail {
         let mut trail = Trail::default();
-        for (at, path, entry) in &leaves.entries {
-            let leaf = record_hash(entry);
-            let known = usize::try_from(*at)
-                .ok()
-                .and_then(|at| leaves.hashes.get(at));
-            let header = match serde_json::from_slice::<BatchHeader>(entry) {
-                Ok(header) if known == Some(&leaf) => header,
-                // Not the leaf of the tree: that is a finding already, and what it says counts for nothing.
-                Ok(_) => continue,
-                Err(_) if known != Some(&leaf) => continue,
-                Err(error) => {
-                    let name = self.name(path);
-                    self.find(
-                        format!("{name} entry {at}"),
-                        format!("is no batch header: {error}"),
-                    );
-                    continue;
-                }
-            };
-            let object = layout::batch_path(self.dir, &leaf.0);
-            let name = self.name(&object);
-            let read = fs::read(&object).map_err(|error| error.to_string());
-            let batch = read.and_then(|b| Batch::from_object(&b).map_err(|e| e.to_string()));
-            let reached = trail.sources.entry(header.source()).or_default();
-            let dir = self.dir;
-            let read = |hash: &[u8; 32]| {
-                let bytes = fs::read(layout::batch_path(dir, hash)).ok()?;
-                Batch::from_object(&bytes).ok()
-            };
-            if let Err(what) = reached.continues(&header, read) {
-                self.find(format!("{name} ({})", header.proxy), what);
-            }
-            let chain = reached.chain_before(&header);
-            let end = (header.epoch, header.span().map_or(0, |(_, last)| last));
-            let sealed = Sealed {
-                before: chain,
-                after: header.chain,
-                batch: leaf.0,
-            };
-            reached.batches.insert(end, sealed);
-            reached.last = Some((header.clone(), leaf.0));
-            self.report.batches += 1;
-            match batch {
-                Ok(batch) => {
-                    if batch.header != *entry {
-                        self.find(&name, "line 1, the header, is not the entry of the tree");
-                    }
-                    self.batch(&name, &header, &batch, chain, verifier);
-                    self.records(&name, &header, &batch, &mut trail);
-                }
-                Err(what) if !object.exists() => trail.absent.push(Absent {
-                    leaf: *at,
-                    place: name,
-                    what,
-                }),
-                Err(what) => self.find(name, what),
-            }
+        for worker in &since.workers {
+            let source = worker.header.source();
+            trail.sources.insert(source, Reached::of(worker));
         }
-        self.expirations(&mut trail, &leaves.hashes);
-        self.open_gaps(&trail);
+        let jobs = self.jobs(leaves, &mut trail);
+        self.report.batches = since.batches + u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        let mut seen = records::look(self.dir, &jobs, verifier);
+        self.report.findings.append(&mut seen.findings);
+        self.report.records = since.records + seen.records;
+        self.report.signatures_verified = match verifier {
+            Some(_) => since.batches + seen.signatures,
+            None => 0,
+        };
+        seen.policies.extend(since.policies.iter().cloned());
+        trail.seen = seen;
+        trail.expired = since.expired;
+        self.expirations(&mut trail, leaves);
+        self.gaps(std::mem::take(&mut trail.seen.gaps));
         let proxies: BTreeSet<_> = trail.sources.keys().map(|(proxy, _)| proxy).collect();
         self.report.proxies = u64::try_from(proxies.len()).unwrap_or(u64::MAX);
         if verifier.is_none() && self.report.batches > 0 {
@@ -252,20 +205,15 @@ impl Check<'_> {
     }
 
     /// What is absent must be of leaves that the log says have expired; only the log can say so, quiet deletion shows.
-    fn expirations(&mut self, trail: &mut Trail, leaves: &[Hash]) {
-        for Expiration {
-            leaves: end,
-            root,
-            by,
-        } in std::mem::take(&mut trail.expirations)
-        {
-            let first = end.parse().ok().and_then(|end: usize| leaves.get(..end));
-            match first {
-                Some(first) if hexes::parse(&root) == Some(tree::root(first).0) => {
-                    let end = u64::try_from(first.len()).unwrap_or(u64::MAX);
+    fn expirations(&mut self, trail: &mut Trail, leaves: &Leaves) {
+        for said in std::mem::take(&mut trail.seen.expirations) {
+            let end = said.leaves.parse().ok();
+            let root = hexes::parse(&said.root).map(Hash);
+            match end.zip(root) {
+                Some((end, root)) if self.began_with(end, &root, leaves) => {
                     trail.expired = trail.expired.max(end);
                 }
-                _ => self.find(format!("record {by}"), "lets other leaves expire"),
+                _ => self.find(format!("record {}", said.by), "lets other leaves expire"),
             }
         }
         let marked = fs::read_to_string(self.dir.join(layout::EXPIRED)).unwrap_or_default();
@@ -276,7 +224,7 @@ impl Check<'_> {
                 "no record in the log lets so many leaves expire",
             );
         }
-        for Absent { leaf, place, what } in std::mem::take(&mut trail.absent) {
+        for Absent { leaf, place, what } in std::mem::take(&mut trail.seen.absent) {
             if leaf < trail.expired {
                 self.report.expired += 1;
             } else {
@@ -291,42 +239,19 @@ impl Check<'_> {
         }
     }
 
-    fn batch(
-        &mut self,
-        name: &str,
-        header: &BatchHeader,
-        batch: &Batch,
-        before: Chain,
-        verifier: Option<&dyn BatchVerifier>,
-    ) {
-        let leaves = batch.leaves();
-        if let Err(fault) = batch.check_with(&leaves) {
-            self.find(name, fault.to_string());
-        }
-        let chain = leaves.iter().fold(before, |chain, leaf| link(&chain, leaf));
-        if chain != header.chain {
-            self.find(
-                name,
-                "the hash chain through its records does not end as its header says",
-            );
-        }
-        if let Some(verifier) = verifier {
-            let verified = header
-                .signed_bytes()
-                .map_err(Into::into)
-                .and_then(|message| {
-                    let signature = header.signature_bytes();
-                    verifier.verify(&batch.chain_der, &message, &signature, header.time)
-                });
-            match verified {
-                Ok(_signer) => self.report.signatures_verified += 1,
-                Err(error) => self.find(name, format!("the signature: {error}")),
+    fn gaps(&mut self, gaps: Vec<Gap>) {
+        let mut open = BTreeMap::new();
+        for gap in gaps {
+            match gap {
+                Gap::Began(by) => drop(open.insert((by.proxy.clone(), by.worker), by)),
+                Gap::Told(by, count, text) => {
+                    open.remove(&(by.proxy, by.worker));
+                    self.report.lost += count;
+                    self.report.notes.push(text);
+                }
             }
         }
-    }
-
-    fn open_gaps(&mut self, trail: &Trail) {
-        for began in trail.gaps.values() {
+        for began in open.values() {
             let text = format!(
                 "after record {began} decisions are missing, and nothing says how many: its proxy could not record them, and died"
             );
@@ -334,78 +259,73 @@ impl Check<'_> {
         }
     }
 
-    /// What a proxy passed and could not record. It says so itself, in a batch that it signed.
-    fn gap(&mut self, record: &Record, trail: &mut Trail) {
-        let source = (record.id.proxy.clone(), record.id.worker);
-        match &record.entry {
-            Entry::Event(event) if event.event == EventKind::RecordsLost => {
-                trail.gaps.insert(source, record.id.clone());
-            }
-            Entry::Aggregate(lost) if lost.event == EventKind::RecordsLost => {
-                trail.gaps.remove(&source);
-                self.report.lost += lost.count;
-                let detail = |name| lost.detail.get(name).map_or("?", String::as_str);
-                self.report.notes.push(format!(
-                    "record {}: {} decisions between {} and {} were not recorded, {} of them allowed: {}",
-                    record.id,
-                    lost.count,
-                    lost.since.as_millis(),
-                    lost.until.as_millis(),
-                    detail("allowed"),
-                    detail("cause"),
-                ));
-            }
-            Entry::Decision(_) | Entry::Outcome(_) | Entry::Event(_) | Entry::Aggregate(_) => {}
-        }
-    }
-
-    fn records(&mut self, name: &str, header: &BatchHeader, batch: &Batch, trail: &mut Trail) {
-        let first = header.span().map_or(1, |(first, _)| first);
-        for ((sequence, bytes), line) in (first..).zip(&batch.records).zip(3u64..) {
-            self.report.records += 1;
-            let place = format!("{name} line {line}");
-            let record = match Record::from_slice(bytes) {
-                Ok(record) => record,
+    /// Follows each worker from header to header; what is in the batches is looked at afterwards.
+    fn jobs<'l>(&mut self, leaves: &'l Leaves, trail: &mut Trail) -> Vec<Job<'l>> {
+        let mut jobs = Vec::new();
+        for (at, path, entry) in &leaves.entries {
+            let leaf = record_hash(entry);
+            let is_leaf = leaves.hash(*at) == Some(&leaf);
+            let header = match serde_json::from_slice::<BatchHeader>(entry) {
+                Ok(header) if is_leaf => header,
+                // Not the leaf of the tree: that is a finding already, and what it says counts for nothing.
+                Ok(_) => continue,
+                Err(_) if !is_leaf => continue,
                 Err(error) => {
-                    self.find(place, format!("is no record: {error}"));
+                    let place = format!("{} entry {at}", self.name(path));
+                    self.find(place, format!("is no batch header: {error}"));
                     continue;
                 }
             };
-            let id = RecordId {
-                proxy: header.proxy.clone(),
-                epoch: header.epoch,
-                worker: header.worker(),
-                sequence,
-            };
-            if record.id != id {
-                self.find(&place, format!("is record {}, not {id}", record.id));
-            }
-            if record.schema != RECORD_SCHEMA || !canonical::is_canonical(bytes) {
-                self.find(&place, "is not in the canonical form of its schema");
-            }
-            self.gap(&record, trail);
-            if let Entry::Event(event) = &record.entry {
-                let after = event.detail.get(PREDECESSORS).map(String::as_str);
-                segments::note(&mut trail.segments, event, &id);
-                if event.event == EventKind::RecordsExpired {
-                    let detail = |name| event.detail.get(name).cloned().unwrap_or_default();
-                    trail.expirations.push(Expiration {
-                        leaves: detail("leaves"),
-                        root: detail("root"),
-                        by: id.clone(),
-                    });
-                }
-                let named = after.unwrap_or_default().split_whitespace();
-                for earlier in named.filter_map(|id| id.parse().ok()) {
-                    trail.predecessors.push((earlier, id.clone()));
-                }
-                for blob in BLOB_DETAILS.iter().filter_map(|d| event.detail.get(*d)) {
-                    trail
-                        .blobs
-                        .entry(blob.clone())
-                        .or_insert_with(|| id.clone());
-                }
-            }
+            jobs.push(self.follow(*at, header, entry, trail));
         }
+        jobs
+    }
+
+    fn follow<'l>(
+        &mut self,
+        at: u64,
+        header: BatchHeader,
+        entry: &'l [u8],
+        trail: &mut Trail,
+    ) -> Job<'l> {
+        let leaf = record_hash(entry).0;
+        let reached = trail.sources.entry(header.source()).or_default();
+        let dir = self.dir;
+        let read = |hash: &[u8; 32]| {
+            let bytes = fs::read(layout::batch_path(dir, hash)).ok()?;
+            Batch::from_object(&bytes).ok()
+        };
+        if let Err(what) = reached.continues(&header, read) {
+            let name = self.name(&layout::batch_path(dir, &leaf));
+            self.find(format!("{name} ({})", header.proxy), what);
+        }
+        let before = reached.chain_before(&header);
+        let end = (header.epoch, header.span().map_or(0, |(_, last)| last));
+        let sealed = Sealed {
+            before,
+            after: header.chain,
+            batch: leaf,
+        };
+        reached.batches.insert(end, sealed);
+        reached.last = Some((header.clone(), leaf));
+        Job {
+            entry,
+            header,
+            leaf,
+            before,
+            at,
+        }
+    }
+
+    /// What a later verification needs to go on from here.
+    pub(super) fn verified(&self, checkpoint: &[u8], leaves: &Leaves, trail: &Trail) -> Verified {
+        Verified::new(
+            String::from_utf8_lossy(checkpoint).into_owned(),
+            &leaves.edge,
+            (self.report.records, self.report.batches),
+            trail.sources.values().filter_map(Reached::worker).collect(),
+            trail.seen.policies.clone(),
+            trail.expired,
+        )
     }
 }

@@ -50,7 +50,9 @@ impl Check<'_> {
         for name in &listed {
             let place = format!("{FOLDER}/{name}");
             let Some(known) = recorded.get(name) else {
-                let span = span(name).filter(|(_, last)| *last >= expired);
+                // What was verified before is not looked at again.
+                let from = expired.max(leaves.from);
+                let span = span(name).filter(|(_, last)| *last >= from);
                 // The record of one whose leaves have expired may have expired with them.
                 if span.is_some() {
                     self.find(place, "no record in the log speaks of it");
@@ -76,6 +78,10 @@ impl Check<'_> {
                 let what = format!("is missing; record {} says it was written", known.by);
                 self.find(&place, what);
             }
+            if first < leaves.from {
+                continue;
+            }
+            let (first, last) = (first - leaves.from, last - leaves.from);
             let covered = index(first)
                 .zip(index(last))
                 .and_then(|(first, last)| leaves.hashes.get(first..=last));

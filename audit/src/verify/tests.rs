@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A folder with a log of two proxies, a blob, and a write-ahead log with unshipped records.
-async fn sample(dir: &Path) -> VerifyOptions {
+pub(super) async fn sample(dir: &Path) -> VerifyOptions {
     let log = AuditLog::open(&dir.join("audit"), log_options()).unwrap();
     let blob = log
         .put_blob(b"permit(principal, action, resource);")
@@ -34,7 +34,7 @@ async fn sample(dir: &Path) -> VerifyOptions {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (path, target) = (
@@ -144,7 +144,7 @@ async fn a_log_rolled_back_or_rewritten_is_not_an_extension() {
     drain(&wal, &log, fast()).await;
     let after = fs::read(audit.join("checkpoint")).unwrap();
     let with = |earlier: &[u8]| VerifyOptions {
-        earlier: Some(earlier.to_vec()),
+        earlier: vec![("kept".to_owned(), earlier.to_vec())],
         batches: options.batches.clone(),
         ..VerifyOptions::default()
     };
@@ -174,7 +174,7 @@ async fn an_unfinished_last_write_is_a_note_and_lost_records_are_a_finding() {
     fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
     let report = verify(&audit, &options).unwrap();
     assert!(
-        report.ok && report.notes[0].contains("unfinished"),
+        report.ok && report.notes.iter().any(|n| n.contains("unfinished")),
         "{report:?}"
     );
 
@@ -231,5 +231,114 @@ async fn what_was_passed_unrecorded_is_named_and_an_end_that_nobody_told_too() {
         !report.notes.iter().any(|n| n.contains("how many")),
         "{:?}",
         report.notes
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_verification_reads_only_what_is_new() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let audit = dir.path().join("audit");
+    let first = verify(&audit, &options).unwrap().verified.unwrap();
+    let old = store::walk(&audit, "batches").unwrap();
+    let text = serde_json::to_vec(&first).unwrap();
+    let later = VerifyOptions {
+        since: Some(Verified::from_slice(&text).unwrap()),
+        ..options.clone()
+    };
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    let wal = open_wal(&dir.path().join("wal/a"), "a");
+    for n in 0..3 {
+        wal.append(decision(&format!("/later/{n}"), Effect::Allow))
+            .unwrap();
+        drain(&wal, &log, fast()).await;
+    }
+    drop(log);
+    let whole = verify(&audit, &options).unwrap();
+    assert!(whole.ok, "{:?}", whole.findings);
+    // Without the batches from before, nobody can have read them.
+    let kept: Vec<_> = old
+        .iter()
+        .map(|(_, path)| fs::read(path).unwrap())
+        .collect();
+    for (_, path) in &old {
+        fs::remove_file(path).unwrap();
+    }
+    let report = verify(&audit, &later).unwrap();
+    assert_eq!(report.findings, []);
+    let counted = |r: &Report| (r.records, r.batches, r.tree_size);
+    assert_eq!(counted(&report), counted(&whole));
+    assert_eq!(report.verified, whole.verified);
+    for ((_, path), bytes) in old.iter().zip(&kept) {
+        fs::write(path, bytes).unwrap();
+    }
+
+    // What is new is looked at as before.
+    let new = store::walk(&audit, "batches").unwrap();
+    let read = |path: &PathBuf| fs::read_to_string(path).unwrap();
+    let changed = new.iter().find(|(_, path)| read(path).contains("/later/1"));
+    let (name, path) = changed.unwrap();
+    fs::write(path, read(path).replace("/later/1", "/later/x")).unwrap();
+    let report = verify(&audit, &later).unwrap();
+    assert!(
+        report.findings.iter().any(|f| f.place.contains(name)),
+        "{report:?}"
+    );
+    assert!(report.verified.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_verified_of_another_log_or_a_longer_one_is_told_apart() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(&dir.path().join("one")).await;
+    let one = dir.path().join("one/audit");
+    sample(&dir.path().join("two")).await;
+    let two = dir.path().join("two/audit");
+    let of_two = verify(
+        &two,
+        &VerifyOptions {
+            wals: vec![],
+            ..options.clone()
+        },
+    )
+    .unwrap();
+    let later = VerifyOptions {
+        since: of_two.verified.clone(),
+        wals: vec![],
+        ..options.clone()
+    };
+    let report = verify(&one, &later).unwrap();
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|f| f.place == "the earlier verification"),
+        "{report:?}"
+    );
+    let mut longer = verify(&one, &options).unwrap().verified.unwrap();
+    assert!(Verified::from_slice(b"{}").is_err());
+    longer.size += 1;
+    assert!(Verified::from_slice(&serde_json::to_vec(&longer).unwrap()).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_under_a_policy_set_that_nobody_recorded_is_found() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let audit = dir.path().join("audit");
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    let wal = open_wal(&dir.path().join("wal/b"), "b");
+    let mut forged = decision("/forged", Effect::Allow);
+    forged.policy_hash = "ffff".to_owned();
+    wal.append(forged).unwrap();
+    drain(&wal, &log, fast()).await;
+    let report = verify(&audit, &options).unwrap();
+    let found = report
+        .findings
+        .iter()
+        .find(|f| f.what.contains("policy set ffff"));
+    assert!(
+        found.is_some_and(|f| f.place.starts_with("b/")),
+        "{report:?}"
     );
 }

@@ -1,13 +1,14 @@
 //! Write-ahead logs: whole, chained, and in agreement with the log.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use super::{Check, batches::Trail};
 use crate::{
-    Record,
+    Entry, Record,
     batch::Source,
     wal::{
         Chain, advance, line,
@@ -24,6 +25,8 @@ pub(super) struct Held {
     before: (u64, u64),
     /// Each record's epoch and sequence, and the chain after it.
     records: Vec<((u64, u64), Chain)>,
+    /// Policy sets that events here record.
+    pub(super) policies: BTreeSet<String>,
 }
 
 impl Check<'_> {
@@ -87,6 +90,7 @@ impl Check<'_> {
                     (first, _) => (header.epoch, first - 1),
                 },
                 records: Vec::new(),
+                policies: BTreeSet::new(),
             });
             self.segment(path, &bytes, &scan, held);
             before = Some(scan);
@@ -114,7 +118,12 @@ impl Check<'_> {
             let payload = bytes.get(range.clone()).unwrap_or_default();
             chain = advance(&chain, payload);
             self.report.wal_records += 1;
-            let right = Record::from_slice(payload).is_ok_and(|r| {
+            let record = Record::from_slice(payload);
+            if let Ok(Entry::Event(event)) = record.as_ref().map(|record| &record.entry) {
+                held.policies
+                    .extend(event.detail.get("policy_hash").cloned());
+            }
+            let right = record.is_ok_and(|r| {
                 r.id.proxy == header.proxy
                     && r.id.epoch == header.epoch
                     && r.id.worker == held.source.1
@@ -130,7 +139,7 @@ impl Check<'_> {
 
     /// What was there when a process took over must be in the log, or be on its way there.
     pub(super) fn predecessors(&mut self, wals: &[Held], trail: &Trail) {
-        for (earlier, by) in &trail.predecessors {
+        for (earlier, by) in &trail.seen.predecessors {
             let source = (earlier.proxy.clone(), earlier.worker);
             let at = (earlier.epoch, earlier.sequence);
             let reached = trail.sources.get(&source);

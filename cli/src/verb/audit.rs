@@ -1,10 +1,12 @@
 //! `reeve audit`: reads and proves the audit log.
 
+mod cosign;
 mod describe;
 mod inputs;
 mod prove;
 mod read;
 mod report;
+mod rotate;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -50,9 +52,16 @@ enum AuditVerb {
     /// Check bare proofs that trees are the beginnings of others
     #[command(after_help = inputs::CONSISTENCY_EXAMPLES)]
     VerifyConsistency(inputs::InputsArgs),
+    /// Ask witnesses to cosign the log's checkpoint
+    #[command(after_help = cosign::EXAMPLES)]
+    Cosign(cosign::CosignArgs),
+    /// Give the log a new key, which the old one signs for
+    #[command(after_help = rotate::EXAMPLES)]
+    RotateKey(rotate::RotateArgs),
 }
 
 pub(crate) use describe::explained as in_words;
+pub(crate) use prove::log_key;
 pub(crate) use read::{LogArgs, explained, unreadable};
 pub(crate) use verify::verify_state;
 
@@ -69,5 +78,7 @@ pub(crate) fn run(args: &AuditArgs) -> Verdict {
         AuditVerb::CheckProof(args) => prove::check(args),
         AuditVerb::VerifyInclusion(args) => inputs::inclusion(args),
         AuditVerb::VerifyConsistency(args) => inputs::consistency(args),
+        AuditVerb::Cosign(args) => cosign::run(args),
+        AuditVerb::RotateKey(args) => rotate::run(args),
     }
 }

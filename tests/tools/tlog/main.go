@@ -130,7 +130,11 @@ func (d tiles) entries(size int64) ([][]byte, error) {
 }
 
 func checkTree(dir, key string, witnesses []string) error {
-	text, err := os.ReadFile(filepath.Join(dir, "checkpoint"))
+	name := "checkpoint"
+	if len(witnesses) > 0 {
+		name = "checkpoint.cosigned"
+	}
+	text, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return err
 	}

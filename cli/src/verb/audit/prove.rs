@@ -155,7 +155,7 @@ fn judge(bytes: &[u8], key: &str, batches: Option<&dyn BatchVerifier>) -> Checke
 }
 
 /// A public key as it was given: itself, or the file that holds it.
-pub(super) fn log_key(given: &str) -> Result<String, Problem> {
+pub(crate) fn log_key(given: &str) -> Result<String, Problem> {
     if given.contains('+') {
         return Ok(given.trim().to_owned());
     }

@@ -9,14 +9,14 @@ use std::{
 use clap::Args;
 use reeve_audit::{
     BatchVerifier,
-    verify::{Report, VerifyOptions, verify},
+    verify::{Report, Verified, VerifyOptions, verify},
 };
 
 use reeve_core::TrustDomain;
 use reeve_sidecar::SvidBatchVerifier;
 use reeve_svid::TrustBundle;
 
-use super::prove;
+use super::{cosign, prove};
 use crate::{
     input,
     output::{self, Format, OutputArgs},
@@ -29,9 +29,11 @@ Examples:
   reeve audit verify                                   the log and the write-ahead logs of the mesh
   cp $REEVE_STATE/audit/checkpoint yesterday           keep a checkpoint somewhere else, and later:
   reeve audit verify --checkpoint yesterday            …prove that the log only grew since
+  reeve audit verify --save seen.json                  everything once, and from then on
+  reeve audit verify --since seen.json --save seen.json  …only what is new
   reeve audit verify --dir /backup/audit --key 'mesh.local/audit+…' -o json
 
-Every batch is checked against its signature, every record against its batch, every batch against the tree, the tree
+Several --checkpoint may be given, from whoever kept one. Every batch is checked against its signature, every record against its batch, every batch against the tree, the tree
 against the signed checkpoint, and sequences for gaps.
 
 Exit codes: 0 = everything checks, 1 = something does not (each place is named), 2 = the log could not be read.";
@@ -45,15 +47,24 @@ pub(super) struct VerifyArgs {
     /// A proxy's write-ahead log to check too; repeat for several. Those of the state directory are always checked.
     #[arg(long, value_name = "DIR")]
     wal: Vec<PathBuf>,
-    /// A checkpoint kept from before: the log must be an extension of it.
+    /// A checkpoint kept from before, by anyone: the log must be an extension of it; repeat for several.
     #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
+    checkpoint: Vec<PathBuf>,
+    /// What an earlier verification saved: look only at what came since. It is believed; keep it to yourself.
+    #[arg(long, value_name = "FILE")]
+    since: Option<PathBuf>,
+    /// Save what the next verification needs to go on from here, if everything checks.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// The mesh's authorities, PEM, to check the batches' signatures; else the roots.pem beside the log, or bundle.pem.
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
     /// The log's public key, known from elsewhere (`name+hash+key`), or a file with it; else the one beside the log is believed.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    /// The key of a witness that must have cosigned the log (`name+hash+key`); repeat for several.
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<String>,
     #[command(flatten)]
     state: StateArgs,
     #[command(flatten)]
@@ -61,7 +72,12 @@ pub(super) struct VerifyArgs {
 }
 
 pub(super) fn run(args: &VerifyArgs) -> Verdict {
-    let earlier = args.checkpoint.as_deref().map(input::bytes).transpose()?;
+    let earlier = args
+        .checkpoint
+        .iter()
+        .map(|path| Ok((input::shown(path), input::bytes(path)?)));
+    let earlier = earlier.collect::<Result<_, Problem>>()?;
+    let since = args.since.as_deref().map(verified_before).transpose()?;
     let (dir, mut wals, bundle) = match &args.dir {
         Some(dir) => (dir.clone(), Vec::new(), roots_beside(dir)),
         None => {
@@ -74,10 +90,15 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
     let options = VerifyOptions {
         wals,
         earlier,
+        since,
         verifier_key: args.key.as_deref().map(prove::log_key).transpose()?,
+        witnesses: cosign::cosigners(&args.witness)?,
         batches: None,
     };
     let report = check(&dir, &bundle, options)?;
+    if let (Some(path), Some(verified)) = (&args.save, &report.verified) {
+        save(path, verified)?;
+    }
     match args.output.output {
         Format::Json => output::json(&report)?,
         Format::Human => output::line(&describe(&report))?,
@@ -92,6 +113,27 @@ fn roots_beside(log: &Path) -> PathBuf {
         true => all,
         false => log.with_file_name("bundle.pem"),
     }
+}
+
+fn verified_before(path: &Path) -> Result<Verified, Problem> {
+    Verified::from_slice(&input::bytes(path)?).map_err(|what| {
+        Problem::new(format!(
+            "what an earlier verification saved cannot be used: it {what}"
+        ))
+        .at(input::shown(path))
+        .fix("verify the whole log once, with --save FILE")
+    })
+}
+
+/// Replaces the file as a whole: it may be the one that was read.
+fn save(path: &Path, verified: &Verified) -> Result<(), Problem> {
+    let unwritable = |error: &dyn std::error::Error| {
+        Problem::because("what was verified cannot be saved", error).at(path.display())
+    };
+    let text = serde_json::to_vec(verified).map_err(|e| unwritable(&e))?;
+    let new = path.with_added_extension("new");
+    fs::write(&new, text).map_err(|e| unwritable(&e))?;
+    fs::rename(&new, path).map_err(|e| unwritable(&e))
 }
 
 /// Verifies the log of a mesh with its write-ahead logs.

@@ -1,0 +1,354 @@
+//! One batch by itself: its object, its signature, its records. Batches are looked at by several threads at once.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use reeve_core::RecordId;
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{
+    Finding,
+    segments::{self, Segments},
+};
+use crate::{
+    BatchVerifier, Entry, EventKind, Record,
+    batch::{Batch, BatchHeader},
+    canonical,
+    log::layout,
+    record::RECORD_SCHEMA,
+    wal::{Chain, link},
+};
+
+/// Particulars of events that name a blob.
+const BLOB_DETAILS: [&str; 3] = ["policy_set", "schema", "bundle"];
+
+/// The detail of a `started` event that names the last records of the process before ([`crate::Wal::predecessors`]).
+const PREDECESSORS: &str = "after";
+
+/// Threads that look at batches, at most.
+const MAX_THREADS: usize = 16;
+
+/// A batch to look at.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    /// The entry of the tree.
+    pub(super) entry: &'a [u8],
+    /// The same, read.
+    pub(super) header: BatchHeader,
+    /// Its leaf hash.
+    pub(super) leaf: [u8; 32],
+    /// The chain before its first record.
+    pub(super) before: Chain,
+    /// Its place in the tree.
+    pub(super) at: u64,
+}
+
+/// A record that says that the records of all leaves before one are deleted.
+#[derive(Debug)]
+pub(super) struct Expiration {
+    pub(super) leaves: String,
+    pub(super) root: String,
+    pub(super) by: RecordId,
+}
+
+/// A batch whose object is not there.
+#[derive(Debug)]
+pub(super) struct Absent {
+    pub(super) leaf: u64,
+    pub(super) place: String,
+    pub(super) what: String,
+}
+
+/// What a proxy says of decisions that it passed and could not record.
+#[derive(Debug)]
+pub(super) enum Gap {
+    /// One began with this record.
+    Began(RecordId),
+    /// It is over: how many there were, and the same in words.
+    Told(RecordId, u64, String),
+}
+
+/// What was seen in batches.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) findings: Vec<Finding>,
+    pub(super) records: u64,
+    pub(super) signatures: u64,
+    /// Records that were there when a process took over, each with the record that says so.
+    pub(super) predecessors: Vec<(RecordId, RecordId)>,
+    /// Blob → a record that refers to it.
+    pub(super) blobs: BTreeMap<String, RecordId>,
+    /// Policy sets that the mesh process has recorded.
+    pub(super) policies: BTreeSet<String>,
+    /// Policy sets that decisions rested on → the first of them.
+    pub(super) relied: BTreeMap<String, RecordId>,
+    /// What it says of segments of columns.
+    pub(super) segments: Segments,
+    pub(super) expirations: Vec<Expiration>,
+    pub(super) absent: Vec<Absent>,
+    /// In the order of the tree.
+    pub(super) gaps: Vec<Gap>,
+}
+
+impl Seen {
+    /// Adds what was seen later.
+    pub(super) fn add(&mut self, later: Self) {
+        self.findings.extend(later.findings);
+        self.records += later.records;
+        self.signatures += later.signatures;
+        self.predecessors.extend(later.predecessors);
+        self.policies.extend(later.policies);
+        self.segments.extend(later.segments);
+        self.expirations.extend(later.expirations);
+        self.absent.extend(later.absent);
+        self.gaps.extend(later.gaps);
+        for (blob, by) in later.blobs {
+            self.blobs.entry(blob).or_insert(by);
+        }
+        for (policies, by) in later.relied {
+            self.relied.entry(policies).or_insert(by);
+        }
+    }
+}
+
+/// Looks at every batch; what was seen comes in the order of the tree.
+pub(super) fn look(dir: &Path, jobs: &[Job<'_>], verifier: Option<&dyn BatchVerifier>) -> Seen {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = jobs.get(at) else {
+                return done;
+            };
+            done.push((at, Look::new(dir, job).run(verifier)));
+        }
+    };
+    let mut seen: Vec<_> = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(MAX_THREADS).min(jobs.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let mut seen = work();
+        for other in others {
+            // A thread that panicked leaves its batches out, which the count of records then tells.
+            seen.extend(other.join().unwrap_or_default());
+        }
+        seen
+    });
+    seen.sort_unstable_by_key(|(at, _)| *at);
+    let whole = seen.len() == jobs.len();
+    let mut all = Seen::default();
+    for (_, seen) in seen {
+        all.add(seen);
+    }
+    if !whole {
+        all.findings.push(Finding {
+            place: "batches".to_owned(),
+            what: "not all of them could be looked at".to_owned(),
+        });
+    }
+    all
+}
+
+/// A batch that is looked at.
+struct Look<'a> {
+    job: &'a Job<'a>,
+    object: std::path::PathBuf,
+    name: String,
+    seen: Seen,
+}
+
+/// What verification reads of a decision or an outcome; its other members are passed over.
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    schema: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(rename = "time")]
+    _time: u64,
+    #[serde(borrow)]
+    policy_hash: Option<Cow<'a, str>>,
+    #[serde(rename = "decision")]
+    _decision: Option<IgnoredAny>,
+    request: Option<IgnoredAny>,
+}
+
+impl<'a> Look<'a> {
+    fn new(dir: &Path, job: &'a Job<'a>) -> Self {
+        let object = layout::batch_path(dir, &job.leaf);
+        let name = object.strip_prefix(dir).unwrap_or(&object);
+        Self {
+            job,
+            name: name.display().to_string(),
+            object,
+            seen: Seen::default(),
+        }
+    }
+
+    fn find(&mut self, place: impl ToString, what: impl Into<String>) {
+        self.seen.findings.push(Finding {
+            place: place.to_string(),
+            what: what.into(),
+        });
+    }
+
+    fn run(mut self, verifier: Option<&dyn BatchVerifier>) -> Seen {
+        let read = fs::read(&self.object).map_err(|error| error.to_string());
+        let name = self.name.clone();
+        match read.and_then(|b| Batch::from_object(&b).map_err(|e| e.to_string())) {
+            Ok(batch) => {
+                if batch.header != self.job.entry {
+                    self.find(&name, "line 1, the header, is not the entry of the tree");
+                }
+                self.batch(&batch, verifier);
+                self.records(&batch);
+            }
+            Err(what) if !self.object.exists() => self.seen.absent.push(Absent {
+                leaf: self.job.at,
+                place: name,
+                what,
+            }),
+            Err(what) => self.find(name, what),
+        }
+        self.seen
+    }
+
+    fn batch(&mut self, batch: &Batch, verifier: Option<&dyn BatchVerifier>) {
+        let name = self.name.clone();
+        let leaves = batch.leaves();
+        if let Err(fault) = batch.check_with(&leaves) {
+            self.find(&name, fault.to_string());
+        }
+        let before = self.job.before;
+        let chain = leaves.iter().fold(before, |chain, leaf| link(&chain, leaf));
+        let header = &self.job.header;
+        if chain != header.chain {
+            self.find(
+                &name,
+                "the hash chain through its records does not end as its header says",
+            );
+        }
+        if let Some(verifier) = verifier {
+            let verified = header
+                .signed_bytes()
+                .map_err(Into::into)
+                .and_then(|message| {
+                    let signature = header.signature_bytes();
+                    verifier.verify(&batch.chain_der, &message, &signature, header.time)
+                });
+            match verified {
+                Ok(_signer) => self.seen.signatures += 1,
+                Err(error) => self.find(name, format!("the signature: {error}")),
+            }
+        }
+    }
+
+    fn records(&mut self, batch: &Batch) {
+        let header = &self.job.header;
+        let first = header.span().map_or(1, |(first, _)| first);
+        for ((sequence, bytes), line) in (first..).zip(&batch.records).zip(3u64..) {
+            self.seen.records += 1;
+            let id = RecordId {
+                proxy: header.proxy.clone(),
+                epoch: header.epoch,
+                worker: header.worker(),
+                sequence,
+            };
+            if let Err(what) = self.record(id, bytes) {
+                let place = format!("{} line {line}", self.name);
+                self.find(place, what);
+            }
+        }
+    }
+
+    fn record(&mut self, id: RecordId, bytes: &[u8]) -> Result<(), String> {
+        let no_record = |error: serde_json::Error| format!("is no record: {error}");
+        let told: Told<'_> = serde_json::from_slice(bytes).map_err(no_record)?;
+        if told.id.parse().as_ref() != Ok(&id) {
+            return Err(format!("is record {}, not {id}", told.id));
+        }
+        if told.schema != RECORD_SCHEMA || !canonical::is_canonical(bytes) {
+            return Err("is not in the canonical form of its schema".to_owned());
+        }
+        match told.kind.as_ref() {
+            "decision" if told.request.is_none() => Err("is no record: it asks nothing".to_owned()),
+            "decision" => {
+                let policies = told.policy_hash.as_deref().unwrap_or_default();
+                if !policies.is_empty() && !self.seen.relied.contains_key(policies) {
+                    self.seen.relied.insert(policies.to_owned(), id);
+                }
+                Ok(())
+            }
+            "outcome" => Ok(()),
+            _ => {
+                let record = Record::from_slice(bytes).map_err(no_record)?;
+                self.event(&record, &id);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a proxy passed and could not record. It says so itself, in a batch that it signed.
+    fn gap(&mut self, record: &Record) {
+        match &record.entry {
+            Entry::Event(event) if event.event == EventKind::RecordsLost => {
+                self.seen.gaps.push(Gap::Began(record.id.clone()));
+            }
+            Entry::Aggregate(lost) if lost.event == EventKind::RecordsLost => {
+                let detail = |name| lost.detail.get(name).map_or("?", String::as_str);
+                let text = format!(
+                    "record {}: {} decisions between {} and {} were not recorded, {} of them allowed: {}",
+                    record.id,
+                    lost.count,
+                    lost.since.as_millis(),
+                    lost.until.as_millis(),
+                    detail("allowed"),
+                    detail("cause"),
+                );
+                let told = Gap::Told(record.id.clone(), lost.count, text);
+                self.seen.gaps.push(told);
+            }
+            Entry::Decision(_) | Entry::Outcome(_) | Entry::Event(_) | Entry::Aggregate(_) => {}
+        }
+    }
+
+    fn event(&mut self, record: &Record, id: &RecordId) {
+        self.gap(record);
+        let Entry::Event(event) = &record.entry else {
+            return;
+        };
+        segments::note(&mut self.seen.segments, event, id);
+        if event.event == EventKind::RecordsExpired {
+            let detail = |name| event.detail.get(name).cloned().unwrap_or_default();
+            self.seen.expirations.push(Expiration {
+                leaves: detail("leaves"),
+                root: detail("root"),
+                by: id.clone(),
+            });
+        }
+        let after = event.detail.get(PREDECESSORS).map(String::as_str);
+        let named = after.unwrap_or_default().split_whitespace();
+        for earlier in named.filter_map(|id| id.parse().ok()) {
+            self.seen.predecessors.push((earlier, id.clone()));
+        }
+        for blob in BLOB_DETAILS.iter().filter_map(|d| event.detail.get(*d)) {
+            let known = self.seen.blobs.entry(blob.clone());
+            known.or_insert_with(|| id.clone());
+        }
+        if event.event == EventKind::ConfigApplied
+            && let Some(policies) = event.detail.get("policy_hash")
+        {
+            self.seen.policies.insert(policies.clone());
+        }
+    }
+}
