@@ -18,12 +18,12 @@ use crate::{mesh, output, problem::Verdict, verb};
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   reeve witness --dir /var/lib/witness --name witness.example/w1 --log 'mesh.local/audit+…'
-  reeve audit cosign --witness http://192.0.2.7:15040 --witness-key 'witness.example/w1+…'   beside the log
+  reeve audit cosign --witness 192.0.2.7:15040 --witness-key 'witness.example/w1+…'   beside the log
   reeve audit verify --witness 'witness.example/w1+…'
 
-A witness cosigns a checkpoint only if it continues the last one that it cosigned, and remembers that one on its disk. Run it
-where the log's operator has no access: then the operator cannot rewrite the log either. After `reeve audit rotate-key`
-start it with both keys (--log repeated).
+A witness cosigns a checkpoint only if it continues the last one that it cosigned, and remembers that one on its disk.
+Run it where the log's operator has no access: then the operator cannot rewrite the log either. After
+`reeve audit rotate-key` start it with both keys (--log repeated).
 
 Exit codes: 0 = told to end, 2 = could not run.";
 

@@ -19,8 +19,8 @@ Examples:
   reeve audit cosign --witness 192.0.2.7:15040 --witness-key 'witness.example/w1+…'
   reeve audit cosign --witness 192.0.2.7:15040 --witness-key 'witness.example/w1+…' --every 5s
 
-The witnesses are asked by C2SP tlog-witness over HTTP, in the order given; the cosigned checkpoint is put beside the log as
-checkpoint.cosigned.
+The witnesses are asked by C2SP tlog-witness over HTTP, in the order given; the cosigned checkpoint is put beside the
+log as checkpoint.cosigned.
 
 Exit codes: 0 = all of them have cosigned, 1 = one has not (the reason is told), 2 = could not run.";
 

@@ -33,8 +33,8 @@ Examples:
   reeve audit verify --since seen.json --save seen.json  …only what is new
   reeve audit verify --dir /backup/audit --key 'mesh.local/audit+…' -o json
 
-Several --checkpoint may be given, from whoever kept one. Every batch is checked against its signature, every record against its batch, every batch against the tree, the tree
-against the signed checkpoint, and sequences for gaps.
+Several --checkpoint may be given, from whoever kept one. Every batch is checked against its signature, every record
+against its batch, every batch against the tree, the tree against the signed checkpoint, and sequences for gaps.
 
 Exit codes: 0 = everything checks, 1 = something does not (each place is named), 2 = the log could not be read.";
 
