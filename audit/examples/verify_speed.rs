@@ -159,6 +159,7 @@ fn decision(n: u64, now: UnixTime) -> Result<DecisionRecord, Box<dyn Error + Sen
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
         request_id: Some("f058ebd6-02f7-9d3f-942e-904344e8cde5".into()),
         transformations: vec![],
+        redacted: Default::default(),
         cost_us: 6,
     })
 }
