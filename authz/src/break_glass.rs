@@ -1,9 +1,10 @@
 //! Break-glass grants: a Cedar `permit`, signed beforehand, that a proxy takes up without asking anybody.
 //!
 //! A grant is read, its signature checked, and only then is anything it says believed. What comes out is one policy that
-//! judges its namespace alone and carries its end in itself (`@until`), so that it stops deciding on time whatever else
+//! judges its namespace alone (or, signed by who may do that, every one) and carries its end in itself (`@until`), so that it stops deciding on time whatever else
 //! happens. It is one more `permit` beside the policy set: every `forbid` still wins.
 
+mod extent;
 mod keys;
 
 use std::{fmt, time::Duration};
@@ -17,6 +18,7 @@ use reeve_core::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub use self::extent::Extent;
 pub use self::keys::{KeyFault, SigningKey, parse_public_key};
 use crate::{PolicyFault, check, entities::datetime, parse_access_policy};
 
@@ -28,6 +30,8 @@ pub const MAX_GRANT_POLICY_BYTES: usize = 4 * 1024;
 pub const MAX_GRANT_TEXT_BYTES: usize = 512;
 /// Longest time that a grant may be in force at once.
 pub const MAX_GRANT_TIME: Duration = Duration::from_secs(3600);
+/// The same of a grant that opens every namespace.
+pub const MAX_MESH_GRANT_TIME: Duration = Duration::from_secs(900);
 /// Longest time from `not_before` to `expires_at`: what lies in a safe is renewed once a year.
 pub const MAX_GRANT_VALIDITY: Duration = Duration::from_secs(400 * 86_400);
 
@@ -51,8 +55,8 @@ pub struct Grant {
     pub issuer: String,
     /// The longest time that it may be in force at once, in seconds.
     pub longest_seconds: u64,
-    /// The only namespace whose resources it concerns.
-    pub namespace: Namespace,
+    /// The namespace whose resources it concerns; `*` for every one.
+    pub namespace: Extent,
     /// Before this it cannot be used.
     #[serde(serialize_with = "show_time", deserialize_with = "read_time")]
     pub not_before: UnixTime,
@@ -123,6 +127,11 @@ pub enum GrantRefused {
     /// Its signer is not trusted.
     #[error("its signer {0} is none of MeshConfig.spec.breakGlass.publicKeys")]
     UnknownSigner(SignerKey),
+    /// Its signer may not open every namespace.
+    #[error(
+        "its signer {0} may open single namespaces alone: it is none of MeshConfig.spec.breakGlass.meshPublicKeys"
+    )]
+    NotForMesh(SignerKey),
     /// It was altered, or not signed by whom it says.
     #[error("its signature does not verify")]
     BadSignature,
@@ -137,7 +146,7 @@ pub enum GrantRefused {
     OtherTrustDomain(TrustDomain),
     /// It is for another namespace.
     #[error("it opens namespace {0} alone")]
-    OtherNamespace(Namespace),
+    OtherNamespace(Extent),
     /// It cannot be used yet.
     #[error("it cannot be used before {}", datetime(*.0))]
     NotYet(UnixTime),
@@ -209,7 +218,7 @@ impl SignedGrant {
         if grant.trust_domain != *terms.trust_domain {
             return Err(GrantRefused::OtherTrustDomain(grant.trust_domain));
         }
-        if grant.namespace != *terms.namespace {
+        if !grant.namespace.has(terms.namespace) {
             return Err(GrantRefused::OtherNamespace(grant.namespace));
         }
         if terms.now < grant.not_before {
@@ -242,13 +251,16 @@ impl SignedGrant {
     }
 
     fn check_signer(&self, trust: &BreakGlass) -> Result<(), GrantRefused> {
-        if trust.signers.is_empty() {
+        if !trust.has_signers() {
             return Err(GrantRefused::NoSigners);
         }
-        if !trust.signers.contains(&self.signer) {
+        if !trust.knows(&self.signer) {
             return Err(GrantRefused::UnknownSigner(self.signer));
         }
         self.verify()?;
+        if !self.grant.namespace.may_be_signed_by(&self.signer, trust) {
+            return Err(GrantRefused::NotForMesh(self.signer));
+        }
         if trust.revoked.contains(&self.grant.id) {
             return Err(GrantRefused::Revoked(self.grant.id.clone()));
         }
@@ -279,8 +291,8 @@ impl Grant {
                 "its policy is longer than {MAX_GRANT_POLICY_BYTES} bytes"
             ));
         }
-        if !(1..=MAX_GRANT_TIME.as_secs()).contains(&self.longest_seconds) {
-            let longest = MAX_GRANT_TIME.as_secs();
+        let longest = self.namespace.longest().as_secs();
+        if !(1..=longest).contains(&self.longest_seconds) {
             return out(format!("a grant is in force for 1 to {longest} s at once"));
         }
         if self.expires_at <= self.not_before {
@@ -310,7 +322,7 @@ impl Grant {
         // SECURITY: an end that is part of the policy holds even if nobody takes the policy away.
         let text = format!("@until(\"{}\")\n{}", datetime(until), self.policy);
         let namespace = Namespace::parse(BREAK_GLASS).map_err(|e| refused(&e.to_string()))?;
-        let sources = parse_access_policy(Some(&self.namespace), &namespace, &self.id, &text)
+        let sources = parse_access_policy(self.namespace.namespace(), &namespace, &self.id, &text)
             .map_err(|faults| GrantRefused::Policy(first(&faults)))?;
         match <[PolicySource; 1]>::try_from(sources) {
             Ok([source]) if source.mode == PolicyMode::Enforce => Ok(source),

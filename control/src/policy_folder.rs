@@ -3,15 +3,20 @@
 //! A set is changed by writing files; what reads the folder meanwhile must not see half of it. So whoever writes holds
 //! `.reeve/lock` alone, and whoever reads the folder holds it with others ([`FolderLock`]).
 
+mod change;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
-    io::{self, Write as _},
-    path::{Path, PathBuf},
+    io,
+    path::Path,
     thread,
     time::Duration,
 };
 
+pub use self::change::Change;
+use self::change::Edit;
+pub(crate) use self::change::is_pending;
 use crate::{DEFAULT_NAMESPACE, Fault, Mesh, resolve, source::Source};
 
 /// The folder within a configuration folder that holds what is no configuration.
@@ -35,7 +40,7 @@ pub struct PolicyObject {
 }
 
 /// A folder of YAML (or a single file), read as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyFolder {
     /// File, relative to the folder → its text.
     files: BTreeMap<String, String>,
@@ -56,6 +61,15 @@ pub enum PolicyFolderError {
     /// The folder is not as it was when it was read.
     #[error("{0} was changed by somebody else meanwhile; nothing was written")]
     Changed(String),
+    /// A change was interrupted, and a file of it was changed by somebody else since.
+    #[error(
+        "a change of policies was interrupted, and {0} was changed since by somebody else; put it right, then remove \
+         .reeve/policy-change.json"
+    )]
+    Unfinished(String),
+    /// A change was interrupted.
+    #[error("a change of policies was interrupted here and is not finished yet")]
+    Pending,
     /// Somebody else reads or writes, without end.
     #[error("the folder is in use")]
     Locked,
@@ -198,30 +212,35 @@ impl PolicyFolder {
             .collect()
     }
 
-    /// Writes `new` in place of this one to `folder`, which must still be as it was read. Each file is replaced as a
-    /// whole, and nothing that reads the folder by [`crate::load`] or watches it sees some of them alone.
-    pub fn replace(&self, folder: &Path, new: &Self) -> Result<(), PolicyFolderError> {
-        let _lock = FolderLock::alone(folder)?;
+    /// Writes `new` in place of this one to `folder`, which must still be as it was read. Nothing that reads the folder by
+    /// [`crate::load`] or watches it sees some of the files alone, not even if this process is killed. `memo` is kept with
+    /// the change until it is finished.
+    pub fn replace(
+        &self,
+        folder: &Path,
+        new: &Self,
+        memo: &str,
+    ) -> Result<Change, PolicyFolderError> {
+        let lock = FolderLock::alone(folder)?;
+        if is_pending(folder) {
+            return Err(PolicyFolderError::Pending);
+        }
         let now = Self::read_unlocked(folder)?;
         if let Some(file) = self.differing(&now).into_iter().next() {
             return Err(PolicyFolderError::Changed(file));
         }
-        let mut ready = Vec::new();
-        for file in self.differing(new) {
-            let path = folder.join(&file);
-            match new.files.get(&file) {
-                Some(text) => ready.push((Some(prepared(&path, text)?), path)),
-                None => ready.push((None, path)),
-            }
-        }
-        for (prepared, path) in ready {
-            let done = match prepared {
-                Some(prepared) => fs::rename(prepared, &path),
-                None => fs::remove_file(&path),
-            };
-            done.map_err(|source| failed(&path, source))?;
-        }
-        Ok(())
+        let edits = self.differing(new).into_iter().map(|file| Edit {
+            before: self.files.get(&file).cloned(),
+            after: new.files.get(&file).cloned(),
+            file,
+        });
+        let what = (edits.collect(), memo);
+        Change::make(folder, lock, what, &mut |_| {})
+    }
+
+    /// Finishes the files of a change that was interrupted in `folder`, if there is one.
+    pub fn recover(folder: &Path) -> Result<Option<Change>, PolicyFolderError> {
+        Change::recover(folder, FolderLock::alone, &mut |_| {})
     }
 
     fn read_unlocked(path: &Path) -> Result<Self, PolicyFolderError> {
@@ -316,25 +335,6 @@ fn joined(pieces: &[Piece]) -> String {
         text.push_str(&piece.body);
     }
     text
-}
-
-/// The new text in a file beside the old one, on the disk.
-fn prepared(path: &Path, text: &str) -> Result<PathBuf, PolicyFolderError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
-    let write = || {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let mut out = File::create(&new)?;
-        out.write_all(text.as_bytes())?;
-        if let Ok(before) = fs::metadata(path) {
-            out.set_permissions(before.permissions())?;
-        }
-        out.sync_all()
-    };
-    write().map_err(|source| failed(&new, source))?;
-    Ok(new)
 }
 
 fn failed(path: &Path, source: io::Error) -> PolicyFolderError {

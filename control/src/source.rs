@@ -13,7 +13,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Code, Fault, Severity, policy_folder::FolderLock};
+use crate::{
+    Code, Fault, Severity,
+    policy_folder::{self, FolderLock},
+};
 use node::{Node, Value};
 use path::{Path, Step};
 
@@ -185,6 +188,13 @@ impl Source {
             let fault = Fault::of_file(".", 1, Code::Unreadable, text);
             return (Vec::new(), vec![fault]);
         };
+        if policy_folder::is_pending(path) {
+            let text = "a change of policies was interrupted here".to_owned();
+            let hint = "`reeve policy apply`, `reeve policy rollback` or `reeve up` finishes it";
+            let mut fault = Fault::of_file(".", 1, Code::Unreadable, text);
+            fault.hint = Some(hint.to_owned());
+            return (Vec::new(), vec![fault]);
+        }
         Self::texts_unlocked(path)
     }
 

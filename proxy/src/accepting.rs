@@ -1,20 +1,14 @@
 //! When connections cannot be accepted: descriptors have run out, as a rule. Trying again at once would only burn the
 //! time that those that are open need, and a warning for each try would bury the log.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
-use tokio::time::Instant;
 
 use crate::{
-    ledger::lock,
-    limits::{ACCEPT_BACKOFF, ACCEPT_WARNING_INTERVAL, MAX_ACCEPT_BACKOFF},
+    limits::{ACCEPT_BACKOFF, MAX_ACCEPT_BACKOFF},
     metrics::Metrics,
+    seldom::Seldom,
 };
 
 /// How one listener goes on after it could not accept.
@@ -23,37 +17,13 @@ pub(crate) struct Accepting {
     bind: SocketAddr,
     next: Duration,
     metrics: Arc<Metrics>,
-    warnings: Arc<Warnings>,
-}
-
-/// When there was a warning last, of any listener.
-#[derive(Debug, Default)]
-pub(crate) struct Warnings(Mutex<Warned>);
-
-#[derive(Debug, Default)]
-struct Warned {
-    last: Option<Instant>,
-    /// Failures since then that nobody was told of.
-    silent: u64,
-}
-
-impl Warnings {
-    /// How many failures a warning would stand for, if it is time for one.
-    fn due(&self, now: Instant) -> Option<u64> {
-        let mut warned = lock(&self.0);
-        let recent = |last: Instant| now.saturating_duration_since(last) < ACCEPT_WARNING_INTERVAL;
-        warned.silent = warned.silent.saturating_add(1);
-        if warned.last.is_some_and(recent) {
-            return None;
-        }
-        warned.last = Some(now);
-        Some(std::mem::take(&mut warned.silent))
-    }
+    /// Of all listeners together.
+    warnings: Arc<Seldom>,
 }
 
 impl Accepting {
     /// Nothing has failed yet.
-    pub(crate) fn new(bind: SocketAddr, metrics: Arc<Metrics>, warnings: Arc<Warnings>) -> Self {
+    pub(crate) fn new(bind: SocketAddr, metrics: Arc<Metrics>, warnings: Arc<Seldom>) -> Self {
         Self {
             bind,
             next: ACCEPT_BACKOFF,
@@ -71,7 +41,7 @@ impl Accepting {
     pub(crate) fn failed(&mut self, error: &io::Error) -> Duration {
         let kind = kind(error);
         self.metrics.accept_failed(kind);
-        if let Some(failures) = self.warnings.due(Instant::now()) {
+        if let Some(failures) = self.warnings.due() {
             let bind = self.bind;
             tracing::warn!(%error, %bind, failures, "connections cannot be accepted");
         }
@@ -132,17 +102,5 @@ mod tests {
         ] {
             assert!(page.contains(line), "{page}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn all_listeners_together_warn_once_in_a_while_and_say_how_often_it_was() {
-        let warnings = Warnings::default();
-        assert_eq!(warnings.due(Instant::now()), Some(1));
-        for _ in 0..100 {
-            assert_eq!(warnings.due(Instant::now()), None);
-        }
-        tokio::time::advance(ACCEPT_WARNING_INTERVAL).await;
-        assert_eq!(warnings.due(Instant::now()), Some(101));
-        assert_eq!(warnings.due(Instant::now()), None);
     }
 }

@@ -473,4 +473,61 @@ mod tests {
             );
         }
     }
+
+    /// The longest id that a record can have.
+    fn longest_id() -> String {
+        let name = "a".repeat(253);
+        let record = reeve_core::RecordId {
+            proxy: name.parse().unwrap(),
+            epoch: u64::MAX,
+            worker: u16::MAX,
+            sequence: u64::MAX,
+        };
+        reeve_audit::decision_id(&record)
+    }
+
+    /// What a caller is told does not grow with what it sent, and says nothing of why.
+    #[test]
+    fn a_refusal_is_short_and_says_a_word_and_an_id() {
+        let id = longest_id();
+        let long = "host.example:".repeat(4096);
+        for (answer, status, word) in [
+            (Answer::denied(id.clone()), 403, "denied"),
+            (Answer::plaintext_refused(id.clone()), 403, "denied"),
+            (
+                Answer::invalid_token(id.clone(), &long),
+                401,
+                "invalid_token",
+            ),
+            (
+                Answer::invalid_token(id.clone(), "a\u{0}b"),
+                401,
+                "invalid_token",
+            ),
+        ] {
+            let text = answer.text();
+            assert!(text.len() <= 1024, "{text}");
+            let expected = serde_json::json!({"error": word, "decision_id": id});
+            let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((answer.status.as_u16(), told), (status, expected));
+            for head in [answer.http_head(), answer.grpc_head()] {
+                let headers = head.headers();
+                let bytes: usize = headers
+                    .iter()
+                    .map(|(n, v)| n.as_str().len() + v.len())
+                    .sum();
+                assert!(bytes <= 512, "{headers:?}");
+            }
+            let told = answer.grpc_head();
+            assert_eq!(
+                told.headers()["grpc-message"],
+                word,
+                "no more than the word"
+            );
+        }
+        let ended = Answer::ended();
+        assert_eq!(ended.text(), "{\"error\":\"no_longer_permitted\"}\n");
+        let counted = Answer::too_many_refusals();
+        assert_eq!(counted.text(), "{\"error\":\"too_many_refusals\"}\n");
+    }
 }

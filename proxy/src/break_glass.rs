@@ -13,9 +13,11 @@ use std::{
 };
 
 use reeve_audit::{AppendError, EventKind, EventRecord};
-use reeve_authz::break_glass::{Admitted, GrantRefused, SignedGrant, Terms, is_break_glass};
+use reeve_authz::break_glass::{
+    Admitted, Extent, GrantRefused, SignedGrant, Terms, is_break_glass,
+};
 use reeve_core::{
-    Namespace, PolicyId, UnixTime,
+    PolicyId, UnixTime,
     decision::Decision,
     error_chain,
     model::{BreakGlass, PolicySource, SignerKey},
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ledger::lock,
-    limits::{BREAK_GLASS_SHOUT, BREAK_GLASS_TICK, MAX_BREAK_GLASS},
+    limits::{BREAK_GLASS_MESH_SHOUT, BREAK_GLASS_SHOUT, BREAK_GLASS_TICK, MAX_BREAK_GLASS},
     proxy::{Proxy, Shared, SwitchError},
 };
 
@@ -48,8 +50,8 @@ pub struct BreakGlassGrant {
     pub id: String,
     /// The policy that it is in force as.
     pub policy: PolicyId,
-    /// The namespace that it opens.
-    pub namespace: Namespace,
+    /// The namespace that it opens; `*` for every one.
+    pub namespace: Extent,
     /// Who vouches for it.
     pub issuer: String,
     /// Who signed it.
@@ -90,9 +92,28 @@ pub enum BreakGlassRefused {
     Switch(#[from] SwitchError),
 }
 
-/// The grants of one proxy.
+/// Whoever is told what becomes of grants.
+pub trait Witness {
+    /// Records it; when this returns, it is recorded.
+    fn record(&self, event: &EventRecord) -> Result<(), AppendError>;
+    /// Exports how many grants are in force, and how many of them open every namespace.
+    fn count(&self, grants: usize, mesh_wide: usize);
+}
+
+impl Witness for Shared {
+    fn record(&self, event: &EventRecord) -> Result<(), AppendError> {
+        self.ledger.required_event(event).map(drop)
+    }
+
+    fn count(&self, grants: usize, mesh_wide: usize) {
+        self.metrics.break_glass(grants, mesh_wide);
+    }
+}
+
+/// The grants in force at one place: a proxy, or a server that decides for others. Its owner makes their policies decide,
+/// and takes them out.
 #[derive(Debug, Default)]
-pub(crate) struct Grants(Mutex<Vec<Held>>);
+pub struct Grants(Mutex<Vec<Held>>);
 
 #[derive(Debug)]
 struct Held {
@@ -106,7 +127,7 @@ struct Held {
 
 impl Grants {
     /// Their policies, ordered by id.
-    pub(crate) fn policies(&self) -> Arc<[PolicySource]> {
+    pub fn policies(&self) -> Arc<[PolicySource]> {
         let mut all: Vec<_> = lock(&self.0).iter().map(|h| h.source.clone()).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all.into()
@@ -122,34 +143,112 @@ impl Grants {
     }
 
     /// Ends those that `trust` no longer lets be, once a snapshot without their policies is in force.
-    pub(crate) fn withdraw(&self, trust: &BreakGlass, shared: &Shared) {
+    pub fn withdraw(&self, trust: &BreakGlass, witness: &impl Witness) -> usize {
         let lost = |held: &Held| !held.is_under(trust);
-        self.end_where(lost, "withdrawn by configuration", shared);
+        self.end_where(lost, "withdrawn by configuration", witness)
     }
 
     /// Ends all, since the proxy does.
-    pub(crate) fn leave(&self, shared: &Shared) {
-        self.end_where(|_| true, "the proxy stopped", shared);
+    pub fn leave(&self, witness: &impl Witness) {
+        self.end_where(|_| true, "the proxy stopped", witness);
+    }
+
+    /// Those that are in force at `now`.
+    pub fn in_force(&self, now: UnixTime) -> Vec<BreakGlassGrant> {
+        let held = lock(&self.0);
+        let live = held.iter().filter(|held| !held.is_over(now));
+        live.map(|held| held.grant.clone()).collect()
+    }
+
+    /// Records a grant and lists it; its policy is yet to be put in force.
+    pub fn begin(
+        &self,
+        signed: SignedGrant,
+        terms: Terms<'_>,
+        asked: &BreakGlassAsked,
+        witness: &impl Witness,
+    ) -> Result<BreakGlassGrant, BreakGlassRefused> {
+        let now = terms.now;
+        let held = Held::new(signed.admit(terms)?, asked, now);
+        self.hold(held, witness)
+    }
+
+    fn hold(
+        &self,
+        mut held: Held,
+        witness: &impl Witness,
+    ) -> Result<BreakGlassGrant, BreakGlassRefused> {
+        let mut all = lock(&self.0);
+        if all.iter().any(|other| other.grant.id == held.grant.id) {
+            return Err(BreakGlassRefused::InForce(held.grant.id));
+        }
+        if all.len() >= MAX_BREAK_GLASS {
+            return Err(BreakGlassRefused::TooMany);
+        }
+        // SECURITY: before it decides anything.
+        witness
+            .record(&held.event(EventKind::BreakGlassStarted))
+            .map_err(BreakGlassRefused::Unrecorded)?;
+        held.warn("break-glass begins");
+        held.shout += held.pause();
+        let grant = held.grant.clone();
+        all.push(held);
+        count(&all, witness);
+        Ok(grant)
+    }
+
+    /// Takes one out before its time; its policy is yet to be taken out.
+    pub fn end(
+        &self,
+        id: &str,
+        by: &[(&'static str, String)],
+        witness: &impl Witness,
+    ) -> Result<(), BreakGlassRefused> {
+        let who: Vec<_> = by
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        let cause = format!("ended by {}", who.join(", "));
+        let named = |held: &Held| held.grant.id == id;
+        match self.end_where(named, &cause, witness) {
+            0 => Err(BreakGlassRefused::Unknown(id.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether one is over at `now`.
+    pub fn is_any_over(&self, now: UnixTime) -> bool {
+        lock(&self.0).iter().any(|held| held.is_over(now))
+    }
+
+    /// Takes out what is over at `now`.
+    pub fn end_what_is_over(&self, now: UnixTime, witness: &impl Witness) -> usize {
+        self.end_where(|held| held.is_over(now), "its time was over", witness)
     }
 
     /// Takes out those that `ends` says, and tells of it. Their policies are in force until the snapshot is made anew.
-    fn end_where(&self, ends: impl Fn(&Held) -> bool, cause: &str, shared: &Shared) -> usize {
+    fn end_where(
+        &self,
+        ends: impl Fn(&Held) -> bool,
+        cause: &str,
+        witness: &impl Witness,
+    ) -> usize {
         let mut held = lock(&self.0);
         let (ended, kept): (Vec<_>, Vec<_>) = held.drain(..).partition(&ends);
         *held = kept;
-        shared.metrics.break_glass(held.len());
+        count(&held, witness);
         drop(held);
         for one in &ended {
-            one.tell_end(cause, shared);
+            one.tell_end(cause, witness);
         }
         ended.len()
     }
 
     /// Says again what is in force, once in a while.
-    fn shout(&self) {
+    pub fn shout(&self) {
         let now = Instant::now();
         for held in lock(&self.0).iter_mut().filter(|held| held.shout <= now) {
-            held.shout = now + BREAK_GLASS_SHOUT;
+            held.shout = now + held.pause();
             held.warn("break-glass is in force");
         }
     }
@@ -179,12 +278,21 @@ impl Held {
             source: policy,
             by: asked.by.clone(),
             ends: began + until.since(now),
-            shout: began + BREAK_GLASS_SHOUT,
+            shout: began,
+        }
+    }
+
+    /// How long it is in force in silence.
+    fn pause(&self) -> Duration {
+        match self.grant.namespace.is_mesh() {
+            true => BREAK_GLASS_MESH_SHOUT,
+            false => BREAK_GLASS_SHOUT,
         }
     }
 
     fn is_under(&self, trust: &BreakGlass) -> bool {
-        trust.signers.contains(&self.grant.signer) && !trust.revoked.contains(&self.grant.id)
+        let grant = &self.grant;
+        grant.namespace.may_be_signed_by(&grant.signer, trust) && !trust.revoked.contains(&grant.id)
     }
 
     fn is_over(&self, now: UnixTime) -> bool {
@@ -197,7 +305,7 @@ impl Held {
             .with("grant", &grant.id)
             .with("policy", grant.policy.as_str())
             .with("cedar", &self.source.text)
-            .with("namespace", grant.namespace.as_str())
+            .with("namespace", grant.namespace.to_string())
             .with("issuer", &grant.issuer)
             .with("signer", grant.signer.to_string())
             .with("purpose", &grant.purpose)
@@ -206,33 +314,47 @@ impl Held {
         with_all(event, &self.by)
     }
 
-    fn tell_end(&self, cause: &str, shared: &Shared) {
+    fn tell_end(&self, cause: &str, witness: &impl Witness) {
         self.warn(&format!("break-glass has ended: {cause}"));
         let event = self.event(EventKind::BreakGlassEnded).with("cause", cause);
-        if let Err(error) = shared.ledger.required_event(&event) {
+        if let Err(error) = witness.record(&event) {
             tracing::error!(%error, grant = self.grant.id, "the end of break-glass could not be recorded");
         }
     }
 
     fn warn(&self, what: &str) {
         let grant = &self.grant;
-        tracing::warn!(
-            grant = grant.id,
-            policy = %grant.policy,
-            namespace = %grant.namespace,
-            issuer = grant.issuer,
-            purpose = grant.purpose,
-            reason = grant.reason,
-            by = ?self.by,
-            until_ms = grant.until.as_millis(),
-            "{what}"
-        );
+        macro_rules! say {
+            ($level:ident, $text:literal) => {
+                tracing::$level!(
+                    grant = grant.id,
+                    policy = %grant.policy,
+                    namespace = %grant.namespace,
+                    issuer = grant.issuer,
+                    purpose = grant.purpose,
+                    reason = grant.reason,
+                    by = ?self.by,
+                    until_ms = grant.until.as_millis(),
+                    $text
+                )
+            };
+        }
+        match grant.namespace.is_mesh() {
+            true => say!(error, "MESH-WIDE {what}"),
+            false => say!(warn, "{what}"),
+        }
     }
 }
 
 fn with_all(event: EventRecord, details: &[(&'static str, String)]) -> EventRecord {
     let add = |event: EventRecord, (name, value): &(&'static str, String)| event.with(name, value);
     details.iter().fold(event, add)
+}
+
+/// Exports how many are in force.
+fn count(held: &[Held], witness: &impl Witness) {
+    let wide = held.iter().filter(|held| held.grant.namespace.is_mesh());
+    witness.count(held.len(), wide.count());
 }
 
 /// Whether a decision rests on break-glass alone: without it, the answer would have been no.
@@ -276,15 +398,14 @@ impl Proxy {
             let workload = snapshot.workload();
             let now = shared.clock.now();
             let trust_domain = workload.identity.trust_domain();
-            let admitted = signed.admit(Terms {
+            let terms = Terms {
                 trust: &workload.break_glass,
                 trust_domain: &trust_domain,
                 namespace: &workload.namespace,
                 now,
                 lasting: asked.lasting,
-            })?;
-            let held = Held::new(admitted, asked, now);
-            self.hold(held)
+            };
+            shared.break_glass.begin(signed, terms, asked, shared)
         });
         if let Err(BreakGlassRefused::Switch(_)) = &begun {
             let failed = |held: &Held| held.grant.id == id;
@@ -295,28 +416,6 @@ impl Proxy {
         begun
     }
 
-    /// Records a grant and lists it.
-    fn hold(&self, held: Held) -> Result<BreakGlassGrant, BreakGlassRefused> {
-        let shared = self.shared();
-        let mut all = lock(&shared.break_glass.0);
-        if all.iter().any(|other| other.grant.id == held.grant.id) {
-            return Err(BreakGlassRefused::InForce(held.grant.id));
-        }
-        if all.len() >= MAX_BREAK_GLASS {
-            return Err(BreakGlassRefused::TooMany);
-        }
-        // SECURITY: before it decides anything.
-        shared
-            .ledger
-            .required_event(&held.event(EventKind::BreakGlassStarted))
-            .map_err(BreakGlassRefused::Unrecorded)?;
-        held.warn("break-glass begins");
-        let grant = held.grant.clone();
-        all.push(held);
-        shared.metrics.break_glass(all.len());
-        Ok(grant)
-    }
-
     /// Ends a grant before its time.
     pub fn end_break_glass(
         &self,
@@ -324,43 +423,24 @@ impl Proxy {
         by: &[(&'static str, String)],
     ) -> Result<(), BreakGlassRefused> {
         let shared = self.shared();
-        let who: Vec<_> = by
-            .iter()
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        let cause = format!("ended by {}", who.join(", "));
-        self.switching(|_| {
-            let named = |held: &Held| held.grant.id == id;
-            match shared.break_glass.end_where(named, &cause, shared) {
-                0 => Err(BreakGlassRefused::Unknown(id.to_owned())),
-                _ => Ok(()),
-            }
-        })
+        self.switching(|_| shared.break_glass.end(id, by, shared))
     }
 
     /// The grants in force.
     pub fn break_glass(&self) -> Vec<BreakGlassGrant> {
-        let now = self.shared().clock.now();
-        let held = lock(&self.shared().break_glass.0);
-        let live = held.iter().filter(|held| !held.is_over(now));
-        live.map(|held| held.grant.clone()).collect()
+        let shared = self.shared();
+        shared.break_glass.in_force(shared.clock.now())
     }
 
     /// Ends what is over.
     fn end_what_is_over(&self) {
         let shared = self.shared();
         let now = shared.clock.now();
-        if !lock(&shared.break_glass.0)
-            .iter()
-            .any(|held| held.is_over(now))
-        {
+        if !shared.break_glass.is_any_over(now) {
             return;
         }
         let ended = self.switching(|_| {
-            let over = |held: &Held| held.is_over(now);
-            shared
-                .break_glass
-                .end_where(over, "its time was over", shared);
+            shared.break_glass.end_what_is_over(now, shared);
             Ok::<_, SwitchError>(())
         });
         if let Err(error) = ended {

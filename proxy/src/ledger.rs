@@ -19,6 +19,7 @@ use crate::{
     gap::Gap,
     limits::RECORD_TIMEOUT,
     metrics::{Meters, Metrics},
+    seldom::Seldom,
 };
 
 /// Appends to the write-ahead log for one worker.
@@ -30,6 +31,7 @@ pub(crate) struct Ledger {
     metrics: Arc<Metrics>,
     meters: Meters,
     gap: Gap,
+    warnings: Seldom,
 }
 
 /// What becomes of a decision that cannot be recorded.
@@ -56,6 +58,7 @@ impl Ledger {
             meters: metrics.meters(),
             metrics,
             gap: Gap::default(),
+            warnings: Seldom::default(),
         })
     }
 
@@ -76,7 +79,9 @@ impl Ledger {
             match unrecorded {
                 Unrecorded::Passes => Ok(self.gap.lose(self, record.decision, &error)),
                 Unrecorded::Denied => {
-                    tracing::error!(%error, "a decision could not be recorded; denied");
+                    if let Some(decisions) = self.warnings.due() {
+                        tracing::error!(%error, decisions, "decisions could not be recorded; denied");
+                    }
                     Err(error)
                 }
             }

@@ -14,8 +14,9 @@ pub(crate) const LISTEN_BACKLOG: i32 = 1024;
 pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
 /// Longest wait before the next try.
 pub(crate) const MAX_ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
-/// All listeners together warn of it once in so long, with the number of failures.
-pub(crate) const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// What peers can bring about is warned of once in so long, with the number of times: connections that cannot be accepted
+/// (by all listeners together), decisions that cannot be recorded (by each worker).
+pub(crate) const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Request streams at once on one HTTP/2 connection of a mesh peer, which carries many callers' requests.
 pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// Request streams at once on one plaintext HTTP/2 connection, which is one client's (Envoy's advice for edges).
@@ -231,6 +232,8 @@ pub(crate) const MAX_BREAK_GLASS: usize = 8;
 pub(crate) const BREAK_GLASS_TICK: Duration = Duration::from_millis(250);
 /// How often a break-glass grant in force is logged again.
 pub(crate) const BREAK_GLASS_SHOUT: Duration = Duration::from_secs(60);
+/// The same of one that opens every namespace.
+pub(crate) const BREAK_GLASS_MESH_SHOUT: Duration = Duration::from_secs(10);
 /// Largest file of certificates or of a key for the outside.
 pub(crate) const MAX_PEM_FILE_BYTES: u64 = 1024 * 1024;
 /// How often such files are looked at.

@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
     rotations: IntGauge,
     generation: IntGauge,
     break_glass: IntGauge,
+    break_glass_mesh_wide: IntGauge,
     break_glass_requests: IntCounter,
     traffic: Traffic,
 }
@@ -74,6 +75,7 @@ impl Metrics {
             rotations: new.gauge("reeve_certificate_rotations")?,
             generation: new.gauge("reeve_config_generation")?,
             break_glass: new.gauge("reeve_break_glass_active")?,
+            break_glass_mesh_wide: new.gauge("reeve_break_glass_mesh_wide_active")?,
             break_glass_requests: new.single("reeve_break_glass_requests_total")?,
             traffic,
         })
@@ -195,10 +197,11 @@ impl Metrics {
             .set(i64::try_from(not_after_secs).unwrap_or(i64::MAX));
     }
 
-    /// Exports how many break-glass grants are in force.
-    pub(crate) fn break_glass(&self, grants: usize) {
-        self.break_glass
-            .set(i64::try_from(grants).unwrap_or(i64::MAX));
+    /// Exports how many break-glass grants are in force, and how many of them open every namespace.
+    pub(crate) fn break_glass(&self, grants: usize, mesh_wide: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.break_glass.set(number(grants));
+        self.break_glass_mesh_wide.set(number(mesh_wide));
     }
 
     /// Counts a request or connection that break-glass alone permits.
@@ -284,6 +287,9 @@ fn help(name: &str) -> &'static str {
         "reeve_certificate_rotations" => "Certificates held since the start, less one.",
         "reeve_config_generation" => "The configuration generation in force.",
         "reeve_break_glass_active" => "Break-glass grants in force.",
+        "reeve_break_glass_mesh_wide_active" => {
+            "Break-glass grants in force that open every namespace."
+        }
         "reeve_break_glass_requests_total" => {
             "Requests and connections that break-glass alone permits."
         }

@@ -288,7 +288,7 @@ impl Proxy {
             }
         }
         self.stop.cut.cancel();
-        self.shared.break_glass.leave(&self.shared);
+        self.shared.break_glass.leave(&*self.shared);
         self.shared.strangers.flush(&self.shared.ledger);
         for worker in self.workers.iter() {
             worker.flush();

@@ -253,3 +253,102 @@ async fn a_newer_configuration_keeps_a_grant_and_a_revocation_ends_it() {
     };
     mesh.record("the end of break-glass", withdrawn).await;
 }
+
+/// A grant that lets everybody read everything everywhere: its signer's public key, and where it is.
+async fn sign_for_all(mesh: &Mesh) -> (String, String) {
+    let place = |name: &str| mesh.state.join(name).display().to_string();
+    let (key, grant, policy) = (
+        place("highest.key"),
+        place("all.grant"),
+        place("read.cedar"),
+    );
+    fs::write(
+        &policy,
+        "permit (principal, action in Action::\"read\", resource);",
+    )
+    .expect("a file");
+    let public = mesh
+        .reeve_ok(&["break-glass", "keygen", "--out", &key])
+        .await
+        .stdout;
+    let sign = [
+        "break-glass",
+        "sign",
+        "--key",
+        &key,
+        "--id",
+        "all-read",
+        "--mesh-wide",
+        "--issuer",
+        "head of operations",
+        "--reason",
+        "find what is broken",
+        "--policy",
+        &policy,
+        "--out",
+        &grant,
+    ];
+    mesh.reeve_ok(&sign).await;
+    (public, grant)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_wide_grant_takes_a_signer_and_a_word_of_its_own_and_is_told_loudly() {
+    let mesh = Mesh::start(client_and_echo(json!({}))).await;
+    mesh.withdraw("access.yaml").await;
+    let (public, grant) = sign_for_all(&mesh).await;
+    let signer_of = |member: &str| settings(json!({"breakGlass": {member: [&public]}}));
+    mesh.apply("mesh.yaml", signer_of("publicKeys")).await;
+    let wanted = [
+        "break-glass",
+        "use",
+        &grant,
+        "--for",
+        "5m",
+        "--reason",
+        "INC-4711",
+    ];
+    let silent = mesh.reeve(&wanted).await;
+    assert_eq!(silent.code, Some(1), "{}", silent.text());
+    assert!(
+        silent.text().contains("opens every namespace"),
+        "{}",
+        silent.text()
+    );
+    let wide = [&wanted[..], &["--mesh-wide"]].concat();
+    let lesser = mesh.reeve(&wide).await;
+    assert_eq!(lesser.code, Some(1), "{}", lesser.text());
+    assert!(
+        lesser.text().contains("meshPublicKeys"),
+        "{}",
+        lesser.text()
+    );
+    until_status(&mesh, 403).await;
+
+    mesh.apply("mesh.yaml", signer_of("meshPublicKeys")).await;
+    mesh.reeve_ok(&wide).await;
+    until_status(&mesh, 200).await;
+    let status = mesh.reeve_ok(&["status"]).await.stdout;
+    assert!(
+        status.starts_with("!!! MESH-WIDE BREAK-GLASS: all-read opens EVERY namespace !!!\n"),
+        "{status}"
+    );
+    let listed = mesh
+        .reeve_ok(&["break-glass", "list", "-o", "json"])
+        .await
+        .json();
+    let where_from = |grant: &Value| grant["namespace"] == "*";
+    let grants = listed["grants"].as_array().expect("grants");
+    assert!(
+        grants.len() == 2 && grants.iter().all(where_from),
+        "{listed}"
+    );
+    let counted = "reeve_break_glass_mesh_wide_active";
+    assert_eq!(mesh.metric("echo-v1-0", counted, &[]).await, 1.0);
+    mesh.reeve_ok(&["break-glass", "end", "all-read"]).await;
+    until_status(&mesh, 403).await;
+    let began = |record: &Value| {
+        record["event"] == "break_glass_started" && record["detail"]["namespace"] == "*"
+    };
+    mesh.record("the beginning of break-glass", began).await;
+}

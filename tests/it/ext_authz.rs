@@ -219,6 +219,7 @@ async fn a_stock_envoy_asks_and_obeys_and_every_answer_is_on_record() {
     );
     assert_eq!(it.app.count(), before);
 
+    break_glass(&it).await;
     another_folder(&it).await;
     assert_eq!(
         it.app.targets("/private"),
@@ -289,6 +290,52 @@ async fn another_folder(it: &Fixture) {
     );
 }
 
+/// A signed grant opens what is denied, and ends.
+async fn break_glass(it: &Fixture) {
+    let work = it.work.path().display().to_string();
+    let (key, grant, policy) = (
+        format!("{work}/signer.key"),
+        format!("{work}/echo.grant"),
+        format!("{work}/open.cedar"),
+    );
+    let state = format!("{work}/state");
+    let reeve = async |line: &str, more: &[&str]| {
+        let args: Vec<&str> = line.split(' ').chain(more.iter().copied()).collect();
+        run(&binary("reeve"), &args, &[], LIMIT).await
+    };
+    let public = reeve("break-glass keygen --out", &[&key]).await;
+    assert_eq!(public.code, Some(0), "{}", public.text());
+    let opened = "permit (principal, action == Action::\"GET\", resource) when { context.path == \"/glass\" };";
+    fs::write(&policy, opened).expect("a file");
+    let paths = ["--key", &key, "--policy", &policy, "--out", &grant];
+    let sign = "break-glass sign --id echo-glass --namespace default --issuer lead --reason test";
+    let signed = reeve(sign, &paths).await;
+    assert_eq!(signed.code, Some(0), "{}", signed.text());
+    let wanted = "break-glass use --for 5m --reason INC-4711 --authz";
+    let early = reeve(wanted, &[&state, &grant]).await;
+    assert_eq!(early.code, Some(1), "{}", early.text());
+    assert!(early.text().contains("names no signer"), "{}", early.text());
+
+    let trust = settings(json!({"breakGlass": {"publicKeys": [public.stdout]}}));
+    it.folder.write("mesh.yaml", trust);
+    let call = Call::get("echo", "/glass");
+    assert_eq!(call.status(it.outside).await, Ok(403));
+    eventually("the grant is taken", LIMIT, async || {
+        let used = reeve(wanted, &[&state, &grant]).await;
+        match used.code {
+            Some(0) => Ok(()),
+            _ => Err(used.text()),
+        }
+    })
+    .await;
+    assert_eq!(call.status(it.outside).await, Ok(200));
+    let listed = reeve("break-glass list --authz", &[&state]).await;
+    assert!(listed.stdout.contains("echo-glass"), "{}", listed.text());
+    let ended = reeve("break-glass end echo-glass --authz", &[&state]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.text());
+    assert_eq!(call.status(it.outside).await, Ok(403));
+}
+
 async fn the_records(it: &Fixture) {
     let verified = it.audit(&["verify"]).await;
     assert_eq!(verified.code, Some(0), "{verified:?}");
@@ -311,6 +358,12 @@ async fn the_records(it: &Fixture) {
     found("a user's", &|r| r["request"]["user"]["subject"] == "ada");
     found("a bad token", &|r| {
         r["decision"]["reason"] == "invalid_token"
+    });
+    found("what break-glass permitted", &|r| {
+        r["decision"]["policies"] == json!(["break-glass/echo-glass"])
+    });
+    found("break-glass", &|r| {
+        r["event"] == "break_glass_started" && r["detail"]["reason"] == "INC-4711"
     });
     found("an unknown service", &|r| {
         r["decision"]["reason"] == "not_in_registry"

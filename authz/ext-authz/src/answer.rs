@@ -111,3 +111,37 @@ impl Denial {
         format!("{body}\n")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_a_word_and_an_id() {
+        let id = "d".repeat(300);
+        for (reason, status, word) in [
+            (Reason::NoPermit, 403, "denied"),
+            (Reason::Forbidden, 403, "denied"),
+            (Reason::ForbidError, 403, "denied"),
+            (Reason::NotInRegistry, 403, "denied"),
+            (Reason::InvalidToken, 401, "invalid_token"),
+            (Reason::AmbiguousPath, 400, "ambiguous_path"),
+        ] {
+            let denial = Denial::because(reason, id.clone());
+            assert_eq!(denial.status.as_u16(), status);
+            let told: serde_json::Value = serde_json::from_str(&denial.body()).unwrap();
+            assert_eq!(told, json!({"error": word, "decision_id": id}));
+            assert!(denial.body().len() <= 512);
+            let headers = denial.headers();
+            let bytes: usize = headers
+                .iter()
+                .map(|(n, v)| n.as_str().len() + v.len())
+                .sum();
+            assert!(bytes <= 512, "{headers:?}");
+        }
+        assert_eq!(
+            Denial::not_recorded().body(),
+            "{\"error\":\"not_recorded\"}\n"
+        );
+    }
+}

@@ -1,20 +1,28 @@
 //! From an inquiry to a recorded verdict; the gRPC and the HTTP form share it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::request::Parts;
-use reeve_audit::{AppendError, DecisionRecordRef, WalWriter, decision_id};
+use reeve_audit::{AppendError, DecisionRecordRef, Wal, WalWriter, decision_id};
 use reeve_core::{Clock, RecordId, decision::Reason};
-use reeve_proxy::inquiry::{self, Asker, Judged};
+use reeve_proxy::{
+    Seldom,
+    inquiry::{self, Asker, Judged},
+};
 use tokio::{
     sync::{Semaphore, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
+use tonic_health::server::HealthReporter;
 
 use crate::{
     answer::{AnswerOptions, Denial},
     court::{Court, Target},
-    limits::{MAX_CHECKS, RECORD_TIMEOUT},
+    health::Health,
+    limits::{MAX_CHECKS, MIN_RECORD_ROOM, RECORD_PENALTY, RECORD_TIMEOUT},
     metrics::{Form, Metrics},
 };
 
@@ -25,6 +33,8 @@ pub struct JudgeOptions {
     pub court: watch::Receiver<Option<Arc<Court>>>,
     /// Where decisions are recorded.
     pub writer: WalWriter,
+    /// The log that this writes to.
+    pub wal: Arc<Wal>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What answers say beside the verdict.
@@ -37,6 +47,10 @@ pub struct Judge {
     options: JudgeOptions,
     metrics: Metrics,
     slots: Semaphore,
+    warnings: Seldom,
+    /// When a decision could not be recorded last.
+    failed: Mutex<Option<Instant>>,
+    pub(crate) reporter: HealthReporter,
 }
 
 /// A question as another proxy asks it.
@@ -69,13 +83,26 @@ impl Judge {
         Ok(Self {
             metrics: Metrics::register(registry)?,
             slots: Semaphore::new(MAX_CHECKS),
+            warnings: Seldom::default(),
+            failed: Mutex::default(),
+            reporter: HealthReporter::new(),
             options,
         })
     }
 
-    /// Whether there is a configuration to judge by.
-    pub fn is_ready(&self) -> bool {
-        self.options.court.borrow().is_some()
+    /// Whether it can do more than refuse.
+    pub fn health(&self) -> Health {
+        if self.options.court.borrow().is_none() {
+            return Health::NoConfiguration;
+        }
+        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let recently = failed.is_some_and(|at| at.elapsed() < RECORD_PENALTY);
+        let status = self.options.wal.status();
+        let room = status.max_bytes.saturating_sub(status.bytes);
+        match recently || room < MIN_RECORD_ROOM {
+            true => Health::NotRecording,
+            false => Health::Serving,
+        }
     }
 
     pub(crate) fn answers(&self) -> &AnswerOptions {
@@ -84,7 +111,7 @@ impl Judge {
 
     /// Judges, records, and only then answers.
     pub(crate) async fn judge(&self, form: Form, inquiry: Inquiry) -> Verdict {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let verdict = match self.slots.try_acquire() {
             Ok(_slot) => self.decide(inquiry).await,
             Err(_) => Verdict::Denied(Denial::overloaded()),
@@ -94,7 +121,7 @@ impl Judge {
     }
 
     /// A question that cannot be read.
-    pub(crate) fn malformed(&self, form: Form, started: tokio::time::Instant) -> Verdict {
+    pub(crate) fn malformed(&self, form: Form, started: Instant) -> Verdict {
         let verdict = Verdict::Denied(Denial::malformed());
         self.metrics.answered(form, &verdict, started.elapsed());
         verdict
@@ -116,7 +143,10 @@ impl Judge {
             Ok(record) => record,
             Err(error) => {
                 self.metrics.not_recorded();
-                tracing::error!(%error, "a decision could not be recorded; denied");
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                if let Some(decisions) = self.warnings.due() {
+                    tracing::error!(%error, decisions, "decisions could not be recorded; denied");
+                }
                 return Verdict::Denied(Denial::not_recorded());
             }
         };

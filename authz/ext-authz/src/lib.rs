@@ -16,6 +16,7 @@
 mod answer;
 mod court;
 pub mod grpc;
+mod health;
 mod judge;
 pub mod limits;
 mod metrics;
@@ -24,5 +25,6 @@ mod serve;
 
 pub use answer::AnswerOptions;
 pub use court::{Court, Subjects};
+pub use health::Health;
 pub use judge::{Judge, JudgeOptions};
 pub use serve::{Spoken, serve_connection};

@@ -16,3 +16,9 @@ pub const MAX_CHECK_HEAD_BYTES: usize = 64 * 1024;
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a head may take to arrive.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest question for the health.
+pub(crate) const MAX_HEALTH_BYTES: usize = 4 * 1024;
+/// With less room than this in the write-ahead log, the server says that it does not serve.
+pub(crate) const MIN_RECORD_ROOM: u64 = 64 * 1024;
+/// How long it says so after a decision that could not be recorded.
+pub(crate) const RECORD_PENALTY: Duration = Duration::from_secs(5);

@@ -9,9 +9,11 @@ use hyper_util::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use crate::{
     grpc::Checks,
+    health,
     judge::Judge,
     limits::{HEAD_TIMEOUT, MAX_CHECK_HEAD_BYTES, MAX_CHECK_STREAMS},
     raw_http::{self, ClientCert},
@@ -23,7 +25,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// What is spoken on a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoken {
-    /// `envoy.service.auth.v3` over HTTP/2.
+    /// `envoy.service.auth.v3` and `grpc.health.v1` over HTTP/2.
     Grpc,
     /// The HTTP form over HTTP/1.1, and whether its word for the caller's certificate is taken.
     Http(ClientCert),
@@ -43,7 +45,9 @@ where
     let io = TokioIo::new(io);
     match spoken {
         Spoken::Grpc => {
-            let service = TowerToHyperService::new(Checks::server(judge));
+            let health = health::server(&judge.reporter);
+            let routes = Routes::new(Checks::server(judge)).add_service(health);
+            let service = TowerToHyperService::new(routes.prepare());
             let mut builder = conn::http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())

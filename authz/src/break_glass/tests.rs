@@ -44,6 +44,7 @@ fn key() -> SigningKey {
 fn trust(keys: &[&SigningKey]) -> BreakGlass {
     BreakGlass {
         signers: keys.iter().map(|key| key.public()).collect(),
+        mesh_signers: Vec::new(),
         revoked: vec!["lost-one".to_owned()],
     }
 }
@@ -466,4 +467,70 @@ fn keys_of_other_software_are_read() {
     assert_eq!(parse_public_key(public), Ok(key.public()));
     assert_eq!(key.public_pem(), public);
     assert_eq!(key.to_pem().unwrap().as_str(), private);
+}
+
+#[test]
+fn only_who_may_open_the_whole_mesh_can() {
+    let (ordinary, highest) = (key(), key());
+    let trust = BreakGlass {
+        mesh_signers: vec![highest.public()],
+        ..trust(&[&ordinary])
+    };
+    let wide = || Grant {
+        namespace: Extent::Mesh,
+        ..grant()
+    };
+    let by = |grant: Grant, key: &SigningKey| {
+        let signed = SignedGrant::sign(grant, key).unwrap();
+        let file = serde_json::to_vec(&signed).unwrap();
+        let elsewhere = At {
+            namespace: "shop",
+            ..At::new(&trust)
+        };
+        elsewhere.admit(&SignedGrant::read(&file).unwrap())
+    };
+    // Who may open single namespaces may not open another's by writing a star.
+    assert_eq!(
+        by(wide(), &ordinary),
+        Err(GrantRefused::NotForMesh(ordinary.public()))
+    );
+    let admitted = by(wide(), &highest).unwrap();
+    assert_eq!(admitted.policy.scope, None, "it decides everywhere");
+    assert!(is_break_glass(&admitted.policy.id));
+    // Who may open all may open one, and that one alone.
+    let one = SignedGrant::sign(grant(), &highest).unwrap();
+    assert!(At::new(&trust).admit(&one).is_ok());
+    assert!(matches!(
+        by(grant(), &highest),
+        Err(GrantRefused::OtherNamespace(_))
+    ));
+    // Neither can be made of the other.
+    let mut widened = one;
+    widened.grant.namespace = Extent::Mesh;
+    assert_eq!(
+        At::new(&trust).admit(&widened),
+        Err(GrantRefused::BadSignature)
+    );
+}
+
+#[test]
+fn a_mesh_wide_grant_is_shorter_and_looks_like_one() {
+    let key = key();
+    let wide = Grant {
+        namespace: Extent::Mesh,
+        ..grant()
+    };
+    assert!(SignedGrant::sign(wide.clone(), &key).is_ok());
+    let text = serde_json::to_string(&wide).unwrap();
+    assert!(text.contains("\"namespace\":\"*\""), "{text}");
+    let long = Grant {
+        longest_seconds: 901,
+        ..wide
+    };
+    let refused = SignedGrant::sign(long, &key);
+    assert!(matches!(refused, Err(GrantRefused::OutOfBounds(said)) if said.contains("1 to 900 s")));
+    // What is no namespace is no star either.
+    for bad in ["", "**", "pay*", "Pay"] {
+        assert!(bad.parse::<Extent>().is_err(), "{bad:?}");
+    }
 }

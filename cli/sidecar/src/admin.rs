@@ -163,7 +163,7 @@ async fn drain(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 }
 
 /// Serves the interface for ever.
-pub(crate) async fn serve(listener: UnixListener, routes: Router) {
+pub async fn serve(listener: UnixListener, routes: Router) {
     let routes = routes.into_make_service_with_connect_info::<operator::Caller>();
     if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "the admin socket is served no longer");

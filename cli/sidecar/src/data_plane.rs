@@ -23,7 +23,7 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use crate::{SidecarArgs, sockets::Door};
+use crate::{SidecarArgs, admin::break_glass::BreakGlassPlace, sockets::Door};
 
 /// The proxy of one instance.
 #[derive(Clone, Debug)]
@@ -99,33 +99,6 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Takes up a break-glass grant.
-    pub(crate) async fn begin_break_glass(
-        &self,
-        grant: String,
-        asked: BreakGlassAsked,
-    ) -> anyhow::Result<Result<BreakGlassGrant, BreakGlassRefused>> {
-        let proxy = self.proxy.clone();
-        // It compiles policies.
-        let begun = spawn_blocking(move || proxy.begin_break_glass(grant.as_bytes(), &asked));
-        Ok(begun.await?)
-    }
-
-    /// Ends one.
-    pub(crate) async fn end_break_glass(
-        &self,
-        id: String,
-        by: Vec<(&'static str, String)>,
-    ) -> anyhow::Result<Result<(), BreakGlassRefused>> {
-        let proxy = self.proxy.clone();
-        Ok(spawn_blocking(move || proxy.end_break_glass(&id, &by)).await?)
-    }
-
-    /// The break-glass grants in force.
-    pub(crate) fn break_glass(&self) -> Vec<BreakGlassGrant> {
-        self.proxy.break_glass()
-    }
-
     /// Opens a live tap.
     pub(crate) fn tap(&self, filter: TapFilter) -> Result<TapStream, TapRefused> {
         self.proxy.tap(filter)
@@ -186,5 +159,23 @@ impl DataPlane {
             "this is {} with identity {}, and the configuration is that of {} with identity {}",
             self.instance, self.identity, workload.instance, workload.identity
         ))
+    }
+}
+
+impl BreakGlassPlace for DataPlane {
+    fn begin(
+        &self,
+        grant: &[u8],
+        asked: &BreakGlassAsked,
+    ) -> Result<BreakGlassGrant, BreakGlassRefused> {
+        self.proxy.begin_break_glass(grant, asked)
+    }
+
+    fn end(&self, id: &str, by: &[(&'static str, String)]) -> Result<(), BreakGlassRefused> {
+        self.proxy.end_break_glass(id, by)
+    }
+
+    fn in_force(&self) -> Vec<BreakGlassGrant> {
+        self.proxy.break_glass()
     }
 }

@@ -22,6 +22,10 @@ pub mod socket;
 mod sockets;
 pub mod whois;
 
+pub use admin::{
+    break_glass::{BreakGlassDoor, BreakGlassPlace, routes as break_glass_routes},
+    serve as serve_admin,
+};
 pub use agent::AgentEvents;
 pub use args::{AuditLevel, SidecarArgs};
 pub use connect::MeshConnector;

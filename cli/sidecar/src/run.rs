@@ -404,7 +404,7 @@ fn operators(args: &SidecarArgs, data_plane: &DataPlane, wal: &Arc<Wal>) -> Rout
         supervisor: supervisor(),
     };
     let break_glass = BreakGlassDoor {
-        data_plane: data_plane.clone(),
+        place: data_plane.clone(),
         wal: Arc::clone(wal),
         supervisor: supervisor(),
     };

@@ -2,6 +2,7 @@
 
 mod courts;
 mod doors;
+pub(crate) mod grants;
 mod trail;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -12,16 +13,19 @@ use clap::{Args, Subcommand};
 use http::{HeaderName, HeaderValue};
 use reeve_control::{ConfigEvents, Controller, ControllerOptions};
 use reeve_core::{Clock, SystemClock};
-use reeve_ext_authz::{AnswerOptions, Judge, JudgeOptions, Spoken, raw_http::ClientCert};
+use reeve_ext_authz::{AnswerOptions, Health, Judge, JudgeOptions, Spoken, raw_http::ClientCert};
 use reeve_sidecar::process_metrics;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     output,
     problem::Verdict,
     supervisor::obey_signals,
-    verb::{authz::doors::Door, daemon, policy::pair},
+    verb::{
+        authz::{courts::Courts, doors::Door, grants::Safe},
+        daemon,
+        policy::pair,
+    },
 };
 
 const SERVE_EXAMPLES: &str = "\
@@ -130,17 +134,20 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         bail!("the folder is not valid\n{}", faults.join("\n"));
     };
-    let writer = records.wal.writer(0)?;
+    let (writer, wal) = (records.wal.writer(0)?, Arc::clone(&records.wal));
     let trail = trail::Trail::open(&args.state, &mesh.settings, records, &controller, &clock)?;
-    let (sender, court) = watch::channel(None);
-    courts::refresh(&controller, &sender, None);
+    let safe = Safe::new(Arc::clone(&wal), &registry, Arc::clone(&clock))?;
+    let courts = Arc::new(Courts::open(Arc::clone(&controller), safe));
+    let admin = grants::door(&args.state, Arc::clone(&courts), Arc::clone(&wal))?;
     let options = JudgeOptions {
-        court,
+        court: courts.session(),
         writer,
+        wal,
         clock,
         answers,
     };
     let judge = Arc::new(Judge::new(options, &registry)?);
+    judge.tell(judge.health()).await;
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     obey_signals(stop.clone(), abort.clone()).map_err(|problem| anyhow::anyhow!("{problem}"))?;
     let mut open = doors::Open::new(Arc::clone(&judge), tls, stop.clone());
@@ -152,21 +159,25 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         };
         open.serve(http, Spoken::Http(believed), "HTTP").await?;
     }
-    let metrics = metrics(args.metrics, registry, judge).await?;
+    let metrics = metrics(args.metrics, registry, Arc::clone(&judge)).await?;
     // Cancel-safe: whichever branch ends first, the process ends.
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
         ended = open.ended() => ended,
-        () = courts::follow(&controller, &sender) => bail!("the folder is followed no longer"),
+        () = admin => bail!("the admin socket is served no longer"),
+        () = courts.follow() => bail!("the folder is followed no longer"),
         () = Arc::clone(&controller).run() => bail!("the folder is watched no longer"),
         () = trail.ship() => bail!("records are shipped no longer"),
+        () = judge.tell_health() => bail!("nobody is told of the health any longer"),
         ended = metrics => ended.context("the port of metrics"),
     };
+    judge.leave().await;
     // Cancel-safe: what is still under way is given up.
     tokio::select! {
         () = open.drain(LAST_ANSWERS) => {}
         () = abort.cancelled() => {}
     }
+    courts.safe().leave();
     trail.close().await;
     outcome
 }
@@ -190,9 +201,13 @@ async fn metrics(
         std::future::ready(text.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR))
     };
     let health = move || {
-        std::future::ready(match judge.is_ready() {
-            true => (StatusCode::OK, "ready\n"),
-            false => (StatusCode::SERVICE_UNAVAILABLE, "no configuration\n"),
+        std::future::ready(match judge.health() {
+            Health::Serving => (StatusCode::OK, "ready\n"),
+            Health::NoConfiguration => (StatusCode::SERVICE_UNAVAILABLE, "no configuration\n"),
+            Health::NotRecording => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "decisions cannot be recorded\n",
+            ),
         })
     };
     let router = Router::new()

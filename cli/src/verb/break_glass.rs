@@ -4,14 +4,14 @@ mod keygen;
 mod sign;
 mod using;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use ::http::Method;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 use reeve_control::instances::{Instance, Instances};
-use reeve_core::UnixTime;
+use reeve_core::{Namespace, UnixTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ use crate::{
     problem::{Answer, Problem, Verdict},
     state::{StateArgs, StateDir},
     supervisor::logfile::timestamp,
-    verb::block_on,
+    verb::{authz::grants::ADMIN_SOCKET, block_on},
 };
 
 const EXAMPLES: &str = "\
@@ -74,7 +74,7 @@ Examples:
 Exit codes: 0 = all sidecars were asked, 1 = some could not be, 2 = none could be.")]
 struct ListArgs {
     #[command(flatten)]
-    state: StateArgs,
+    place: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -91,7 +91,7 @@ struct EndArgs {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    state: StateArgs,
+    place: PlaceArgs,
 }
 
 /// A grant as sidecars tell of it.
@@ -122,6 +122,48 @@ pub(crate) fn run(args: &BreakGlassArgs) -> Verdict {
     }
 }
 
+/// Where grants are in force: the sidecars of a mesh, or a server for other proxies.
+#[derive(Args, Debug)]
+struct PlaceArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// Ask the `reeve authz serve` with this state directory instead of a mesh's sidecars.
+    #[arg(long, value_name = "DIR")]
+    authz: Option<PathBuf>,
+}
+
+/// Somebody who takes up grants.
+#[derive(Clone, Debug)]
+pub(crate) struct Taker {
+    name: String,
+    /// `None`: every one.
+    namespace: Option<Namespace>,
+    target: Target,
+}
+
+impl PlaceArgs {
+    fn takers(&self) -> Result<Vec<Taker>, Problem> {
+        match &self.authz {
+            None => takers(&self.state.existing()?),
+            Some(dir) => Ok(vec![Taker {
+                name: "ext-authz".to_owned(),
+                namespace: None,
+                target: Target::Unix(dir.join(ADMIN_SOCKET)),
+            }]),
+        }
+    }
+}
+
+/// The sidecars of a mesh.
+pub(crate) fn takers(state: &StateDir) -> Result<Vec<Taker>, Problem> {
+    let taker = |instance: Instance| Taker {
+        target: Target::Unix(state.admin_socket(&instance.instance)),
+        name: instance.instance.to_string(),
+        namespace: Some(instance.namespace),
+    };
+    Ok(sidecars(state)?.into_iter().map(taker).collect())
+}
+
 /// The instances that have a sidecar.
 fn sidecars(state: &StateDir) -> Result<Vec<Instance>, Problem> {
     let all = Instances::read(&state.instances()).map_err(Problem::new)?;
@@ -129,18 +171,16 @@ fn sidecars(state: &StateDir) -> Result<Vec<Instance>, Problem> {
     Ok(all.instances.into_iter().filter(with_sidecar).collect())
 }
 
-/// What is in force on every sidecar, and what could not be learnt.
-pub(crate) async fn in_force(state: &StateDir) -> Result<(Vec<InForce>, Vec<Problem>), Problem> {
-    let asked = sidecars(state)?.into_iter().map(|instance| async move {
-        let target = Target::Unix(state.admin_socket(&instance.instance));
-        let failed = format!("{} cannot be asked", instance.instance);
-        let reply = http::get(&target, "/break-glass", PATIENCE).await;
+/// What is in force everywhere, and what could not be learnt.
+pub(crate) async fn in_force(takers: &[Taker]) -> (Vec<InForce>, Vec<Problem>) {
+    let asked = takers.iter().map(|taker| async move {
+        let failed = format!("{} cannot be asked", taker.name);
+        let reply = http::get(&taker.target, "/break-glass", PATIENCE).await;
         let reply = reply.map_err(|error| Problem::because(&failed, &error))?;
         let grants: Vec<InForce> = serde_json::from_slice(&reply.body)
             .map_err(|error| Problem::because(&failed, &error))?;
-        let name = instance.instance.to_string();
         let here = grants.into_iter().map(|grant| InForce {
-            instance: name.clone(),
+            instance: taker.name.clone(),
             ..grant
         });
         Ok(here.collect::<Vec<_>>())
@@ -152,11 +192,19 @@ pub(crate) async fn in_force(state: &StateDir) -> Result<(Vec<InForce>, Vec<Prob
             Err(problem) => problems.push(problem),
         }
     }
-    Ok((grants, problems))
+    (grants, problems)
 }
 
-/// A table of grants in force.
+/// A table of grants in force, under a line for each that opens every namespace.
 pub(crate) fn table(grants: &[InForce]) -> String {
+    let wide = grants.iter().filter(|grant| grant.namespace == "*");
+    let ids: BTreeSet<_> = wide.map(|grant| grant.id.as_str()).collect();
+    let shout = |id: &str| format!("!!! MESH-WIDE BREAK-GLASS: {id} opens EVERY namespace !!!\n");
+    let shouts: String = ids.into_iter().map(shout).collect();
+    format!("{shouts}{}", rows(grants))
+}
+
+fn rows(grants: &[InForce]) -> String {
     let mut table = plain_table([
         "BREAK-GLASS",
         "INSTANCE",
@@ -179,8 +227,7 @@ pub(crate) fn table(grants: &[InForce]) -> String {
 }
 
 async fn list(args: &ListArgs) -> Verdict {
-    let state = args.state.existing()?;
-    let (grants, problems) = in_force(&state).await?;
+    let (grants, problems) = in_force(&args.place.takers()?).await;
     match args.output.output {
         Format::Json => output::json(&serde_json::json!({"grants": grants}))?,
         Format::Human if grants.is_empty() => output::line("no break-glass grant is in force")?,
@@ -191,8 +238,8 @@ async fn list(args: &ListArgs) -> Verdict {
 }
 
 async fn end(args: &EndArgs) -> Verdict {
-    let state = args.state.existing()?;
-    let (grants, problems) = in_force(&state).await?;
+    let takers = args.place.takers()?;
+    let (grants, problems) = in_force(&takers).await;
     problems.iter().for_each(output::complain);
     let mut fine = problems.is_empty();
     let (mut found, body) = (
@@ -201,7 +248,10 @@ async fn end(args: &EndArgs) -> Verdict {
     );
     for grant in grants.iter().filter(|grant| grant.id == args.id) {
         found = true;
-        match ask(&state, &grant.instance, Method::DELETE, body.clone()).await {
+        let Some(taker) = takers.iter().find(|taker| taker.name == grant.instance) else {
+            continue;
+        };
+        match ask(taker, Method::DELETE, body.clone()).await {
             Ok(_) => output::line(&format!("{}: ended on {}", grant.id, grant.instance))?,
             Err(problem) => {
                 fine = false;
@@ -215,16 +265,10 @@ async fn end(args: &EndArgs) -> Verdict {
     Ok(Answer::from_fine(fine && found))
 }
 
-/// Asks one sidecar; a refusal is a problem with its reason.
-async fn ask(
-    state: &StateDir,
-    instance: &str,
-    method: Method,
-    body: Bytes,
-) -> Result<Value, Problem> {
-    let name = instance.parse().map_err(Problem::new)?;
-    let target = Target::Unix(state.admin_socket(&name));
-    let reply = http::send(&target, method, "/break-glass", body, PATIENCE)
+/// Asks one of them; a refusal is a problem with its reason.
+async fn ask(taker: &Taker, method: Method, body: Bytes) -> Result<Value, Problem> {
+    let instance = &taker.name;
+    let reply = http::send(&taker.target, method, "/break-glass", body, PATIENCE)
         .await
         .map_err(|error| Problem::because(format!("{instance} cannot be asked"), &error))?;
     let text = String::from_utf8_lossy(&reply.body);

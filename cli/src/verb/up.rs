@@ -63,6 +63,7 @@ async fn supervise(args: UpArgs) -> Verdict {
             output::note(&text);
         }
     });
+    crate::verb::policy::finish_interrupted(&args.folder)?;
     // The configuration first: its faults are what people most likely came for.
     load(&args.folder)?;
     let stopped = stop.clone();

@@ -383,11 +383,14 @@ fn taps_are_allowed_by_namespace_and_mesh() {
 #[test]
 fn signers_of_break_glass_reach_every_proxy() {
     let key = "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
-    let spec = format!("  breakGlass: {{publicKeys: ['{key}'], revoked: [lost]}}");
+    let spec = format!(
+        "  breakGlass: {{publicKeys: ['{key}'], meshPublicKeys: ['{key}'], revoked: [lost]}}"
+    );
     let config = config(&document("MeshConfig", "mesh", &spec), "reviews-v1-0");
     let trust = &config.workload.break_glass;
     let known = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
     assert_eq!(trust.signers, [known.parse().unwrap()]);
+    assert_eq!(trust.mesh_signers, trust.signers);
     assert_eq!(trust.revoked, ["lost"]);
 }
 

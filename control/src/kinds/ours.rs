@@ -186,6 +186,7 @@ raw! {
     }
     BreakGlassSpec {
         public_keys: Vec<String>,
+        mesh_public_keys: Vec<String>,
         revoked: Vec<String>,
     }
     TapSpec {

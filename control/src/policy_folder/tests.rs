@@ -42,6 +42,10 @@ fn object(name: &str, cedar: &str, file: &str) -> PolicyObject {
     }
 }
 
+fn written(before: &PolicyFolder, folder: &Path, after: &PolicyFolder) {
+    before.replace(folder, after, "").unwrap().finish().unwrap();
+}
+
 #[test]
 fn objects_are_replaced_where_they_stand_and_all_else_stays() {
     let folder = mixed();
@@ -57,7 +61,7 @@ fn objects_are_replaced_where_they_stand_and_all_else_stays() {
     let wanted = [object("b", NONE, "other.yaml"), object("d", ALL, "a.yaml")];
     let after = before.with(&wanted, Only::AndOthers).unwrap();
     assert_eq!(before.differing(&after), ["a.yaml"]);
-    before.replace(folder.path(), &after).unwrap();
+    written(&before, folder.path(), &after);
     let text = fs::read_to_string(folder.path().join("a.yaml")).unwrap();
     let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
     assert_eq!(
@@ -79,14 +83,14 @@ fn with_these_alone_the_others_go_and_empty_files_too() {
     let after = before
         .with(&[object("b", ALL, "x.yaml")], Only::These)
         .unwrap();
-    before.replace(folder.path(), &after).unwrap();
+    written(&before, folder.path(), &after);
     assert!(!folder.path().join("c.yaml").exists());
     let left = crate::load(folder.path()).unwrap();
     let ids: Vec<_> = left.policies.iter().map(|p| p.id.to_string()).collect();
     assert_eq!(ids, ["default/b"]);
     // And back again.
     let back = after.with(&before.objects().unwrap(), Only::These).unwrap();
-    after.replace(folder.path(), &back).unwrap();
+    written(&after, folder.path(), &back);
     assert_eq!(
         crate::load(folder.path()).unwrap().policy_hash,
         before.mesh().unwrap().policy_hash
@@ -101,7 +105,7 @@ fn what_somebody_else_changed_is_not_overwritten() {
         .with(&[object("a", NONE, "a.yaml")], Only::AndOthers)
         .unwrap();
     fs::write(folder.path().join("c.yaml"), policy("c", NONE)).unwrap();
-    let refused = before.replace(folder.path(), &after).unwrap_err();
+    let refused = before.replace(folder.path(), &after, "").unwrap_err();
     assert!(matches!(refused, PolicyFolderError::Changed(file) if file == "c.yaml"));
     let text = fs::read_to_string(folder.path().join("a.yaml")).unwrap();
     assert!(!text.contains("forbid"), "{text}");

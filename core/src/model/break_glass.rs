@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BreakGlass {
-    /// Who may sign.
+    /// Who may sign grants that open one namespace.
     pub signers: Vec<SignerKey>,
+    /// Who may sign grants that open any namespace, and all of them at once.
+    pub mesh_signers: Vec<SignerKey>,
     /// Ids of grants that hold no longer, whatever they say.
     pub revoked: Vec<String>,
 }
@@ -17,7 +19,17 @@ pub struct BreakGlass {
 impl BreakGlass {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.signers.is_empty() && self.revoked.is_empty()
+        !self.has_signers() && self.revoked.is_empty()
+    }
+
+    /// Whether anybody may sign.
+    pub fn has_signers(&self) -> bool {
+        !(self.signers.is_empty() && self.mesh_signers.is_empty())
+    }
+
+    /// Whether that key may sign grants at all.
+    pub fn knows(&self, key: &SignerKey) -> bool {
+        self.signers.contains(key) || self.mesh_signers.contains(key)
     }
 }
 

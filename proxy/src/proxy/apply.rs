@@ -161,7 +161,9 @@ impl Proxy {
         shared.states.count_on(&snapshot.clusters);
         let before = shared.snapshot.swap(Some(snapshot.clone()));
         shared.retired.extend(before);
-        shared.break_glass.withdraw(&workload.break_glass, shared);
+        shared
+            .break_glass
+            .withdraw(&workload.break_glass, &**shared);
         shared.metrics.generation(snapshot.generation().0);
     }
 

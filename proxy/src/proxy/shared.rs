@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    accepting::Warnings,
     access_log::LogFormat,
     admission::InFlight,
     break_glass::Grants,
@@ -25,6 +24,7 @@ use crate::{
     net::Net,
     outlier::Cause,
     retired::Retired,
+    seldom::Seldom,
     snapshot::Snapshot,
     spans::Spans,
     strangers::Strangers,
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     /// What bodies that are held to be transformed take.
     pub(crate) transform_room: Arc<Room>,
     /// When the listeners last warned that they cannot accept.
-    pub(crate) accept_warnings: Arc<Warnings>,
+    pub(crate) accept_warnings: Arc<Seldom>,
     pub(super) snapshot: ArcSwapOption<Snapshot>,
     pub(super) retired: Retired,
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     BreakGlassAsked, BreakGlassRefused,
-    limits::{BREAK_GLASS_SHOUT, MAX_BREAK_GLASS},
+    limits::{BREAK_GLASS_MESH_SHOUT, BREAK_GLASS_SHOUT, MAX_BREAK_GLASS},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -61,12 +61,16 @@ impl Safe {
 
     /// Ids differ from test to test, since all of them shout in one place.
     fn grant(&self, id: &str) -> Vec<u8> {
+        self.grant_for(id, "default")
+    }
+
+    fn grant_for(&self, id: &str, namespace: &str) -> Vec<u8> {
         let grant = Grant {
             expires_at: NOW.plus(600 * MINUTE),
             id: id.to_owned(),
             issuer: "on-call lead".to_owned(),
-            longest_seconds: 3600,
-            namespace: "default".parse().unwrap(),
+            longest_seconds: if namespace == "*" { 900 } else { 3600 },
+            namespace: namespace.parse().unwrap(),
             not_before: NOW,
             policy: ALLOW_CLIENT.to_owned(),
             reason: "unblock the ledger".to_owned(),
@@ -113,7 +117,7 @@ fn asked(lasting: Duration) -> BreakGlassAsked {
 fn active(side: &Side) -> String {
     let page = side.metrics();
     let lines = page.lines();
-    let mut found = lines.filter(|line| line.starts_with("reeve_break_glass_active"));
+    let mut found = lines.filter(|line| line.starts_with("reeve_break_glass_active "));
     found.next().unwrap().to_owned()
 }
 
@@ -394,4 +398,62 @@ async fn a_grant_in_force_is_told_again_and_again() {
     server.proxy.drain(Duration::ZERO).await;
     let last = messages(id).pop().unwrap();
     assert_eq!(last, "break-glass has ended: the proxy stopped");
+}
+
+/// Louder than one that opens a namespace: an error, six times as often, with a metric of its own.
+#[tokio::test(start_paused = true)]
+async fn a_mesh_wide_grant_is_for_its_signers_alone_and_shouts() {
+    let id = "wide";
+    shouts();
+    let mut safe = Safe::new().await;
+    let server = safe.mesh.side("server");
+    server.apply(&safe.config);
+    let grant = safe.grant_for(id, "*");
+    let refused = server.proxy.begin_break_glass(&grant, &asked(MINUTE));
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains("may open single namespaces alone"), "{why}");
+
+    let key = safe.key.public();
+    safe.change(&server, |config| {
+        let mut workload = (*config.workload).clone();
+        workload.break_glass.mesh_signers = vec![key];
+        config.workload = Arc::new(workload);
+    });
+    server
+        .proxy
+        .begin_break_glass(&grant, &asked(10 * MINUTE))
+        .unwrap();
+    let metrics = server.metrics();
+    for line in [
+        "reeve_break_glass_active 1",
+        "reeve_break_glass_mesh_wide_active 1",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    tokio::time::sleep(3 * BREAK_GLASS_MESH_SHOUT + BREAK_GLASS_MESH_SHOUT / 2).await;
+    let told = heard(id);
+    let messages: Vec<_> = told.iter().map(|one| one.message.as_str()).collect();
+    assert_eq!(messages[0], "MESH-WIDE break-glass begins");
+    assert_eq!(messages[1..], ["MESH-WIDE break-glass is in force"; 3]);
+    assert!(
+        told.iter()
+            .all(|one| one.level == Level::ERROR && one.fields["namespace"] == "*")
+    );
+    assert_eq!(server.proxy.break_glass()[0].namespace.to_string(), "*");
+
+    // A signer of single namespaces keeps it no longer in force.
+    safe.change(&server, |config| {
+        let mut workload = (*config.workload).clone();
+        workload.break_glass.mesh_signers.clear();
+        config.workload = Arc::new(workload);
+    });
+    assert!(server.proxy.break_glass().is_empty());
+    let recorded = events(&safe.mesh, id);
+    assert_eq!(recorded[1]["cause"], "withdrawn by configuration");
+    assert_eq!(recorded[0]["namespace"], "*");
+    assert!(
+        server
+            .metrics()
+            .contains("reeve_break_glass_mesh_wide_active 0")
+    );
 }

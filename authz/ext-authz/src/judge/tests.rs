@@ -1,7 +1,7 @@
 use std::{net::IpAddr, path::Path};
 
 use http::{HeaderName, Request};
-use reeve_audit::{LookedFor, Wal, WalOptions};
+use reeve_audit::{LookedFor, WalOptions};
 use reeve_authz::{Engine, JwtVerifier, mesh_hash, parse_access_policy};
 use reeve_core::{
     InstanceName, Namespace, SystemClock,
@@ -67,15 +67,17 @@ fn judge(dir: &Path, court: Option<Court>, max_bytes: u64) -> (Judge, Arc<Wal>) 
     };
     let name = InstanceName::parse("reeve.ext-authz").unwrap();
     let wal = Wal::open(dir, name, options, Arc::new(SystemClock)).unwrap();
+    let wal = Arc::new(wal);
     let (_, court) = watch::channel(court.map(Arc::new));
     let options = JudgeOptions {
         court,
         writer: wal.writer(0).unwrap(),
+        wal: wal.clone(),
         clock: Arc::new(SystemClock),
         answers: AnswerOptions::default(),
     };
     let judge = Judge::new(options, &prometheus::Registry::new()).unwrap();
-    (judge, Arc::new(wal))
+    (judge, wal)
 }
 
 fn inquiry(service: &str, path: Option<&str>) -> Inquiry {
@@ -155,7 +157,7 @@ async fn a_services_state_counts() {
 async fn what_cannot_be_judged_or_recorded_is_denied_outright() {
     let dir = tempfile::tempdir().unwrap();
     let (without, _wal) = judge(&dir.path().join("a"), None, 1 << 20);
-    assert!(!without.is_ready());
+    assert_eq!(without.health(), Health::NoConfiguration);
     assert_eq!(
         ask(&without, ECHO, Some("/public/a")).await,
         (503, "not_ready")
@@ -171,6 +173,7 @@ async fn what_cannot_be_judged_or_recorded_is_denied_outright() {
         last = ask(&full, ECHO, Some("/public/a")).await;
     }
     assert_eq!(last, (503, "not_recorded"));
+    assert_eq!(full.health(), Health::NotRecording);
 
     let (busy, _wal) = judge(
         &dir.path().join("c"),
@@ -185,4 +188,62 @@ async fn what_cannot_be_judged_or_recorded_is_denied_outright() {
     );
     drop(held);
     assert_eq!(ask(&busy, ECHO, Some("/public/a")).await, (200, "allowed"));
+    assert_eq!(busy.health(), Health::Serving);
+}
+
+/// Over a socket, as Envoy asks.
+#[tokio::test]
+async fn the_health_is_told_by_the_standard_service() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let dir = tempfile::tempdir().unwrap();
+    let (judge, _wal) = judge(dir.path(), Some(court(ServiceState::Enforced)), 128 << 10);
+    let judge = Arc::new(judge);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let serving = {
+        let (judge, stop) = (Arc::clone(&judge), stop.clone());
+        tokio::spawn(async move {
+            let (io, from) = listener.accept().await.unwrap();
+            crate::serve_connection(io, from.ip(), crate::Spoken::Grpc, judge, stop).await
+        })
+    };
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let mut client = HealthClient::new(channel.connect().await.unwrap());
+    let request = |service: &str| HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let decides = "envoy.service.auth.v3.Authorization";
+    for (health, expected) in [
+        (Health::NoConfiguration, 2),
+        (Health::Serving, 1),
+        (Health::NotRecording, 2),
+        (judge.health(), 1),
+    ] {
+        judge.tell(health).await;
+        for service in ["", decides] {
+            let told = client.check(request(service)).await.unwrap().into_inner();
+            assert_eq!(told.status, expected, "{health:?} {service:?}");
+        }
+    }
+    let unknown = client.check(request("another.Service")).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+
+    // A log without room: the judge says so, and whoever watches hears of it.
+    let mut watching = client.watch(request(decides)).await.unwrap().into_inner();
+    assert_eq!(watching.message().await.unwrap().unwrap().status, 1);
+    for _ in 0..200 {
+        ask(&judge, ECHO, Some("/public/a")).await;
+    }
+    assert_eq!(judge.health(), Health::NotRecording);
+    judge.tell(judge.health()).await;
+    assert_eq!(watching.message().await.unwrap().unwrap().status, 2);
+    judge.leave().await;
+    // It ends with the server.
+    while let Some(last) = watching.message().await.unwrap() {
+        assert_eq!(last.status, 2);
+    }
+    stop.cancel();
+    drop(client);
+    serving.await.unwrap().unwrap();
 }

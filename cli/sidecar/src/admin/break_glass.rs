@@ -14,21 +14,41 @@ use axum::{
 };
 use reeve_audit::{EventKind, EventRecord, Wal};
 use reeve_core::error_chain;
-use reeve_proxy::{BreakGlassAsked, BreakGlassRefused};
+use reeve_proxy::{BreakGlassAsked, BreakGlassGrant, BreakGlassRefused};
 use serde::Deserialize;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::operator::{Caller, operator};
-use crate::{data_plane::DataPlane, whois::WhoIs};
+use crate::whois::WhoIs;
 
 /// Longest request: a grant as JSON text, and a reason.
 const MAX_BODY: usize = 128 * 1024;
 
+/// What grants are taken up by.
+pub trait BreakGlassPlace: Clone + Send + Sync + 'static {
+    /// Takes up a grant; returns when it decides.
+    fn begin(
+        &self,
+        grant: &[u8],
+        asked: &BreakGlassAsked,
+    ) -> Result<BreakGlassGrant, BreakGlassRefused>;
+
+    /// Ends one before its time; returns when it decides no more.
+    fn end(&self, id: &str, by: &[(&'static str, String)]) -> Result<(), BreakGlassRefused>;
+
+    /// The grants in force.
+    fn in_force(&self) -> Vec<BreakGlassGrant>;
+}
+
 /// Where grants are taken up.
-pub(crate) struct BreakGlassDoor {
-    pub(crate) data_plane: DataPlane,
-    pub(crate) wal: Arc<Wal>,
+#[derive(Debug)]
+pub struct BreakGlassDoor<P> {
+    /// What they are taken up by.
+    pub place: P,
+    /// Where those who may not ask are recorded.
+    pub wal: Arc<Wal>,
     /// Knows which processes are workloads'; absent without a supervisor.
-    pub(crate) supervisor: Option<WhoIs>,
+    pub supervisor: Option<WhoIs>,
 }
 
 /// A grant that is to come into force.
@@ -51,19 +71,20 @@ struct End {
 }
 
 /// The routes.
-pub(crate) fn routes(door: BreakGlassDoor) -> Router {
+pub fn routes<P: BreakGlassPlace>(door: BreakGlassDoor<P>) -> Router {
+    let all = get(list::<P>).post(begin::<P>).delete(end::<P>);
     Router::new()
-        .route("/break-glass", get(list).post(begin).delete(end))
+        .route("/break-glass", all)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::new(door))
 }
 
-async fn list(State(door): State<Arc<BreakGlassDoor>>) -> impl IntoResponse {
-    Json(door.data_plane.break_glass())
+async fn list<P: BreakGlassPlace>(State(door): State<Arc<BreakGlassDoor<P>>>) -> Response {
+    Json(door.place.in_force()).into_response()
 }
 
-async fn begin(
-    State(door): State<Arc<BreakGlassDoor>>,
+async fn begin<P: BreakGlassPlace>(
+    State(door): State<Arc<BreakGlassDoor<P>>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Json(wanted): Json<Begin>,
 ) -> Response {
@@ -82,24 +103,31 @@ async fn begin(
         reason: wanted.reason,
         by: caller.named().into(),
     };
-    match door.data_plane.begin_break_glass(wanted.grant, asked).await {
-        Ok(Ok(grant)) => Json(grant).into_response(),
-        Ok(Err(refused)) => refusal(&refused),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+    // It compiles policies.
+    let place = door.place.clone();
+    let begun = spawn_blocking(move || place.begin(wanted.grant.as_bytes(), &asked)).await;
+    answer(begun, |grant| Json(grant).into_response())
 }
 
-async fn end(
-    State(door): State<Arc<BreakGlassDoor>>,
+async fn end<P: BreakGlassPlace>(
+    State(door): State<Arc<BreakGlassDoor<P>>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Json(wanted): Json<End>,
 ) -> Response {
     if let Err(why) = operator(caller, door.supervisor.as_ref(), "end break-glass").await {
         return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
     }
-    let by = caller.named().into();
-    match door.data_plane.end_break_glass(wanted.id, by).await {
-        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+    let place = door.place.clone();
+    let ended = spawn_blocking(move || place.end(&wanted.id, &caller.named())).await;
+    answer(ended, |()| StatusCode::NO_CONTENT.into_response())
+}
+
+fn answer<T>(
+    done: Result<Result<T, BreakGlassRefused>, JoinError>,
+    told: impl FnOnce(T) -> Response,
+) -> Response {
+    match done {
+        Ok(Ok(it)) => told(it),
         Ok(Err(refused)) => refusal(&refused),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -1,60 +1,120 @@
 //! From a generation of configuration to what inquiries are judged by.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::HeaderName;
 use reeve_audit::{LookedFor, Redaction};
 use reeve_authz::{Engine, JwtVerifier};
 use reeve_control::{Controller, Mesh, Place, Places};
-use reeve_core::model::Generation;
+use reeve_core::model::{Generation, PolicySource};
 use reeve_ext_authz::{Court, Subjects};
 use reeve_proxy::inquiry::{Rules, Subject};
 use tokio::sync::watch;
 
-/// How often it is looked whether the keys of tokens have changed.
+use super::grants::Safe;
+
+/// How often it is looked whether the keys of tokens have changed, or a break-glass grant is over.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a court was made of.
-type Made = (Generation, Arc<Mesh>, Places);
+#[derive(Debug)]
+struct Made {
+    generation: Generation,
+    mesh: Arc<Mesh>,
+    places: Places,
+    grants: Arc<[PolicySource]>,
+}
 
-/// Makes a new court whenever what it is made of has changed, for ever.
-pub(super) async fn follow(controller: &Controller, courts: &watch::Sender<Option<Arc<Court>>>) {
-    let mut mesh = controller.mesh();
-    let mut last = controller.places();
-    loop {
-        // Cancel-safe: `changed` is; a change is seen again by looking.
-        tokio::select! {
-            changed = mesh.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK) => {}
+/// The court in session, made anew whenever what it is made of has changed.
+#[derive(Debug)]
+pub(super) struct Courts {
+    controller: Arc<Controller>,
+    safe: Safe,
+    session: watch::Sender<Option<Arc<Court>>>,
+    last: Mutex<Option<Made>>,
+}
+
+impl Courts {
+    /// The first court, of the folder's valid configuration `mesh`.
+    pub(super) fn open(controller: Arc<Controller>, safe: Safe) -> Self {
+        let this = Self {
+            controller,
+            safe,
+            session: watch::Sender::new(None),
+            last: Mutex::default(),
+        };
+        this.refresh();
+        this
+    }
+
+    /// The court in session, now and as it changes.
+    pub(super) fn session(&self) -> watch::Receiver<Option<Arc<Court>>> {
+        self.session.subscribe()
+    }
+
+    /// What break-glass grants are kept in.
+    pub(super) fn safe(&self) -> &Safe {
+        &self.safe
+    }
+
+    /// What the court in session was made of; `None` before there is one.
+    pub(super) fn mesh(&self) -> Option<Arc<Mesh>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|made| Arc::clone(&made.mesh))
+    }
+
+    /// Looks whether anything has changed, for ever.
+    pub(super) async fn follow(&self) {
+        let mut mesh = self.controller.mesh();
+        loop {
+            // Cancel-safe: `changed` is; a change is seen again by looking.
+            tokio::select! {
+                changed = mesh.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            self.refresh();
+            self.safe.shout();
         }
-        last = refresh(controller, courts, last);
+    }
+
+    /// Makes a new court, unless nothing has changed; a configuration that cannot be judged by changes nothing.
+    pub(super) fn refresh(&self) {
+        let Some((generation, mesh, places)) = self.controller.places() else {
+            return;
+        };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = Made {
+            grants: self.safe.policies(&mesh),
+            generation,
+            mesh,
+            places,
+        };
+        let before = self.session.borrow().clone();
+        if before.is_some() && last.as_ref().is_some_and(|last| last.is(&made)) {
+            return;
+        }
+        match court(&made, before.as_deref()) {
+            Ok(court) => {
+                self.session.send_replace(Some(Arc::new(court)));
+                tracing::info!(%generation, "the configuration is judged by");
+            }
+            Err(fault) => tracing::error!(fault, "the configuration cannot be judged by"),
+        }
+        *last = Some(made);
     }
 }
 
-/// Makes a new court, unless nothing has changed since `last`; a configuration that cannot be judged by changes nothing.
-pub(super) fn refresh(
-    controller: &Controller,
-    courts: &watch::Sender<Option<Arc<Court>>>,
-    last: Option<Made>,
-) -> Option<Made> {
-    let Some((generation, mesh, places)) = controller.places() else {
-        return last;
-    };
-    let known = last
-        .as_ref()
-        .is_some_and(|(g, m, p)| *g == generation && Arc::ptr_eq(m, &mesh) && *p == places);
-    if known && courts.borrow().is_some() {
-        return last;
+impl Made {
+    fn is(&self, other: &Self) -> bool {
+        self.generation == other.generation
+            && Arc::ptr_eq(&self.mesh, &other.mesh)
+            && self.places == other.places
+            && *self.grants == *other.grants
     }
-    let before = courts.borrow().clone();
-    match court(generation, &mesh, &places, before.as_deref()) {
-        Ok(court) => {
-            courts.send_replace(Some(Arc::new(court)));
-            tracing::info!(%generation, "the configuration is judged by");
-        }
-        Err(fault) => tracing::error!(fault, "the configuration cannot be judged by"),
-    }
-    Some((generation, mesh, places))
 }
 
 /// What records do not keep: wherever a token may be taken from, its bytes are not recorded.
@@ -70,13 +130,15 @@ fn redaction(mesh: &Mesh, places: &Places) -> Redaction {
     )
 }
 
-fn court(
-    generation: Generation,
-    mesh: &Mesh,
-    places: &Places,
-    before: Option<&Court>,
-) -> Result<Court, String> {
-    let slice = mesh.all_policies();
+fn court(made: &Made, before: Option<&Court>) -> Result<Court, String> {
+    let Made {
+        generation,
+        mesh,
+        places,
+        grants,
+    } = made;
+    let mut slice = mesh.all_policies();
+    slice.policies.extend(grants.iter().cloned());
     let known = before.map(|court| court.rules.engine.as_ref());
     let engine = Engine::compile_after(&slice, known).map_err(|faults| {
         let faults: Vec<_> = faults.iter().map(|f| f.message.as_str()).collect();
@@ -107,7 +169,7 @@ fn court(
     let services = places.services.iter();
     Ok(Court {
         rules: Rules {
-            generation,
+            generation: *generation,
             projection_hash: reeve_authz::slice_hash(&slice),
             engine: Arc::new(engine),
             headers,

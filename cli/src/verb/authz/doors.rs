@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use reeve_ext_authz::{Judge, Spoken, limits::MAX_ASKERS, serve_connection};
+use reeve_proxy::Seldom;
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -116,6 +117,14 @@ pub(super) struct Open {
     slots: Arc<Semaphore>,
     listening: JoinSet<()>,
     connections: TaskTracker,
+    warnings: Arc<Warnings>,
+}
+
+/// What those who ask can bring about.
+#[derive(Default)]
+struct Warnings {
+    too_many: Seldom,
+    handshakes: Seldom,
 }
 
 /// What each connection is served with.
@@ -126,6 +135,7 @@ struct Serving {
     stop: CancellationToken,
     slots: Arc<Semaphore>,
     connections: TaskTracker,
+    warnings: Arc<Warnings>,
     spoken: Spoken,
 }
 
@@ -142,6 +152,7 @@ impl Open {
             slots: Arc::new(Semaphore::new(MAX_ASKERS)),
             listening: JoinSet::new(),
             connections: TaskTracker::new(),
+            warnings: Arc::default(),
         }
     }
 
@@ -158,6 +169,7 @@ impl Open {
             stop: self.stop.clone(),
             slots: Arc::clone(&self.slots),
             connections: self.connections.clone(),
+            warnings: Arc::clone(&self.warnings),
             spoken,
         };
         match door {
@@ -226,7 +238,9 @@ impl Serving {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            tracing::warn!(%address, "too many connections: closed");
+            if let Some(connections) = self.warnings.too_many.due() {
+                tracing::warn!(%address, connections, "too many connections: closed");
+            }
             return;
         };
         let serving = self.clone();
@@ -237,6 +251,7 @@ impl Serving {
                 tls,
                 stop,
                 spoken,
+                warnings,
                 ..
             } = serving;
             let served = match tls {
@@ -244,7 +259,9 @@ impl Serving {
                 Some(tls) => match timeout(HANDSHAKE, tls.accept(io)).await {
                     Ok(Ok(io)) => serve_connection(io, address, spoken, judge, stop).await,
                     Ok(Err(error)) => {
-                        tracing::info!(%address, %error, "a handshake failed");
+                        if let Some(handshakes) = warnings.handshakes.due() {
+                            tracing::info!(%address, %error, handshakes, "handshakes failed");
+                        }
                         Ok(())
                     }
                     Err(_) => Ok(()),

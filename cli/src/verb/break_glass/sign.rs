@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args};
-use reeve_authz::break_glass::{Grant, SignedGrant, SigningKey};
+use reeve_authz::break_glass::{Extent, Grant, SignedGrant, SigningKey};
 use reeve_core::{
     Clock as _, Namespace, ServiceAccount, ServiceName, SpiffeId, SystemClock, TrustDomain,
     decision::Action,
@@ -22,6 +22,7 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(
     group = ArgGroup::new("what").required(true).args(["policy", "to"]),
+    group = ArgGroup::new("where").required(true).args(["namespace", "mesh_wide"]),
     after_help = "\
 Examples:
   reeve break-glass sign --key signer.key --id pay-admin --namespace pay --issuer \"on-call lead\" \\
@@ -29,7 +30,11 @@ Examples:
   reeve break-glass sign --key signer.key --id pay-read --namespace pay --issuer \"on-call lead\" \\
     --policy read.cedar --reason \"read the books\" --longest 5m --valid-for 365d --out read.grant
 
-The policy is one Cedar `permit`; it decides resources of the namespace alone. Whoever has the file and may use the mesh's
+  reeve break-glass sign --key highest.key --id all-read --mesh-wide --issuer \"head of operations\" \\
+    --policy read.cedar --reason \"find what is broken\" --longest 5m --out all.grant
+
+The policy is one Cedar `permit`; it decides resources of the namespace alone. With --mesh-wide it decides those of every
+namespace, for 15m at most, and the key must be among MeshConfig.spec.breakGlass.meshPublicKeys. Whoever has the file and may use the mesh's
 admin sockets can use it, so it belongs in a safe.
 
 Exit codes: 0 = signed, 1 = it can be none, 2 = it could not be written."
@@ -43,7 +48,10 @@ pub(super) struct SignArgs {
     id: String,
     /// The namespace that it opens.
     #[arg(long, value_name = "NAMESPACE", value_parser = Namespace::parse)]
-    namespace: Namespace,
+    namespace: Option<Namespace>,
+    /// It opens every namespace.
+    #[arg(long)]
+    mesh_wide: bool,
     /// The mesh that it is for.
     #[arg(long, value_name = "NAME", default_value = "mesh.local", value_parser = TrustDomain::parse)]
     trust_domain: TrustDomain,
@@ -93,7 +101,10 @@ pub(super) fn run(args: &SignArgs) -> Verdict {
         id: args.id.clone(),
         issuer: args.issuer.clone(),
         longest_seconds: args.longest.as_secs(),
-        namespace: args.namespace.clone(),
+        namespace: args
+            .namespace
+            .clone()
+            .map_or(Extent::Mesh, Extent::Namespace),
         not_before,
         policy: match &args.policy {
             Some(file) => input::text(file)?,
@@ -107,10 +118,13 @@ pub(super) fn run(args: &SignArgs) -> Verdict {
     create(&args.out, &text(&signed)?, 0o600)?;
     let grant = &signed.grant;
     output::line(&format!(
-        "{}: grant {} for namespace {}, usable from {} to {}, {} s at once\n{}",
+        "{}: grant {} for {}, usable from {} to {}, {} s at once\n{}",
         args.out.display(),
         grant.id,
-        grant.namespace,
+        match grant.namespace.namespace() {
+            Some(namespace) => format!("namespace {namespace}"),
+            None => "EVERY NAMESPACE".to_owned(),
+        },
         timestamp(grant.not_before),
         timestamp(grant.expires_at),
         grant.longest_seconds,
@@ -141,17 +155,19 @@ fn simple(args: &SignArgs) -> Result<String, Problem> {
         let id = SpiffeId::parse(from).map_err(|e| wrong("--from", &e))?;
         format!("principal == Workload::{:?}", id.as_str())
     } else {
-        let home = (args.namespace.as_str(), from);
-        let (namespace, account) = from.split_once('/').unwrap_or(home);
+        let home = args.namespace.as_ref().map(|home| (home.as_str(), from));
+        let named = from.split_once('/').or(home);
+        let (namespace, account) =
+            named.ok_or_else(|| wrong("--from", &"name its namespace, as in ops/console"))?;
         let namespace = Namespace::parse(namespace).map_err(|e| wrong("--from", &e))?;
         let account = ServiceAccount::parse(account).map_err(|e| wrong("--from", &e))?;
         let id = format!("{}/ns/{namespace}/sa/{account}", args.trust_domain);
         format!("principal in ServiceAccount::{id:?}")
     };
-    let host = if to.contains('.') {
-        to.to_owned()
-    } else {
-        format!("{to}.{}.svc.cluster.local", args.namespace)
+    let host = match &args.namespace {
+        _ if to.contains('.') => to.to_owned(),
+        Some(namespace) => format!("{to}.{namespace}.svc.cluster.local"),
+        None => return Err(wrong("--to", &"name the service by its host")),
     };
     let host = ServiceName::parse(&host).map_err(|e| wrong("--to", &e))?;
     let actions: Vec<_> = args

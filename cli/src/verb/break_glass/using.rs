@@ -9,12 +9,11 @@ use reeve_authz::break_glass::SignedGrant;
 use reeve_core::InstanceName;
 use serde_json::json;
 
-use super::{InForce, ask, sidecars, table};
+use super::{InForce, PlaceArgs, ask, table};
 use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::StateArgs,
     verb::duration,
 };
 
@@ -25,7 +24,7 @@ Examples:
   reeve break-glass use pay.grant --for 15m --reason \"INC-4711, mesh process down\"
   reeve break-glass use pay.grant --for 5m --reason \"INC-4711\" --instance ledger-v1-0
 
-Each sidecar verifies the grant by the keys that its last configuration trusts. It ends by itself; a sidecar that starts
+A grant that opens every namespace is used with --mesh-wide alone. Each sidecar verifies the grant by the keys that its last configuration trusts. It ends by itself; a sidecar that starts
 again meanwhile no longer has it.
 
 Exit codes: 0 = in force on every sidecar meant, 1 = refused by one of them, 2 = none could be asked.")]
@@ -39,29 +38,38 @@ pub(super) struct UseArgs {
     /// Why.
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Only this instance; may be given several times [default: all of the grant's namespace].
+    /// Open every namespace, if the grant does.
+    #[arg(long)]
+    mesh_wide: bool,
+    /// Only this instance; may be given several times [default: all of the grant's namespaces].
     #[arg(long, value_name = "INSTANCE", value_parser = InstanceName::parse)]
     instance: Vec<InstanceName>,
     #[command(flatten)]
-    state: StateArgs,
+    place: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
 pub(super) async fn run(args: &UseArgs) -> Verdict {
-    let state = args.state.existing()?;
     let text = input::text(&args.grant)?;
     let signed = SignedGrant::read(text.as_bytes())
         .map_err(|error| Problem::new(error).at(args.grant.display()).into_answer())?;
-    let mut wanted = sidecars(&state)?;
-    wanted.retain(|one| match args.instance.as_slice() {
-        [] => one.namespace == signed.grant.namespace,
-        named => named.contains(&one.instance),
+    if signed.grant.namespace.is_mesh() && !args.mesh_wide {
+        return Err(Problem::new("this grant opens every namespace of the mesh")
+            .at(args.grant.display())
+            .fix("say --mesh-wide if that is meant; --instance keeps it to some of the sidecars")
+            .into_answer());
+    }
+    let mut wanted = args.place.takers()?;
+    wanted.retain(|one| match (args.instance.as_slice(), &one.namespace) {
+        ([], None) => true,
+        ([], Some(namespace)) => signed.grant.namespace.has(namespace),
+        (named, _) => named.iter().any(|name| name.as_str() == one.name),
     });
     let missing = args
         .instance
         .iter()
-        .find(|name| wanted.iter().all(|w| w.instance != **name));
+        .find(|name| wanted.iter().all(|w| w.name != name.as_str()));
     if let Some(name) = missing {
         return Err(Problem::new(format!("no sidecar of instance {name} runs"))
             .fix("see `reeve break-glass list`"));
@@ -76,8 +84,8 @@ pub(super) async fn run(args: &UseArgs) -> Verdict {
     let body = json!({"grant": text, "for_ms": for_ms, "reason": args.reason}).to_string();
     let (mut grants, mut problems) = (Vec::new(), Vec::new());
     for instance in &wanted {
-        let name = instance.instance.as_str();
-        match ask(&state, name, Method::POST, Bytes::from(body.clone())).await {
+        let name = instance.name.as_str();
+        match ask(instance, Method::POST, Bytes::from(body.clone())).await {
             Ok(answer) => {
                 let grant: InForce = serde_json::from_value(answer)
                     .map_err(|e| Problem::because(format!("{name} answered oddly"), &e))?;

@@ -2,6 +2,7 @@
 //! that means, and the answer comes when every proxy is bound by them.
 
 mod force;
+mod interrupted;
 mod rehearsal;
 
 use std::{
@@ -15,6 +16,7 @@ use reeve_control::{Mesh, Only, PolicyFolder, PolicyObject};
 use reeve_core::{Clock as _, SystemClock};
 use serde::Serialize;
 
+pub(crate) use self::interrupted::finish as finish_interrupted;
 use self::{force::InForce, rehearsal::Rehearsal};
 use super::{
     CASES,
@@ -40,7 +42,8 @@ The AccessPolicies of the files named take the place of those with the same name
 in a file of the same name. Before anything is written, the policies are checked (`reeve policy check`), the cases in
 .reeve/policy-tests – there and beside what is applied – and --tests are tried (`reeve policy test`), decisions that the
 mesh has recorded are replayed (`reeve policy whatif`), and what changes is shown (`reeve policy diff`). All files change at
-once for whoever reads the folder. The set that was there is kept, see `reeve policy history`. Then, if a mesh
+once for whoever reads the folder; if this is killed on the way, the folder is not read until the next apply, rollback or
+`reeve up` has finished it. The set that was there is kept, see `reeve policy history`. Then, if a mesh
 runs on the folder, it waits until every proxy is bound by the new set, told by its hash.
 
 Exit codes: 0 = in force (or nothing to change), 1 = refused, by a check, a case or a proxy, or time ran out, 2 = it could
@@ -177,6 +180,10 @@ pub(super) fn apply(args: &ApplyArgs) -> Verdict {
 
 pub(super) fn rollback(args: &RollbackArgs) -> Verdict {
     let folder = place::folder(args.common.to.as_deref(), &args.common.state)?;
+    // What is gone back from is then what is there.
+    if !args.common.dry_run {
+        finish_interrupted(&folder)?;
+    }
     let store = Store::of(&folder);
     let hash = match &args.hash {
         Some(hash) => store.hash(hash)?,
@@ -214,6 +221,9 @@ fn previous(store: &Store, folder: &Path) -> Result<String, Problem> {
 
 fn carry_out(args: &CommonArgs, wanted: Wanted<'_>) -> Verdict {
     let folder = place::folder(args.to.as_deref(), &args.state)?;
+    if !args.dry_run {
+        finish_interrupted(&folder)?;
+    }
     let current = diff::read(&folder)?;
     let next = current.with(&wanted.objects, wanted.only);
     let next = next.map_err(|error| unusable(&folder, &error))?;
@@ -283,11 +293,12 @@ fn write(
         }
     }
     store.keep(&after.policy_hash, &objects(next)?)?;
-    current
-        .replace(folder, next)
-        .map_err(|error| unusable(folder, &error))?;
-    store.add(entry(wanted.what, &after.policy_hash))?;
-    Ok(())
+    let entry = entry(wanted.what, &after.policy_hash);
+    let memo = serde_json::to_string(&entry).map_err(Problem::new)?;
+    let change = current.replace(folder, next, &memo);
+    let change = change.map_err(|error| unusable(folder, &error))?;
+    store.add(entry)?;
+    change.finish().map_err(|error| unusable(folder, &error))
 }
 
 /// Who runs this, as the system knows them.

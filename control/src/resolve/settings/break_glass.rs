@@ -1,7 +1,7 @@
 //! `MeshConfig.spec.breakGlass`: who may sign grants, and which of them are taken back.
 
 use reeve_authz::break_glass::parse_public_key;
-use reeve_core::model::BreakGlass;
+use reeve_core::model::{BreakGlass, SignerKey};
 
 use crate::{
     Code, MeshSettings, kinds::MeshConfigSpec, resolve::values::Notes, source::path::Path,
@@ -20,6 +20,7 @@ pub(super) fn resolve(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshCon
     let mut trust = BreakGlass::default();
     for (what, count, most) in [
         ("publicKeys", spec.public_keys.len(), MAX_SIGNERS),
+        ("meshPublicKeys", spec.mesh_public_keys.len(), MAX_SIGNERS),
         ("revoked", spec.revoked.len(), MAX_REVOKED),
     ] {
         if count > most {
@@ -27,25 +28,28 @@ pub(super) fn resolve(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshCon
             notes.error(&path.key(what), Code::TooLarge, text);
         }
     }
-    for (at, text) in spec.public_keys.iter().enumerate() {
-        match parse_public_key(text) {
-            Ok(key) if trust.signers.contains(&key) => {
-                notes.error(
-                    &path.key("publicKeys").index(at),
-                    Code::Invalid,
-                    "this key is there twice",
-                );
-            }
-            Ok(key) => trust.signers.push(key),
-            Err(error) => {
-                notes.error(
-                    &path.key("publicKeys").index(at),
-                    Code::Invalid,
-                    error.to_string(),
-                );
-            }
-        }
-    }
+    trust.signers = signers("publicKeys", &spec.public_keys, notes);
+    trust.mesh_signers = signers("meshPublicKeys", &spec.mesh_public_keys, notes);
     trust.revoked.clone_from(&spec.revoked);
     settings.break_glass = trust;
+}
+
+fn signers(
+    member: &str,
+    texts: &[String],
+    notes: &mut Notes<'_, MeshConfigSpec>,
+) -> Vec<SignerKey> {
+    let path = Path::of(&["spec", "breakGlass"]).key(member);
+    let mut keys = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        match parse_public_key(text) {
+            Ok(key) if keys.contains(&key) => {
+                let text = "this key is there twice";
+                notes.error(&path.index(at), Code::Invalid, text);
+            }
+            Ok(key) => keys.push(key),
+            Err(error) => notes.error(&path.index(at), Code::Invalid, error.to_string()),
+        }
+    }
+    keys
 }

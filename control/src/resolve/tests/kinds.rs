@@ -478,6 +478,10 @@ fn break_glass() {
             ],
         ),
         (
+            "breakGlass: {meshPublicKeys: ['AA==']}",
+            &["6 spec.breakGlass.meshPublicKeys[0] invalid"],
+        ),
+        (
             "breakGlass: {keys: []}",
             &["6 spec.breakGlass.keys unknown-field"],
         ),
