@@ -28,6 +28,7 @@ mod jwt;
 mod mesh_outage;
 mod mtls;
 mod normalization;
+mod past;
 mod policy;
 mod policy_change;
 mod policy_guide;

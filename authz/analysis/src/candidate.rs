@@ -82,13 +82,17 @@ impl Candidate {
     }
 
     pub(crate) fn judge(&self, recorded: &Recorded) -> Judged {
+        self.judge_at(recorded, self.place(recorded))
+    }
+
+    /// The same, where these rules hold.
+    pub(crate) fn judge_at(&self, recorded: &Recorded, place: Place) -> Judged {
         let Recorded {
             request, decision, ..
         } = recorded;
         if !by_policy(decision.reason) || !can_be_asked(&request.resource) {
             return Judged::certain(Flip::NotByPolicy, decision.clone());
         }
-        let place = self.place(recorded);
         let foreseen = match place.state {
             ServiceState::Open => {
                 Foreseen::Certain(Decision::without_policy(Effect::Allow, Reason::ServiceOpen))

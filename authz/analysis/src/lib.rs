@@ -13,6 +13,7 @@
 //! Deliberately absent: everything that is not decided by policies (mTLS modes, tokens that did not verify, paths that
 //! cannot be normalised): it comes out as it did.
 
+mod again;
 mod candidate;
 #[cfg(test)]
 mod fixture;
@@ -24,6 +25,7 @@ mod suggest;
 mod wanted;
 mod whatif;
 
+pub use again::{Again, Difference, Sets, again};
 pub use candidate::{Candidate, Flip, Place, Places};
 pub use replay::{ReplayError, replay};
 pub use seen::Example;

@@ -2,7 +2,9 @@
 
 mod cosign;
 mod describe;
+mod export;
 mod inputs;
+mod past;
 mod prove;
 mod read;
 mod report;
@@ -37,6 +39,15 @@ enum AuditVerb {
     /// Review access: who reached what, denials by cause, what nobody used
     #[command(after_help = report::EXAMPLES)]
     Report(report::ReportArgs),
+    /// Decide recorded requests again, by the policies of their time
+    #[command(after_help = past::REPLAY_EXAMPLES)]
+    Replay(past::ReplayArgs),
+    /// Say who could reach a service at some time, by the policies of that time
+    #[command(after_help = past::WHO_COULD_EXAMPLES)]
+    WhoCould(past::WhoCouldArgs),
+    /// Write records for other tools: JSON lines, Parquet, OTLP logs
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::ExportArgs),
     /// Prove that nothing was altered or left out
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::VerifyArgs),
@@ -73,6 +84,9 @@ pub(crate) fn run(args: &AuditArgs) -> Verdict {
         AuditVerb::Query(args) => read::query(args),
         AuditVerb::Explain(args) => read::explain(args),
         AuditVerb::Report(args) => report::run(args),
+        AuditVerb::Replay(args) => past::replay(args),
+        AuditVerb::WhoCould(args) => past::who_could(args),
+        AuditVerb::Export(args) => export::run(args),
         AuditVerb::Verify(args) => verify::run(args),
         AuditVerb::Prove(args) => prove::prove(args),
         AuditVerb::CheckProof(args) => prove::check(args),
