@@ -16,6 +16,7 @@ fn decided(path: &str) -> reeve_audit::DecisionRecord {
         direction: record.direction,
         looked_for: record.looked_for.clone(),
         transformations: vec![],
+        redacted: record.redacted.clone(),
     };
     let mut record = record(asked("GET", path), Reason::NoPermit);
     let place = Place {
