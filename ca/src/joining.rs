@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, stream};
 use reeve_core::{Clock, SpiffeId, SystemClock};
 use reeve_svid::CredentialsWatch;
 use tokio::net::{TcpListener, UnixListener};
@@ -10,8 +11,8 @@ use tonic::transport::Server;
 
 use crate::{
     Agent, AgentHandle, AgentOptions, AttestError, Attestor, CaOptions, CertificateAuthority,
-    GrpcIssuer, IssuerChannel, IssuerService, JoinTokens, LocalIssuer, LogEvents, MeshAddress,
-    Store, UnixPeer, tls_incoming, unix_incoming,
+    GrpcIssuer, Holding, IssuerChannel, IssuerClient, IssuerService, JoinTokens, LocalIssuer,
+    LogEvents, MeshAddress, Report, Store, UnixPeer, tls_incoming, unix_incoming,
 };
 
 const CONTROL: &str = "spiffe://mesh.local/ns/reeve-system/sa/control";
@@ -223,4 +224,40 @@ async fn a_local_agent_is_known_by_its_process() {
     let (watch, handle) = mesh.agent(IssuerChannel::unix(mesh.socket.clone()), None);
     rotations(&handle, 1).await;
     assert_eq!(watch.borrow().as_ref().unwrap().svid.id().as_str(), AGENT);
+}
+
+/// Its stream ends at both ends, and with it the connection.
+#[tokio::test]
+async fn a_member_that_stops_listening_is_away() {
+    let mesh = mesh().await;
+    let channel = IssuerChannel::unix(mesh.socket.clone());
+    let issuer = GrpcIssuer::new(channel, "mesh.local".parse().unwrap());
+    let report = Report {
+        id: AGENT.parse().unwrap(),
+        instance: "away-0".parse().unwrap(),
+        holding: Holding {
+            not_after: mesh.clock.now().plus(Duration::from_secs(3600)),
+            ..Holding::default()
+        },
+        leaving: false,
+    };
+    let reports = stream::once(async { report }).chain(stream::pending());
+    let mut told = issuer.follow(None, reports.boxed()).await.unwrap();
+    assert!(told.next().await.unwrap().is_ok());
+    let follows = || {
+        let members = mesh.ca.members();
+        let away = members
+            .iter()
+            .find(|m| m.name.instance.as_str() == "away-0");
+        away.expect("it is a member").connected
+    };
+    assert!(follows());
+    drop(told);
+    let ended = async {
+        while follows() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let within = tokio::time::timeout(Duration::from_secs(20), ended);
+    within.await.expect("its stream ends");
 }

@@ -12,6 +12,7 @@ use futures_util::{Stream, StreamExt};
 use reeve_core::{SpiffeId, TrustDomain};
 use reeve_svid::{Credentials, TrustBundle};
 use rustls_pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
 
 use super::{AgentError, IssuerChannel};
 use crate::{
@@ -154,13 +155,18 @@ impl IssuerClient for GrpcIssuer {
         held: Option<Arc<Credentials>>,
         reports: ReportStream,
     ) -> Result<TrustStream, AgentError> {
+        // A stream whose request goes on is open still when its answer is dropped: the reports end with the answer.
+        let over = CancellationToken::new();
+        let reports = reports.take_until(over.clone().cancelled_owned());
+        let over = over.drop_guard();
         let mut client = self.client(held).await?;
-        let told = client.follow(Holdings(reports)).await;
+        let told = client.follow(Holdings(Box::pin(reports))).await;
         let told = told.map_err(refused)?.into_inner();
         let trust_domain = self.trust_domain.clone();
-        Ok(Box::pin(
-            told.map(move |trust| read_trust(trust, &trust_domain)),
-        ))
+        Ok(Box::pin(told.map(move |trust| {
+            let _ends_with = &over;
+            read_trust(trust, &trust_domain)
+        })))
     }
 }
 
