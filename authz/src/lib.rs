@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - Closed by default: no permit, no policy set, or a `forbid` that fails to evaluate is a denial with its reason.
-//! - A policy enters an engine only when it passes strict validation against the built-in [`schema`].
+//! - A policy enters an engine only when it passes strict validation against the built-in [`schema()`].
 //! - A namespaced policy is never even evaluated for another namespace's resources.
 //! - Decisions never depend on the order of policies, and nothing a peer sends can panic or outgrow a named bound.
 //!

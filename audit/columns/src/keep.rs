@@ -1,7 +1,7 @@
 //! Keeping segments beside a log that grows.
 //!
 //! A segment is written under another name, recorded in the trail with its hash, and gets its own name when that record is
-//! in the log; so are records that [expire](expire). After a crash what is unfinished is thrown away, and what only lacks its name is recorded again.
+//! in the log; so are records that `expire`. After a crash what is unfinished is thrown away, and what only lacks its name is recorded again.
 
 mod expire;
 
