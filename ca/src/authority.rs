@@ -28,7 +28,7 @@ mod rotation;
 mod slots;
 mod template;
 
-pub use rotation::{Rotation, RotationCause, RotationStep, Waiting};
+pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
 
 use journal::{Journal, Loaded};
 use published::Published;
@@ -159,7 +159,7 @@ pub struct AuthorityStatus {
     /// How many roots the bundle holds.
     pub roots: usize,
     /// The rotation of the root under way, and what its present step waits for.
-    pub rotation: Option<(Rotation, Waiting)>,
+    pub rotation: Option<RotationStatus>,
     /// Counts the times that everybody was told to renew.
     pub renewal: u64,
     /// End of the root that signs.
@@ -362,8 +362,8 @@ impl CertificateAuthority {
                 .root(Slot::Active)
                 .is_some_and(|r| r.is_due(now))
         };
-        match state.slots.waiting(&self.options, &self.members, now) {
-            Some(waiting) if waiting.is_over() => {
+        match state.slots.under_way(&self.options, &self.members, now) {
+            Some(step) if step.waiting.is_over() => {
                 self.change(state, now, |slots, options| slots.next_step(options, now))?;
                 tell(state, events, None, Waiting::default());
             }
@@ -384,31 +384,28 @@ impl CertificateAuthority {
         let state = &mut *self.lock();
         let now = self.clock.now();
         self.ensure(state)?;
-        let under_way = state.slots.rotation.as_ref().map(|r| r.step);
-        let waiting = state.slots.waiting(&self.options, &self.members, now);
-        match (what, under_way) {
-            (Rotate::Root, Some(step)) => return Err(RotateError::UnderWay(step)),
+        let under_way = state.slots.under_way(&self.options, &self.members, now);
+        match (what, &under_way) {
+            (Rotate::Root, Some(now)) => return Err(RotateError::UnderWay(now.rotation.step)),
             (Rotate::Force, None) => return Err(RotateError::NotUnderWay),
             _ => {}
         }
-        let waiting = match what {
-            Rotate::Force => waiting,
-            Rotate::Workloads | Rotate::Intermediate | Rotate::Root | Rotate::Emergency => None,
-        };
+        let forced = under_way.filter(|_| what == Rotate::Force);
+        let not_waited_for = forced.map(|now| now.waiting).unwrap_or_default();
         self.change(state, now, |slots, options| match what {
             Rotate::Workloads => {
-                slots.renewal = slots.renewal.saturating_add(1);
+                slots.order_renewal();
                 Ok(())
             }
             Rotate::Intermediate => {
-                slots.renewal = slots.renewal.saturating_add(1);
+                slots.order_renewal();
                 slots.renew_intermediate(options, now)
             }
             Rotate::Root => slots.begin_rotation(options, now, RotationCause::Operator),
             Rotate::Force => slots.next_step(options, now),
             Rotate::Emergency => slots.replace_compromised(options, now),
         })?;
-        tell(state, events, Some(what), waiting.unwrap_or_default());
+        tell(state, events, Some(what), not_waited_for);
         Ok(())
     }
 
@@ -430,15 +427,13 @@ impl CertificateAuthority {
     /// What an operator may know.
     pub fn status(&self) -> AuthorityStatus {
         let state = self.lock();
-        let waiting = state
-            .slots
-            .waiting(&self.options, &self.members, self.clock.now());
+        let now = self.clock.now();
         let end = |a: Option<&slots::Authority>| a.map(|a| a.not_after).unwrap_or_default();
         AuthorityStatus {
             trust_domain: self.options.trust_domain.clone(),
             bundle_sequence: state.slots.sequence,
             roots: state.slots.roots.len(),
-            rotation: state.slots.rotation.clone().zip(waiting),
+            rotation: state.slots.under_way(&self.options, &self.members, now),
             renewal: state.slots.renewal,
             root_not_after: end(state.slots.root(Slot::Active)),
             intermediate_not_after: end(state.slots.intermediate.as_ref()),

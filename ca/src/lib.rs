@@ -34,7 +34,7 @@ pub use agent::{
 pub use attest::{AttestError, Attestor, PeerAttestor, UnixPeer};
 pub use authority::{
     Attested, AuthorityStatus, CaError, CaOptions, CertificateAuthority, IssueError, IssuedSvid,
-    Rotate, RotateError, Rotation, RotationCause, RotationStep, Store, Waiting,
+    Rotate, RotateError, Rotation, RotationCause, RotationStatus, RotationStep, Store, Waiting,
 };
 pub use csr::CsrError;
 pub use events::{

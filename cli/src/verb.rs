@@ -15,6 +15,7 @@ pub(crate) mod intercept;
 pub(crate) mod jwt;
 pub(crate) mod logs;
 pub(crate) mod mesh_api;
+pub(crate) mod operator;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod proxy_config;

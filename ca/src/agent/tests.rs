@@ -326,7 +326,7 @@ async fn the_authority_hears_what_new_connections_use_and_not_what_the_agent_hol
     watch.changed().await.unwrap();
     let step = || {
         issuer.ca.maintain(&LogEvents).unwrap();
-        issuer.ca.status().rotation.map(|(now, _)| now.step)
+        issuer.ca.status().rotation.map(|now| now.rotation.step)
     };
     sleep(Duration::from_secs(1)).await;
     assert_eq!(

@@ -85,6 +85,16 @@ pub struct Waiting {
     pub until: Option<UnixTime>,
 }
 
+/// A rotation under way, and what its present step waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotationStatus {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub rotation: Rotation,
+    /// For whom and until when.
+    pub waiting: Waiting,
+}
+
 impl Waiting {
     /// Whether there is nothing to wait for.
     pub fn is_over(&self) -> bool {
@@ -117,7 +127,7 @@ impl Slots {
         self.add_root(options, now, Slot::Active)?;
         self.sequence = self.sequence.saturating_add(1);
         self.renew_intermediate(options, now)?;
-        self.renewal = self.renewal.saturating_add(1);
+        self.order_renewal();
         self.enter(RotationStep::Retire, now, RotationCause::Emergency);
         Ok(())
     }
@@ -132,7 +142,7 @@ impl Slots {
                 // It may sign already, if the old one ended meanwhile.
                 self.activate_prepared();
                 self.renew_intermediate(options, now)?;
-                self.renewal = self.renewal.saturating_add(1);
+                self.order_renewal();
                 self.enter(RotationStep::Renew, now, cause);
             }
             RotationStep::Renew => {
@@ -145,6 +155,11 @@ impl Slots {
         Ok(())
     }
 
+    /// Has everybody renew.
+    pub(super) fn order_renewal(&mut self) {
+        self.renewal = self.renewal.saturating_add(1);
+    }
+
     fn enter(&mut self, step: RotationStep, now: UnixTime, cause: RotationCause) {
         let began_at = self.rotation.as_ref().map_or(now, |r| r.began_at);
         self.rotation = Some(Rotation {
@@ -155,14 +170,14 @@ impl Slots {
         });
     }
 
-    /// What the present step waits for; nothing without a rotation.
-    pub(super) fn waiting(
+    /// How the rotation stands, if one is under way.
+    pub(super) fn under_way(
         &self,
         options: &CaOptions,
         members: &Members,
         now: UnixTime,
-    ) -> Option<Waiting> {
-        let rotation = self.rotation.as_ref()?;
+    ) -> Option<RotationStatus> {
+        let rotation = self.rotation.clone()?;
         let want = match (rotation.step, rotation.cause) {
             (RotationStep::Renew, _) | (RotationStep::Retire, RotationCause::Emergency) => {
                 Want::Renewal(self.renewal)
@@ -181,11 +196,12 @@ impl Slots {
             RotationStep::Spread | RotationStep::Retire => now,
         };
         let until = stated.max(in_use).max(members.settled_at());
-        Some(Waiting {
+        let waiting = Waiting {
             members: lagging.named,
             count: lagging.count,
             until: (until > now).then_some(until),
-        })
+        };
+        Some(RotationStatus { rotation, waiting })
     }
 }
 

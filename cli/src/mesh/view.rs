@@ -6,9 +6,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use http::Extensions;
 use reeve_ads::CircuitHub;
 use reeve_audit::{AuditLog, EventKind, EventRecord};
-use reeve_ca::{
-    Caller, CertificateAuthority, JoinTokens, RotateError, Rotation, UnixPeer, Waiting,
-};
+use reeve_ca::{Caller, CertificateAuthority, JoinTokens, RotateError, UnixPeer};
 use reeve_console::{
     AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, Graph, JobDone,
     MeshFacts, MeshView, RotateRequest, Status, TokenRefused, TokenRequest,
@@ -117,7 +115,7 @@ impl MeshView for View {
                 authorities: ca.roots,
                 bundle_sequence: ca.bundle_sequence,
                 renewal: ca.renewal,
-                rotation: ca.rotation.as_ref().and_then(rotation),
+                rotation: ca.rotation.and_then(|now| serde_json::to_value(now).ok()),
                 root_not_after: ca.root_not_after,
                 intermediate_not_after: ca.intermediate_not_after,
                 issued,
@@ -287,14 +285,6 @@ impl AdminView for View {
             bundle: self.ca.bundle().borrow().to_pem(),
         })
     }
-}
-
-/// A rotation with what it waits for, as one object.
-fn rotation((rotation, waiting): &(Rotation, Waiting)) -> Option<Value> {
-    let mut all = serde_json::to_value(rotation).ok()?;
-    let waiting = serde_json::to_value(waiting).ok()?;
-    all.as_object_mut()?.insert("waiting".to_owned(), waiting);
-    Some(all)
 }
 
 fn values(list: &[impl Serialize]) -> Vec<Value> {

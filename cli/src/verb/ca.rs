@@ -4,18 +4,16 @@ mod rotate;
 
 use std::{fs, time::Duration};
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use reeve_console::{CreatedToken, TokenRequest};
 use reeve_core::{SpiffeId, UnixTime};
 
 use crate::{
-    http::{self, Target},
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
     state::StateArgs,
     supervisor::logfile::timestamp,
-    verb::{block_on, duration, mesh_api::MeshApi},
+    verb::{block_on, duration, mesh_api::MeshApi, operator},
 };
 
 const STATUS_EXAMPLES: &str = "\
@@ -160,27 +158,16 @@ fn bundle(args: &LookArgs) -> Verdict {
 }
 
 async fn create(args: &CreateArgs) -> Verdict {
-    let socket = args.state.existing()?.mesh_socket();
     let request = TokenRequest {
         identity: args.identity.clone(),
         ttl_seconds: args.ttl.as_secs(),
     };
-    let body = serde_json::to_vec(&request)
-        .map_err(|error| Problem::because("the request could not be encoded", &error))?;
-    let target = Target::Unix(socket.clone());
-    let reply = http::post(&target, "/admin/join-tokens", Bytes::from(body), PATIENCE).await;
-    let reply = reply.map_err(|error| {
-        Problem::because("the mesh process cannot be reached", &error)
-            .at(socket.display())
-            .fix("is the mesh running? see `reeve status`")
-    })?;
-    if !reply.status.is_success() {
-        let text = String::from_utf8_lossy(&reply.body);
-        return Err(
-            Problem::new(format!("there is no token: {}", text.trim())).at(socket.display())
-        );
-    }
-    let created: CreatedToken = serde_json::from_slice(&reply.body).map_err(|error| {
+    let state = args.state.existing()?;
+    let body = operator::post(&state, "/admin/join-tokens", &request, PATIENCE, |why| {
+        Problem::new(format!("there is no token: {why}"))
+    })
+    .await?;
+    let created: CreatedToken = serde_json::from_slice(&body).map_err(|error| {
         Problem::because("the mesh process answered something unexpected", &error)
     })?;
     match args.output.output {

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
+use reeve_console::ChaosRequest;
 use reeve_control::{Chaos, FaultState};
 
 use crate::{
-    http::{self, Target},
     output::{self, Format, OutputArgs, plain_table},
     problem::{Answer, Problem, Verdict},
     state::StateArgs,
     supervisor::logfile::timestamp,
-    verb::{block_on, mesh_api::MeshApi},
+    verb::{block_on, mesh_api::MeshApi, operator},
 };
 
 const EXAMPLES: &str = "\
@@ -121,20 +120,12 @@ fn describe(chaos: &Chaos) -> String {
 }
 
 async fn switch(args: &SwitchArgs, off: bool) -> Verdict {
-    let socket = args.state.existing()?.mesh_socket();
-    let body = serde_json::json!({"off": off}).to_string();
-    let target = Target::Unix(socket.clone());
-    let reply = http::post(&target, "/admin/chaos", Bytes::from(body), PATIENCE).await;
-    let reply = reply.map_err(|error| {
-        Problem::because("the mesh process cannot be reached", &error)
-            .at(socket.display())
-            .fix("is the mesh running? see `reeve status`")
-    })?;
-    if !reply.status.is_success() {
-        let text = String::from_utf8_lossy(&reply.body);
-        let said = format!("faults are as they were: {}", text.trim());
-        return Err(Problem::new(said).at(socket.display()));
-    }
+    let request = ChaosRequest { off };
+    let state = args.state.existing()?;
+    operator::post(&state, "/admin/chaos", &request, PATIENCE, |why| {
+        Problem::new(format!("faults are as they were: {why}"))
+    })
+    .await?;
     output::line(match off {
         true => "all faults are off; `reeve chaos on` lets them in again",
         false => "faults happen as configured",

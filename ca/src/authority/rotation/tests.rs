@@ -109,11 +109,11 @@ impl World {
 
     fn step(&self) -> Option<RotationStep> {
         let rotation = self.ca.status().rotation;
-        rotation.map(|(rotation, _)| rotation.step)
+        rotation.map(|now| now.rotation.step)
     }
 
     fn waiting(&self) -> Waiting {
-        self.ca.status().rotation.unwrap().1
+        self.ca.status().rotation.unwrap().waiting
     }
 
     fn restart(&mut self) {

@@ -5,21 +5,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use reeve_ca::{MemberStatus, Rotation, Waiting};
+use reeve_ca::{MemberStatus, RotationStatus, Waiting};
 use reeve_console::RotateRequest;
 use reeve_core::{Clock, SystemClock};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    http::{self, Target},
     output::{self, Format, OutputArgs, plain_table},
     problem::{Answer, Problem, Verdict},
     state::StateArgs,
     supervisor::logfile::timestamp,
-    verb::{duration, mesh_api::MeshApi},
+    verb::{duration, mesh_api::MeshApi, operator},
 };
 
 pub(super) const ROTATE_EXAMPLES: &str = "\
@@ -94,14 +91,6 @@ pub(super) struct MembersArgs {
     output: OutputArgs,
 }
 
-/// The rotation as `/status` has it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct UnderWay {
-    #[serde(flatten)]
-    rotation: Rotation,
-    waiting: Waiting,
-}
-
 pub(super) async fn rotate(args: &RotateArgs) -> Verdict {
     let what = word(args)?;
     let state = args.state.existing()?;
@@ -109,24 +98,13 @@ pub(super) async fn rotate(args: &RotateArgs) -> Verdict {
     if let Some(warning) = warning(what, under_way(&api).await?.as_ref()) {
         confirm(args.yes, &warning)?;
     }
-    let socket = state.mesh_socket();
     let request = RotateRequest {
         what: what.to_owned(),
     };
-    let body = serde_json::to_vec(&request)
-        .map_err(|error| Problem::because("the request could not be encoded", &error))?;
-    let target = Target::Unix(socket.clone());
-    let reply = http::post(&target, "/admin/rotate", Bytes::from(body), PATIENCE).await;
-    let reply = reply.map_err(|error| {
-        Problem::because("the mesh process cannot be reached", &error)
-            .at(socket.display())
-            .fix("is the mesh running? see `reeve status`")
-    })?;
-    if !reply.status.is_success() {
-        let text = String::from_utf8_lossy(&reply.body);
-        let problem = Problem::new(format!("nothing is rotated: {}", text.trim()));
-        return Err(problem.fix("see `reeve ca status`"));
-    }
+    operator::post(&state, "/admin/rotate", &request, PATIENCE, |why| {
+        Problem::new(format!("nothing is rotated: {why}")).fix("see `reeve ca status`")
+    })
+    .await?;
     match args.wait {
         true => follow(args, &api).await,
         false => shown(args, &api).await,
@@ -148,7 +126,7 @@ fn word(args: &RotateArgs) -> Result<&'static str, Problem> {
 }
 
 /// What would break, if anything.
-fn warning(what: &str, under_way: Option<&UnderWay>) -> Option<String> {
+fn warning(what: &str, under_way: Option<&RotationStatus>) -> Option<String> {
     match (what, under_way) {
         ("force", Some(now)) if !now.waiting.is_over() => Some(format!(
             "step {} ends though it waits for {}. Their connections fail until they have followed.",
@@ -181,7 +159,7 @@ fn confirm(yes: bool, warning: &str) -> Result<(), Problem> {
     }
 }
 
-async fn under_way(api: &MeshApi) -> Result<Option<UnderWay>, Problem> {
+async fn under_way(api: &MeshApi) -> Result<Option<RotationStatus>, Problem> {
     let ca = api.status().await?.ca;
     let rotation = ca.get("rotation").cloned().unwrap_or_default();
     serde_json::from_value(rotation)
@@ -280,7 +258,7 @@ fn away(member: &MemberStatus) -> &'static str {
 /// How the root's rotation stands, in a line.
 pub(super) fn in_words(ca: &Value) -> String {
     let rotation = ca.get("rotation").cloned().unwrap_or_default();
-    let Ok(Some(now)) = serde_json::from_value::<Option<UnderWay>>(rotation) else {
+    let Ok(Some(now)) = serde_json::from_value::<Option<RotationStatus>>(rotation) else {
         let sequence = ca.get("bundle_sequence").and_then(Value::as_u64);
         return format!(
             "no root is being rotated; the bundle is number {}",
