@@ -42,7 +42,7 @@ use tables::{CallerClass, Callers};
 use crate::{
     LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{Instance, Instances},
-    mesh::{HttpRoute, Jwks, KeyPlace, RequestAuthentication, RouteTo, To, ViewKey},
+    mesh::{HttpRoute, Jwks, KeyPlace, NO_PORT, RequestAuthentication, RouteTo, To, ViewKey},
 };
 
 /// Keys of token issuers by their URL, as last fetched.
@@ -231,7 +231,7 @@ impl<'a> Index<'a> {
             // Of the whole mesh: a service that the workload cannot see may be its own.
             transformations: self.whole.transformations_of(workload),
             global_rate_limits: self.global_rate_limits(&selecting),
-            path_normalization: paths::mode(self.mesh, workload, paths::NO_PORT),
+            path_normalization: paths::mode(self.mesh, workload, NO_PORT),
             external_authorizations: external::of(self.mesh, workload, &selecting),
             jwt_rules: jwt_rules(self.mesh, keys, |r| r.covers(workload)),
             tracing: self.mesh.settings.tracing.clone(),

@@ -28,7 +28,8 @@ pub(crate) use routing::{
 pub(crate) use scope::{EgressHost, IngressListener, SidecarScope, ViewKey};
 pub use security::KeyPlace;
 pub(crate) use security::{
-    Jwks, KeySource, PathRule, PeerAuthentication, RequestAuthentication, RequestRule, Scope,
+    Jwks, KeySource, ModeRule, NO_PORT, PathRule, PeerAuthentication, RequestAuthentication,
+    RequestRule, Scope,
 };
 pub(crate) use service::is_subset;
 pub use service::{

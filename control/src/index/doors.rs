@@ -11,10 +11,8 @@ use super::{app_port, paths};
 use crate::{
     AuthorizationSettings, LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{INBOUND_CAPTURE_PORT, Instance, Instances, OUTBOUND_CAPTURE_PORT},
+    mesh::{ModeRule, NO_PORT},
 };
-
-/// No rule is about this port.
-const NO_PORT: u16 = 0;
 
 /// A listener for each port that the workload declares or that a service sends to.
 pub(super) fn inbound(
@@ -94,21 +92,10 @@ pub(super) fn capture(
     })
 }
 
-/// `PeerAuthentication` for one port: the workload's (port, then as a whole), the namespace's, the mesh's, the
-/// `MeshConfig`'s. `UNSET` asks the next.
+/// `PeerAuthentication` for one port, else the `MeshConfig`'s.
 pub(crate) fn mtls_mode(mesh: &Mesh, workload: &LocalWorkload, port: u16) -> MtlsMode {
-    let mut covering: Vec<_> = mesh
-        .peer_authentications
-        .iter()
-        .filter(|p| p.scope.covers(workload))
-        .collect();
-    covering.sort_by_key(|p| std::cmp::Reverse(p.scope.rank()));
-    let by_port = covering
-        .iter()
-        .find_map(|p| p.ports.get(&port).copied().flatten());
-    by_port
-        .or_else(|| covering.iter().find_map(|p| p.mode))
-        .unwrap_or(mesh.settings.mtls)
+    let said = ModeRule::mode_at(&mesh.peer_authentications, workload, port);
+    said.unwrap_or(mesh.settings.mtls)
 }
 
 /// The state of a port: that of its services (the strictest of several), else its namespace's, else the mesh's.

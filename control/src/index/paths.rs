@@ -6,28 +6,20 @@ use reeve_core::{ServiceName, model::PathNormalization};
 
 use crate::{
     LocalWorkload, Mesh, Service,
-    mesh::{PathRule, TargetedPort},
+    mesh::{ModeRule, NO_PORT, TargetedPort},
 };
 
-/// No rule is about this port.
-pub(super) const NO_PORT: u16 = 0;
-
-/// `PathNormalization` for one port, in the order of `PeerAuthentication`: the workload's (port, then as a whole), the
-/// namespace's, the mesh's, the `MeshConfig`'s. `UNSET` asks the next.
+/// `PathNormalization` for one port, else the `MeshConfig`'s.
 pub(super) fn mode(mesh: &Mesh, workload: &LocalWorkload, port: u16) -> PathNormalization {
-    let covering = covering(mesh, workload);
-    let by_port = covering
-        .iter()
-        .find_map(|rule| rule.ports.get(&port).copied().flatten());
-    by_port
-        .or_else(|| covering.iter().find_map(|rule| rule.mode))
-        .unwrap_or(mesh.settings.path_normalization)
+    let said = ModeRule::mode_at(&mesh.path_normalizations, workload, port);
+    said.unwrap_or(mesh.settings.path_normalization)
 }
 
 /// The ports that rules name.
 pub(super) fn by_port(mesh: &Mesh, workload: &LocalWorkload) -> BTreeMap<u16, PathNormalization> {
-    let covering = covering(mesh, workload);
-    let ports = covering.iter().flat_map(|rule| rule.ports.keys());
+    let rules = mesh.path_normalizations.iter();
+    let covering = rules.filter(|rule| rule.scope.covers(workload));
+    let ports = covering.flat_map(|rule| rule.ports.keys());
     ports
         .map(|port| (*port, mode(mesh, workload, *port)))
         .collect()
@@ -60,12 +52,4 @@ pub(super) fn of_service(
     let mut modes = behind.map(|w| mode(mesh, w, port.on(w).unwrap_or(NO_PORT)));
     let first = modes.next()?;
     modes.all(|mode| mode == first).then_some(first)
-}
-
-/// The narrowest first.
-fn covering<'m>(mesh: &'m Mesh, workload: &LocalWorkload) -> Vec<&'m PathRule> {
-    let rules = mesh.path_normalizations.iter();
-    let mut covering: Vec<_> = rules.filter(|rule| rule.scope.covers(workload)).collect();
-    covering.sort_by_key(|rule| std::cmp::Reverse(rule.scope.rank()));
-    covering
 }

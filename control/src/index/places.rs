@@ -11,8 +11,11 @@ use reeve_core::{
     model::{JwtRule, PathNormalization, PolicySlice, ServiceState},
 };
 
-use super::{FetchedKeys, doors, jwt_rules, paths, paths::NO_PORT};
-use crate::{LocalWorkload, Mesh, Service, mesh::RequestAuthentication};
+use super::{FetchedKeys, doors, jwt_rules, paths};
+use crate::{
+    LocalWorkload, Mesh, Service,
+    mesh::{NO_PORT, RequestAuthentication},
+};
 
 /// What a request may be for, and the rules there.
 #[derive(Clone, Debug, PartialEq, Eq)]

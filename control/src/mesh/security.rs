@@ -45,20 +45,32 @@ impl Scope {
     }
 }
 
-/// A `PeerAuthentication`; `None` = inherit (`UNSET`).
+/// No [`ModeRule`] is about this port.
+pub(crate) const NO_PORT: u16 = 0;
+
+/// A mode of workloads as a whole, and of their ports; `None` = inherit (`UNSET`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PeerAuthentication {
+pub(crate) struct ModeRule<M> {
     pub(crate) scope: Scope,
-    pub(crate) mode: Option<MtlsMode>,
-    pub(crate) ports: BTreeMap<u16, Option<MtlsMode>>,
+    pub(crate) mode: Option<M>,
+    pub(crate) ports: BTreeMap<u16, Option<M>>,
 }
 
-/// A `PathNormalization`; `None` = inherit (`UNSET`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PathRule {
-    pub(crate) scope: Scope,
-    pub(crate) mode: Option<PathNormalization>,
-    pub(crate) ports: BTreeMap<u16, Option<PathNormalization>>,
+pub(crate) type PeerAuthentication = ModeRule<MtlsMode>;
+pub(crate) type PathRule = ModeRule<PathNormalization>;
+
+impl<M: Copy> ModeRule<M> {
+    /// What `rules` say of one port: the workload's (port, then as a whole), the namespace's, the mesh's. `UNSET` asks the
+    /// next.
+    pub(crate) fn mode_at(rules: &[Self], workload: &LocalWorkload, port: u16) -> Option<M> {
+        let covering = rules.iter().filter(|rule| rule.scope.covers(workload));
+        let mut covering: Vec<_> = covering.collect();
+        covering.sort_by_key(|rule| std::cmp::Reverse(rule.scope.rank()));
+        let by_port = covering
+            .iter()
+            .find_map(|rule| rule.ports.get(&port).copied().flatten());
+        by_port.or_else(|| covering.iter().find_map(|rule| rule.mode))
+    }
 }
 
 /// A `RequestAuthentication`.

@@ -1,17 +1,15 @@
 //! How paths are normalised: `MeshConfig.spec.pathNormalization`, and `PathNormalization` by workload and port.
 
-use std::collections::BTreeMap;
-
 use reeve_core::{Namespace, model::PathNormalization};
 
 use super::{
-    security::{Claims, scope},
+    security::{Claims, by_port, scope},
     values::Notes,
 };
 use crate::{
     Code, Fault, LocalWorkload,
     kinds::{MeshConfigSpec, Object, PathRuleSpec},
-    mesh::{PathRule, Scope},
+    mesh::PathRule,
     source::path::Path,
 };
 
@@ -65,38 +63,19 @@ pub(super) fn rules(
             notes.error(&Path::of(&["spec"]), Code::Missing, text);
         }
         let mode = mode(&mut notes, &Path::of(&["spec", "normalization"]), said);
-        let ports = ports(&mut notes, &scope);
+        let path = Path::of(&["spec", "portLevel"]);
+        let specs = (&path, &object.spec.port_level);
+        let ports = by_port(&mut notes, specs, &scope, |notes, path, spec| {
+            let said = spec.normalization.as_deref();
+            if said.is_none() {
+                notes.error(path, Code::Missing, "there is no normalization");
+            }
+            self::mode(notes, &path.key("normalization"), said)
+        });
         claims.claim(&mut notes, &scope, workloads);
         resolved.push(PathRule { scope, mode, ports });
     }
     resolved
-}
-
-fn ports(
-    notes: &mut Notes<'_, PathRuleSpec>,
-    scope: &Scope,
-) -> BTreeMap<u16, Option<PathNormalization>> {
-    let path = Path::of(&["spec", "portLevel"]);
-    let specs = &notes.object.spec.port_level;
-    if !specs.is_empty() && scope.selector.is_empty() {
-        let hint = "add spec.selector.matchLabels";
-        notes.hint(&path, Code::Invalid, "modes by port need a selector", hint);
-    }
-    let mut ports = BTreeMap::new();
-    for (key, spec) in specs {
-        let path = path.key(key);
-        match key.parse() {
-            Ok(0) | Err(_) => notes.error(&path, Code::Invalid, format!("{key:?} is not a port")),
-            Ok(port) => {
-                let said = spec.normalization.as_deref();
-                if said.is_none() {
-                    notes.error(&path, Code::Missing, "there is no normalization");
-                }
-                ports.insert(port, mode(notes, &path.key("normalization"), said));
-            }
-        }
-    }
-    ports
 }
 
 /// `None` = `UNSET`.

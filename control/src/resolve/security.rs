@@ -25,7 +25,11 @@ pub(super) fn peers(
         let scope = scope(&object.namespace, root, object.spec.selector.as_ref());
         let mode = object.spec.mtls.as_ref().and_then(|m| m.mode.as_deref());
         let mode = notes.mtls_mode(&Path::of(&["spec", "mtls", "mode"]), mode);
-        let ports = ports(&mut notes, &scope);
+        let path = Path::of(&["spec", "portLevelMtls"]);
+        let specs = (&path, &object.spec.port_level_mtls);
+        let ports = by_port(&mut notes, specs, &scope, |notes, path, spec| {
+            notes.mtls_mode(&path.key("mode"), spec.mode.as_deref())
+        });
         claims.claim(&mut notes, &scope, workloads);
         resolved.push(PeerAuthentication { scope, mode, ports });
     }
@@ -78,19 +82,16 @@ impl Claims {
     }
 }
 
-fn ports(
-    notes: &mut Notes<'_, PeerAuthenticationSpec>,
+/// Modes by port, as `specs` at `path` say them.
+pub(super) fn by_port<S, P, M>(
+    notes: &mut Notes<'_, S>,
+    (path, specs): (&Path, &BTreeMap<String, P>),
     scope: &Scope,
-) -> BTreeMap<u16, Option<reeve_core::model::MtlsMode>> {
-    let path = Path::of(&["spec", "portLevelMtls"]);
-    let specs = &notes.object.spec.port_level_mtls;
+    mode: impl Fn(&mut Notes<'_, S>, &Path, &P) -> Option<M>,
+) -> BTreeMap<u16, Option<M>> {
     if !specs.is_empty() && scope.selector.is_empty() {
-        notes.hint(
-            &path,
-            Code::Invalid,
-            "modes by port need a selector",
-            "add spec.selector.matchLabels",
-        );
+        let hint = "add spec.selector.matchLabels";
+        notes.hint(path, Code::Invalid, "modes by port need a selector", hint);
     }
     let mut ports = BTreeMap::new();
     for (key, spec) in specs {
@@ -98,8 +99,7 @@ fn ports(
         match key.parse() {
             Ok(0) | Err(_) => notes.error(&path, Code::Invalid, format!("{key:?} is not a port")),
             Ok(port) => {
-                let mode = notes.mtls_mode(&path.key("mode"), spec.mode.as_deref());
-                ports.insert(port, mode);
+                ports.insert(port, mode(notes, &path, spec));
             }
         }
     }
