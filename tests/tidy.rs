@@ -17,9 +17,10 @@ const MAX_LINES: usize = 800;
 /// Which of our packages each package may use (ARCHITECTURE.md, "The rooms").
 const FENCES: &[(&str, &[&str])] = &[
     ("reeve-core", &[]),
-    ("reeve-svid", &["reeve-core"]),
+    ("reeve-jwt", &["reeve-core"]),
+    ("reeve-svid", &["reeve-core", "reeve-jwt"]),
     ("reeve-ca", &["reeve-core", "reeve-svid"]),
-    ("reeve-authz", &["reeve-core"]),
+    ("reeve-authz", &["reeve-core", "reeve-jwt"]),
     ("reeve-symbolic", &["reeve-core", "reeve-authz"]),
     ("reeve-audit", &["reeve-core"]),
     ("reeve-columns", &["reeve-core", "reeve-audit"]),
@@ -82,7 +83,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("cedar-policy-core", "reeve-authz"),
     ("cedar-policy-formatter", "reeve-authz"),
     ("cedar-policy-symcc", "reeve-symbolic"),
-    ("jsonwebtoken", "reeve-authz"),
+    ("jsonwebtoken", "reeve-jwt"),
     ("kube", "reeve-control"),
     ("saphyr-parser", "reeve-control"),
     ("redis", "reeve-ratelimit"),

@@ -5,6 +5,7 @@
 //! once, `crit` is refused, a missing `iss` matches no rule, audiences and issuers compare byte for byte, a `typ` says
 //! that it is an access token or nothing, and only asymmetric algorithms of the key's own type count.
 
+mod check;
 mod claims;
 mod error;
 mod json;
@@ -13,27 +14,24 @@ mod memory;
 mod request;
 mod token;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use reeve_core::{UnixTime, decision::User, model::JwtRule};
-use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub use self::{
+    check::{CheckOptions, Checked, check_jwks, check_token},
+    error::{JwksError, TokenError},
+    keys::KeySet,
+    request::TokenLookup,
+};
 use self::{
     claims::{Claims, Validity},
-    keys::KeySet,
     request::Found,
     token::Token,
-};
-pub use self::{
-    error::{JwksError, TokenError},
-    request::TokenLookup,
 };
 
 /// Longest token.
@@ -257,85 +255,6 @@ impl Rule {
         let whole = whole.map(|header| (header.to_ascii_lowercase(), payload.to_owned()));
         set.chain(whole).collect()
     }
-}
-
-/// How `reeve jwt verify` looks at a token.
-#[derive(Clone, Debug, Default)]
-pub struct CheckOptions {
-    /// Required `iss`.
-    pub issuer: Option<String>,
-    /// Accepted `aud`; empty = any.
-    pub audiences: Vec<String>,
-    /// Bound on clock difference.
-    pub leeway: Duration,
-    /// Any JWS payload; claims are not looked at.
-    pub bare: bool,
-}
-
-/// A token that verified.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Checked {
-    /// `alg` of the signature.
-    pub algorithm: String,
-    /// `kid` of the token.
-    pub key_id: Option<String>,
-    /// The claims; `null` with `bare`.
-    pub claims: Value,
-}
-
-/// Checks a JWKS document; the number of usable keys, at least one.
-pub fn check_jwks(json: &str) -> Result<usize, JwksError> {
-    let keys = KeySet::parse(json)?;
-    if keys.is_empty() {
-        return Err(JwksError::NoUsableKey);
-    }
-    Ok(keys.len())
-}
-
-/// Verifies one token against a JWKS document or a single JWK (`reeve jwt verify`), with the data path's own code.
-pub fn check_token(
-    token: &str,
-    jwks_json: &str,
-    options: &CheckOptions,
-    now: UnixTime,
-) -> Result<Checked, TokenError> {
-    let keys = KeySet::parse(jwks_json).map_err(|_| TokenError::NoKeys)?;
-    let token = Token::parse(token)?;
-    let claims = if options.bare {
-        keys.verify(&token)?;
-        Value::Null
-    } else {
-        Value::Object(check_claims(&token, &keys, options, now)?)
-    };
-    Ok(Checked {
-        algorithm: token.algorithm.as_str().to_owned(),
-        key_id: token.key_id.clone(),
-        claims,
-    })
-}
-
-/// Signature and claims, in the order in which requests' tokens are looked at.
-fn check_claims(
-    token: &Token<'_>,
-    keys: &KeySet,
-    options: &CheckOptions,
-    now: UnixTime,
-) -> Result<Map<String, Value>, TokenError> {
-    let object = token.claims()?;
-    if let Some(wanted) = &options.issuer
-        && claims::issuer(&object)? != wanted
-    {
-        return Err(TokenError::UnknownIssuer);
-    }
-    token.check_type()?;
-    keys.verify(token)?;
-    let expected = claims::Expected {
-        issuer: options.issuer.as_deref(),
-        audiences: &options.audiences,
-        leeway: options.leeway,
-    };
-    Claims::check(&object, &expected, now)?.into_user(&[])?;
-    Ok(object)
 }
 
 #[cfg(test)]

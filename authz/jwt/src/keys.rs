@@ -28,7 +28,7 @@ const RSA_EXPONENT_BYTES: usize = 4;
 
 /// The usable keys of an issuer.
 #[derive(Debug, Default)]
-pub(super) struct KeySet {
+pub struct KeySet {
     keys: Vec<Key>,
 }
 
@@ -50,7 +50,7 @@ enum Material {
 
 impl KeySet {
     /// Reads a key set, or a single key. Keys of other types or uses are left out (RFC 7517 section 5).
-    pub(super) fn parse(document: &str) -> Result<Self, JwksError> {
+    pub fn parse(document: &str) -> Result<Self, JwksError> {
         if document.len() > MAX_JWKS_BYTES {
             return Err(JwksError::TooLarge {
                 max: MAX_JWKS_BYTES,
@@ -76,11 +76,13 @@ impl KeySet {
         })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether none is usable.
+    pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many are usable.
+    pub fn len(&self) -> usize {
         self.keys.len()
     }
 

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::jwt::tests::{KEY, claims, now, verifier, with};
+use crate::tests::{KEY, claims, now, verifier, with};
 
 fn remembered() -> usize {
     MEMORY.with_borrow(|memory| memory.tokens.len())
@@ -34,7 +34,7 @@ fn another_verifier_remembers_nothing() {
     accepted(&verifier(|_| {}), &good, &[0], now()).unwrap();
     let rotated = verifier(|rule| {
         rule.jwks = Some(reeve_core::model::JwksDocument {
-            json: crate::jwt::tests::RSA_KEY.jwks(),
+            json: crate::tests::RSA_KEY.jwks(),
             ..rule.jwks.clone().unwrap()
         });
     });
