@@ -1,10 +1,18 @@
-//! Prints what an append to the write-ahead log costs, per level and number of workers:
+//! Prints what an append to the write-ahead log costs, per level and number of workers, making the JSON included, and what
+//! of it is the system's:
 //! `cargo run --release -p reeve-audit --example append_speed -- FOLDER` (on the file system to be measured).
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
-use std::{error::Error, path::Path, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fs::File,
+    io::Write as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use reeve_audit::{DecisionRecord, Level, OutcomeRecord, Wal, WalOptions, WalWriter};
+use reeve_audit::{DecisionRecord, Level, OutcomeRecord, Record, Wal, WalOptions, WalWriter};
 use reeve_core::clock::SystemClock;
 
 #[path = "sample/decision.rs"]
@@ -14,15 +22,20 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 /// A measurement repeats this often and gives the median.
 const ROUNDS: usize = 5;
+/// What a frame adds to a record.
+const FRAME: usize = 40;
 
 fn main() -> Result<(), Failure> {
     let folder = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
     let system = rustix::fs::statfs(folder.as_str())?.f_type;
+    let record = sample::decision()?;
+    let length = length(&record)?;
     println!(
-        "{folder} is on a file system of type {system:#x} (ext4 0xef53, tmpfs 0x1021994, overlay 0x794c7630)"
+        "{folder} is on a file system of type {system:#x} (ext4 0xef53, tmpfs 0x1021994, overlay 0x794c7630); a decision has \
+         {length} bytes"
     );
     println!(
-        "{:>9} {:>7} {:>19} {:>19}   (ns of processor / of wall clock)",
+        "{:>16} {:>7} {:>23} {:>23}   (ns: of processor on average, of wall clock at p50 and p99)",
         "level", "workers", "decision", "decision + outcome"
     );
     for (level, count) in [
@@ -31,43 +44,53 @@ fn main() -> Result<(), Failure> {
         (Level::Disk, 100),
     ] {
         for workers in [1, 2] {
-            let alone = median(&folder, level, workers, count, false)?;
-            let pair = median(&folder, level, workers, count, true)?;
-            println!(
-                "{:>9} {workers:>7} {alone:>19} {pair:>19}",
-                format!("{level:?}").to_lowercase()
-            );
+            let alone = median(&folder, |dir| {
+                round(dir, level, workers, &record, (count, false))
+            })?;
+            let pair = median(&folder, |dir| {
+                round(dir, level, workers, &record, (count, true))
+            })?;
+            let level = format!("{level:?}").to_lowercase();
+            println!("{level:>16} {workers:>7} {alone:>23} {pair:>23}");
         }
     }
+    let bare = median(&folder, |dir| write_only(dir, length + FRAME))?;
+    println!("{:>16} {:>7} {bare:>23}", "write(2) alone", 1);
     Ok(())
 }
 
-fn median(
-    folder: &str,
-    level: Level,
-    workers: u16,
-    count: u32,
-    outcome: bool,
-) -> Result<String, Failure> {
+fn length(record: &DecisionRecord) -> Result<usize, Failure> {
+    let id = "reviews-v1-0/1/0/20000".parse()?;
+    let record = Record::new(id, record.clone().into(), &SystemClock);
+    Ok(record.to_canonical()?.len())
+}
+
+/// The median of each figure.
+fn median(folder: &str, round: impl Fn(&Path) -> Result<Cost, Failure>) -> Result<String, Failure> {
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let dir = tempfile::tempdir_in(folder)?;
-        rounds.push(round(dir.path(), level, workers, count, outcome)?);
+        rounds.push(round(dir.path())?);
     }
     let middle = |cost: fn(&Cost) -> Duration| {
         let mut times: Vec<_> = rounds.iter().map(cost).collect();
         times.sort_unstable();
-        times.get(ROUNDS / 2).copied().unwrap_or_default() / count
+        times.get(ROUNDS / 2).copied().unwrap_or_default()
     };
-    let (wall, processor) = (middle(|c| c.wall), middle(|c| c.processor));
-    Ok(format!("{} / {}", processor.as_nanos(), wall.as_nanos()))
+    Ok(format!(
+        "{} / {} / {}",
+        middle(|c| c.processor).as_nanos(),
+        middle(|c| c.p50).as_nanos(),
+        middle(|c| c.p99).as_nanos()
+    ))
 }
 
-/// What a worker took for its appends.
+/// What a worker took for one of its appends.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
-    wall: Duration,
     processor: Duration,
+    p50: Duration,
+    p99: Duration,
 }
 
 /// What the slowest worker took.
@@ -75,8 +98,8 @@ fn round(
     dir: &Path,
     level: Level,
     workers: u16,
-    count: u32,
-    outcome: bool,
+    record: &DecisionRecord,
+    work: (u32, bool),
 ) -> Result<Cost, Failure> {
     let options = WalOptions {
         level,
@@ -86,11 +109,10 @@ fn round(
     let writers: Vec<_> = (0..workers)
         .map(|w| wal.writer(w))
         .collect::<Result<_, _>>()?;
-    let record = sample::decision()?;
     std::thread::scope(|scope| {
         let running: Vec<_> = writers
             .iter()
-            .map(|writer| scope.spawn(|| work(writer, &record, count, outcome)))
+            .map(|writer| scope.spawn(|| append(writer, record, work)))
             .collect();
         let mut slowest = Cost::default();
         for worker in running {
@@ -100,14 +122,12 @@ fn round(
     })
 }
 
-fn work(
+fn append(
     writer: &WalWriter,
     record: &DecisionRecord,
-    count: u32,
-    outcome: bool,
+    (count, outcome): (u32, bool),
 ) -> Result<Cost, Failure> {
-    let (start, used) = (std::time::Instant::now(), processor_time()?);
-    for _ in 0..count {
+    measured(count, || {
         let decision = writer.append(record)?;
         if outcome {
             writer.defer(&OutcomeRecord {
@@ -122,10 +142,48 @@ fn work(
                 transformations: vec![],
             })?;
         }
+        Ok(())
+    })
+}
+
+/// What the system takes of it: the same bytes, added to a file with its blocks reserved.
+fn write_only(dir: &Path, length: usize) -> Result<Cost, Failure> {
+    let bytes = vec![b'x'; length];
+    let segment = WalOptions::default().segment_bytes;
+    let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+    let mut files = Vec::new();
+    for n in 0..6 {
+        let file = File::options()
+            .create_new(true)
+            .append(true)
+            .open(dir.join(n.to_string()))?;
+        rustix::fs::fallocate(&file, flags, 0, segment)?;
+        files.push(file);
     }
+    let each = usize::try_from(segment)? / length;
+    let mut done = 0;
+    measured(40_000, || {
+        let file = files.get_mut(done / each).ok_or("too few files")?;
+        done += 1;
+        Ok(file.write_all(&bytes)?)
+    })
+}
+
+fn measured(count: u32, mut each: impl FnMut() -> Result<(), Failure>) -> Result<Cost, Failure> {
+    let mut times = Vec::with_capacity(usize::try_from(count)?);
+    let used = processor_time()?;
+    for _ in 0..count {
+        let began = Instant::now();
+        each()?;
+        times.push(began.elapsed());
+    }
+    let processor = processor_time()?.saturating_sub(used) / count;
+    times.sort_unstable();
+    let at = |percent: usize| times.get(times.len() * percent / 100).copied();
     Ok(Cost {
-        wall: start.elapsed(),
-        processor: processor_time()?.saturating_sub(used),
+        processor,
+        p50: at(50).unwrap_or_default(),
+        p99: at(99).unwrap_or_default(),
     })
 }
 

@@ -13,26 +13,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{
-        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
-        UnparsedPublicKey,
-    },
-};
 use reeve_audit::{
-    AuditLog, BatchKey, BatchSigner, BatchVerifier, IngestService, Level, LogOptions, ShipOptions,
-    SigningIdentity, Wal, WalOptions, batch::BoxError, seal::SealKey, ship,
+    AuditLog, IngestService, Level, LogOptions, ShipOptions, Wal, WalOptions, seal::SealKey, ship,
 };
-use reeve_core::{InstanceName, SpiffeId, UnixTime, clock::SystemClock};
+use reeve_core::{InstanceName, SpiffeId, clock::SystemClock};
 use tonic::transport::{Endpoint, Server, server::TcpIncoming};
 
+#[path = "sample/process.rs"]
+mod process;
 #[path = "sample/decision.rs"]
 mod sample;
+#[path = "sample/signer.rs"]
+mod signer;
+
+use process::processor_seconds;
+use signer::{ID, Signer, Verifier};
 
 type Failure = Box<dyn Error + Send + Sync>;
-
-const ID: &str = "spiffe://mesh.local/ns/default/sa/reviews";
 
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -80,7 +77,7 @@ fn serve(folder: &Path) -> Result<(), Failure> {
             "{}",
             serde_json::json!({
                 "records": status.records, "batches": status.tree_size,
-                "cpu_s": processor_seconds()?, "peak_mib": peak_kib()? / 1024,
+                "cpu_s": processor_seconds()?, "peak_mib": process::peak_kib()? / 1024,
             })
         );
     }
@@ -219,86 +216,6 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-/// Signs as a proxy does; its "certificate" is the public key.
-struct Signer(Arc<Key>);
-
-struct Key(EcdsaKeyPair);
-
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Key")
-    }
-}
-
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Signer")
-    }
-}
-
-impl Signer {
-    fn new() -> Result<Arc<Self>, Failure> {
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
-        Ok(Arc::new(Self(Arc::new(Key(key)))))
-    }
-}
-
-impl BatchKey for Key {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, BoxError> {
-        let signature = self.0.sign(&SystemRandom::new(), message)?;
-        Ok(signature.as_ref().to_vec())
-    }
-}
-
-impl BatchSigner for Signer {
-    fn identity(&self) -> Option<SigningIdentity> {
-        Some(SigningIdentity {
-            chain_der: vec![self.0.0.public_key().as_ref().to_vec()],
-            key: self.0.clone(),
-        })
-    }
-}
-
-#[derive(Debug)]
-struct Verifier;
-
-impl BatchVerifier for Verifier {
-    fn verify(
-        &self,
-        chain_der: &[Vec<u8>],
-        message: &[u8],
-        signature: &[u8],
-        _at: UnixTime,
-    ) -> Result<SpiffeId, BoxError> {
-        let key = chain_der.first().ok_or("no key")?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key).verify(message, signature)?;
-        Ok(ID.parse()?)
-    }
-}
-
-/// What this process has used of processors, in seconds: the first number of each thread's `schedstat` (proc(5)).
-fn processor_seconds() -> Result<f64, Failure> {
-    let mut nanos = 0u64;
-    for task in std::fs::read_dir("/proc/self/task")? {
-        // A thread may have ended meanwhile; what it used is lost here.
-        if let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) {
-            nanos += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        }
-    }
-    Ok(Duration::from_nanos(nanos).as_secs_f64())
-}
-
-/// The most memory that this process ever had (`VmHWM`, proc(5)).
-fn peak_kib() -> Result<u64, Failure> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    Ok(line
-        .ok_or("no VmHWM")?
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()?)
 }
 
 fn more_files() -> Result<(), Failure> {

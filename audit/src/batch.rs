@@ -153,15 +153,15 @@ impl BatchHeader {
     }
 }
 
-/// A batch as it is sent and kept.
+/// A batch as it is sent and kept; `R` is a record, owned or borrowed from what was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub struct Batch<R = Vec<u8>> {
     /// Canonical JSON of the header.
     pub header: Vec<u8>,
     /// The signer's certificates in DER, the leaf first.
     pub chain_der: Vec<Vec<u8>>,
     /// Canonical JSON of each record.
-    pub records: Vec<Vec<u8>>,
+    pub records: Vec<R>,
 }
 
 /// A batch that holds together; who signed it is another question.
@@ -220,6 +220,85 @@ impl Batch {
         })
     }
 
+    /// The batch with its header, if it holds together as [`Self::check`] says.
+    pub(crate) fn checked(self) -> Result<CheckedBatch, BatchFault> {
+        let header = self.check()?;
+        Ok(CheckedBatch {
+            batch: self,
+            header,
+        })
+    }
+
+    /// Reads a batch object; anything but what [`Batch::to_object`] writes is refused.
+    pub fn from_object(bytes: &[u8]) -> Result<Self, BatchFault> {
+        let Batch {
+            header,
+            chain_der,
+            records,
+        } = Batch::within(bytes)?;
+        Ok(Self {
+            header,
+            chain_der,
+            records: records.into_iter().map(<[u8]>::to_vec).collect(),
+        })
+    }
+}
+
+impl<'a> Batch<&'a [u8]> {
+    /// The same as [`Batch::from_object`], with the records left where they are.
+    pub(crate) fn within(object: &'a [u8]) -> Result<Self, BatchFault> {
+        let fault = |what: &str| BatchFault(what.to_owned());
+        let object = object
+            .strip_suffix(b"\n")
+            .ok_or_else(|| fault("does not end with a line"))?;
+        let (header, rest) = line(object);
+        let (certificates, rest) = line(rest.unwrap_or_default());
+        let chain: ChainLine = serde_json::from_slice(certificates)
+            .map_err(|e| BatchFault(format!("line 2, the certificates: {e}")))?;
+        let chain_der: Result<Vec<_>, _> = (chain.certificates.iter())
+            .map(|c| BASE64_STANDARD.decode(c))
+            .collect();
+        let chain_der = chain_der.map_err(|_bad| fault("line 2: a certificate is not base64"))?;
+        // The other lines are kept as they are.
+        if !certificates_line(&chain_der).is_ok_and(|again| again == certificates) {
+            return Err(fault("line 2 is not in its canonical form"));
+        }
+        let mut records = Vec::new();
+        let mut left = rest;
+        while let Some(lines) = left {
+            let (record, rest) = line(lines);
+            records.push(record);
+            left = rest;
+        }
+        Ok(Self {
+            header: header.to_vec(),
+            chain_der,
+            records,
+        })
+    }
+}
+
+/// The first line of some, and what comes after it, if anything does.
+fn line(lines: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match memchr::memchr(b'\n', lines) {
+        Some(end) => {
+            let (line, rest) = lines.split_at(end);
+            (line, rest.get(1..))
+        }
+        None => (lines, None),
+    }
+}
+
+/// The second line of a batch object.
+fn certificates_line(chain_der: &[Vec<u8>]) -> Result<Vec<u8>, CanonicalError> {
+    canonical::to_vec(&ChainLine {
+        certificates: (chain_der.iter())
+            .map(|der| BASE64_STANDARD.encode(der))
+            .collect(),
+    })
+}
+
+impl<R: AsRef<[u8]>> Batch<R> {
     /// The leaf hash of its header: its name and place in the tree.
     pub fn hash(&self) -> [u8; 32] {
         record_hash(&self.header).0
@@ -232,7 +311,9 @@ impl Batch {
 
     /// The leaf hash of each record.
     pub(crate) fn leaves(&self) -> Vec<Leaf> {
-        paced(self.records.iter()).map(|r| leaf(r)).collect()
+        paced(self.records.iter())
+            .map(|r| leaf(r.as_ref()))
+            .collect()
     }
 
     /// The same as [`Self::check`], given [`Self::leaves`].
@@ -246,7 +327,7 @@ impl Batch {
         if header.schema != BATCH_SCHEMA || header.epoch == 0 || header.batch == 0 {
             return fault("the header is of an unknown form");
         }
-        let bytes: usize = self.records.iter().map(Vec::len).sum();
+        let bytes: usize = self.records.iter().map(|r| r.as_ref().len()).sum();
         if self.records.len() > MAX_BATCH_RECORDS || bytes > MAX_BATCH_BYTES {
             return fault("the batch is too large");
         }
@@ -266,55 +347,17 @@ impl Batch {
         Ok(header)
     }
 
-    /// The batch with its header, if it holds together as [`Self::check`] says.
-    pub(crate) fn checked(self) -> Result<CheckedBatch, BatchFault> {
-        let header = self.check()?;
-        Ok(CheckedBatch {
-            batch: self,
-            header,
-        })
-    }
-
     /// The batch object: the header, the certificates, then each record, one a line.
     pub fn to_object(&self) -> Result<Vec<u8>, CanonicalError> {
-        let chain = ChainLine {
-            certificates: (self.chain_der.iter())
-                .map(|der| BASE64_STANDARD.encode(der))
-                .collect(),
-        };
         let mut out = self.header.clone();
         out.push(b'\n');
-        out.extend_from_slice(&canonical::to_vec(&chain)?);
+        out.extend_from_slice(&certificates_line(&self.chain_der)?);
         out.push(b'\n');
         for record in &self.records {
-            out.extend_from_slice(record);
+            out.extend_from_slice(record.as_ref());
             out.push(b'\n');
         }
         Ok(out)
-    }
-
-    /// Reads a batch object; anything but what [`Batch::to_object`] writes is refused.
-    pub fn from_object(bytes: &[u8]) -> Result<Self, BatchFault> {
-        let fault = |what: &str| BatchFault(what.to_owned());
-        let mut lines = bytes
-            .strip_suffix(b"\n")
-            .ok_or_else(|| fault("does not end with a line"))?
-            .split(|b| *b == b'\n');
-        let header = lines.next().unwrap_or_default().to_vec();
-        let chain: ChainLine = serde_json::from_slice(lines.next().unwrap_or_default())
-            .map_err(|e| BatchFault(format!("line 2, the certificates: {e}")))?;
-        let chain_der: Result<Vec<_>, _> = (chain.certificates.iter())
-            .map(|c| BASE64_STANDARD.decode(c))
-            .collect();
-        let batch = Self {
-            header,
-            chain_der: chain_der.map_err(|_bad| fault("line 2: a certificate is not base64"))?,
-            records: lines.map(<[u8]>::to_vec).collect(),
-        };
-        match batch.to_object() {
-            Ok(again) if again == bytes => Ok(batch),
-            _ => Err(fault("line 2 is not in its canonical form")),
-        }
     }
 }
 

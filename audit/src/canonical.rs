@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::serializer::Canonical;
-pub(crate) use self::serializer::Scratch;
+pub(crate) use self::serializer::{Scratch, is_plain};
 
 /// The value cannot be written as canonical JSON.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,15 @@ pub(crate) fn append<T: Serialize>(
 /// Whether `bytes` are the canonical JSON of the value they hold.
 pub fn is_canonical(bytes: &[u8]) -> bool {
     scan::is_canonical(bytes).unwrap_or_else(|| parsed_is_canonical(bytes))
+}
+
+/// The members of those names, in order, of the object that `bytes` are the canonical JSON of; `None` when they are no such
+/// thing, or [`is_canonical`] is needed to say.
+pub(crate) fn members<'a, const N: usize>(
+    bytes: &'a [u8],
+    names: [&str; N],
+) -> Option<[Option<&'a [u8]>; N]> {
+    scan::members(bytes, names)
 }
 
 fn parsed_is_canonical(bytes: &[u8]) -> bool {

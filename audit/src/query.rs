@@ -342,8 +342,7 @@ impl Filter {
 
 fn read_batch(leaf: &LoggedBatch, each: &mut dyn FnMut(Found)) -> Result<(), ReadError> {
     let bytes = fs::read(&leaf.object).map_err(|e| unreadable(&leaf.object, e))?;
-    let batch =
-        Batch::from_object(&bytes).map_err(|e| unreadable(&leaf.object, io::Error::other(e)))?;
+    let batch = Batch::within(&bytes).map_err(|e| unreadable(&leaf.object, io::Error::other(e)))?;
     for record in &batch.records {
         let record = Record::from_slice(record)
             .map_err(|e| unreadable(&leaf.object, io::Error::other(e)))?;

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 mod line;
 mod looked_for;
+mod question;
 mod redact;
+mod text;
 
 pub(crate) use self::line::write;
 pub use self::{

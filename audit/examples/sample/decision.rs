@@ -1,6 +1,6 @@
 //! A decision as they are many: by a workload, over mTLS, with one recorded header and a trace.
 
-use reeve_audit::{AuthenticatedBy, DecisionRecord, Direction, LookedFor};
+use reeve_audit::{AuthenticatedBy, DecisionRecord, Direction, LookedFor, batch::BoxError};
 use reeve_core::{
     decision::{
         AccessRequest, Action, Decision, Effect, HttpContext, Principal, Reason, RequestContext,
@@ -9,9 +9,7 @@ use reeve_core::{
     model::{Generation, MtlsMode, PathNormalization},
 };
 
-use super::Failure;
-
-pub(crate) fn decision() -> Result<DecisionRecord, Failure> {
+pub(crate) fn decision() -> Result<DecisionRecord, BoxError> {
     Ok(DecisionRecord {
         request: AccessRequest {
             principal: Principal::Workload(

@@ -127,11 +127,11 @@ pub(crate) struct Object<'a> {
     before: Option<&'static str>,
 }
 
-/// Whether JSON escapes anything in `key`.
-fn is_escaped(key: &[u8]) -> bool {
+/// Whether JSON escapes nothing in `text`.
+pub(crate) fn is_plain(text: &[u8]) -> bool {
     // No way out of the loop: so it is made of vector instructions.
-    key.iter().fold(false, |found, byte| {
-        found | (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\')
+    text.iter().fold(true, |plain, byte| {
+        plain & (*byte >= 0x20) & (*byte != b'"') & (*byte != b'\\')
     })
 }
 
@@ -189,7 +189,7 @@ impl Object<'_> {
 
     /// The same for a field's name, which as a rule has nothing that JSON escapes.
     fn field(&mut self, key: &'static str) -> Result<(), CanonicalError> {
-        if is_escaped(key.as_bytes()) {
+        if !is_plain(key.as_bytes()) {
             return self.key(key);
         }
         let Canonical { out, scratch } = &mut self.to;

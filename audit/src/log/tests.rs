@@ -17,6 +17,16 @@ fn fill(wal: &Wal, count: usize) {
     }
 }
 
+/// A log with a few records, its folder, and whose records they are.
+async fn begun(dir: &TempDir) -> (Arc<AuditLog>, PathBuf, Arc<Wal>) {
+    let audit = dir.path().join("audit");
+    let wal = open_wal(&dir.path().join("wal"), "a");
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    fill(&wal, 3);
+    drain(&wal, &log, fast()).await;
+    (log, audit, wal)
+}
+
 fn batch(wal: &Wal, number: u64, previous: [u8; 32], after: u64) -> Batch {
     let line = wal.all_lines().remove(0);
     let mut cursor = line.cursor_after(1, after).unwrap().unwrap();
@@ -300,11 +310,7 @@ async fn a_key_is_replaced_and_the_old_one_leads_to_the_new() {
 #[tokio::test]
 async fn a_change_of_key_that_a_crash_interrupts_is_finished_or_forgotten() {
     let dir = TempDir::new().unwrap();
-    let audit = dir.path().join("audit");
-    let wal = open_wal(&dir.path().join("wal"), "a");
-    let log = AuditLog::open(&audit, log_options()).unwrap();
-    fill(&wal, 3);
-    drain(&wal, &log, fast()).await;
+    let (log, audit, wal) = begun(&dir).await;
     let (old_key, old_note) = (
         fs::read(audit.join("log.key")).unwrap(),
         fs::read(audit.join("checkpoint")).unwrap(),
@@ -335,11 +341,7 @@ async fn a_change_of_key_that_a_crash_interrupts_is_finished_or_forgotten() {
 #[tokio::test]
 async fn a_forged_key_and_a_key_that_was_replaced_are_found() {
     let dir = TempDir::new().unwrap();
-    let audit = dir.path().join("audit");
-    let wal = open_wal(&dir.path().join("wal"), "a");
-    let log = AuditLog::open(&audit, log_options()).unwrap();
-    fill(&wal, 3);
-    drain(&wal, &log, fast()).await;
+    let (log, audit, wal) = begun(&dir).await;
     let first = log.status().verifier_key;
     let old = log.key();
     log.rotate_key().await.unwrap();

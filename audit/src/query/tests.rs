@@ -97,3 +97,36 @@ async fn shipped_and_fresh_records_are_found_and_explained() {
     let counts = reader.aggregate(&Filter::default()).unwrap();
     assert_eq!(counts["decision deny no_permit"], 1);
 }
+
+/// Holds the records of all leaves of a tree of one leaf, and finds none.
+#[derive(Debug)]
+struct Whole;
+
+impl Archive for Whole {
+    fn end(&self) -> u64 {
+        1
+    }
+
+    fn search(&self, _filter: &Filter, _newest: &mut Newest) -> Result<(), ReadError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_an_archive_holds_every_leaf_no_tile_is_read() {
+    let dir = TempDir::new().unwrap();
+    let audit = dir.path().join("audit");
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    let wal = open_wal(&dir.path().join("wal/a"), "a");
+    wal.append(decision("/open", Effect::Allow)).unwrap();
+    drain(&wal, &log, fast()).await;
+    fs::remove_dir_all(audit.join("tile")).unwrap();
+    let reader = Reader::open(&audit).unwrap();
+    assert_eq!(reader.tree_size().unwrap(), 1);
+    assert!(
+        reader.query(&Filter::default()).is_err(),
+        "the tile is gone"
+    );
+    let archived = reader.with_archive(Arc::new(Whole));
+    assert_eq!(archived.query(&Filter::default()).unwrap(), []);
+}

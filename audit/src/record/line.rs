@@ -1,20 +1,21 @@
 //! How a record is written: the members of its place and of what it says in one object.
 //!
-//! Decisions and outcomes, of which there are many, have all members in the order of canonical JSON (by name), so that
-//! writing them sorts and copies nothing. A test compares them with the general way.
-
-use std::sync::Arc;
+//! Decisions and outcomes, of which there are many, are written member by member in the order of canonical JSON (by
+//! name), without a serializer: a request waits for its decision's record. Tests compare them with the general way. Every
+//! structure is taken apart whole, so that a member that is added to one and forgotten here does not compile.
 
 use reeve_core::{
-    RecordId, UnixTime,
-    decision::{AccessRequest, Decision},
-    model::{Generation, MtlsMode, PathNormalization},
+    PolicyId, RecordId, UnixTime,
+    decision::{Decision, Effect},
+    model::{MtlsMode, PathNormalization},
 };
 use serde::Serialize;
 
 use super::{
     AuthenticatedBy, DecisionRecordRef, Direction, EntryRef, LookedFor, OutcomeRecord,
-    RECORD_SCHEMA, Redacted,
+    RECORD_SCHEMA,
+    question::question,
+    text::{Text, Written},
 };
 use crate::canonical::{self, CanonicalError, Scratch};
 
@@ -27,12 +28,8 @@ pub(crate) fn write(
     entry: EntryRef<'_>,
 ) -> Result<(), CanonicalError> {
     match entry {
-        EntryRef::Decision(decision) => {
-            canonical::append(&DecisionLine::new(id, time, decision), out, scratch)
-        }
-        EntryRef::Outcome(outcome) => {
-            canonical::append(&OutcomeLine::new(id, time, outcome), out, scratch)
-        }
+        EntryRef::Decision(record) => decision(&mut Text::new(out, scratch), id, time, record),
+        EntryRef::Outcome(record) => outcome(&mut Text::new(out, scratch), id, time, record),
         EntryRef::Event(_) | EntryRef::Aggregate(_) => {
             canonical::append(&Line::new(id, time, entry), out, scratch)
         }
@@ -60,130 +57,214 @@ impl<'a> Line<'a> {
     }
 }
 
-#[derive(Serialize)]
-struct DecisionLine<'a> {
-    authenticated_by: AuthenticatedBy,
-    cost_us: u64,
-    decision: &'a Decision,
-    direction: Direction,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<Generation>,
-    id: &'a RecordId,
-    kind: &'static str,
-    #[serde(skip_serializing_if = "LookedFor::is_empty")]
-    looked_for: &'a LookedFor,
-    mtls_mode: MtlsMode,
-    path_normalization: PathNormalization,
-    policy_hash: &'a str,
-    projection_hash: &'a str,
-    #[serde(skip_serializing_if = "Redacted::is_empty")]
-    redacted: &'a Redacted,
-    request: &'a AccessRequest,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-    schema: &'static str,
-    strict_would_refuse: bool,
+fn decision(
+    to: &mut Text<'_>,
+    id: &RecordId,
     time: UnixTime,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    transformations: &'a [Arc<str>],
+    record: DecisionRecordRef<'_>,
+) -> Written {
+    let DecisionRecordRef {
+        request,
+        decision,
+        authenticated_by,
+        direction,
+        generation,
+        policy_hash,
+        projection_hash,
+        looked_for,
+        redacted,
+        mtls_mode,
+        strict_would_refuse,
+        path_normalization,
+        trace_id,
+        request_id,
+        transformations,
+        cost_us,
+    } = record;
+    to.raw("{\"authenticated_by\":\"");
+    to.raw(authenticated(authenticated_by));
+    to.raw("\",\"cost_us\":");
+    to.number(cost_us)?;
+    to.raw(",\"decision\":");
+    answer(to, decision)?;
+    to.raw(match direction {
+        Direction::Inbound => ",\"direction\":\"inbound\"",
+        Direction::Outbound => ",\"direction\":\"outbound\"",
+    });
+    if let Some(generation) = generation {
+        to.raw(",\"generation\":");
+        to.number(generation.0)?;
+    }
+    to.raw(",\"id\":");
+    to.id(id)?;
+    to.raw(",\"kind\":\"decision\"");
+    if !looked_for.is_empty() {
+        to.raw(",\"looked_for\":");
+        searched(to, looked_for)?;
+    }
+    to.raw(",\"mtls_mode\":\"");
+    to.raw(mode(mtls_mode));
+    to.raw("\",\"path_normalization\":\"");
+    to.raw(normalization(path_normalization));
+    to.raw("\",\"policy_hash\":");
+    to.text(policy_hash)?;
+    to.raw(",\"projection_hash\":");
+    to.text(projection_hash)?;
+    if !redacted.is_empty() {
+        to.raw(",\"redacted\":");
+        to.value(redacted)?;
+    }
+    to.raw(",\"request\":");
+    question(to, request)?;
+    to.optional(",\"request_id\":", request_id)?;
+    schema(to);
+    to.raw(",\"strict_would_refuse\":");
+    to.flag(strict_would_refuse);
+    to.raw(",\"time\":");
+    to.number(time.as_millis())?;
+    to.optional(",\"trace_id\":", trace_id)?;
+    if !transformations.is_empty() {
+        to.raw(",\"transformations\":");
+        to.texts(transformations.iter().map(AsRef::as_ref))?;
+    }
+    to.raw("}");
+    Ok(())
 }
 
-impl<'a> DecisionLine<'a> {
-    fn new(id: &'a RecordId, time: UnixTime, record: DecisionRecordRef<'a>) -> Self {
-        let DecisionRecordRef {
-            request,
-            decision,
-            authenticated_by,
-            direction,
-            generation,
-            policy_hash,
-            projection_hash,
-            looked_for,
-            redacted,
-            mtls_mode,
-            strict_would_refuse,
-            path_normalization,
-            trace_id,
-            request_id,
-            transformations,
-            cost_us,
-        } = record;
-        Self {
-            authenticated_by,
-            cost_us,
-            decision,
-            direction,
-            generation,
-            id,
-            kind: "decision",
-            looked_for,
-            mtls_mode,
-            path_normalization,
-            policy_hash,
-            projection_hash,
-            redacted,
-            request,
-            request_id,
-            schema: RECORD_SCHEMA,
-            strict_would_refuse,
-            time,
-            trace_id,
-            transformations,
+fn outcome(to: &mut Text<'_>, id: &RecordId, time: UnixTime, record: &OutcomeRecord) -> Written {
+    let OutcomeRecord {
+        decision,
+        status,
+        grpc_status,
+        bytes_in,
+        bytes_out,
+        duration_us,
+        upstream,
+        flags,
+        transformations,
+    } = record;
+    to.raw("{\"bytes_in\":");
+    to.number(*bytes_in)?;
+    to.raw(",\"bytes_out\":");
+    to.number(*bytes_out)?;
+    to.raw(",\"decision\":");
+    to.id(decision)?;
+    to.raw(",\"duration_us\":");
+    to.number(*duration_us)?;
+    to.optional(",\"flags\":", (!flags.is_empty()).then_some(flags))?;
+    if let Some(status) = grpc_status {
+        to.raw(",\"grpc_status\":");
+        to.number(*status)?;
+    }
+    to.raw(",\"id\":");
+    to.id(id)?;
+    to.raw(",\"kind\":\"outcome\"");
+    schema(to);
+    if let Some(status) = status {
+        to.raw(",\"status\":");
+        to.number(*status)?;
+    }
+    to.raw(",\"time\":");
+    to.number(time.as_millis())?;
+    if !transformations.is_empty() {
+        to.raw(",\"transformations\":");
+        to.texts(transformations.iter().map(AsRef::as_ref))?;
+    }
+    to.optional(",\"upstream\":", upstream.as_deref())?;
+    to.raw("}");
+    Ok(())
+}
+
+fn schema(to: &mut Text<'_>) {
+    to.raw(",\"schema\":\"");
+    to.raw(RECORD_SCHEMA);
+    to.raw("\"");
+}
+
+fn answer(to: &mut Text<'_>, decision: &Decision) -> Written {
+    let Decision {
+        effect,
+        errors,
+        policies,
+        reason,
+        asked,
+        shadow,
+    } = decision;
+    to.raw("{");
+    if !asked.is_empty() {
+        to.raw("\"asked\":");
+        to.value(asked)?;
+        to.raw(",");
+    }
+    to.raw(match effect {
+        Effect::Allow => "\"effect\":\"allow\"",
+        Effect::Deny => "\"effect\":\"deny\"",
+    });
+    if !errors.is_empty() {
+        to.raw(",\"errors\":");
+        to.value(errors)?;
+    }
+    if !policies.is_empty() {
+        to.raw(",\"policies\":");
+        to.texts(policies.iter().map(PolicyId::as_str))?;
+    }
+    to.raw(",\"reason\":\"");
+    to.raw(reason.as_str());
+    to.raw("\"");
+    if let Some(shadow) = shadow {
+        to.raw(",\"shadow\":");
+        answer(to, shadow)?;
+    }
+    to.raw("}");
+    Ok(())
+}
+
+fn searched(to: &mut Text<'_>, looked_for: &LookedFor) -> Written {
+    let LookedFor {
+        headers,
+        query,
+        token,
+    } = looked_for;
+    let mut before = "{";
+    for (name, names) in [("\"headers\":", headers), ("\"query\":", query)] {
+        if !names.is_empty() {
+            to.raw(before);
+            before = ",";
+            to.raw(name);
+            to.texts(names.iter().map(String::as_str))?;
         }
+    }
+    if *token {
+        to.raw(before);
+        to.raw("\"token\":true");
+    }
+    to.raw("}");
+    Ok(())
+}
+
+fn authenticated(by: AuthenticatedBy) -> &'static str {
+    match by {
+        AuthenticatedBy::Mtls => "mtls",
+        AuthenticatedBy::TlsPassthrough => "tls_passthrough",
+        AuthenticatedBy::ExtAuthz => "ext_authz",
+        AuthenticatedBy::Nothing => "nothing",
     }
 }
 
-#[derive(Serialize)]
-struct OutcomeLine<'a> {
-    bytes_in: u64,
-    bytes_out: u64,
-    decision: &'a RecordId,
-    duration_us: u64,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    flags: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grpc_status: Option<u16>,
-    id: &'a RecordId,
-    kind: &'static str,
-    schema: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    time: UnixTime,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    transformations: &'a [Arc<str>],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<&'a str>,
+fn mode(mode: MtlsMode) -> &'static str {
+    match mode {
+        MtlsMode::Disable => "DISABLE",
+        MtlsMode::Permissive => "PERMISSIVE",
+        MtlsMode::Strict => "STRICT",
+    }
 }
 
-impl<'a> OutcomeLine<'a> {
-    fn new(id: &'a RecordId, time: UnixTime, record: &'a OutcomeRecord) -> Self {
-        let OutcomeRecord {
-            decision,
-            status,
-            grpc_status,
-            bytes_in,
-            bytes_out,
-            duration_us,
-            upstream,
-            flags,
-            transformations,
-        } = record;
-        Self {
-            bytes_in: *bytes_in,
-            bytes_out: *bytes_out,
-            decision,
-            duration_us: *duration_us,
-            flags,
-            grpc_status: *grpc_status,
-            id,
-            kind: "outcome",
-            schema: RECORD_SCHEMA,
-            status: *status,
-            time,
-            transformations,
-            upstream: upstream.as_deref(),
-        }
+fn normalization(normalization: PathNormalization) -> &'static str {
+    match normalization {
+        PathNormalization::None => "NONE",
+        PathNormalization::Base => "BASE",
+        PathNormalization::MergeSlashes => "MERGE_SLASHES",
+        PathNormalization::DecodeAndMergeSlashes => "DECODE_AND_MERGE_SLASHES",
+        PathNormalization::RefuseAmbiguous => "REFUSE_AMBIGUOUS",
     }
 }

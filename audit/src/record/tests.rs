@@ -1,6 +1,12 @@
 use expect_test::expect;
 use proptest::prelude::*;
-use reeve_core::decision::Effect;
+use reeve_core::{
+    PolicyId,
+    decision::{
+        Action, AskedExternally, Effect, ExternalAnswer, GrpcMethod, PolicyError, Principal,
+        Reason, User,
+    },
+};
 
 use super::*;
 
@@ -95,11 +101,39 @@ proptest! {
             record.redacted.headers.insert(texts[3].clone(), [texts[1].clone()].into());
             record.redacted.claims.insert(texts[1].clone(), texts.iter().cloned().collect());
         }
+        if bit(1) {
+            record.request.context.source_ip = std::net::Ipv6Addr::from(u128::from(sequence)).into();
+            record.request.resource.address = Some((record.request.context.source_ip, worker).into());
+            record.request.principal = Principal::Unauthenticated;
+        }
+        if bit(2) {
+            record.request.user = Some(Arc::new(User {
+                claims: [(texts[0].clone(), texts.iter().cloned().collect())].into(),
+                expires_at: bit(3).then_some(UnixTime::from_millis(sequence)),
+                issuer: texts[1].clone(),
+                subject: texts[2].clone(),
+            }));
+            record.request.resource.workload = None;
+            record.request.resource.services.clear();
+        }
+        if bit(3) {
+            let policy: PolicyId = "default/ratings#2".parse().unwrap();
+            record.decision.errors = vec![PolicyError { policy: policy.clone(), message: texts[4].clone() }];
+            record.decision.asked = vec![AskedExternally {
+                provider: texts[5].clone(), answer: ExternalAnswer::FailedOpen, policies: vec![policy], took_us: millis,
+            }];
+            record.decision.policies.clear();
+        }
+        if bit(4) {
+            let names = || texts.iter().map(String::as_str);
+            record.looked_for = LookedFor::new(names().take(usize::from(flags) % 3), names().skip(usize::from(worker) % 7), bit(5));
+        }
         if let Some(http) = &mut record.request.context.http {
+            http.grpc = bit(6).then(|| GrpcMethod { service: texts[0].clone(), method: texts[1].clone() });
             http.headers.insert(texts[4].clone(), texts.iter().cloned().collect());
             http.query.insert(texts[5].clone(), [texts[4].clone()].into());
         }
-        if bit(4) {
+        if bit(0) && bit(5) {
             record.request.context.http = None;
         }
         if bit(5) {
@@ -121,5 +155,85 @@ proptest! {
             canonical::write(&serde_json::to_value(&record).unwrap(), &mut tree).unwrap();
             prop_assert_eq!(String::from_utf8(line), String::from_utf8(tree));
         }
+    }
+}
+
+/// What the general way makes of a decision.
+fn by_tree(record: &DecisionRecord) -> String {
+    let record = Record::new(id(), record.clone().into(), clock().as_ref());
+    let mut out = Vec::new();
+    canonical::write(&serde_json::to_value(&record).unwrap(), &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn every_word_is_written_as_it_reads_back() {
+    let base = || decision("/ratings/0", Effect::Allow);
+    let mut records = Vec::new();
+    for by in ["mtls", "tls_passthrough", "ext_authz", "nothing"] {
+        let authenticated_by = serde_json::from_value(by.into()).unwrap();
+        records.push(DecisionRecord {
+            authenticated_by,
+            ..base()
+        });
+    }
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        records.push(DecisionRecord {
+            direction,
+            ..base()
+        });
+    }
+    for mtls_mode in [MtlsMode::Disable, MtlsMode::Permissive, MtlsMode::Strict] {
+        records.push(DecisionRecord {
+            mtls_mode,
+            strict_would_refuse: true,
+            ..base()
+        });
+    }
+    for how in [
+        "NONE",
+        "BASE",
+        "MERGE_SLASHES",
+        "DECODE_AND_MERGE_SLASHES",
+        "REFUSE_AMBIGUOUS",
+    ] {
+        let path_normalization = serde_json::from_value(how.into()).unwrap();
+        records.push(DecisionRecord {
+            path_normalization,
+            ..base()
+        });
+    }
+    for action in Action::ALL {
+        let mut record = base();
+        record.request.action = action;
+        records.push(record);
+    }
+    for reason in [
+        Reason::Permitted,
+        Reason::ServiceOpen,
+        Reason::ServiceShadow,
+        Reason::NoPermit,
+        Reason::Forbidden,
+        Reason::ForbidError,
+        Reason::TooManyPolicies,
+        Reason::NoPolicySet,
+        Reason::InvalidToken,
+        Reason::PlaintextRefused,
+        Reason::AmbiguousPath,
+        Reason::NotEntitled,
+        Reason::NotInRegistry,
+        Reason::ExternallyDenied,
+        Reason::ExternallyUnanswered,
+        Reason::NoRoute,
+    ] {
+        let mut record = base();
+        record.decision.reason = reason;
+        records.push(record);
+    }
+    for record in records {
+        let mut line = Vec::new();
+        let entry = EntryRef::from(&record);
+        write(&mut line, &mut Scratch::default(), &id(), START, entry).unwrap();
+        assert_eq!(String::from_utf8(line).unwrap(), by_tree(&record));
     }
 }

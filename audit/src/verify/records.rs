@@ -3,7 +3,8 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::File,
+    io::Read as _,
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -123,12 +124,13 @@ pub(super) fn look(dir: &Path, jobs: &[Job<'_>], verifier: Option<&dyn BatchVeri
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
+        let mut buffer = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(job) = jobs.get(at) else {
                 return done;
             };
-            done.push((at, Look::new(dir, job).run(verifier)));
+            done.push((at, Look::new(dir, job).run(verifier, &mut buffer)));
         }
     };
     let mut seen: Vec<_> = thread::scope(|scope| {
@@ -165,7 +167,51 @@ struct Look<'a> {
     seen: Seen,
 }
 
-/// What verification reads of a decision or an outcome; its other members are passed over.
+/// What verification reads of a decision or an outcome that is as it should be, in one pass that also tells that it is
+/// canonical.
+struct Brief<'a> {
+    /// The policy set that a decision rested on.
+    policies: &'a str,
+}
+
+impl<'a> Brief<'a> {
+    /// `None` for all that [`Look::record`] is to judge: what is amiss, unusual, or neither a decision nor an outcome.
+    /// INVARIANT: what passes here passes there.
+    fn of(bytes: &'a [u8], begin: &str, sequence: u64) -> Option<Self> {
+        let names = ["id", "kind", "policy_hash", "request", "schema", "time"];
+        let [id, kind, policies, request, schema, time] = canonical::members(bytes, names)?;
+        let number = id?.strip_prefix(begin.as_bytes())?.strip_suffix(b"\"")?;
+        let as_it_should = number_of(number)? == sequence && text(schema?)? == RECORD_SCHEMA;
+        number_of(time?).filter(|_| as_it_should)?;
+        let policies = policies.map_or(Some(""), text)?;
+        match text(kind?)? {
+            "decision" if request? != b"null" => Some(Self { policies }),
+            "outcome" => Some(Self { policies: "" }),
+            _ => None,
+        }
+    }
+}
+
+/// A text in JSON without escapes.
+fn text(json: &[u8]) -> Option<&str> {
+    let text = json.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let text = std::str::from_utf8(text).ok()?;
+    (!text.contains('\\')).then_some(text)
+}
+
+/// A number of digits only that surely fits.
+fn number_of(digits: &[u8]) -> Option<u64> {
+    let number = |sum: u64, digit: &u8| {
+        digit
+            .is_ascii_digit()
+            .then(|| sum * 10 + u64::from(digit - b'0'))
+    };
+    (1..=19)
+        .contains(&digits.len())
+        .then(|| digits.iter().try_fold(0, number))?
+}
+
+/// The same of any record; its other members are passed over.
 #[derive(Deserialize)]
 struct Told<'a> {
     #[serde(borrow)]
@@ -202,10 +248,13 @@ impl<'a> Look<'a> {
         });
     }
 
-    fn run(mut self, verifier: Option<&dyn BatchVerifier>) -> Seen {
-        let read = fs::read(&self.object).map_err(|error| error.to_string());
+    /// Looks; the object is read into `buffer`.
+    fn run(mut self, verifier: Option<&dyn BatchVerifier>, buffer: &mut Vec<u8>) -> Seen {
+        buffer.clear();
+        let read = File::open(&self.object).and_then(|mut file| file.read_to_end(buffer));
+        let read = read.map_err(|error| error.to_string());
         let name = self.name.clone();
-        match read.and_then(|b| Batch::from_object(&b).map_err(|e| e.to_string())) {
+        match read.and_then(|_| Batch::within(buffer).map_err(|e| e.to_string())) {
             Ok(batch) => {
                 if batch.header != self.job.entry {
                     self.find(&name, "line 1, the header, is not the entry of the tree");
@@ -223,7 +272,7 @@ impl<'a> Look<'a> {
         self.seen
     }
 
-    fn batch(&mut self, batch: &Batch, verifier: Option<&dyn BatchVerifier>) {
+    fn batch(&mut self, batch: &Batch<&[u8]>, verifier: Option<&dyn BatchVerifier>) {
         let name = self.name.clone();
         let leaves = batch.leaves();
         if let Err(fault) = batch.check_with(&leaves) {
@@ -253,21 +302,35 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn records(&mut self, batch: &Batch) {
+    fn records(&mut self, batch: &Batch<&[u8]>) {
         let header = &self.job.header;
         let first = header.span().map_or(1, |(first, _)| first);
+        let id = |sequence| RecordId {
+            proxy: header.proxy.clone(),
+            epoch: header.epoch,
+            worker: header.worker(),
+            sequence,
+        };
+        // A record's id as it stands in it, up to the sequence.
+        let begin = format!("\"{}/{}/{}/", header.proxy, header.epoch, header.worker());
         for ((sequence, bytes), line) in (first..).zip(&batch.records).zip(3u64..) {
             self.seen.records += 1;
-            let id = RecordId {
-                proxy: header.proxy.clone(),
-                epoch: header.epoch,
-                worker: header.worker(),
-                sequence,
-            };
-            if let Err(what) = self.record(id, bytes) {
-                let place = format!("{} line {line}", self.name);
-                self.find(place, what);
+            match Brief::of(bytes, &begin, sequence) {
+                Some(Brief { policies }) => self.relies(policies, || id(sequence)),
+                None => {
+                    if let Err(what) = self.record(id(sequence), bytes) {
+                        let place = format!("{} line {line}", self.name);
+                        self.find(place, what);
+                    }
+                }
             }
+        }
+    }
+
+    /// Notes which policy set a decision rested on.
+    fn relies(&mut self, policies: &str, id: impl FnOnce() -> RecordId) {
+        if !policies.is_empty() && !self.seen.relied.contains_key(policies) {
+            self.seen.relied.insert(policies.to_owned(), id());
         }
     }
 
@@ -283,10 +346,7 @@ impl<'a> Look<'a> {
         match told.kind.as_ref() {
             "decision" if told.request.is_none() => Err("is no record: it asks nothing".to_owned()),
             "decision" => {
-                let policies = told.policy_hash.as_deref().unwrap_or_default();
-                if !policies.is_empty() && !self.seen.relied.contains_key(policies) {
-                    self.seen.relied.insert(policies.to_owned(), id);
-                }
+                self.relies(&told.policy_hash.unwrap_or_default(), || id);
                 Ok(())
             }
             "outcome" => Ok(()),
