@@ -415,6 +415,12 @@ pub enum EventKind {
     FaultBegan,
     /// It went out.
     FaultEnded,
+    /// A drill began, took a step, put a fault into the authority, or ended.
+    Drill,
+    /// An identity or a certificate is refused from now on.
+    IdentityRevoked,
+    /// It is refused no longer.
+    RevocationEnded,
     /// A segment of columns was written beside the tree.
     SegmentWritten,
     /// Records older than the log keeps them are about to be deleted.

@@ -72,6 +72,31 @@ pub struct AgentStatus {
     pub last_error: Option<String>,
 }
 
+/// How urgently a certificate has to be renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// There is time, or there was no certificate yet.
+    None,
+    /// Less than a quarter of its life is left.
+    Late,
+    /// It has ended.
+    Over,
+}
+
+impl AgentStatus {
+    /// How urgently the certificate has to be renewed.
+    pub fn urgency(&self, now: UnixTime) -> Urgency {
+        let (Some(issued_at), Some(not_after)) = (self.issued_at, self.not_after) else {
+            return Urgency::None;
+        };
+        match not_after.since(now) {
+            left if left.is_zero() => Urgency::Over,
+            left if left < not_after.since(issued_at) / 4 => Urgency::Late,
+            _ => Urgency::None,
+        }
+    }
+}
+
 /// Why an attempt to get a certificate failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -194,11 +219,30 @@ impl Agent {
 
     fn note_failure(&self, error: &AgentError) {
         let text = reeve_core::error_chain(error);
-        tracing::warn!(id = %self.options.id, error = text, "no certificate; trying again");
+        let id = &self.options.id;
+        match self.urgency() {
+            Urgency::None => {
+                tracing::warn!(%id, error = text, "no certificate; trying again");
+            }
+            Urgency::Late => tracing::error!(
+                %id,
+                error = text,
+                "less than a quarter of the certificate's life is left, and it cannot be renewed"
+            ),
+            Urgency::Over => tracing::error!(
+                %id,
+                error = text,
+                "the certificate has ended: peers refuse every connection until there is another one"
+            ),
+        }
         self.status.send_modify(|status| {
             status.failures = status.failures.saturating_add(1);
             status.last_error = Some(text);
         });
+    }
+
+    fn urgency(&self) -> Urgency {
+        self.status.borrow().urgency(self.clock.now())
     }
 
     fn not_after(&self) -> Option<UnixTime> {

@@ -17,18 +17,22 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
-    CsrError, IdentityEvents, MemberStatus, RotationEvent, SealError, SealKey, csr,
+    AuthorityFault, CsrError, Faults, IdentityEvents, MemberStatus, RotationEvent, SealError,
+    SealKey, csr,
     members::{Holding, MemberName, Members, Session, TooManyMembers},
 };
 
 mod journal;
 mod published;
 mod recheck;
+mod revocation;
 mod rotation;
 mod slots;
 mod template;
 
 pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
+
+pub use revocation::{Revocation, RevokeError, RevokeTarget};
 
 use journal::{Journal, Loaded};
 use published::Published;
@@ -73,6 +77,7 @@ pub struct CertificateAuthority {
     members: Arc<Members>,
     bundle: watch::Sender<Arc<TrustBundle>>,
     renewal: watch::Sender<u64>,
+    faults: Faults,
 }
 
 struct State {
@@ -118,6 +123,8 @@ pub enum Rotate {
     Root,
     /// The present step of the root's rotation ends now, whoever has not followed.
     Force,
+    /// The root's rotation goes back: the one that signed before does so again, and the new one is retired.
+    Back,
     /// The root, at once: nothing under the others is trusted any more.
     Emergency,
 }
@@ -130,6 +137,7 @@ impl Rotate {
             Self::Intermediate => "intermediate",
             Self::Root => "root",
             Self::Force => "force",
+            Self::Back => "back",
             Self::Emergency => "emergency",
         }
     }
@@ -144,6 +152,9 @@ pub enum RotateError {
     /// There is no step to end.
     #[error("no root is being rotated")]
     NotUnderWay,
+    /// The old root has left the bundles, or is not there.
+    #[error("there is no way back: the old root has left the bundles")]
+    NoWayBack,
     /// Our fault.
     #[error("it could not be done")]
     Authority(#[from] CaError),
@@ -166,8 +177,21 @@ pub struct AuthorityStatus {
     pub root_not_after: UnixTime,
     /// End of the intermediate that signs.
     pub intermediate_not_after: UnixTime,
+    /// Every authority, and when it ends.
+    pub authorities: Vec<AuthorityEnd>,
     /// Certificates issued since the start of this process.
     pub issued: u64,
+}
+
+/// An authority and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct AuthorityEnd {
+    /// `root` or `intermediate`.
+    pub kind: &'static str,
+    /// `prepared`, `active` or `old`.
+    pub slot: &'static str,
+    /// The last second at which it is valid.
+    pub not_after: UnixTime,
 }
 
 /// The certificate authority cannot be opened.
@@ -219,6 +243,9 @@ pub enum IssueError {
     /// The identity is of another trust domain, or names no workload.
     #[error("{0} is not an identity of a workload of this trust domain")]
     NotOurs(SpiffeId),
+    /// The operator has revoked it.
+    #[error("{0} is revoked")]
+    Revoked(SpiffeId),
     /// Our fault: no authority is able to sign.
     #[error("no authority can sign")]
     Authority(#[from] CaError),
@@ -277,6 +304,7 @@ impl CertificateAuthority {
             members: Arc::new(members),
             bundle: watch::Sender::new(bundle),
             renewal: watch::Sender::new(renewal),
+            faults: Faults::default(),
         }))
     }
 
@@ -312,16 +340,42 @@ impl CertificateAuthority {
         self.options.svid_ttl
     }
 
+    /// The faults on purpose, which those see who ask from outside this process.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
     /// Issues to an attested caller. Of the request only the proven public key counts.
     pub fn issue(&self, caller: &Attested, csr_der: &[u8]) -> Result<IssuedSvid, IssueError> {
         let proven = csr::proven_key(csr_der)?;
-        self.sign(&caller.id, &proven.key, &proven.spki_der)
+        self.sign(&caller.id, &proven.key, &proven.spki_der, self.clock.now())
+    }
+
+    /// The same, as faulty as the authority is made to be.
+    pub(crate) fn issue_outside(
+        &self,
+        caller: &Attested,
+        csr_der: &[u8],
+    ) -> Result<IssuedSvid, IssueError> {
+        let proven = csr::proven_key(csr_der)?;
+        let now = self.clock.now();
+        let dated = match self.faults.now() {
+            Some(AuthorityFault::Skew { ahead_ms }) => {
+                let by = Duration::from_millis(ahead_ms.unsigned_abs());
+                match ahead_ms < 0 {
+                    true => UnixTime::default().plus(now.since(UnixTime::default().plus(by))),
+                    false => now.plus(by),
+                }
+            }
+            Some(AuthorityFault::Away | AuthorityFault::NoRenewal) | None => now,
+        };
+        self.sign(&caller.id, &proven.key, &proven.spki_der, dated)
     }
 
     /// Issues to this process itself; the key is made here and stays in memory.
     pub fn issue_self(&self, id: &SpiffeId) -> Result<X509Svid, IssueError> {
         let key = KeyPair::generate().map_err(CaError::Sign)?;
-        let issued = self.sign(id, &key, &key.subject_public_key_info())?;
+        let issued = self.sign(id, &key, &key.subject_public_key_info(), self.clock.now())?;
         let pkcs8 = Zeroizing::new(key.serialize_der());
         let svid = X509Svid::parse(
             issued.chain_der,
@@ -356,6 +410,7 @@ impl CertificateAuthority {
         let now = self.clock.now();
         self.ensure(state)?;
         self.keep_members(state, now);
+        self.end_revocations(state, events, now)?;
         let root_is_due = || {
             state
                 .slots
@@ -387,7 +442,10 @@ impl CertificateAuthority {
         let under_way = state.slots.under_way(&self.options, &self.members, now);
         match (what, &under_way) {
             (Rotate::Root, Some(now)) => return Err(RotateError::UnderWay(now.rotation.step)),
-            (Rotate::Force, None) => return Err(RotateError::NotUnderWay),
+            (Rotate::Force | Rotate::Back, None) => return Err(RotateError::NotUnderWay),
+            (Rotate::Back, Some(_)) if !state.slots.can_go_back() => {
+                return Err(RotateError::NoWayBack);
+            }
             _ => {}
         }
         let forced = under_way.filter(|_| what == Rotate::Force);
@@ -403,6 +461,7 @@ impl CertificateAuthority {
             }
             Rotate::Root => slots.begin_rotation(options, now, RotationCause::Operator),
             Rotate::Force => slots.next_step(options, now),
+            Rotate::Back => slots.go_back(options, now),
             Rotate::Emergency => slots.replace_compromised(options, now),
         })?;
         tell(state, events, Some(what), not_waited_for);
@@ -437,6 +496,7 @@ impl CertificateAuthority {
             renewal: state.slots.renewal,
             root_not_after: end(state.slots.root(Slot::Active)),
             intermediate_not_after: end(state.slots.intermediate.as_ref()),
+            authorities: state.slots.ends(),
             issued: state.issued,
         }
     }
@@ -446,14 +506,17 @@ impl CertificateAuthority {
         id: &SpiffeId,
         key: &impl PublicKeyData,
         spki_der: &[u8],
+        now: UnixTime,
     ) -> Result<IssuedSvid, IssueError> {
         if !id.is_member_of(&self.options.trust_domain) || id.path().is_empty() {
             return Err(IssueError::NotOurs(id.clone()));
         }
         let mut state = self.lock();
         self.ensure(&mut state)?;
-        let now = self.clock.now();
         let bundle = Arc::clone(&self.bundle.borrow());
+        if bundle.revoked().covers_id(id) {
+            return Err(IssueError::Revoked(id.clone()));
+        }
         let issuer = state.slots.intermediate.as_ref().ok_or(CaError::Content)?;
         let life = template::life(now, self.options.svid_ttl, issuer.not_after);
         let leaf = template::leaf(id, life)?

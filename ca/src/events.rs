@@ -1,10 +1,13 @@
 //! What is told about identities: who got one, who was refused one and why.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use reeve_core::{SpiffeId, UnixTime};
 
-use crate::{AttestError, CsrError, Rotate, Rotation, TokenError, UnixPeer, Waiting};
+use crate::{
+    AttestError, AuthorityFault, CsrError, Revocation, Rotate, Rotation, TokenError, UnixPeer,
+    Waiting,
+};
 
 /// Longest piece of a caller's own text that is passed on.
 const MAX_TEXT: usize = 256;
@@ -13,10 +16,14 @@ const MAX_TEXT: usize = 256;
 pub trait IdentityEvents: fmt::Debug + Send + Sync {
     /// An identity was refused.
     fn refused(&self, event: RefusedIdentity);
+    /// Nobody was asked who it is: the authority is faulty on purpose.
+    fn unavailable(&self, _fault: AuthorityFault) {}
     /// An identity was issued.
     fn issued(&self, event: IssuedIdentity);
     /// Authorities or certificates are rotated.
     fn rotated(&self, event: &RotationEvent);
+    /// Something is refused from now on, or no longer.
+    fn revoked(&self, event: &RevocationEvent);
 }
 
 /// What is rotated.
@@ -34,6 +41,34 @@ pub struct RotationEvent {
     pub root_sha256: String,
     /// Who had not followed when the step before was ended by force.
     pub not_waited_for: Waiting,
+}
+
+/// What is revoked, or is no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationEvent {
+    /// What.
+    pub revocation: Revocation,
+    /// Why it is refused no longer, if so.
+    pub ended: Option<RevocationEnd>,
+}
+
+/// Why something is refused no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevocationEnd {
+    /// The operator said so.
+    Operator,
+    /// Its time is over.
+    Over,
+}
+
+impl RevocationEnd {
+    /// One word for records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Over => "over",
+        }
+    }
 }
 
 /// Somebody asked for an identity and did not get it.
@@ -58,6 +93,8 @@ pub struct IssuedIdentity {
     pub serial: String,
     /// Until when it is valid.
     pub not_after: UnixTime,
+    /// How long it took, attestation included.
+    pub took: Duration,
 }
 
 /// How a caller is known.
@@ -102,6 +139,9 @@ pub enum RefusalReason {
     /// The certificate that the caller was known by has ended since.
     #[error("the certificate that the caller was known by has expired")]
     Expired,
+    /// The operator has revoked it.
+    #[error("the identity is revoked")]
+    Revoked,
     /// The Workload API was called without its security header.
     #[error("the header workload.spiffe.io is missing")]
     NoSecurityHeader,
@@ -121,6 +161,7 @@ impl RefusalReason {
             Self::Request(_) => "request",
             Self::NoEvidence => "no_evidence",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::NoSecurityHeader => "no_security_header",
             Self::IssuerFailed => "issuer_failed",
         }
@@ -182,11 +223,16 @@ impl IdentityEvents for LogEvents {
             id,
             serial,
             not_after,
+            took,
         } = event;
-        tracing::info!(%caller, %id, serial, not_after_ms = not_after.as_millis(), "identity issued");
+        tracing::info!(%caller, %id, serial, not_after_ms = not_after.as_millis(), ?took, "identity issued");
     }
 
     fn rotated(&self, event: &RotationEvent) {
         tracing::info!(?event, "rotation");
+    }
+
+    fn revoked(&self, event: &RevocationEvent) {
+        tracing::info!(?event, "revocation");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{StreamExt, future, stream, stream::BoxStream};
 use reeve_core::{InstanceName, SpiffeId};
 use reeve_svid::TrustBundle;
 use tokio_stream::wrappers::WatchStream;
@@ -53,6 +53,7 @@ impl CertificateAuthority {
             id: first.id,
             instance: first.instance,
         };
+        let id = name.id.clone();
         let session = self.join(name, first.holding)?;
         let heed = async move {
             let mut reports = reports;
@@ -64,11 +65,30 @@ impl CertificateAuthority {
             }
         };
         let ca = Arc::clone(self);
+        let faulty = Arc::clone(self);
+        let until = async move {
+            // Cancel safety: a session that is dropped is away.
+            tokio::select! {
+                () = heed => {}
+                () = faulty.faults().away() => {}
+                () = faulty.revoked_from_now(id) => {}
+            }
+        };
         let changes = stream::select(
             WatchStream::new(self.bundle()).map(|_| ()),
             WatchStream::new(self.renewal()).map(|_| ()),
         );
-        Ok(changes.map(move |()| ca.trust()).take_until(heed).boxed())
+        Ok(changes.map(move |()| ca.trust()).take_until(until).boxed())
+    }
+
+    /// Ready when the identity is revoked: whoever has it is told nothing further, and no rotation waits for it beyond
+    /// its certificate's end.
+    async fn revoked_from_now(&self, id: SpiffeId) {
+        let mut bundles = self.bundle();
+        let revoked = |bundle: &Arc<TrustBundle>| bundle.revoked().covers_id(&id);
+        if bundles.wait_for(revoked).await.is_err() {
+            future::pending::<()>().await;
+        }
     }
 
     fn trust(&self) -> Trust {

@@ -5,13 +5,13 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt, future};
 use reeve_core::{Clock, InstanceName, SpiffeId, UnixTime};
 use reeve_svid::{TrustBundle, VerifiedPeer};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{
-    Attested, Attestor, Caller, CertificateAuthority, IdentityEvents, IssueError, IssuedIdentity,
-    JoinTokens, RefusalReason, RefusedIdentity, TlsPeer, UnixPeer, csr,
+    Attested, Attestor, AuthorityFault, Caller, CertificateAuthority, IdentityEvents, IssueError,
+    IssuedIdentity, JoinTokens, RefusalReason, RefusedIdentity, TlsPeer, UnixPeer, csr,
     follow::{Report, Trust},
     members::Holding,
     proto::issuer::{
@@ -96,6 +96,18 @@ impl IssuerService {
         entitled_to(std::slice::from_ref(verified.id()), id)
     }
 
+    /// Whether none of these faults is in.
+    fn in_order(&self, faults: &[AuthorityFault]) -> Result<(), Status> {
+        match self.ca.faults().now().filter(|now| faults.contains(now)) {
+            Some(fault) => {
+                self.events.unavailable(fault);
+                let text = format!("a drill has the authority {}", fault.as_str());
+                Err(Status::unavailable(text))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn refuse(&self, caller: Caller, requested: &str, reason: RefusalReason) -> Status {
         let status = status(&reason);
         let requested = Some(requested);
@@ -111,15 +123,18 @@ impl Issuer for IssuerService {
         &self,
         request: Request<IssueRequest>,
     ) -> Result<Response<IssueResponse>, Status> {
+        let began = Instant::now();
+        self.in_order(&[AuthorityFault::Away, AuthorityFault::NoRenewal])?;
         let caller = caller(request.extensions());
         let attested = self.judge(request.extensions(), request.get_ref()).await;
         let request = request.get_ref();
         let attested = attested
             .map_err(|reason| self.refuse(caller.clone(), &request.requested_id, reason))?;
-        let issued = self.ca.issue(&attested, &request.csr_der).map_err(|error| {
+        let issued = self.ca.issue_outside(&attested, &request.csr_der).map_err(|error| {
             let reason = match error {
                 IssueError::Request(error) => RefusalReason::Request(error),
                 IssueError::NotOurs(_) => RefusalReason::NotEntitled,
+                IssueError::Revoked(_) => RefusalReason::Revoked,
                 IssueError::Authority(_) | IssueError::Recheck(_) => {
                     tracing::error!(%error, cause = ?std::error::Error::source(&error), "cannot issue");
                     RefusalReason::IssuerFailed
@@ -139,6 +154,7 @@ impl Issuer for IssuerService {
             id: attested.id,
             serial: issued.serial,
             not_after: issued.not_after,
+            took: began.elapsed(),
         });
         Ok(Response::new(response))
     }
@@ -149,6 +165,7 @@ impl Issuer for IssuerService {
         &self,
         _request: Request<WatchBundleRequest>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
+        self.in_order(&[AuthorityFault::Away])?;
         // A trust bundle is public.
         let bundles = WatchStream::new(self.ca.bundle()).map(|new| Ok(bundle(&new)));
         Ok(Response::new(Box::pin(bundles)))
@@ -160,6 +177,7 @@ impl Issuer for IssuerService {
         &self,
         request: Request<Streaming<issuer::Holding>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
+        self.in_order(&[AuthorityFault::Away])?;
         let extensions = request.extensions().clone();
         let mut said = request.into_inner();
         let first = timeout(FIRST_REPORT, said.message()).await;
@@ -170,6 +188,10 @@ impl Issuer for IssuerService {
         let requested = first.id.as_str();
         let attested =
             attested.map_err(|reason| self.refuse(caller(&extensions), requested, reason))?;
+        if self.ca.is_revoked(&attested.id) {
+            let reason = RefusalReason::Revoked;
+            return Err(self.refuse(caller(&extensions), attested.id.as_str(), reason));
+        }
         first.id = attested.id;
         let reports = said
             .take_while(|said| future::ready(said.is_ok()))
@@ -218,6 +240,8 @@ pub(crate) fn bundle(bundle: &TrustBundle) -> Bundle {
         trust_domain: bundle.trust_domain().to_string(),
         authorities_der: bundle.authorities().iter().map(|c| c.to_vec()).collect(),
         sequence: bundle.sequence(),
+        revoked_ids: bundle.revoked().ids().map(ToString::to_string).collect(),
+        revoked_serials: bundle.revoked().serials().map(str::to_owned).collect(),
     }
 }
 
@@ -264,7 +288,8 @@ pub(crate) fn status(reason: &RefusalReason) -> Status {
         | RefusalReason::NotEntitled
         | RefusalReason::Token(_)
         | RefusalReason::NoEvidence
-        | RefusalReason::Expired => Status::permission_denied("no identity for this caller"),
+        | RefusalReason::Expired
+        | RefusalReason::Revoked => Status::permission_denied("no identity for this caller"),
     }
 }
 

@@ -15,6 +15,7 @@ mod attest;
 mod authority;
 mod csr;
 mod events;
+mod faults;
 mod follow;
 mod issuer;
 #[cfg(test)]
@@ -30,16 +31,21 @@ pub use address::{MeshAddress, MeshAddressError, MeshListener, MeshStream};
 pub use agent::{
     Agent, AgentError, AgentHandle, AgentOptions, AgentStatus, BundleStream, ChannelError,
     GrpcIssuer, Issued, IssuerChannel, IssuerClient, LocalIssuer, ReportStream, TrustStream,
+    Urgency,
 };
 pub use attest::{AttestError, Attestor, PeerAttestor, UnixPeer};
 pub use authority::{
-    Attested, AuthorityStatus, CaError, CaOptions, CertificateAuthority, IssueError, IssuedSvid,
-    Rotate, RotateError, Rotation, RotationCause, RotationStatus, RotationStep, Store, Waiting,
+    Attested, AuthorityEnd, AuthorityStatus, CaError, CaOptions, CertificateAuthority, IssueError,
+    IssuedSvid, Revocation, RevokeError, RevokeTarget, Rotate, RotateError, Rotation,
+    RotationCause, RotationStatus, RotationStep, Store, Waiting,
 };
 pub use csr::CsrError;
 pub use events::{
     Caller, IdentityEvents, IssuedIdentity, LogEvents, RefusalReason, RefusedIdentity,
-    RotationEvent,
+    RevocationEnd, RevocationEvent, RotationEvent,
+};
+pub use faults::{
+    AuthorityFault, FaultRefused, Faults, HeldFault, MAX_FAULT_LEASE, MAX_FAULT_TIME, MAX_SKEW,
 };
 pub use follow::{Report, Trust};
 pub use issuer::IssuerService;

@@ -11,12 +11,16 @@ use std::{
 };
 
 use reeve_core::Clock;
-use reeve_svid::{Credentials, CredentialsWatch, MeshTls, VerifiedPeer, peer_of};
+use reeve_svid::{
+    Credentials, CredentialsWatch, MeshTls, Purpose, TrustBundle, VerifiedPeer, peer_of,
+    verify_svid,
+};
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Sleep, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,13 +53,22 @@ pub struct UnixConnection {
     _room: OwnedSemaphorePermit,
 }
 
-/// A TLS connection. It ends with the peer's certificate.
+/// A TLS connection. It ends with the peer's certificate, and when that is revoked or its root retired.
 #[derive(Debug)]
 pub struct TlsConnection {
     stream: Box<TlsStream<MeshStream>>,
     peer: TlsPeer,
-    end: Option<Pin<Box<Sleep>>>,
+    end: Option<End>,
     _room: OwnedSemaphorePermit,
+}
+
+/// Ready when the peer's certificate has ended, or is not vouched for any more.
+struct End(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl std::fmt::Debug for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("End")
+    }
 }
 
 /// Who is at the other end of a [`TlsConnection`].
@@ -134,7 +147,7 @@ pub fn tls_incoming(
                     continue;
                 }
             };
-            let credentials = credentials.borrow().clone();
+            let credentials = credentials.clone();
             let (send, clock) = (send.clone(), Arc::clone(&clock));
             tokio::spawn(async move {
                 let _permit = permit;
@@ -159,12 +172,12 @@ async fn pause(error: &io::Error) {
 async fn handshake(
     stream: MeshStream,
     from: &str,
-    credentials: Option<Arc<Credentials>>,
+    watch: CredentialsWatch,
     clock: Arc<dyn Clock>,
     room: OwnedSemaphorePermit,
 ) -> io::Result<TlsConnection> {
     let missing = || io::Error::new(io::ErrorKind::NotConnected, "no certificate yet");
-    let credentials = credentials.ok_or_else(missing)?;
+    let credentials = watch.borrow().clone().ok_or_else(missing)?;
     let bundle = Arc::clone(&credentials.bundle);
     let config = MeshTls::new(credentials, Arc::clone(&clock))
         .server_config_optional_client(&[reeve_svid::alpn::GRPC])
@@ -176,9 +189,18 @@ async fn handshake(
     if session.peer_certificates().is_some() && verified.is_none() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let end = verified
-        .as_ref()
-        .map(|peer| Box::pin(sleep(peer.not_after().since(now))));
+    let chain = session.peer_certificates().unwrap_or_default();
+    let chain: Vec<_> = chain.iter().map(|der| der.clone().into_owned()).collect();
+    let end = verified.as_ref().map(|peer| {
+        let life = peer.not_after().since(now);
+        End(Box::pin(async move {
+            // Cancel safety: both branches are.
+            tokio::select! {
+                () = sleep(life) => {}
+                () = lost(watch, chain, bundle, clock) => {}
+            }
+        }))
+    });
     Ok(TlsConnection {
         stream: Box::new(stream),
         peer: TlsPeer {
@@ -188,6 +210,27 @@ async fn handshake(
         end,
         _room: room,
     })
+}
+
+/// Ready when a later bundle than `made` no longer verifies the chain: its root is retired, or it is revoked.
+async fn lost(
+    mut watch: CredentialsWatch,
+    chain: Vec<CertificateDer<'static>>,
+    made: Arc<TrustBundle>,
+    clock: Arc<dyn Clock>,
+) {
+    let distrusts = |now: &Option<Arc<Credentials>>| {
+        let bundle = now.as_ref().map(|now| &now.bundle);
+        let changed = bundle.filter(|bundle| !bundle.admits_as(&made));
+        changed.is_some_and(|bundle| {
+            let verifies = |purpose| verify_svid(&chain, bundle, clock.now(), purpose).is_ok();
+            !verifies(Purpose::Client) && !verifies(Purpose::Server)
+        })
+    };
+    if watch.wait_for(distrusts).await.is_err() {
+        // No more bundles will come; the certificate's own end remains.
+        std::future::pending::<()>().await;
+    }
 }
 
 impl Connected for UnixConnection {
@@ -251,7 +294,7 @@ impl AsyncRead for TlsConnection {
         let ended = self
             .end
             .as_mut()
-            .is_some_and(|end| end.as_mut().poll(cx).is_ready());
+            .is_some_and(|end| end.0.as_mut().poll(cx).is_ready());
         if ended {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -6,9 +6,12 @@
 //! supervisor starts again; sidecars go on meanwhile.
 
 mod attest;
+mod drills;
 mod events;
 mod graph;
 mod key;
+mod renewals;
+mod revoking;
 mod settings;
 mod start;
 mod unprotected;

@@ -11,6 +11,8 @@ pub(crate) enum Answer {
     Yes,
     /// The answer is no (invalid, denied, tampered): exit code 1.
     No,
+    /// It was broken off, and everything put back: exit code 3.
+    Undone,
 }
 
 impl Answer {
@@ -25,6 +27,7 @@ impl From<Answer> for ExitCode {
         match answer {
             Answer::Yes => Self::SUCCESS,
             Answer::No => Self::from(1),
+            Answer::Undone => Self::from(3),
         }
     }
 }

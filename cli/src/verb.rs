@@ -9,6 +9,7 @@ pub(crate) mod compare;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod drill;
 pub(crate) mod guard;
 pub(crate) mod identity;
 pub(crate) mod intercept;
@@ -64,6 +65,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Witness(args) => witness::run(&args),
         Verb::Identity(args) => identity::run(&args),
         Verb::Ca(args) => ca::run(&args),
+        Verb::Drill(args) => drill::run(&args),
         Verb::Proxy(args) => proxy::run(args),
         Verb::Tap(args) => tap::run(&args),
         Verb::Chaos(args) => chaos::run(&args),

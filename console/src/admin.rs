@@ -28,6 +28,15 @@ pub trait AdminView: Send + Sync + 'static {
     /// Rotates certificates or authorities.
     fn rotate(&self, request: &RotateRequest) -> Result<(), TokenRefused>;
 
+    /// Refuses an identity or a certificate, or takes that back.
+    fn revoke(&self, request: &RevokeRequest) -> Result<(), TokenRefused>;
+
+    /// Records what a drill does.
+    fn note_drill(&self, caller: &Extensions, note: &DrillNote) -> Result<(), TokenRefused>;
+
+    /// Puts a fault into the authority for a while, or takes it out.
+    fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused>;
+
     /// Makes a join token.
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused>;
 }
@@ -44,8 +53,62 @@ pub struct ChaosRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotateRequest {
-    /// `workloads`, `intermediate`, `root`, `force` or `emergency`.
+    /// `workloads`, `intermediate`, `root`, `force`, `back` or `emergency`.
     pub what: String,
+}
+
+/// Refuses an identity or a certificate from now on, or takes that back. Exactly one of both is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeRequest {
+    /// The identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<SpiffeId>,
+    /// The certificate's serial number in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub why: String,
+    /// Until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixTime>,
+    /// Whether it is taken back.
+    #[serde(default)]
+    pub take_back: bool,
+}
+
+/// What a drill does, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrillNote {
+    /// The run's id.
+    pub drill: String,
+    /// The drill's name.
+    pub name: String,
+    /// `began`, `step` or `ended`.
+    pub phase: String,
+    /// In words.
+    #[serde(default)]
+    pub text: String,
+    /// At its end: `passed`, `failed` or `rolled_back`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+}
+
+/// A fault of the authority on purpose. It ends by itself unless it is asked for again in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultRequest {
+    /// The run that wants it.
+    pub drill: String,
+    /// `away`, `no-renewal` or `skew`.
+    pub fault: String,
+    /// Of `skew`: by how much the authority's clock is ahead.
+    #[serde(default)]
+    pub ahead_ms: i64,
+    /// For how long from now; 0 takes the fault out.
+    pub lease_ms: u64,
 }
 
 /// Asks for a join token.
@@ -112,6 +175,9 @@ pub fn admin(view: Arc<dyn AdminView>) -> Router {
         .route("/admin/join-tokens", post(create_token))
         .route("/admin/chaos", post(switch_chaos))
         .route("/admin/rotate", post(rotate))
+        .route("/admin/revoke", post(revoke))
+        .route("/admin/drill", post(note_drill))
+        .route("/admin/fault", post(fault))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&view), admit))
         .with_state(view)
@@ -141,6 +207,35 @@ async fn rotate(
 ) -> Result<StatusCode, TokenRefused> {
     let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
     view.rotate(&request)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn revoke(
+    State(view): State<Arc<dyn AdminView>>,
+    request: Result<Json<RevokeRequest>, JsonRejection>,
+) -> Result<StatusCode, TokenRefused> {
+    let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.revoke(&request)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn note_drill(
+    State(view): State<Arc<dyn AdminView>>,
+    caller: Extensions,
+    request: Result<Json<DrillNote>, JsonRejection>,
+) -> Result<StatusCode, TokenRefused> {
+    let Json(note) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.note_drill(&caller, &note)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn fault(
+    State(view): State<Arc<dyn AdminView>>,
+    caller: Extensions,
+    request: Result<Json<FaultRequest>, JsonRejection>,
+) -> Result<StatusCode, TokenRefused> {
+    let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.fault(&caller, &request)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

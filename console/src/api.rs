@@ -31,6 +31,9 @@ pub trait MeshView: Send + Sync + 'static {
     /// Who holds certificates of the mesh's authority, and how far each has followed it.
     fn members(&self) -> Value;
 
+    /// What is refused though its certificate verifies.
+    fn revoked(&self) -> Value;
+
     /// Who talks to whom.
     fn graph(&self) -> BoxFuture<'_, Graph>;
 
@@ -47,6 +50,7 @@ pub fn api(view: Arc<dyn MeshView>) -> Router {
         .route("/api/graph", get(graph))
         .route("/api/chaos", get(chaos))
         .route("/api/members", get(members))
+        .route("/api/revoked", get(revoked))
         .route("/metrics", get(metrics))
         .with_state(view)
 }
@@ -61,6 +65,10 @@ async fn chaos(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
 
 async fn members(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
     Json(view.members())
+}
+
+async fn revoked(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
+    Json(view.revoked())
 }
 
 async fn instances(State(view): State<Arc<dyn MeshView>>) -> Response {

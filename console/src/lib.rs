@@ -12,7 +12,8 @@ mod graph;
 mod status;
 
 pub use admin::{
-    AdminView, ChaosRequest, CreatedToken, RotateRequest, TokenRefused, TokenRequest, admin,
+    AdminView, ChaosRequest, CreatedToken, DrillNote, FaultRequest, RevokeRequest, RotateRequest,
+    TokenRefused, TokenRequest, admin,
 };
 pub use api::{MeshView, api};
 pub use graph::{Edge, Graph, Node, NodeKind};

@@ -90,6 +90,12 @@ pub struct CaFacts {
     /// The rotation of the root under way: `cause`, `step`, since when, and `waiting` for whom and until when.
     #[serde(default)]
     pub rotation: Option<Value>,
+    /// Life of a workload's certificate.
+    #[serde(default)]
+    pub certificate_ttl_ms: u64,
+    /// How long a rotation waits for those who cannot acknowledge.
+    #[serde(default)]
+    pub rotation_wait_ms: u64,
     /// When the root in use ends.
     pub root_not_after: UnixTime,
     /// When the intermediate in use ends.

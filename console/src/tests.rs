@@ -50,6 +50,10 @@ impl MeshView for Fixed {
         json!([])
     }
 
+    fn revoked(&self) -> Value {
+        json!([{"serial": "0a"}])
+    }
+
     fn graph(&self) -> BoxFuture<'_, Graph> {
         async { Graph::default() }.boxed()
     }
@@ -84,6 +88,29 @@ impl AdminView for Fixed {
         match request.what.as_str() {
             "root" => Ok(()),
             other => Err(TokenRefused::Request(other.to_owned())),
+        }
+    }
+
+    fn revoke(&self, request: &RevokeRequest) -> Result<(), TokenRefused> {
+        match request.take_back {
+            false => Ok(()),
+            true => Err(TokenRefused::Request("it is not revoked".into())),
+        }
+    }
+
+    fn note_drill(&self, caller: &Extensions, note: &DrillNote) -> Result<(), TokenRefused> {
+        assert!(caller.get::<Operator>().is_some(), "whoever notes is told");
+        match note.phase.as_str() {
+            "began" => Ok(()),
+            other => Err(TokenRefused::Request(other.to_owned())),
+        }
+    }
+
+    fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused> {
+        assert!(caller.get::<Operator>().is_some(), "whoever asks is told");
+        match request.lease_ms {
+            0 => Ok(()),
+            _ => Err(TokenRefused::Request("no".to_owned())),
         }
     }
 
@@ -126,6 +153,7 @@ async fn the_status_has_the_agreed_members() {
 async fn reading_works_and_writing_does_not_exist() {
     assert_eq!(get("/healthz").await, (StatusCode::OK, "ok\n".into()));
     assert_eq!(get("/instances").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(get("/api/revoked").await.1, r#"[{"serial":"0a"}]"#);
     assert_eq!(get("/metrics").await.1, "reeve_generation 7\n");
     let (_, graph) = get("/api/graph").await;
     assert_eq!(graph, r#"{"nodes":[],"edges":[]}"#);
@@ -161,6 +189,50 @@ async fn faults_are_listed_to_all_and_switched_by_operators() {
             expected,
             "{body}"
         );
+    }
+}
+
+#[tokio::test]
+async fn drills_and_their_faults_are_for_operators() {
+    let post = |path: &str, body: &str| {
+        Request::post(path)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_owned()))
+            .unwrap()
+    };
+    let began = r#"{"drill":"a","name":"rotate-root","phase":"began"}"#;
+    let out = r#"{"drill":"a","fault":"away","lease_ms":0}"#;
+    for (path, body, expected) in [
+        (
+            "/admin/revoke",
+            r#"{"serial":"0a"}"#,
+            StatusCode::NO_CONTENT,
+        ),
+        (
+            "/admin/revoke",
+            r#"{"serial":"0a","take_back":true}"#,
+            StatusCode::BAD_REQUEST,
+        ),
+        ("/admin/drill", began, StatusCode::NO_CONTENT),
+        (
+            "/admin/drill",
+            r#"{"drill":"a","name":"b","phase":"c"}"#,
+            StatusCode::BAD_REQUEST,
+        ),
+        ("/admin/drill", "{}", StatusCode::BAD_REQUEST),
+        ("/admin/fault", out, StatusCode::NO_CONTENT),
+        (
+            "/admin/fault",
+            r#"{"drill":"a","fault":"away"}"#,
+            StatusCode::BAD_REQUEST,
+        ),
+    ] {
+        let (code, _) = ask(admin(Arc::new(Fixed)), post(path, body)).await;
+        assert_eq!(code, StatusCode::FORBIDDEN, "{path} {body}");
+        let mut request = post(path, body);
+        request.extensions_mut().insert(Operator);
+        let (code, _) = ask(admin(Arc::new(Fixed)), request).await;
+        assert_eq!(code, expected, "{path} {body}");
     }
 }
 

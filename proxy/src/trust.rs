@@ -1,5 +1,5 @@
-//! Whether a mesh connection's peer is still vouched for. A bundle that changes – a root is retired, an authority is
-//! revoked – ends the connections whose certificates it no longer verifies, whatever runs on them.
+//! Whether a mesh connection's peer is still vouched for. A bundle that changes – a root is retired, an identity or a
+//! certificate is revoked – ends the connections whose certificates it no longer verifies, whatever runs on them.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl Trust {
         let distrusts = |now: &Option<Arc<Epoch>>| {
             let bundle = now.as_ref().map(|now| &now.credentials.bundle);
             // A renewed certificate alone changes nothing for its peers.
-            let changed = bundle.filter(|bundle| bundle.authorities() != made.authorities());
+            let changed = bundle.filter(|bundle| !bundle.admits_as(&made));
             changed.is_some_and(|bundle| !chain.is_vouched_for(bundle, clock.now()))
         };
         if self.epochs.wait_for(distrusts).await.is_err() {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use reeve_core::{SpiffeId, TrustDomain};
-use reeve_svid::{Credentials, TrustBundle};
+use reeve_svid::{Credentials, Revoked, TrustBundle};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
@@ -261,6 +261,15 @@ fn read_bundle(bundle: Bundle, expected: &TrustDomain) -> Result<TrustBundle, Ag
         return Err(AgentError::BadAnswer("a bundle of another trust domain"));
     }
     let authorities = bundle.authorities_der.into_iter().map(CertificateDer::from);
-    TrustBundle::new(expected.clone(), authorities.collect(), bundle.sequence)
-        .map_err(|_| AgentError::BadAnswer("not a trust bundle"))
+    let revoked = read_revoked(&bundle.revoked_ids, bundle.revoked_serials)?;
+    let bundle = TrustBundle::new(expected.clone(), authorities.collect(), bundle.sequence);
+    let bundle = bundle.map_err(|_| AgentError::BadAnswer("not a trust bundle"))?;
+    Ok(bundle.with_revoked(Arc::new(revoked)))
+}
+
+/// INVARIANT: an entry that cannot be read spoils the whole answer; it is not left out.
+fn read_revoked(ids: &[String], serials: Vec<String>) -> Result<Revoked, AgentError> {
+    let ids: Result<Vec<_>, _> = ids.iter().map(|id| SpiffeId::parse(id)).collect();
+    let ids = ids.map_err(|_| AgentError::BadAnswer("what is revoked is not a SPIFFE ID"))?;
+    Ok(Revoked::new(ids, serials))
 }

@@ -64,6 +64,13 @@ impl Agent {
                 Some(Ok(trust)) => {
                     backoff.reset();
                     self.take_bundle(&trust.bundle);
+                    if trust.bundle.revoked().covers_serial(&self.serial) {
+                        tracing::warn!(
+                            serial = self.serial,
+                            "our certificate is revoked: another one is asked for"
+                        );
+                        return ControlFlow::Break(());
+                    }
                     if trust.renewal > heeded {
                         heeded = trust.renewal;
                         *due = (*due).min(soon(&trust));

@@ -6,6 +6,8 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 /// Longest pause after failures.
 const LONGEST: Duration = Duration::from_secs(5);
+/// The same when the certificate has ended, and nothing works until there is another one.
+const LONGEST_CLOSED: Duration = Duration::from_secs(2);
 /// Of the life that a certificate has left, at most this part is spent on one pause.
 const PART_OF_LEFT: u32 = 8;
 
@@ -26,6 +28,12 @@ impl Backoff {
             .last
             .map_or(FIRST, |last| last.saturating_mul(2).min(LONGEST));
         self.last = Some(pause);
+        let closed = left.is_some_and(|left| left.is_zero());
+        let pause = if closed {
+            pause.min(LONGEST_CLOSED)
+        } else {
+            pause
+        };
         let urgent = left
             .filter(|left| !left.is_zero())
             .map(|left| left / PART_OF_LEFT);
@@ -74,9 +82,10 @@ mod tests {
             last: Some(LONGEST),
         };
         assert!(backoff.next(Some(Duration::from_secs(2))) <= Duration::from_millis(250));
+        let closed = backoff.next(Some(Duration::ZERO));
         assert!(
-            backoff.next(Some(Duration::ZERO)) > Duration::from_secs(1),
-            "it has ended"
+            closed > Duration::from_secs(1) && closed <= LONGEST_CLOSED,
+            "it has ended: {closed:?}"
         );
     }
 }

@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     CaError, Store,
+    revocation::Revocation,
     rotation::Rotation,
     slots::{Authority, Slot, Slots},
 };
@@ -50,6 +51,8 @@ struct Kept {
     roots: Vec<KeptAuthority>,
     retired: Vec<String>,
     intermediate: Option<KeptAuthority>,
+    #[serde(default)]
+    revoked: Vec<Revocation>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,6 +125,7 @@ impl Journal {
                 sequence: kept.sequence,
                 renewal: kept.renewal,
                 rotation: kept.rotation,
+                revoked: kept.revoked,
             },
             longest_svid_ttl: kept.longest_svid_ttl,
             members: self.read(MEMBERS)?.unwrap_or_default(),
@@ -140,6 +144,7 @@ impl Journal {
             sequence: slots.sequence,
             renewal: slots.renewal,
             rotation: slots.rotation.clone(),
+            revoked: slots.revoked.clone(),
             longest_svid_ttl,
             roots: slots.roots.iter().map(KeptAuthority::of).collect(),
             intermediate: slots.intermediate.as_ref().map(KeptAuthority::of),

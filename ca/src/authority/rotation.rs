@@ -38,6 +38,8 @@ pub enum RotationCause {
     Operator,
     /// Its key is in other hands: nothing under it is trusted any more.
     Emergency,
+    /// The operator wants the one of before: the new one is retired.
+    Back,
 }
 
 impl RotationCause {
@@ -47,6 +49,7 @@ impl RotationCause {
             Self::Due => "due",
             Self::Operator => "operator",
             Self::Emergency => "emergency",
+            Self::Back => "back",
         }
     }
 }
@@ -151,6 +154,43 @@ impl Slots {
                 self.enter(RotationStep::Retire, now, cause);
             }
             RotationStep::Retire => self.rotation = None,
+        }
+        Ok(())
+    }
+
+    /// Whether the root that signed before the rotation can sign again.
+    pub(super) fn can_go_back(&self) -> bool {
+        let rotation = self.rotation.as_ref();
+        let began = rotation.is_some_and(|r| r.cause != RotationCause::Back);
+        let slot = match rotation.map(|r| r.step) {
+            Some(RotationStep::Spread) => Slot::Prepared,
+            Some(RotationStep::Renew) => Slot::Old,
+            Some(RotationStep::Retire) | None => return false,
+        };
+        began && self.root(slot).is_some()
+    }
+
+    /// The root that signed before signs again. What the new one has signed is renewed and ends as in a rotation; then the
+    /// new one is retired.
+    pub(super) fn go_back(&mut self, options: &CaOptions, now: UnixTime) -> Result<(), CaError> {
+        match self.rotation.as_ref().map(|r| r.step) {
+            Some(RotationStep::Spread) => {
+                self.retire(|root| root.slot == Slot::Prepared);
+                self.sequence = self.sequence.saturating_add(1);
+                self.enter(RotationStep::Retire, now, RotationCause::Back);
+            }
+            Some(RotationStep::Renew) => {
+                for root in &mut self.roots {
+                    root.slot = match root.slot {
+                        Slot::Old => Slot::Active,
+                        Slot::Active | Slot::Prepared => Slot::Old,
+                    };
+                }
+                self.renew_intermediate(options, now)?;
+                self.order_renewal();
+                self.enter(RotationStep::Renew, now, RotationCause::Back);
+            }
+            Some(RotationStep::Retire) | None => {}
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The authorities: which root is spread, which signs, which is only still trusted.
 
+use std::sync::Arc;
+
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use reeve_core::{TrustDomain, UnixTime};
 use reeve_svid::TrustBundle;
@@ -7,7 +9,12 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{CaError, CaOptions, rotation::Rotation, template};
+use super::{
+    AuthorityEnd, CaError, CaOptions,
+    revocation::{self, Revocation},
+    rotation::Rotation,
+    template,
+};
 
 /// Most retired roots that are kept; at one a year, a lifetime.
 const MAX_RETIRED: usize = 60;
@@ -22,6 +29,16 @@ pub(super) enum Slot {
     Active,
     /// It signs no more, and is trusted for the sake of what it has signed.
     Old,
+}
+
+impl Slot {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Active => "active",
+            Self::Old => "old",
+        }
+    }
 }
 
 /// Every authority there is.
@@ -39,6 +56,8 @@ pub(super) struct Slots {
     pub(super) renewal: u64,
     /// The rotation of the root under way.
     pub(super) rotation: Option<Rotation>,
+    /// What is refused though it verifies, oldest first.
+    pub(super) revoked: Vec<Revocation>,
 }
 
 /// A certificate that signs others, with its key.
@@ -211,6 +230,18 @@ impl Slots {
         self.roots.iter().find(|root| root.slot == slot)
     }
 
+    /// Every authority and when it ends.
+    pub(super) fn ends(&self) -> Vec<AuthorityEnd> {
+        let end = |kind, authority: &Authority| AuthorityEnd {
+            kind,
+            slot: authority.slot.as_str(),
+            not_after: authority.not_after,
+        };
+        let roots = self.roots.iter().map(|root| end("root", root));
+        let intermediate = self.intermediate.iter().map(|i| end("intermediate", i));
+        roots.chain(intermediate).collect()
+    }
+
     /// A copy to change, so that a failure leaves the original as it was.
     pub(super) fn reopened(&self) -> Result<Self, CaError> {
         let roots = self.roots.iter().map(Authority::copy);
@@ -222,6 +253,7 @@ impl Slots {
             sequence: self.sequence,
             renewal: self.renewal,
             rotation: self.rotation.clone(),
+            revoked: self.revoked.clone(),
         })
     }
 
@@ -238,10 +270,7 @@ impl Slots {
     /// The roots as a trust bundle.
     pub(super) fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, CaError> {
         let roots = self.roots.iter().map(|root| root.certificate.clone());
-        Ok(TrustBundle::new(
-            trust_domain.clone(),
-            roots.collect(),
-            self.sequence,
-        )?)
+        let bundle = TrustBundle::new(trust_domain.clone(), roots.collect(), self.sequence)?;
+        Ok(bundle.with_revoked(Arc::new(revocation::list(&self.revoked))))
     }
 }

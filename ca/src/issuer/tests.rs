@@ -21,6 +21,8 @@ struct Seen {
 }
 
 impl IdentityEvents for Seen {
+    fn revoked(&self, _event: &crate::RevocationEvent) {}
+
     fn rotated(&self, _event: &crate::RotationEvent) {}
 
     fn refused(&self, event: RefusedIdentity) {

@@ -54,6 +54,8 @@ impl PeerAttestor for Fixed {
 struct Seen(Mutex<Vec<RefusedIdentity>>);
 
 impl IdentityEvents for Seen {
+    fn revoked(&self, _event: &crate::RevocationEvent) {}
+
     fn rotated(&self, _event: &crate::RotationEvent) {}
 
     fn refused(&self, event: RefusedIdentity) {

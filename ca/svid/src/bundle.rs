@@ -1,10 +1,12 @@
 //! Trust bundles: the authorities of one trust domain (SPIFFE Trust Domain and Bundle, X509-SVID section 5).
 
+use std::sync::Arc;
+
 use reeve_core::{TrustDomain, UnixTime};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::{
-    SvidError, pem,
+    Revoked, SvidError, pem,
     profile::{self, Validity},
     verify::Memory,
 };
@@ -19,6 +21,7 @@ pub struct TrustBundle {
     authorities: Vec<CertificateDer<'static>>,
     anchors: Vec<(Validity, TrustAnchor<'static>)>,
     sequence: u64,
+    revoked: Arc<Revoked>,
     verified: Memory,
 }
 
@@ -73,8 +76,29 @@ impl TrustBundle {
             trust_domain,
             authorities,
             sequence,
+            revoked: Arc::default(),
             verified: Memory::default(),
         })
+    }
+
+    /// The same authorities, and what is refused though they issued it.
+    #[must_use]
+    pub fn with_revoked(self, revoked: Arc<Revoked>) -> Self {
+        Self {
+            revoked,
+            verified: Memory::default(),
+            ..self
+        }
+    }
+
+    /// What is refused though the authorities issued it.
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.revoked
+    }
+
+    /// Whether `other` admits the same peers.
+    pub fn admits_as(&self, other: &Self) -> bool {
+        self.authorities == other.authorities && self.revoked == other.revoked
     }
 
     /// Reads the authorities from PEM.

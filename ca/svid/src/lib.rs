@@ -12,6 +12,7 @@ mod credentials;
 mod pem;
 mod profile;
 mod public;
+mod revoked;
 mod summary;
 mod svid;
 mod tls;
@@ -24,6 +25,7 @@ pub use public::{
     Authorities, ClientDetails, PeerRules, PublicIdentity, PublicTlsError, ServerCheck, Spoken,
     public_client, public_server,
 };
+pub use revoked::Revoked;
 pub use summary::CertificateSummary;
 pub use svid::{SignError, X509Svid};
 pub use tls::{MeshTls, TlsError, anonymous_client_config, peer_of, refusal_of, server_name};

@@ -220,6 +220,17 @@ pub enum SvidError {
         /// Who it is.
         found: SpiffeId,
     },
+    /// A valid certificate that the operator has revoked, by its serial number.
+    #[error("the certificate {serial} of {id} is revoked")]
+    RevokedCertificate {
+        /// Whose it is.
+        id: SpiffeId,
+        /// Its serial number.
+        serial: String,
+    },
+    /// A valid certificate of an identity that the operator has revoked.
+    #[error("{0} is revoked")]
+    RevokedId(SpiffeId),
     /// A private key in another form than PKCS#8.
     #[error("the private key is not in PKCS#8 form")]
     KeyNotPkcs8,
@@ -247,6 +258,7 @@ pub fn verify_svid(
         return Ok(peer);
     }
     let peer = verify_path(chain, bundle, at, purpose)?;
+    check_revoked(&peer, bundle)?;
     let until = peer.not_after.min(bundle.steady_until(at));
     bundle.verified().remember(key, &peer, at, until);
     Ok(peer)
@@ -279,6 +291,21 @@ fn verify_path(
         id: leaf.id,
         serial: leaf.serial,
     })
+}
+
+/// Of a chain that verifies: whether it is refused all the same.
+fn check_revoked(peer: &VerifiedPeer, bundle: &TrustBundle) -> Result<(), SvidError> {
+    let revoked = bundle.revoked();
+    if revoked.covers_id(&peer.id) {
+        return Err(SvidError::RevokedId(peer.id.clone()));
+    }
+    match revoked.covers_serial(&peer.serial) {
+        true => Err(SvidError::RevokedCertificate {
+            id: peer.id.clone(),
+            serial: peer.serial.clone(),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// The profile of every certificate of a chain.

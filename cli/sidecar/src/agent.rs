@@ -9,7 +9,8 @@ use futures_util::StreamExt;
 use reeve_audit::{EventKind, EventRecord, Wal};
 use reeve_ca::{
     Agent, AgentError, AgentHandle, AgentOptions, GrpcIssuer, IdentityEvents, IssuedIdentity,
-    IssuerChannel, PeerAttestor, RefusedIdentity, RotationEvent, serve_agent_socket,
+    IssuerChannel, PeerAttestor, RefusedIdentity, RevocationEvent, RevokeTarget, RotationEvent,
+    serve_agent_socket,
 };
 use reeve_core::{Clock, SpiffeId};
 use reeve_svid::{Credentials, CredentialsWatch, TrustBundle};
@@ -175,6 +176,25 @@ impl IdentityEvents for AgentEvents {
         };
         if event.not_waited_for.count > 0 {
             record = record.with("not_waited_for", event.not_waited_for.members.join(", "));
+        }
+        self.record(record);
+    }
+
+    fn revoked(&self, event: &RevocationEvent) {
+        let RevocationEvent { revocation, ended } = event;
+        let mut record = match ended {
+            None => EventRecord::new(EventKind::IdentityRevoked),
+            Some(cause) => {
+                EventRecord::new(EventKind::RevocationEnded).with("cause", cause.as_str())
+            }
+        };
+        record = match &revocation.target {
+            RevokeTarget::Id(id) => record.about(id.clone()),
+            RevokeTarget::Serial(serial) => record.with("serial", serial),
+        };
+        record = record.with("why", &revocation.why);
+        if let Some(until) = revocation.until {
+            record = record.with("until_ms", until.as_millis().to_string());
         }
         self.record(record);
     }

@@ -16,6 +16,7 @@ mod handover;
 pub mod hardening;
 pub mod logging;
 pub mod process_metrics;
+pub mod renewal_metrics;
 mod run;
 mod signer;
 pub mod socket;

@@ -32,7 +32,7 @@ use crate::{
     handover::{HandOverError, Listener, Place, Successor},
     hardening,
     logging::{self, LogFilter},
-    process_metrics,
+    process_metrics, renewal_metrics,
     sockets::{self, Door, UnixSockets},
     whois::WhoIs,
 };
@@ -135,6 +135,7 @@ impl Sidecar {
         let agent = agent::start(args, &clock)?;
         let credentials = agent.credentials;
         let handle = Arc::new(agent.handle);
+        renewal_metrics::register(&registry, handle.watch_status(), Arc::clone(&clock))?;
         let data_plane = DataPlane::start(
             args,
             (&credentials, agent.installed),

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
-use reeve_ca::{IdentityEvents, IssuedIdentity, RefusedIdentity, RotationEvent};
+use reeve_ca::{
+    AuthorityFault, IdentityEvents, IssuedIdentity, RefusedIdentity, RevocationEvent, RotationEvent,
+};
 use reeve_control::{AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh};
 use reeve_core::{InstanceName, model::Generation};
 use reeve_sidecar::AgentEvents;
@@ -14,6 +16,11 @@ const MAX_FAULTS: usize = 20;
 /// Configurations that may wait for the log to be opened.
 const MAX_WAITING: usize = 64;
 
+/// Upper bounds of the time that issuing takes, in seconds.
+const ISSUE_SECONDS: [f64; 10] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0,
+];
+
 /// Writes events to the mesh process's write-ahead log.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -21,6 +28,8 @@ pub(crate) struct Recorder {
     applied: Mutex<Applied>,
     issued: prometheus::IntCounter,
     refused: prometheus::IntCounter,
+    refusals: prometheus::IntCounterVec,
+    took: prometheus::Histogram,
 }
 
 /// Configurations are recorded once their policy set is kept, for which the audit log must be open.
@@ -41,11 +50,25 @@ impl Recorder {
             registry.register(Box::new(counter.clone()))?;
             anyhow::Ok(counter)
         };
+        let about = prometheus::Opts::new(
+            "reeve_ca_refusals_total",
+            "Requests for identities refused, by reason; `drill` is an authority that is faulty on purpose.",
+        );
+        let refusals = prometheus::IntCounterVec::new(about, &["reason"])?;
+        registry.register(Box::new(refusals.clone()))?;
+        let about = prometheus::HistogramOpts::new(
+            "reeve_ca_issue_seconds",
+            "Time from a request for a certificate to the certificate.",
+        );
+        let took = prometheus::Histogram::with_opts(about.buckets(ISSUE_SECONDS.to_vec()))?;
+        registry.register(Box::new(took.clone()))?;
         Ok(Self {
             own: AgentEvents::new(wal),
             applied: Mutex::new(Applied::Waiting(Vec::new())),
             issued: counter("reeve_ca_issued_total", "Certificates issued.")?,
             refused: counter("reeve_ca_refused_total", "Requests for identities refused.")?,
+            refusals,
+            took,
         })
     }
 
@@ -162,13 +185,25 @@ impl IdentityEvents for Recorder {
         self.own.rotated(event);
     }
 
+    fn revoked(&self, event: &RevocationEvent) {
+        tracing::warn!(?event, "revocation");
+        self.own.revoked(event);
+    }
+
+    fn unavailable(&self, _fault: AuthorityFault) {
+        self.refusals.with_label_values(&["drill"]).inc();
+    }
+
     fn issued(&self, event: IssuedIdentity) {
         self.issued.inc();
+        self.took.observe(event.took.as_secs_f64());
         self.own.issued(event);
     }
 
     fn refused(&self, event: RefusedIdentity) {
         self.refused.inc();
+        let reason = event.reason.as_str();
+        self.refusals.with_label_values(&[reason]).inc();
         self.own.refused(event);
     }
 }

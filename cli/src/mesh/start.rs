@@ -29,7 +29,9 @@ use tokio::{
 };
 use tonic::{service::Routes, transport::Server};
 
-use super::{MeshArgs, attest::SidecarAttestor, events::Recorder, key, settings::Kept, view::View};
+use super::{
+    MeshArgs, attest::SidecarAttestor, events::Recorder, key, renewals, settings::Kept, view::View,
+};
 
 /// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
 const OWN_NAME: &str = "reeve.mesh";
@@ -180,7 +182,14 @@ impl MeshProcess {
 
 /// Replaces authorities in time even if nobody asks for certificates.
 async fn maintain(view: &View) -> anyhow::Result<()> {
+    let mut alarm = renewals::Alarm::default();
     loop {
+        view.expire_faults();
+        let (members, now) = (view.ca.members(), view.clock.now());
+        alarm.sound(
+            &renewals::late(&members, view.settings.certificate_ttl, now),
+            now,
+        );
         if let Err(error) = view.ca.maintain(&*view.events) {
             tracing::error!(%error, "the certificate authority cannot replace its authorities");
         }

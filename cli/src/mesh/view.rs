@@ -8,8 +8,9 @@ use reeve_ads::CircuitHub;
 use reeve_audit::{AuditLog, EventKind, EventRecord};
 use reeve_ca::{Caller, CertificateAuthority, JoinTokens, RotateError, UnixPeer};
 use reeve_console::{
-    AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, Graph, JobDone,
-    MeshFacts, MeshView, RotateRequest, Status, TokenRefused, TokenRequest,
+    AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, DrillNote,
+    FaultRequest, Graph, JobDone, MeshFacts, MeshView, RevokeRequest, RotateRequest, Status,
+    TokenRefused, TokenRequest,
 };
 use reeve_control::{Controller, instances::Instances};
 use reeve_core::{Clock, UnixTime, error_chain};
@@ -17,7 +18,7 @@ use reeve_sidecar::whois::WhoIs;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{attest::own_user, events::Recorder, graph, settings::Kept, unprotected};
+use super::{attest::own_user, events::Recorder, graph, renewals, settings::Kept, unprotected};
 
 /// Longest life of a join token: a day.
 const MAX_TOKEN_SECONDS: u64 = 24 * 60 * 60;
@@ -116,6 +117,8 @@ impl MeshView for View {
                 bundle_sequence: ca.bundle_sequence,
                 renewal: ca.renewal,
                 rotation: ca.rotation.and_then(|now| serde_json::to_value(now).ok()),
+                certificate_ttl_ms: millis(self.settings.certificate_ttl),
+                rotation_wait_ms: millis(self.settings.rotation_wait),
                 root_not_after: ca.root_not_after,
                 intermediate_not_after: ca.intermediate_not_after,
                 issued,
@@ -142,6 +145,10 @@ impl MeshView for View {
 
     fn members(&self) -> Value {
         Value::Array(values(&self.ca.members()))
+    }
+
+    fn revoked(&self) -> Value {
+        Value::Array(values(&self.ca.revoked()))
     }
 
     fn graph(&self) -> BoxFuture<'_, Graph> {
@@ -206,6 +213,10 @@ impl MeshView for View {
                 "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
             ));
         }
+        let ttl = self.settings.certificate_ttl;
+        let (authority, members) = (self.ca.status(), self.ca.members());
+        let ends = renewals::metrics(&authority, &members, ttl, self.clock.now());
+        text.push_str(&ends);
         text
     }
 }
@@ -247,11 +258,23 @@ impl AdminView for View {
         let what = what.map_err(|e| TokenRefused::Request(e.to_string()))?;
         let rotated = self.ca.rotate(what, &*self.events);
         rotated.map_err(|error| match error {
-            RotateError::UnderWay(_) | RotateError::NotUnderWay => {
+            RotateError::UnderWay(_) | RotateError::NotUnderWay | RotateError::NoWayBack => {
                 TokenRefused::Request(error.to_string())
             }
             RotateError::Authority(_) => TokenRefused::Ourselves(error_chain(&error)),
         })
+    }
+
+    fn revoke(&self, request: &RevokeRequest) -> Result<(), TokenRefused> {
+        self.change_revocations(request)
+    }
+
+    fn note_drill(&self, caller: &Extensions, note: &DrillNote) -> Result<(), TokenRefused> {
+        self.record_drill(caller, note)
+    }
+
+    fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused> {
+        self.hold_fault(caller, request)
     }
 
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused> {
@@ -290,6 +313,10 @@ impl AdminView for View {
 fn values(list: &[impl Serialize]) -> Vec<Value> {
     let values = list.iter().map(serde_json::to_value);
     values.filter_map(Result::ok).collect()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn count(len: usize) -> u64 {

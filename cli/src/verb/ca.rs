@@ -1,5 +1,6 @@
 //! `reeve ca`: looks at the certificate authority and lets new members join.
 
+mod revoke;
 mod rotate;
 
 use std::{fs, time::Duration};
@@ -63,6 +64,15 @@ enum CaVerb {
     /// List who holds certificates, and how far each has followed the authority
     #[command(after_help = rotate::MEMBERS_EXAMPLES)]
     Members(rotate::MembersArgs),
+    /// Refuse an identity or a certificate from now on
+    #[command(after_help = revoke::REVOKE_EXAMPLES)]
+    Revoke(revoke::RevokeArgs),
+    /// Take a revocation back
+    #[command(after_help = revoke::UNREVOKE_EXAMPLES)]
+    Unrevoke(revoke::UnrevokeArgs),
+    /// List what is revoked
+    #[command(after_help = revoke::REVOKED_EXAMPLES)]
+    Revoked(revoke::RevokedArgs),
     /// Make tokens by which remote members join
     Token(TokenArgs),
 }
@@ -109,6 +119,9 @@ pub(crate) fn run(args: &CaArgs) -> Verdict {
         CaVerb::Bundle(args) => bundle(args),
         CaVerb::Rotate(args) => block_on(rotate::rotate(args)),
         CaVerb::Members(args) => block_on(rotate::members(args)),
+        CaVerb::Revoke(args) => block_on(revoke::revoke(args)),
+        CaVerb::Unrevoke(args) => block_on(revoke::unrevoke(args)),
+        CaVerb::Revoked(args) => block_on(revoke::revoked(args)),
         CaVerb::Token(args) => match &args.verb {
             TokenVerb::Create(args) => block_on(create(args)),
         },

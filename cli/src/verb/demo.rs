@@ -349,7 +349,7 @@ fn next_steps(state: &StateDir) -> String {
         "\ntry in another terminal:\n{export}\
          \x20 {reeve} audit tail -f --denied          every denial as it happens; explain one with `audit explain ID`\n\
          \x20 {reeve} logs reviews-v2 -f               application output and access log, joined by trace\n\
-         \x20 {reeve} status                           which configuration is in force on which proxy\n\
+         \x20 {reeve} drill run rotate-root            rotate the root under load; the report says what was lost\n\
          \x20 ${{EDITOR:-vi}} {dir}/demo/access.yaml      permit what is denied; it applies as you save\n\
          \x20 {reeve} audit verify                     prove that no record was altered or left out\n"
     )

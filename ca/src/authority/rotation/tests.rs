@@ -5,14 +5,14 @@ use std::{
 };
 
 use rcgen::CertificateParams;
-use reeve_core::{Clock, UnixTime, clock::ManualClock};
-use reeve_svid::{Purpose, TrustBundle, verify_svid};
+use reeve_core::{Clock, SpiffeId, UnixTime, clock::ManualClock};
+use reeve_svid::{Purpose, SvidError, TrustBundle, verify_svid};
 
 use super::*;
 use crate::{
-    Attested, CertificateAuthority, Holding, IdentityEvents, IssuedIdentity, IssuedSvid,
-    MemberName, RefusedIdentity, Rotate, RotateError, RotationEvent, SealKey, Store,
-    members::Session,
+    Attested, CertificateAuthority, Holding, IdentityEvents, IssueError, IssuedIdentity,
+    IssuedSvid, MemberName, RefusedIdentity, RevokeError, RevokeTarget, Rotate, RotateError,
+    RotationEvent, SealKey, Store, members::Session,
 };
 
 const START: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -31,6 +31,8 @@ struct World {
 struct Told(Mutex<Vec<RotationEvent>>);
 
 impl IdentityEvents for Told {
+    fn revoked(&self, _event: &crate::RevocationEvent) {}
+
     fn refused(&self, _event: RefusedIdentity) {}
 
     fn issued(&self, _event: IssuedIdentity) {}
@@ -362,4 +364,131 @@ fn back(world: &World, member: Member, instance: &str) -> Member {
     let held = holding(&member.svid, &member.bundle);
     let session = world.ca.join(name, held).unwrap();
     Member { session, ..member }
+}
+
+#[test]
+fn a_rotation_goes_back_before_its_last_step_and_nobody_loses_anybody() {
+    let world = World::new();
+    let refused = world.ca.rotate(Rotate::Back, &world.events).unwrap_err();
+    assert!(matches!(refused, RotateError::NotUnderWay));
+    let (mut a, mut b) = (world.member("a-0"), world.member("b-0"));
+    let first = a.svid.chain_der[1].clone();
+    world.ca.rotate(Rotate::Root, &world.events).unwrap();
+    (a.take_bundle(&world), b.take_bundle(&world));
+    assert_eq!(world.tick(WAIT), Some(RotationStep::Renew));
+    a.renew(&world);
+    world.ca.rotate(Rotate::Back, &world.events).unwrap();
+    let refused = world.ca.rotate(Rotate::Back, &world.events).unwrap_err();
+    assert!(matches!(refused, RotateError::NoWayBack), "not to and fro");
+    assert!(a.talks_to(&b, world.clock.now()));
+    b.renew(&world);
+    assert!(a.talks_to(&b, world.clock.now()));
+    a.renew(&world);
+    assert_eq!(world.tick(WAIT), Some(RotationStep::Renew));
+    assert_eq!(world.tick(HOUR * 4), Some(RotationStep::Retire));
+    (a.renew(&world), b.renew(&world));
+    (a.take_bundle(&world), b.take_bundle(&world));
+    assert_eq!(world.tick(Duration::ZERO), None);
+    assert!(a.talks_to(&b, world.clock.now()));
+    let bundle = Arc::clone(&world.ca.bundle().borrow());
+    assert_eq!(bundle.authorities().len(), 1);
+    assert!(
+        verify_svid(
+            &[a.svid.chain_der[0].clone(), first],
+            &bundle,
+            START,
+            Purpose::Client
+        )
+        .is_err(),
+        "another intermediate"
+    );
+}
+
+#[test]
+fn a_root_that_was_only_spread_is_taken_back_at_once() {
+    let mut world = World::new();
+    let before = world.ca.bundle().borrow().authorities().to_vec();
+    let mut a = world.member("a-0");
+    world.ca.rotate(Rotate::Root, &world.events).unwrap();
+    a.take_bundle(&world);
+    world.ca.rotate(Rotate::Back, &world.events).unwrap();
+    world.restart();
+    assert_eq!(world.ca.bundle().borrow().authorities(), before);
+    assert_eq!(world.step(), Some(RotationStep::Retire));
+    assert!(a.svid.chain_der.len() == 2 && world.ca.bundle().borrow().sequence() == 3);
+}
+
+#[test]
+fn what_is_revoked_is_refused_by_everybody_who_has_the_bundle_and_that_outlives_a_restart() {
+    let mut world = World::new();
+    let (a, mut b) = (world.member("a-0"), world.member("b-0"));
+    let serial = RevokeTarget::Serial(a.svid.serial.to_uppercase());
+    let now = world.clock.now();
+    world
+        .ca
+        .revoke(serial.clone(), "lost", None, &world.events)
+        .unwrap();
+    let again = world
+        .ca
+        .revoke(serial, "lost", None, &world.events)
+        .unwrap_err();
+    assert!(matches!(again, RevokeError::Already));
+    assert!(a.talks_to(&b, now), "it has not been told");
+    b.take_bundle(&world);
+    let refused = verify_svid(&a.svid.chain_der, &b.bundle, now, Purpose::Client).unwrap_err();
+    assert!(matches!(refused, SvidError::RevokedCertificate { .. }));
+    assert!(verify_svid(&b.svid.chain_der, &b.bundle, now, Purpose::Client).is_ok());
+
+    let id: SpiffeId = "spiffe://mesh.local/ns/default/sa/reviews".parse().unwrap();
+    let target = RevokeTarget::Id(id.clone());
+    let until = Some(now.plus(HOUR));
+    world
+        .ca
+        .revoke(target.clone(), "", until, &world.events)
+        .unwrap();
+    world.restart();
+    assert_eq!(world.ca.revoked().len(), 2);
+    let bundle = Arc::clone(&world.ca.bundle().borrow());
+    let refused = verify_svid(&b.svid.chain_der, &bundle, now, Purpose::Server).unwrap_err();
+    assert!(matches!(refused, SvidError::RevokedId(_)));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = CertificateParams::default()
+        .serialize_request(&key)
+        .unwrap();
+    let issued = world.ca.issue(&Attested { id }, csr.der());
+    assert!(matches!(issued, Err(IssueError::Revoked(_))));
+
+    world.tick(HOUR);
+    assert_eq!(world.ca.revoked().len(), 1, "its time is over");
+    world.issue();
+    let none = world.ca.unrevoke(target, &world.events).unwrap_err();
+    assert!(matches!(none, RevokeError::NotRevoked));
+}
+
+#[test]
+fn what_is_revoked_has_bounds() {
+    let world = World::new();
+    let revoke = |target, why: &str, until| world.ca.revoke(target, why, until, &world.events);
+    let ours = || RevokeTarget::Id("spiffe://mesh.local/ns/default/sa/x".parse().unwrap());
+    let other = RevokeTarget::Id("spiffe://other.org/x".parse().unwrap());
+    assert!(matches!(
+        revoke(other, "", None),
+        Err(RevokeError::NotOurs(_))
+    ));
+    assert!(matches!(
+        revoke(ours(), &"x".repeat(257), None),
+        Err(RevokeError::Why)
+    ));
+    assert!(matches!(
+        revoke(ours(), "", Some(START)),
+        Err(RevokeError::Past)
+    ));
+    let bad = RevokeTarget::Serial("no".to_owned());
+    assert!(matches!(revoke(bad, "", None), Err(RevokeError::Serial)));
+    let sequence = world.ca.bundle().borrow().sequence();
+    assert_eq!(
+        (world.ca.revoked().len(), sequence),
+        (0, 1),
+        "nothing has changed"
+    );
 }

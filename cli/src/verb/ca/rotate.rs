@@ -25,6 +25,7 @@ Examples:
   reeve ca rotate intermediate             a new intermediate signs at once, and everybody renews
   reeve ca rotate root --wait              spread, sign, retire; each step waits for every live member, by name
   reeve ca rotate root --force             end the present step, whoever has not followed
+  reeve ca rotate root --back              the old root signs again, and the new one is retired
   reeve ca rotate root --emergency --yes   the root's key is in other hands: nothing under it is trusted from now on
 
 A root is rotated in three steps. `spread`: the new root stands in every bundle. `renew`: it signs, and everybody gets a
@@ -56,6 +57,9 @@ pub(super) struct RotateArgs {
     /// Of a root under rotation: end the present step now, whoever has not followed
     #[arg(long, conflicts_with = "emergency")]
     force: bool,
+    /// Of a root under rotation: the old one signs again, and the new one is retired
+    #[arg(long, conflicts_with_all = ["emergency", "force"])]
+    back: bool,
     /// Of a compromised root: replace it at once and trust nothing under it; connections are refused until both sides
     /// have renewed
     #[arg(long)]
@@ -113,13 +117,16 @@ pub(super) async fn rotate(args: &RotateArgs) -> Verdict {
 
 /// What the mesh process is asked for.
 fn word(args: &RotateArgs) -> Result<&'static str, Problem> {
-    if (args.force || args.emergency) && args.what != What::Root {
-        return Err(Problem::new("--force and --emergency are for `root` alone"));
+    if (args.force || args.emergency || args.back) && args.what != What::Root {
+        return Err(Problem::new(
+            "--force, --back and --emergency are for `root` alone",
+        ));
     }
     Ok(match args.what {
         What::Workloads => "workloads",
         What::Intermediate => "intermediate",
         What::Root if args.force => "force",
+        What::Root if args.back => "back",
         What::Root if args.emergency => "emergency",
         What::Root => "root",
     })
