@@ -75,6 +75,11 @@ pub(super) fn issuer(claims: &Map<String, Value>) -> Result<&str, TokenError> {
     text(claims, "iss")?.ok_or(TokenError::NoIssuer)
 }
 
+/// `sub`.
+pub(super) fn subject(claims: &Map<String, Value>) -> Result<Option<&str>, TokenError> {
+    text(claims, "sub")
+}
+
 impl Claims {
     /// Checks the registered claims of a token whose signature is right.
     pub(super) fn check(
@@ -88,7 +93,7 @@ impl Claims {
         {
             return Err(TokenError::UnknownIssuer);
         }
-        let subject = text(claims, "sub")?.unwrap_or_default();
+        let subject = subject(claims)?.unwrap_or_default();
         let audiences = audiences(claims)?;
         if !expected.audiences.is_empty()
             && !audiences

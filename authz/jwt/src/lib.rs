@@ -23,7 +23,7 @@ use reeve_core::{UnixTime, decision::User, model::JwtRule};
 use serde_json::{Map, Value};
 
 pub use self::{
-    check::{CheckOptions, Checked, check_jwks, check_token},
+    check::{CheckOptions, Checked, check_jwks, check_token, claimed_subject},
     error::{JwksError, TokenError},
     keys::KeySet,
     request::TokenLookup,

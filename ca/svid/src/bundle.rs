@@ -6,7 +6,9 @@ use reeve_core::{TrustDomain, UnixTime};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::{
-    Revoked, SvidError, pem,
+    JwtKey, Revoked, SvidError,
+    jwt::{JwtKeys, MAX_JWT_KEYS},
+    pem,
     profile::{self, Validity},
     verify::Memory,
 };
@@ -20,6 +22,7 @@ pub struct TrustBundle {
     trust_domain: TrustDomain,
     authorities: Vec<CertificateDer<'static>>,
     anchors: Vec<(Validity, TrustAnchor<'static>)>,
+    jwt: Arc<JwtKeys>,
     sequence: u64,
     revoked: Arc<Revoked>,
     verified: Memory,
@@ -34,6 +37,9 @@ pub enum BundleError {
     /// More than 64 authorities.
     #[error("a trust bundle has at most {MAX_AUTHORITIES} authorities, not {0}")]
     TooMany(usize),
+    /// More than 64 keys that sign JWT-SVIDs.
+    #[error("a trust bundle has at most {MAX_JWT_KEYS} keys that sign JWT-SVIDs, not {0}")]
+    TooManyJwtKeys(usize),
     /// The text is not PEM.
     #[error("the text is not PEM")]
     NotPem,
@@ -75,6 +81,7 @@ impl TrustBundle {
             anchors: anchors.collect::<Result<_, _>>()?,
             trust_domain,
             authorities,
+            jwt: Arc::default(),
             sequence,
             revoked: Arc::default(),
             verified: Memory::default(),
@@ -101,6 +108,14 @@ impl TrustBundle {
         self.authorities == other.authorities && self.revoked == other.revoked
     }
 
+    /// The same authorities, and these keys that sign JWT-SVIDs.
+    pub fn with_jwt_keys(self, keys: Vec<JwtKey>) -> Result<Self, BundleError> {
+        Ok(Self {
+            jwt: Arc::new(JwtKeys::new(keys)?),
+            ..self
+        })
+    }
+
     /// Reads the authorities from PEM.
     pub fn from_pem(
         trust_domain: TrustDomain,
@@ -124,6 +139,20 @@ impl TrustBundle {
     /// The authorities' certificates.
     pub fn authorities(&self) -> &[CertificateDer<'static>] {
         &self.authorities
+    }
+
+    /// The keys that sign JWT-SVIDs.
+    pub fn jwt_keys(&self) -> &[JwtKey] {
+        self.jwt.all()
+    }
+
+    /// The keys that sign JWT-SVIDs as a JWK set (RFC 7517 section 5).
+    pub fn jwks(&self) -> String {
+        self.jwt.document()
+    }
+
+    pub(crate) fn jwt(&self) -> &JwtKeys {
+        &self.jwt
     }
 
     /// The issuer's count of changes.

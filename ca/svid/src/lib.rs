@@ -1,4 +1,4 @@
-//! X.509-SVIDs: holding one, verifying a peer's, and mutual TLS between workloads that have them.
+//! SVIDs: holding one, verifying a peer's, and mutual TLS between workloads that have them.
 //!
 //! Nothing here issues. Flow: the agent in `reeve-ca` puts [`Credentials`] into a [`CredentialsWatch`]; whoever speaks
 //! TLS makes one [`MeshTls`] of each version and takes its configurations; after a handshake [`peer_of`] says who the
@@ -9,6 +9,8 @@
 
 mod bundle;
 mod credentials;
+mod document;
+mod jwt;
 mod pem;
 mod profile;
 mod public;
@@ -20,6 +22,8 @@ mod verify;
 
 pub use bundle::{BundleError, TrustBundle};
 pub use credentials::{Credentials, CredentialsWatch};
+pub use document::{BundleDocument, DocumentError, MAX_DOCUMENT_BYTES};
+pub use jwt::{JwtKey, JwtSvid, JwtSvidError, verify_jwt_svid};
 pub use pem::certificates_from_pem;
 pub use public::{
     Authorities, ClientDetails, PeerRules, PublicIdentity, PublicTlsError, ServerCheck, Spoken,
