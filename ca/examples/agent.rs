@@ -5,8 +5,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use reeve_ca::{
-    Agent, AgentOptions, AttestError, CaOptions, CertificateAuthority, LocalIssuer, LogEvents,
-    PeerAttestor, Store, UnixPeer, serve_agent_socket,
+    Agent, AgentOptions, AttestError, CaOptions, CertificateAuthority, JwtSource, LocalIssuer,
+    LogEvents, PeerAttestor, Store, UnixPeer, serve_agent_socket,
 };
 use reeve_core::{Clock, SpiffeId, SystemClock, TrustDomain};
 use tokio::net::UnixListener;
@@ -48,11 +48,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         instance: "example-0".parse()?,
         installed: None,
     };
-    let (credentials, _agent) = Agent::start(options, Arc::new(LocalIssuer::new(ca)), clock);
+    let issuer = Arc::new(LocalIssuer::new(ca));
+    let id = options.id.clone();
+    let (credentials, _agent) = Agent::start(options, issuer.clone(), Arc::clone(&clock));
+    let jwt = JwtSource::new(id, issuer, credentials, clock);
     let listener = UnixListener::bind(Path::new(&path))?;
     serve_agent_socket(
         listener,
-        credentials,
+        Arc::new(jwt),
         Arc::new(SameUser),
         Arc::new(LogEvents),
     )

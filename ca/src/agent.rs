@@ -14,12 +14,15 @@ use zeroize::{Zeroize, Zeroizing};
 mod channel;
 mod client;
 mod follow;
+mod jwt;
 mod schedule;
 
 pub use channel::{ChannelError, IssuerChannel};
 pub use client::{
-    BundleStream, GrpcIssuer, Issued, IssuerClient, LocalIssuer, ReportStream, TrustStream,
+    BundleStream, GrpcIssuer, Issued, IssuerClient, JwtIssued, LocalIssuer, ReportStream,
+    TrustStream,
 };
+pub use jwt::JwtSource;
 
 use schedule::Backoff;
 

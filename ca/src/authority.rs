@@ -10,7 +10,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{KeyPair, PublicKeyData};
 use reeve_core::{Clock, SpiffeId, TrustDomain, UnixTime};
-use reeve_svid::{BundleError, SvidError, TrustBundle, X509Svid};
+use reeve_svid::{BundleError, JwtSvidError, SvidError, TrustBundle, X509Svid};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod journal;
+mod jwt;
 mod published;
 mod recheck;
 mod revocation;
@@ -30,6 +31,7 @@ mod rotation;
 mod slots;
 mod template;
 
+pub use jwt::IssuedJwt;
 pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
 
 pub use revocation::{Revocation, RevokeError, RevokeTarget};
@@ -240,6 +242,9 @@ pub enum IssueError {
     /// The request's fault.
     #[error("the certificate request is refused")]
     Request(#[from] CsrError),
+    /// A JWT-SVID was asked for without saying for whom, or for too many.
+    #[error("a JWT-SVID names 1 to 8 audiences of at most 256 bytes")]
+    Audience,
     /// The identity is of another trust domain, or names no workload.
     #[error("{0} is not an identity of a workload of this trust domain")]
     NotOurs(SpiffeId),
@@ -260,6 +265,9 @@ pub enum Recheck {
     /// It does not verify against our own bundle.
     #[error("it does not verify")]
     Verify(#[from] SvidError),
+    /// The token does not verify.
+    #[error("it does not verify")]
+    Jwt(#[from] JwtSvidError),
     /// It departs from the template.
     #[error("its {0} is not the template's")]
     Departs(&'static str),
@@ -382,6 +390,14 @@ impl CertificateAuthority {
             PrivatePkcs8KeyDer::from(pkcs8.as_slice()).into(),
         );
         svid.map_err(|error| IssueError::Recheck(error.into()))
+    }
+
+    /// Refuses an identity that is none of a workload of our trust domain.
+    fn ours<'i>(&self, id: &'i SpiffeId) -> Result<&'i SpiffeId, IssueError> {
+        match id.is_member_of(&self.options.trust_domain) && !id.path().is_empty() {
+            true => Ok(id),
+            false => Err(IssueError::NotOurs(id.clone())),
+        }
     }
 
     /// Counts the times that everybody was told to renew, now and as it changes.
@@ -508,9 +524,7 @@ impl CertificateAuthority {
         spki_der: &[u8],
         now: UnixTime,
     ) -> Result<IssuedSvid, IssueError> {
-        if !id.is_member_of(&self.options.trust_domain) || id.path().is_empty() {
-            return Err(IssueError::NotOurs(id.clone()));
-        }
+        self.ours(id)?;
         let mut state = self.lock();
         self.ensure(&mut state)?;
         let bundle = Arc::clone(&self.bundle.borrow());

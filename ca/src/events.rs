@@ -89,12 +89,29 @@ pub struct IssuedIdentity {
     pub caller: Caller,
     /// The identity.
     pub id: SpiffeId,
-    /// The leaf's serial number in hexadecimal.
-    pub serial: String,
+    /// As what.
+    pub credential: Credential,
     /// Until when it is valid.
     pub not_after: UnixTime,
     /// How long it took, attestation included.
     pub took: Duration,
+}
+
+/// In which form an identity was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A certificate.
+    X509 {
+        /// The leaf's serial number in hexadecimal.
+        serial: String,
+    },
+    /// A token.
+    Jwt {
+        /// The key that signed it.
+        key_id: String,
+        /// For whom it is.
+        audience: Vec<String>,
+    },
 }
 
 /// How a caller is known.
@@ -133,6 +150,9 @@ pub enum RefusalReason {
     /// The certificate request is not acceptable.
     #[error("the certificate request was refused: {0}")]
     Request(#[source] CsrError),
+    /// A token was asked for without saying for whom, or for too many.
+    #[error("the token's audiences are missing, too many or too long")]
+    Audience,
     /// Neither a certificate, nor a token, nor a local process.
     #[error("the caller showed nothing to be known by")]
     NoEvidence,
@@ -159,6 +179,7 @@ impl RefusalReason {
             Self::NotEntitled => "not_entitled",
             Self::Token(_) => "token",
             Self::Request(_) => "request",
+            Self::Audience => "audience",
             Self::NoEvidence => "no_evidence",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
@@ -221,11 +242,11 @@ impl IdentityEvents for LogEvents {
         let IssuedIdentity {
             caller,
             id,
-            serial,
+            credential,
             not_after,
             took,
         } = event;
-        tracing::info!(%caller, %id, serial, not_after_ms = not_after.as_millis(), ?took, "identity issued");
+        tracing::info!(%caller, %id, ?credential, not_after_ms = not_after.as_millis(), ?took, "identity issued");
     }
 
     fn rotated(&self, event: &RotationEvent) {

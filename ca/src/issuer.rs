@@ -4,18 +4,19 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, future};
 use reeve_core::{Clock, InstanceName, SpiffeId, UnixTime};
-use reeve_svid::{TrustBundle, VerifiedPeer};
+use reeve_svid::{JwtKey, TrustBundle, VerifiedPeer};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{
-    Attested, Attestor, AuthorityFault, Caller, CertificateAuthority, IdentityEvents, IssueError,
-    IssuedIdentity, JoinTokens, RefusalReason, RefusedIdentity, TlsPeer, UnixPeer, csr,
+    Attested, Attestor, AuthorityFault, Caller, CertificateAuthority, Credential, IdentityEvents,
+    IssueError, IssuedIdentity, JoinTokens, RefusalReason, RefusedIdentity, TlsPeer, UnixPeer, csr,
     follow::{Report, Trust},
     members::Holding,
     proto::issuer::{
-        self, Bundle, IssueRequest, IssueResponse, WatchBundleRequest,
+        self, Bundle, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse,
+        WatchBundleRequest,
         issuer_server::{Issuer, IssuerServer},
     },
 };
@@ -130,17 +131,9 @@ impl Issuer for IssuerService {
         let request = request.get_ref();
         let attested = attested
             .map_err(|reason| self.refuse(caller.clone(), &request.requested_id, reason))?;
-        let issued = self.ca.issue_outside(&attested, &request.csr_der).map_err(|error| {
-            let reason = match error {
-                IssueError::Request(error) => RefusalReason::Request(error),
-                IssueError::NotOurs(_) => RefusalReason::NotEntitled,
-                IssueError::Revoked(_) => RefusalReason::Revoked,
-                IssueError::Authority(_) | IssueError::Recheck(_) => {
-                    tracing::error!(%error, cause = ?std::error::Error::source(&error), "cannot issue");
-                    RefusalReason::IssuerFailed
-                }
-            };
-            self.refuse(caller.clone(), &request.requested_id, reason)
+        let issued = self.ca.issue_outside(&attested, &request.csr_der);
+        let issued = issued.map_err(|error| {
+            self.refuse(caller.clone(), &request.requested_id, not_issued(error))
         })?;
         let bundle = bundle(&self.ca.bundle().borrow());
         let response = IssueResponse {
@@ -152,11 +145,44 @@ impl Issuer for IssuerService {
         self.events.issued(IssuedIdentity {
             caller,
             id: attested.id,
-            serial: issued.serial,
+            credential: Credential::X509 {
+                serial: issued.serial,
+            },
             not_after: issued.not_after,
             took: began.elapsed(),
         });
         Ok(Response::new(response))
+    }
+
+    async fn issue_jwt(
+        &self,
+        request: Request<IssueJwtRequest>,
+    ) -> Result<Response<IssueJwtResponse>, Status> {
+        let began = Instant::now();
+        self.in_order(&[AuthorityFault::Away])?;
+        let caller = caller(request.extensions());
+        let asked = request.get_ref();
+        let refuse = |reason| self.refuse(caller.clone(), &asked.requested_id, reason);
+        let id = SpiffeId::parse(&asked.requested_id);
+        let id = id.map_err(|_| refuse(RefusalReason::NotASpiffeId))?;
+        let attested = self.known(request.extensions(), id).await;
+        let attested = attested.map_err(refuse)?;
+        let issued = self.ca.issue_jwt(&attested, &asked.audience);
+        let issued = issued.map_err(|error| refuse(not_issued(error)))?;
+        self.events.issued(IssuedIdentity {
+            caller: caller.clone(),
+            id: attested.id,
+            credential: Credential::Jwt {
+                key_id: issued.key_id,
+                audience: asked.audience.clone(),
+            },
+            not_after: issued.expires_at,
+            took: began.elapsed(),
+        });
+        Ok(Response::new(IssueJwtResponse {
+            token: issued.token.to_string(),
+            expires_at_ms: issued.expires_at.as_millis(),
+        }))
     }
 
     type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<Bundle, Status>> + Send>>;
@@ -204,6 +230,19 @@ impl Issuer for IssuerService {
     }
 }
 
+fn not_issued(error: IssueError) -> RefusalReason {
+    match error {
+        IssueError::Request(error) => RefusalReason::Request(error),
+        IssueError::NotOurs(_) => RefusalReason::NotEntitled,
+        IssueError::Revoked(_) => RefusalReason::Revoked,
+        IssueError::Audience => RefusalReason::Audience,
+        IssueError::Authority(_) | IssueError::Recheck(_) => {
+            tracing::error!(%error, cause = ?std::error::Error::source(&error), "cannot issue");
+            RefusalReason::IssuerFailed
+        }
+    }
+}
+
 fn trust_message(trust: &Trust) -> issuer::Trust {
     issuer::Trust {
         bundle: Some(bundle(&trust.bundle)),
@@ -242,7 +281,12 @@ pub(crate) fn bundle(bundle: &TrustBundle) -> Bundle {
         sequence: bundle.sequence(),
         revoked_ids: bundle.revoked().ids().map(ToString::to_string).collect(),
         revoked_serials: bundle.revoked().serials().map(str::to_owned).collect(),
+        jwt_keys: bundle.jwt_keys().iter().map(jwk_text).collect(),
     }
+}
+
+fn jwk_text(key: &JwtKey) -> String {
+    serde_json::Value::Object(key.jwk().clone()).to_string()
 }
 
 fn entitled_to(entitled: &[SpiffeId], id: SpiffeId) -> Result<Attested, RefusalReason> {
@@ -279,6 +323,7 @@ pub(crate) fn status(reason: &RefusalReason) -> Status {
     match reason {
         RefusalReason::NotASpiffeId => Status::invalid_argument("requested_id is not a SPIFFE ID"),
         RefusalReason::Request(error) => Status::invalid_argument(error.to_string()),
+        RefusalReason::Audience => Status::invalid_argument(reason.to_string()),
         RefusalReason::NoSecurityHeader => {
             Status::invalid_argument("the metadata workload.spiffe.io: true is required")
         }

@@ -30,18 +30,18 @@ mod token;
 pub use address::{MeshAddress, MeshAddressError, MeshListener, MeshStream};
 pub use agent::{
     Agent, AgentError, AgentHandle, AgentOptions, AgentStatus, BundleStream, ChannelError,
-    GrpcIssuer, Issued, IssuerChannel, IssuerClient, LocalIssuer, ReportStream, TrustStream,
-    Urgency,
+    GrpcIssuer, Issued, IssuerChannel, IssuerClient, JwtIssued, JwtSource, LocalIssuer,
+    ReportStream, TrustStream, Urgency,
 };
 pub use attest::{AttestError, Attestor, PeerAttestor, UnixPeer};
 pub use authority::{
     Attested, AuthorityEnd, AuthorityStatus, CaError, CaOptions, CertificateAuthority, IssueError,
-    IssuedSvid, Revocation, RevokeError, RevokeTarget, Rotate, RotateError, Rotation,
+    IssuedJwt, IssuedSvid, Revocation, RevokeError, RevokeTarget, Rotate, RotateError, Rotation,
     RotationCause, RotationStatus, RotationStep, Store, Waiting,
 };
 pub use csr::CsrError;
 pub use events::{
-    Caller, IdentityEvents, IssuedIdentity, LogEvents, RefusalReason, RefusedIdentity,
+    Caller, Credential, IdentityEvents, IssuedIdentity, LogEvents, RefusalReason, RefusedIdentity,
     RevocationEnd, RevocationEvent, RotationEvent,
 };
 pub use faults::{

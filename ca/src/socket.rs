@@ -8,10 +8,12 @@ use tokio::net::UnixListener;
 use tonic::{Extensions, Status, transport::Server};
 
 use crate::{
-    Caller, IdentityEvents, PeerAttestor, RefusalReason, RefusedIdentity, UnixPeer, issuer,
-    listen::unix_incoming, proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    Caller, IdentityEvents, JwtSource, PeerAttestor, RefusalReason, RefusedIdentity, UnixPeer,
+    issuer, listen::unix_incoming,
+    proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
 
+mod jwt;
 mod sds;
 mod workload_api;
 
@@ -27,15 +29,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 #[error("the agent's socket failed")]
 pub struct SocketError(#[source] tonic::transport::Error);
 
-/// Serves the socket until dropped.
+/// Serves the socket, with the identity that `jwt` is of, until dropped.
 pub async fn serve_agent_socket(
     listener: UnixListener,
-    credentials: CredentialsWatch,
+    jwt: Arc<JwtSource>,
     attestor: Arc<dyn PeerAttestor>,
     events: Arc<dyn IdentityEvents>,
 ) -> Result<(), SocketError> {
     let door = Arc::new(Door {
-        credentials,
+        credentials: jwt.credentials().clone(),
+        jwt,
         attestor,
         events,
     });
@@ -58,6 +61,7 @@ pub async fn serve_agent_socket(
 #[derive(Debug)]
 struct Door {
     credentials: CredentialsWatch,
+    jwt: Arc<JwtSource>,
     attestor: Arc<dyn PeerAttestor>,
     events: Arc<dyn IdentityEvents>,
 }

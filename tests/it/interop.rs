@@ -90,7 +90,7 @@ async fn a_stock_envoy_takes_its_certificate_over_sds_and_speaks_mtls_with_a_sid
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_python_spiffe_library_takes_svids_from_the_workload_api() {
+async fn the_python_spiffe_library_takes_svids_and_tokens_from_the_workload_api() {
     let result = std::env::temp_dir().join(format!("rv-{}-svid.json", std::process::id()));
     drop(std::fs::remove_file(&result));
     let folder = client_and_echo(json!({"certificateTtl": "10s"}))
@@ -121,6 +121,11 @@ async fn the_python_spiffe_library_takes_svids_from_the_workload_api() {
     assert!(serials.len() >= 3, "rotation was not pushed: {got}");
     assert_eq!(got["errors"], json!([]));
     assert_eq!(got["bundles"], 1);
+    let fetcher = "spiffe://mesh.local/ns/default/sa/fetcher";
+    assert_eq!(got["jwt"]["by_the_library"], fetcher, "{got}");
+    assert_eq!(got["jwt"]["by_the_agent"], fetcher, "{got}");
+    assert_eq!(got["jwt"]["elsewhere"], "ValidateJwtSvidError", "{got}");
+    assert_eq!(got["jwt"]["anothers"], "FetchJwtSvidError", "{got}");
 }
 
 /// A workload that runs a Python script of the folder with the test's foreign libraries.

@@ -9,17 +9,18 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-use reeve_core::{SpiffeId, TrustDomain};
-use reeve_svid::{Credentials, Revoked, TrustBundle};
+use reeve_core::{SpiffeId, TrustDomain, UnixTime};
+use reeve_svid::{Credentials, JwtKey, Revoked, TrustBundle};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use super::{AgentError, IssuerChannel};
 use crate::{
     Attested, CertificateAuthority,
     follow::{Report, Trust},
     proto::issuer::{
-        self, Bundle, Holding, IssueRequest, WatchBundleRequest,
+        self, Bundle, Holding, IssueJwtRequest, IssueRequest, WatchBundleRequest,
         issuer_client::IssuerClient as Client,
     },
 };
@@ -48,6 +49,14 @@ pub trait IssuerClient: fmt::Debug + Send + Sync {
         held: Option<Arc<Credentials>>,
     ) -> Result<Issued, AgentError>;
 
+    /// Asks for a JWT-SVID.
+    async fn issue_jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        held: Option<Arc<Credentials>>,
+    ) -> Result<JwtIssued, AgentError>;
+
     /// Follows the authority as a member.
     async fn follow(
         &self,
@@ -65,6 +74,22 @@ pub struct Issued {
     pub bundle: Arc<TrustBundle>,
     /// The renewal that the certificate was issued for.
     pub renewal: u64,
+}
+
+/// A JWT-SVID as the issuer gave it.
+pub struct JwtIssued {
+    /// The token.
+    pub token: Zeroizing<String>,
+    /// Until when it is good.
+    pub expires_at: UnixTime,
+}
+
+impl fmt::Debug for JwtIssued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtIssued")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An issuer behind `reeve.ca.v1.Issuer`.
@@ -147,6 +172,25 @@ impl IssuerClient for GrpcIssuer {
                 .collect(),
             bundle: Arc::new(read_bundle(bundle, &self.trust_domain)?),
             renewal: answer.renewal,
+        })
+    }
+
+    async fn issue_jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        held: Option<Arc<Credentials>>,
+    ) -> Result<JwtIssued, AgentError> {
+        let mut request = tonic::Request::new(IssueJwtRequest {
+            requested_id: id.to_string(),
+            audience: audience.to_vec(),
+        });
+        request.set_timeout(ISSUE_TIMEOUT);
+        let answer = self.client(held).await?.issue_jwt(request).await;
+        let answer = answer.map_err(refused)?.into_inner();
+        Ok(JwtIssued {
+            token: Zeroizing::new(answer.token),
+            expires_at: UnixTime::from_millis(answer.expires_at_ms),
         })
     }
 
@@ -239,6 +283,20 @@ impl IssuerClient for LocalIssuer {
         })
     }
 
+    async fn issue_jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        _held: Option<Arc<Credentials>>,
+    ) -> Result<JwtIssued, AgentError> {
+        let issued = self.0.issue_jwt(&Attested { id: id.clone() }, audience);
+        let issued = issued.map_err(|error| AgentError::Refused(error.to_string()))?;
+        Ok(JwtIssued {
+            token: issued.token,
+            expires_at: issued.expires_at,
+        })
+    }
+
     async fn follow(
         &self,
         _held: Option<Arc<Credentials>>,
@@ -262,7 +320,11 @@ fn read_bundle(bundle: Bundle, expected: &TrustDomain) -> Result<TrustBundle, Ag
     }
     let authorities = bundle.authorities_der.into_iter().map(CertificateDer::from);
     let revoked = read_revoked(&bundle.revoked_ids, bundle.revoked_serials)?;
-    let bundle = TrustBundle::new(expected.clone(), authorities.collect(), bundle.sequence);
+    let key = |text: &String| JwtKey::from_jwk(&serde_json::from_str(text).ok()?);
+    let jwt_keys: Option<Vec<_>> = bundle.jwt_keys.iter().map(key).collect();
+    let jwt_keys = jwt_keys.ok_or(AgentError::BadAnswer("not a key of JWT-SVIDs"))?;
+    let bundle = TrustBundle::new(expected.clone(), authorities.collect(), bundle.sequence)
+        .and_then(|bundle| bundle.with_jwt_keys(jwt_keys));
     let bundle = bundle.map_err(|_| AgentError::BadAnswer("not a trust bundle"))?;
     Ok(bundle.with_revoked(Arc::new(revoked)))
 }

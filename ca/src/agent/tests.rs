@@ -78,6 +78,16 @@ impl IssuerClient for Issuer {
         }
     }
 
+    async fn issue_jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        held: Option<Arc<Credentials>>,
+    ) -> Result<JwtIssued, AgentError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.local.issue_jwt(id, audience, held).await
+    }
+
     async fn follow(
         &self,
         held: Option<Arc<Credentials>>,
@@ -269,9 +279,12 @@ async fn a_bundle_that_is_pushed_is_installed_at_once() {
     sleep(Duration::from_secs(1)).await;
     issuer.ca.maintain(&LogEvents).unwrap();
     let new = watch
-        .wait_for(|held| held.as_ref().is_some_and(|h| h.bundle.sequence() == 2))
+        .wait_for(|held| {
+            held.as_ref()
+                .is_some_and(|h| h.bundle.authorities().len() == 2)
+        })
         .await;
-    assert_eq!(new.unwrap().as_ref().unwrap().bundle.authorities().len(), 2);
+    assert!(new.unwrap().as_ref().unwrap().bundle.sequence() > 1);
     assert_eq!(handle.status().failures, 0);
 }
 
@@ -342,4 +355,37 @@ async fn the_authority_hears_what_new_connections_use_and_not_what_the_agent_hol
         issuer.ca.members().is_empty(),
         "who leaves is not waited for"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jwt_svid_is_kept_until_half_of_its_life_is_over() {
+    let (issuer, mut watch, _handle, clock) = start(HOUR);
+    watch.wait_for(Option::is_some).await.unwrap();
+    let source = JwtSource::new(
+        ID.parse().unwrap(),
+        Arc::clone(&issuer) as _,
+        watch,
+        clock as _,
+    );
+    let audience = |name: &str| vec![name.to_owned()];
+    let before = issuer.asked.load(Ordering::SeqCst);
+    let first = source.token(&audience("ledger")).await.unwrap();
+    assert_eq!(source.token(&audience("ledger")).await.unwrap(), first);
+    assert_ne!(source.token(&audience("pay")).await.unwrap(), first);
+    assert_eq!(issuer.asked.load(Ordering::SeqCst), before + 2);
+    tokio::time::advance(Duration::from_secs(151)).await;
+    assert_ne!(source.token(&audience("ledger")).await.unwrap(), first);
+    assert_eq!(issuer.asked.load(Ordering::SeqCst), before + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tokens_that_are_kept_are_bounded() {
+    let (issuer, mut watch, _handle, clock) = start(HOUR);
+    watch.wait_for(Option::is_some).await.unwrap();
+    let id = ID.parse().unwrap();
+    let source = JwtSource::new(id, Arc::clone(&issuer) as _, watch, clock as _);
+    for at in 0..300 {
+        source.token(&[format!("audience-{at}")]).await.unwrap();
+        assert!(source.kept_tokens() <= 128);
+    }
 }

@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     CaError, Store,
+    jwt::{JwtSigner, JwtSigners},
     revocation::Revocation,
     rotation::Rotation,
     slots::{Authority, Slot, Slots},
@@ -53,6 +54,7 @@ struct Kept {
     intermediate: Option<KeptAuthority>,
     #[serde(default)]
     revoked: Vec<Revocation>,
+    jwt: Vec<KeptJwtSigner>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,6 +66,16 @@ struct KeptAuthority {
     made_at: UnixTime,
     not_after: UnixTime,
     root: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptJwtSigner {
+    key_id: String,
+    key: Secret,
+    slot: Slot,
+    made_at: UnixTime,
+    not_after: UnixTime,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,12 +128,14 @@ impl Journal {
         }
         let roots = kept.roots.iter().map(KeptAuthority::open);
         let intermediate = kept.intermediate.as_ref().map(KeptAuthority::open);
+        let jwt = kept.jwt.iter().map(KeptJwtSigner::open);
         let retired = kept.retired.iter().map(|text| Ok(decode(text)?.into()));
         Ok(Some(Loaded {
             slots: Slots {
                 roots: roots.collect::<Result<_, _>>()?,
                 retired: retired.collect::<Result<_, CaError>>()?,
                 intermediate: intermediate.transpose()?,
+                jwt: JwtSigners(jwt.collect::<Result<_, _>>()?),
                 sequence: kept.sequence,
                 renewal: kept.renewal,
                 rotation: kept.rotation,
@@ -148,6 +162,7 @@ impl Journal {
             longest_svid_ttl,
             roots: slots.roots.iter().map(KeptAuthority::of).collect(),
             intermediate: slots.intermediate.as_ref().map(KeptAuthority::of),
+            jwt: slots.jwt.0.iter().map(KeptJwtSigner::of).collect(),
             retired: slots
                 .retired
                 .iter()
@@ -209,6 +224,27 @@ impl KeptAuthority {
             self.slot,
             [self.made_at, self.not_after],
             root.map(CertificateDer::from),
+        )
+    }
+}
+
+impl KeptJwtSigner {
+    fn of(signer: &JwtSigner) -> Self {
+        Self {
+            key_id: signer.key_id.clone(),
+            key: Secret(STANDARD.encode(&*signer.pkcs8)),
+            slot: signer.slot,
+            made_at: signer.made_at,
+            not_after: signer.not_after,
+        }
+    }
+
+    fn open(&self) -> Result<JwtSigner, CaError> {
+        JwtSigner::reopen(
+            self.key_id.clone(),
+            Zeroizing::new(decode(&self.key.0)?),
+            self.slot,
+            [self.made_at, self.not_after],
         )
     }
 }

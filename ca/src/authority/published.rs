@@ -1,24 +1,31 @@
-//! The trust bundle in a file, for whoever cannot follow it: who joins, and who verifies the audit log.
+//! The trust bundle in files, for whoever cannot follow it: who joins, and who verifies the audit log.
 
 use std::{
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use reeve_svid::TrustBundle;
+use reeve_svid::{BundleDocument, TrustBundle};
 
 use super::CaError;
 
 /// The file beside the bundle's that has every root there was, to verify what they once vouched for.
 const HISTORY: &str = "roots.pem";
 
+/// The file beside the bundle's that has it in the SPIFFE bundle format, with the keys of JWT-SVIDs.
+const DOCUMENT: &str = "bundle.json";
+/// How often its readers are to look for a newer one.
+const REFRESH_HINT: Duration = Duration::from_secs(300);
+
 /// Where the bundle is kept up to date, if anywhere.
 #[derive(Default)]
 pub(super) struct Published(Option<PathBuf>);
 
 impl Published {
-    /// In a file, which has the present bundle when this returns; beside it [`HISTORY`], every root there was.
+    /// In a file, which has the present bundle when this returns; beside it [`HISTORY`], every root there
+    /// was, and [`DOCUMENT`].
     pub(super) fn at(
         path: PathBuf,
         bundle: &TrustBundle,
@@ -34,12 +41,16 @@ impl Published {
         let Some(path) = &self.0 else {
             return Ok(());
         };
-        for (path, bundle) in [
-            (path.with_file_name(HISTORY), history),
-            (path.clone(), bundle),
+        let document = BundleDocument {
+            bundle: bundle.clone(),
+            refresh_hint: Some(REFRESH_HINT),
+        };
+        for (path, text) in [
+            (path.with_file_name(HISTORY), history.to_pem()),
+            (path.with_file_name(DOCUMENT), document.to_json()),
+            (path.clone(), bundle.to_pem()),
         ] {
-            replace(&path, bundle.to_pem().as_bytes())
-                .map_err(|source| CaError::Publish { path, source })?;
+            replace(&path, text.as_bytes()).map_err(|source| CaError::Publish { path, source })?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CaError, CaOptions,
+    jwt::JwtSigners,
     slots::{Slot, Slots},
 };
 use crate::members::{Members, Want};
@@ -126,6 +127,8 @@ impl Slots {
         now: UnixTime,
     ) -> Result<(), CaError> {
         self.retire(|_| true);
+        // They lay beside the root's.
+        self.jwt = JwtSigners::default();
         self.rotation = None;
         self.add_root(options, now, Slot::Active)?;
         self.sequence = self.sequence.saturating_add(1);

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     AuthorityEnd, CaError, CaOptions,
+    jwt::JwtSigners,
     revocation::{self, Revocation},
     rotation::Rotation,
     template,
@@ -48,6 +49,8 @@ pub(super) struct Slots {
     pub(super) roots: Vec<Authority>,
     /// The one that signs leaves.
     pub(super) intermediate: Option<Authority>,
+    /// Those that sign JWT-SVIDs.
+    pub(super) jwt: JwtSigners,
     /// Roots that are trusted no more, oldest first: what they vouched for stays to be verified.
     pub(super) retired: Vec<CertificateDer<'static>>,
     /// Counts changes of the roots.
@@ -150,6 +153,7 @@ impl Slots {
                 changed = true;
             }
         }
+        changed |= self.jwt.ensure(options.intermediate_ttl, now)?;
         self.sequence = self.sequence.saturating_add(u64::from(changed));
         if self.intermediate_is_due(now) {
             self.renew_intermediate(options, now)?;
@@ -162,6 +166,7 @@ impl Slots {
         self.root(Slot::Active).is_none()
             || self.roots.iter().any(|root| root.not_after <= now)
             || self.intermediate_is_due(now)
+            || self.jwt.is_due(now)
     }
 
     fn intermediate_is_due(&self, now: UnixTime) -> bool {
@@ -249,6 +254,7 @@ impl Slots {
         Ok(Self {
             roots: roots.collect::<Result<_, _>>()?,
             intermediate: intermediate.transpose()?,
+            jwt: self.jwt.reopened()?,
             retired: self.retired.clone(),
             sequence: self.sequence,
             renewal: self.renewal,
@@ -267,10 +273,11 @@ impl Slots {
         )?)
     }
 
-    /// The roots as a trust bundle.
+    /// The roots, and the keys that sign JWT-SVIDs, as a trust bundle.
     pub(super) fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, CaError> {
         let roots = self.roots.iter().map(|root| root.certificate.clone());
         let bundle = TrustBundle::new(trust_domain.clone(), roots.collect(), self.sequence)?;
+        let bundle = bundle.with_jwt_keys(self.jwt.public())?;
         Ok(bundle.with_revoked(Arc::new(revocation::list(&self.revoked))))
     }
 }

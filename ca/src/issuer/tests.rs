@@ -140,10 +140,9 @@ async fn an_attested_process_gets_its_own_identity() {
         setup.clock.now().plus(HOUR).as_millis()
     );
     let issued = setup.events.issued.lock().unwrap().pop().unwrap();
-    assert_eq!(
-        (issued.id.as_str(), issued.serial.as_str()),
-        (OURS, peer.serial())
-    );
+    assert_eq!(issued.id.as_str(), OURS);
+    let serial = peer.serial().to_owned();
+    assert_eq!(issued.credential, Credential::X509 { serial });
     assert!(matches!(issued.caller, Caller::Process { pid, .. } if pid == std::process::id()));
 }
 
@@ -290,5 +289,89 @@ async fn bundles_are_pushed() {
     setup.clock.advance(HOUR * 12);
     setup.service.ca.maintain(&crate::LogEvents).unwrap();
     let new = bundles.next().await.unwrap().unwrap();
-    assert_eq!((new.sequence, new.authorities_der.len()), (2, 2));
+    assert!(new.sequence > 1);
+    assert_eq!(new.authorities_der.len(), 2);
+    assert_eq!(new.jwt_keys.len(), 1);
+}
+
+fn jwt_request(
+    peer: Request<IssueRequest>,
+    id: &str,
+    audience: &[&str],
+) -> Request<IssueJwtRequest> {
+    let (metadata, extensions, _) = peer.into_parts();
+    let asked = IssueJwtRequest {
+        requested_id: id.to_owned(),
+        audience: audience.iter().map(|a| (*a).to_owned()).collect(),
+    };
+    Request::from_parts(metadata, extensions, asked)
+}
+
+#[tokio::test]
+async fn a_process_gets_a_jwt_svid_of_its_own_identity() {
+    let setup = setup(Ok(()));
+    let (peer, _far) = of_process(OURS);
+    let request = jwt_request(peer, OURS, &["ledger"]);
+    let answer = setup.service.issue_jwt(request).await.unwrap().into_inner();
+    let bundle = Arc::clone(&setup.service.ca.bundle().borrow());
+    let now = setup.clock.now();
+    let read =
+        reeve_svid::verify_jwt_svid(&answer.token, "ledger", |_| Some(&bundle), now).unwrap();
+    assert_eq!(read.id.as_str(), OURS);
+    assert_eq!(answer.expires_at_ms, read.expires_at.as_millis());
+    let issued = setup.events.issued.lock().unwrap().pop().unwrap();
+    assert_eq!(issued.id.as_str(), OURS);
+    let Credential::Jwt { key_id, audience } = issued.credential else {
+        panic!("a token");
+    };
+    assert_eq!(audience, ["ledger"]);
+    assert_eq!(key_id, bundle.jwt_keys()[0].id());
+}
+
+#[tokio::test]
+async fn nobody_gets_a_jwt_svid_that_is_not_its_own_and_it_is_recorded() {
+    let setup = setup(Ok(()));
+    let refused = async |request| {
+        let status = setup.service.issue_jwt(request).await.unwrap_err();
+        let event = setup.events.refused.lock().unwrap().pop().unwrap();
+        (status.code(), event.reason.as_str())
+    };
+    let (peer, _far) = of_process(OTHER);
+    let denied = (Code::PermissionDenied, "not_entitled");
+    assert_eq!(refused(jwt_request(peer, OTHER, &["ledger"])).await, denied);
+    let nobody = Request::new(IssueRequest::default());
+    let nameless = (Code::PermissionDenied, "no_evidence");
+    assert_eq!(
+        refused(jwt_request(nobody, OURS, &["ledger"])).await,
+        nameless
+    );
+    let (peer, _far) = of_process(OURS);
+    let bad = (Code::InvalidArgument, "not_a_spiffe_id");
+    assert_eq!(
+        refused(jwt_request(peer, "reviews", &["ledger"])).await,
+        bad
+    );
+    let long = "a".repeat(257);
+    for audience in [&[][..], &[""], &["a"; 9], &[&long]] {
+        let (peer, _far) = of_process(OURS);
+        let bad = (Code::InvalidArgument, "audience");
+        assert_eq!(refused(jwt_request(peer, OURS, audience)).await, bad);
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_identity_gets_no_token() {
+    let setup = setup(Ok(()));
+    let target = crate::RevokeTarget::Id(OURS.parse().unwrap());
+    let ca = &setup.service.ca;
+    ca.revoke(target, "stolen", None, &crate::LogEvents)
+        .unwrap();
+    let (peer, _far) = of_process(OURS);
+    let refused = setup
+        .service
+        .issue_jwt(jwt_request(peer, OURS, &["ledger"]))
+        .await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    let event = setup.events.refused.lock().unwrap().pop().unwrap();
+    assert_eq!(event.reason, RefusalReason::Revoked);
 }

@@ -29,10 +29,9 @@ use tonic::{
 
 use super::*;
 use crate::{
-    AttestError, CaOptions, CertificateAuthority, IssuedIdentity, Store,
+    AttestError, CaOptions, CertificateAuthority, IssuedIdentity, LocalIssuer, Store,
     proto::workload::{
-        JwtsvidRequest, X509BundlesRequest, X509svidRequest,
-        spiffe_workload_api_client::SpiffeWorkloadApiClient,
+        X509BundlesRequest, X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
 };
 
@@ -95,14 +94,17 @@ fn setup(attest: Result<(), AttestError>) -> Setup {
     let listener = UnixListener::bind(&path).unwrap();
     let (credentials, watched) = watch::channel(None);
     let events = Arc::new(Seen::default());
+    let ca = CertificateAuthority::open(options, Arc::clone(&clock)).unwrap();
+    let issuer = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
+    let jwt = JwtSource::new(ID.parse().unwrap(), issuer, watched, clock);
     let served = serve_agent_socket(
         listener,
-        watched,
+        Arc::new(jwt),
         Arc::new(Fixed(attest)),
         Arc::clone(&events) as _,
     );
     Setup {
-        ca: CertificateAuthority::open(options, clock).unwrap(),
+        ca,
         credentials,
         events,
         path,
@@ -226,18 +228,6 @@ async fn the_workload_api_refuses_calls_without_its_header() {
 }
 
 #[tokio::test]
-async fn jwt_svids_are_said_not_to_be_there() {
-    let setup = setup(Ok(()));
-    let mut client = setup.workload_api().await;
-    let status = client
-        .fetch_jwtsvid(with_header(JwtsvidRequest::default()))
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("no JWT-SVIDs"));
-}
-
-#[tokio::test]
 async fn a_stranger_gets_nothing_by_any_door_and_it_is_recorded() {
     let stranger = AttestError::Refused("not the application".to_owned());
     let setup = setup(Err(stranger.clone()));
@@ -277,6 +267,8 @@ async fn a_stranger_gets_nothing_by_any_door_and_it_is_recorded() {
         );
     }
 }
+
+mod jwt;
 
 struct Stream {
     send: mpsc::Sender<DiscoveryRequest>,

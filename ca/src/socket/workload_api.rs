@@ -7,7 +7,7 @@ use reeve_svid::{Credentials, TrustBundle};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-use super::Door;
+use super::{Door, jwt};
 use crate::{
     RefusalReason,
     proto::workload::{
@@ -69,25 +69,30 @@ impl SpiffeWorkloadApi for WorkloadApi {
 
     async fn fetch_jwtsvid(
         &self,
-        _request: Request<JwtsvidRequest>,
+        request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(no_jwt())
+        self.admit(&request).await?;
+        let (_, extensions, asked) = request.into_parts();
+        let answer = jwt::fetch(&self.0, &extensions, asked).await?;
+        Ok(Response::new(answer))
     }
 
     type FetchJWTBundlesStream = Answers<JwtBundlesResponse>;
 
     async fn fetch_jwt_bundles(
         &self,
-        _request: Request<JwtBundlesRequest>,
+        request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(no_jwt())
+        self.admit(&request).await?;
+        Ok(Response::new(self.answers(jwt::bundles)))
     }
 
     async fn validate_jwtsvid(
         &self,
-        _request: Request<ValidateJwtsvidRequest>,
+        request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(no_jwt())
+        self.admit(&request).await?;
+        jwt::validate(&self.0, request.get_ref()).map(Response::new)
     }
 }
 
@@ -120,8 +125,4 @@ fn bundles_answer(credentials: &Credentials) -> X509BundlesResponse {
 fn concatenated(bundle: &TrustBundle) -> Vec<u8> {
     let authorities: Vec<&[u8]> = bundle.authorities().iter().map(AsRef::as_ref).collect();
     authorities.concat()
-}
-
-fn no_jwt() -> Status {
-    Status::unimplemented("this agent issues X.509-SVIDs only, no JWT-SVIDs")
 }

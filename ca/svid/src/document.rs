@@ -164,7 +164,10 @@ fn public_jwk(key: &SubjectPublicKeyInfo<'_>) -> Option<Map<String, Value>> {
             };
             json!({ "kty": "RSA", "n": number(rsa.modulus), "e": number(rsa.exponent) })
         }
-        _ => return None,
+        PublicKey::DSA(_)
+        | PublicKey::GostR3410(_)
+        | PublicKey::GostR3410_2012(_)
+        | PublicKey::Unknown(_) => return None,
     };
     members.as_object().cloned()
 }

@@ -57,6 +57,9 @@ pub enum JwtSvidError {
     /// Its `sub` names a trust domain, not a workload.
     #[error("{0} names a trust domain, not a workload")]
     WithoutPath(SpiffeId),
+    /// The operator has revoked the identity.
+    #[error("{0} is revoked")]
+    Revoked(SpiffeId),
     /// There is no bundle of its trust domain.
     #[error("there is no trust bundle of {0}")]
     UnknownTrustDomain(TrustDomain),
@@ -141,6 +144,9 @@ pub fn verify_jwt_svid<'b>(
     // SECURITY: a trust domain's keys speak for its own workloads alone.
     let bundle = bundle_of(&domain).filter(|bundle| *bundle.trust_domain() == domain);
     let bundle = bundle.ok_or(JwtSvidError::UnknownTrustDomain(domain))?;
+    if bundle.revoked().covers_id(&id) {
+        return Err(JwtSvidError::Revoked(id));
+    }
     let options = CheckOptions {
         audiences: vec![audience.to_owned()],
         leeway: LEEWAY,
@@ -170,6 +176,7 @@ impl JwtSvidError {
             Self::NoSubject => "no_subject",
             Self::BadSpiffeId(_) => "bad_spiffe_id",
             Self::WithoutPath(_) => "without_path",
+            Self::Revoked(_) => "revoked",
             Self::UnknownTrustDomain(_) => "unknown_trust_domain",
             Self::NoExpiry => "no_expiry",
             Self::Algorithm(_) => "algorithm",

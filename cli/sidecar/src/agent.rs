@@ -8,9 +8,9 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use reeve_audit::{EventKind, EventRecord, Wal};
 use reeve_ca::{
-    Agent, AgentError, AgentHandle, AgentOptions, GrpcIssuer, IdentityEvents, IssuedIdentity,
-    IssuerChannel, PeerAttestor, RefusedIdentity, RevocationEvent, RevokeTarget, RotationEvent,
-    serve_agent_socket,
+    Agent, AgentError, AgentHandle, AgentOptions, Credential, GrpcIssuer, IdentityEvents,
+    IssuedIdentity, IssuerChannel, JwtSource, PeerAttestor, RefusedIdentity, RevocationEvent,
+    RevokeTarget, RotationEvent, serve_agent_socket,
 };
 use reeve_core::{Clock, SpiffeId};
 use reeve_svid::{Credentials, CredentialsWatch, TrustBundle};
@@ -25,6 +25,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// A running agent.
 pub(crate) struct Running {
     pub(crate) credentials: CredentialsWatch,
+    pub(crate) jwt: Arc<JwtSource>,
     /// To be told which of them new connections use.
     pub(crate) installed: watch::Sender<Option<Arc<Credentials>>>,
     pub(crate) handle: AgentHandle,
@@ -46,8 +47,11 @@ pub(crate) fn start(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Resul
         installed: Some(installed.subscribe()),
     };
     let client = Arc::new(issuer.clone());
-    let (credentials, handle) = Agent::start(options, client, Arc::clone(clock));
+    let (credentials, handle) = Agent::start(options, client.clone(), Arc::clone(clock));
+    let id = args.identity.clone();
+    let jwt = JwtSource::new(id, client, credentials.clone(), Arc::clone(clock));
     Ok(Running {
+        jwt: Arc::new(jwt),
         credentials,
         installed,
         handle,
@@ -121,11 +125,11 @@ pub(crate) fn attestor(args: &SidecarArgs) -> Arc<dyn PeerAttestor> {
 /// Serves the Workload API and SDS for ever.
 pub(crate) async fn serve(
     listener: UnixListener,
-    credentials: CredentialsWatch,
+    jwt: Arc<JwtSource>,
     attestor: Arc<dyn PeerAttestor>,
     events: Arc<AgentEvents>,
 ) {
-    if let Err(error) = serve_agent_socket(listener, credentials, attestor, events).await {
+    if let Err(error) = serve_agent_socket(listener, jwt, attestor, events).await {
         tracing::error!(%error, "the agent's socket is served no longer");
     }
 }
@@ -150,13 +154,16 @@ impl AgentEvents {
 
 impl IdentityEvents for AgentEvents {
     fn issued(&self, event: IssuedIdentity) {
-        self.record(
-            EventRecord::new(EventKind::IdentityIssued)
-                .about(event.id)
-                .with("caller", event.caller.to_string())
-                .with("serial", event.serial)
-                .with("not_after_ms", event.not_after.as_millis().to_string()),
-        );
+        let record = EventRecord::new(EventKind::IdentityIssued)
+            .about(event.id)
+            .with("caller", event.caller.to_string())
+            .with("not_after_ms", event.not_after.as_millis().to_string());
+        self.record(match event.credential {
+            Credential::X509 { serial } => record.with("serial", serial),
+            Credential::Jwt { key_id, audience } => record
+                .with("audience", audience.join(" "))
+                .with("key_id", key_id),
+        });
     }
 
     fn rotated(&self, event: &RotationEvent) {

@@ -9,7 +9,7 @@ use reeve_audit::{
     EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalError, WalOptions, ship,
     ship::ChannelFactory,
 };
-use reeve_ca::{AgentHandle, PeerAttestor};
+use reeve_ca::{AgentHandle, JwtSource, PeerAttestor};
 use reeve_core::{Clock, SystemClock, error_chain};
 use reeve_svid::CredentialsWatch;
 use tokio::{
@@ -172,7 +172,7 @@ impl Sidecar {
         let routes = admin::routes(admin).merge(inspect::routes(inspect));
         let routes = routes.merge(operators(args, &data_plane, &wal));
         let attestor = agent::attestor(args);
-        let identities = (credentials.clone(), attestor, Arc::clone(&events));
+        let identities = (agent.jwt, attestor, Arc::clone(&events));
         let serving = vec![
             tokio::spawn(circuits),
             tokio::spawn(keys),
@@ -318,12 +318,12 @@ async fn serve_admin(door: Door, routes: Router) {
 }
 
 /// What the agent's socket is served with.
-type Identities = (CredentialsWatch, Arc<dyn PeerAttestor>, Arc<AgentEvents>);
+type Identities = (Arc<JwtSource>, Arc<dyn PeerAttestor>, Arc<AgentEvents>);
 
-async fn serve_agent(door: Door, (credentials, attestor, events): Identities) {
+async fn serve_agent(door: Door, (jwt, attestor, events): Identities) {
     let sockets = door.sockets().await;
     match sockets.agent.as_ref().map(sockets::clone).transpose() {
-        Ok(Some(listener)) => agent::serve(listener, credentials, attestor, events).await,
+        Ok(Some(listener)) => agent::serve(listener, jwt, attestor, events).await,
         Ok(None) => {}
         Err(error) => tracing::error!(%error, "the agent's socket cannot be served"),
     }

@@ -1,9 +1,10 @@
 //! `reeve ca`: looks at the certificate authority and lets new members join.
 
+mod bundle;
 mod revoke;
 mod rotate;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use reeve_console::{CreatedToken, TokenRequest};
@@ -23,13 +24,6 @@ Examples:
   reeve ca status -o json | jq .issued
 
 Exit codes: 0 = fine, 2 = the mesh could not be asked.";
-
-const BUNDLE_EXAMPLES: &str = "\
-Examples:
-  reeve ca bundle > bundle.pem
-  reeve identity verify --bundle bundle.pem --chain svid.pem
-
-Exit codes: 0 = fine, 2 = there is no mesh.";
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:
@@ -55,9 +49,9 @@ enum CaVerb {
     /// Say how the certificate authority stands
     #[command(after_help = STATUS_EXAMPLES)]
     Status(LookArgs),
-    /// Print the mesh's authorities in PEM
-    #[command(after_help = BUNDLE_EXAMPLES)]
-    Bundle(LookArgs),
+    /// Print the mesh's authorities, and the keys of its JWT-SVIDs
+    #[command(after_help = bundle::EXAMPLES)]
+    Bundle(bundle::BundleArgs),
     /// Replace certificates, the intermediate or the root
     #[command(after_help = rotate::ROTATE_EXAMPLES)]
     Rotate(rotate::RotateArgs),
@@ -116,7 +110,7 @@ struct CreateArgs {
 pub(crate) fn run(args: &CaArgs) -> Verdict {
     match &args.verb {
         CaVerb::Status(args) => block_on(status(args)),
-        CaVerb::Bundle(args) => bundle(args),
+        CaVerb::Bundle(args) => bundle::run(args),
         CaVerb::Rotate(args) => block_on(rotate::rotate(args)),
         CaVerb::Members(args) => block_on(rotate::members(args)),
         CaVerb::Revoke(args) => block_on(revoke::revoke(args)),
@@ -154,20 +148,6 @@ fn shown(name: &str, value: &serde_json::Value) -> String {
         Some(millis) => timestamp(UnixTime::from_millis(millis)),
         None => value.to_string(),
     }
-}
-
-fn bundle(args: &LookArgs) -> Verdict {
-    let path = args.state.existing()?.bundle();
-    let pem = fs::read_to_string(&path).map_err(|error| {
-        Problem::because("the mesh's authorities cannot be read", &error)
-            .at(path.display())
-            .fix("is the mesh running? the mesh process writes them down when it starts")
-    })?;
-    match args.output.output {
-        Format::Human => output::line(pem.trim_end())?,
-        Format::Json => output::json(&serde_json::json!({"pem": pem}))?,
-    }
-    Ok(Answer::Yes)
 }
 
 async fn create(args: &CreateArgs) -> Verdict {

@@ -1,4 +1,4 @@
-"""Takes X.509-SVIDs from the Workload API with the stock SPIFFE library, and writes what it got to $RESULT.
+"""Takes X.509-SVIDs and JWT-SVIDs from the Workload API with the stock SPIFFE library, and writes what it got to $RESULT.
 
 Waits for three updates, so that rotation is seen to be pushed.
 """
@@ -9,7 +9,7 @@ import threading
 import time
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from spiffe import WorkloadApiClient
+from spiffe import JwtSvid, SpiffeId, TrustDomain, WorkloadApiClient
 
 updates = []
 errors = []
@@ -35,13 +35,45 @@ def on_update(context):
         enough.set()
 
 
+def refused(call):
+    try:
+        return repr(call())
+    except Exception as error:  # whatever the library makes of a refusal
+        return type(error).__name__
+
+
+def jwt(client):
+    """A token, by whom the library itself and the agent say it is, and what neither accepts."""
+    token = client.fetch_jwt_svid(audience={"ledger"}).token
+    bundles = client.fetch_jwt_bundles()
+    domain = TrustDomain("mesh.local")
+    read = JwtSvid.parse_and_validate(
+        token, bundles.get_bundle_for_trust_domain(domain), {"ledger"}
+    )
+    return {
+        "by_the_library": str(read.spiffe_id),
+        "by_the_agent": str(client.validate_jwt_svid(token, audience="ledger").spiffe_id),
+        "elsewhere": refused(lambda: client.validate_jwt_svid(token, audience="pay")),
+        "anothers": refused(
+            lambda: client.fetch_jwt_svid(
+                audience={"ledger"}, subject=SpiffeId("spiffe://mesh.local/ns/default/sa/echo")
+            )
+        ),
+    }
+
+
 def main():
     client = WorkloadApiClient()
     stop = client.stream_x509_contexts(on_update, lambda error: errors.append(repr(error)))
     enough.wait(60)
     stop.cancel()
     bundles = client.fetch_x509_bundles(timeout=10)
-    result = {"updates": updates, "errors": errors, "bundles": len(bundles.bundles)}
+    result = {
+        "updates": updates,
+        "errors": errors,
+        "bundles": len(bundles.bundles),
+        "jwt": jwt(client),
+    }
     path = os.environ["RESULT"]
     with open(path + ".new", "w", encoding="utf-8") as out:
         json.dump(result, out)

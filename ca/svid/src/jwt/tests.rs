@@ -4,7 +4,10 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
+use std::sync::Arc;
+
 use super::*;
+use crate::Revoked;
 use crate::forge::{Forge, ID, NOW};
 
 /// A key that signs JWT-SVIDs.
@@ -147,6 +150,18 @@ fn no_bundle_no_trust() {
     let keyless = Forge::new("mesh.local").bundle();
     let refused = verify(&keyless, &token, "ledger").unwrap_err();
     assert_eq!(refused, JwtSvidError::Token(TokenError::NoKeys));
+}
+
+#[test]
+fn a_revoked_identity_has_no_good_token() {
+    let signer = Signer::new();
+    let token = signer.token(&header(), &claims());
+    let revoked = Revoked::new([ID.parse().unwrap()], []);
+    let bundle = bundle(&signer).with_revoked(Arc::new(revoked));
+    assert_eq!(
+        verify(&bundle, &token, "ledger").unwrap_err().as_str(),
+        "revoked"
+    );
 }
 
 #[test]

@@ -1,15 +1,20 @@
 //! `reeve identity fetch`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use reeve_ca::proto::workload::{
-    X509svid, X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+    Jwtsvid, JwtsvidRequest, X509svid, X509svidRequest,
+    spiffe_workload_api_client::SpiffeWorkloadApiClient,
 };
 use reeve_svid::X509Svid;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
-use tonic::{Code, Request, metadata::MetadataValue};
+use serde_json::json;
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
     output::{self, Format, OutputArgs},
@@ -22,6 +27,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   reeve identity fetch                               at SPIFFE_ENDPOINT_SOCKET, as a workload has it
   reeve identity fetch --socket /run/agent.sock -o json
+  reeve identity fetch --audience ledger             a token (JWT-SVID) for the ledger
 
 Who asks is told from the process: only a workload of the mesh gets an answer, and only its own identity.
 Private keys are never printed.
@@ -34,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// `reeve identity fetch`.
 #[derive(Args, Debug)]
 pub(super) struct FetchArgs {
+    /// A token for this audience instead of certificates (a JWT-SVID; may be said more than once).
+    #[arg(long, value_name = "AUDIENCE")]
+    audience: Vec<String>,
     /// The Workload API's socket (a path, or unix:PATH).
     #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "PATH")]
     socket: String,
@@ -59,35 +68,76 @@ pub(super) fn run(args: &FetchArgs) -> Verdict {
 async fn fetch(args: &FetchArgs) -> Verdict {
     let path = args.socket.trim_start_matches("unix:");
     let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-    let channel = unix_channel(&path).await?;
-    let mut request = Request::new(X509svidRequest {});
-    // Required by the Workload API, so that no browser can be made to ask (SPIFFE Workload Endpoint, section 3).
+    let mut client = SpiffeWorkloadApiClient::new(unix_channel(&path).await?);
+    if !args.audience.is_empty() {
+        let asked = JwtsvidRequest {
+            audience: args.audience.clone(),
+            spiffe_id: String::new(),
+        };
+        let answer = client.fetch_jwtsvid(asking(asked));
+        let answer = within(&path, async { answer.await.map(Response::into_inner) }).await?;
+        return answer.map_or(Ok(Answer::No), |answer| tokens(args, &answer.svids));
+    }
+    let answer = async {
+        let stream = client.fetch_x509svid(asking(X509svidRequest {})).await?;
+        let ended = || Status::unavailable("it ended without an answer");
+        stream.into_inner().message().await?.ok_or_else(ended)
+    };
+    match within(&path, answer).await? {
+        Some(answer) => certificates(args, &answer.svids),
+        None => Ok(Answer::No),
+    }
+}
+
+/// A request with what the Workload API requires, so that no browser can be made to ask (SPIFFE Workload Endpoint,
+/// section 3).
+fn asking<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
     request
         .metadata_mut()
         .insert("workload.spiffe.io", MetadataValue::from_static("true"));
-    let mut client = SpiffeWorkloadApiClient::new(channel);
-    let answer = tokio::time::timeout(PATIENCE, async {
-        let mut stream = client.fetch_x509svid(request).await?.into_inner();
-        stream.message().await
-    });
+    request
+}
+
+/// The answer, if it comes in time; none if we are refused.
+async fn within<T>(
+    path: &Path,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<Option<T>, Problem> {
     let silent =
         || Problem::new(format!("no answer within {} s", PATIENCE.as_secs())).at(path.display());
-    let svids = match answer.await.map_err(|_| silent())? {
-        Ok(Some(answer)) => answer.svids,
-        Ok(None) => return Err(silent()),
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    match answer.map_err(|_| silent())? {
+        Ok(answer) => Ok(Some(answer)),
         Err(status) if status.code() == Code::PermissionDenied => {
             output::note(&format!("refused: {}", status.message()));
-            return Ok(Answer::No);
+            Ok(None)
         }
-        Err(status) => {
-            return Err(Problem::new(format!(
-                "the Workload API answered {}: {}",
-                status.code(),
-                status.message()
-            ))
-            .at(path.display()));
+        Err(status) => Err(Problem::new(format!(
+            "the Workload API answered {}: {}",
+            status.code(),
+            status.message()
+        ))
+        .at(path.display())),
+    }
+}
+
+fn tokens(args: &FetchArgs, svids: &[Jwtsvid]) -> Verdict {
+    match args.output.output {
+        Format::Json => {
+            let shown = |svid: &Jwtsvid| json!({ "spiffe_id": svid.spiffe_id, "token": svid.svid });
+            output::json(&svids.iter().map(shown).collect::<Vec<_>>())?;
         }
-    };
+        Format::Human => {
+            for svid in svids {
+                output::line(&svid.svid)?;
+            }
+        }
+    }
+    Ok(Answer::from_fine(!svids.is_empty()))
+}
+
+fn certificates(args: &FetchArgs, svids: &[X509svid]) -> Verdict {
     let identities: Vec<_> = svids.iter().map(identity).collect();
     match args.output.output {
         Format::Json => output::json(&identities)?,
