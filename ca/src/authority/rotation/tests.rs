@@ -374,7 +374,8 @@ fn a_rotation_goes_back_before_its_last_step_and_nobody_loses_anybody() {
     let (mut a, mut b) = (world.member("a-0"), world.member("b-0"));
     let first = a.svid.chain_der[1].clone();
     world.ca.rotate(Rotate::Root, &world.events).unwrap();
-    (a.take_bundle(&world), b.take_bundle(&world));
+    a.take_bundle(&world);
+    b.take_bundle(&world);
     assert_eq!(world.tick(WAIT), Some(RotationStep::Renew));
     a.renew(&world);
     world.ca.rotate(Rotate::Back, &world.events).unwrap();
@@ -386,8 +387,10 @@ fn a_rotation_goes_back_before_its_last_step_and_nobody_loses_anybody() {
     a.renew(&world);
     assert_eq!(world.tick(WAIT), Some(RotationStep::Renew));
     assert_eq!(world.tick(HOUR * 4), Some(RotationStep::Retire));
-    (a.renew(&world), b.renew(&world));
-    (a.take_bundle(&world), b.take_bundle(&world));
+    a.renew(&world);
+    b.renew(&world);
+    a.take_bundle(&world);
+    b.take_bundle(&world);
     assert_eq!(world.tick(Duration::ZERO), None);
     assert!(a.talks_to(&b, world.clock.now()));
     let bundle = Arc::clone(&world.ca.bundle().borrow());
