@@ -41,6 +41,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub trait BatchSigner: fmt::Debug + Send + Sync {
     /// The certificate chain and the key that belongs to it; `None` while there is none.
     fn identity(&self) -> Option<SigningIdentity>;
+
+    /// Whether what it signs at that time will be believed: the certificate has not ended.
+    fn is_valid_at(&self, _at: UnixTime) -> bool {
+        true
+    }
 }
 
 /// A certificate chain and its key.
@@ -113,6 +118,9 @@ pub struct BatchHeader {
     /// SHA-256 over the SHA-256 of each certificate in the signer's chain.
     #[serde(with = "hexes")]
     pub signer: [u8; 32],
+    /// The last sequence of this epoch that the worker had written, when that is more than the batch has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
     /// When it was signed.
     pub time: UnixTime,
     /// The signature over everything else, base64; empty only while it is made.
@@ -208,6 +216,7 @@ impl Batch {
             link: chunk.previous,
             previous,
             signer: signer_hash(&identity.chain_der),
+            written: chunk.written.filter(|last| *last > chunk.last_sequence),
             time: now,
             signature: String::new(),
         };

@@ -83,9 +83,8 @@ impl IngestService {
         while let Ok(Some(request)) = requests.message().await {
             let answer = match (request.kind, &proxy) {
                 (Some(ship_request::Kind::Hello(hello)), None) => {
-                    match self.greet(&peer, &hello.proxy) {
-                        Ok(name) => {
-                            let positions = self.log.positions(&name);
+                    match self.greet(&peer, &hello.proxy).await {
+                        Ok((name, positions)) => {
                             proxy = Some(name);
                             Ok(positions_answer(positions))
                         }
@@ -106,7 +105,11 @@ impl IngestService {
         }
     }
 
-    fn greet(&self, peer: &SpiffeId, proxy: &str) -> Result<InstanceName, Status> {
+    async fn greet(
+        &self,
+        peer: &SpiffeId,
+        proxy: &str,
+    ) -> Result<(InstanceName, BTreeMap<u16, Position>), Status> {
         let name = InstanceName::parse(proxy)
             .map_err(|e| Status::invalid_argument(format!("proxy: {e}")))?;
         if !(self.may_ship)(peer, &name) {
@@ -115,7 +118,11 @@ impl IngestService {
                 "not entitled to ship the records of that proxy",
             ));
         }
-        Ok(name)
+        let positions = self.log.acknowledged(&name).await.map_err(|error| {
+            tracing::error!(%error, "cannot say what is acknowledged");
+            Status::unavailable("the audit log acknowledges nothing now")
+        })?;
+        Ok((name, positions))
     }
 
     async fn take(

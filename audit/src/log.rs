@@ -33,6 +33,7 @@ use crate::{
     batch::{Batch, BatchFault, BatchHeader, CheckedBatch, Source},
     disk,
     seal::{SealError, SealKey},
+    witness::{Quorum, WitnessStatus},
 };
 
 /// Batches that may wait for the sequencer.
@@ -116,6 +117,12 @@ pub enum LogError {
     /// The batch does not hold together.
     #[error("the batch is not sound")]
     Batch(#[from] BatchFault),
+    /// It is in the tree, and too few witnesses have cosigned that: it is not acknowledged.
+    #[error("not acknowledged: {what}")]
+    Unwitnessed {
+        /// Who has not cosigned, and why.
+        what: String,
+    },
     /// The sequencer gave up on a batch because of the batches or files beside it.
     #[error("the batch was not sequenced: {what}")]
     NotSequenced {
@@ -159,6 +166,8 @@ pub struct LogStatus {
     pub verifier_key: String,
     /// Proxies that have shipped something.
     pub proxies: u64,
+    /// Who cosigns it.
+    pub witnesses: WitnessStatus,
 }
 
 /// The audit log of a mesh: a folder, its key, and the one writer of both.
@@ -172,6 +181,8 @@ pub struct AuditLog {
     /// A round failed: what is on the disk is read again before the next one. INVARIANT: where a checkpoint may have been
     /// written, no other one of its size is signed.
     in_doubt: AtomicBool,
+    /// Who must have cosigned what is acknowledged.
+    witnesses: Mutex<Option<Arc<Quorum>>>,
     #[cfg(test)]
     end_at: Mutex<Option<step::Step>>,
     /// Held by the caller that sequences for all who wait.
@@ -210,6 +221,7 @@ impl AuditLog {
             pending: Mutex::new(Vec::new()),
             room: Semaphore::new(MAX_PENDING_BYTES / ROOM_UNIT),
             in_doubt: AtomicBool::new(false),
+            witnesses: Mutex::new(None),
             #[cfg(test)]
             end_at: Mutex::new(None),
             turn: tokio::sync::Mutex::new(()),
@@ -238,6 +250,43 @@ impl AuditLog {
         (self.state().positions.range(workers))
             .map(|((_, worker), position)| (*worker, position.clone()))
             .collect()
+    }
+
+    /// From now on nothing is acknowledged that these have not cosigned.
+    pub fn set_witnesses(&self, witnesses: Option<Quorum>) {
+        let mut asked = self
+            .witnesses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *asked = witnesses.map(Arc::new);
+    }
+
+    fn witnesses(&self) -> Option<Arc<Quorum>> {
+        let asked = self
+            .witnesses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        asked.clone()
+    }
+
+    /// What a proxy may take as acknowledged: [`Self::positions`], once witnesses have cosigned them.
+    pub async fn acknowledged(
+        self: &Arc<Self>,
+        proxy: &InstanceName,
+    ) -> Result<BTreeMap<u16, Position>, LogError> {
+        let Some(witnesses) = self.witnesses() else {
+            return Ok(self.positions(proxy));
+        };
+        // Held meanwhile, so that nothing comes in between what is cosigned and what is said.
+        let _turn = self.turn.lock().await;
+        let size = self.state().frontier.size();
+        if !witnesses.has_cosigned(size) {
+            let dir = self.dir.clone();
+            let asked = tokio::task::spawn_blocking(move || witnesses.cosign(&dir, size)).await;
+            let cosigned = asked.unwrap_or_else(|panic| Err(panic.to_string()));
+            cosigned.map_err(|what| LogError::Unwitnessed { what })?;
+        }
+        Ok(self.positions(proxy))
     }
 
     /// Puts a batch into the tree; when this returns, a checkpoint on the disk covers it, and the answer is the
@@ -291,6 +340,7 @@ impl AuditLog {
             checkpoint: String::from_utf8_lossy(&state.checkpoint).into_owned(),
             verifier_key: self.key().verifier_key().to_owned(),
             proxies: u64::try_from(state.proxies()).unwrap_or(u64::MAX),
+            witnesses: self.witnesses().map(|w| w.status()).unwrap_or_default(),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
     BatchVerifier, Record,
     batch::{Batch, BatchHeader},
     canonical,
-    log::{key::open_checkpoint, layout},
+    log::{chain::KeyChain, layout},
     record::RECORD_SCHEMA,
 };
 
@@ -51,6 +51,9 @@ pub struct Proof {
     pub record_in_batch: String,
     /// The path from the header to the checkpoint, a C2SP tlog-proof.
     pub batch_in_log: String,
+    /// The log's changes of key, first to last: who knows an earlier key is led by them to the one that signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
 }
 
 /// No proof can be made.
@@ -164,6 +167,10 @@ pub fn prove(dir: &Path, id: &RecordId) -> Result<Option<Proof>, ProveError> {
             .collect(),
         record_in_batch: in_batch.to_string(),
         batch_in_log: in_log.to_string(),
+        keys: KeyChain::changes_in(dir)
+            .iter()
+            .map(|bytes| text(bytes))
+            .collect::<Result<_, _>>()?,
     }))
 }
 
@@ -251,11 +258,22 @@ impl Proof {
     fn in_log(&self, key: &str) -> Result<Inclusion, ProofFault> {
         let fault = fault("batch_in_log");
         let path: TlogProof = self.batch_in_log.parse().map_err(|e: String| fault(&e))?;
-        let checkpoint = open_checkpoint(path.checkpoint.as_bytes(), key).map_err(|e| fault(&e))?;
+        let checkpoint = self.chain(key)?.open(path.checkpoint.as_bytes());
+        let checkpoint = checkpoint.map_err(|e| fault(&e))?;
         let leaf = record_hash(self.batch.as_bytes()).0;
         let inclusion = path.inclusion(checkpoint.size(), checkpoint.hash().0, leaf);
         inclusion.verify().map_err(|e| fault(&e))?;
         Ok(inclusion)
+    }
+
+    /// The keys that the one that is trusted leads to.
+    fn chain(&self, key: &str) -> Result<KeyChain, ProofFault> {
+        let changes = self.keys.iter().map(|change| change.as_bytes().to_vec());
+        let (chain, faults) = KeyChain::over(key, changes.collect());
+        match faults.first() {
+            None => Ok(chain),
+            Some(first) => Err(fault("keys")(&format!("{}: {}", first.place, first.what))),
+        }
     }
 
     fn in_batch(&self, in_log: &Inclusion) -> Result<(BatchHeader, Inclusion), ProofFault> {

@@ -397,6 +397,8 @@ pub enum EventKind {
     Stopped,
     /// Decisions went on that could not be recorded: the event says since when, the aggregate how many they were.
     RecordsLost,
+    /// A write-ahead log ended before the last record that its proxy had said was written.
+    RecordsMissing,
     /// A batch of records was refused by the log.
     BatchRefused,
     /// Somebody began to watch live traffic.
@@ -425,6 +427,12 @@ pub enum EventKind {
     SegmentWritten,
     /// Records older than the log keeps them are about to be deleted.
     RecordsExpired,
+    /// Somebody read the trail, or was refused to.
+    LogRead,
+    /// The log signs with another key.
+    LogKeyRotated,
+    /// Another policy set came into force.
+    PolicyApplied,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

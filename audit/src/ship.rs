@@ -10,7 +10,7 @@ use crate::{
     AuditLog, BatchSigner, Wal, WalError,
     batch::{Batch, BoxError, MAX_BATCH_BYTES, MAX_BATCH_RECORDS},
     log::{LogError, Position},
-    wal::{Chunk, Cursor, line::Line, writer},
+    wal::{Chunk, Cursor, line::Line, mark, writer},
 };
 
 /// Makes a fresh channel to the mesh process; called for every (re)connection, so that each uses current credentials.
@@ -79,8 +79,23 @@ trait Uplink: Send {
     fn send(&mut self, batch: Batch) -> impl Future<Output = Result<Position, ShipError>> + Send;
 }
 
-/// Ships `wal` for ever; drop the future to stop. Nothing is lost by that: the log says where to go on.
+/// Ships `wal` for ever, and keeps its marks; drop the future to stop. Nothing is lost by that: the log says where to go on.
 pub async fn ship(
+    wal: Arc<Wal>,
+    connect: ChannelFactory,
+    signer: Arc<dyn BatchSigner>,
+    options: ShipOptions,
+) {
+    let marks = mark::keep(Arc::clone(&wal), Arc::clone(&signer));
+    let shipping = ship_batches(wal, connect, signer, options);
+    // Cancel-safe: neither ends by itself.
+    tokio::select! {
+        () = marks => {}
+        () = shipping => {}
+    }
+}
+
+async fn ship_batches(
     wal: Arc<Wal>,
     connect: ChannelFactory,
     signer: Arc<dyn BatchSigner>,
@@ -120,13 +135,28 @@ pub async fn ship_local(
     signer: Arc<dyn BatchSigner>,
     options: ShipOptions,
 ) {
+    let marks = mark::keep(Arc::clone(&wal), Arc::clone(&signer));
+    let shipping = ship_batches_local(wal, log, signer, options);
+    // Cancel-safe: neither ends by itself.
+    tokio::select! {
+        () = marks => {}
+        () = shipping => {}
+    }
+}
+
+async fn ship_batches_local(
+    wal: Arc<Wal>,
+    log: Arc<AuditLog>,
+    signer: Arc<dyn BatchSigner>,
+    options: ShipOptions,
+) {
     let mut backoff = options.min_backoff;
     loop {
         let before = wal.status().backlog;
         let alone = wal.is_alone();
-        let (positions, uplink) = (log.positions(wal.proxy()), Local(log.clone()));
-        let failed = match alone {
-            Ok(alone) => {
+        let (acknowledged, uplink) = (log.acknowledged(wal.proxy()).await, Local(log.clone()));
+        let failed = match (alone, acknowledged) {
+            (Ok(alone), Ok(positions)) => {
                 pump(
                     &wal,
                     Known { alone, positions },
@@ -136,7 +166,8 @@ pub async fn ship_local(
                 )
                 .await
             }
-            Err(error) => ShipError::Wal(error),
+            (Err(error), _) => ShipError::Wal(error),
+            (_, Err(error)) => ShipError::Log(error),
         };
         if matches!(failed, ShipError::TookOver) {
             continue;

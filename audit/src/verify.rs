@@ -28,7 +28,7 @@ use crate::{
         layout, store, tree,
     },
     proof::{inputs::Consistency, tiles::Tiles},
-    witness::{CosignerKey, cosigned_at},
+    witness::{CosignerKey, cosigned_at, cosigners_of},
 };
 
 /// What else to check a folder against.
@@ -84,6 +84,8 @@ pub struct Report {
     pub lost: u64,
     /// Witnesses among those asked for that have cosigned the log.
     pub witnesses: Vec<String>,
+    /// The tree size of the checkpoint that they cosigned.
+    pub cosigned_size: u64,
     /// Records in the write-ahead logs given, shipped or not.
     pub wal_records: u64,
     /// The checkpoint's tree size.
@@ -158,6 +160,7 @@ impl<'a> Check<'a> {
 
     fn run(mut self, options: &VerifyOptions, checkpoint: Option<&[u8]>) -> Report {
         // Before the log: what the log acknowledges meanwhile is then there twice rather than nowhere.
+        let marks = self.marks(&options.wals);
         let wals = self.wals(&options.wals);
         let keys = self.keys(options);
         let since = options.since.clone().unwrap_or_default();
@@ -176,6 +179,8 @@ impl<'a> Check<'a> {
             self.segments(&trail.seen.segments, &leaves, trail.expired);
             self.compare(&wals, &trail);
             self.predecessors(&wals, &trail);
+            self.marked(&marks, &wals, &trail, options.batches.as_deref());
+            self.missing(&trail);
             self.policies(&wals, &trail);
             if self.report.findings.is_empty() {
                 self.report.verified = Some(self.verified(bytes, &leaves, &trail));
@@ -269,6 +274,15 @@ impl<'a> Check<'a> {
             return;
         };
         self.earlier(layout::COSIGNED, &note, keys, leaves);
+        if witnesses.is_empty() {
+            let text = format!(
+                "{} has cosignatures of {}, which were not checked: give their keys",
+                layout::COSIGNED,
+                cosigners_of(&note).join(" and ")
+            );
+            self.report.notes.push(text);
+        }
+        self.report.cosigned_size = keys.open(&note).map_or(0, |cosigned| cosigned.size());
         for key in witnesses {
             match cosigned_at(&note, key) {
                 Ok(_time) => self.report.witnesses.push(key.name().to_owned()),

@@ -14,6 +14,7 @@ mod cursor;
 pub(crate) mod files;
 mod frame;
 pub(crate) mod line;
+pub(crate) mod mark;
 mod progress;
 mod rate;
 mod recover;
@@ -125,6 +126,11 @@ impl WalError {
             path: path.to_owned(),
             source,
         }
+    }
+
+    /// What is missing could not be told.
+    fn untold(path: &Path, error: AppendError) -> Self {
+        Self::io(path, io::Error::other(error))
     }
 
     fn damaged(path: &Path, offset: usize, what: &str) -> Self {

@@ -2,6 +2,7 @@
 //! tlog-cosignature, the Ed25519 form). With one that the log's operator does not control, the operator cannot rewrite.
 
 mod cosignature;
+mod quorum;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,10 @@ use signed_note::{Note, Signature};
 use tlog_tiles::Checkpoint;
 use zeroize::Zeroizing;
 
-pub use self::cosignature::{CosignerKey, cosigned_at};
+pub use self::{
+    cosignature::{CosignerKey, cosigned_at, cosigners_of},
+    quorum::{Peer, Quorum, Unwitnessed, WitnessLine, WitnessStatus, ask},
+};
 use crate::{
     disk,
     log::{key::open_checkpoint, layout},

@@ -14,8 +14,10 @@ mod renewals;
 mod revoking;
 mod settings;
 mod start;
+mod trail;
 mod unprotected;
 mod view;
+mod witnesses;
 
 pub(crate) use events::Recorder;
 pub(crate) use key::ensure as ensure_key;

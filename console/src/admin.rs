@@ -37,6 +37,9 @@ pub trait AdminView: Send + Sync + 'static {
     /// Puts a fault into the authority for a while, or takes it out.
     fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused>;
 
+    /// Puts on record that the caller read the trail from its folder.
+    fn trail_was_read(&self, caller: &Extensions, read: &TrailRead) -> Result<(), TokenRefused>;
+
     /// Makes a join token.
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused>;
 }
@@ -111,6 +114,16 @@ pub struct FaultRequest {
     pub lease_ms: u64,
 }
 
+/// The trail was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrailRead {
+    /// What was asked for, as it was written.
+    pub filter: String,
+    /// How many records were shown.
+    pub shown: u64,
+}
+
 /// Asks for a join token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -178,6 +191,7 @@ pub fn admin(view: Arc<dyn AdminView>) -> Router {
         .route("/admin/revoke", post(revoke))
         .route("/admin/drill", post(note_drill))
         .route("/admin/fault", post(fault))
+        .route("/admin/trail-read", post(trail_was_read))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&view), admit))
         .with_state(view)
@@ -198,6 +212,16 @@ async fn switch_chaos(
 ) -> Result<StatusCode, TokenRefused> {
     let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
     view.switch_chaos(&request)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn trail_was_read(
+    State(view): State<Arc<dyn AdminView>>,
+    caller: Extensions,
+    read: Result<Json<TrailRead>, JsonRejection>,
+) -> Result<StatusCode, TokenRefused> {
+    let Json(read) = read.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.trail_was_read(&caller, &read)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

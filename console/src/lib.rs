@@ -13,7 +13,7 @@ mod status;
 
 pub use admin::{
     AdminView, ChaosRequest, CreatedToken, DrillNote, FaultRequest, RevokeRequest, RotateRequest,
-    TokenRefused, TokenRequest, admin,
+    TokenRefused, TokenRequest, TrailRead, admin,
 };
 pub use api::{MeshView, api};
 pub use graph::{Edge, Graph, Node, NodeKind};

@@ -119,4 +119,7 @@ pub struct AuditFacts {
     pub verifier_key: String,
     /// Proxies that have shipped records.
     pub proxies: u64,
+    /// Who cosigns the log, in words.
+    #[serde(default)]
+    pub witnesses: String,
 }

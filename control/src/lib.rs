@@ -40,7 +40,7 @@ pub use mesh::{
     AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,
     EntryResolution, Health, KeyPlace, ListedTransformation, LocalWorkload, Mesh, MeshSettings,
     MetricsPage, PlaceRules, Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort,
-    TransformationState, WorkloadPort, WorkloadRole,
+    TransformationState, WitnessAt, Witnesses, WorkloadPort, WorkloadRole,
 };
 pub use policy_folder::{Change, Only, PolicyFolder, PolicyFolderError, PolicyObject};
 pub use policy_text::{PolicyDocument, PolicyTextFault, map_policy_texts, policy_documents};

@@ -36,7 +36,9 @@ pub use service::{
     Entry, EntryAddress, EntryEndpoint, EntryLocation, EntryResolution, Service, TargetPort,
     TargetedPort,
 };
-pub use settings::{AuditLevel, AuthorizationSettings, MeshSettings, TapSettings};
+pub use settings::{
+    AuditLevel, AuthorizationSettings, MeshSettings, TapSettings, WitnessAt, Witnesses,
+};
 pub(crate) use subnet::Subnet;
 pub use transformation::{ListedTransformation, TransformationState};
 pub(crate) use transformation::{Target, TargetedTransformation};

@@ -32,13 +32,18 @@ mkdir "$folder/etc" && { cp -a /etc/. "$folder/etc" 2>/dev/null || true; }
 cp "$folder/ld.so.preload" "$folder/etc/" && mount --bind "$folder/etc" /etc && exec "$@"
 "#;
 
-/// What is there of a disk that fails on demand.
-struct Disk {
+/// What is there of a disk that fails on demand, and of a clock that jumps.
+pub(crate) struct Disk {
     folder: PathBuf,
 }
 
 impl Disk {
     fn new(name: &str) -> Self {
+        Self::under(name, "/wal/echo-v1-0", ".wal")
+    }
+
+    /// One that fails under the files in whose path both parts are.
+    pub(crate) fn under(name: &str, part: &str, other: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("rv-{}-{name}", std::process::id()));
         drop(fs::remove_dir_all(&folder));
         fs::create_dir(&folder).expect("a folder");
@@ -47,8 +52,10 @@ impl Disk {
         let built = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
             .args([&library, &source])
-            .arg("-DFAULTY=\"/wal/echo-v1-0\"")
+            .arg(format!("-DFAULTY=\"{part}\""))
+            .arg(format!("-DALSO=\"{other}\""))
             .arg(format!("-DCONTROL=\"{}\"", folder.join("fault").display()))
+            .arg(format!("-DCLOCK=\"{}\"", folder.join("clock").display()))
             .status();
         assert!(built.expect("cc").success());
         let list = format!("{}\n", library.display());
@@ -56,7 +63,7 @@ impl Disk {
         Self { folder }
     }
 
-    fn wrapper(&self) -> Vec<String> {
+    pub(crate) fn wrapper(&self) -> Vec<String> {
         let unshare = ["unshare", "--user", "--map-root-user", "--mount"];
         let script = ["sh", "-c", PRELOADED, "sh"];
         let words = unshare.into_iter().chain(script).map(str::to_owned);
@@ -64,17 +71,31 @@ impl Disk {
     }
 
     /// What the application says that it saw.
-    fn seen(&self) -> String {
+    pub(crate) fn seen(&self) -> String {
         fs::read_to_string(self.folder.join("seen")).unwrap_or_default()
     }
 
-    fn fail(&self, how: &str) {
-        let unfinished = self.folder.join("fault.tmp");
-        fs::write(&unfinished, how).expect("the fault");
-        fs::rename(unfinished, self.folder.join("fault")).expect("the fault");
+    /// Where the application says what it saw.
+    pub(crate) fn seen_file(&self) -> PathBuf {
+        self.folder.join("seen")
     }
 
-    fn heal(&self) {
+    pub(crate) fn fail(&self, how: &str) {
+        self.say("fault", how);
+    }
+
+    /// Everybody's clock goes so many seconds ahead.
+    pub(crate) fn clock_ahead(&self, seconds: i64) {
+        self.say("clock", &seconds.to_string());
+    }
+
+    fn say(&self, file: &str, what: &str) {
+        let unfinished = self.folder.join(format!("{file}.tmp"));
+        fs::write(&unfinished, what).expect("the fault");
+        fs::rename(unfinished, self.folder.join(file)).expect("the fault");
+    }
+
+    pub(crate) fn heal(&self) {
         fs::remove_file(self.folder.join("fault")).expect("the fault's end");
     }
 }
@@ -87,7 +108,7 @@ impl Drop for Disk {
 
 async fn start(disk: &Disk, level: &str) -> Mesh {
     let mut backend = echo("echo-v1", "echo", "v1");
-    backend["env"]["ECHO_LOG"] = json!(disk.folder.join("seen"));
+    backend["env"]["ECHO_LOG"] = json!(disk.seen_file());
     // Without health checks every request that the application sees is one of the test's.
     let audit = json!({"level": level, "recordedHeaders": ["x-request-id"]});
     let folder = Folder::new()

@@ -1,5 +1,7 @@
 //! End-to-end tests: the mesh must prove itself. See `README.md` for how to run them.
 
+mod access_review;
+mod audit_access;
 mod bad_input;
 mod balancing;
 mod bookinfo;
@@ -7,6 +9,7 @@ mod break_glass;
 mod churn;
 mod circuits;
 mod columns;
+mod crash_matrix;
 mod demo;
 mod descriptors;
 mod edge;
@@ -14,6 +17,7 @@ mod ext_authz;
 mod external;
 mod faulty_disk;
 mod fixture;
+mod forgery;
 mod full_disk;
 mod gateway_api;
 mod h2_abuse;
@@ -51,9 +55,11 @@ mod servers;
 mod sidecar_crash;
 mod smuggling;
 mod tamper;
+mod tamper_matrix;
 mod tap;
 mod telemetry;
 mod tls_passthrough;
 mod traffic;
 mod transform;
 mod up;
+mod witnesses;

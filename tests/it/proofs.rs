@@ -95,10 +95,17 @@ async fn a_record_is_proved_to_whoever_has_the_public_key_and_to_foreign_tools()
         "the old key leads to the new: {}",
         led.text()
     );
+    checked_by(&file, first_key.trim()).await;
     witnessed(&log, &bundle, &vkey, &away).await;
 
     altered(&file, &key, &vkey).await;
     drop(fs::remove_dir_all(&away));
+}
+
+/// A key of before leads to the one that signed.
+async fn checked_by(file: &Path, key: &str) {
+    let checked = audit(&["check-proof", path(file), "--key", key]).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.text());
 }
 
 /// Neither we nor the foreign tool believe a proof of a record that was changed.
@@ -139,11 +146,11 @@ async fn new_key(mesh: &Mesh) {
 }
 
 /// A witness of its own: the process, its address and its key.
-async fn witness(dir: &Path, log_key: &str) -> (Child, String, String) {
+pub(crate) async fn witness(dir: &Path, log_key: &str, listen: &str) -> (Child, String, String) {
     let args = [
         "witness",
         "--listen",
-        "127.0.0.1:0",
+        listen,
         "--name",
         "witness.example/w1",
         "--dir",
@@ -170,7 +177,7 @@ async fn witness(dir: &Path, log_key: &str) -> (Child, String, String) {
 
 /// A witness cosigns the log, which its operator cannot rewrite any more.
 async fn witnessed(log: &Path, bundle: &Path, vkey: &str, away: &Path) {
-    let (_process, address, key) = witness(&away.join("witness"), vkey).await;
+    let (_process, address, key) = witness(&away.join("witness"), vkey, "127.0.0.1:0").await;
     let demand = [
         "verify",
         "--dir",

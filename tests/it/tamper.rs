@@ -115,7 +115,7 @@ async fn flip_each(kind: &str, file: &Path, copy: &Path) {
     fs::write(file, &good).expect("the good file back");
 }
 
-async fn verify(state: &Path) -> reeve_tests::Outcome {
+pub(crate) async fn verify(state: &Path) -> reeve_tests::Outcome {
     let state = state.display().to_string();
     run(
         &binary("reeve"),
@@ -144,7 +144,7 @@ fn files_below(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     fs::set_permissions(to, fs::metadata(from).expect("its metadata").permissions())
         .expect("its mode");

@@ -52,16 +52,28 @@ impl KeyChain {
 
     /// From a key that is trusted over all changes in `dir`. Changes before the trusted key do not concern it.
     pub(crate) fn follow(dir: &Path, trusted: &str) -> (Self, Vec<ChainFault>) {
+        Self::over(trusted, Self::changes_in(dir))
+    }
+
+    /// The changes of key in `dir`, first to last.
+    pub(crate) fn changes_in(dir: &Path) -> Vec<Vec<u8>> {
+        let numbers = 1..=MAX_CHANGES;
+        numbers
+            .map_while(|number| fs::read(layout::key_path(dir, number)).ok())
+            .collect()
+    }
+
+    /// From a key that is trusted over these changes.
+    pub(crate) fn over(trusted: &str, changes: Vec<Vec<u8>>) -> (Self, Vec<ChainFault>) {
         let mut chain = Self::of(trusted);
         let mut faults = Vec::new();
-        for number in 1..=MAX_CHANGES {
-            let path = layout::key_path(dir, number);
-            let Ok(bytes) = fs::read(&path) else { break };
+        for (number, bytes) in (1..).zip(changes.iter().take(MAX_CHANGES)) {
             chain.changes = number;
-            if let Err(what) = chain.extend(&bytes) {
-                let place = path.strip_prefix(dir).unwrap_or(&path);
+            if let Err(what) = chain.extend(bytes) {
                 faults.push(ChainFault {
-                    place: place.display().to_string(),
+                    place: layout::key_path(Path::new(""), number)
+                        .display()
+                        .to_string(),
                     what,
                 });
             }

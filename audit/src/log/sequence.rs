@@ -71,12 +71,20 @@ impl AuditLog {
             self.in_doubt.store(true, Ordering::Relaxed);
             tracing::error!(%error, "cannot write the audit log");
         }
+        let (positions, size) = (state.positions.clone(), state.frontier.size());
+        drop(state);
+        // Others may look at the log while witnesses are asked; nobody sequences until they have answered.
+        let cosigned = match (&written, self.witnesses()) {
+            (Ok(()), Some(witnesses)) => witnesses.cosign(&self.dir, size),
+            _ => Ok(()),
+        };
         for (answer, taken) in answers {
             let result = match (taken, &written) {
                 (Err(fault), _) => Err(LogError::Batch(fault)),
-                (Ok(source), Ok(())) => {
-                    Ok(state.positions.get(&source).cloned().unwrap_or_default())
-                }
+                (Ok(source), Ok(())) => match &cosigned {
+                    Ok(()) => Ok(positions.get(&source).cloned().unwrap_or_default()),
+                    Err(what) => Err(LogError::Unwitnessed { what: what.clone() }),
+                },
                 (Ok(_), Err(error)) => Err(LogError::NotSequenced {
                     what: error.to_string(),
                 }),

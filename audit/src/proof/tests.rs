@@ -75,6 +75,7 @@ fn header(proxy: &str, worker: u16, epoch: u64, batch: u64, span: (u64, u64)) ->
         link: None,
         previous: [0; 32],
         signer: [0; 32],
+        written: None,
         time: START,
         signature: String::new(),
     };

@@ -55,6 +55,35 @@ fn the_other_schemas_are_as_documented() {
 }
 
 #[test]
+fn every_kind_of_event_is_documented() {
+    let source = include_str!("../record.rs");
+    let (_, kinds) = source.split_once("pub enum EventKind {").unwrap();
+    let (kinds, _) = kinds.split_once("\n}").unwrap();
+    let names = kinds
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(','));
+    let doc = include_str!("../../../docs/audit-record.md");
+    let mut count = 0;
+    for name in names {
+        let mut word = String::new();
+        for (at, letter) in name.char_indices() {
+            if letter.is_uppercase() && at > 0 {
+                word.push('_');
+            }
+            word.extend(letter.to_lowercase());
+        }
+        let read = serde_json::from_value::<EventKind>(word.clone().into());
+        assert!(read.is_ok(), "{word}");
+        assert!(
+            doc.contains(&format!("`{word}`")),
+            "{word} is not documented"
+        );
+        count += 1;
+    }
+    assert!(count >= 30, "{count} kinds");
+}
+
+#[test]
 fn what_transformed_a_request_is_recorded() {
     let record = DecisionRecord {
         transformations: vec!["default/add-version".into()],

@@ -37,6 +37,10 @@ pub(super) struct Reached {
     last: Option<(BatchHeader, [u8; 32])>,
     /// Epoch and sequence of each batch's last record.
     batches: BTreeMap<(u64, u64), Sealed>,
+    /// Whether an earlier verification saw the batches before these.
+    continued: bool,
+    /// Epoch and sequence of the last record that a batch says had been written.
+    promised: (u64, u64),
 }
 
 /// The chain around a batch.
@@ -60,6 +64,8 @@ impl Reached {
         Self {
             last: Some((header.clone(), worker.leaf)),
             batches: BTreeMap::from([(end, sealed)]),
+            continued: true,
+            promised: (header.epoch, worker.promised),
         }
     }
 
@@ -71,11 +77,21 @@ impl Reached {
             header: header.clone(),
             leaf: *leaf,
             before: sealed.before,
+            promised: self.promised.1,
         })
     }
+
     /// The chain after a record, where a batch ends with it.
     pub(super) fn chain_at(&self, at: (u64, u64)) -> Option<&Chain> {
         self.batches.get(&at).map(|sealed| &sealed.after)
+    }
+
+    /// Whether the log has that record, or, having been verified up to a later one before, had it then.
+    pub(super) fn has(&self, (epoch, sequence): (u64, u64)) -> bool {
+        let mut later = self.batches.range((epoch, sequence)..=(epoch, u64::MAX));
+        let first = self.batches.keys().next();
+        later.next().is_some()
+            || (self.continued && first.is_some_and(|first| *first > (epoch, sequence)))
     }
 
     /// Epoch and sequence of the last record.
@@ -142,6 +158,14 @@ impl Reached {
                 ));
             }
         } else {
+            let (epoch, written) = self.promised;
+            if epoch == last.epoch && written > end {
+                return Err(format!(
+                    "epoch {} begins, and records {epoch}/{} to {written} are missing: a batch before says that they had been written",
+                    header.epoch,
+                    end + 1,
+                ));
+            }
             if (header.epoch < last.epoch) || (header.batch, first) != (1, 1) {
                 return Err(format!(
                     "epoch {} does not begin with its first record",
@@ -307,6 +331,8 @@ impl Check<'_> {
             batch: leaf,
         };
         reached.batches.insert(end, sealed);
+        let written = (header.epoch, header.written.unwrap_or(0).max(end.1));
+        reached.promised = reached.promised.max(written);
         reached.last = Some((header.clone(), leaf));
         Job {
             entry,

@@ -95,6 +95,20 @@ pub(super) struct Seen {
     pub(super) absent: Vec<Absent>,
     /// In the order of the tree.
     pub(super) gaps: Vec<Gap>,
+    /// What proxies said was missing when they came back.
+    pub(super) missing: Vec<Missing>,
+}
+
+/// What a proxy said was missing from its write-ahead log when it came back.
+#[derive(Debug)]
+pub(super) struct Missing {
+    /// The record that says so.
+    pub(super) by: RecordId,
+    /// The last record that was marked as written; nothing where the mark could not be read.
+    pub(super) marked: Option<RecordId>,
+    /// The last that was there (`epoch/sequence`), and in what way the log and its mark differ.
+    pub(super) found: String,
+    pub(super) what: String,
 }
 
 impl Seen {
@@ -109,6 +123,7 @@ impl Seen {
         self.expirations.extend(later.expirations);
         self.absent.extend(later.absent);
         self.gaps.extend(later.gaps);
+        self.missing.extend(later.missing);
         for (blob, by) in later.blobs {
             self.blobs.entry(blob).or_insert(by);
         }
@@ -394,6 +409,15 @@ impl<'a> Look<'a> {
                 leaves: detail("leaves"),
                 root: detail("root"),
                 by: id.clone(),
+            });
+        }
+        if event.event == EventKind::RecordsMissing {
+            let detail = |name| event.detail.get(name).cloned().unwrap_or_default();
+            self.seen.missing.push(Missing {
+                by: id.clone(),
+                marked: detail("marked").parse().ok(),
+                found: detail("found"),
+                what: detail("what"),
             });
         }
         let after = event.detail.get(PREDECESSORS).map(String::as_str);

@@ -43,6 +43,9 @@ pub(super) struct Worker {
     /// The chain before its first record.
     #[serde(with = "hexes")]
     pub(super) before: Chain,
+    /// The last record of that epoch that a batch says had been written.
+    #[serde(default)]
+    pub(super) promised: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

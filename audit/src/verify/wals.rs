@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Check, batches::Trail};
+use super::{Check, batches::Trail, records::Missing};
 use crate::{
-    Entry, Record,
-    batch::Source,
+    BatchVerifier, Entry, Record,
+    batch::{BoxError, Source},
     wal::{
         Chain, advance, line,
+        mark::{self, FILE_NAME, HighWater},
         segment::{self, Ending, Scan},
     },
 };
@@ -29,7 +30,128 @@ pub(super) struct Held {
     pub(super) policies: BTreeSet<String>,
 }
 
+/// A worker's mark, and where it is.
+#[derive(Debug)]
+pub(super) struct Marked {
+    dir: PathBuf,
+    worker: u16,
+    mark: HighWater,
+}
+
+impl Held {
+    /// The chain after a record that is here.
+    fn chain_at(&self, at: (u64, u64)) -> Option<&Chain> {
+        let found = self.records.binary_search_by(|(record, _)| record.cmp(&at));
+        let (_, chain) = self.records.get(found.ok()?)?;
+        Some(chain)
+    }
+
+    /// Whether a later record of that epoch is here.
+    fn has_after(&self, at: (u64, u64)) -> bool {
+        let later = |(record, _): &((u64, u64), Chain)| record.0 == at.0 && *record > at;
+        self.records.iter().any(later)
+    }
+
+    fn end(&self) -> (u64, u64) {
+        self.records
+            .last()
+            .map_or(self.before, |(record, _)| *record)
+    }
+}
+
+/// Whether a proxy signed its mark.
+fn signer(mark: &HighWater, verifier: &dyn BatchVerifier) -> Result<(), BoxError> {
+    let (chain, signature) = mark.signature();
+    verifier.verify(&chain, &mark.signed_bytes()?, &signature, mark.time)?;
+    Ok(())
+}
+
 impl Check<'_> {
+    /// The marks beside write-ahead logs. Read before those are: what is marked is then there.
+    pub(super) fn marks(&mut self, dirs: &[PathBuf]) -> Vec<Marked> {
+        let mut marks = Vec::new();
+        let lines = dirs.iter().filter_map(|dir| line::folders(dir).ok());
+        for (worker, dir) in lines.flatten() {
+            match HighWater::read(&dir) {
+                Ok(None) => {}
+                Ok(Some(mark)) => marks.push(Marked { dir, worker, mark }),
+                Err(error) => self.find(mark::path(&dir).display(), error.to_string()),
+            }
+        }
+        marks
+    }
+
+    /// What proxies marked as written is there, or was when the log took it.
+    pub(super) fn marked(
+        &mut self,
+        marks: &[Marked],
+        wals: &[Held],
+        trail: &Trail,
+        verifier: Option<&dyn BatchVerifier>,
+    ) {
+        for Marked { dir, worker, mark } in marks {
+            let place = mark::path(dir);
+            if mark.worker != *worker {
+                self.find(place.display(), format!("is of worker {}", mark.worker));
+                continue;
+            }
+            if let Some(Err(error)) = verifier.map(|verifier| signer(mark, verifier)) {
+                self.find(place.display(), format!("the signature: {error}"));
+            }
+            let source = (mark.proxy.clone(), *worker);
+            let (reached, at) = (trail.sources.get(&source), mark.at());
+            let held = wals.iter().find(|held| held.source == source);
+            let here = held.and_then(|held| held.chain_at(at));
+            let logged = reached.and_then(|reached| reached.chain_at(at));
+            if here.or(logged).is_some_and(|chain| *chain != mark.chain) {
+                let what = format!("is not what its proxy says was written ({FILE_NAME})");
+                self.find(format!("{} record {}/{}", dir.display(), at.0, at.1), what);
+            }
+            let later = held.is_some_and(|held| held.has_after(at));
+            if here.is_some() || later || reached.is_some_and(|reached| reached.has(at)) {
+                continue;
+            }
+            let logged = reached.map_or((0, 0), super::batches::Reached::end);
+            let end = held.map_or(logged, |held| held.end().max(logged));
+            let when = if mark.ended { " when it ended" } else { "" };
+            self.find(
+                dir.display(),
+                format!(
+                    "ends with record {}/{}, but its proxy says that {}/{} was written{when}: the tail is missing",
+                    end.0, end.1, at.0, at.1
+                ),
+            );
+        }
+    }
+
+    /// What proxies found missing when they came back has not come to the log on another way.
+    pub(super) fn missing(&mut self, trail: &Trail) {
+        for Missing {
+            by,
+            marked,
+            found,
+            what,
+        } in &trail.seen.missing
+        {
+            let Some(marked) = marked else {
+                self.find(format!("record {by}"), format!("says: {what}"));
+                continue;
+            };
+            let source = (marked.proxy.clone(), marked.worker);
+            let at = (marked.epoch, marked.sequence);
+            let there = trail
+                .sources
+                .get(&source)
+                .is_some_and(|reached| reached.has(at));
+            if !there || found == &format!("{}/{}", at.0, at.1) {
+                let what = format!(
+                    "says: {what}; record {marked} was written, and the last one there was {found}"
+                );
+                self.find(format!("record {by}"), what);
+            }
+        }
+    }
+
     pub(super) fn wals(&mut self, dirs: &[PathBuf]) -> Vec<Held> {
         let mut held = Vec::new();
         for dir in dirs {

@@ -15,6 +15,7 @@ use super::{
     MAX_WORKERS, Wal, WalError, WalOptions,
     files::FileSystem,
     line::{self, Line},
+    mark,
     recover::{self, Tail},
     writer::{Place, Writer},
 };
@@ -165,6 +166,7 @@ impl Place {
             start
         };
         start.epoch = start.epoch.max(epoch);
+        let shortfall = mark::shortfall(&dir, start.previous.as_ref());
         let place = Self {
             dir: dir.clone(),
             worker,
@@ -172,7 +174,13 @@ impl Place {
         };
         let mut writer = Writer::begin(place, start).map_err(|e| WalError::io(&dir, e))?;
         writer.keeps = !alone;
-        Ok(Line::new(worker, dir, self.options.level, writer))
+        let line = Line::new(worker, dir, self.options.level, writer);
+        if let Some(event) = shortfall {
+            // First of all: from now on the new epoch's mark stands in the place of the one that tells.
+            let told = line.append_gap((&event).into());
+            told.map_err(|error| WalError::untold(&line.dir, error))?;
+        }
+        Ok(line)
     }
 }
 

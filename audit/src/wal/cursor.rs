@@ -49,6 +49,8 @@ pub(crate) struct Chunk {
     pub(crate) chain: Chain,
     /// The last record of the epochs before.
     pub(crate) previous: Option<EpochLink>,
+    /// The last sequence of that epoch that is written; absent where another process writes it, or none does any more.
+    pub(crate) written: Option<u64>,
 }
 
 impl Line {
@@ -126,6 +128,10 @@ impl Line {
             leaves: records.leaves,
             chain: at.chain,
             previous: at.previous,
+            written: self
+                .settled()
+                .filter(|(epoch, ..)| *epoch == at.epoch)
+                .map(|(_, sequence, _)| sequence),
         }))
     }
 

@@ -10,6 +10,7 @@ use reeve_core::RecordId;
 
 use super::{
     AppendError, Level,
+    frame::Chain,
     progress::Progress,
     segment,
     turn::{Recording, Seat},
@@ -137,6 +138,20 @@ impl Line {
     /// Puts aside a record that nothing waits for.
     pub(crate) fn defer(&self, entry: EntryRef<'_>) -> Result<Staged, AppendError> {
         self.writer().defer(entry)
+    }
+
+    /// The last record of this epoch that is there for good, at the log's level: epoch, sequence and the chain after it;
+    /// nothing while there is none.
+    pub(crate) fn settled(&self) -> Option<(u64, u64, Chain)> {
+        let (epoch, written) = {
+            let writer = self.writer();
+            (writer.epoch, writer.written())
+        };
+        let settled = match self.level {
+            Level::Disk => self.progress.done(),
+            Level::Os | Level::Buffered => written,
+        };
+        (settled.sequence > 0).then_some((epoch, settled.sequence, settled.chain))
     }
 
     pub(crate) fn flush(&self) -> Result<(), AppendError> {

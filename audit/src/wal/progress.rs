@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::files::Syncer;
+use super::{files::Syncer, writer::Mark};
 
 /// What is known of the disk. No wait for it belongs to anybody: a caller that gives up leaves it to the others.
 #[derive(Debug, Default)]
@@ -14,8 +14,8 @@ pub(crate) struct Progress {
 
 #[derive(Debug, Default)]
 struct Synced {
-    /// Up to this record it has.
-    done: u64,
+    /// Up to this record it has, with the chain after it.
+    done: Mark,
     /// Up to this record it may have, or not: a sync over them failed, and a later one proves nothing about them.
     doubtful: u64,
     /// Whether a wait for the disk is under way.
@@ -29,7 +29,7 @@ impl Synced {
             let lost = io::Error::other("the disk failed to take it, or one before it");
             return Some(Err(lost));
         }
-        (sequence <= self.done).then_some(Ok(()))
+        (sequence <= self.done.sequence).then_some(Ok(()))
     }
 }
 
@@ -38,7 +38,7 @@ impl Progress {
     pub(crate) async fn reach(
         self: &Arc<Self>,
         sequence: u64,
-        begin: impl Fn() -> io::Result<(u64, Syncer)>,
+        begin: impl Fn() -> io::Result<(Mark, Syncer)>,
     ) -> io::Result<()> {
         let mut synced = self.synced.subscribe();
         loop {
@@ -53,6 +53,11 @@ impl Progress {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
         }
+    }
+
+    /// The last record that the disk is known to have; the number 0 while none is.
+    pub(crate) fn done(&self) -> Mark {
+        self.synced.borrow().done
     }
 
     /// Looks and takes the turn in one step, so that nobody waits anew for what a wait that just ended has brought.
@@ -71,15 +76,15 @@ impl Progress {
     }
 
     /// Begins to wait for the disk. The caller has the turn.
-    fn begin(self: &Arc<Self>, begin: impl Fn() -> io::Result<(u64, Syncer)>) -> io::Result<()> {
+    fn begin(self: &Arc<Self>, begin: impl Fn() -> io::Result<(Mark, Syncer)>) -> io::Result<()> {
         // What ends it, whatever way that happens, gives the turn back and tells those who wait.
         let mut wait = Wait {
             progress: Arc::clone(self),
-            sequence: 0,
+            upto: Mark::default(),
             taken: false,
         };
-        let (sequence, sync) = begin()?;
-        wait.sequence = sequence;
+        let (upto, sync) = begin()?;
+        wait.upto = upto;
         tokio::task::spawn_blocking(move || wait.end(sync()));
         Ok(())
     }
@@ -95,7 +100,7 @@ enum Asked {
 /// A wait for the disk; over when it is dropped.
 struct Wait {
     progress: Arc<Progress>,
-    sequence: u64,
+    upto: Mark,
     taken: bool,
 }
 
@@ -112,11 +117,11 @@ impl Drop for Wait {
     fn drop(&mut self) {
         self.progress.synced.send_modify(|synced| {
             synced.busy = false;
-            let upto = match self.taken {
-                true => &mut synced.done,
-                false => &mut synced.doubtful,
-            };
-            *upto = self.sequence.max(*upto);
+            if !self.taken {
+                synced.doubtful = self.upto.sequence.max(synced.doubtful);
+            } else if self.upto.sequence > synced.done.sequence {
+                synced.done = self.upto;
+            }
         });
     }
 }

@@ -45,10 +45,10 @@ impl SegmentInfo {
 }
 
 /// A place in a worker's line: a record and the chain after it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark {
-    sequence: u64,
-    chain: Chain,
+    pub(crate) sequence: u64,
+    pub(crate) chain: Chain,
 }
 
 /// What became of a record that nothing waits for.
@@ -422,8 +422,13 @@ impl Writer {
     }
 
     /// What another thread does so that every record up to the one named is on the disk.
-    pub(crate) fn begin_sync(&mut self) -> io::Result<(u64, Syncer)> {
-        Ok((self.written.sequence, self.file.syncer()?))
+    pub(crate) fn begin_sync(&mut self) -> io::Result<(Mark, Syncer)> {
+        Ok((self.written, self.file.syncer()?))
+    }
+
+    /// The last record in the file.
+    pub(crate) fn written(&self) -> Mark {
+        self.written
     }
 
     /// The path and the header's frame of the segment that comes next.

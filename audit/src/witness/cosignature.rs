@@ -112,3 +112,15 @@ pub fn cosigned_at(note: &[u8], key: &CosignerKey) -> Result<u64, String> {
     }
     Err(format!("{} has not cosigned it", key.name()))
 }
+
+/// The names of those who signed a checkpoint beside the log itself, whose name is its first line; nobody's signature is checked.
+pub fn cosigners_of(note: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(note);
+    let origin = text.lines().next().unwrap_or_default();
+    let (_, signatures) = text.rsplit_once("\n\n").unwrap_or_default();
+    let names = signatures.lines().filter_map(|line| {
+        let signature = signed_note::Signature::from_bytes(line.as_bytes()).ok()?;
+        Some(signature.name().to_owned())
+    });
+    names.filter(|name| name != origin).collect()
+}

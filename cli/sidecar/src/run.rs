@@ -271,6 +271,13 @@ impl Sidecar {
         if tokio::time::timeout(LAST_RECORDS, shipped).await.is_err() {
             tracing::info!("records wait in the write-ahead log for the next start");
         }
+        let (wal, signer) = (
+            Arc::clone(&self.wal),
+            SvidSigner::new(self.credentials.clone()),
+        );
+        if let Err(panic) = tokio::task::spawn_blocking(move || wal.mark_end(&signer)).await {
+            tracing::error!(%panic, "the end of the write-ahead log is not marked");
+        }
     }
 }
 

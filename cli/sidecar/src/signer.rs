@@ -28,6 +28,13 @@ impl BatchSigner for SvidSigner {
             key: Arc::new(SvidKey(Arc::clone(svid))),
         })
     }
+
+    fn is_valid_at(&self, at: UnixTime) -> bool {
+        let credentials = self.0.borrow().clone();
+        credentials.is_some_and(|credentials| {
+            (credentials.svid.not_before()..credentials.svid.not_after()).contains(&at)
+        })
+    }
 }
 
 #[derive(Debug)]

@@ -25,6 +25,8 @@ const ISSUE_SECONDS: [f64; 10] = [
 #[derive(Debug)]
 pub(crate) struct Recorder {
     own: AgentEvents,
+    /// The policy set that was last recorded as in force.
+    policies: Mutex<Option<String>>,
     applied: Mutex<Applied>,
     issued: prometheus::IntCounter,
     refused: prometheus::IntCounter,
@@ -64,6 +66,7 @@ impl Recorder {
         registry.register(Box::new(took.clone()))?;
         Ok(Self {
             own: AgentEvents::new(wal),
+            policies: Mutex::new(None),
             applied: Mutex::new(Applied::Waiting(Vec::new())),
             issued: counter("reeve_ca_issued_total", "Certificates issued.")?,
             refused: counter("reeve_ca_refused_total", "Requests for identities refused.")?,
@@ -94,6 +97,21 @@ impl Recorder {
                 ConfigEvents::applied(self, applied);
             }
         }
+    }
+
+    /// Records that other policies are in force than before; after a start, that these are.
+    fn policies_applied(&self, config: &AppliedConfig) {
+        let mut last = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() == Some(&config.policy_hash) {
+            return;
+        }
+        let mut event = EventRecord::new(EventKind::PolicyApplied)
+            .with("generation", config.generation.to_string())
+            .with("policy_hash", &config.policy_hash);
+        if let Some(before) = last.replace(config.policy_hash.clone()) {
+            event = event.with("before", before);
+        }
+        self.record(event);
     }
 
     /// Keeps the policy set in force; its content hash.
@@ -138,6 +156,7 @@ impl ConfigEvents for Recorder {
                 }
             }
         }
+        self.policies_applied(config);
         tracing::info!(generation = %config.generation, policy_hash = config.policy_hash, "a configuration is in force");
         self.record(event);
     }

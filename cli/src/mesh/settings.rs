@@ -3,7 +3,7 @@
 use std::{fs, io::ErrorKind, path::Path, time::Duration};
 
 use anyhow::Context;
-use reeve_control::{Mesh, MeshSettings};
+use reeve_control::{Mesh, MeshSettings, Witnesses};
 use reeve_core::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,9 @@ pub(super) struct Kept {
     pub(super) root_ttl: Duration,
     pub(super) intermediate_ttl: Duration,
     pub(super) rotation_wait: Duration,
+    /// The log must not forget over a bad edit that it is watched.
+    #[serde(default)]
+    pub(super) witnesses: Witnesses,
 }
 
 impl Kept {
@@ -31,6 +34,7 @@ impl Kept {
             root_ttl,
             intermediate_ttl,
             rotation_wait,
+            witnesses,
             ..
         } = &mesh.settings;
         Self {
@@ -40,6 +44,7 @@ impl Kept {
             root_ttl: *root_ttl,
             intermediate_ttl: *intermediate_ttl,
             rotation_wait: *rotation_wait,
+            witnesses: witnesses.clone(),
         }
     }
 
@@ -91,6 +96,10 @@ mod tests {
             root_ttl: Duration::from_secs(30),
             intermediate_ttl: Duration::from_secs(20),
             rotation_wait: Duration::from_secs(1),
+            witnesses: Witnesses {
+                quorum: 2,
+                ..Witnesses::default()
+            },
         };
         kept.write(folder.path()).unwrap();
         assert_eq!(Kept::read(folder.path()).unwrap(), Some(kept.clone()));

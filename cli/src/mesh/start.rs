@@ -30,7 +30,8 @@ use tokio::{
 use tonic::{service::Routes, transport::Server};
 
 use super::{
-    MeshArgs, attest::SidecarAttestor, events::Recorder, key, renewals, settings::Kept, view::View,
+    MeshArgs, attest::SidecarAttestor, events::Recorder, key, renewals, settings::Kept, trail,
+    view::View, witnesses,
 };
 
 /// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
@@ -57,6 +58,8 @@ pub(super) struct MeshProcess {
     wal: Arc<Wal>,
     /// The log's folder.
     audit: PathBuf,
+    /// The state directory.
+    state: PathBuf,
     view: Arc<View>,
     credentials: CredentialsWatch,
     agent: AgentHandle,
@@ -88,6 +91,7 @@ impl MeshProcess {
         )?;
         let ca = open_ca(args, &settings, &clock)?;
         let log = open_log(args, &settings)?;
+        log.set_witnesses(witnesses::quorum(&settings.witnesses));
         // Before anything signs; joiners and verifiers of the log look there.
         ca.publish_to(args.within("bundle.pem"))?;
         events.attach(Arc::clone(&log), controller.mesh());
@@ -126,6 +130,7 @@ impl MeshProcess {
             socket,
             wal,
             audit: args.within("audit"),
+            state: args.state.clone(),
             view: Arc::new(view),
             credentials,
             agent,
@@ -139,7 +144,9 @@ impl MeshProcess {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let view = Arc::clone(&self.view);
         let credentials = self.credentials;
-        let routes = tls_routes(&view, &self.attestor);
+        let trail = trail::routes(&view, &self.wal, self.state.clone());
+        let routes = tls_routes(&view, &self.attestor).into_axum_router();
+        let routes = Routes::from(routes.merge(trail));
         let tls = serve_tls(&view, &credentials, self.grpc.into(), routes.clone());
         let control = serve_tls(&view, &credentials, self.control.into(), routes);
         let socket = server()
@@ -151,9 +158,10 @@ impl MeshProcess {
         let ship = tokio::spawn(ship_local(
             Arc::clone(&self.wal),
             Arc::clone(&view.log),
-            signer,
+            Arc::clone(&signer) as _,
             ShipOptions::default(),
         ));
+        let witnesses = tokio::spawn(witnesses::follow(Arc::clone(&view), self.state));
         keep_columns(&view, &self.wal, &self.audit)?;
         let controller = tokio::spawn(Arc::clone(&view.controller).run());
         tracing::info!(
@@ -168,22 +176,38 @@ impl MeshProcess {
             failed = maintain(&view) => failed,
             failed = api => failed.context("the HTTP API"),
             _ = ship => bail!("the mesh process's own records are shipped no longer"),
+            _ = witnesses => bail!("who cosigns the log is followed no longer"),
             _ = controller => bail!("the control plane has ended"),
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         };
         view.events.record(EventRecord::new(EventKind::Stopped));
         settle(&self.wal).await;
+        let wal = self.wal;
+        tokio::task::spawn_blocking(move || wal.mark_end(signer.as_ref())).await?;
         drop(self.agent);
         tracing::info!("the mesh process ends");
         outcome
     }
 }
 
+/// The key that the log signs with; that it is another one now is put on record.
+fn key_of_the_log(view: &View, before: String) -> String {
+    let now = view.log.status().verifier_key;
+    if now != before {
+        let event = EventRecord::new(EventKind::LogKeyRotated);
+        let event = event.with("old", before).with("new", now.as_str());
+        view.events.record(event);
+    }
+    now
+}
+
 /// Replaces authorities in time even if nobody asks for certificates.
 async fn maintain(view: &View) -> anyhow::Result<()> {
     let mut alarm = renewals::Alarm::default();
+    let mut key = view.log.status().verifier_key;
     loop {
+        key = key_of_the_log(view, key);
         view.expire_faults();
         let (members, now) = (view.ca.members(), view.clock.now());
         alarm.sound(

@@ -10,7 +10,7 @@ use reeve_ca::{Caller, CertificateAuthority, JoinTokens, RotateError, UnixPeer};
 use reeve_console::{
     AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, DrillNote,
     FaultRequest, Graph, JobDone, MeshFacts, MeshView, RevokeRequest, RotateRequest, Status,
-    TokenRefused, TokenRequest,
+    TokenRefused, TokenRequest, TrailRead,
 };
 use reeve_control::{Controller, instances::Instances};
 use reeve_core::{Clock, UnixTime, error_chain};
@@ -130,6 +130,7 @@ impl MeshView for View {
                 checkpoint: log.checkpoint,
                 verifier_key: log.verifier_key,
                 proxies: log.proxies,
+                witnesses: log.witnesses.to_string(),
             },
         }
     }
@@ -275,6 +276,19 @@ impl AdminView for View {
 
     fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused> {
         self.hold_fault(caller, request)
+    }
+
+    fn trail_was_read(&self, caller: &Extensions, read: &TrailRead) -> Result<(), TokenRefused> {
+        let peer = caller.get::<UnixPeer>();
+        let peer = peer.ok_or_else(|| TokenRefused::Caller("not a local process".to_owned()))?;
+        let event = EventRecord::new(EventKind::LogRead)
+            .with("filter", &read.filter)
+            .with("outcome", "answered")
+            .with("shown", read.shown.to_string())
+            .with("uid", peer.uid.to_string())
+            .with("pid", peer.pid.to_string());
+        self.events.record(event);
+        Ok(())
     }
 
     fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, TokenRefused> {

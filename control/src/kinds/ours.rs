@@ -211,6 +211,14 @@ raw! {
         wal_max_bytes: Option<u64>,
         columns_after: Option<String>,
         retention: Option<String>,
+        witnesses: Vec<WitnessSpec>,
+        witness_quorum: Option<u16>,
+        witness_timeout: Option<String>,
+        danger_acknowledge_unwitnessed: bool,
+    }
+    WitnessSpec {
+        url: String,
+        key: String,
     }
     LocalMeshSpec { workloads: Vec<LocalWorkloadSpec>, }
     LocalWorkloadSpec {

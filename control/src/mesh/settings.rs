@@ -66,6 +66,8 @@ pub struct MeshSettings {
     pub columns_after: Duration,
     /// How long records are kept; `None`: for ever.
     pub retention: Option<Duration>,
+    /// Who cosigns the audit log before it acknowledges.
+    pub witnesses: Witnesses,
     /// Whether JWKS may be fetched from loopback and private addresses.
     pub danger_allow_internal_jwks: bool,
 }
@@ -81,6 +83,30 @@ pub enum AuditLevel {
     Os,
     /// On the disk.
     Disk,
+}
+
+/// Who must have cosigned what the audit log acknowledges (C2SP tlog-witness).
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Witnesses {
+    /// All that are asked; with none, whoever runs the log can rewrite it.
+    pub asked: Vec<WitnessAt>,
+    /// How many of them must cosign.
+    pub quorum: u16,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// Whether the log acknowledges, and counts, where fewer do.
+    pub danger_acknowledge_unwitnessed: bool,
+}
+
+/// A witness, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct WitnessAt {
+    /// Where it serves plain HTTP.
+    pub address: SocketAddr,
+    /// What stands before `/add-checkpoint` there; empty, or a path that begins with a slash.
+    pub prefix: String,
+    /// Its public key, `name+hash+key`.
+    pub key: String,
 }
 
 /// Which state each service is in.

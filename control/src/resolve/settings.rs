@@ -22,7 +22,7 @@ use super::{
     values::Notes,
 };
 use crate::{
-    AuditLevel, AuthorizationSettings, Code, Fault, MeshSettings, TapSettings,
+    AuditLevel, AuthorizationSettings, Code, Fault, MeshSettings, TapSettings, Witnesses,
     kinds::{
         AuthorizationSpec, MeshConfigSpec, MeshMtlsSpec, Object, SecretSpec, TapSpec, TracingSpec,
     },
@@ -363,6 +363,7 @@ impl Default for MeshSettings {
             wal_max_bytes: 256 * 1024 * 1024,
             columns_after: Duration::from_secs(15 * 60),
             retention: None,
+            witnesses: Witnesses::default(),
             outbound_policy: OutboundPolicy::default(),
             danger_allow_internal_jwks: false,
         }

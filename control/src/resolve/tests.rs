@@ -201,6 +201,6 @@ fn a_document_with_everything_is_accepted() {
     let text = include_str!("tests/everything.yaml");
     assert_eq!(
         findings(text),
-        ["28 spec.dangerAllowInternalJwks insecure?"]
+        ["37 spec.dangerAllowInternalJwks insecure?"]
     );
 }

@@ -1,5 +1,6 @@
-/* A disk that fails on demand: write and sync of the files under FAULTY (part of a path) do what the file CONTROL says,
+/* A disk that fails on demand: write and sync of the files with FAULTY and ALSO in their path do what the file CONTROL says,
  * "write 5" = EIO, "write 28" = ENOSPC, "sync 5", "write -300" = 300 ms late, "sync -5000". Without that file, nothing.
+ * A clock that jumps: the wall clock is as many seconds ahead as the file CLOCK says.
  * Loaded into every process of a mesh by a private /etc/ld.so.preload. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,7 +20,7 @@ static int fault(int fd, const char *operation) {
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length <= 0) return 0;
     path[length] = 0;
-    if (!strstr(path, FAULTY) || !strstr(path, ".wal")) return 0;
+    if (!strstr(path, FAULTY) || !strstr(path, ALSO)) return 0;
     int control = open(CONTROL, O_RDONLY | O_CLOEXEC);
     if (control < 0) return 0;
     ssize_t got = read(control, said, sizeof said - 1);
@@ -47,3 +48,23 @@ ssize_t write(int fd, const void *bytes, size_t length) {
 int fdatasync(int fd) { return suffer(fd, "sync") ? -1 : (int)syscall(SYS_fdatasync, fd); }
 
 int fsync(int fd) { return suffer(fd, "sync") ? -1 : (int)syscall(SYS_fsync, fd); }
+
+/* How far ahead the wall clock is. */
+static long ahead(void) {
+    char said[32] = {0};
+    int file = open(CLOCK, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return 0;
+    ssize_t got = read(file, said, sizeof said - 1);
+    close(file);
+    return got > 0 ? atol(said) : 0;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int before = errno;
+    int failed = (int)syscall(SYS_clock_gettime, clock, now);
+    if (!failed && clock == CLOCK_REALTIME) {
+        now->tv_sec += ahead();
+        errno = before;
+    }
+    return failed;
+}

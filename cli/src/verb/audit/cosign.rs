@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, path::PathBuf, thread, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
-use reeve_audit::witness::{CosignerKey, cosigned, keep_cosigned, request};
+use reeve_audit::witness::{CosignerKey, WitnessLine, ask, keep_cosigned};
 
 use crate::{
     http::{self, Target},
@@ -26,8 +26,6 @@ Exit codes: 0 = all of them have cosigned, 1 = one has not (the reason is told),
 
 /// How long a witness may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a witness is asked again with the size that it named.
-const MAX_ATTEMPTS: usize = 3;
 
 /// `reeve audit cosign`.
 #[derive(Args, Debug)]
@@ -86,7 +84,12 @@ fn round(dir: &Path, asked: &mut [(SocketAddr, CosignerKey, u64)]) -> Result<boo
     let mut note: Option<String> = None;
     let mut all = true;
     for (at, key, size) in asked {
-        match ask(dir, *at, key, size, note.as_deref())? {
+        let asked = ask(dir, key, size, note.as_deref(), &Asked(*at)).map_err(|error| {
+            Problem::because("the log cannot be read", &error)
+                .at(dir.display())
+                .fix("name the log's folder with --dir, or the mesh's state directory with --state")
+        })?;
+        match asked {
             Ok(cosigned) => note = Some(cosigned),
             Err(what) => {
                 all = false;
@@ -103,45 +106,17 @@ fn round(dir: &Path, asked: &mut [(SocketAddr, CosignerKey, u64)]) -> Result<boo
     Ok(all)
 }
 
-/// The checkpoint with one more cosignature, or why there is none. `before` is what others have cosigned in this round.
-fn ask(
-    dir: &Path,
-    at: SocketAddr,
-    key: &CosignerKey,
-    size: &mut u64,
-    before: Option<&str>,
-) -> Result<Result<String, String>, Problem> {
-    let target = Target::Tcp(at);
-    for _ in 0..MAX_ATTEMPTS {
-        let (note, body) = request(dir, *size).map_err(|error| {
-            Problem::because("the log cannot be read", &error)
-                .at(dir.display())
-                .fix("name the log's folder with --dir, or the mesh's state directory with --state")
-        })?;
-        let text = |note: &str| note.split("\n\n").next().unwrap_or_default().to_owned();
-        let so_far = match before {
-            Some(before) if text(before) == text(&note) => before,
-            _ => note.as_str(),
-        };
+/// A witness over plain HTTP, asked from this thread.
+#[derive(Debug)]
+struct Asked(SocketAddr);
+
+impl WitnessLine for Asked {
+    fn add_checkpoint(&self, body: Vec<u8>) -> Result<(u16, String), String> {
+        let target = Target::Tcp(self.0);
         let sent = http::post(&target, "/add-checkpoint", Bytes::from(body), PATIENCE);
-        let reply = match block_on(async { Ok(sent.await) })? {
-            Ok(reply) => reply,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        let answer = String::from_utf8_lossy(&reply.body);
-        match reply.status.as_u16() {
-            200 => {
-                let cosigned = cosigned(so_far, &answer, key);
-                let grown = note.lines().nth(1).and_then(|line| line.parse().ok());
-                *size = grown.unwrap_or(*size);
-                return Ok(cosigned);
-            }
-            409 => match answer.trim().parse() {
-                Ok(named) if named != *size => *size = named,
-                _ => return Ok(Err(answer.trim().to_owned())),
-            },
-            status => return Ok(Err(format!("HTTP status {status}: {}", answer.trim()))),
-        }
+        let reply = block_on(async { Ok(sent.await) }).map_err(|problem| format!("{problem:?}"))?;
+        let reply = reply.map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        Ok((reply.status.as_u16(), text))
     }
-    Ok(Err("the log grew while it was asked".to_owned()))
 }

@@ -92,6 +92,7 @@ pub(super) fn run(args: &ExportArgs) -> Verdict {
             count
         }
     };
+    args.log.tell(usize::try_from(count).unwrap_or(usize::MAX));
     output::note(&format!("{count} records"));
     Ok(Answer::from_fine(count > 0))
 }

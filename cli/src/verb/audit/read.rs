@@ -13,6 +13,7 @@ use reeve_audit::{
     query::{Explained, Filter, Found, MAX_RESULTS, ReadError},
 };
 use reeve_columns::Columns;
+use reeve_console::TrailRead;
 use reeve_core::{
     Clock, RecordId, ServiceName, SpiffeId, SystemClock, UnixTime,
     decision::{Effect, Reason},
@@ -25,7 +26,7 @@ use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
     state::StateArgs,
-    verb::policy::full_name,
+    verb::{block_on, operator, policy::full_name},
 };
 
 pub(super) const TAIL_EXAMPLES: &str = "\
@@ -59,6 +60,8 @@ Examples:
 
 Exit codes: 0 = fine, 1 = nothing matched, 2 = the log could not be read.";
 
+/// How long the mesh process may take to put a reading on record.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a followed log is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -98,6 +101,28 @@ impl LogArgs {
     pub(super) fn open_columns(&self) -> Result<(Reader, Columns), Problem> {
         let columns = Columns::open(&self.folder()?).map_err(|error| unreadable(&error))?;
         Ok((self.open()?, columns))
+    }
+
+    /// Tells the mesh process, which puts on record that its trail was read: by whom, what was asked for, and how many records
+    /// were shown. Whoever reads a copy reads no mesh's trail, and where no mesh process runs there is nobody to tell.
+    pub(crate) fn tell(&self, shown: usize) {
+        let Some(state) = self.dir.is_none().then(|| self.state.existing()) else {
+            return;
+        };
+        let filter: Vec<String> = std::env::args().skip(1).collect();
+        let read = TrailRead {
+            filter: filter.join(" "),
+            shown: u64::try_from(shown).unwrap_or(u64::MAX),
+        };
+        let told = state.and_then(|state| {
+            block_on(async move {
+                let refused = |text: &str| Problem::new(text);
+                operator::post(&state, "/admin/trail-read", &read, PATIENCE, refused).await
+            })
+        });
+        if let Err(problem) = told {
+            tracing::debug!(?problem, "the mesh process was not told of this reading");
+        }
     }
 
     /// The log, with what sidecars have not shipped yet.
@@ -244,10 +269,16 @@ pub(super) fn tail(args: &TailArgs) -> Verdict {
         ..Filter::default()
     };
     let mut shown = Shown::default();
-    let mut any = false;
+    let (mut any, mut first) = (false, true);
     loop {
         let found = reader.query(&filter).map_err(|error| unreadable(&error))?;
-        for found in shown.fresh(found) {
+        let fresh = shown.fresh(found);
+        if first {
+            // Once: a followed log would follow that, too.
+            args.log.tell(fresh.len());
+            first = false;
+        }
+        for found in fresh {
             any = true;
             print(&found, args.output.output)?;
         }
@@ -328,6 +359,7 @@ pub(super) fn query(args: &QueryArgs) -> Verdict {
         .open()?
         .query(&filter)
         .map_err(|error| unreadable(&error))?;
+    args.log.tell(found.len());
     for found in &found {
         print(found, args.output.output)?;
     }
@@ -355,6 +387,7 @@ pub(super) fn show(args: &ShowArgs) -> Verdict {
         .open()?
         .show(&id)
         .map_err(|error| unreadable(&error))?;
+    args.log.tell(usize::from(found.is_some()));
     let Some(found) = found else {
         return no_record(&id);
     };
@@ -373,6 +406,7 @@ pub(crate) fn explained(log: &LogArgs, id: &str) -> Result<Option<Explained>, Pr
     let id = record_id(id)?;
     let explained = log.open()?.explain(&id);
     let explained = explained.map_err(|error| unreadable(&error))?;
+    log.tell(usize::from(explained.is_some()));
     if explained.is_none() {
         no_record(&id)?;
     }

@@ -100,6 +100,8 @@ pub(super) fn run(args: &ReportArgs) -> Verdict {
         services,
     };
     let found = report(&reader, &columns, &asked).map_err(|error| broken(&error))?;
+    args.log
+        .tell(usize::try_from(found.decisions).unwrap_or(usize::MAX));
     match args.output {
         Form::Json => output::json(&found)?,
         Form::Csv => output::line(csv::page(&found).trim_end())?,

@@ -239,6 +239,14 @@ fn describe(report: &Report) -> String {
             report.batches - report.signatures_verified
         ));
     }
+    if !report.witnesses.is_empty() {
+        lines.push(format!(
+            "cosigned by {} up to tree size {} of {}",
+            report.witnesses.join(" and "),
+            report.cosigned_size,
+            report.tree_size
+        ));
+    }
     lines.push(format!(
         "{verdict}: {} records in {} batches of {} proxies, {} signatures, {} blobs, tree size {}, {} records in \
          write-ahead logs",

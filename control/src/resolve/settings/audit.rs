@@ -1,12 +1,13 @@
 //! `MeshConfig.spec.audit`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use reeve_core::model::{FieldClass, JoinKey};
 
 use crate::{
-    AuditLevel, Code, MeshSettings,
-    kinds::{AuditSpec, MeshConfigSpec, Object, SecretSpec},
+    AuditLevel, Code, MeshSettings, WitnessAt,
+    kinds::{AuditSpec, MeshConfigSpec, Object, SecretSpec, WitnessSpec},
     resolve::{secrets::text_of, values::Notes},
     source::path::Path,
 };
@@ -17,6 +18,12 @@ const MAX_RECORDED_HEADERS: usize = 64;
 const MIN_WAL_BYTES: u64 = 1024 * 1024;
 /// The shortest time that records are kept for.
 const MIN_RETENTION: Duration = Duration::from_secs(60);
+/// Most witnesses that are asked.
+const MAX_WITNESSES: usize = 16;
+/// How long a witness may take, unless something else is said.
+const WITNESS_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest that one may be given.
+const MAX_WITNESS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most names with a class, of each kind.
 const MAX_FIELD_CLASSES: usize = 256;
 /// What the join key is called in its `Secret`.
@@ -76,6 +83,7 @@ pub(super) fn resolve(
             "leave it out where every decision must be on record",
         );
     }
+    witnesses(settings, notes, spec);
     field_classes(settings, notes, spec);
     join_key(settings, notes, (spec, secrets));
 }
@@ -95,6 +103,107 @@ fn lives(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, spe
         let text = "records are kept for a minute at least";
         notes.error(&path.key("retention"), Code::Invalid, text);
     }
+}
+
+/// Who cosigns the log, and what becomes of it where they do not.
+fn witnesses(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, spec: &AuditSpec) {
+    let path = Path::of(&["spec", "audit"]);
+    let at = path.key("witnesses");
+    if spec.witnesses.len() > MAX_WITNESSES {
+        let text = format!("at most {MAX_WITNESSES} witnesses are asked");
+        notes.error(&at, Code::TooLarge, text);
+    }
+    let known = &mut settings.witnesses;
+    for (n, witness) in spec.witnesses.iter().take(MAX_WITNESSES).enumerate() {
+        let found = asked(notes, &at.index(n), witness, &known.asked);
+        known.asked.extend(found);
+    }
+    let asked = u16::try_from(spec.witnesses.len()).unwrap_or(u16::MAX);
+    known.quorum = spec.witness_quorum.unwrap_or(asked);
+    if spec
+        .witness_quorum
+        .is_some_and(|quorum| quorum == 0 || quorum > asked)
+    {
+        let text = format!("there are {asked} witnesses, and at least one must cosign");
+        notes.error(&path.key("witnessQuorum"), Code::Invalid, text);
+    }
+    let timeout = spec.witness_timeout.as_ref();
+    let timeout = timeout.and_then(|text| notes.duration(&path.key("witnessTimeout"), text));
+    known.timeout = timeout.unwrap_or(WITNESS_TIMEOUT);
+    if known.timeout > MAX_WITNESS_TIMEOUT {
+        let text = format!(
+            "proxies wait for it: at most {} s",
+            MAX_WITNESS_TIMEOUT.as_secs()
+        );
+        notes.error(&path.key("witnessTimeout"), Code::TooLarge, text);
+    }
+    known.danger_acknowledge_unwitnessed = spec.danger_acknowledge_unwitnessed;
+    if spec.danger_acknowledge_unwitnessed {
+        notes.warn(
+            &path.key("dangerAcknowledgeUnwitnessed"),
+            Code::Insecure,
+            "records are acknowledged that no witness has cosigned, which the log's operator can rewrite",
+            "leave it out where the operator must not be able to",
+        );
+    }
+}
+
+/// One witness; nothing where it cannot be asked.
+fn asked(
+    notes: &mut Notes<'_, MeshConfigSpec>,
+    at: &Path,
+    witness: &WitnessSpec,
+    others: &[WitnessAt],
+) -> Option<WitnessAt> {
+    let place = place_of(&witness.url);
+    if place.is_none() {
+        let hint = "write http://ADDRESS:PORT, the address in digits";
+        let text = "a witness is not asked there";
+        notes.hint(&at.key("url"), Code::Invalid, text, hint);
+    }
+    let key = witness.key.trim();
+    if !is_cosigner_key(key) {
+        let hint = "write name+hash+key as `reeve witness` prints it";
+        let text = "this is no witness's key";
+        notes.hint(&at.key("key"), Code::Invalid, text, hint);
+    }
+    if others.iter().any(|other| other.key == key) {
+        let text = "the witness is asked already";
+        notes.error(&at.key("key"), Code::DuplicateObject, text);
+    }
+    place.map(|(address, prefix)| WitnessAt {
+        address,
+        prefix,
+        key: key.to_owned(),
+    })
+}
+
+/// `http://ADDRESS:PORT`, and perhaps a path.
+fn place_of(url: &str) -> Option<(SocketAddr, String)> {
+    let rest = url.strip_prefix("http://")?;
+    let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let path = path.trim_end_matches('/');
+    let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
+    let prefix = match path {
+        "" => String::new(),
+        path => format!("/{path}"),
+    };
+    address
+        .parse()
+        .ok()
+        .filter(|_| plain)
+        .map(|address| (address, prefix))
+}
+
+/// Whether `text` looks like a key of C2SP tlog-cosignature: name, hash, and 33 bytes of which the first is 4.
+fn is_cosigner_key(text: &str) -> bool {
+    let mut parts = text.splitn(3, '+');
+    let (name, hash, key) = (parts.next(), parts.next(), parts.next());
+    let named = name.is_some_and(|name| !name.is_empty() && !name.contains(char::is_whitespace));
+    let hashed =
+        hash.is_some_and(|hash| hash.len() == 8 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+    let key = key.and_then(|key| BASE64_STANDARD.decode(key).ok());
+    named && hashed && key.is_some_and(|key| key.len() == 33 && key.first() == Some(&4))
 }
 
 fn field_classes(

@@ -516,6 +516,19 @@ fn mesh_config_audit() {
             "audit: {dangerPassUnrecorded: true}",
             &["6 spec.audit.dangerPassUnrecorded insecure?"],
         ),
+        (
+            "audit: {witnesses: [{url: 'https://192.0.2.7', key: w+1+2}], witnessQuorum: 2, witnessTimeout: 1m}",
+            &[
+                "6 spec.audit.witnessQuorum invalid",
+                "6 spec.audit.witnessTimeout too-large",
+                "6 spec.audit.witnesses[0].key invalid",
+                "6 spec.audit.witnesses[0].url invalid",
+            ],
+        ),
+        (
+            "audit: {dangerAcknowledgeUnwitnessed: true}",
+            &["6 spec.audit.dangerAcknowledgeUnwitnessed insecure?"],
+        ),
     ];
     expect("MeshConfig", rows);
 }
