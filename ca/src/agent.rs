@@ -106,6 +106,9 @@ pub enum AgentError {
     /// No connection to the issuer.
     #[error("the issuer cannot be reached")]
     Unreachable(#[source] ChannelError),
+    /// The issuer has too much to do.
+    #[error("the issuer is overloaded, and wants to be asked again after {} ms", .0.as_millis())]
+    Overloaded(Duration),
     /// The issuer refused.
     #[error("the issuer refused: {0}")]
     Refused(String),
@@ -160,7 +163,18 @@ impl Agent {
                 Err(error) => {
                     let left = self.not_after().map(|end| end.since(self.clock.now()));
                     self.note_failure(&error);
-                    backoff.next(left)
+                    let pause = backoff.next(left);
+                    // Spread, so that those who were sent away do not come back together.
+                    match error {
+                        AgentError::Overloaded(after) => {
+                            pause.max(after.mul_f64(rand::random_range(1.0..=2.0)))
+                        }
+                        AgentError::Unreachable(_)
+                        | AgentError::Refused(_)
+                        | AgentError::BadAnswer(_)
+                        | AgentError::BadCertificate(_)
+                        | AgentError::Key(_) => pause,
+                    }
                 }
             };
             self.follow(pause).await;

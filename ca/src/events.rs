@@ -16,6 +16,8 @@ const MAX_TEXT: usize = 256;
 pub trait IdentityEvents: fmt::Debug + Send + Sync {
     /// An identity was refused.
     fn refused(&self, event: RefusedIdentity);
+    /// There was no room to wait for a certificate.
+    fn overloaded(&self) {}
     /// Nobody was asked who it is: the authority is faulty on purpose.
     fn unavailable(&self, _fault: AuthorityFault) {}
     /// An identity was issued.

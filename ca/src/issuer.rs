@@ -19,6 +19,7 @@ use crate::{
         WatchBundleRequest,
         issuer_server::{Issuer, IssuerServer},
     },
+    queue::Queue,
 };
 
 /// Largest request that is decoded.
@@ -36,6 +37,7 @@ pub struct IssuerService {
     tokens: Arc<JoinTokens>,
     events: Arc<dyn IdentityEvents>,
     clock: Arc<dyn Clock>,
+    queue: Queue,
 }
 
 impl IssuerService {
@@ -55,6 +57,7 @@ impl IssuerService {
             tokens,
             events,
             clock,
+            queue: Queue::default(),
         };
         IssuerServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
@@ -127,6 +130,8 @@ impl Issuer for IssuerService {
         let began = Instant::now();
         self.in_order(&[AuthorityFault::Away, AuthorityFault::NoRenewal])?;
         let caller = caller(request.extensions());
+        let turn = self.queue.turn(&caller).await;
+        let _turn = turn.inspect_err(|_| self.events.overloaded())?;
         let attested = self.judge(request.extensions(), request.get_ref()).await;
         let request = request.get_ref();
         let attested = attested

@@ -23,6 +23,7 @@ mod joining;
 mod listen;
 mod members;
 pub mod proto;
+mod queue;
 mod seal;
 mod socket;
 mod token;

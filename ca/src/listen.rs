@@ -34,7 +34,11 @@ use crate::{
 mod authority;
 
 /// Connections that one listener keeps open; beyond it, callers wait to be accepted.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 16_384;
+/// Of these, TLS connections of those who have shown no certificate: who comes with a join token needs one for a moment.
+const MAX_STRANGERS: usize = 256;
+/// Longest life of such a connection.
+const STRANGER_LIFE: Duration = Duration::from_secs(30);
 /// Handshakes at one time.
 const MAX_HANDSHAKES: usize = 64;
 /// Bound on one handshake.
@@ -58,8 +62,8 @@ pub struct UnixConnection {
 pub struct TlsConnection {
     stream: Box<TlsStream<MeshStream>>,
     peer: TlsPeer,
-    end: Option<End>,
-    _room: OwnedSemaphorePermit,
+    end: End,
+    _room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 /// Ready when the peer's certificate has ended, or is not vouched for any more.
@@ -128,6 +132,7 @@ pub fn tls_incoming(
     tokio::spawn(async move {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
         loop {
             let Ok(room) = Arc::clone(&connections).acquire_owned().await else {
                 return;
@@ -149,9 +154,10 @@ pub fn tls_incoming(
             };
             let credentials = credentials.clone();
             let (send, clock) = (send.clone(), Arc::clone(&clock));
+            let strangers = Arc::clone(&strangers);
             tokio::spawn(async move {
                 let _permit = permit;
-                let handshake = handshake(stream, &from, credentials, clock, room);
+                let handshake = handshake(stream, &from, credentials, clock, (room, strangers));
                 match timeout(HANDSHAKE_TIMEOUT, handshake).await {
                     // The server is gone, and with it whoever would want the connection.
                     Ok(Ok(connection)) => drop(send.send(Ok(connection)).await),
@@ -174,7 +180,7 @@ async fn handshake(
     from: &str,
     watch: CredentialsWatch,
     clock: Arc<dyn Clock>,
-    room: OwnedSemaphorePermit,
+    (room, strangers): (OwnedSemaphorePermit, Arc<Semaphore>),
 ) -> io::Result<TlsConnection> {
     let missing = || io::Error::new(io::ErrorKind::NotConnected, "no certificate yet");
     let credentials = watch.borrow().clone().ok_or_else(missing)?;
@@ -191,16 +197,23 @@ async fn handshake(
     }
     let chain = session.peer_certificates().unwrap_or_default();
     let chain: Vec<_> = chain.iter().map(|der| der.clone().into_owned()).collect();
-    let end = verified.as_ref().map(|peer| {
-        let life = peer.not_after().since(now);
-        End(Box::pin(async move {
-            // Cancel safety: both branches are.
-            tokio::select! {
-                () = sleep(life) => {}
-                () = lost(watch, chain, bundle, clock) => {}
-            }
-        }))
-    });
+    let stranger = match verified.is_none() {
+        true => Some(strangers.try_acquire_owned().map_err(io::Error::other)?),
+        false => None,
+    };
+    let end: End = match &verified {
+        None => End(Box::pin(sleep(STRANGER_LIFE))),
+        Some(peer) => {
+            let life = peer.not_after().since(now);
+            End(Box::pin(async move {
+                // Cancel safety: both branches are.
+                tokio::select! {
+                    () = sleep(life) => {}
+                    () = lost(watch, chain, bundle, clock) => {}
+                }
+            }))
+        }
+    };
     Ok(TlsConnection {
         stream: Box::new(stream),
         peer: TlsPeer {
@@ -208,7 +221,7 @@ async fn handshake(
             verified,
         },
         end,
-        _room: room,
+        _room: (room, stranger),
     })
 }
 
@@ -291,11 +304,7 @@ impl AsyncRead for TlsConnection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         // INVARIANT: no connection outlives the certificate that its peer is known by.
-        let ended = self
-            .end
-            .as_mut()
-            .is_some_and(|end| end.0.as_mut().poll(cx).is_ready());
-        if ended {
+        if self.end.0.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)

@@ -54,6 +54,10 @@ pub(crate) struct MeshArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_key: Option<PathBuf>,
 
+    /// Command that prints the key instead (KMS, secret store); the key stays in memory. Run by sh -c, within 30 s
+    #[arg(long, value_name = "COMMAND", conflicts_with = "seal_key")]
+    pub(crate) seal_key_command: Option<String>,
+
     /// Group whose members may connect to the Unix sockets too: sidecars with users of their own
     #[arg(long, value_name = "GID")]
     pub(crate) socket_group: Option<u32>,

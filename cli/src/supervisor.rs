@@ -73,7 +73,7 @@ pub(crate) struct Options {
     /// How traffic is captured, each instance in a network namespace of its own; `None`: not at all.
     pub(crate) intercept: Option<CaptureMode>,
     /// Where the key of sealed files is, if not in the state directory.
-    pub(crate) seal_key: Option<PathBuf>,
+    pub(crate) seal_key: Option<SealKeySource>,
     /// Remove the state directory if this process is killed.
     pub(crate) temporary: bool,
     /// What people are told.
@@ -84,6 +84,24 @@ pub(crate) struct Options {
     pub(crate) abort: CancellationToken,
 }
 
+/// Where the key of sealed files comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum SealKeySource {
+    /// A file.
+    File(PathBuf),
+    /// What a command prints.
+    Command(String),
+}
+
+impl SealKeySource {
+    fn absolute(&self) -> std::io::Result<Self> {
+        Ok(match self {
+            Self::File(file) => Self::File(std::path::absolute(file)?),
+            Self::Command(command) => Self::Command(command.clone()),
+        })
+    }
+}
+
 /// What every part of the supervisor shares.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -92,7 +110,7 @@ pub(crate) struct Context {
     state: StateDir,
     base: u8,
     network: Option<Network>,
-    seal_key: Option<PathBuf>,
+    seal_key: Option<SealKeySource>,
     marker: String,
     guard: Guard,
     roster: Arc<Roster>,
@@ -138,7 +156,7 @@ impl Context {
             seal_key: options
                 .seal_key
                 .as_ref()
-                .map(std::path::absolute)
+                .map(SealKeySource::absolute)
                 .transpose()
                 .map_err(|error| {
                     Problem::because("the path of the seal key cannot be understood", &error)

@@ -15,7 +15,7 @@ use reeve_core::{
     decision::{Principal, Reason},
     model::{InboundListener, MtlsMode},
 };
-use reeve_svid::{alpn, peer_of};
+use reeve_svid::{alpn, peer_of, why_refused};
 use socket2::{Domain, Protocol as SocketProtocol, Type};
 use tokio::{
     net::TcpStream,
@@ -482,7 +482,7 @@ pub(crate) async fn shake_hands(
     let mut stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            refuse_handshake(worker, address, &error.to_string());
+            refuse_handshake(worker, address, &why_refused(&error));
             return None;
         }
         Err(_) => {

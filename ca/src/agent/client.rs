@@ -23,6 +23,7 @@ use crate::{
         self, Bundle, Holding, IssueJwtRequest, IssueRequest, WatchBundleRequest,
         issuer_client::IssuerClient as Client,
     },
+    queue,
 };
 
 /// Largest answer that is decoded.
@@ -311,6 +312,9 @@ impl IssuerClient for LocalIssuer {
 }
 
 fn refused(status: tonic::Status) -> AgentError {
+    if let Some(after) = queue::retry_after(&status) {
+        return AgentError::Overloaded(after);
+    }
     AgentError::Refused(format!("{}: {}", status.code(), status.message()))
 }
 

@@ -69,6 +69,7 @@ fn setup(attest: Result<(), AttestError>) -> Setup {
         tokens: Arc::new(JoinTokens::new(Arc::clone(&shared))),
         events: Arc::clone(&events) as _,
         clock: shared,
+        queue: Queue::default(),
     };
     Setup {
         service,

@@ -32,7 +32,9 @@ pub use public::{
 pub use revoked::Revoked;
 pub use summary::CertificateSummary;
 pub use svid::{SignError, X509Svid};
-pub use tls::{MeshTls, TlsError, anonymous_client_config, peer_of, refusal_of, server_name};
+pub use tls::{
+    MeshTls, TlsError, anonymous_client_config, peer_of, refusal_of, server_name, why_refused,
+};
 pub use verify::{Purpose, SvidError, VerifiedPeer, verify_svid};
 
 /// What a mesh connection carries inside TLS, named by ALPN. A ClientHello with one of these, and only that, is mesh

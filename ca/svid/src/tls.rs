@@ -152,6 +152,15 @@ pub fn refusal_of(error: &rustls::Error) -> Option<&SvidError> {
     other.0.downcast_ref()
 }
 
+/// What a handshake failed of, in our own words if it was we who refused the peer's certificate.
+pub fn why_refused(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner.and_then(refusal_of) {
+        Some(refusal) => refusal.to_string(),
+        None => error.to_string(),
+    }
+}
+
 /// AES-128 first, as the mesh's peers have it: its hash, SHA-256, has instructions of its own in today's processors,
 /// which the SHA-384 of the AES-256 suite has not.
 fn provider() -> Arc<CryptoProvider> {

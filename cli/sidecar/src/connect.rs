@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use hyper_util::rt::TokioIo;
 use reeve_ca::{MeshAddress, MeshStream};
 use reeve_core::{Clock, SpiffeId};
-use reeve_svid::{CredentialsWatch, MeshTls, alpn, server_name};
+use reeve_svid::{CredentialsWatch, MeshTls, alpn, server_name, why_refused};
 use rustls::ClientConfig;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -106,7 +106,7 @@ async fn connect(
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
     result.inspect_err(|error| {
-        tracing::warn!(%address, %error, "no connection to the mesh process");
+        tracing::warn!(%address, error = why_refused(error), "no connection to the mesh process");
     })
 }
 

@@ -54,7 +54,7 @@ impl Recorder {
         };
         let about = prometheus::Opts::new(
             "reeve_ca_refusals_total",
-            "Requests for identities refused, by reason; `drill` is an authority that is faulty on purpose.",
+            "Requests for identities refused, by reason; `drill` is an authority that is faulty on purpose, `overload` one that has no room.",
         );
         let refusals = prometheus::IntCounterVec::new(about, &["reason"])?;
         registry.register(Box::new(refusals.clone()))?;
@@ -207,6 +207,10 @@ impl IdentityEvents for Recorder {
     fn revoked(&self, event: &RevocationEvent) {
         tracing::warn!(?event, "revocation");
         self.own.revoked(event);
+    }
+
+    fn overloaded(&self) {
+        self.refusals.with_label_values(&["overload"]).inc();
     }
 
     fn unavailable(&self, _fault: AuthorityFault) {

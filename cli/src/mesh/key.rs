@@ -5,9 +5,63 @@ use std::{
     io::{ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    process::Stdio,
+    time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure as must};
+use tokio::{io::AsyncReadExt, process::Command, time::timeout};
+use zeroize::Zeroizing;
+
+/// Longest answer of a command that gives the key.
+const MAX_KEY_ANSWER: u64 = 1024;
+/// How long such a command may take.
+const COMMAND: Duration = Duration::from_secs(30);
+
+/// The key, as those who seal with it want it.
+pub(super) struct Keys {
+    pub(super) authority: reeve_ca::SealKey,
+    pub(super) log: reeve_audit::seal::SealKey,
+}
+
+impl Keys {
+    /// From a file, which is made if nothing was sealed yet.
+    pub(super) fn of_file(file: &Path, sealed: &[&Path]) -> anyhow::Result<Self> {
+        ensure(file, sealed)?;
+        let named = || format!("the seal key {}", file.display());
+        Ok(Self {
+            authority: reeve_ca::SealKey::from_file(file).with_context(named)?,
+            log: reeve_audit::seal::SealKey::from_file(file).with_context(named)?,
+        })
+    }
+
+    /// From what a command prints: 64 hexadecimal digits. It is kept in memory only.
+    pub(super) async fn of_command(command: &str) -> anyhow::Result<Self> {
+        let printed = timeout(COMMAND, printed(command)).await;
+        let printed = printed.with_context(|| format!("within {} s", COMMAND.as_secs()));
+        let text = printed.and_then(|text| text);
+        let text = text.context("the command of --seal-key-command gave no key")?;
+        Ok(Self {
+            authority: reeve_ca::SealKey::from_hex(&text)?,
+            log: reeve_audit::seal::SealKey::from_hex(&text)?,
+        })
+    }
+}
+
+async fn printed(command: &str) -> anyhow::Result<Zeroizing<String>> {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut text = Zeroizing::new(String::new());
+    let out = child.stdout.take().context("it has no output")?;
+    out.take(MAX_KEY_ANSWER).read_to_string(&mut text).await?;
+    let status = child.wait().await?;
+    must!(status.success(), "it ended with {status}");
+    Ok(text)
+}
 
 /// Makes the key in `file` if there is none and nothing was sealed yet. `sealed` are the places that would hold what
 /// was sealed with it.
@@ -63,6 +117,23 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         ensure(&file, &[&sealed]).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), key);
+    }
+
+    #[tokio::test]
+    async fn a_command_gives_the_key_or_there_is_none() {
+        let key = "0123456789abcdef".repeat(4);
+        assert!(Keys::of_command(&format!("echo {key}")).await.is_ok());
+        for (command, why) in [
+            ("echo no", "64 hexadecimal digits"),
+            ("exit 3", "gave no key"),
+            ("/no/such/program", "gave no key"),
+            ("yes", "gave no key"),
+        ] {
+            let error = Keys::of_command(command).await.err().unwrap();
+            let error = format!("{error:#}");
+            assert!(error.contains(why), "{command}: {error}");
+            assert!(!error.contains(&key), "{error}");
+        }
     }
 
     #[test]

@@ -85,12 +85,15 @@ impl MeshProcess {
             events: Arc::clone(&events) as Arc<dyn ConfigEvents>,
         })?;
         let settings = settings(args, &controller).await?;
-        key::ensure(
-            &args.seal_key_file(),
-            &[&args.within("ca"), &args.within("audit")],
-        )?;
-        let ca = open_ca(args, &settings, &clock)?;
-        let log = open_log(args, &settings)?;
+        let keys = match &args.seal_key_command {
+            Some(command) => key::Keys::of_command(command).await?,
+            None => key::Keys::of_file(
+                &args.seal_key_file(),
+                &[&args.within("ca"), &args.within("audit")],
+            )?,
+        };
+        let ca = open_ca(args, &settings, &clock, keys.authority)?;
+        let log = open_log(args, &settings, keys.log)?;
         log.set_witnesses(witnesses::quorum(&settings.witnesses));
         // Before anything signs; joiners and verifiers of the log look there.
         ca.publish_to(args.within("bundle.pem"))?;
@@ -289,16 +292,9 @@ fn open_ca(
     args: &MeshArgs,
     settings: &Kept,
     clock: &Arc<dyn Clock>,
+    key: reeve_ca::SealKey,
 ) -> anyhow::Result<Arc<CertificateAuthority>> {
-    let file = args.seal_key_file();
     let dir = args.within("ca");
-    // A key is made for a new mesh only: a lost key must not be replaced by one that opens nothing.
-    let key = if dir.exists() {
-        reeve_ca::SealKey::from_file(&file)
-    } else {
-        reeve_ca::SealKey::from_file_or_new(&file)
-    };
-    let key = key.with_context(|| format!("the seal key {}", file.display()))?;
     let options = CaOptions {
         trust_domain: settings.trust_domain.clone(),
         root_ttl: settings.root_ttl,
@@ -314,9 +310,11 @@ fn open_ca(
         .with_context(|| format!("the certificate authority in {}", dir.display()))
 }
 
-fn open_log(args: &MeshArgs, settings: &Kept) -> anyhow::Result<Arc<AuditLog>> {
-    let file = args.seal_key_file();
-    let key = reeve_audit::seal::SealKey::from_file(&file)?;
+fn open_log(
+    args: &MeshArgs,
+    settings: &Kept,
+    key: reeve_audit::seal::SealKey,
+) -> anyhow::Result<Arc<AuditLog>> {
     let origin = format!("{}/audit", settings.trust_domain.as_str());
     let dir = args.within("audit");
     AuditLog::open(&dir, LogOptions::new(origin, key))

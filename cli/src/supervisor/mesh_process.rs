@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context,
+    Context, SealKeySource,
     keep::keep,
     network,
     process::{Output, Spec},
@@ -53,8 +53,10 @@ fn spec(context: &Context) -> Spec {
     if context.network.is_some() {
         flag("--socket-group", network::GROUP.to_string().into());
     }
-    if let Some(file) = &context.seal_key {
-        flag("--seal-key", file.into());
+    match &context.seal_key {
+        Some(SealKeySource::File(file)) => flag("--seal-key", file.into()),
+        Some(SealKeySource::Command(command)) => flag("--seal-key-command", command.into()),
+        None => {}
     }
     Spec {
         title: "the mesh process".to_owned(),

@@ -9,7 +9,9 @@ use crate::{
     output,
     problem::{Answer, Verdict},
     state::StateArgs,
-    supervisor::{BaseClaim, Notices, Options, Roster, Supervisor, load, obey_signals},
+    supervisor::{
+        BaseClaim, Notices, Options, Roster, SealKeySource, Supervisor, load, obey_signals,
+    },
     verb::{block_on, intercept::Mode},
 };
 
@@ -46,6 +48,9 @@ pub(crate) struct UpArgs {
     /// Keep the key of sealed files here instead of seal.key in the state directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_key: Option<PathBuf>,
+    /// Command that prints that key instead (KMS, secret store); run by sh -c with the mesh's own environment.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "seal_key")]
+    pub(crate) seal_key_command: Option<String>,
 }
 
 /// Runs the mesh until it is told to stop.
@@ -72,7 +77,10 @@ async fn supervise(args: UpArgs) -> Verdict {
         state: args.state.dir().claim()?,
         base: BaseClaim::take(args.base)?,
         intercept: args.intercept.map(Into::into),
-        seal_key: args.seal_key,
+        seal_key: args
+            .seal_key
+            .map(SealKeySource::File)
+            .or(args.seal_key_command.map(SealKeySource::Command)),
         temporary: false,
         notices,
         stop,

@@ -213,6 +213,9 @@ impl Call {
     }
 }
 
+/// Headers by which a proxy says that it has too much to do.
+const SHED: [&str; 2] = ["retry-after", "x-envoy-overloaded"];
+
 /// An answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reply {
@@ -226,7 +229,12 @@ enum Reply {
 
 async fn read(answer: http::Response<hyper::body::Incoming>) -> Result<Reply, String> {
     let status = answer.status();
-    let shed = answer.headers().contains_key("x-envoy-overloaded");
+    let later = matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+    );
+    let headers = answer.headers();
+    let shed = later && SHED.iter().any(|name| headers.contains_key(*name));
     let mut body = answer.into_body();
     while let Some(frame) = body.frame().await {
         frame.map_err(|error| format!("the answer broke off: {}", in_words(&error)))?;
@@ -482,7 +490,7 @@ mod tests {
     async fn what_was_shed_as_overload_is_asked_again_and_is_no_failure() {
         let mut call = call(
             Kind::Http1,
-            server("503 Service Unavailable\r\nx-envoy-overloaded: true").await,
+            server("503 Service Unavailable\r\nretry-after: 1").await,
         );
         call.expected = Some(200);
         let load = Load::start(&[call], 100, Instant::now());

@@ -215,7 +215,13 @@ impl Report {
             out.push_str(&format!("{title:<22} {text}\n"));
         }
         let mut table = plain_table(["AT", "", "WHAT HAPPENED"]);
-        for entry in self.timeline.iter().take(MAX_SHOWN) {
+        // Members are many; what the drill and the authority did, and what was lost, is shown before them.
+        let crowded = self.timeline.len() > MAX_SHOWN;
+        let shown = self.timeline.iter();
+        let shown = shown.filter(|entry| !crowded || entry.of != Of::Member);
+        let mut lines = 0;
+        for entry in shown.take(MAX_SHOWN) {
+            lines += 1;
             let of = match entry.of {
                 Of::Drill => "drill",
                 Of::Authority => "authority",
@@ -225,7 +231,7 @@ impl Report {
             table.add_row([seconds(entry.at_ms), of.to_owned(), entry.text.clone()]);
         }
         out.push_str(&format!("\n{}", table.trim_fmt()));
-        let more = self.timeline.len().saturating_sub(MAX_SHOWN);
+        let more = self.timeline.len().saturating_sub(lines);
         let more = more + usize::try_from(self.left_out).unwrap_or(usize::MAX);
         if more > 0 {
             out.push_str(&format!("\n… and {more} more; the JSON has them"));
