@@ -12,6 +12,7 @@ mod columns;
 mod crash_matrix;
 mod demo;
 mod descriptors;
+mod drills;
 mod edge;
 mod ext_authz;
 mod external;
