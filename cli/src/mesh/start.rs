@@ -85,13 +85,7 @@ impl MeshProcess {
             events: Arc::clone(&events) as Arc<dyn ConfigEvents>,
         })?;
         let settings = settings(args, &controller).await?;
-        let keys = match &args.seal_key_command {
-            Some(command) => key::Keys::of_command(command).await?,
-            None => key::Keys::of_file(
-                &args.seal_key_file(),
-                &[&args.within("ca"), &args.within("audit")],
-            )?,
-        };
+        let keys = keys(args).await?;
         let ca = open_ca(args, &settings, &clock, keys.authority)?;
         let log = open_log(args, &settings, keys.log)?;
         log.set_witnesses(witnesses::quorum(&settings.witnesses));
@@ -286,6 +280,17 @@ async fn settings(args: &MeshArgs, controller: &Arc<Controller>) -> anyhow::Resu
     watching.abort();
     kept.write(&args.state)?;
     Ok(kept)
+}
+
+/// The key of sealed files, from where the command line says.
+async fn keys(args: &MeshArgs) -> anyhow::Result<key::Keys> {
+    match &args.seal_key_command {
+        Some(command) => key::Keys::of_command(command).await,
+        None => {
+            let sealed = [&*args.within("ca"), &*args.within("audit")];
+            key::Keys::of_file(&args.seal_key_file(), &sealed)
+        }
+    }
 }
 
 fn open_ca(
