@@ -52,16 +52,10 @@ bench-whatif: prerequisites ## A million recorded decisions replayed against oth
 	tests/bench/whatif.py --reeve $(TARGET)/$(BENCH_PROFILE)/reeve --writer $(BENCH_BIN)/examples/write_trail \
 	  --trail $(TARGET)/bench-trail --json target/bench/whatif.json
 
-bench-audit: prerequisites ## What recording costs a worker, what one audit log takes in, and what verifying, proving and columns cost.
+bench-audit: prerequisites ## What the audit trail costs beside Tessera and grep; needs Go. RECORDS=n searches among so many; QUICK=1 is short.
 	$(CARGO) build --release -p reeve-audit -p reeve-columns --examples
-	mkdir -p target/bench-audit
-	$(BENCH_BIN)/examples/append_speed target/bench-audit
-	$(BENCH_BIN)/examples/turn_speed target/bench-audit
-	$(BENCH_BIN)/examples/ingest_speed target/bench-audit 16 20000 3
-	$(BENCH_BIN)/examples/ingest_speed target/bench-audit 1000 40 3
-	$(BENCH_BIN)/examples/verify_speed target/bench-audit
-	$(BENCH_BIN)/examples/columns_speed write target/bench-audit/columns $(or $(RECORDS),5000000)
-	rm -rf target/bench-audit
+	tests/bench/audit.py --tools $(BENCH_BIN)/examples --folder $(TARGET)/bench-audit --json target/bench/audit.json \
+	  $(if $(RECORDS),--records $(RECORDS)) $(if $(QUICK),--quick)
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check

@@ -38,6 +38,7 @@ fn main() -> Result<(), Failure> {
         "{:>16} {:>7} {:>23} {:>23}   (ns: of processor on average, of wall clock at p50 and p99)",
         "level", "workers", "decision", "decision + outcome"
     );
+    let mut os = Cost::default();
     for (level, count) in [
         (Level::Buffered, 40_000),
         (Level::Os, 40_000),
@@ -50,12 +51,25 @@ fn main() -> Result<(), Failure> {
             let pair = median(&folder, |dir| {
                 round(dir, level, workers, &record, (count, true))
             })?;
+            if (level, workers) == (Level::Os, 1) {
+                os = alone;
+            }
             let level = format!("{level:?}").to_lowercase();
+            let (alone, pair) = (alone.to_string(), pair.to_string());
             println!("{level:>16} {workers:>7} {alone:>23} {pair:>23}");
         }
     }
     let bare = median(&folder, |dir| write_only(dir, length + FRAME))?;
-    println!("{:>16} {:>7} {bare:>23}", "write(2) alone", 1);
+    let text = bare.to_string();
+    println!("{:>16} {:>7} {text:>23}", "write(2) alone", 1);
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    println!(
+        "{{\"os_p50_us\":{:.3},\"os_cpu_us\":{:.3},\"write_p50_us\":{:.3},\"write_cpu_us\":{:.3}}}",
+        micros(os.p50),
+        micros(os.processor),
+        micros(bare.p50),
+        micros(bare.processor)
+    );
     Ok(())
 }
 
@@ -66,7 +80,7 @@ fn length(record: &DecisionRecord) -> Result<usize, Failure> {
 }
 
 /// The median of each figure.
-fn median(folder: &str, round: impl Fn(&Path) -> Result<Cost, Failure>) -> Result<String, Failure> {
+fn median(folder: &str, round: impl Fn(&Path) -> Result<Cost, Failure>) -> Result<Cost, Failure> {
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let dir = tempfile::tempdir_in(folder)?;
@@ -77,12 +91,11 @@ fn median(folder: &str, round: impl Fn(&Path) -> Result<Cost, Failure>) -> Resul
         times.sort_unstable();
         times.get(ROUNDS / 2).copied().unwrap_or_default()
     };
-    Ok(format!(
-        "{} / {} / {}",
-        middle(|c| c.processor).as_nanos(),
-        middle(|c| c.p50).as_nanos(),
-        middle(|c| c.p99).as_nanos()
-    ))
+    Ok(Cost {
+        processor: middle(|c| c.processor),
+        p50: middle(|c| c.p50),
+        p99: middle(|c| c.p99),
+    })
 }
 
 /// What a worker took for one of its appends.
@@ -91,6 +104,13 @@ struct Cost {
     processor: Duration,
     p50: Duration,
     p99: Duration,
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [processor, p50, p99] = [self.processor, self.p50, self.p99].map(|t| t.as_nanos());
+        write!(f, "{processor} / {p50} / {p99}")
+    }
 }
 
 /// What the slowest worker took.

@@ -30,29 +30,36 @@ const IDENTITIES: u64 = 1024;
 const FALSE_POSITIVES: f64 = 0.01;
 
 /// Each column's name, and how it is filled.
-type Column = (&'static str, fn(&[(Row<'_>, &str, &str)]) -> ArrayRef);
+type Column = (&'static str, fn(&[Sourced<'_>]) -> ArrayRef);
 
-/// A row, the record it is of, and its batch.
-pub(crate) type Sourced<'a> = (Row<'a>, &'a str, &'a str);
-
-fn texts<'a>(rows: &'a [Sourced<'a>], of: fn(&'a Row<'a>) -> Option<&'a str>) -> ArrayRef {
-    Arc::new(StringArray::from_iter(rows.iter().map(|(row, ..)| of(row))))
+/// A row and where it comes from; small, so that sorting moves little.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sourced<'a> {
+    pub(crate) row: &'a Row<'a>,
+    /// Its id, taken apart once.
+    pub(crate) id: Option<Id<'a>>,
+    pub(crate) record: &'a str,
+    pub(crate) batch: &'a str,
 }
 
-fn longs(rows: &[Sourced<'_>], of: fn(&Row<'_>) -> Option<i64>) -> ArrayRef {
-    Arc::new(Int64Array::from_iter(rows.iter().map(|(row, ..)| of(row))))
+fn texts<'a>(rows: &[Sourced<'a>], of: fn(&Sourced<'a>) -> Option<&'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(rows.iter().map(of)))
 }
 
-fn ints(rows: &[Sourced<'_>], of: fn(&Row<'_>) -> Option<i32>) -> ArrayRef {
-    Arc::new(Int32Array::from_iter(rows.iter().map(|(row, ..)| of(row))))
+fn longs<'a>(rows: &[Sourced<'a>], of: fn(&Sourced<'a>) -> Option<i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter(rows.iter().map(of)))
 }
 
-fn lists<'a, I>(rows: &'a [Sourced<'a>], of: fn(&'a Row<'a>) -> Option<I>) -> ArrayRef
+fn ints<'a>(rows: &[Sourced<'a>], of: fn(&Sourced<'a>) -> Option<i32>) -> ArrayRef {
+    Arc::new(Int32Array::from_iter(rows.iter().map(of)))
+}
+
+fn lists<'a, I>(rows: &[Sourced<'a>], of: fn(&Sourced<'a>) -> Option<I>) -> ArrayRef
 where
     I: Iterator<Item = &'a str>,
 {
     let mut lists = ListBuilder::new(StringBuilder::new());
-    for (row, ..) in rows {
+    for row in rows {
         let some = of(row);
         let is_some = some.is_some();
         for text in some.into_iter().flatten() {
@@ -66,94 +73,102 @@ where
 /// Required columns first; `docs/audit-record.md` tells what each means.
 const COLUMNS: &[Column] = &[
     ("time", |rows| {
-        let times = rows.iter().map(|(row, ..)| row.time);
+        let times = rows.iter().map(|r| r.row.time);
         Arc::new(TimestampMillisecondArray::from_iter_values(times).with_timezone("UTC"))
     }),
-    ("proxy", |rows| {
-        texts(rows, |r| Some(Id::parse(&r.id)?.proxy))
+    ("proxy", |rows| texts(rows, |r| Some(r.id?.proxy))),
+    ("epoch", |rows| longs(rows, |r| Some(r.id?.epoch))),
+    ("worker", |rows| ints(rows, |r| Some(r.id?.worker))),
+    ("sequence", |rows| longs(rows, |r| Some(r.id?.sequence))),
+    ("kind", |rows| texts(rows, |r| Some(&r.row.kind))),
+    ("effect", |rows| {
+        texts(rows, |r| Some(&r.row.answer()?.effect))
     }),
-    ("epoch", |rows| {
-        longs(rows, |r| Some(Id::parse(&r.id)?.epoch))
+    ("reason", |rows| {
+        texts(rows, |r| Some(&r.row.answer()?.reason))
     }),
-    ("worker", |rows| {
-        ints(rows, |r| Some(Id::parse(&r.id)?.worker))
-    }),
-    ("sequence", |rows| {
-        longs(rows, |r| Some(Id::parse(&r.id)?.sequence))
-    }),
-    ("kind", |rows| texts(rows, |r| Some(&r.kind))),
-    ("effect", |rows| texts(rows, |r| Some(&r.answer()?.effect))),
-    ("reason", |rows| texts(rows, |r| Some(&r.answer()?.reason))),
-    ("principal", |rows| texts(rows, |r| r.principal())),
+    ("principal", |rows| texts(rows, |r| r.row.principal())),
     ("workload", |rows| {
-        texts(rows, |r| r.request.as_ref()?.resource.workload.as_deref())
+        texts(rows, |r| {
+            r.row.request.as_ref()?.resource.workload.as_deref()
+        })
     }),
     ("services", |rows| {
         lists(rows, |r| {
-            let resource = &r.request.as_ref()?.resource;
+            let resource = &r.row.request.as_ref()?.resource;
             Some(resource.services.iter().map(AsRef::as_ref))
         })
     }),
     ("namespace", |rows| {
-        texts(rows, |r| Some(&r.request.as_ref()?.resource.namespace))
+        texts(rows, |r| Some(&r.row.request.as_ref()?.resource.namespace))
     }),
     ("action", |rows| {
-        texts(rows, |r| Some(&r.request.as_ref()?.action))
+        texts(rows, |r| Some(&r.row.request.as_ref()?.action))
     }),
     ("port", |rows| {
-        ints(rows, |r| Some(r.request.as_ref()?.context.port))
+        ints(rows, |r| Some(r.row.request.as_ref()?.context.port))
     }),
-    ("host", |rows| texts(rows, |r| Some(&r.http()?.host))),
-    ("path", |rows| texts(rows, |r| Some(&r.http()?.path))),
+    ("host", |rows| texts(rows, |r| Some(&r.row.http()?.host))),
+    ("path", |rows| texts(rows, |r| Some(&r.row.http()?.path))),
     ("source_ip", |rows| {
-        texts(rows, |r| Some(&r.request.as_ref()?.context.source_ip))
+        texts(rows, |r| Some(&r.row.request.as_ref()?.context.source_ip))
     }),
     ("user_issuer", |rows| {
-        texts(rows, |r| Some(&r.request.as_ref()?.user.as_ref()?.issuer))
+        texts(rows, |r| {
+            Some(&r.row.request.as_ref()?.user.as_ref()?.issuer)
+        })
     }),
     ("user", |rows| {
-        texts(rows, |r| Some(&r.request.as_ref()?.user.as_ref()?.subject))
+        texts(rows, |r| {
+            Some(&r.row.request.as_ref()?.user.as_ref()?.subject)
+        })
     }),
     ("policies", |rows| {
         lists(rows, |r| {
-            Some(r.answer()?.policies.iter().map(AsRef::as_ref))
+            Some(r.row.answer()?.policies.iter().map(AsRef::as_ref))
         })
     }),
     ("authenticated_by", |rows| {
-        texts(rows, |r| r.authenticated_by.as_deref())
+        texts(rows, |r| r.row.authenticated_by.as_deref())
     }),
-    ("direction", |rows| texts(rows, |r| r.direction.as_deref())),
-    ("generation", |rows| longs(rows, |r| r.generation)),
+    ("direction", |rows| {
+        texts(rows, |r| r.row.direction.as_deref())
+    }),
+    ("generation", |rows| longs(rows, |r| r.row.generation)),
     ("policy_hash", |rows| {
-        texts(rows, |r| r.policy_hash.as_deref())
+        texts(rows, |r| r.row.policy_hash.as_deref())
     }),
-    ("mtls_mode", |rows| texts(rows, |r| r.mtls_mode.as_deref())),
+    ("mtls_mode", |rows| {
+        texts(rows, |r| r.row.mtls_mode.as_deref())
+    }),
     ("strict_would_refuse", |rows| {
-        let refuse = rows.iter().map(|(row, ..)| row.strict_would_refuse);
+        let refuse = rows.iter().map(|r| r.row.strict_would_refuse);
         Arc::new(BooleanArray::from_iter(refuse))
     }),
-    ("trace_id", |rows| texts(rows, |r| r.trace_id.as_deref())),
-    ("cost_us", |rows| longs(rows, |r| r.cost_us)),
+    ("trace_id", |rows| {
+        texts(rows, |r| r.row.trace_id.as_deref())
+    }),
+    ("cost_us", |rows| longs(rows, |r| r.row.cost_us)),
     ("outcome_of_epoch", |rows| {
-        longs(rows, |r| Some(r.outcome_of()?.epoch))
+        longs(rows, |r| Some(r.row.outcome_of()?.epoch))
     }),
     ("outcome_of_sequence", |rows| {
-        longs(rows, |r| Some(r.outcome_of()?.sequence))
+        longs(rows, |r| Some(r.row.outcome_of()?.sequence))
     }),
-    ("status", |rows| ints(rows, |r| r.status)),
-    ("bytes_in", |rows| longs(rows, |r| r.bytes_in)),
-    ("bytes_out", |rows| longs(rows, |r| r.bytes_out)),
-    ("duration_us", |rows| longs(rows, |r| r.duration_us)),
-    ("flags", |rows| texts(rows, |r| r.flags.as_deref())),
-    ("event", |rows| texts(rows, |r| r.event.as_deref())),
-    ("subject", |rows| texts(rows, |r| r.subject.as_deref())),
-    ("count", |rows| longs(rows, |r| r.count)),
+    ("status", |rows| ints(rows, |r| r.row.status)),
+    ("bytes_in", |rows| longs(rows, |r| r.row.bytes_in)),
+    ("bytes_out", |rows| longs(rows, |r| r.row.bytes_out)),
+    ("duration_us", |rows| longs(rows, |r| r.row.duration_us)),
+    ("flags", |rows| texts(rows, |r| r.row.flags.as_deref())),
+    ("event", |rows| texts(rows, |r| r.row.event.as_deref())),
+    ("subject", |rows| texts(rows, |r| r.row.subject.as_deref())),
+    ("count", |rows| longs(rows, |r| r.row.count)),
     ("batch", |rows| {
-        let batches = rows.iter().map(|(_, _, batch)| *batch);
+        let batches = rows.iter().map(|r| r.batch);
         Arc::new(StringArray::from_iter_values(batches))
     }),
     (RECORD, |rows| {
-        let records = rows.iter().map(|(_, record, _)| *record);
+        let records = rows.iter().map(|r| r.record);
         Arc::new(StringArray::from_iter_values(records))
     }),
 ];

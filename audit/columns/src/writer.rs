@@ -14,7 +14,7 @@ use parquet::{
 
 use crate::{
     row::{Id, Row},
-    schema::{COLUMNS_SCHEMA, SORTED_BY, columns, properties, schema},
+    schema::{COLUMNS_SCHEMA, SORTED_BY, Sourced, columns, properties, schema},
 };
 
 /// Rows of a row group, of which one is in memory.
@@ -125,8 +125,11 @@ impl<W: Write + Send> SegmentWriter<W> {
         if rows.is_empty() {
             return Ok(());
         }
-        rows.sort_by(|(a, ..), (b, ..)| order(a).cmp(&order(b)));
-        let batch = columns(&self.schema, &rows).map_err(ParquetError::from)?;
+        let mut sorted: Vec<_> = rows.iter().map(sourced).collect();
+        sorted.sort_by_key(|(order, _)| *order);
+        let sorted: Vec<_> = sorted.into_iter().map(|(_, row)| row).collect();
+        let batch = columns(&self.schema, &sorted).map_err(ParquetError::from)?;
+        drop(sorted);
         drop(rows);
         gathered.clear();
         self.gathered = gathered;
@@ -151,13 +154,23 @@ impl<W: Write + Send> SegmentWriter<W> {
 }
 
 /// Denials first, then what was allowed, then the rest; within, as each worker wrote them.
-fn order<'a>(row: &'a Row<'_>) -> (u8, Option<Id<'a>>) {
+type Order<'a> = (u8, Option<Id<'a>>);
+
+/// A row as columns are made of it, and where it stands among others.
+fn sourced<'a>((row, record, batch): &'a (Row<'a>, &'a str, &'a str)) -> (Order<'a>, Sourced<'a>) {
     let rank = match row.answer().map(|a| a.effect.as_ref()) {
         Some("deny") => 0,
         Some(_) => 1,
         None => 2,
     };
-    (rank, Id::parse(&row.id))
+    let id = Id::parse(&row.id);
+    let sourced = Sourced {
+        row,
+        id,
+        record,
+        batch,
+    };
+    ((rank, id), sourced)
 }
 
 fn place_of(name: &str) -> Option<usize> {
