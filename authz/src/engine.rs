@@ -11,17 +11,21 @@ mod verdict;
 
 pub use foresee::{Asked, Foreseen, Foresight, Searched, Sight, Unknown};
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use reeve_core::{
-    PolicyId, TrustDomain, UnixTime,
+    Namespace, PolicyId, TrustDomain, UnixTime,
     decision::{AccessRequest, Decision, Effect, Reason},
     model::{PolicyMode, PolicySlice},
 };
 
 use self::policies::Policies;
 use crate::{
-    Explanation, PolicyFault,
+    AskedOf, Explanation, PolicyFault, asked_of,
     compile::{self, Compiled},
     mesh_schema::MeshSchema,
     store::Store,
@@ -171,6 +175,14 @@ impl Engine {
     /// Headers and query parameters that the policies name.
     pub fn needs(&self) -> &Needs {
         &self.needs
+    }
+
+    /// What the policies of each scope can learn of entities; `None` is the whole mesh.
+    pub fn asked_of(&self) -> BTreeMap<Option<Namespace>, AskedOf> {
+        match &self.state {
+            State::Closed(_) => BTreeMap::new(),
+            State::Open(policies) => asked_of::by_scope(policies.all()),
+        }
     }
 
     /// Whether what was answered at `from` may have another answer at `to` by time alone: a policy has lapsed (`@until`),

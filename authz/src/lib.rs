@@ -14,6 +14,7 @@
 
 #[cfg(test)]
 mod arbitrary;
+mod asked_of;
 mod bounds;
 pub mod break_glass;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod store;
 mod uses;
 mod words;
 
+pub use asked_of::AskedOf;
 pub use check::parse_until;
 pub use document::{mesh_hash, parse_access_policy, slice_hash};
 pub use engine::{

@@ -213,6 +213,14 @@ fn read(mesh: &MeshSchema, record: &EntityRecord) -> Result<Node, String> {
     }
     let entity: Entity = entity.as_ref().clone();
     for parent in &record.parents {
+        // SECURITY: what is in what is built in is told by its name alone.
+        if !mesh.added.contains_key(&parent.kind) {
+            let built_in = shown(parent);
+            return Err(format!(
+                "{name} cannot be put in {built_in}: what is in a {} is told by its name",
+                parent.kind
+            ));
+        }
         if mesh
             .added
             .get(&parent.kind)

@@ -136,7 +136,9 @@ impl Uses {
 
     /// Something is asked of the entity that `who` stands for.
     fn look_into(&mut self, who: &Expr) {
-        self.hierarchy |= !matches!(who, Expr::Var(_));
+        // An end user's groups, and what those are in, are all direct parents.
+        let user = matches!(who, Expr::GetAttr { expr, .. } if is_context(expr));
+        self.hierarchy |= !(user || matches!(who, Expr::Var(_)));
         let mut open = vec![who];
         while let Some(expr) = open.pop() {
             if let Expr::Literal(Literal::EntityUID(uid)) = expr {
@@ -249,6 +251,10 @@ mod tests {
         assert!(!uses(r#"principal in Namespace::"a""#).hierarchy);
         assert!(uses(r#"Namespace::"a" in TrustDomain::"b""#).hierarchy);
         assert!(!uses(r#"resource is Workload in Service::"a""#).hierarchy);
-        assert!(uses(r#"context.user is User in User::"a""#).hierarchy);
+        assert!(!uses(r#"context.user is User in Group::"a""#).hierarchy);
+        assert!(
+            uses(r#"(if context.mtls then context.user else context.user) in Group::"a""#)
+                .hierarchy
+        );
     }
 }

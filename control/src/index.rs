@@ -26,11 +26,12 @@ use std::{
     sync::Arc,
 };
 
+use reeve_authz::AskedOf;
 use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
-        AppMetrics, Endpoint, EndpointSet, Generation, GlobalRateLimit, JwksDocument, JwtRule,
-        PathNormalization, PolicySlice, ProxyConfig, ProxyRole, RateLimit, ServiceConfig,
+        AppMetrics, Endpoint, EndpointSet, EntityRecord, Generation, GlobalRateLimit, JwksDocument,
+        JwtRule, PathNormalization, PolicySlice, ProxyConfig, ProxyRole, RateLimit, ServiceConfig,
         ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
     },
 };
@@ -315,9 +316,19 @@ impl<'a> Index<'a> {
         let before = self
             .before
             .and_then(|before| before.policies.get(namespace));
-        let made = Arc::new(self.policy_slice(namespace));
-        let slice = before.filter(|before| **before == made).cloned();
-        let slice = slice.unwrap_or(made);
+        // The hash covers all that a part of the set is made of, but for whose endpoints are outside of the mesh.
+        let same = self
+            .before
+            .is_some_and(|before| before.plain_namespaces == self.plain_namespaces);
+        let kept = before.filter(|before| same && before.mesh_hash == self.mesh.policy_hash);
+        let slice = match kept {
+            Some(before) => Arc::clone(before),
+            None => {
+                let made = Arc::new(self.policy_slice(namespace));
+                let slice = before.filter(|before| **before == made).cloned();
+                slice.unwrap_or(made)
+            }
+        };
         let mut shared = self.shared.borrow_mut();
         shared.policies.insert(namespace.clone(), slice.clone());
         slice
@@ -325,10 +336,8 @@ impl<'a> Index<'a> {
 
     /// The mesh's policies, the namespace's own, and those of endpoints outside the mesh that its workloads may call.
     fn policy_slice(&self, namespace: &Namespace) -> PolicySlice {
-        let concerns = |scope: &Option<Namespace>| match scope {
-            None => true,
-            Some(n) => n == namespace || self.plain_namespaces.contains(n),
-        };
+        let concerned = |n: &Namespace| n == namespace || self.plain_namespaces.contains(n);
+        let concerns = |scope: &Option<Namespace>| scope.as_ref().is_none_or(concerned);
         PolicySlice {
             mesh_hash: self.mesh.policy_hash.clone(),
             policies: self
@@ -339,8 +348,23 @@ impl<'a> Index<'a> {
                 .cloned()
                 .collect(),
             schema: self.mesh.policy_schema.clone(),
-            entities: Arc::clone(&self.mesh.entities),
+            entities: self.entities(concerns),
         }
+    }
+
+    /// What the policies of these scopes can learn of entities.
+    fn entities(&self, concerns: impl Fn(&Option<Namespace>) -> bool) -> Arc<Vec<EntityRecord>> {
+        let mut asked = AskedOf::default();
+        let scopes = self.mesh.asked_of.iter();
+        let scopes = scopes.filter(|(scope, _)| concerns(scope));
+        scopes.for_each(|(_, of_scope)| asked.merge(of_scope));
+        let mut shared = self.shared.borrow_mut();
+        if let Some((_, known)) = shared.entities.iter().find(|(known, _)| *known == asked) {
+            return Arc::clone(known);
+        }
+        let narrowed = Arc::new(asked.narrowed(&self.mesh.entities));
+        shared.entities.push((asked, Arc::clone(&narrowed)));
+        narrowed
     }
 }
 

@@ -13,8 +13,9 @@ mod workload;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use reeve_authz::AskedOf;
 use reeve_core::{
-    InstanceName, ServiceName,
+    InstanceName, Namespace, ServiceName,
     model::{EntityRecord, GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
 };
 
@@ -63,6 +64,8 @@ pub struct Mesh {
     pub entities: Arc<Vec<EntityRecord>>,
     /// The same with every label.
     pub(crate) all_entities: Arc<Vec<EntityRecord>>,
+    /// What the policies of each scope can learn of entities.
+    pub(crate) asked_of: BTreeMap<Option<Namespace>, AskedOf>,
     /// Hash of `policies`, and of what they rest on.
     pub policy_hash: String,
     /// Warnings; they do not keep the mesh from being applied.
@@ -101,6 +104,8 @@ impl Mesh {
             entities,
             // Labels that no policy names say nothing.
             all_entities: _,
+            // It follows from the policies.
+            asked_of: _,
             policy_hash,
             warnings: _,
             services,

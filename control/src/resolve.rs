@@ -31,12 +31,7 @@ mod values;
 pub(crate) use targets::{Targeting, scopes};
 pub(crate) use values::Notes;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
-
-use reeve_core::model::{EntityRecord, PolicySlice};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Code, Fault, Mesh, Severity,
@@ -138,7 +133,8 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
     let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
-    let (policies, all_entities) = access(objects, &settings, (&services, &workloads), faults);
+    let (policies, all_entities, asked_of) =
+        access(objects, &settings, (&services, &workloads), faults);
     let custom = custom(objects, &settings, (&services, &workloads), faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
@@ -156,6 +152,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         entities: policies.entities,
         policy_hash: policies.mesh_hash,
         all_entities,
+        asked_of,
         warnings: Vec::new(),
         services,
         virtual_services,
@@ -204,7 +201,7 @@ fn access(
     settings: &crate::MeshSettings,
     (services, workloads): (&hosts::Services, &[crate::LocalWorkload]),
     faults: &mut Vec<Fault>,
-) -> (PolicySlice, Arc<Vec<EntityRecord>>) {
+) -> policies::Resolved {
     let root = &settings.root_namespace;
     let schema = entities::schema(&objects.access_schemas, root, faults);
     let stated = entities::stated(&objects.access_entities, root, faults);

@@ -1,10 +1,17 @@
 //! What is derived anew with each generation and mostly comes out as it was: kept, so that equal parts are the same objects.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use reeve_authz::AskedOf;
 use reeve_core::{
     Namespace, ServiceName,
-    model::{EndpointSet, PolicySlice, ProxyConfig, RouteTable, RouteTableName, ServiceConfig},
+    model::{
+        EndpointSet, EntityRecord, PolicySlice, ProxyConfig, RouteTable, RouteTableName,
+        ServiceConfig,
+    },
 };
 
 use super::{
@@ -24,6 +31,10 @@ pub(crate) struct Shared {
     pub(super) endpoints: BTreeMap<ServiceName, Arc<EndpointSet>>,
     pub(super) callers: BTreeMap<CallerClass, Arc<Callers>>,
     pub(super) policies: BTreeMap<Namespace, Arc<PolicySlice>>,
+    /// Of the index that it was kept of.
+    pub(super) plain_namespaces: BTreeSet<Namespace>,
+    /// What of the entities is left for who asks for so much; it is not kept.
+    pub(super) entities: Vec<(AskedOf, Arc<Vec<EntityRecord>>)>,
 }
 
 impl Kept {
@@ -35,6 +46,8 @@ impl Kept {
         let shared = Shared {
             services: index.services,
             endpoints: index.endpoints,
+            plain_namespaces: index.plain_namespaces,
+            entities: Vec::new(),
             ..index.shared.into_inner()
         };
         self.0.insert(view, shared);

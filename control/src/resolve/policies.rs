@@ -2,12 +2,13 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, LazyLock, Mutex, MutexGuard},
 };
 
 use reeve_authz::{
-    Engine, MAX_CANDIDATES, PolicyFault, PolicySchema, break_glass::BREAK_GLASS, slice_hash,
+    AskedOf, Engine, MAX_CANDIDATES, PolicyFault, PolicySchema, break_glass::BREAK_GLASS,
+    slice_hash,
 };
 use reeve_core::{
     Namespace, PolicyId,
@@ -51,12 +52,19 @@ pub(super) struct Others<'a> {
     pub(super) labelled: &'a Labelled<'a>,
 }
 
+/// Every policy, everything that is known of entities, and what the policies of each scope can learn of them.
+pub(super) type Resolved = (
+    PolicySlice,
+    Arc<Vec<EntityRecord>>,
+    BTreeMap<Option<Namespace>, AskedOf>,
+);
+
 pub(super) fn resolve(
     schema: &PolicySchema,
     others: Others<'_>,
     world: World<'_>,
     faults: &mut Vec<Fault>,
-) -> (PolicySlice, Arc<Vec<EntityRecord>>) {
+) -> Resolved {
     let mut policies: Vec<PolicySource> = Vec::new();
     let mut ids = HashSet::new();
     let before = errors(faults);
@@ -110,7 +118,9 @@ pub(super) fn resolve(
         compile(&texts, &mut slice, (&entities, world), &mut known, faults);
     }
     slice.mesh_hash = slice_hash(&slice);
-    (slice, entities)
+    let engine = known.engine.as_ref().filter(|_| !slice.entities.is_empty());
+    let asked_of = engine.map(Engine::asked_of).unwrap_or_default();
+    (slice, entities, asked_of)
 }
 
 fn errors(faults: &[Fault]) -> usize {

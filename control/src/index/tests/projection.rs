@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use reeve_authz::Engine;
 use reeve_core::{
     UnixTime,
-    decision::{AccessRequest, Action, HttpContext, Principal, RequestContext, ResourceRef},
+    decision::{AccessRequest, Action, HttpContext, Principal, RequestContext, ResourceRef, User},
 };
 
 use super::*;
@@ -40,6 +40,52 @@ const NAMESPACES: [&str; 6] = [
     "slices",
     "entries",
     "reeve-system",
+];
+
+/// What is known of entities, and of some whom nobody asks about.
+const ENTITIES: &str = "apiVersion: reeve.dev/v1alpha1
+kind: AccessSchema
+metadata: {name: org, namespace: reeve-system}
+spec:
+  cedar: |
+    entity Department;
+    entity Team in [Department] { lead?: Workload };
+    entity Workload in [Team] { tier?: String, owner?: Team };
+    entity Namespace in [Department];
+    @label(\"app\") entity Shelf;
+    entity Service in [Team, Shelf];
+    @claim(\"groups\") @issuer(\"https://issuer.example\") entity Group in [Department];
+    entity User in [Group];
+---
+apiVersion: reeve.dev/v1alpha1
+kind: AccessEntities
+metadata: {name: org, namespace: reeve-system}
+spec:
+  entities:
+  - {uid: 'Team::\"web\"', parents: ['Department::\"shop\"'], attrs: {lead: {__entity: {type: Workload, id: 'spiffe://mesh.local/ns/default/sa/page'}}}}
+  - {uid: 'Team::\"ops\"', parents: ['Department::\"it\"']}
+  - {uid: 'Group::\"admin\"', parents: ['Department::\"it\"']}
+  - {uid: 'Namespace::\"mesh.local/ns/other\"', parents: ['Department::\"it\"']}
+  - uid: 'Workload::\"spiffe://mesh.local/ns/default/sa/page\"'
+    parents: ['Team::\"web\"']
+    attrs: {tier: gold, owner: {__entity: {type: Team, id: ops}}}
+  - {uid: 'Workload::\"spiffe://mesh.local/ns/other/sa/far\"', parents: ['Team::\"ops\"', 'Team::\"web\"']}
+  - {uid: 'Service::\"far.other.svc.cluster.local\"', parents: ['Team::\"ops\"']}
+  - {uid: 'Service::\"manual.slices.svc.cluster.local\"', parents: ['Team::\"web\"']}
+---
+";
+
+const BY_ENTITIES: [&str; 10] = [
+    "permit (principal in Team::\"web\", action, resource);",
+    "permit (principal in Department::\"shop\", action, resource in Team::\"ops\");",
+    "forbid (principal, action, resource) when { principal in [Team::\"ops\", Team::\"none\"] };",
+    "permit (principal is Workload, action, resource) when { principal has tier && principal.tier == \"gold\" };",
+    "permit (principal is Workload, action, resource) when { principal has owner && principal.owner in Department::\"it\" };",
+    "permit (principal is Workload, action, resource) when { principal has owner && resource in principal.owner };",
+    "permit (principal, action, resource) when { Team::\"web\" has lead && principal == Team::\"web\".lead };",
+    "forbid (principal is Workload, action, resource) when { principal.hasTag(\"app\") && principal.getTag(\"app\").contains(\"far\") };",
+    "permit (principal, action in Action::\"read\", resource) when { context has user && context.user in Department::\"it\" };",
+    "permit (principal, action, resource) when { resource.hasTag(\"version\") && resource.getTag(\"version\") == [\"v1\"] };",
 ];
 
 const POLICIES: [&str; 9] = [
@@ -113,6 +159,16 @@ fn request(resource: &ResourceRef, from: &str, action: Action, port: u16) -> Acc
     }
 }
 
+fn visitor() -> Arc<User> {
+    let groups = ["admin".to_owned()].into_iter().collect();
+    Arc::new(User {
+        issuer: "https://issuer.example".into(),
+        subject: "v".into(),
+        claims: [("groups".to_owned(), groups)].into_iter().collect(),
+        expires_at: None,
+    })
+}
+
 fn engine(slice: &PolicySlice, mesh: &Mesh) -> Engine {
     let engine = Engine::compile(slice).unwrap();
     engine.in_trust_domain(mesh.settings.trust_domain.clone())
@@ -148,4 +204,67 @@ proptest! {
         let asked: Vec<_> = asked.iter().map(String::as_str).collect();
         prop_assert_eq!(asked, ["default", "entries", "old", "other", "slices"]);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_proxy_knows_of_entities_decides_as_all_that_is_known(
+        policies in vec((select(&NAMESPACES[..]), select(&BY_ENTITIES[..])), 1..8),
+    ) {
+        let (mesh, instances) = running(&format!("{ENTITIES}{}", documents(&policies)));
+        let all = engine(&mesh.all_policies(), &mesh);
+        let names = instances.instances.iter().map(|i| &i.instance);
+        let configs = names.filter_map(|name| mesh.proxy_config(&instances, &FetchedKeys::new(), name));
+        for config in configs {
+            let part = engine(&config.policies, &mesh);
+            for resource in resources(&config) {
+                for from in ["", "spiffe://mesh.local/ns/default/sa/page", "spiffe://mesh.local/ns/other/sa/far"] {
+                    for user in [None, Some(visitor())] {
+                        let mut request = request(&resource, from, Action::Get, 80);
+                        request.user = user;
+                        prop_assert_eq!(part.decide(&request), all.decide(&request), "{:?}", request);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Of each proxy's workload, what its part of the policy set says of entities.
+fn known_by_proxies(policies: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
+    let (mesh, instances) = running(&format!("{ENTITIES}{}", documents(policies)));
+    let names = instances.instances.iter().map(|i| &i.instance);
+    let configs = names.filter_map(|name| mesh.proxy_config(&instances, &FetchedKeys::new(), name));
+    let told = |config: ProxyConfig| {
+        let records = config.policies.entities.iter();
+        let uids = records
+            .map(|r| format!("{}:{}", r.uid.kind, r.uid.id))
+            .collect();
+        (config.workload.namespace.to_string(), uids)
+    };
+    configs.map(told).collect()
+}
+
+#[test]
+fn a_proxy_knows_of_entities_only_what_its_policies_ask() {
+    let known = known_by_proxies(&[
+        ("default", BY_ENTITIES[3]),
+        (
+            "other",
+            r#"permit (principal in Team::"ops", action, resource);"#,
+        ),
+    ]);
+    assert_eq!(
+        known["default"],
+        ["Workload:spiffe://mesh.local/ns/default/sa/page"]
+    );
+    assert_eq!(
+        known["other"],
+        [
+            "Service:far.other.svc.cluster.local",
+            "Workload:spiffe://mesh.local/ns/other/sa/far",
+        ]
+    );
 }

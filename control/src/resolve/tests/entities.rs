@@ -201,3 +201,65 @@ spec: {role: reader, principals: ['Team::"books"']}
             .any(|policy| policy.text.contains("principal in Team::\"books\""))
     );
 }
+
+/// What a tenant writes into its own namespace says nothing of entities, whoever's they are.
+#[test]
+fn a_tenant_says_nothing_of_entities() {
+    let into = |kind: &str, spec: &str| {
+        format!(
+            "{MESH}{POLICY}---\napiVersion: reeve.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: mine, namespace: default}}\nspec: {spec}\n"
+        )
+    };
+    for (kind, spec) in [
+        (
+            "AccessSchema",
+            "{cedar: 'entity Mine; entity Workload in [Mine];'}",
+        ),
+        (
+            "AccessEntities",
+            "{entities: [{uid: 'Workload::\"spiffe://mesh.local/ns/default/sa/vm\"', parents: ['Team::\"books\"']}]}",
+        ),
+        (
+            "AccessEntities",
+            "{entities: [{uid: 'Team::\"mine\"', parents: ['Department::\"shop\"']}]}",
+        ),
+    ] {
+        let found = findings(&into(kind, spec));
+        let refused = found
+            .iter()
+            .any(|fault| fault.ends_with("metadata.namespace invalid"));
+        assert!(refused, "{kind} {spec}: {found:#?}");
+    }
+}
+
+#[test]
+fn nobody_is_put_into_what_is_built_in() {
+    for (uid, parent) in [
+        (
+            "Workload::\"spiffe://mesh.local/ns/default/sa/vm\"",
+            "Service::\"reviews.default.svc.cluster.local\"",
+        ),
+        (
+            "Workload::\"spiffe://mesh.local/ns/default/sa/vm\"",
+            "Namespace::\"mesh.local/ns/other\"",
+        ),
+        (
+            "ServiceAccount::\"mesh.local/ns/default/sa/vm\"",
+            "Namespace::\"mesh.local/ns/other\"",
+        ),
+        (
+            "Namespace::\"mesh.local/ns/default\"",
+            "TrustDomain::\"partner.example\"",
+        ),
+    ] {
+        let more = format!(
+            "{MESH}{POLICY}---\napiVersion: reeve.dev/v1alpha1\nkind: AccessEntities\nmetadata: {{name: more, namespace: reeve-system}}\n\
+             spec: {{entities: [{{uid: '{uid}', parents: ['{parent}']}}]}}\n"
+        );
+        let found = findings(&more);
+        let refused = found
+            .iter()
+            .any(|fault| fault.ends_with("spec.entities[0] policy"));
+        assert!(refused, "{uid} {parent}: {found:#?}");
+    }
+}
