@@ -31,6 +31,8 @@ use source::{Fetched, Source};
 pub(crate) const MAX_JWKS_BYTES: usize = 256 * 1024;
 /// Most places that keys of one mesh are fetched from.
 pub(crate) const MAX_SOURCES: usize = 256;
+/// Longest text of the mesh's own authorities.
+pub(crate) const MAX_AUTHORITIES_BYTES: usize = 64 * 1024;
 /// Most fetches at once.
 const MAX_FETCHES: usize = 16;
 
@@ -51,6 +53,11 @@ pub(crate) fn check_document(json: &str) -> Result<usize, String> {
         return Err(format!("longer than {MAX_JWKS_BYTES} bytes"));
     }
     reeve_authz::jwt::check_jwks(json).map_err(|e| e.to_string())
+}
+
+/// Whether `pem` is certificates of authorities, and nothing else.
+pub(crate) fn check_authorities(pem: &str) -> Result<(), String> {
+    fetch::roots(pem).map(drop)
 }
 
 /// The document with a generation that follows from its content (FNV-1a), the same after a restart.
@@ -89,7 +96,7 @@ pub struct KeyStatus {
 
 /// Keeps the keys of `controller`'s mesh fresh, without end.
 pub(crate) async fn run(controller: Arc<Controller>) {
-    let fetcher = Fetcher::new();
+    let mut fetcher = Arc::new(Fetcher::new(None));
     let options = controller.options();
     let mut keeper = Keeper::new(kept::read(&options.state, options.clock.now()));
     let mesh = controller.mesh();
@@ -100,13 +107,16 @@ pub(crate) async fn run(controller: Arc<Controller>) {
         if let Some(current) = current {
             let now = options.clock.now();
             changed |= keeper.follow(&current, &controller.take_wanted_keys(), now);
+            if fetcher.authorities() != current.settings.jwks_authorities.as_deref() {
+                fetcher = Arc::new(Fetcher::new(current.settings.jwks_authorities.as_deref()));
+            }
             let reach = match current.settings.danger_allow_internal_jwks {
                 true => Reach::Anywhere,
                 false => Reach::PublicOnly,
             };
             let free = MAX_FETCHES.saturating_sub(fetching.len());
             for source in keeper.due(now, free) {
-                fetching.push(fetch_one(&fetcher, source, reach));
+                fetching.push(fetch_one(Arc::clone(&fetcher), source, reach));
             }
             if changed {
                 kept::write(&options.state, keeper.kept());
@@ -125,7 +135,7 @@ pub(crate) async fn run(controller: Arc<Controller>) {
 }
 
 async fn fetch_one(
-    fetcher: &Fetcher,
+    fetcher: Arc<Fetcher>,
     source: KeySource,
     reach: Reach,
 ) -> (KeyPlace, Result<String, String>) {

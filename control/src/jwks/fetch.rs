@@ -5,6 +5,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,9 +21,13 @@ use hyper_util::{
     },
     rt::TokioExecutor,
 };
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use tower_service::Service;
 
-use super::MAX_JWKS_BYTES;
+use super::{MAX_AUTHORITIES_BYTES, MAX_JWKS_BYTES};
 use crate::mesh::{KeyPlace, KeySource};
 
 /// Where an issuer's configuration is (OpenID Connect Discovery 1.0 section 4.1).
@@ -70,16 +75,24 @@ type HttpsClient = Client<HttpsConnector<HttpConnector<Guarded>>, Empty<Bytes>>;
 /// Fetches key sets.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
+    /// Trusted beside the public authorities, in PEM.
+    authorities: Option<String>,
     public: Option<HttpsClient>,
     anywhere: Option<HttpsClient>,
 }
 
 impl Fetcher {
-    pub(crate) fn new() -> Self {
+    /// One that trusts the public authorities, and those of `authorities`.
+    pub(crate) fn new(authorities: Option<&str>) -> Self {
         Self {
-            public: client(Reach::PublicOnly),
-            anywhere: client(Reach::Anywhere),
+            public: client(Reach::PublicOnly, authorities),
+            anywhere: client(Reach::Anywhere, authorities),
+            authorities: authorities.map(str::to_owned),
         }
+    }
+
+    pub(crate) fn authorities(&self) -> Option<&str> {
+        self.authorities.as_deref()
     }
 
     /// The key set of `source`, in the time that it may take.
@@ -157,14 +170,42 @@ pub(super) fn keys_of(asked: &str, configuration: &str) -> Result<String, FetchE
     }
 }
 
-fn client(reach: Reach) -> Option<HttpsClient> {
+/// The public authorities, and those that `pem` has.
+pub(super) fn roots(pem: &str) -> Result<RootCertStore, String> {
+    if pem.len() > MAX_AUTHORITIES_BYTES {
+        return Err(format!(
+            "more than {MAX_AUTHORITIES_BYTES} bytes of certificates"
+        ));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| format!("not PEM: {error}"))?;
+        let added = roots.add(certificate);
+        added.map_err(|error| format!("not a certificate of an authority: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate in PEM".to_owned());
+    }
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    Ok(roots)
+}
+
+fn client(reach: Reach, authorities: Option<&str>) -> Option<HttpsClient> {
     let mut http = HttpConnector::new_with_resolver(Guarded(reach));
     http.enforce_http(false);
     http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let https = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(provider)
+    let roots = match authorities {
+        Some(pem) => roots(pem).ok()?,
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
         .ok()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
         .wrap_connector(http);

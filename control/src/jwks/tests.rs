@@ -110,7 +110,7 @@ fn from(uri: &str) -> KeySource {
 
 #[tokio::test]
 async fn keys_are_fetched_within_bounds() {
-    let fetcher = Fetcher::new();
+    let fetcher = Fetcher::new(None);
     let get = async |uri: &str, reach| fetcher.fetch(&from(uri), reach).await;
     let good = answering(answer("200 OK", "{\"keys\":[{}]}")).await;
     assert_eq!(
@@ -154,7 +154,7 @@ async fn keys_are_fetched_within_bounds() {
 /// However the address is written: as a number, by a name, in IPv6.
 #[tokio::test]
 async fn internal_addresses_are_not_asked() {
-    let fetcher = Fetcher::new();
+    let fetcher = Fetcher::new(None);
     let good = answering(answer("200 OK", "{}")).await;
     let port = good.rsplit(':').next().unwrap().to_owned();
     for host in [
@@ -190,7 +190,7 @@ async fn an_endless_drip_ends_with_the_rules_timeout() {
         timeout: Duration::from_millis(500),
         ..from(&drip)
     };
-    let refused = Fetcher::new().fetch(&source, Reach::Anywhere).await;
+    let refused = Fetcher::new(None).fetch(&source, Reach::Anywhere).await;
     assert!(
         matches!(refused, Err(FetchError::Timeout(_))),
         "{refused:?}"
@@ -222,7 +222,7 @@ async fn an_issuers_configuration_says_where_its_keys_are() {
             place: KeyPlace::Discovery(format!("{server}{WELL_KNOWN}")),
             timeout: Duration::from_secs(5),
         };
-        Fetcher::new().fetch(&source, Reach::Anywhere).await
+        Fetcher::new(None).fetch(&source, Reach::Anywhere).await
     };
     let found = discover(issuer("SELF", "SELF/keys").await).await;
     assert_eq!(found.unwrap(), jwks("k"));
@@ -268,4 +268,76 @@ proptest! {
 fn a_documents_generation_follows_its_content() {
     assert_eq!(document("a"), document("a"));
     assert_ne!(document("a").generation, document("b").generation);
+}
+
+/// An authority, made for this test, and a server of `localhost` that it certified.
+const AUTHORITY: &str = include_str!("tests/tls/ca.pem");
+const SERVER: &str = include_str!("tests/tls/server.pem");
+const SERVER_KEY: &str = include_str!("tests/tls/server.key");
+
+#[test]
+fn authorities_of_the_meshs_own_are_certificates_in_pem() {
+    assert!(check_authorities(AUTHORITY).is_ok());
+    assert!(check_authorities(&AUTHORITY.repeat(3)).is_ok());
+    for (wrong, said) in [
+        ("", "no certificate"),
+        ("hello", "no certificate"),
+        (AUTHORITY.split_at(80).0, "not PEM"),
+        (&AUTHORITY.replace("MII", "AAA"), "not a certificate"),
+        (&AUTHORITY.repeat(200), "more than"),
+    ] {
+        let refused = check_authorities(wrong).unwrap_err();
+        assert!(refused.contains(said), "{wrong:.40}: {refused}");
+    }
+}
+
+/// A server of key sets over TLS; the URL of its set.
+async fn over_tls() -> String {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    let chain = CertificateDer::pem_slice_iter(SERVER.as_bytes()).map(Result::unwrap);
+    let key = PrivateKeyDer::from_pem_slice(SERVER_KEY.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.collect(), key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut head = [0; 4096];
+            let _read = stream.read(&mut head).await.unwrap_or_default();
+            drop(
+                stream
+                    .write_all(answer("200 OK", &jwks("tls")).as_bytes())
+                    .await,
+            );
+            drop(stream.shutdown().await);
+        }
+    });
+    format!("https://localhost:{port}/keys")
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_only_where_the_mesh_says_so() {
+    let source = from(&over_tls().await);
+    let stranger = Fetcher::new(None).fetch(&source, Reach::Anywhere).await;
+    assert!(
+        matches!(&stranger, Err(FetchError::Connection(why)) if why.contains("certificate")),
+        "{stranger:?}"
+    );
+    let trusted = Fetcher::new(Some(AUTHORITY));
+    assert_eq!(
+        trusted.fetch(&source, Reach::Anywhere).await.unwrap(),
+        jwks("tls")
+    );
+    // Where it may go is another question.
+    let inside = trusted.fetch(&source, Reach::PublicOnly).await;
+    assert!(inside.is_err_and(|why| why.to_string().contains("internal")));
 }

@@ -132,6 +132,7 @@ raw! {
         access_log_encoding: Option<String>,
         access_log_format: Option<String>,
         danger_allow_internal_jwks: bool,
+        jwks_ca_certificates: Option<String>,
     }
     ExtensionProviderSpec {
         name: String,

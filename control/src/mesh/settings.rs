@@ -70,6 +70,8 @@ pub struct MeshSettings {
     pub witnesses: Witnesses,
     /// Whether JWKS may be fetched from loopback and private addresses.
     pub danger_allow_internal_jwks: bool,
+    /// Authorities that servers of JWKS are trusted by beside the public ones: certificates in PEM.
+    pub jwks_authorities: Option<String>,
 }
 
 /// How durable an audit record is before its request goes on.

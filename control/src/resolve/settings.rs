@@ -90,6 +90,12 @@ fn apply(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, ser
     }
     settings.tracing = spec.tracing.as_ref().and_then(|t| tracing(notes, t));
     settings.access_log = super::access_log::resolve(notes);
+    if let Some(pem) = &spec.jwks_ca_certificates {
+        match crate::jwks::check_authorities(pem) {
+            Ok(()) => settings.jwks_authorities = Some(pem.clone()),
+            Err(text) => notes.error(&at("jwksCaCertificates"), Code::Invalid, text),
+        }
+    }
     settings.danger_allow_internal_jwks = spec.danger_allow_internal_jwks;
     if spec.danger_allow_internal_jwks {
         let text = "token keys may be fetched from loopback and private addresses";
@@ -366,6 +372,7 @@ impl Default for MeshSettings {
             witnesses: Witnesses::default(),
             outbound_policy: OutboundPolicy::default(),
             danger_allow_internal_jwks: false,
+            jwks_authorities: None,
         }
     }
 }

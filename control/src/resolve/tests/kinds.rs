@@ -585,6 +585,10 @@ fn mesh_config() {
             "dangerAllowInternalJwks: 'true'",
             &["6 spec.dangerAllowInternalJwks wrong-type"],
         ),
+        (
+            "jwksCaCertificates: hello",
+            &["6 spec.jwksCaCertificates invalid"],
+        ),
     ];
     expect("MeshConfig", rows);
     let one = |name| document("MeshConfig", name, "  {}");
