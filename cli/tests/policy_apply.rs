@@ -324,4 +324,111 @@ mod apply {
         assert!(!mesh.path().join("access.yaml").exists());
         assert!(mesh.path().join("services.yaml").exists());
     }
+
+    const SCHEMA: &str = "apiVersion: reeve.dev/v1alpha1\nkind: AccessSchema\nmetadata: {name: org, namespace: reeve-system}\n\
+                          spec:\n  cedar: |\n    entity Team;\n    entity Workload in [Team] { tier?: String };\n";
+
+    /// Who is in the team.
+    fn team(account: &str, tier: &str) -> String {
+        format!(
+            "apiVersion: reeve.dev/v1alpha1\nkind: AccessEntities\nmetadata: {{name: org, namespace: reeve-system}}\nspec:\n  entities:\n\
+             \x20 - uid: 'Workload::\"spiffe://mesh.local/ns/default/sa/{account}\"'\n    parents: ['Team::\"books\"']\n\
+             \x20   attrs: {{tier: {tier}}}\n"
+        )
+    }
+
+    #[test]
+    fn schema_and_entities_are_applied_and_taken_back_with_the_policies() {
+        let mesh = Mesh::new();
+        let first = mesh.hash();
+        let permit = r#"permit (principal in Team::"books", action == Action::"GET", resource in Service::"ratings.default.svc.cluster.local");"#;
+        let new = candidate("books", permit);
+        fs::write(
+            new.path().join("org.yaml"),
+            format!("{SCHEMA}---\n{}", team("bookinfo-productpage", "gold")),
+        )
+        .expect("to write");
+        let ran = mesh.policy(&["apply", text(new.path()), "--yes"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.text);
+        for told in [
+            "added: default/books",
+            "changed: the schema",
+            "+entity Team;",
+            "changed: Workload::\"spiffe://mesh.local/ns/default/sa/bookinfo-productpage\"",
+            "+in Team::\"books\"",
+            "+tier: \"gold\"",
+            "+ spiffe://mesh.local/ns/default/sa/bookinfo-productpage -> ratings",
+        ] {
+            assert!(ran.text.contains(told), "{told}: {}", ran.text);
+        }
+        assert!(mesh.path().join("org.yaml").is_file());
+        let second = mesh.hash();
+
+        // Who is in a team, alone: another set, with what it means.
+        let moved = tempfile::tempdir().expect("a folder");
+        fs::write(
+            moved.path().join("teams.yaml"),
+            team("bookinfo-details", "iron"),
+        )
+        .expect("to write");
+        let ran = mesh.policy(&["apply", text(moved.path()), "--dry-run", "-o", "json"]);
+        let json = ran.json();
+        assert_eq!(json["files"], serde_json::json!(["org.yaml"]), "{json}");
+        assert_eq!(json["difference"]["policies"], serde_json::json!([]));
+        let changed: Vec<_> = json["difference"]["entities"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|e| e["change"].clone())
+            .collect();
+        assert_eq!(changed, ["changed", "changed"]);
+        let ran = mesh.policy(&["apply", text(moved.path()), "--yes"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.text);
+        assert!(
+            ran.text
+                .contains("- spiffe://mesh.local/ns/default/sa/bookinfo-productpage -> ratings"),
+            "{}",
+            ran.text
+        );
+        let third = mesh.hash();
+        assert!(third != second && second != first);
+        let ran = mesh.policy(&["diff", &second, &third]);
+        assert_eq!(ran.code, Some(1), "{}", ran.text);
+        assert!(ran.text.contains("-in Team::\"books\""), "{}", ran.text);
+
+        // Back, one set at a time: to the letter.
+        let ran = mesh.policy(&["rollback", "--yes"]);
+        assert_eq!((ran.code, mesh.hash()), (Some(0), second), "{}", ran.text);
+        let ran = mesh.policy(&["rollback", "--yes", first.as_str()]);
+        assert_eq!((ran.code, mesh.hash()), (Some(0), first), "{}", ran.text);
+        assert!(!mesh.path().join("org.yaml").exists());
+        let ran = mesh.policy(&["rollback", "--yes", third.as_str()]);
+        assert_eq!((ran.code, mesh.hash()), (Some(0), third), "{}", ran.text);
+
+        // What does not fit is refused with its place, and nothing changes.
+        fs::write(
+            moved.path().join("teams.yaml"),
+            team("bookinfo-details", "[iron]"),
+        )
+        .expect("to write");
+        let before = fs::read_to_string(mesh.path().join("org.yaml")).expect("the file");
+        let ran = mesh.policy(&["apply", text(moved.path()), "--yes"]);
+        assert_eq!(ran.code, Some(1), "{}", ran.text);
+        assert!(
+            ran.text.contains("org.yaml:") && ran.text.contains("tier"),
+            "{}",
+            ran.text
+        );
+        assert_eq!(
+            fs::read_to_string(mesh.path().join("org.yaml")).expect("the file"),
+            before
+        );
+
+        // Only these: of the kinds that are given, no others stay.
+        let other = candidate("other", RATINGS);
+        let ran = mesh.policy(&["apply", text(other.path()), "--only", "--yes"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.text);
+        assert!(mesh.path().join("org.yaml").is_file(), "the schema stays");
+        assert!(ran.text.contains("removed: default/books"), "{}", ran.text);
+    }
 }

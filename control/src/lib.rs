@@ -42,7 +42,7 @@ pub use mesh::{
     MetricsPage, PlaceRules, Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort,
     TransformationState, WitnessAt, Witnesses, WorkloadPort, WorkloadRole,
 };
-pub use policy_folder::{Change, Only, PolicyFolder, PolicyFolderError, PolicyObject};
+pub use policy_folder::{Change, Only, PolicyFolder, PolicyFolderError, PolicyKind, PolicyObject};
 pub use policy_text::{PolicyDocument, PolicyTextFault, map_policy_texts, policy_documents};
 pub use split::{Share, Split, SplitError, SplitQuery};
 

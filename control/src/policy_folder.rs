@@ -1,4 +1,5 @@
-//! The `AccessPolicy` objects of a configuration folder, replaced as a set where they stand.
+//! The objects of a configuration folder that make its policy set – policies, roles, schema and entities – replaced as a
+//! set where they stand.
 //!
 //! A set is changed by writing files; what reads the folder meanwhile must not see half of it. So whoever writes holds
 //! `.reeve/lock` alone, and whoever reads the folder holds it with others ([`FolderLock`]).
@@ -7,6 +8,7 @@ mod change;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     fs::{self, File, TryLockError},
     io,
     path::Path,
@@ -26,9 +28,51 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// One `AccessPolicy`, as it is written.
+/// A kind of object that a policy set is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyKind {
+    /// Policies.
+    Policy,
+    /// A role.
+    Role,
+    /// Who has a role.
+    RoleBinding,
+    /// What the mesh adds to the schema.
+    Schema,
+    /// What is known of entities.
+    Entities,
+}
+
+impl PolicyKind {
+    const ALL: [Self; 5] = [
+        Self::Policy,
+        Self::Role,
+        Self::RoleBinding,
+        Self::Schema,
+        Self::Entities,
+    ];
+
+    /// As it stands in YAML.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "AccessPolicy",
+            Self::Role => "AccessRole",
+            Self::RoleBinding => "AccessRoleBinding",
+            Self::Schema => "AccessSchema",
+            Self::Entities => "AccessEntities",
+        }
+    }
+
+    fn named(kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == kind)
+    }
+}
+
+/// One object of a policy set, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyObject {
+    /// What it is.
+    pub kind: PolicyKind,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -53,7 +97,7 @@ pub enum PolicyFolderError {
     #[error("it cannot be read: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Unreadable(Vec<Fault>),
     /// An object is there twice.
-    #[error("there are two AccessPolicies {0}")]
+    #[error("there are two of {0}")]
     Twice(String),
     /// A file is not laid out so that one document of it can be replaced.
     #[error("{0}: its documents cannot be told apart; begin each with a line `---` of its own")]
@@ -96,21 +140,20 @@ impl PolicyFolder {
         }
     }
 
-    /// Its `AccessPolicy` objects, by file and place.
+    /// The objects of its policy set, by file and place.
     pub fn objects(&self) -> Result<Vec<PolicyObject>, PolicyFolderError> {
         let mut objects: Vec<PolicyObject> = Vec::new();
         for (file, text) in &self.files {
             for piece in pieces(file, text)? {
-                let Some((namespace, name)) = piece.policy else {
+                let Some(key) = piece.key else {
                     continue;
                 };
-                if objects
-                    .iter()
-                    .any(|o| o.namespace == namespace && o.name == name)
-                {
-                    return Err(PolicyFolderError::Twice(format!("{namespace}/{name}")));
+                if objects.iter().any(|object| object.key() == key) {
+                    return Err(PolicyFolderError::Twice(key.to_string()));
                 }
+                let Key(kind, namespace, name) = key;
                 objects.push(PolicyObject {
+                    kind,
                     namespace,
                     name,
                     file: file.clone(),
@@ -121,7 +164,7 @@ impl PolicyFolder {
         Ok(objects)
     }
 
-    /// How many documents it has that are no `AccessPolicy`.
+    /// How many documents it has that are no part of its policy set.
     pub fn others(&self) -> usize {
         let pieces = self
             .files
@@ -129,36 +172,34 @@ impl PolicyFolder {
             .filter_map(|(f, text)| pieces(f, text).ok());
         pieces
             .flatten()
-            .filter(|piece| piece.policy.is_none() && !piece.is_blank())
+            .filter(|piece| piece.key.is_none() && !piece.is_blank())
             .count()
     }
 
     /// The same with `wanted` in place of the objects of those names; those that are new go to the file that they
-    /// name. With `only`, no other `AccessPolicy` stays.
+    /// name. `only` says which others stay.
     pub fn with(&self, wanted: &[PolicyObject], only: Only) -> Result<Self, PolicyFolderError> {
-        let mut placed: BTreeSet<(&str, &str)> = BTreeSet::new();
+        let mut placed: BTreeSet<Key> = BTreeSet::new();
         let mut files = BTreeMap::new();
         for (file, text) in &self.files {
             let mut kept = Vec::new();
             let before = pieces(file, text)?;
             for mut piece in before.clone() {
-                let Some((namespace, name)) = &piece.policy else {
+                let Some(key) = piece.key.clone() else {
                     kept.push(piece);
                     continue;
                 };
-                let new = wanted
-                    .iter()
-                    .find(|o| o.namespace == *namespace && o.name == *name);
-                match (new, only) {
-                    (Some(new), _) => {
-                        if !placed.insert((&new.namespace, &new.name)) {
-                            return Err(PolicyFolderError::Twice(format!("{namespace}/{name}")));
+                let new = wanted.iter().find(|object| object.key() == key);
+                match new {
+                    Some(new) => {
+                        if !placed.insert(key.clone()) {
+                            return Err(PolicyFolderError::Twice(key.to_string()));
                         }
                         piece.body.clone_from(&new.text);
                         kept.push(piece);
                     }
-                    (None, Only::These) => {}
-                    (None, Only::AndOthers) => kept.push(piece),
+                    None if only.drops(key.0, wanted) => {}
+                    None => kept.push(piece),
                 }
             }
             let emptied = kept.len() < before.len() && kept.iter().all(Piece::is_blank);
@@ -166,9 +207,7 @@ impl PolicyFolder {
                 files.insert(file.clone(), joined(&kept));
             }
         }
-        let new = wanted
-            .iter()
-            .filter(|o| !placed.contains(&(o.namespace.as_str(), o.name.as_str())));
+        let new = wanted.iter().filter(|o| !placed.contains(&o.key()));
         for object in new {
             let text: &mut String = files.entry(object.file.clone()).or_default();
             if !text.trim().is_empty() {
@@ -254,13 +293,41 @@ impl PolicyFolder {
     }
 }
 
-/// Whether other policies stay beside those that are put in.
+impl PolicyObject {
+    fn key(&self) -> Key {
+        Key(self.kind, self.namespace.clone(), self.name.clone())
+    }
+}
+
+/// What tells an object of a policy set from every other: kind, namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(PolicyKind, String, String);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.0.as_str(), self.1, self.2)
+    }
+}
+
+/// Which objects of a policy set stay beside those that are put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Only {
-    /// They go.
+    /// None: what is put in is the whole set.
     These,
-    /// They stay.
+    /// Those of kinds of which none are put in.
+    OfTheirKinds,
+    /// All of them.
     AndOthers,
+}
+
+impl Only {
+    fn drops(self, kind: PolicyKind, wanted: &[PolicyObject]) -> bool {
+        match self {
+            Self::These => true,
+            Self::OfTheirKinds => wanted.iter().any(|object| object.kind == kind),
+            Self::AndOthers => false,
+        }
+    }
 }
 
 /// One document of a file, or what stands before the first.
@@ -269,8 +336,8 @@ struct Piece {
     /// The line `---` that begins it, empty at a file's beginning.
     separator: String,
     body: String,
-    /// Namespace and name, if it is an `AccessPolicy`.
-    policy: Option<(String, String)>,
+    /// Which object it is, if it is one of a policy set.
+    key: Option<Key>,
 }
 
 impl Piece {
@@ -287,7 +354,7 @@ fn pieces(file: &str, text: &str) -> Result<Vec<Piece>, PolicyFolderError> {
     let mut pieces = vec![Piece {
         separator: String::new(),
         body: String::new(),
-        policy: None,
+        key: None,
     }];
     for line in text.split_inclusive('\n') {
         let after = line.strip_prefix("---");
@@ -297,7 +364,7 @@ fn pieces(file: &str, text: &str) -> Result<Vec<Piece>, PolicyFolderError> {
             pieces.push(Piece {
                 separator: line.to_owned(),
                 body: String::new(),
-                policy: None,
+                key: None,
             });
         } else if let Some(last) = pieces.last_mut() {
             last.body.push_str(line);
@@ -306,18 +373,18 @@ fn pieces(file: &str, text: &str) -> Result<Vec<Piece>, PolicyFolderError> {
     for piece in &mut pieces {
         let mut source = Source::default();
         source.add(file, &format!("{}{}", piece.separator, piece.body));
-        let ours = |kind: Option<&str>| kind == Some("AccessPolicy");
-        let policies = source.documents.iter().filter(|d| ours(d.kind.as_deref()));
-        let found: Vec<_> = policies.collect();
-        piece.policy = match (found.as_slice(), source.documents.len()) {
+        let ours = source.documents.iter().filter_map(|document| {
+            let kind = document.kind.as_deref().and_then(PolicyKind::named)?;
+            Some((kind, document))
+        });
+        let found: Vec<_> = ours.collect();
+        piece.key = match (found.as_slice(), source.documents.len()) {
             ([], _) => None,
-            ([one], 1) => Some((
-                one.namespace
-                    .as_deref()
-                    .unwrap_or(DEFAULT_NAMESPACE)
-                    .to_owned(),
-                one.name.clone().unwrap_or_default(),
-            )),
+            ([(kind, one)], 1) => {
+                let namespace = one.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+                let name = one.name.clone().unwrap_or_default();
+                Some(Key(*kind, namespace.to_owned(), name))
+            }
             _ => return Err(PolicyFolderError::Crowded(file.to_owned())),
         };
     }

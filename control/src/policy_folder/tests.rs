@@ -35,6 +35,7 @@ fn mixed() -> tempfile::TempDir {
 
 fn object(name: &str, cedar: &str, file: &str) -> PolicyObject {
     PolicyObject {
+        kind: PolicyKind::Policy,
         namespace: "default".into(),
         name: name.into(),
         file: file.into(),
@@ -128,9 +129,78 @@ fn a_folder_that_is_written_is_not_read_meanwhile() {
 fn two_of_one_name_are_refused() {
     let folder = folder(&[("a.yaml", policy("a", ALL)), ("b.yaml", policy("a", NONE))]);
     let read = PolicyFolder::read(folder.path()).unwrap();
-    assert!(matches!(read.objects(), Err(PolicyFolderError::Twice(name)) if name == "default/a"));
+    assert!(
+        matches!(read.objects(), Err(PolicyFolderError::Twice(name)) if name == "AccessPolicy default/a")
+    );
     assert!(
         read.with(&[object("a", ALL, "a.yaml")], Only::AndOthers)
             .is_err()
     );
+}
+
+const SCHEMA: &str = "apiVersion: reeve.dev/v1alpha1\nkind: AccessSchema\nmetadata: {name: org, namespace: reeve-system}\n\
+                      spec:\n  cedar: |\n    entity Team;\n    entity Workload in [Team];\n";
+
+fn entities(team: &str) -> String {
+    format!(
+        "apiVersion: reeve.dev/v1alpha1\nkind: AccessEntities\nmetadata: {{name: org, namespace: reeve-system}}\n\
+         spec:\n  entities:\n  - uid: Workload::\"spiffe://mesh.local/ns/default/sa/a\"\n    parents: [Team::\"{team}\"]\n"
+    )
+}
+
+/// A set with a schema, entities and a policy that reads them.
+fn by_team(team: &str) -> tempfile::TempDir {
+    let asks = r#"permit (principal in Team::"web", action, resource);"#;
+    folder(&[
+        ("org.yaml", format!("{SCHEMA}---\n{}", entities(team))),
+        ("a.yaml", policy("a", asks)),
+    ])
+}
+
+#[test]
+fn schema_and_entities_are_part_of_the_set() {
+    let (one, other) = (by_team("web"), by_team("books"));
+    let before = PolicyFolder::read(one.path()).unwrap();
+    let kinds = |folder: &PolicyFolder| -> Vec<_> {
+        let objects = folder.objects().unwrap();
+        objects.iter().map(|o| (o.kind, o.name.clone())).collect()
+    };
+    let org = || "org".to_owned();
+    let all = [
+        (PolicyKind::Policy, "a".to_owned()),
+        (PolicyKind::Schema, org()),
+        (PolicyKind::Entities, org()),
+    ];
+    assert_eq!(
+        kinds(&before),
+        all,
+        "a schema and entities of one name are two"
+    );
+    assert_eq!(before.others(), 0);
+    let wanted = PolicyFolder::read(other.path()).unwrap().objects().unwrap();
+    let after = before.with(&wanted, Only::AndOthers).unwrap();
+    assert_eq!(before.differing(&after), ["org.yaml"]);
+    written(&before, one.path(), &after);
+    let in_force = crate::load(one.path()).unwrap();
+    assert_eq!(
+        in_force.policy_hash,
+        crate::load(other.path()).unwrap().policy_hash
+    );
+    let back = after.with(&before.objects().unwrap(), Only::These).unwrap();
+    assert_eq!(back, before);
+}
+
+#[test]
+fn with_these_alone_other_kinds_stay_unless_they_are_given_too() {
+    let folder = by_team("web");
+    let before = PolicyFolder::read(folder.path()).unwrap();
+    let new = [object("b", ALL, "b.yaml")];
+    let after = before.with(&new, Only::OfTheirKinds).unwrap();
+    let kinds: Vec<_> = after.objects().unwrap().iter().map(|o| o.kind).collect();
+    assert_eq!(
+        kinds,
+        [PolicyKind::Policy, PolicyKind::Schema, PolicyKind::Entities]
+    );
+    let bare = before.with(&new, Only::These).unwrap();
+    assert_eq!(bare.objects().unwrap().len(), 1);
 }

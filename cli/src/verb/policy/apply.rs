@@ -35,11 +35,12 @@ pub(super) const APPLY_EXAMPLES: &str = "\
 Examples:
   reeve policy apply new.yaml                               one policy more, or another text for it, in the running mesh
   reeve policy apply candidate --only --note 'review 42'    these policies and no others
+  reeve policy apply teams.yaml                             an AccessSchema or AccessEntities: who is in which group
   reeve policy apply candidate --to mesh --yes              a folder that no mesh may be running on
   reeve policy apply candidate --dry-run -o json            what it would change
 
-The AccessPolicies of the files named take the place of those with the same name in the mesh's folder; new ones are added
-in a file of the same name. Before anything is written, the policies are checked (`reeve policy check`), the cases in
+The objects of the files named – AccessPolicy, AccessRole, AccessRoleBinding, AccessSchema, AccessEntities – take the place of
+those with the same kind and name in the mesh's folder; new ones are added in a file of the same name. Before anything is written, the policies are checked (`reeve policy check`), the cases in
 .reeve/policy-tests – there and beside what is applied – and --tests are tried (`reeve policy test`), decisions that the
 mesh has recorded are replayed (`reeve policy whatif`), and what changes is shown (`reeve policy diff`). All files change at
 once for whoever reads the folder; if this is killed on the way, the folder is not read until the next apply, rollback or
@@ -65,7 +66,7 @@ pub(super) struct ApplyArgs {
     /// Files of YAML, or folders of them.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Remove every other AccessPolicy from the folder.
+    /// Remove the others from the folder: those of the kinds that the files have.
     #[arg(long)]
     only: bool,
     /// More cases to try (.yaml, .yml, .json, or folders).
@@ -116,6 +117,8 @@ struct Wanted<'a> {
     objects: Vec<PolicyObject>,
     only: Only,
     what: What,
+    /// What the set was called when it was kept.
+    hash: Option<&'a str>,
     /// Cases to try, if any are.
     tests: Option<&'a [PathBuf]>,
     /// Recorded decisions since then are replayed.
@@ -141,26 +144,29 @@ pub(super) fn apply(args: &ApplyArgs) -> Verdict {
         let found = read.objects();
         let found = found.map_err(|error| unusable(path, &error))?;
         if found.is_empty() {
-            return Err(Problem::new("there is no AccessPolicy here").at(path.display()));
+            return Err(Problem::new("there is no AccessPolicy here").at(path.display()).fix(
+                "what is applied are AccessPolicy, AccessRole, AccessRoleBinding, AccessSchema and AccessEntities",
+            ));
         }
         if read.others() > 0 {
             let others = read.others();
             output::note(&format!(
-                "note: {others} objects of {} are no AccessPolicies and are not applied",
+                "note: {others} objects of {} are no part of a policy set and are not applied",
                 path.display()
             ));
         }
         for object in found {
-            let twin = |o: &PolicyObject| o.namespace == object.namespace && o.name == object.name;
-            if objects.iter().any(twin) {
-                let name = format!("{}/{}", object.namespace, object.name);
+            let key = |o: &PolicyObject| (o.kind, o.namespace.clone(), o.name.clone());
+            if objects.iter().any(|known| key(known) == key(&object)) {
+                let kind = object.kind.as_str();
+                let name = format!("{kind} {}/{}", object.namespace, object.name);
                 return Err(Problem::new(format!("{name} is in several of the files")));
             }
             objects.push(object);
         }
     }
     let only = match args.only {
-        true => Only::These,
+        true => Only::OfTheirKinds,
         false => Only::AndOthers,
     };
     let own = args.paths.iter().map(|path| path.join(CASES));
@@ -172,6 +178,7 @@ pub(super) fn apply(args: &ApplyArgs) -> Verdict {
         objects,
         only,
         what: What::Apply,
+        hash: None,
         tests: Some(&tests),
         since: &args.common.replay,
     };
@@ -193,6 +200,7 @@ pub(super) fn rollback(args: &RollbackArgs) -> Verdict {
         objects: store.objects(&hash)?,
         only: Only::These,
         what: What::Rollback,
+        hash: Some(&hash),
         tests: None,
         since: &args.common.replay,
     };
@@ -228,6 +236,13 @@ fn carry_out(args: &CommonArgs, wanted: Wanted<'_>) -> Verdict {
     let next = current.with(&wanted.objects, wanted.only);
     let next = next.map_err(|error| unusable(&folder, &error))?;
     let after = diff::resolved(&next, "the folder with these policies")?;
+    if let Some(kept) = wanted.hash.filter(|hash| *hash != after.policy_hash) {
+        output::note(&format!(
+            "note: set {} is {} now: what it rests on beside its own objects, such as labels, has changed since",
+            short(kept),
+            short(&after.policy_hash)
+        ));
+    }
     // What is there may be what has to be repaired.
     let before = current.mesh().ok();
     let difference = match &before {

@@ -1,5 +1,6 @@
 //! `reeve policy diff`, and what `apply` shows before it asks.
 
+mod entities;
 mod lines;
 
 use std::{
@@ -12,6 +13,7 @@ use reeve_control::{Mesh, Only, PolicyFolder, PolicyObject};
 use reeve_core::{PolicyId, model::PolicySource};
 use serde::Serialize;
 
+use self::entities::EntityChange;
 use super::{
     access::{self, AccessChange},
     history::Store,
@@ -29,11 +31,12 @@ Examples:
   reeve policy diff 3f2a91c0 mesh             an applied set (see `reeve policy history`) and a folder
   reeve policy diff mesh candidate -o json
 
-Policies are compared by id, and what they mean by asking who can call what, with each method, before and after. Services
-and workloads are those of the second folder, or of the first if the second has none. Service states, PeerAuthentication and
-routes are not looked at.
+Policies are compared by id, the schema line by line, what is known of entities (AccessEntities) one by one; and what it all
+means by asking who can call what, with each method, before and after. Services and workloads are those of the second folder,
+or of the first if the second has none; so are schema and entities, where a file has none. Service states, PeerAuthentication
+and routes are not looked at.
 
-Exit codes: 0 = the same policies, 1 = others, 2 = it could not be said.";
+Exit codes: 0 = the same policies, schema and entities, 1 = others, 2 = it could not be said.";
 
 /// `reeve policy diff`.
 #[derive(Args, Debug)]
@@ -60,6 +63,12 @@ pub(super) struct Difference {
     pub(super) before: String,
     pub(super) after: String,
     pub(super) policies: Vec<PolicyChange>,
+    /// Lines of the mesh's own schema that begin with a blank, `-` or `+`, if one differs.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) schema: String,
+    /// What else is known of entities.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) entities: Vec<EntityChange>,
     /// Who can reach what, where that differs.
     pub(super) access: Vec<AccessChange>,
     /// There is too much to ask about: `access` says nothing.
@@ -84,6 +93,26 @@ enum Change {
     Changed,
 }
 
+impl Change {
+    /// `None`: both are the same.
+    fn of<T: PartialEq>(before: Option<&T>, after: Option<&T>) -> Option<Self> {
+        match (before, after) {
+            (None, Some(_)) => Some(Self::Added),
+            (Some(_), None) => Some(Self::Removed),
+            (Some(old), Some(new)) if old != new => Some(Self::Changed),
+            _ => None,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Changed => "changed",
+        }
+    }
+}
+
 pub(super) fn run(args: &DiffArgs) -> Verdict {
     let before = objects(&args.before, args)?;
     let after = objects(&args.after, args)?;
@@ -102,26 +131,31 @@ pub(super) fn run(args: &DiffArgs) -> Verdict {
         },
     };
     let difference = difference(
-        &put_in(&world, &before, &args.before)?,
-        &put_in(&world, &after, &args.after)?,
+        &put_in(&world, before, &args.before)?,
+        &put_in(&world, after, &args.after)?,
     )?;
     match args.output.output {
         Format::Json => output::json(&difference)?,
         Format::Human => output::line(&difference.told())?,
     }
-    Ok(Answer::from_fine(difference.policies.is_empty()))
+    Ok(Answer::from_fine(difference.is_nothing()))
 }
 
-/// The objects of a folder, a file, or an applied set.
-fn objects(text: &str, args: &DiffArgs) -> Result<Vec<PolicyObject>, Problem> {
+/// The objects of a folder, a file, or an applied set, which alone has all that there was.
+fn objects(text: &str, args: &DiffArgs) -> Result<(Vec<PolicyObject>, Only), Problem> {
     let path = Path::new(text);
     if path.exists() {
-        return read(path)?
-            .objects()
-            .map_err(|error| Problem::because("the policies cannot be read", &error).at(text));
+        let objects = read(path)?.objects();
+        let objects = objects
+            .map_err(|error| Problem::because("the policies cannot be read", &error).at(text))?;
+        let only = match objects.is_empty() {
+            true => Only::These,
+            false => Only::OfTheirKinds,
+        };
+        return Ok((objects, only));
     }
     let folder = place::folder(args.to.as_deref(), &args.state)?;
-    Store::of(&folder).objects(text)
+    Ok((Store::of(&folder).objects(text)?, Only::These))
 }
 
 /// Reads a folder or file.
@@ -134,8 +168,12 @@ pub(super) fn read(path: &Path) -> Result<PolicyFolder, Problem> {
 }
 
 /// The mesh of `world` with just these policies.
-fn put_in(world: &PolicyFolder, objects: &[PolicyObject], place: &str) -> Result<Mesh, Problem> {
-    let folder = world.with(objects, Only::These);
+fn put_in(
+    world: &PolicyFolder,
+    (objects, only): (Vec<PolicyObject>, Only),
+    place: &str,
+) -> Result<Mesh, Problem> {
+    let folder = world.with(&objects, only);
     let folder = folder.map_err(|error| Problem::because("the policies cannot be read", &error))?;
     resolved(&folder, place)
 }
@@ -153,17 +191,23 @@ pub(super) fn resolved(folder: &PolicyFolder, place: &str) -> Result<Mesh, Probl
 /// What differs between the policies of two meshes, which have the same services and workloads.
 pub(super) fn difference(before: &Mesh, after: &Mesh) -> Result<Difference, Problem> {
     let policies = changes(&before.policies, &after.policies);
-    let access = match policies.is_empty() {
-        true => Some(Vec::new()),
-        false => access::changes(before, after)?,
-    };
-    Ok(Difference {
+    let mut difference = Difference {
         before: before.policy_hash.clone(),
         after: after.policy_hash.clone(),
         policies,
-        access_omitted: access.is_none(),
-        access: access.unwrap_or_default(),
-    })
+        entities: entities::changes(before.known_entities(), after.known_entities()),
+        ..Difference::default()
+    };
+    if before.policy_schema != after.policy_schema {
+        let [before, after] = [before, after].map(|mesh| mesh.policy_schema.join("\n"));
+        difference.schema = lines::diff(&before, &after);
+    }
+    if !difference.is_nothing() {
+        let access = access::changes(before, after)?;
+        difference.access_omitted = access.is_none();
+        difference.access = access.unwrap_or_default();
+    }
+    Ok(difference)
 }
 
 fn changes(before: &[PolicySource], after: &[PolicySource]) -> Vec<PolicyChange> {
@@ -173,16 +217,13 @@ fn changes(before: &[PolicySource], after: &[PolicySource]) -> Vec<PolicyChange>
     let (before, after) = (by_id(before), by_id(after));
     let ids: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let change = |id: &PolicyId| {
-        let (change, old, new) = match (before.get(id), after.get(id)) {
-            (None, Some(new)) => (Change::Added, "", new.as_str()),
-            (Some(old), None) => (Change::Removed, old.as_str(), ""),
-            (Some(old), Some(new)) if old != new => (Change::Changed, old.as_str(), new.as_str()),
-            _ => return None,
-        };
+        let (old, new) = (before.get(id), after.get(id));
+        let change = Change::of(old, new)?;
+        let text = |text: Option<&String>| text.cloned().unwrap_or_default();
         Some(PolicyChange {
             policy: id.clone(),
             change,
-            diff: lines::diff(old, new),
+            diff: lines::diff(&text(old), &text(new)),
         })
     };
     ids.into_iter().filter_map(change).collect()
@@ -196,21 +237,42 @@ fn written(policy: &PolicySource) -> String {
     }
 }
 
+/// Most entities that are shown to people one by one.
+const MAX_SHOWN_ENTITIES: usize = 40;
+
 impl Difference {
+    fn is_nothing(&self) -> bool {
+        self.policies.is_empty() && self.schema.is_empty() && self.entities.is_empty()
+    }
+
     /// For people.
     pub(super) fn told(&self) -> String {
-        if self.policies.is_empty() {
+        if self.is_nothing() {
             return format!("no policy differs (set {})", short(&self.before));
         }
         let mut out = Vec::new();
+        let mut put = |title: String, diff: &str| {
+            out.push(title);
+            out.extend(diff.lines().map(|line| format!("  {line}")));
+        };
         for change in &self.policies {
-            let word = match change.change {
-                Change::Added => "added",
-                Change::Removed => "removed",
-                Change::Changed => "changed",
-            };
-            out.push(format!("{word}: {}", change.policy));
-            out.extend(change.diff.lines().map(|line| format!("  {line}")));
+            put(
+                format!("{}: {}", change.change.as_str(), change.policy),
+                &change.diff,
+            );
+        }
+        if !self.schema.is_empty() {
+            put("changed: the schema".to_owned(), &self.schema);
+        }
+        for change in self.entities.iter().take(MAX_SHOWN_ENTITIES) {
+            put(
+                format!("{}: {}", change.change.as_str(), change.entity),
+                &change.diff,
+            );
+        }
+        let more = self.entities.len().saturating_sub(MAX_SHOWN_ENTITIES);
+        if more > 0 {
+            put(format!("... and {more} entities more"), "");
         }
         out.push(String::new());
         out.push(match (self.access_omitted, self.access.is_empty()) {

@@ -1,6 +1,6 @@
 //! Applied policy sets, kept by their hash in the folder that they were applied to.
 //!
-//! `sets/HASH/FILE.yaml` has the `AccessPolicy` objects of each file, as they stood; `applied/NNNNNN.json` says when a set
+//! `sets/HASH/FILE.yaml` has the objects of each file that make the set – policies, roles, schema, entities –, as they stood; `applied/NNNNNN.json` says when a set
 //! was applied, by whom and what for. Nothing is ever changed once it is there, so that it merges well under git.
 
 use std::{
@@ -196,10 +196,13 @@ fn unwritable(path: &Path, error: &io::Error) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use reeve_control::PolicyKind;
+
     use super::*;
 
     fn object(name: &str, file: &str) -> PolicyObject {
         PolicyObject {
+            kind: PolicyKind::Policy,
             namespace: "default".into(),
             name: name.into(),
             file: file.into(),
