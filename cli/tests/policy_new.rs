@@ -183,7 +183,8 @@ mod new {
             .iter()
             .map(|intent| intent["name"].as_str().expect("a name"))
             .collect();
-        let tried: BTreeSet<_> = EXAMPLES.iter().map(|(intent, _)| *intent).collect();
+        let tried = EXAMPLES.iter().map(|(intent, _)| *intent);
+        let tried: BTreeSet<_> = tried.chain(["break-glass"]).collect();
         assert_eq!(names, tried);
         for name in names {
             assert!(listed.contains(&format!("{name}: ")), "{name}: {listed}");
@@ -259,6 +260,170 @@ mod new {
             assert_eq!(output.status.code(), Some(1), "{intent} {params:?}: {said}");
             assert!(said.contains(told), "{told} is not in {said}");
         }
+    }
+
+    const ORG: &str = r#"apiVersion: reeve.dev/v1alpha1
+kind: AccessSchema
+metadata: {name: org, namespace: reeve-system}
+spec:
+  cedar: |
+    entity Department;
+    entity Team in [Department];
+    entity Workload in [Team];
+    @claim("groups") @issuer("https://issuer.example") entity Group;
+    entity User in [Group];
+---
+apiVersion: reeve.dev/v1alpha1
+kind: AccessEntities
+metadata: {name: org, namespace: reeve-system}
+spec:
+  entities:
+  - uid: 'Team::"books"'
+    parents: ['Department::"shop"']
+  - uid: 'Workload::"spiffe://mesh.local/ns/default/sa/bookinfo-productpage"'
+    parents: ['Team::"books"']
+"#;
+
+    /// The demo's folder with teams.
+    fn with_teams() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in std::fs::read_dir(BOOKINFO).expect("the demo's folder") {
+            let file = file.expect("a file").path();
+            let name = file.file_name().expect("a name");
+            std::fs::copy(&file, folder.path().join(name)).expect("a copy");
+        }
+        std::fs::write(folder.path().join("org.yaml"), ORG).expect("to write");
+        folder
+    }
+
+    #[test]
+    fn groups_and_labels_stand_where_callers_do() {
+        for (intent, params, written) in [
+            (
+                "allow-callers",
+                &["service=ratings", "callers=Team::books"][..],
+                "principal in Team::\"books\"",
+            ),
+            (
+                "allow-callers",
+                &["service=ratings", "callers=Department::\"shop\""],
+                "principal in Department::\"shop\"",
+            ),
+            (
+                "allow-callers",
+                &[
+                    "service=ratings",
+                    "callers=label:app=productpage",
+                    "path=/ratings/*",
+                ],
+                "principal is Workload,",
+            ),
+            (
+                "allow-callers",
+                &[
+                    "service=ratings",
+                    "callers=Team::books,label:app=reviews,bookinfo-details",
+                ],
+                "principal is Workload &&",
+            ),
+            (
+                "isolate-namespace",
+                &["namespace=default", "allow=Team::books"],
+                "principal in Team::\"books\"",
+            ),
+            (
+                "only-role-may-write",
+                &["service=ratings", "role=Group::editors"],
+                "context.user in Group::\"editors\"",
+            ),
+        ] {
+            let what = format!("{intent} {params:?}");
+            let folder = with_teams();
+            let mesh = text(folder.path());
+            let out = folder.path().join("new.yaml");
+            let cases = folder.path().join(".reeve/policy-tests/new.yaml");
+            let made = new(intent, params, &["-f", mesh, "--out", text(&out)]);
+            let told = passes(&made, &what);
+            let hint = format!("reeve policy test -f {mesh} ");
+            assert!(told.contains(&hint), "{what}: {told}");
+            let yaml = std::fs::read_to_string(&out).expect("the policy");
+            assert!(yaml.contains(written), "{what}: {yaml}");
+            passes(&["policy", "fmt", "--check", text(&out)], &what);
+            passes(&["policy", "check", "-f", mesh, text(&out)], &what);
+            passes(&["config", "check", "-f", mesh], &what);
+            passes(&["policy", "test", "-f", mesh, text(&cases)], &what);
+        }
+        let folder = with_teams();
+        let mesh = text(folder.path());
+        for (value, told) in [
+            ("Taem::books", "did you mean Team?"),
+            ("Team::boks", "did you mean books?"),
+            ("Group::editors", "workloads are in no Group"),
+            ("label:app=nobody", "app is one of: "),
+            ("label:app", "no label"),
+        ] {
+            let callers = format!("callers={value}");
+            let params = ["service=ratings", callers.as_str()];
+            let output = reeve(&new("allow-callers", &params, &["-f", mesh]));
+            let said = said(&output);
+            assert_eq!(output.status.code(), Some(1), "{value}: {said}");
+            assert!(said.contains(told), "{told} is not in {said}");
+        }
+        let params = ["service=ratings", "callers=Team::books"];
+        let output = reeve(&new("allow-callers", &params, &[]));
+        assert!(said(&output).contains("--folder"), "{}", said(&output));
+    }
+
+    #[test]
+    fn a_grants_policy_is_written_to_be_signed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| text(&folder.path().join(name)).to_owned();
+        let (out, key, grant) = (at("admin.cedar"), at("signer.key"), at("admin.grant"));
+        let params = [
+            "service=ratings",
+            "callers=bookinfo-productpage",
+            "methods=GET,POST",
+            "path=/admin/*",
+        ];
+        let made = new("break-glass", &params, &["-f", BOOKINFO, "--out", &out]);
+        let told = passes(&made, "break-glass");
+        assert!(told.contains("reeve break-glass sign --policy"), "{told}");
+        passes(
+            &["policy", "test", &at(".reeve/policy-tests/admin.yaml")],
+            "its cases",
+        );
+        passes(&["break-glass", "keygen", "--out", &key], "a key");
+        let sign = [
+            "break-glass",
+            "sign",
+            "--policy",
+            &out,
+            "--namespace",
+            "default",
+            "--key",
+            &key,
+            "--id",
+            "admin",
+            "--issuer",
+            "on-call lead",
+            "--reason",
+            "try",
+            "--out",
+            &grant,
+        ];
+        passes(&sign, "signed");
+        let yaml = at("admin.yaml");
+        let output = reeve(&new(
+            "break-glass",
+            &params,
+            &["-f", BOOKINFO, "--out", &yaml],
+        ));
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(
+            said(&output).contains("ends in .cedar"),
+            "{}",
+            said(&output)
+        );
     }
 
     #[test]

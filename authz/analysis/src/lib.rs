@@ -29,6 +29,6 @@ pub use again::{Again, Difference, Sets, again};
 pub use candidate::{Candidate, Flip, Place, Places};
 pub use replay::{ReplayError, replay};
 pub use seen::Example;
-pub use suggest::{SuggestError, Suggestion, Suggestions, suggest};
+pub use suggest::{Groups, SuggestError, Suggestion, Suggestions, suggest};
 pub use wanted::Wanted;
 pub use whatif::{Answer, Group, WhatIf};

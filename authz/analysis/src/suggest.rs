@@ -2,13 +2,17 @@
 //!
 //! Evidence is what was allowed, whether by a policy or because the service is open or in shadow. For each service and
 //! caller, methods with the same paths make one `permit`; paths are generalised by [`crate::shape`], and each comment
-//! says what was. If every request of a group carried a verified token of one issuer, so must those that are permitted.
+//! says what was. Callers that do the same and are all who are in a group of the mesh's own are named by it. If every request of a group carried a verified token of one issuer, so must those that are permitted.
 
 mod cases;
 mod evidence;
+mod groups;
 mod policy;
 
-use std::{collections::BTreeMap, sync::atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use reeve_audit::{Scan, ScanError};
 use reeve_core::{
@@ -17,6 +21,7 @@ use reeve_core::{
 };
 use serde::Serialize;
 
+pub use self::groups::Groups;
 use self::{
     evidence::{Evidence, Findings, Gatherer, Target},
     policy::Permit,
@@ -72,10 +77,11 @@ pub enum SuggestError {
     },
 }
 
-/// Makes policies of what `scan` has of `wanted` traffic. `read` counts the records that were read so far.
+/// Makes policies of what `scan` has of `wanted` traffic; all who are in one of `groups` are named by it. `read` counts the records that were read so far.
 pub fn suggest(
     scan: &Scan,
     wanted: &Wanted,
+    groups: &Groups,
     read: &AtomicU64,
 ) -> Result<Suggestions, SuggestError> {
     let gather = || Gatherer::new(wanted);
@@ -91,7 +97,8 @@ pub fn suggest(
     let mut names = BTreeMap::<(Namespace, String), usize>::new();
     for (target, evidence) in findings.targets.into_iter().take(MAX_TARGETS) {
         let name = unique(&mut names, &target);
-        made.suggestions.push(suggestion(&target, name, evidence)?);
+        made.suggestions
+            .push(suggestion(&target, name, (evidence, groups))?);
     }
     Ok(made)
 }
@@ -110,9 +117,9 @@ fn unique(names: &mut BTreeMap<(Namespace, String), usize>, target: &Target) -> 
 fn suggestion(
     target: &Target,
     name: String,
-    evidence: Vec<Evidence>,
+    (evidence, groups): (Vec<Evidence>, &Groups),
 ) -> Result<Suggestion, SuggestError> {
-    let permits = Permit::all(target, evidence);
+    let permits = Permit::all(target, evidence, groups);
     let namespace = target.namespace().clone();
     let fault = |message: String| SuggestError::Policy {
         policy: format!("{namespace}/{name}"),
@@ -126,8 +133,9 @@ fn suggestion(
     let id = reeve_core::PolicyId::parse(&format!("{namespace}/{name}"));
     let id = id.map_err(|e| fault(e.to_string()))?;
     let cedar = reeve_authz::format_policies(&id, &text, LINE_WIDTH).map_err(told)?;
-    let sources = reeve_authz::parse_access_policy(Some(&namespace), &namespace, &name, &cedar);
-    let engine = engine(sources.map_err(told)?).map_err(told)?;
+    let schema = &groups.schema;
+    let sources = schema.parse_access_policy(Some(&namespace), &namespace, &name, &cedar);
+    let engine = engine(sources.map_err(told)?, groups).map_err(told)?;
     Ok(Suggestion {
         target: target.to_string(),
         cases: cases::file(target, &permits, &engine),
@@ -142,12 +150,14 @@ const LINE_WIDTH: usize = 100;
 
 fn engine(
     policies: Vec<PolicySource>,
+    groups: &Groups,
 ) -> Result<reeve_authz::Engine, Vec<reeve_authz::PolicyFault>> {
     debug_assert!(policies.iter().all(|p| p.mode == PolicyMode::Enforce));
     let slice = reeve_core::model::PolicySlice {
         mesh_hash: reeve_authz::mesh_hash(&policies),
         policies,
-        ..reeve_core::model::PolicySlice::default()
+        schema: groups.schema.texts().to_vec(),
+        entities: Arc::clone(&groups.entities),
     };
     reeve_authz::Engine::compile(&slice)
 }

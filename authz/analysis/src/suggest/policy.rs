@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reeve_core::decision::{AccessRequest, Action, Principal};
+use reeve_core::{
+    SpiffeId,
+    decision::{AccessRequest, Action, Principal},
+    model::EntityName,
+};
 
 use super::{
     evidence::{Evidence, Target, short},
+    groups::Groups,
     shown,
 };
 use crate::{
@@ -24,6 +29,8 @@ pub(super) struct Permit {
     /// Its `@id`.
     pub(super) id: String,
     pub(super) caller: Principal,
+    /// In the place of the caller: a group, and all who are in it.
+    group: Option<(EntityName, BTreeSet<SpiffeId>)>,
     pub(super) actions: BTreeSet<Action>,
     /// None: any.
     pub(super) shapes: Vec<Shape>,
@@ -35,8 +42,8 @@ pub(super) struct Permit {
 }
 
 impl Permit {
-    /// One for each caller and what it does by the same methods.
-    pub(super) fn all(target: &Target, evidence: Vec<Evidence>) -> Vec<Self> {
+    /// One for each caller, or group of callers, and what it does by the same methods.
+    pub(super) fn all(target: &Target, evidence: Vec<Evidence>, groups: &Groups) -> Vec<Self> {
         let mut permits: Vec<Self> = Vec::new();
         for one in evidence {
             let patterns = patterns(&one.shapes);
@@ -51,9 +58,14 @@ impl Permit {
                 None => permits.push(Self::of(one)),
             }
         }
+        let mut permits = grouped(permits, groups);
         let mut ids = BTreeMap::<String, usize>::new();
         for permit in &mut permits {
-            let id = format!("{}-to-{}", caller(&permit.caller), target.short());
+            let who = match &permit.group {
+                Some((group, _)) => word(&group.id),
+                None => caller(&permit.caller),
+            };
+            let id = format!("{who}-to-{}", target.short());
             let count = ids.entry(id.clone()).or_default();
             *count += 1;
             permit.id = match *count {
@@ -72,6 +84,7 @@ impl Permit {
         Self {
             id: String::new(),
             caller: evidence.caller,
+            group: None,
             actions: [evidence.action].into(),
             shapes: without_covered(evidence.shapes),
             ports: evidence.ports,
@@ -87,6 +100,26 @@ impl Permit {
         self.samples.push(other.sample);
         self.seen.merge(other.seen);
         for (known, new) in self.shapes.iter_mut().zip(without_covered(other.shapes)) {
+            known.count += new.count;
+        }
+    }
+
+    /// What it permits, whoever the caller is.
+    fn conduct(&self) -> (&BTreeSet<Action>, BTreeSet<String>, &[u16], Option<&String>) {
+        let patterns = self.shapes.iter().map(|shape| shape.pattern.clone());
+        (
+            &self.actions,
+            patterns.collect(),
+            &self.ports,
+            self.issuer.as_ref(),
+        )
+    }
+
+    /// The same of another caller, who is in one group with this one.
+    fn take_in(&mut self, other: Self) {
+        self.samples.extend(other.samples);
+        self.seen.merge(other.seen);
+        for (known, new) in self.shapes.iter_mut().zip(other.shapes) {
             known.count += new.count;
         }
     }
@@ -143,6 +176,18 @@ impl Permit {
             shown(*first),
             shown(*last)
         )];
+        if let Some((group, members)) = &self.group {
+            let listed = members.iter().take(MAX_LISTED);
+            let listed: Vec<_> = listed.map(|id| plain(id.as_str())).collect();
+            let more = members.len().saturating_sub(MAX_LISTED);
+            let more = (more > 0).then(|| format!(", and {more} more"));
+            lines.push(format!(
+                "by all who are in {} (whoever joins it is permitted too): {}{}",
+                entity(group),
+                listed.join(", "),
+                more.unwrap_or_default()
+            ));
+        }
         let examples: Vec<_> = examples.iter().map(|example| plain(&example.id)).collect();
         lines.push(format!("for example {}", examples.join(", ")));
         for shape in self.shapes.iter().take(MAX_LISTED) {
@@ -161,6 +206,9 @@ impl Permit {
     }
 
     fn principal(&self) -> String {
+        if let Some((group, _)) = &self.group {
+            return format!("principal in {}", entity(group));
+        }
         match &self.caller {
             Principal::Workload(id) => format!("principal == Workload::{}", quoted(id.as_str())),
             Principal::Unauthenticated => {
@@ -209,6 +257,38 @@ pub(super) fn document(target: &Target, permits: &[Permit]) -> String {
     head + &texts.join("\n")
 }
 
+/// Permits for callers who do the same, and are all who are in one group, as one.
+fn grouped(permits: Vec<Permit>, groups: &Groups) -> Vec<Permit> {
+    let mut left: Vec<Permit> = permits;
+    let mut found = Vec::new();
+    while !left.is_empty() {
+        let first = left.remove(0);
+        let alike = |p: &Permit| {
+            p.conduct() == first.conduct() && matches!(p.caller, Principal::Workload(_))
+        };
+        let callers = left.iter().filter(|p| alike(p)).chain([&first]);
+        let callers: BTreeSet<_> = callers
+            .filter_map(|p| p.caller.spiffe_id().cloned())
+            .collect();
+        let group = groups.of(&callers).filter(|_| callers.len() > 1).cloned();
+        let Some(group) = group else {
+            found.push(first);
+            continue;
+        };
+        let (others, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|p| alike(p));
+        left = rest;
+        let mut first = first;
+        others.into_iter().for_each(|other| first.take_in(other));
+        first.group = Some((group, callers));
+        found.push(first);
+    }
+    found
+}
+
+fn entity(name: &EntityName) -> String {
+    format!("{}::{}", name.kind, quoted(&name.id))
+}
+
 fn resource(target: &Target) -> String {
     match target {
         Target::Service(_, name) => format!("resource in Service::{}", quoted(name.as_str())),
@@ -221,6 +301,11 @@ fn caller(principal: &Principal) -> String {
         Principal::Unauthenticated => "anybody",
         Principal::Workload(id) => short(id),
     };
+    word(name)
+}
+
+/// A name as a part of an id.
+fn word(name: &str) -> String {
     let name: String = name
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })

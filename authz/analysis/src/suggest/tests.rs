@@ -23,7 +23,13 @@ struct Suggested {
 async fn suggested(records: Vec<DecisionRecord>) -> Suggested {
     let dir = TempDir::new().unwrap();
     let scan = trail(dir.path(), records).await;
-    let all = suggest(&scan, &Wanted::default(), &AtomicU64::new(0)).unwrap();
+    let all = suggest(
+        &scan,
+        &Wanted::default(),
+        &Groups::default(),
+        &AtomicU64::new(0),
+    )
+    .unwrap();
     let text: String = all.suggestions.iter().map(|s| s.cedar.as_str()).collect();
     let id = PolicyId::parse("default/x").unwrap();
     for one in &all.suggestions {
@@ -163,4 +169,69 @@ async fn paths_that_a_wildcard_covers_and_too_many_are_not_listed() {
     let cedar = &all.suggestions[0].cedar;
     assert!(!cedar.contains("/users/me"), "{cedar}");
     assert!(cedar.contains("/users/*: 31"), "{cedar}");
+}
+
+/// Teams of callers: `pages` by name, `all` with an account whose workloads nobody can list, `spread` by label.
+fn teams() -> Groups {
+    let schema = "entity Team; @label(\"squad\") entity Squad; entity Workload in [Team, Squad]; entity ServiceAccount in [Team];";
+    let id = |name: &str| format!("spiffe://mesh.local/ns/default/sa/{name}");
+    let named = |kind: &str, id: &str| serde_json::json!({"type": kind, "id": id});
+    let workload = |name: &str, teams: &[(&str, &str)]| {
+        let parents: Vec<_> = teams.iter().map(|(kind, id)| named(kind, id)).collect();
+        serde_json::json!({"uid": named("Workload", &id(name)), "parents": parents})
+    };
+    let records = serde_json::json!([
+        workload("page", &[("Team", "pages"), ("Team", "all")]),
+        workload("shop", &[("Team", "pages"), ("Squad", "s")]),
+        workload("web", &[("Squad", "s")]),
+        {"uid": named("ServiceAccount", "mesh.local/ns/default/sa/x"), "parents": [named("Team", "all")]},
+    ]);
+    let schema = reeve_authz::PolicySchema::new(&[schema.to_owned()]).unwrap();
+    Groups::new(schema, Arc::new(serde_json::from_value(records).unwrap()))
+}
+
+/// The Cedar text that is suggested for what these did.
+async fn suggested_with_teams(asking: &[(&str, &str)]) -> String {
+    let by = |(caller, path): &(&str, &str)| {
+        let mut record = record(asked("GET", path), Reason::ServiceOpen);
+        let id = format!("spiffe://mesh.local/ns/default/sa/{caller}");
+        record.request.principal = Principal::Workload(id.parse().unwrap());
+        record
+    };
+    let dir = TempDir::new().unwrap();
+    let scan = trail(dir.path(), asking.iter().map(by).collect()).await;
+    let all = suggest(&scan, &Wanted::default(), &teams(), &AtomicU64::new(0)).unwrap();
+    let [one] = all.suggestions.as_slice() else {
+        panic!("{all:?}");
+    };
+    assert!(one.cases.contains("expect"), "{}", one.cases);
+    one.cedar.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_stands_for_callers_only_if_all_who_are_in_it_did_the_same() {
+    let both = suggested_with_teams(&[("page", "/x"), ("shop", "/x")]).await;
+    assert_eq!(both.matches("permit (").count(), 1, "{both}");
+    for part in [
+        "principal in Team::\"pages\"",
+        "@id(\"pages-to-reviews\")",
+        "2 requests",
+        "by all who are in Team::",
+    ] {
+        assert!(both.contains(part), "{part}: {both}");
+    }
+    for alone in [
+        // One of them did not ask, did otherwise, or somebody else asked too.
+        &[("page", "/x")][..],
+        &[("page", "/x"), ("shop", "/y")],
+        // A group that a label fills, and one with members that cannot be listed.
+        &[("shop", "/x"), ("web", "/x")],
+    ] {
+        let text = suggested_with_teams(alone).await;
+        assert!(
+            !text.contains(" in Team::") && !text.contains(" in Squad::"),
+            "{text}"
+        );
+        assert_eq!(text.matches("permit (").count(), alone.len(), "{text}");
+    }
 }

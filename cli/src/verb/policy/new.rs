@@ -3,6 +3,7 @@
 mod build;
 mod draft;
 mod given;
+mod groups;
 mod intents;
 mod parts;
 
@@ -13,10 +14,15 @@ use std::{
 };
 
 use clap::Args;
+use reeve_authz::PolicySchema;
 use reeve_core::{Namespace, TrustDomain};
 use serde::Serialize;
 
-use self::{draft::Draft, given::Given, intents::Intent};
+use self::{
+    draft::{Draft, Form},
+    given::Given,
+    intents::Intent,
+};
 use super::{
     explain::{pair, root_namespace},
     world,
@@ -32,6 +38,8 @@ Examples:
   reeve policy new                                         which intents there are, and their parameters
   reeve policy new allow-callers -f mesh --param service=reviews --param callers=bookinfo-productpage
   reeve policy new block-path -f mesh --param service=productpage --param path=/admin --out mesh/block-admin.yaml
+  reeve policy new allow-callers -f mesh -p service=ratings -p callers=Team::books,label:app=web    by group or label
+  reeve policy new break-glass -p service=ledger.pay -p callers=ops/console --out safe/ledger.cedar
   reeve policy test mesh/.reeve/policy-tests               the cases that were written beside it
 
 With --folder, services and callers must be in that mesh. With --out, the cases go to .reeve/policy-tests beside the policy,
@@ -118,11 +126,30 @@ pub(super) fn run(args: &NewArgs) -> Verdict {
         }
         draft.namespace = root.clone();
     }
-    let policy = draft.policy(LINE_WIDTH)?;
+    let grant = intent.name == intents::BREAK_GLASS;
+    let schema = match &mesh {
+        // A grant is read where no schema of a mesh is at hand.
+        Some(mesh) if !grant => mesh.schema(),
+        _ => PolicySchema::default(),
+    };
+    let form = Form {
+        schema: &schema,
+        width: LINE_WIDTH,
+        grant,
+    };
+    let policy = draft.policy(form)?;
+    let is_cedar = |out: &Path| out.extension().is_some_and(|e| e == "cedar");
+    if let Some(out) = args.out.as_deref().filter(|out| grant && !is_cedar(out)) {
+        let wrong =
+            given::wrong("a grant's policy is Cedar text to be signed, and no object of a mesh");
+        return Err(wrong
+            .at(out.display())
+            .fix("name a file that ends in .cedar"));
+    }
     let files = args.out.as_deref().map(|out| files(out, args));
     let cases = match &files {
-        Some((out, cases)) => draft.cases(Some(&relative(out, cases)), &root, LINE_WIDTH)?,
-        None => draft.cases(None, &root, LINE_WIDTH)?,
+        Some((out, cases)) => draft.cases(Some(&relative(out, cases)), &root, form)?,
+        None => draft.cases(None, &root, form)?,
     };
     if let Some((out, at)) = &files {
         write(out, &policy)?;
@@ -151,7 +178,22 @@ fn tell(
         })?,
         (Format::Human, Some([out, at])) => {
             output::line(&format!("{out}: the policy\n{at}: its cases"))?;
-            output::line(&format!("Try them: reeve policy test {at}"))?;
+            // Who is in a group, or has a label, is for the mesh to say.
+            let grouped =
+                |(_, value): &(String, String)| value.contains("::") || value.contains("label:");
+            let folder = args
+                .folder
+                .as_ref()
+                .filter(|_| args.params.iter().any(grouped));
+            let folder = folder.map_or(String::new(), |folder| format!("-f {} ", folder.display()));
+            output::line(&format!("Try them: reeve policy test {folder}{at}"))?;
+            if intent.name == intents::BREAK_GLASS {
+                let namespace = &draft.namespace;
+                output::line(&format!(
+                    "Sign it: reeve break-glass sign --policy {out} --namespace {namespace} --key FILE --id NAME --issuer WHO \
+                     --reason TEXT --out FILE"
+                ))?;
+            }
         }
         (Format::Human, None) => output::line(&format!("{policy}---\n{}", cases.trim_end()))?,
     }

@@ -4,28 +4,34 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
-use reeve_analysis::{Suggestion, Suggestions, suggest};
+use reeve_analysis::{Groups, Suggestion, Suggestions, suggest};
 use reeve_core::error_chain;
 
 use super::trail::{self, TrailArgs};
 use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
+    supervisor::load,
 };
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   reeve policy suggest --service reviews                   on standard output: AccessPolicy objects
   reeve policy suggest --namespace shop --since 7d --out suggested
+  reeve policy suggest --service reviews -f mesh           teams and other groups of the mesh's own in the place of callers
   reeve policy suggest --dir backup/audit -o json | jq -r '.suggestions[].cedar'
 
 What was allowed becomes a permit for each caller: its methods, and its paths with ids as wildcards. Comments say what each
 rests on (counts, first and last, example ids) and what was generalised. Policies that bind and forbid go on to bind beside
 them; permits that are there go on to permit. To see what the suggestions alone would change, put them in place of the
 permits in a copy of the folder and ask `reeve policy whatif -f COPY`.
+
+With --folder, callers that do the same are named by a group of the mesh's own if they are just those who are in it
+(AccessEntities); groups that labels fill are not used, since whoever writes a workload may label it.
 
 --out writes DIR/policies (configuration) and DIR/cases (for `reeve policy test`); no file is ever overwritten.
 
@@ -37,6 +43,9 @@ pub(super) struct SuggestArgs {
     /// Write files to this folder instead of standard output.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The mesh's folder: callers that are all who are in a group of its own are named by the group.
+    #[arg(short = 'f', long = "folder", value_name = "DIR")]
+    folder: Option<PathBuf>,
     #[command(flatten)]
     trail: TrailArgs,
     #[command(flatten)]
@@ -44,9 +53,16 @@ pub(super) struct SuggestArgs {
 }
 
 pub(super) fn run(args: &SuggestArgs) -> Verdict {
+    let groups = match &args.folder {
+        Some(folder) => {
+            let mesh = load(folder)?;
+            Groups::new(mesh.schema(), Arc::new(mesh.known_entities().to_vec()))
+        }
+        None => Groups::default(),
+    };
     let trail = args.trail.open()?;
     let made = trail::with_progress(trail.scan.records(), |read| {
-        suggest(&trail.scan, &trail.wanted, read)
+        suggest(&trail.scan, &trail.wanted, &groups, read)
     });
     let made = made.map_err(|error| {
         Problem::new(error_chain(&error)).fix("`reeve audit verify` tells what is wrong with a log")

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     draft::{Case, Draft},
-    given::{Caller, Given, quoted, wrong},
+    given::{Caller, Given, Role, quoted, wrong},
     parts::{
         Path, actions, claim_condition, http, label, members, merge_path, policy, principals,
         request, stranger, stranger_from, token_twins, unauthenticated, unlisted, user,
@@ -148,12 +148,16 @@ pub(super) fn allow_grpc(given: &Given<'_>) -> Result<Draft, Problem> {
 
 pub(super) fn only_role_may_write(given: &Given<'_>) -> Result<Draft, Problem> {
     let target = http(given.target()?)?;
-    let (claim, role) = (given.text("claim"), given.text("role"));
+    let Role {
+        claim,
+        issuer,
+        value: role,
+        condition: unless,
+    } = given.role()?;
     let about = format!("only {role} may write to {}", target.name);
-    let user = user(given, claim, role);
-    let unless = claim_condition(given, claim, role)?;
+    let user = user(&issuer, &claim, &role);
     Ok(Draft {
-        name: format!("only-{}-may-write-{}", label(role), target.name),
+        name: format!("only-{}-may-write-{}", label(&role), target.name),
         cedar: policy(
             "forbid",
             &about,
@@ -170,7 +174,7 @@ pub(super) fn only_role_may_write(given: &Given<'_>) -> Result<Draft, Problem> {
                 name: format!("{role} writes"),
                 change: json!({"user": user}),
                 allowed: true,
-                twins: token_twins(claim, "visitor"),
+                twins: token_twins(&claim, "visitor"),
             },
             Case {
                 name: "anybody reads".to_owned(),
@@ -187,7 +191,7 @@ pub(super) fn require_scope(given: &Given<'_>) -> Result<Draft, Problem> {
     let target = http(given.target()?)?;
     let scope = given.text("scope");
     let about = format!("{} is for tokens with scope {scope}", target.name);
-    let unless = claim_condition(given, "scope", scope)?;
+    let unless = claim_condition(given.text("issuer"), "scope", scope)?;
     Ok(Draft {
         name: format!("require-scope-{}", target.name),
         cedar: policy(
@@ -203,7 +207,7 @@ pub(super) fn require_scope(given: &Given<'_>) -> Result<Draft, Problem> {
         request: request(&target, Action::Get),
         cases: vec![Case {
             name: format!("a token with scope {scope} is let in"),
-            change: json!({"user": user(given, "scope", scope)}),
+            change: json!({"user": user(given.text("issuer"), "scope", scope)}),
             allowed: true,
             twins: token_twins("scope", "other"),
         }],
@@ -413,5 +417,53 @@ pub(super) fn freeze(given: &Given<'_>) -> Result<Draft, Problem> {
             twins: vec![at(end), json!({"action": "GET"})],
         }],
         namespace: target.namespace,
+    })
+}
+
+pub(super) fn break_glass(given: &Given<'_>) -> Result<Draft, Problem> {
+    let target = given.target()?;
+    let callers = given.callers("callers", &target.namespace)?;
+    let methods = given.methods(&target)?;
+    let path = given.value("path").map(Path::parse).transpose()?;
+    if path.is_some() && methods.contains(&Action::Connect) {
+        return Err(wrong("a TCP connection has no path"));
+    }
+    let (principal, among) = principals(&callers, &wrong("callers names nobody"))?;
+    let mut conditions = among;
+    conditions.extend(path.as_ref().map(Path::condition));
+    let about = format!(
+        "in an emergency, {} may call {}",
+        given.text("callers"),
+        target.name
+    );
+    let first = methods.first().copied().unwrap_or(Action::Get);
+    let mut request = request(&target, first);
+    if let Some(path) = &path {
+        merge_path(&mut request, &path.inside());
+    }
+    let caller = callers.first().map(|caller| caller.sample.clone());
+    Ok(Draft {
+        name: format!("break-glass-{}", target.name),
+        cedar: policy(
+            "permit",
+            &about,
+            &principal,
+            &actions(&methods),
+            &target.scope,
+            &conditions,
+            &[],
+        )?,
+        on_open_ground: false,
+        cases: vec![Case {
+            name: "who has the grant may".to_owned(),
+            change: json!({"principal": caller}),
+            allowed: true,
+            twins: vec![
+                json!({"principal": stranger(given, &target)?}),
+                unauthenticated(),
+            ],
+        }],
+        namespace: target.namespace,
+        request,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use reeve_authz::{format_policies, parse_access_policy};
+use reeve_authz::{PolicySchema, format_policies};
 use reeve_core::{Namespace, PolicyId};
 use serde_json::{Map, Value, json};
 
@@ -32,13 +32,25 @@ pub(super) struct Case {
     pub(super) twins: Vec<Value>,
 }
 
+/// How a policy is written, and what it is held to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form<'a> {
+    pub(super) schema: &'a PolicySchema,
+    pub(super) width: usize,
+    /// The policy of a break-glass grant is bare Cedar text: it is signed, and no object of a mesh.
+    pub(super) grant: bool,
+}
+
 /// The companion of a forbid under test.
 const OPEN_GROUND: &str = "permit (principal, action, resource);";
 
 impl Draft {
-    /// The YAML of the `AccessPolicy`.
-    pub(super) fn policy(&self, width: usize) -> Result<String, Problem> {
-        let text = self.formatted(width)?;
+    /// The YAML of the `AccessPolicy`, or the text of a grant's policy.
+    pub(super) fn policy(&self, form: Form<'_>) -> Result<String, Problem> {
+        let text = self.formatted(form)?;
+        if form.grant {
+            return Ok(format!("{}\n", text.trim_end()));
+        }
         let lines: Vec<_> = text
             .trim_end()
             .lines()
@@ -54,7 +66,7 @@ impl Draft {
     }
 
     /// The Cedar text in Cedar's layout, if it is valid: a fault is one of the parameters.
-    fn formatted(&self, width: usize) -> Result<String, Problem> {
+    fn formatted(&self, form: Form<'_>) -> Result<String, Problem> {
         let wrong = |faults: Vec<reeve_authz::PolicyFault>| {
             let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
             Problem::new(format!(
@@ -67,9 +79,12 @@ impl Draft {
             PolicyId::parse(&format!("{}/{}", self.namespace, self.name)).map_err(|error| {
                 Problem::because("the policy has no usable name", &error).into_answer()
             })?;
-        let text = format_policies(&id, &self.cedar, width).map_err(wrong)?;
+        let text = format_policies(&id, &self.cedar, form.width).map_err(wrong)?;
         // Whose resources it decides makes no difference to whether it is valid.
-        parse_access_policy(None, &self.namespace, &self.name, &text).map_err(wrong)?;
+        let parsed = form
+            .schema
+            .parse_access_policy(None, &self.namespace, &self.name, &text);
+        parsed.map_err(wrong)?;
         Ok(text)
     }
 
@@ -79,7 +94,7 @@ impl Draft {
         &self,
         file: Option<&Path>,
         root: &Namespace,
-        width: usize,
+        form: Form<'_>,
     ) -> Result<String, Problem> {
         let scope = match self.namespace == *root {
             true => String::new(),
@@ -89,13 +104,13 @@ impl Draft {
             "# What the policy {}/{} must answer: reeve policy test FILE\ndocuments:\n",
             self.namespace, self.name
         );
-        match file {
+        match file.filter(|_| !form.grant) {
             Some(file) => {
                 let file = Value::String(file.display().to_string());
                 out.push_str(&format!("  - {{ file: {} }}\n", flow(&file)));
             }
             None => {
-                let text = self.formatted(width)?;
+                let text = self.formatted(form)?;
                 let lines: Vec<_> = text
                     .trim_end()
                     .lines()

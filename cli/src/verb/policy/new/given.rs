@@ -8,7 +8,7 @@ use reeve_control::{Mesh, Service};
 use reeve_core::{Namespace, ServiceAccount, ServiceName, SpiffeId, TrustDomain, decision::Action};
 use serde_json::{Value, json};
 
-use super::{super::explain::full_name, Intent};
+use super::{super::explain::full_name, Intent, groups, parts::claim_condition};
 use crate::problem::Problem;
 
 /// What the builder of an intent has to go by.
@@ -50,14 +50,32 @@ impl Target {
 /// Who calls.
 #[derive(Debug)]
 pub(super) struct Caller {
-    /// As an entity of a policy.
-    pub(super) entity: String,
-    /// Whether it is that entity rather than in it.
-    pub(super) exact: bool,
+    pub(super) among: Among,
     /// A member, for cases.
     pub(super) sample: SpiffeId,
     /// As it was given.
     pub(super) shown: String,
+}
+
+/// What tells a caller.
+#[derive(Debug)]
+pub(super) enum Among {
+    /// It is this entity.
+    Exactly(String),
+    /// It is in this entity.
+    In(String),
+    /// A label of its workload's has this value.
+    Labelled(String, String),
+}
+
+/// What tells an end user who has a role.
+pub(super) struct Role {
+    pub(super) issuer: String,
+    pub(super) claim: String,
+    /// What the claim has to hold.
+    pub(super) value: String,
+    /// As a condition of a policy.
+    pub(super) condition: String,
 }
 
 /// The values of `intent`'s parameters, defaults included.
@@ -217,7 +235,8 @@ impl Given<'_> {
         })
     }
 
-    /// Callers: SPIFFE IDs, service accounts (`web`, `shop/web`), namespaces (`namespace:shop`).
+    /// Callers: SPIFFE IDs, service accounts (`web`, `shop/web`), namespaces (`namespace:shop`), groups of the mesh's own
+    /// (`Team::books`) and labels (`label:app=web`).
     pub(super) fn callers(&self, param: &str, home: &Namespace) -> Result<Vec<Caller>, Problem> {
         let each = self.list(param);
         each.into_iter()
@@ -230,8 +249,7 @@ impl Given<'_> {
             let id = SpiffeId::parse(text).map_err(|e| wrong(format!("{text}: {e}")))?;
             self.known("Workload", text, text)?;
             return Ok(Caller {
-                entity: format!("Workload::{text:?}"),
-                exact: true,
+                among: Among::Exactly(format!("Workload::{text:?}")),
                 shown: text.to_owned(),
                 sample: id,
             });
@@ -240,24 +258,28 @@ impl Given<'_> {
         if let Some(name) = text.strip_prefix("namespace:") {
             let (namespace, id) = self.namespace_id(name)?;
             return Ok(Caller {
-                entity: format!("Namespace::{id:?}"),
-                exact: false,
+                among: Among::In(format!("Namespace::{id:?}")),
                 shown: text.to_owned(),
                 sample: self.domain.workload(&namespace, &anybody),
             });
+        }
+        if let Some(label) = text.strip_prefix("label:") {
+            return groups::labelled(self, label, text);
+        }
+        if let Some((kind, id)) = text.split_once("::") {
+            return groups::of_group(self, kind, id.trim_matches('"'), text);
         }
         let (namespace, account) = text.split_once('/').unwrap_or((home.as_str(), text));
         let parsed = (Namespace::parse(namespace), ServiceAccount::parse(account));
         let (Ok(namespace), Ok(account)) = parsed else {
             return Err(wrong(format!("{text} is no caller")).fix(
-                "write a service account (web, or shop/web), a SPIFFE ID, or namespace:shop",
+                "write a service account (web, or shop/web), a SPIFFE ID, namespace:shop, Team::books or label:app=web",
             ));
         };
         let id = format!("{}/ns/{namespace}/sa/{account}", self.domain);
         self.known("ServiceAccount", &id, text)?;
         Ok(Caller {
-            entity: format!("ServiceAccount::{id:?}"),
-            exact: false,
+            among: Among::In(format!("ServiceAccount::{id:?}")),
             shown: text.to_owned(),
             sample: self.domain.workload(&namespace, &account),
         })
@@ -274,6 +296,26 @@ impl Given<'_> {
             return Ok(());
         }
         Err(unknown(known, kind, id, shown))
+    }
+
+    /// `role`: a value of `claim` in tokens of `issuer`, or a group of end users.
+    pub(super) fn role(&self) -> Result<Role, Problem> {
+        let role = self.text("role");
+        if let Some((kind, id)) = role.split_once("::") {
+            return groups::of_users(self, kind, id.trim_matches('"'));
+        }
+        let (issuer, claim) = (self.text("issuer"), self.text("claim"));
+        if issuer.is_empty() {
+            return Err(
+                wrong("a claim is worth what its issuer is").fix("add --param issuer=… (iss)")
+            );
+        }
+        Ok(Role {
+            condition: claim_condition(issuer, claim, role)?,
+            issuer: issuer.to_owned(),
+            claim: claim.to_owned(),
+            value: role.to_owned(),
+        })
     }
 
     /// HTTP methods, or `connect`.

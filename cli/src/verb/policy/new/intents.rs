@@ -55,7 +55,10 @@ const fn preset(name: &'static str, default: &'static str, about: &'static str) 
 const SERVICE: Param = optional("service", "the service (reviews, reviews.shop)");
 const NAMESPACE: Param = optional("namespace", "or all of a namespace");
 const ISSUER: Param = needed("issuer", "who signs the tokens (iss)");
-const CALLERS: &str = "service accounts (web, shop/web), SPIFFE IDs or namespace:NAME, with commas";
+const CALLERS: &str = "service accounts (web, shop/web), SPIFFE IDs, namespace:NAME, groups (Team::books) or label:NAME=VALUE, with commas";
+
+/// The intent whose policy is signed and kept rather than applied.
+pub(super) const BREAK_GLASS: &str = "break-glass";
 
 /// Every intent.
 pub(super) const ALL: &[Intent] = &[
@@ -92,13 +95,19 @@ pub(super) const ALL: &[Intent] = &[
         params: &[
             SERVICE,
             NAMESPACE,
-            ISSUER,
+            optional(
+                "issuer",
+                "who signs the tokens (iss); a group says it itself",
+            ),
             preset(
                 "claim",
                 "roles",
                 "the claim that holds roles; nested ones with dots (realm.roles)",
             ),
-            needed("role", "the role that may write"),
+            needed(
+                "role",
+                "the role that may write, or a group of end users (Group::editors)",
+            ),
         ],
         build: build::only_role_may_write,
     },
@@ -151,7 +160,7 @@ pub(super) const ALL: &[Intent] = &[
             needed("namespace", "the namespace"),
             optional(
                 "allow",
-                "exceptions, such as a gateway: service accounts (edge/gateway), SPIFFE IDs, namespace:NAME",
+                "exceptions, such as a gateway: service accounts (edge/gateway), SPIFFE IDs, namespace:NAME, Team::books, label:NAME=VALUE",
             ),
         ],
         build: build::isolate_namespace,
@@ -174,6 +183,18 @@ pub(super) const ALL: &[Intent] = &[
             ),
         ],
         build: build::freeze,
+    },
+    Intent {
+        name: BREAK_GLASS,
+        about: "what a break-glass grant permits, to be signed beforehand (`reeve break-glass sign --policy`)",
+        params: &[
+            SERVICE,
+            NAMESPACE,
+            needed("callers", CALLERS),
+            preset("methods", "GET", "HTTP methods with commas, or connect"),
+            optional("path", "only this path; * stands for anything (/admin/*)"),
+        ],
+        build: build::break_glass,
     },
 ];
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reeve_core::decision::Action;
 use serde_json::{Value, json};
 
-use super::given::{Caller, Given, Target, quoted, wrong};
+use super::given::{Among, Caller, Given, Target, quoted, wrong};
 use crate::problem::Problem;
 
 /// A path, `*` standing for anything.
@@ -67,34 +67,58 @@ pub(super) fn principals(
     callers: &[Caller],
     none: &Problem,
 ) -> Result<(String, Vec<String>), Problem> {
-    match callers {
-        [] => Err(none.clone()),
-        [one] => {
-            let word = if one.exact { "==" } else { "in" };
-            Ok((format!("principal {word} {}", one.entity), Vec::new()))
-        }
-        several => Ok((
-            "principal".to_owned(),
-            members(several).into_iter().collect(),
-        )),
-    }
+    let beneath = || {
+        let principal = match all_labelled(callers) {
+            true => "principal is Workload",
+            false => "principal",
+        };
+        (principal.to_owned(), members(callers).into_iter().collect())
+    };
+    Ok(match callers {
+        [] => return Err(none.clone()),
+        [one] => match &one.among {
+            Among::Exactly(entity) => (format!("principal == {entity}"), Vec::new()),
+            Among::In(entity) => (format!("principal in {entity}"), Vec::new()),
+            Among::Labelled(..) => beneath(),
+        },
+        _ => beneath(),
+    })
+}
+
+fn all_labelled(callers: &[Caller]) -> bool {
+    callers
+        .iter()
+        .all(|caller| matches!(caller.among, Among::Labelled(..)))
 }
 
 /// That the caller is one of them, or in one of them; a set of Cedar's holds entities of one type.
 pub(super) fn members(callers: &[Caller]) -> Option<String> {
     let mut by_type: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut labels = Vec::new();
+    let bare = all_labelled(callers);
     for caller in callers {
-        let (kind, _) = caller.entity.split_once("::").unwrap_or_default();
-        by_type.entry(kind).or_default().push(&caller.entity);
+        match &caller.among {
+            Among::Exactly(entity) | Among::In(entity) => {
+                let (kind, _) = entity.split_once("::").unwrap_or_default();
+                by_type.entry(kind).or_default().push(entity);
+            }
+            Among::Labelled(name, value) => {
+                let has = format!(
+                    "principal.hasTag({name:?}) && principal.getTag({name:?}).contains({value:?})"
+                );
+                labels.push(match bare {
+                    true => has,
+                    false => format!("principal is Workload && {has}"),
+                });
+            }
+        }
     }
-    let groups: Vec<_> = by_type
-        .values()
-        .map(|entities| match entities.as_slice() {
-            [one] => format!("principal in {one}"),
-            several => format!("principal in [{}]", several.join(", ")),
-        })
-        .collect();
-    (!groups.is_empty()).then(|| groups.join(" || "))
+    let groups = by_type.values().map(|entities| match entities.as_slice() {
+        [one] => format!("principal in {one}"),
+        several => format!("principal in [{}]", several.join(", ")),
+    });
+    let each: Vec<_> = groups.chain(labels).collect();
+    (!each.is_empty()).then(|| each.join(" || "))
 }
 
 pub(super) fn actions(methods: &[Action]) -> String {
@@ -126,24 +150,15 @@ pub(super) fn http(target: Target) -> Result<Target, Problem> {
 }
 
 /// A token of the issuer whose claim has the value. Issuers are named, since a second one may be trusted one day.
-pub(super) fn claim_condition(
-    given: &Given<'_>,
-    claim: &str,
-    value: &str,
-) -> Result<String, Problem> {
-    let (claim, value, issuer) = (
-        quoted(claim)?,
-        quoted(value)?,
-        quoted(given.text("issuer"))?,
-    );
+pub(super) fn claim_condition(issuer: &str, claim: &str, value: &str) -> Result<String, Problem> {
+    let (claim, value, issuer) = (quoted(claim)?, quoted(value)?, quoted(issuer)?);
     Ok(format!(
         "context has user && context.user.issuer == {issuer} && context.user.hasTag({claim}) && \
          context.user.getTag({claim}).contains({value})"
     ))
 }
 
-pub(super) fn user(given: &Given<'_>, claim: &str, value: &str) -> Value {
-    let issuer = given.text("issuer");
+pub(super) fn user(issuer: &str, claim: &str, value: &str) -> Value {
     json!({"issuer": issuer, "subject": "alice", "claims": {claim: [value]}, "expires_at": null})
 }
 
@@ -165,7 +180,8 @@ pub(super) fn unauthenticated() -> Value {
 pub(super) fn stranger(given: &Given<'_>, target: &Target) -> Result<Value, Problem> {
     let account = reeve_core::ServiceAccount::parse("no-such-caller").map_err(Problem::new)?;
     // Where a whole namespace is let in, a neighbour is no stranger.
-    let all = given.text("callers").contains("namespace:");
+    let wide = ["namespace:", "::"];
+    let all = wide.iter().any(|wide| given.text("callers").contains(wide));
     match all {
         true => stranger_from(given, "no-such-namespace"),
         false => Ok(json!(given.domain.workload(&target.namespace, &account))),
