@@ -2,7 +2,7 @@
 //!
 //! The solver knows nothing of who is in which group. So a policy says it itself: `principal in Team::"a"` becomes the
 //! workloads, accounts and namespaces that are in it, a label the values that workloads have, and an end user's group the claim
-//! that says so. What is left speaks of built-in types alone, and each of two policy sets of what is known there.
+//! that says so, and `principal.team.lead` what is found from one entity to the next. What is left speaks of built-in types alone, and each of two policy sets of what is known there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,30 +132,141 @@ impl Known {
     #[expect(clippy::option_option, reason = "not asked for, and not to be said")]
     fn said(&self, operator: &str, operands: &Value) -> Option<Option<Value>> {
         let left = operands.get("left")?;
-        let party = left.get("Var").and_then(Value::as_str);
-        let party = party.filter(|var| matches!(*var, "principal" | "resource"));
         match operator {
-            "in" => self.within(left, operands.get("right")?),
+            "in" => {
+                let right = operands.get("right")?;
+                match (Reached::by(left), Reached::by(right)) {
+                    (_, Some(group)) if !group.steps.is_empty() => {
+                        Some(self.in_reached(left, &group))
+                    }
+                    (Some(who), _) if !who.steps.is_empty() => Some(self.reached_in(&who, right)),
+                    _ => self.within(left, right),
+                }
+            }
             "is" => {
                 let group = self.within(left, operands.get("in")?)?;
                 let mut kind = operands.clone();
                 kind.as_object_mut()?.remove("in");
                 Some(group.map(|group| and(&json!({"is": kind}), &group)))
             }
+            "==" | "!=" => {
+                let right = operands.get("right")?;
+                let (reached, named) =
+                    [(left, right), (right, left)]
+                        .into_iter()
+                        .find_map(|(a, b)| {
+                            let reached =
+                                Reached::by(a).filter(|reached| !reached.steps.is_empty())?;
+                            Some((reached, self.group(b.get("Value")?)?))
+                        })?;
+                let same = |value: &Value| entity(value).is_some_and(|found| found == named);
+                let same = self.where_it(&reached, &|of| {
+                    self.value(of, &reached.steps).is_some_and(|v| same(&v))
+                });
+                Some(same.map(|same| match operator {
+                    "==" => same,
+                    _ => json!({"!": {"arg": same}}),
+                }))
+            }
             "." | "has" => {
-                party?;
+                let reached = Reached::by(left)?;
                 let attribute = operands.get("attr")?.as_str()?;
-                let value = |record: &EntityRecord| record.attrs.get(attribute).cloned();
-                Some(self.looked_up(left, operator == "has", &value))
+                let mut steps = reached.steps.clone();
+                steps.push(attribute);
+                let value = |of: &EntityName| self.value(of, &steps);
+                Some(self.looked_up(&reached, operator == "has", &value))
             }
             "getTag" | "hasTag" => {
-                party?;
+                let reached = Reached::by(left)?;
                 let label = operands.get("right")?.get("Value")?.as_str()?;
-                let value = |record: &EntityRecord| record.tags.get(label).cloned();
-                Some(self.looked_up(left, operator == "hasTag", &value))
+                let value = |of: &EntityName| {
+                    let holder = match reached.steps.as_slice() {
+                        [] => of.clone(),
+                        steps => entity(&self.value(of, steps)?)?,
+                    };
+                    self.records.get(&holder)?.tags.get(label).cloned()
+                };
+                Some(self.looked_up(&reached, operator == "hasTag", &value))
             }
             _ => None,
         }
+    }
+
+    /// What is reached from an entity by its attributes, those of what they name, and members of records.
+    fn value(&self, of: &EntityName, steps: &[&str]) -> Option<Value> {
+        let mut at = json!({"__entity": of});
+        for step in steps {
+            at = match entity(&at) {
+                Some(uid) => self.records.get(&uid)?.attrs.get(*step)?.clone(),
+                None => at.get(*step)?.clone(),
+            };
+        }
+        Some(at)
+    }
+
+    /// That the party is one of those of which this holds, of the entity itself where one is named.
+    fn where_it(
+        &self,
+        reached: &Reached<'_>,
+        holds: &dyn Fn(&EntityName) -> bool,
+    ) -> Option<Value> {
+        self.looked_up(reached, true, &|of| holds(of).then_some(Value::Null))
+    }
+
+    /// That what a party's attributes lead to is in one of these.
+    fn reached_in(&self, who: &Reached<'_>, groups: &Value) -> Option<Value> {
+        let groups = match groups.get("Set").and_then(Value::as_array) {
+            Some(groups) => groups.clone(),
+            None => vec![groups.clone()],
+        };
+        let groups = groups.iter().map(|group| entity(group.get("Value")?));
+        let groups: Vec<_> = groups.collect::<Option<_>>()?;
+        // What is in what is built in is told by names, which nobody wrote down here.
+        if groups
+            .iter()
+            .any(|group| self.schema.added().all(|kind| kind != group.kind))
+        {
+            return None;
+        }
+        self.where_it(who, &|of| {
+            let found = self.value(of, &who.steps).and_then(|value| entity(&value));
+            found.is_some_and(|found| {
+                let above = self.above.get(&found);
+                groups
+                    .iter()
+                    .any(|group| *group == found || above.is_some_and(|a| a.contains(group)))
+            })
+        })
+    }
+
+    /// That `who` is in what a party's attributes lead to.
+    fn in_reached(&self, who: &Value, group: &Reached<'_>) -> Option<Value> {
+        let Root::Party(party) = &group.root else {
+            let Root::Named(of) = &group.root else {
+                return None;
+            };
+            return self.member_of(who, &entity(&self.value(of, &group.steps)?)?);
+        };
+        let mut each = Vec::new();
+        for of in self.records.keys().filter(|uid| self.is_built_in(uid)) {
+            let Some(group) = self.value(of, &group.steps).and_then(|v| entity(&v)) else {
+                continue;
+            };
+            each.push(and(&is(party, of), &self.member_of(who, &group)?));
+        }
+        (each.len() <= MAX_STANDING_FOR).then(|| any(&each))
+    }
+
+    /// That `who` is this group, or in it.
+    fn member_of(&self, who: &Value, group: &EntityName) -> Option<Value> {
+        match self.is_built_in(group) {
+            true => Some(json!({"in": {"left": who, "right": {"Value": {"__entity": group}}}})),
+            false => self.members(who, group),
+        }
+    }
+
+    fn is_built_in(&self, uid: &EntityName) -> bool {
+        self.schema.added().all(|kind| kind != uid.kind)
     }
 
     #[expect(clippy::option_option, reason = "as above")]
@@ -192,12 +303,14 @@ impl Known {
             return Some(any(&claims.collect::<Vec<_>>()));
         }
         who.get("Var")?;
-        let built_in = |uid: &&&EntityName| self.schema.added().all(|kind| kind != uid.kind);
-        let each = inside.iter().filter(built_in).map(|uid| {
-            let entity = json!({"Value": {"__entity": uid}});
-            let operator = if uid.kind == "Workload" { "==" } else { "in" };
-            json!({operator: {"left": who, "right": entity}})
-        });
+        let each = inside
+            .iter()
+            .filter(|uid| self.is_built_in(uid))
+            .map(|uid| {
+                let entity = json!({"Value": {"__entity": uid}});
+                let operator = if uid.kind == "Workload" { "==" } else { "in" };
+                json!({operator: {"left": who, "right": entity}})
+            });
         Some(any(&each.collect::<Vec<_>>()))
     }
 
@@ -216,29 +329,36 @@ impl Known {
         Some(and(&issuer, &and(&has, &contains)))
     }
 
-    /// An attribute or label of a party: whether it is there, or what it is.
+    /// What is reached from a party, or an entity that is named: whether it is there, or what it is.
     fn looked_up(
         &self,
-        who: &Value,
+        reached: &Reached<'_>,
         whether: bool,
-        value: &dyn Fn(&EntityRecord) -> Option<Value>,
+        value: &dyn Fn(&EntityName) -> Option<Value>,
     ) -> Option<Value> {
-        let party = |uid: &EntityName| self.schema.added().all(|kind| kind != uid.kind);
-        let there = self.records.iter().filter(|(uid, _)| party(uid));
-        let there = there.filter_map(|(uid, record)| Some((uid, value(record)?)));
+        let who = match &reached.root {
+            Root::Named(of) => {
+                let found = value(of);
+                return match whether {
+                    true => Some(json!({"Value": found.is_some()})),
+                    false => self.literal(&found?),
+                };
+            }
+            Root::Party(who) => *who,
+        };
+        let there = self.records.keys().filter(|uid| self.is_built_in(uid));
+        let there = there.filter_map(|uid| Some((uid, value(uid)?)));
         let there: Vec<_> = there.collect();
         if there.len() > MAX_STANDING_FOR {
             return None;
         }
-        let is =
-            |uid: &EntityName| json!({"==": {"left": who, "right": {"Value": {"__entity": uid}}}});
         if whether {
-            let each: Vec<_> = there.iter().map(|(uid, _)| is(uid)).collect();
+            let each: Vec<_> = there.iter().map(|(uid, _)| is(who, uid)).collect();
             return Some(any(&each));
         }
         let mut values = there
             .into_iter()
-            .map(|(uid, value)| Some((is(uid), literal(&value)?)));
+            .map(|(uid, value)| Some((is(who, uid), self.literal(&value)?)));
         // Whether it is there was asked before, so that the last one needs no condition.
         let last = values.next()?;
         let mut chosen = last?.1;
@@ -248,18 +368,74 @@ impl Known {
         }
         Some(chosen)
     }
+
+    /// A value of Cedar's JSON as an expression.
+    fn literal(&self, value: &Value) -> Option<Value> {
+        match value {
+            Value::Array(members) => {
+                let members: Option<Vec<_>> = members.iter().map(|m| self.literal(m)).collect();
+                Some(json!({"Set": members?}))
+            }
+            Value::String(_) | Value::Bool(_) | Value::Number(_) => Some(json!({"Value": value})),
+            Value::Object(members) => {
+                if let Some(uid) = entity(value) {
+                    return self
+                        .is_built_in(&uid)
+                        .then(|| json!({"Value": {"__entity": uid}}));
+                }
+                let special = members.keys().any(|key| key.starts_with("__"));
+                let each = members.iter().filter(|_| !special);
+                let each = each.map(|(name, member)| Some((name.clone(), self.literal(member)?)));
+                let record: Map<_, _> = each.collect::<Option<_>>()?;
+                (!special).then(|| json!({"Record": record}))
+            }
+            Value::Null => None,
+        }
+    }
 }
 
-/// A value of Cedar's JSON as an expression.
-fn literal(value: &Value) -> Option<Value> {
-    match value {
-        Value::Array(members) => {
-            let members: Option<Vec<_>> = members.iter().map(literal).collect();
-            Some(json!({"Set": members?}))
+/// Where an expression begins that goes from attribute to attribute.
+#[derive(Debug)]
+enum Root<'e> {
+    /// `principal` or `resource`.
+    Party(&'e Value),
+    Named(EntityName),
+}
+
+/// `principal.team.lead`: where it begins, and the attributes.
+#[derive(Debug)]
+struct Reached<'e> {
+    root: Root<'e>,
+    steps: Vec<&'e str>,
+}
+
+impl<'e> Reached<'e> {
+    fn by(expr: &'e Value) -> Option<Self> {
+        let mut steps = Vec::new();
+        let mut at = expr;
+        while let Some(step) = at.get(".") {
+            steps.push(step.get("attr")?.as_str()?);
+            at = step.get("left")?;
         }
-        Value::String(_) | Value::Bool(_) | Value::Number(_) => Some(json!({"Value": value})),
-        Value::Null | Value::Object(_) => None,
+        steps.reverse();
+        let party = at.get("Var").and_then(Value::as_str);
+        let root = match party {
+            Some("principal" | "resource") => Root::Party(at),
+            Some(_) => return None,
+            None => Root::Named(entity(at.get("Value")?)?),
+        };
+        Some(Self { root, steps })
     }
+}
+
+/// The entity that a value refers to.
+fn entity(value: &Value) -> Option<EntityName> {
+    serde_json::from_value(value.get("__entity")?.clone()).ok()
+}
+
+/// That a party is this entity.
+fn is(who: &Value, uid: &EntityName) -> Value {
+    json!({"==": {"left": who, "right": {"Value": {"__entity": uid}}}})
 }
 
 fn and(left: &Value, right: &Value) -> Value {

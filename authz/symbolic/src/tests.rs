@@ -374,14 +374,17 @@ async fn a_solver_that_dies_or_does_not_know_proves_nothing() {
 /// A mesh's own groups, attributes and labels.
 fn known(tier: &str, policies: &[&str]) -> Policies {
     let schema = r#"
-        entity Team;
-        entity Workload in [Team] { tier?: String };
+        entity Department;
+        entity Team in [Department] { lead?: Workload, budget?: Long, seat?: { floor?: Long } };
+        entity Workload in [Team] { tier?: String, owner?: Team };
         entity Service in [Team];
         @claim("groups") @issuer("https://issuer.example") entity Group;
         entity User in [Group];"#;
     let entities = serde_json::json!([
         {"uid": {"type": "Workload", "id": "spiffe://mesh.local/ns/shop/sa/web"},
-         "parents": [{"type": "Team", "id": "front"}], "attrs": {"tier": tier}, "tags": {"app": ["web"]}},
+         "parents": [{"type": "Team", "id": "front"}], "attrs": {"tier": tier, "owner": {"__entity": {"type": "Team", "id": "front"}}}, "tags": {"app": ["web"]}},
+        {"uid": {"type": "Team", "id": "front"}, "parents": [{"type": "Department", "id": "shop"}],
+         "attrs": {"lead": {"__entity": {"type": "Workload", "id": "spiffe://mesh.local/ns/shop/sa/web"}}, "budget": 7, "seat": {"floor": 2}}},
         {"uid": {"type": "Service", "id": "ledger.pay.svc.cluster.local"}, "parents": [{"type": "Team", "id": "money"}]},
     ]);
     let slice = PolicySlice {
@@ -450,4 +453,100 @@ async fn groups_attributes_and_labels_are_what_is_known_of_them() {
     assert!(matches!(answer, Answer::Fails { .. }), "{answer:?}");
     let same = Property::NoMoreThan(known("gold", &[tier]));
     assert_eq!(check(&known("gold", &[tier]), same).await, Answer::Holds);
+}
+
+#[tokio::test]
+async fn attributes_of_attributes_are_followed() {
+    let only_web = r#"permit (principal, action, resource) unless { principal == Workload::"spiffe://mesh.local/ns/shop/sa/web" };"#;
+    let web = r#"permit (principal == Workload::"spiffe://mesh.local/ns/shop/sa/web", action, resource);"#;
+    let anybody = "permit (principal, action, resource);";
+    for (condition, outside, holds) in [
+        (
+            "principal has owner && principal.owner has budget && principal.owner.budget > 5",
+            only_web,
+            true,
+        ),
+        (
+            "principal has owner && principal.owner has budget && principal.owner.budget > 5",
+            web,
+            false,
+        ),
+        (
+            "principal has owner && principal.owner has budget && principal.owner.budget > 8",
+            anybody,
+            true,
+        ),
+        (
+            "principal has owner.seat.floor && principal.owner.seat.floor == 2",
+            only_web,
+            true,
+        ),
+        (
+            "principal has owner.seat.floor && principal.owner.seat.floor == 2",
+            web,
+            false,
+        ),
+        (
+            r#"principal has owner && principal.owner in Department::"shop""#,
+            only_web,
+            true,
+        ),
+        (
+            r#"principal has owner && principal.owner in Department::"shop""#,
+            web,
+            false,
+        ),
+        (
+            r#"principal has owner && principal.owner in [Department::"it", Team::"none"]"#,
+            anybody,
+            true,
+        ),
+        (
+            r#"principal has owner && principal.owner == Team::"front""#,
+            web,
+            false,
+        ),
+        (
+            r#"principal has owner && principal.owner != Team::"front""#,
+            anybody,
+            true,
+        ),
+        (
+            "principal has owner && principal in principal.owner",
+            only_web,
+            true,
+        ),
+        (
+            "principal has owner && principal in principal.owner",
+            web,
+            false,
+        ),
+        (
+            r#"Team::"front" has lead && principal == Team::"front".lead"#,
+            only_web,
+            true,
+        ),
+        (
+            r#"Team::"front" has lead && principal == Team::"front".lead"#,
+            web,
+            false,
+        ),
+        (
+            r#"Team::"front" has budget && Team::"front".budget == 8"#,
+            anybody,
+            true,
+        ),
+    ] {
+        let policy =
+            format!("permit (principal is Workload, action, resource) when {{ {condition} }};");
+        let property = Property::Never(known("gold", &[outside]));
+        let answer = check(&known("gold", &[policy.as_str()]), property).await;
+        match holds {
+            true => assert_eq!(answer, Answer::Holds, "{policy}\n{outside}"),
+            false => assert!(
+                matches!(answer, Answer::Fails { .. }),
+                "{policy}: {answer:?}"
+            ),
+        }
+    }
 }
