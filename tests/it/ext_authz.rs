@@ -9,7 +9,7 @@ use std::{
 };
 
 use reeve_tests::{
-    Call, Folder, Outcome, Signer, StrictBackend, TlsClient, Token, binary, echo, eventually,
+    Call, Folder, Mesh, Outcome, Signer, StrictBackend, TlsClient, Token, binary, echo, eventually,
     local_mesh, permit, run, service, sidecar, test_tool,
 };
 use serde_json::{Value, json};
@@ -523,4 +523,56 @@ async fn beyond_this_machine_only_those_with_a_certificate_may_ask() {
         check.status(http).await.is_err(),
         "plaintext is not answered"
     );
+}
+
+/// Asks the server over HTTP whether a stranger may read `path` of `echo`.
+async fn may(door: SocketAddr, path: &str) -> Result<u16, String> {
+    Call::get(
+        "reeve",
+        &format!("/check/echo.default.svc.cluster.local{path}"),
+    )
+    .status(door)
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_mesh_its_records_are_in_the_meshs_log() {
+    let mesh = Mesh::start(shop(&Signer::new("k1"))).await;
+    let work = Folder::new();
+    let identity = "spiffe://mesh.local/ns/reeve-system/sa/ext-authz";
+    let token = mesh
+        .reeve_ok(&["ca", "token", "create", "--identity", identity])
+        .await;
+    fs::write(work.path().join("token"), token.stdout).expect("a file");
+    let bundle = mesh.reeve_ok(&["ca", "bundle"]).await;
+    fs::write(work.path().join("bundle.pem"), bundle.stdout).expect("a file");
+    let [grpc, http] = [local(port()), local(port())];
+    let dir = work.path().display();
+    let serve = format!(
+        "authz serve -f {} --state {dir}/state --grpc {grpc} --http {http} --mesh-address {} --join-token-file {dir}/token \
+         --bundle {dir}/bundle.pem",
+        mesh.folder.path().display(),
+        mesh.grpc(),
+    );
+    let _server = start(&binary("reeve"), &serve);
+    eventually("the server answers", LIMIT, async || {
+        match may(http, "/public/first").await {
+            Ok(200) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(may(http, "/private/second").await, Ok(403));
+    for (path, effect) in [("/public/first", "allow"), ("/private/second", "deny")] {
+        let record = mesh
+            .record(path, |r| r["request"]["context"]["http"]["path"] == path)
+            .await;
+        assert_eq!(record["decision"]["effect"], effect, "{record}");
+        assert!(record.to_string().contains("reeve.ext-authz/"), "{record}");
+    }
+    assert!(
+        !work.path().join("state/audit").exists(),
+        "no log of its own"
+    );
+    mesh.verify_audit().await;
 }

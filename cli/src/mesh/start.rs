@@ -29,6 +29,8 @@ use tokio::{
 };
 use tonic::{service::Routes, transport::Server};
 
+use crate::verb::authz::trail;
+
 use super::{
     MeshArgs, attest::SidecarAttestor, events::Recorder, key, renewals, settings::Kept, trail,
     view::View, witnesses,
@@ -387,6 +389,15 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
         let workload = mesh.as_ref().and_then(|mesh| mesh.workload_of(instance));
         workload.is_some_and(|workload| workload.identity.as_ref() == Some(id))
     };
+    let (domain, root) = (
+        view.settings.trust_domain.clone(),
+        view.settings.root_namespace.clone(),
+    );
+    let member = is_member.clone();
+    // A server that decides for other proxies records as a sidecar does; it is given no configuration.
+    let may_ship = move |id: &SpiffeId, instance: &InstanceName| {
+        member(id, instance) || trail::is_one((&domain, &root), id, instance.as_str())
+    };
     let is_member = Arc::new(is_member);
     let hub = Arc::clone(&view.circuits);
     let circuits = CircuitService::new(hub, caller, Arc::clone(&is_member) as _);
@@ -396,7 +407,7 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     let ingest = IngestService::new(
         Arc::clone(&view.log),
         Arc::new(caller),
-        is_member,
+        Arc::new(may_ship),
         Arc::new(SvidBatchVerifier::new(view.ca.bundle())),
         Arc::clone(&view.clock),
     );

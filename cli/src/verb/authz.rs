@@ -3,7 +3,7 @@
 mod courts;
 mod doors;
 pub(crate) mod grants;
-mod trail;
+pub(crate) mod trail;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, Subcommand};
 use http::{HeaderName, HeaderValue};
+use reeve_ca::MeshAddress;
 use reeve_control::{ConfigEvents, Controller, ControllerOptions};
 use reeve_core::{Clock, SystemClock};
 use reeve_ext_authz::{AnswerOptions, Health, Judge, JudgeOptions, Spoken, raw_http::ClientCert};
@@ -33,6 +34,9 @@ Examples:
   reeve authz serve -f mesh --state /var/lib/reeve-authz --grpc 127.0.0.1:9191
   reeve authz serve -f mesh --state state --grpc unix:/run/authz.sock --http 127.0.0.1:9192
   reeve authz serve -f mesh --state state --grpc 10.0.0.7:9191 --tls-cert cert.pem --tls-key key.pem --client-ca ca.pem
+  reeve ca token create --identity spiffe://mesh.local/ns/reeve-system/sa/ext-authz > join.token
+  reeve authz serve -f mesh --state state --mesh-address unix:MESH/control.sock --join-token-file join.token \\
+    --bundle MESH/bundle.pem
   reeve audit query --state state --effect deny
   reeve audit verify --state state
 
@@ -40,7 +44,8 @@ Envoy asks on --grpc (envoy.service.auth.v3.Authorization), or on --http with a 
 the tokens' issuers and the states of services are those of the folder, which is read again when it changes; a faulty one is
 told, and the last good one kept. What a request is for is told by the route's context_extensions (reeve.dev/service or
 reeve.dev/workload), else by Envoy's own certificate; what the folder does not know is denied.
-Each decision is in the audit log of the state directory before it is answered.
+Each decision is in the write-ahead log of the state directory before it is answered, and goes from there to an
+audit log beside it, or, with --mesh-address, to that of a mesh.
 
 Exit codes: 0 = ended by a signal, 2 = it could not run.";
 
@@ -70,6 +75,15 @@ struct ServeArgs {
     /// Where the audit log and its keys are kept; it is no mesh's state directory.
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
+    /// Send records to the log of the mesh at this address, rather than to one of its own.
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH", requires_all = ["join_token_file", "bundle"])]
+    mesh_address: Option<MeshAddress>,
+    /// A file with a join token for the identity `ext-authz` in the mesh's root namespace.
+    #[arg(long, value_name = "FILE", requires = "mesh_address")]
+    join_token_file: Option<PathBuf>,
+    /// PEM file with the mesh's authorities, to know it by before joining.
+    #[arg(long, value_name = "FILE", requires = "mesh_address")]
+    bundle: Option<PathBuf>,
     /// Where to serve gRPC: ADDRESS:PORT or unix:PATH.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9191")]
     grpc: Door,
@@ -135,7 +149,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         bail!("the folder is not valid\n{}", faults.join("\n"));
     };
     let (writer, wal) = (records.wal.writer(0)?, Arc::clone(&records.wal));
-    let trail = trail::Trail::open(&args.state, &mesh.settings, records, &controller, &clock)?;
+    let trail = match args.joining() {
+        Some(joining) => trail::Trail::join(&joining, &mesh.settings, records, &clock)?,
+        None => trail::Trail::open(&args.state, &mesh.settings, records, &controller, &clock)?,
+    };
     let safe = Safe::new(Arc::clone(&wal), &registry, Arc::clone(&clock))?;
     let courts = Arc::new(Courts::open(Arc::clone(&controller), safe));
     let admin = grants::door(&args.state, Arc::clone(&courts), Arc::clone(&wal))?;
@@ -225,6 +242,15 @@ async fn metrics(
 }
 
 impl ServeArgs {
+    /// How the log of a mesh is reached, if records go there.
+    fn joining(&self) -> Option<trail::Joining<'_>> {
+        Some(trail::Joining {
+            address: self.mesh_address.as_ref()?,
+            token: self.join_token_file.as_deref()?,
+            bundle: self.bundle.as_deref()?,
+        })
+    }
+
     fn tls(&self) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
         match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => doors::tls(cert, key, self.client_ca.as_deref()).map(Some),

@@ -1,17 +1,21 @@
-//! The audit log of decisions for other proxies: a write-ahead log, shipped to a log of its own, as a mesh's are.
+//! The audit log of decisions for other proxies: a write-ahead log, shipped to a log of its own, or to a mesh's as a
+//! sidecar's is.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use reeve_audit::{
-    AuditLog, EventKind, EventRecord, LogOptions, ShipOptions, Wal, WalOptions, ship_local,
+    AuditLog, EventKind, EventRecord, LogOptions, ShipOptions, Wal, WalOptions, ship,
+    ship::ChannelFactory, ship_local,
 };
 use reeve_ca::{
-    Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, LocalIssuer, Store,
+    Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, GrpcIssuer, IssuerChannel,
+    LocalIssuer, MeshAddress, Store,
 };
 use reeve_control::{Controller, MeshSettings};
-use reeve_core::{Clock, InstanceName, ServiceAccount};
-use reeve_sidecar::SvidSigner;
+use reeve_core::{Clock, InstanceName, Namespace, ServiceAccount, SpiffeId, TrustDomain};
+use reeve_sidecar::{MeshConnector, SvidSigner};
+use reeve_svid::TrustBundle;
 
 use crate::mesh::{Recorder, ensure_key};
 
@@ -53,13 +57,87 @@ impl Records {
 /// The log, and the identity that signs for it.
 pub(super) struct Trail {
     records: Records,
-    log: Arc<AuditLog>,
-    authority: Arc<CertificateAuthority>,
+    behind: Behind,
     signer: Arc<SvidSigner>,
     _agent: AgentHandle,
 }
 
+/// What is behind the write-ahead log.
+enum Behind {
+    /// A log of its own, and the authority that says who signs for it.
+    Own(Arc<AuditLog>, Arc<CertificateAuthority>),
+    /// The log of a mesh.
+    Mesh(MeshConnector),
+}
+
+/// How a mesh's log is reached.
+pub(super) struct Joining<'a> {
+    /// The mesh process.
+    pub(super) address: &'a MeshAddress,
+    /// A file with a join token for [`identity`].
+    pub(super) token: &'a Path,
+    /// PEM file with the mesh's authorities.
+    pub(super) bundle: &'a Path,
+}
+
+/// Who the server is in a mesh.
+pub(crate) fn identity(domain: &TrustDomain, root: &Namespace) -> anyhow::Result<SpiffeId> {
+    Ok(domain.workload(root, &ServiceAccount::parse(ACCOUNT)?))
+}
+
+/// Whether these are records of a server that decides for other proxies: of that identity, under its own name.
+pub(crate) fn is_one(settings: (&TrustDomain, &Namespace), id: &SpiffeId, instance: &str) -> bool {
+    let (domain, root) = settings;
+    instance == NAME && identity(domain, root).is_ok_and(|own| own == *id)
+}
+
 impl Trail {
+    /// Joins the mesh, and sends its log what is recorded.
+    pub(super) fn join(
+        joining: &Joining<'_>,
+        settings: &MeshSettings,
+        records: Records,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let domain = &settings.trust_domain;
+        let read =
+            |file: &Path| crate::input::text(file).map_err(|problem| anyhow::anyhow!("{problem}"));
+        let pem = read(joining.bundle)?;
+        let bundle = TrustBundle::from_pem(domain.clone(), pem.as_bytes(), 0)
+            .with_context(|| format!("the bundle {}", joining.bundle.display()))?;
+        let control = ServiceAccount::parse("control")?;
+        let mesh = domain.workload(&settings.root_namespace, &control);
+        let channel = IssuerChannel::tls(
+            joining.address.clone(),
+            mesh.clone(),
+            Arc::new(bundle),
+            Arc::clone(clock),
+        );
+        let options = AgentOptions {
+            id: identity(domain, &settings.root_namespace)?,
+            join_token: Some(read(joining.token)?.trim().to_owned().into()),
+            instance: InstanceName::parse(NAME)?,
+            installed: None,
+        };
+        let issuer = Arc::new(GrpcIssuer::new(channel, domain.clone()));
+        let (credentials, agent) = Agent::start(options, issuer, Arc::clone(clock));
+        let started = EventRecord::new(EventKind::Started);
+        records
+            .events
+            .record(started.with("version", env!("CARGO_PKG_VERSION")));
+        Ok(Self {
+            records,
+            behind: Behind::Mesh(MeshConnector::new(
+                joining.address.clone(),
+                mesh,
+                credentials.clone(),
+                Arc::clone(clock),
+            )),
+            signer: Arc::new(SvidSigner::new(credentials)),
+            _agent: agent,
+        })
+    }
+
     /// Opens the log and its authority within `state`.
     pub(super) fn open(
         state: &Path,
@@ -99,9 +177,8 @@ impl Trail {
         records
             .events
             .record(started.with("version", env!("CARGO_PKG_VERSION")));
-        let account = ServiceAccount::parse(ACCOUNT)?;
         let options = AgentOptions {
-            id: domain.workload(&settings.root_namespace, &account),
+            id: identity(domain, &settings.root_namespace)?,
             join_token: None,
             instance: InstanceName::parse(NAME)?,
             installed: None,
@@ -110,24 +187,30 @@ impl Trail {
         let (credentials, agent) = Agent::start(options, issuer, Arc::clone(clock));
         Ok(Self {
             records,
-            log,
-            authority,
+            behind: Behind::Own(log, authority),
             signer: Arc::new(SvidSigner::new(credentials)),
             _agent: agent,
         })
     }
 
-    /// Ships records to the log and keeps the authority in order, for ever.
+    /// Ships records to the log and keeps its authority in order, for ever.
     pub(super) async fn ship(&self) {
-        let ship = ship_local(
-            Arc::clone(&self.records.wal),
-            Arc::clone(&self.log),
-            Arc::clone(&self.signer) as _,
-            ShipOptions::default(),
-        );
+        let (wal, options) = (Arc::clone(&self.records.wal), ShipOptions::default());
+        let (log, authority) = match &self.behind {
+            Behind::Own(log, authority) => (Arc::clone(log), authority),
+            Behind::Mesh(connector) => {
+                let connector = connector.clone();
+                let channels: ChannelFactory = Arc::new(move || {
+                    let connector = connector.clone();
+                    Box::pin(async move { Ok(connector.connected().await?) })
+                });
+                return ship(wal, channels, self.signer.clone(), options).await;
+            }
+        };
+        let ship = ship_local(wal, log, Arc::clone(&self.signer) as _, options);
         let maintain = async {
             loop {
-                if let Err(error) = self.authority.maintain(&*self.records.events) {
+                if let Err(error) = authority.maintain(&*self.records.events) {
                     tracing::error!(%error, "the authority cannot replace its authorities");
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
