@@ -123,7 +123,12 @@ fn verify(args: &VerifyArgs) -> Verdict {
     };
     let now = moment(args.at.as_deref())?;
     let mut all_valid = true;
-    for token in tokens(&args.tokens)? {
+    let tokens = tokens(&args.tokens)?;
+    // CI must not take silence for an answer.
+    if tokens.is_empty() {
+        return Err(Problem::new("there is no token").fix("write one per line to standard input"));
+    }
+    for token in tokens {
         let verdict = TokenVerdict::from(check_token(&token, &jwks, &options, now));
         all_valid &= verdict.valid;
         match args.output.output {

@@ -35,6 +35,14 @@ pub(super) struct EvalArgs {
 
 pub(super) fn run(args: &EvalArgs) -> Verdict {
     let questions: Vec<EvalInput> = input::json_values(&args.file)?;
+    // CI must not take silence for an answer.
+    if questions.is_empty() {
+        return Err(Problem::new("there is no question")
+            .at(input::shown(&args.file))
+            .fix(
+                "write {\"policies\", \"schema\", \"entities\", \"request\"} as JSON; see --help",
+            ));
+    }
     let (mut denied, mut unanswered) = (0, 0);
     for question in &questions {
         match eval(question) {
