@@ -78,7 +78,7 @@ def figures(rows, peers, swap, memory):
                           "cedar", cedar))
         if r["shape"] == "mesh" and r["policies"] in peers:
             out.append(figure(name + "OPA's p50 over ours", p50, "µs", None, None, "opa", peers[r["policies"]]["p50_ns"] / 1000))
-    for shape in ("mesh", "conditions"):
+    for shape in ("mesh", "conditions", "groups"):
         sizes = {r["policies"]: r["p50_ns"] for r in rows if r["shape"] == shape}
         largest = max(sizes)
         growth = sizes[largest] / sizes[10]

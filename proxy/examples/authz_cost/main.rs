@@ -72,6 +72,12 @@ fn main() -> Outcome<()> {
             println!("{}", swap::measure(effort)?);
             Ok(())
         }
+        Some("--shape") => {
+            let name = args.get(1).ok_or("which shape?")?;
+            let found = Shape::ALL.into_iter().find(|shape| shape.name() == name);
+            let size: usize = args.get(2).ok_or("how many?")?.parse()?;
+            row(found.ok_or("no such shape")?, size, effort).map(drop)
+        }
         Some("--memory") => {
             let size: usize = args.get(1).ok_or("how many?")?.parse()?;
             let policies = Shape::Mesh.policies(size)?;
@@ -106,6 +112,9 @@ fn figures(effort: Effort) -> Outcome<Value> {
         (Shape::Conditions, 10),
         (Shape::Conditions, 1_000),
         (Shape::OneService, *effort.sizes.last().unwrap_or(&1)),
+        (Shape::Groups, 10),
+        (Shape::Groups, 1_000),
+        (Shape::Groups, effort.largest_swapped),
     ] {
         rows.push(row(shape, size, effort)?);
     }
@@ -116,11 +125,7 @@ fn figures(effort: Effort) -> Outcome<Value> {
 
 /// One shape and size: known callers, callers never met, and plain Cedar.
 fn row(shape: Shape, size: usize, effort: Effort) -> Outcome<Value> {
-    let slice = PolicySlice {
-        mesh_hash: String::new(),
-        policies: shape.policies(size)?,
-        ..PolicySlice::default()
-    };
+    let slice = shape.slice(size)?;
     let started = std::time::Instant::now();
     let engine = Engine::compile(&slice).map_err(|faults| format!("{:?}", faults.first()))?;
     let compiled_ms = started.elapsed().as_millis();

@@ -5,6 +5,10 @@
 //!   `forbid` keeps addresses out.
 //! - `conditions`: no policy names a principal or resource; they differ in the path that they permit to staff.
 //! - `one service`: each policy permits another workload to GET from the one service.
+//! - `groups`: as `mesh`, by types that the mesh adds. Permits name a team of callers (each in two of them, below departments)
+//!   and a group of services, a third of them asks for a label of the caller's, a third for the end user's group; the
+//!   `forbid` asks for a label and an attribute of the resource. Nine entities in ten are workloads with labels, attributes and
+//!   teams, up to 10,000 of them.
 
 use std::sync::Arc;
 
@@ -12,8 +16,10 @@ use http::request::Parts;
 use reeve_core::{
     Namespace, PolicyId, SpiffeId, UnixTime,
     decision::{ResourceRef, User},
-    model::{PolicyMode, PolicySource},
+    model::{EntityRecord, PolicyMode, PolicySlice, PolicySource},
 };
+
+use serde_json::{Value, json};
 
 use crate::Outcome;
 
@@ -26,7 +32,21 @@ pub(crate) enum Shape {
     Mesh,
     Conditions,
     OneService,
+    Groups,
 }
+
+/// What [`Shape::Groups`] adds to the schema.
+const SCHEMA: &str = "
+    entity Department;
+    entity Team in [Department] { budget?: Long };
+    entity Shelf;
+    entity Workload in [Team] { tier?: String };
+    entity Service in [Shelf];
+    @claim(\"groups\") @issuer(\"https://issuer.example\") entity Group;
+    entity User in [Group];
+";
+/// Most workloads that something is known of.
+const KNOWN_CALLERS: usize = 10_000;
 
 /// Who asks whom for what.
 #[derive(Clone)]
@@ -39,12 +59,29 @@ pub(crate) struct Caller {
 }
 
 impl Shape {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Mesh, Self::Conditions, Self::OneService, Self::Groups];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Mesh => "mesh",
             Self::Conditions => "conditions",
             Self::OneService => "one service",
+            Self::Groups => "groups",
         }
+    }
+
+    /// The whole set: policies, and what they rest on.
+    pub(crate) fn slice(self, size: usize) -> Outcome<PolicySlice> {
+        let mut slice = PolicySlice {
+            policies: self.policies(size)?,
+            ..PolicySlice::default()
+        };
+        if self == Self::Groups {
+            slice.schema = vec![SCHEMA.to_owned()];
+            slice.entities = Arc::new(entities(size)?);
+        }
+        Ok(slice)
     }
 
     pub(crate) fn policies(self, size: usize) -> Outcome<Vec<PolicySource>> {
@@ -80,6 +117,21 @@ impl Shape {
                     kind(number),
                 )
             }
+            Self::Groups if number % PER_SERVICE == PER_SERVICE - 1 => format!(
+                r#"forbid (principal, action in Action::"write", resource in Shelf::"shelf-{service}") unless {{ context.headers.hasTag("x-tenant") && resource.hasTag("stage") && resource.getTag("stage").contains("live") }};"#,
+            ),
+            Self::Groups => {
+                let more = match kind(number) {
+                    0 => r#" && principal is Workload && principal.hasTag("app") && principal.getTag("app").contains("web")"#,
+                    1 => r#" && principal is Workload && principal has tier && principal.tier == "gold""#,
+                    _ => r#" && context has user && context.user in Group::"staff""#,
+                };
+                format!(
+                    r#"permit (principal in Team::"team-{}", action in [Action::"GET", Action::"POST"], resource in Shelf::"shelf-{service}") when {{ context.mtls && context.path like "/api/v{}/*"{more} }};"#,
+                    team(number),
+                    kind(number),
+                )
+            }
             Self::Conditions => format!(
                 r#"permit (principal, action in Action::"http", resource) when {{ context.path like "/tenant-{number:06}/*" && context has user && context.user.issuer == "https://issuer.example" }};"#,
             ),
@@ -109,11 +161,11 @@ impl Shape {
 
     fn of_policy(self, policy: usize) -> Outcome<Caller> {
         let service = match self {
-            Self::Mesh => policy / PER_SERVICE,
+            Self::Mesh | Self::Groups => policy / PER_SERVICE,
             Self::Conditions | Self::OneService => 0,
         };
         let path = match self {
-            Self::Mesh => format!("/api/v{}/items/", kind(policy)),
+            Self::Mesh | Self::Groups => format!("/api/v{}/items/", kind(policy)),
             Self::Conditions => format!("/tenant-{policy:06}/items/"),
             Self::OneService => "/api/items/".to_owned(),
         };
@@ -129,8 +181,12 @@ impl Shape {
             ],
             address: None,
         };
+        let caller = match self {
+            Self::Groups => policy % KNOWN_CALLERS,
+            Self::Mesh | Self::Conditions | Self::OneService => policy,
+        };
         Ok(Caller {
-            id: SpiffeId::parse(&format!("spiffe://{}", account(policy)))?,
+            id: SpiffeId::parse(&format!("spiffe://{}", account(caller)))?,
             resource: Arc::new(resource),
             authority: host(service),
             path,
@@ -155,6 +211,38 @@ pub(crate) fn host(service: usize) -> String {
 pub(crate) fn account(policy: usize) -> String {
     let of = policy.wrapping_mul(31) % 5_000;
     format!("mesh.local/ns/team-{}/sa/caller-{policy}", of / 50)
+}
+
+/// The team that the caller of a policy is in; five callers share one.
+fn team(policy: usize) -> usize {
+    policy % KNOWN_CALLERS / 5
+}
+
+/// What is known of the callers and services of [`Shape::Groups`].
+fn entities(size: usize) -> Outcome<Vec<EntityRecord>> {
+    let entity = |kind: &str, id: String| json!({"type": kind, "id": id});
+    let callers = (0..size.min(KNOWN_CALLERS)).map(|number| {
+        let teams = [team(number), team(number + 50)].map(|n| entity("Team", format!("team-{n}")));
+        json!({"uid": entity("Workload", format!("spiffe://{}", account(number))), "parents": teams,
+               "attrs": {"tier": "gold"}, "tags": {"app": ["web", format!("caller-{number}")]}})
+    });
+    let teams = (0..=team(size.min(KNOWN_CALLERS) - 1) + 10).map(|number| {
+        let department = entity("Department", format!("department-{}", number / 20));
+        json!({"uid": entity("Team", format!("team-{number}")), "parents": [department], "attrs": {"budget": number}})
+    });
+    let services = (0..size.div_ceil(PER_SERVICE).min(KNOWN_CALLERS / 2)).flat_map(|number| {
+        let name = namespace(number);
+        let workload = format!("spiffe://mesh.local/ns/{name}/sa/service-{number}");
+        let tags = json!({"stage": ["live"]});
+        [
+            json!({"uid": entity("Service", host(number)), "parents": [entity("Shelf", format!("shelf-{number}"))], "tags": tags}),
+            json!({"uid": entity("Workload", workload), "tags": tags}),
+        ]
+    });
+    let all: Vec<Value> = callers.chain(teams).chain(services).collect();
+    let mut all: Vec<EntityRecord> = serde_json::from_value(Value::Array(all))?;
+    all.sort_by(|one, other| one.uid.cmp(&other.uid));
+    Ok(all)
 }
 
 /// An end user as identity providers have them.
