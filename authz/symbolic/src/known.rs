@@ -78,7 +78,8 @@ impl Known {
         policy
             .as_object_mut()?
             .insert("conditions".to_owned(), Value::Array(conditions));
-        (!self.mentions_groups(&policy)).then_some(policy)
+        // SECURITY: what was not replaced would be asked of entities of which nothing is known, and seem to be false.
+        (!self.mentions_groups(&policy) && !looks_further(&policy)).then_some(policy)
     }
 
     /// The entity, if it is of a type that is not built in.
@@ -170,9 +171,14 @@ impl Known {
             }
             "." | "has" => {
                 let reached = Reached::by(left)?;
-                let attribute = operands.get("attr")?.as_str()?;
                 let mut steps = reached.steps.clone();
-                steps.push(attribute);
+                match operands.get("attr")? {
+                    Value::String(attribute) => steps.push(attribute),
+                    // `has a.b.c`
+                    attributes => {
+                        steps.extend(attributes.as_array()?.iter().filter_map(Value::as_str))
+                    }
+                }
                 let value = |of: &EntityName| self.value(of, &steps);
                 Some(self.looked_up(&reached, operator == "has", &value))
             }
@@ -425,6 +431,32 @@ impl<'e> Reached<'e> {
             None => Root::Named(entity(at.get("Value")?)?),
         };
         Some(Self { root, steps })
+    }
+}
+
+/// Whether an attribute or tag of anything but the context is asked for.
+fn looks_further(json: &Value) -> bool {
+    match json {
+        Value::Array(members) => members.iter().any(looks_further),
+        Value::Object(members) => {
+            let asked = |(operator, operands): (&String, &Value)| {
+                let looks = matches!(operator.as_str(), "." | "has" | "getTag" | "hasTag");
+                looks
+                    && operands
+                        .get("left")
+                        .is_some_and(|left| !is_of_context(left))
+            };
+            members.iter().any(asked) || members.values().any(looks_further)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// `context`, `context.a.b`
+fn is_of_context(expr: &Value) -> bool {
+    match expr.get(".").and_then(|step| step.get("left")) {
+        Some(left) => is_of_context(left),
+        None => expr.get("Var").is_some_and(|var| var == "context"),
     }
 }
 

@@ -373,6 +373,10 @@ async fn a_solver_that_dies_or_does_not_know_proves_nothing() {
 
 /// A mesh's own groups, attributes and labels.
 fn known(tier: &str, policies: &[&str]) -> Policies {
+    Policies::new(&known_slice(tier, policies), &world().home).unwrap()
+}
+
+fn known_slice(tier: &str, policies: &[&str]) -> PolicySlice {
     let schema = r#"
         entity Department;
         entity Team in [Department] { lead?: Workload, budget?: Long, seat?: { floor?: Long } };
@@ -387,12 +391,11 @@ fn known(tier: &str, policies: &[&str]) -> Policies {
          "attrs": {"lead": {"__entity": {"type": "Workload", "id": "spiffe://mesh.local/ns/shop/sa/web"}}, "budget": 7, "seat": {"floor": 2}}},
         {"uid": {"type": "Service", "id": "ledger.pay.svc.cluster.local"}, "parents": [{"type": "Team", "id": "money"}]},
     ]);
-    let slice = PolicySlice {
+    PolicySlice {
         schema: vec![schema.to_owned()],
         entities: serde_json::from_value(entities).unwrap(),
         ..slice(sources(None, policies))
-    };
-    Policies::new(&slice, &world().home).unwrap()
+    }
 }
 
 #[tokio::test]
@@ -455,6 +458,17 @@ async fn groups_attributes_and_labels_are_what_is_known_of_them() {
     assert_eq!(check(&known("gold", &[tier]), same).await, Answer::Holds);
 }
 
+/// SECURITY: what cannot be followed is not taken for false.
+#[test]
+fn what_cannot_be_followed_is_refused() {
+    let condition = "(if context.mtls then principal else principal) has tier";
+    let policy = format!(
+        "permit (principal is Workload, action, resource is Workload) when {{ {condition} }};"
+    );
+    let slice = known_slice("gold", &[policy.as_str()]);
+    assert!(Policies::new(&slice, &world().home).is_err());
+}
+
 #[tokio::test]
 async fn attributes_of_attributes_are_followed() {
     let only_web = r#"permit (principal, action, resource) unless { principal == Workload::"spiffe://mesh.local/ns/shop/sa/web" };"#;
@@ -497,7 +511,7 @@ async fn attributes_of_attributes_are_followed() {
             false,
         ),
         (
-            r#"principal has owner && principal.owner in [Department::"it", Team::"none"]"#,
+            r#"principal has owner && principal.owner in [Department::"it", Department::"none"]"#,
             anybody,
             true,
         ),
