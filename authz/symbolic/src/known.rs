@@ -172,11 +172,13 @@ impl Known {
             "." | "has" => {
                 let reached = Reached::by(left)?;
                 let mut steps = reached.steps.clone();
-                match operands.get("attr")? {
-                    Value::String(attribute) => steps.push(attribute),
+                let attributes = operands.get("attr")?;
+                match attributes.as_str() {
+                    Some(attribute) => steps.push(attribute),
                     // `has a.b.c`
-                    attributes => {
-                        steps.extend(attributes.as_array()?.iter().filter_map(Value::as_str))
+                    None => {
+                        let several = attributes.as_array()?.iter();
+                        steps.extend(several.filter_map(Value::as_str));
                     }
                 }
                 let value = |of: &EntityName| self.value(of, &steps);
