@@ -29,7 +29,7 @@ use tokio::{
 };
 use tonic::{service::Routes, transport::Server};
 
-use crate::verb::authz::trail;
+use crate::verb::authz::trail::is_one as decides_for_others;
 
 use super::{
     MeshArgs, attest::SidecarAttestor, events::Recorder, key, renewals, settings::Kept, trail,
@@ -396,7 +396,7 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
     let member = is_member.clone();
     // A server that decides for other proxies records as a sidecar does; it is given no configuration.
     let may_ship = move |id: &SpiffeId, instance: &InstanceName| {
-        member(id, instance) || trail::is_one((&domain, &root), id, instance.as_str())
+        member(id, instance) || decides_for_others((&domain, &root), id, instance.as_str())
     };
     let is_member = Arc::new(is_member);
     let hub = Arc::clone(&view.circuits);
