@@ -173,7 +173,7 @@ def main():
             run(tool("turn_speed"), folder)
             told(tool("ingest_speed"), folder, "16", "20000", "3")
             told(tool("ingest_speed"), folder, "1000", "40", "3")
-        ingest = told(tool("ingest_tls"), folder, *(["4", "5000"] if quick else ["16", "60000"]))
+        ingest = told(tool("ingest_tls"), folder, *(["4", "5000"] if quick else ["16", "120000"]))
         verify = told(tool("verify_speed"), folder, "50000" if quick else "1000000")
         found = search(tool, folder, records, lines)
         peer = tessera(folder, found["text"], 20_000 if quick else 500_000)
