@@ -9,7 +9,7 @@ DENY_VERSION := 0.20
 
 SOAK ?= 20m
 
-.PHONY: demo test soak check build bench bench-authz bench-instructions bench-whatif bench-audit prerequisites clean
+.PHONY: demo test test-sql soak check build bench bench-authz bench-instructions bench-whatif bench-audit prerequisites clean
 
 demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
 	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
@@ -21,6 +21,10 @@ build: prerequisites ## The binaries that the end-to-end tests run.
 test: build ## Every test, the end-to-end ones on the real binaries included.
 	tests/tools/install.sh
 	$(CARGO) test --workspace --no-fail-fast
+	$(MAKE) test-sql
+
+test-sql: prerequisites ## SQL over the trail, which the usual build leaves out: DataFusion, seven minutes of one core.
+	$(CARGO) test -p reeve-query --features sql
 
 soak: build ## Restarts, drains, rotations and changes under load for SOAK (20m), with flat memory; KILLS=1000 kills sidecars instead.
 	$(CARGO) run -p reeve-tests --bin soak -- $(if $(KILLS),--kills $(KILLS),--for $(SOAK))

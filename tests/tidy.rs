@@ -24,6 +24,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reeve-symbolic", &["reeve-core", "reeve-authz"]),
     ("reeve-audit", &["reeve-core"]),
     ("reeve-columns", &["reeve-core", "reeve-audit"]),
+    ("reeve-bucket", &["reeve-audit"]),
+    ("reeve-query", &["reeve-audit", "reeve-columns"]),
     (
         "reeve-analysis",
         &["reeve-core", "reeve-authz", "reeve-audit"],
@@ -62,6 +64,8 @@ const FENCES: &[(&str, &[&str])] = &[
             "reeve-analysis",
             "reeve-audit",
             "reeve-columns",
+            "reeve-bucket",
+            "reeve-query",
             "reeve-proxy",
             "reeve-ads",
             "reeve-control",
@@ -90,6 +94,8 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("tlog_tiles", "reeve-audit"),
     ("signed_note", "reeve-audit"),
     ("parquet", "reeve-columns"),
+    ("object_store", "reeve-bucket"),
+    ("datafusion", "reeve-query"),
 ];
 
 /// What may stand at the top of the tree.

@@ -74,6 +74,9 @@ pub struct LoggedBatch {
     pub object: PathBuf,
 }
 
+/// The file that says so.
+pub const EXPIRED: &str = layout::EXPIRED;
+
 /// How far retention has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expired {

@@ -85,7 +85,8 @@ pub(crate) fn sync_file_system(dir: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(dir)?)?)
 }
 
-fn unfinished(path: &Path) -> PathBuf {
+/// What a file is called while it is written.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     path.with_file_name(name)

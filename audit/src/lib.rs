@@ -29,6 +29,7 @@ pub mod record;
 mod scan;
 pub mod seal;
 pub mod ship;
+pub mod store;
 pub mod verify;
 pub mod wal;
 pub mod witness;

@@ -5,6 +5,7 @@
 //! acknowledged; what a crash leaves beyond the checkpoint is swept when the log is opened, and proxies send it again.
 
 pub(crate) mod chain;
+mod copy;
 pub(crate) mod key;
 pub(crate) mod layout;
 mod recover;
@@ -12,6 +13,8 @@ mod sequence;
 pub(crate) mod step;
 pub(crate) mod store;
 pub(crate) mod tree;
+
+pub(crate) use store::{put_all as put_files, walk};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +36,7 @@ use crate::{
     batch::{Batch, BatchFault, BatchHeader, CheckedBatch, Source},
     disk,
     seal::{SealError, SealKey},
+    store::{Store, StoreError},
     witness::{Quorum, WitnessStatus},
 };
 
@@ -54,6 +58,10 @@ pub struct LogOptions {
     pub seal_key: SealKey,
     /// How long the sequencer gathers batches before it makes a checkpoint; at most 500 ms.
     pub gather: Duration,
+    /// Where the log is kept besides its folder: a batch is acknowledged when both have it.
+    pub store: Option<Arc<dyn Store>>,
+    /// How often the turn to write there is renewed; a writer that has not done so for four times as long is gone.
+    pub beat: Duration,
 }
 
 impl LogOptions {
@@ -63,6 +71,8 @@ impl LogOptions {
             origin: origin.into(),
             seal_key,
             gather: Duration::from_millis(100),
+            store: None,
+            beat: Duration::from_secs(5),
         }
     }
 }
@@ -93,6 +103,15 @@ pub enum LogError {
         /// What is wrong.
         what: String,
     },
+    /// The store does not do what is asked of it.
+    #[error("the log's store")]
+    Store(#[from] StoreError),
+    /// Another writer has the log in the store.
+    #[error("another process writes the log in the store")]
+    OtherWriter,
+    /// Another writer took the log over.
+    #[error("another process has taken the log in the store over; this one writes no more")]
+    Replaced,
     /// There is a log, and its key is gone.
     #[error("the log's key {path} is missing")]
     KeyLost {
@@ -178,6 +197,7 @@ pub struct AuditLog {
     state: Mutex<State>,
     pending: Mutex<Vec<Pending>>,
     room: Semaphore,
+    copy: Option<copy::Copy>,
     /// A round failed: what is on the disk is read again before the next one. INVARIANT: where a checkpoint may have been
     /// written, no other one of its size is signed.
     in_doubt: AtomicBool,
@@ -211,8 +231,17 @@ impl AuditLog {
                 path: dir.to_owned(),
             });
         };
+        let sealed = dir.join(layout::SEALED_KEY);
+        if let Some(store) = options.store.as_ref().filter(|_| !sealed.exists())
+            && store.get(layout::CHECKPOINT)?.is_some()
+        {
+            return Err(LogError::KeyLost { path: sealed });
+        }
         let key = LogKey::open(dir, &options.origin, &options.seal_key)?;
-        let state = recover::recover(dir, &options.origin, &key)?;
+        let mut state = recover::recover(dir, &options.origin, &key)?;
+        let store = options.store.as_ref();
+        let copy = store.map(|store| copy::Copy::open(dir, &options, store, &key, &mut state));
+        let copy = copy.transpose()?;
         Ok(Arc::new(Self {
             dir: dir.to_owned(),
             options,
@@ -220,6 +249,7 @@ impl AuditLog {
             state: Mutex::new(state),
             pending: Mutex::new(Vec::new()),
             room: Semaphore::new(MAX_PENDING_BYTES / ROOM_UNIT),
+            copy,
             in_doubt: AtomicBool::new(false),
             witnesses: Mutex::new(None),
             #[cfg(test)]
@@ -234,9 +264,51 @@ impl AuditLog {
         let hash = hex::encode(digest::digest(&digest::SHA256, bytes));
         let path = layout::blob_path(&self.dir, &hash);
         if std::fs::read(&path).ok().as_deref() != Some(bytes) {
-            store::put_all(&self.dir, [(path, bytes.to_vec())])?;
+            self.put(vec![(path, bytes.to_vec())])?;
         }
         Ok(hash)
+    }
+
+    /// Puts a file that nobody writes any more into the log's store, if it has one, under the name that it is going to
+    /// have in the folder. Blocks.
+    pub fn put_copy(&self, name: &str, from: &Path) -> Result<(), LogError> {
+        let copy = self.copy.as_ref();
+        copy.map_or(Ok(()), |copy| copy.put_file_as(name, from))
+    }
+
+    /// Puts a file of the folder there as it is now. Blocks.
+    pub fn put_copy_of(&self, name: &str) -> Result<(), LogError> {
+        let copy = self.copy.as_ref();
+        copy.map_or(Ok(()), |copy| copy.put_file(name))
+    }
+
+    /// Deletes what is deleted in the folder there, too. Blocks.
+    pub fn delete_copies(&self, paths: &[PathBuf]) -> Result<(), LogError> {
+        let copy = self.copy.as_ref();
+        copy.map_or(Ok(()), |copy| copy.delete(paths))
+    }
+
+    /// Creates files, in the store first.
+    fn put(&self, files: Vec<(PathBuf, Vec<u8>)>) -> Result<(), LogError> {
+        if let Some(copy) = &self.copy {
+            copy.put(&files)?;
+        }
+        store::put_all(&self.dir, files)
+    }
+
+    /// Signs the tree of `state`, in the store first.
+    fn sign(&self, state: &mut State) -> Result<(), LogError> {
+        let origin = &self.options.origin;
+        let (size, root) = (state.frontier.size(), state.frontier.root());
+        match &self.copy {
+            Some(copy) => {
+                copy.put_cosigned()?;
+                copy.sign(&self.key(), origin, state)?;
+            }
+            None => state.checkpoint = self.key().checkpoint(origin, size, root)?,
+        }
+        let place = self.dir.join(layout::CHECKPOINT);
+        store::put_all(&self.dir, [(place, state.checkpoint.clone())])
     }
 
     /// What is held of worker 0 of that proxy; all zero when nothing is.
@@ -365,10 +437,11 @@ impl AuditLog {
         let origin = &self.options.origin;
         let seal = &self.options.seal_key;
         let new = self.key().replaced(&self.dir, origin, seal, (size, root))?;
-        state.checkpoint = new.checkpoint(origin, size, root)?;
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
-        let place = self.dir.join(layout::CHECKPOINT);
-        store::put_all(&self.dir, [(place, state.checkpoint.clone())])
+        if let Some(copy) = &self.copy {
+            copy.put_changes_of_key()?;
+        }
+        self.sign(&mut state)
     }
 
     /// Does what a file in the folder asks for.
@@ -417,6 +490,40 @@ impl State {
         self.positions.insert(header.source(), position);
         self.tail.push(entry);
         (self.tail.len() == tree::TILE_WIDTH).then(|| std::mem::take(&mut self.tail))
+    }
+}
+
+impl State {
+    /// Adds an entry; `files` gets the tiles and the bundle that it completes.
+    fn extend(
+        &mut self,
+        dir: &Path,
+        entry: Vec<u8>,
+        header: &BatchHeader,
+        files: &mut Vec<(PathBuf, Vec<u8>)>,
+    ) {
+        let bundle = self.push(entry, header, &mut |t| {
+            let path = layout::tile_path(dir, Some(t.level), t.index, t.hashes.len());
+            files.push((path, t.bytes()));
+        });
+        if let Some(entries) = bundle {
+            let path = layout::tile_path(dir, None, self.frontier.size() / 256 - 1, entries.len());
+            files.push((path, layout::bundle(&entries)));
+        }
+    }
+
+    /// `files` gets the tiles and the bundle at the right edge.
+    fn unfinished(&self, dir: &Path, files: &mut Vec<(PathBuf, Vec<u8>)>) {
+        let tiles = self.frontier.partial();
+        files.extend(tiles.map(|t| {
+            let path = layout::tile_path(dir, Some(t.level), t.index, t.hashes.len());
+            (path, t.bytes())
+        }));
+        if !self.tail.is_empty() {
+            let index = self.frontier.size() / 256;
+            let path = layout::tile_path(dir, None, index, self.tail.len());
+            files.push((path, layout::bundle(&self.tail)));
+        }
     }
 }
 

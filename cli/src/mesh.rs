@@ -30,6 +30,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use reeve_bucket::BucketUrl;
 
 /// Arguments of `reeve control run`.
 #[derive(Clone, Debug, Args)]
@@ -57,6 +58,10 @@ pub(crate) struct MeshArgs {
     /// Command that prints the key instead (KMS, secret store); the key stays in memory. Run by sh -c, within 30 s
     #[arg(long, value_name = "COMMAND", conflicts_with = "seal_key")]
     pub(crate) seal_key_command: Option<String>,
+
+    /// Keep the audit log in a bucket too, s3://BUCKET/PREFIX; credentials from AWS's environment variables
+    #[arg(long, value_name = "URL")]
+    pub(crate) audit_store: Option<BucketUrl>,
 
     /// Group whose members may connect to the Unix sockets too: sidecars with users of their own
     #[arg(long, value_name = "GID")]

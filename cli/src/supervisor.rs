@@ -38,6 +38,7 @@ use std::{
     time::Duration,
 };
 
+use reeve_bucket::BucketUrl;
 use reeve_control::{Mesh, instances::Instances};
 use reeve_core::model::CaptureMode;
 use tokio::{
@@ -74,6 +75,8 @@ pub(crate) struct Options {
     pub(crate) intercept: Option<CaptureMode>,
     /// Where the key of sealed files is, if not in the state directory.
     pub(crate) seal_key: Option<SealKeySource>,
+    /// The bucket that keeps the audit log, too.
+    pub(crate) audit_store: Option<BucketUrl>,
     /// Remove the state directory if this process is killed.
     pub(crate) temporary: bool,
     /// What people are told.
@@ -111,6 +114,7 @@ pub(crate) struct Context {
     base: u8,
     network: Option<Network>,
     seal_key: Option<SealKeySource>,
+    audit_store: Option<BucketUrl>,
     marker: String,
     guard: Guard,
     roster: Arc<Roster>,
@@ -153,6 +157,7 @@ impl Context {
             state: (*options.state).clone(),
             base: options.base.base(),
             network,
+            audit_store: options.audit_store.clone(),
             seal_key: options
                 .seal_key
                 .as_ref()

@@ -16,7 +16,8 @@ use std::{
 
 use aws_lc_rs::digest;
 use reeve_audit::{
-    AppendError, AuditLog, EventKind, EventRecord, Reader, Wal, archive::root_of, query::ReadError,
+    AppendError, AuditLog, EventKind, EventRecord, LogError, Reader, Wal, archive::root_of,
+    query::ReadError,
 };
 use reeve_core::{Clock, RecordId, UnixTime};
 
@@ -85,6 +86,9 @@ pub enum KeepError {
     /// Its record cannot be written.
     #[error("a segment cannot be recorded")]
     Append(#[from] AppendError),
+    /// The log's store does not take or drop a file.
+    #[error(transparent)]
+    Store(#[from] LogError),
     /// A record does not reach the log.
     #[error("the record {id} has not reached the log")]
     NotLogged {
@@ -305,6 +309,8 @@ impl Keeper {
             .with("leaves", hex::encode(root_of(&leaves)));
         let id = self.wal.append(event)?;
         self.until_logged(&id)?;
+        let name = format!("{FOLDER}/{}", segment.name());
+        self.log.put_copy(&name, &path)?;
         self.rename(&path, &segment.path(&self.dir))
     }
 

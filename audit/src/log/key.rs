@@ -7,7 +7,7 @@ use aws_lc_rs::{
     signature::{Ed25519KeyPair, KeyPair},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use signed_note::{Note, StandardSigner, StandardVerifier, VerifierList};
+use signed_note::{Note, Signer, StandardSigner, StandardVerifier, VerifierList};
 use tlog_tiles::{Checkpoint, Hash};
 use zeroize::Zeroizing;
 
@@ -117,12 +117,37 @@ impl LogKey {
         size: u64,
         root: Hash,
     ) -> Result<Vec<u8>, LogError> {
-        let text = Checkpoint::new(origin, size, root, "").map_err(|_malformed| LogError::Key)?;
-        let mut note = Note::new(&text.to_bytes(), &[]).map_err(|_malformed| LogError::Key)?;
-        note.add_sigs(&[&self.signer])
-            .map_err(|_failed| LogError::Key)?;
-        Ok(note.to_bytes())
+        signed_by(&[&self.signer], origin, size, root)
     }
+
+    /// The same with the signature of a key that verifiers do not know, and pass over.
+    pub(super) fn cosigned_checkpoint(
+        &self,
+        origin: &str,
+        size: u64,
+        root: Hash,
+        other: &StandardSigner,
+    ) -> Result<Vec<u8>, LogError> {
+        signed_by(&[&self.signer, other], origin, size, root)
+    }
+}
+
+fn signed_by(
+    signers: &[&dyn Signer],
+    origin: &str,
+    size: u64,
+    root: Hash,
+) -> Result<Vec<u8>, LogError> {
+    let text = Checkpoint::new(origin, size, root, "").map_err(|_malformed| LogError::Key)?;
+    let mut note = Note::new(&text.to_bytes(), &[]).map_err(|_malformed| LogError::Key)?;
+    note.add_sigs(signers).map_err(|_failed| LogError::Key)?;
+    Ok(note.to_bytes())
+}
+
+/// A key that is kept nowhere, and its public half.
+pub(super) fn one_time(name: &str) -> Result<(StandardSigner, String), LogError> {
+    let key = LogKey::from_seed(name, &*seed()?)?;
+    Ok((key.signer, key.verifier_key))
 }
 
 fn purpose(origin: &str) -> String {

@@ -15,6 +15,8 @@ pub(crate) const SEALED_KEY: &str = "log.key";
 pub(crate) const NEXT_KEY: &str = "log.key.next";
 /// A checkpoint with the cosignatures of witnesses.
 pub(crate) const COSIGNED: &str = "checkpoint.cosigned";
+/// Who writes a log that is in a store.
+pub(crate) const WRITER: &str = "writer";
 /// A file that asks the log for a new key.
 pub(crate) const WANTED_KEY: &str = "log.key.wanted";
 

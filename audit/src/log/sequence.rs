@@ -10,7 +10,7 @@ use std::{
 use tlog_tiles::record_hash;
 use tokio::sync::oneshot;
 
-use super::{AuditLog, LogError, Position, State, layout, recover, step::Step, store, tree::Tile};
+use super::{AuditLog, LogError, Position, State, layout, recover, step::Step, tree::Tile};
 use crate::batch::{Batch, BatchFault, BatchHeader, CheckedBatch};
 
 /// A batch that waits.
@@ -38,8 +38,7 @@ impl AuditLog {
             return;
         }
         let mut next = state.clone();
-        let mut tiles = Vec::new();
-        let mut bundles = Vec::new();
+        let mut files = Vec::new();
         let mut objects = BTreeMap::new();
         let mut answers = Vec::new();
         for Pending { batch, answer } in waiting {
@@ -51,10 +50,7 @@ impl AuditLog {
                         layout::batch_path(&self.dir, &batch.hash()),
                         batch.to_object().map_err(|e| BatchFault(e.to_string()))?,
                     );
-                    let bundle = next.push(batch.header, &header, &mut |tile| tiles.push(tile));
-                    if let Some(entries) = bundle {
-                        bundles.push((next.frontier.size() / 256 - 1, entries));
-                    }
+                    next.extend(&self.dir, batch.header, &header, &mut files);
                 }
                 Ok(header.source())
             });
@@ -63,7 +59,7 @@ impl AuditLog {
         let written = if objects.is_empty() {
             Ok(())
         } else {
-            self.commit(&state, &mut next, objects, tiles, bundles)
+            self.commit(&state, &mut next, objects, files)
         };
         if written.is_ok() {
             *state = next;
@@ -98,6 +94,9 @@ impl AuditLog {
     fn clear_doubt(&self, state: &mut State) -> Result<(), LogError> {
         if self.in_doubt.load(Ordering::Relaxed) {
             *state = recover::recover(&self.dir, &self.options.origin, &self.key())?;
+            if let Some(copy) = &self.copy {
+                copy.recover(&self.key(), state)?;
+            }
             self.in_doubt.store(false, Ordering::Relaxed);
         }
         Ok(())
@@ -109,29 +108,14 @@ impl AuditLog {
         old: &State,
         next: &mut State,
         objects: BTreeMap<PathBuf, Vec<u8>>,
-        mut tiles: Vec<Tile>,
-        mut bundles: Vec<(u64, Vec<Vec<u8>>)>,
+        mut files: Vec<(PathBuf, Vec<u8>)>,
     ) -> Result<(), LogError> {
-        store::put_all(&self.dir, objects)?;
+        self.put(objects.into_iter().collect())?;
         self.reached(Step::Stored)?;
-        tiles.extend(next.frontier.partial());
-        if !next.tail.is_empty() {
-            bundles.push((next.frontier.size() / 256, next.tail.clone()));
-        }
-        let path = |level, index, width| layout::tile_path(&self.dir, level, index, width);
-        let files = bundles
-            .iter()
-            .map(|(index, entries)| (path(None, *index, entries.len()), layout::bundle(entries)))
-            .chain(
-                (tiles.iter()).map(|t| (path(Some(t.level), t.index, t.hashes.len()), t.bytes())),
-            );
-        store::put_all(&self.dir, files.collect::<Vec<_>>())?;
+        next.unfinished(&self.dir, &mut files);
+        self.put(files)?;
         self.reached(Step::Extended)?;
-        let size = next.frontier.size();
-        let root = next.frontier.root();
-        next.checkpoint = self.key().checkpoint(&self.options.origin, size, root)?;
-        let place = self.dir.join(layout::CHECKPOINT);
-        store::put_all(&self.dir, [(place, next.checkpoint.clone())])?;
+        self.sign(next)?;
         self.reached(Step::Signed)?;
         self.drop_narrower(old, next);
         Ok(())
@@ -159,6 +143,9 @@ impl AuditLog {
                     tile.hashes.len(),
                 ));
             }
+        }
+        if let Some(Err(error)) = self.copy.as_ref().map(|copy| copy.delete(&paths)) {
+            tracing::debug!(%error, "partial tiles stay in the store");
         }
         for path in paths {
             if let Err(error) = fs::remove_file(&path) {

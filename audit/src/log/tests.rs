@@ -10,7 +10,7 @@ use crate::{
     verify::{VerifyOptions, verify},
 };
 
-fn fill(wal: &Wal, count: usize) {
+pub(crate) fn fill(wal: &Wal, count: usize) {
     for n in 0..count {
         wal.append(decision(&format!("/{n}"), Effect::Allow))
             .unwrap();
@@ -27,7 +27,7 @@ async fn begun(dir: &TempDir) -> (Arc<AuditLog>, PathBuf, Arc<Wal>) {
     (log, audit, wal)
 }
 
-fn batch(wal: &Wal, number: u64, previous: [u8; 32], after: u64) -> Batch {
+pub(crate) fn batch(wal: &Wal, number: u64, previous: [u8; 32], after: u64) -> Batch {
     let line = wal.all_lines().remove(0);
     let mut cursor = line.cursor_after(1, after).unwrap().unwrap();
     let chunk = line.read(&mut cursor, 5, 1 << 20).unwrap().unwrap();

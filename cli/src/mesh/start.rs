@@ -13,6 +13,7 @@ use reeve_audit::{
     AuditLog, EventKind, EventRecord, IngestService, LogOptions, ShipOptions, Wal, WalOptions,
     ship_local,
 };
+use reeve_bucket::Bucket;
 use reeve_ca::{
     Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, IdentityEvents,
     IssuerService, JoinTokens, LocalIssuer, MeshListener, Store, TlsPeer,
@@ -324,8 +325,14 @@ fn open_log(
 ) -> anyhow::Result<Arc<AuditLog>> {
     let origin = format!("{}/audit", settings.trust_domain.as_str());
     let dir = args.within("audit");
-    AuditLog::open(&dir, LogOptions::new(origin, key))
-        .with_context(|| format!("the audit log in {}", dir.display()))
+    let mut options = LogOptions::new(origin, key);
+    if let Some(url) = &args.audit_store {
+        let bucket = Bucket::from_environment(url.clone());
+        let bucket = bucket.with_context(|| format!("the audit log's store {url}"))?;
+        tracing::info!(%url, "the audit log is kept in a bucket, too");
+        options.store = Some(Arc::new(bucket));
+    }
+    AuditLog::open(&dir, options).with_context(|| format!("the audit log in {}", dir.display()))
 }
 
 /// Keeps columns for searching beside the log, on a thread that gives way to all others.

@@ -58,10 +58,18 @@ fn spec(context: &Context) -> Spec {
         Some(SealKeySource::Command(command)) => flag("--seal-key-command", command.into()),
         None => {}
     }
+    let mut env = context.own_environment();
+    if let Some(store) = &context.audit_store {
+        flag("--audit-store", store.to_string().into());
+        // To the mesh process alone: no sidecar and no application is to have the bucket's credentials.
+        let aws =
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_"));
+        env.extend(aws);
+    }
     Spec {
         title: "the mesh process".to_owned(),
         command,
-        env: context.own_environment(),
+        env,
         dir: state.path().to_owned(),
         death: DeathSignal::Term,
         output: Output::File(state.logs().join("mesh.log")),

@@ -7,8 +7,10 @@ mod inputs;
 mod past;
 mod prove;
 mod read;
+mod remote;
 mod report;
 mod rotate;
+mod sql;
 mod verify;
 
 use clap::{Args, Subcommand};

@@ -102,6 +102,7 @@ async fn demo(args: DemoArgs) -> Verdict {
         base,
         intercept: None,
         seal_key: None,
+        audit_store: None,
         temporary,
         notices,
         stop: stop.clone(),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::Args;
+use reeve_bucket::BucketUrl;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -51,6 +52,9 @@ pub(crate) struct UpArgs {
     /// Command that prints that key instead (KMS, secret store); run by sh -c with the mesh's own environment.
     #[arg(long, value_name = "COMMAND", conflicts_with = "seal_key")]
     pub(crate) seal_key_command: Option<String>,
+    /// Keep the audit log in a bucket too, s3://BUCKET/PREFIX; credentials from AWS's environment variables.
+    #[arg(long, value_name = "URL")]
+    pub(crate) audit_store: Option<BucketUrl>,
 }
 
 /// Runs the mesh until it is told to stop.
@@ -81,6 +85,7 @@ async fn supervise(args: UpArgs) -> Verdict {
             .seal_key
             .map(SealKeySource::File)
             .or(args.seal_key_command.map(SealKeySource::Command)),
+        audit_store: args.audit_store,
         temporary: false,
         notices,
         stop,

@@ -3,11 +3,14 @@
 //! What is to be deleted is recorded first; files go only when that record is in the log, so that `verify` can tell
 //! retention from a quiet deletion.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use reeve_audit::{
     Entry, EventKind, EventRecord, Reader, Record,
-    archive::{Expired, root_of},
+    archive::{EXPIRED, Expired, root_of},
 };
 
 use super::{KeepError, Keeper, LEAVES_AT_ONCE, failed};
@@ -70,7 +73,7 @@ impl Keeper {
             leaves: end,
             deleted: expired.leaves,
         };
-        reader.set_expiry(leaves)?;
+        self.mark(&reader, leaves)?;
         self.delete(&reader, leaves)?;
         tracing::info!(
             leaves = end,
@@ -84,19 +87,34 @@ impl Keeper {
         let mut at = expired.deleted;
         while at < expired.leaves {
             let end = expired.leaves.min(at + LEAVES_AT_ONCE);
-            for batch in reader.headers(at, end)? {
-                remove(&batch.object)?;
-            }
+            let batches = reader.headers(at, end)?;
+            let objects: Vec<_> = batches.into_iter().map(|batch| batch.object).collect();
+            self.remove(&objects)?;
             at = end;
         }
         let listed = segment::list(&self.dir, expired.leaves).map_err(|e| failed(&self.dir, e))?;
-        for segment in listed.iter().filter(|s| s.last < expired.leaves) {
-            remove(&segment.path(&self.dir))?;
-        }
-        Ok(reader.set_expiry(Expired {
-            deleted: expired.leaves,
-            ..expired
-        })?)
+        let gone = listed.iter().filter(|s| s.last < expired.leaves);
+        let paths: Vec<_> = gone.map(|segment| segment.path(&self.dir)).collect();
+        self.remove(&paths)?;
+        self.mark(
+            reader,
+            Expired {
+                deleted: expired.leaves,
+                ..expired
+            },
+        )
+    }
+
+    /// Writes down how far it has come, here and in the log's store.
+    fn mark(&self, reader: &Reader, expired: Expired) -> Result<(), KeepError> {
+        reader.set_expiry(expired)?;
+        Ok(self.log.put_copy_of(EXPIRED)?)
+    }
+
+    /// Removes files, in the log's store first: a process that ends in between removes them again.
+    fn remove(&self, paths: &[PathBuf]) -> Result<(), KeepError> {
+        self.log.delete_copies(paths)?;
+        paths.iter().try_for_each(|path| remove(path))
     }
 
     /// The last configuration that came into force in the records of these leaves, as they or what expired before them say.

@@ -9,7 +9,10 @@ use reeve_audit::{
 };
 use serde::Serialize;
 
-use super::verify;
+use super::{
+    remote::{self, Part},
+    verify,
+};
 use crate::{
     input,
     output::{self, Format, OutputArgs},
@@ -45,7 +48,7 @@ pub(super) struct ProveArgs {
     /// Write the proof here, not to standard output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The log's folder, if it is not that of the mesh in the state directory.
+    /// The log's folder or bucket (s3://BUCKET/PREFIX), if it is not that of the mesh in the state directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]
@@ -83,7 +86,7 @@ pub(super) fn prove(args: &ProveArgs) -> Verdict {
     let id = parse_record_id(&args.id)
         .map_err(|error| Problem::because("no record can have that id", &error))?;
     let dir = match &args.dir {
-        Some(dir) => dir.clone(),
+        Some(dir) => remote::here(dir, Part::All)?,
         None => args.state.existing()?.audit(),
     };
     let made = proof::prove(&dir, &id).map_err(|error| {

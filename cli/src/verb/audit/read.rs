@@ -20,7 +20,11 @@ use reeve_core::{
 };
 use serde::Serialize;
 
-use super::describe;
+use super::{
+    describe,
+    remote::{self, Part},
+    sql,
+};
 use crate::{
     input,
     output::{self, Format, OutputArgs},
@@ -57,6 +61,8 @@ Examples:
   reeve audit query --service ratings --from spiffe://mesh.local/ns/default/sa/bookinfo-reviews --limit 5
   reeve audit query --trace 4bf92f3577b34da6a3ce929d0e0e4736
   reeve audit query --kind event -o json | jq .event
+  reeve audit query --sql \"select principal, count(*) from records where effect = 'deny' group by 1\"
+  reeve audit query --dir s3://trail/mesh.local/audit --denied
 
 Exit codes: 0 = fine, 1 = nothing matched, 2 = the log could not be read.";
 
@@ -68,7 +74,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Where the log is.
 #[derive(Args, Debug, Default)]
 pub(crate) struct LogArgs {
-    /// The log's folder, if it is not that of the mesh in the state directory.
+    /// The log's folder or bucket (s3://BUCKET/PREFIX), if it is not that of the mesh in the state directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]
@@ -92,7 +98,7 @@ impl LogArgs {
     /// The log's folder.
     pub(super) fn folder(&self) -> Result<PathBuf, Problem> {
         match &self.dir {
-            Some(dir) => Ok(dir.clone()),
+            Some(dir) => remote::here(dir, Part::Searched),
             None => Ok(self.state.existing()?.audit()),
         }
     }
@@ -127,8 +133,8 @@ impl LogArgs {
 
     /// The log, with what sidecars have not shipped yet.
     pub(crate) fn open(&self) -> Result<Reader, Problem> {
-        if let Some(dir) = &self.dir {
-            return open(dir).map_err(|error| unreadable(&error));
+        if self.dir.is_some() {
+            return open(&self.folder()?).map_err(|error| unreadable(&error));
         }
         let state = self.state.existing()?;
         let reader = open(&state.audit()).map_err(|error| unreadable(&error))?;
@@ -229,10 +235,35 @@ pub(super) struct QueryArgs {
     /// At most so many, the newest.
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
+    /// Answer this query in SQL over the table `records` (needs a build with the feature `sql`).
+    #[arg(long, value_name = "SELECT", conflicts_with_all = [
+        "since", "until", "from", "workload", "service", "effect", "denied", "reason", "trace", "path", "kind", "event",
+    ])]
+    sql: Option<String>,
+    /// How long SQL may take.
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "sql")]
+    timeout: String,
+    /// How much memory SQL may take, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 512, requires = "sql")]
+    memory: usize,
     #[command(flatten)]
     log: LogArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    /// How to print the answer; csv with --sql.
+    #[arg(short = 'o', long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Rows,
+}
+
+/// The form of a query's answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Rows {
+    /// For people.
+    #[default]
+    #[value(alias = "table")]
+    Human,
+    /// For programs.
+    Json,
+    /// Comma-separated values.
+    Csv,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -325,6 +356,18 @@ impl Shown {
 }
 
 pub(super) fn query(args: &QueryArgs) -> Verdict {
+    if let Some(text) = &args.sql {
+        let limits = (args.timeout.as_str(), args.memory);
+        return sql::run(&args.log.folder()?, text, args.output, limits);
+    }
+    let format = match args.output {
+        Rows::Human => Format::Human,
+        Rows::Json => Format::Json,
+        Rows::Csv => {
+            return Err(Problem::new("records are not lines of values")
+                .fix("ask with --sql for the columns that you want, or take -o json"));
+        }
+    };
     let now = SystemClock.now();
     let time = |text: &Option<String>| {
         let parsed = text.as_deref().map(|text| input::time(text, now));
@@ -361,7 +404,7 @@ pub(super) fn query(args: &QueryArgs) -> Verdict {
         .map_err(|error| unreadable(&error))?;
     args.log.tell(found.len());
     for found in &found {
-        print(found, args.output.output)?;
+        print(found, format)?;
     }
     Ok(Answer::from_fine(!found.is_empty()))
 }

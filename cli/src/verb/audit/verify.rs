@@ -16,7 +16,10 @@ use reeve_core::TrustDomain;
 use reeve_sidecar::SvidBatchVerifier;
 use reeve_svid::TrustBundle;
 
-use super::{cosign, prove};
+use super::{
+    cosign, prove,
+    remote::{self, Part},
+};
 use crate::{
     input,
     output::{self, Format, OutputArgs},
@@ -41,7 +44,7 @@ Exit codes: 0 = everything checks, 1 = something does not (each place is named),
 /// `reeve audit verify`.
 #[derive(Args, Debug)]
 pub(super) struct VerifyArgs {
-    /// The log's folder, if it is not that of the mesh in the state directory.
+    /// The log's folder or bucket (s3://BUCKET/PREFIX), if it is not that of the mesh in the state directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// A proxy's write-ahead log to check too; repeat for several. Those of the state directory are always checked.
@@ -79,7 +82,7 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
     let earlier = earlier.collect::<Result<_, Problem>>()?;
     let since = args.since.as_deref().map(verified_before).transpose()?;
     let (dir, mut wals, bundle) = match &args.dir {
-        Some(dir) => (dir.clone(), Vec::new(), roots_beside(dir)),
+        Some(dir) => (remote::here(dir, Part::All)?, Vec::new(), roots_beside(dir)),
         None => {
             let state = args.state.existing()?;
             (state.audit(), wals_of(&state), roots_beside(&state.audit()))

@@ -1,0 +1,332 @@
+//! Measures what one audit log bears: as many proxies' audit streams as wanted, each with an SVID and a TLS connection of its
+//! own and the real shipper, into the real mesh process.
+//! `cargo run --release -p reeve-sidecar --example audit_streams -- FOLDER REEVE STREAMS RECORDS [WAVES [URL]]`: so many
+//! streams, so many records of each in each wave; with URL the log is kept in that bucket, too. Prints JSON. As root it
+//! raises the bound on open files itself.
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+
+use std::{
+    error::Error,
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use reeve_audit::{EventKind, EventRecord, Level, ShipOptions, Wal, WalOptions, ship};
+use reeve_ca::{CaOptions, CertificateAuthority, MeshAddress, SealKey, Store};
+use reeve_core::{Clock, InstanceName, SpiffeId, clock::SystemClock};
+use reeve_sidecar::{MeshConnector, SvidSigner};
+use reeve_svid::{Credentials, CredentialsWatch};
+use tokio::sync::watch;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Copies of one workload.
+const REPLICAS: u32 = 250;
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (waves, url) = (args.get(4).unwrap_or(&"1"), args.get(5));
+    let [folder, reeve, streams, records, ..] = args.as_slice() else {
+        return Err("usage: audit_streams FOLDER REEVE STREAMS RECORDS [WAVES [URL]]".into());
+    };
+    let place = tempfile::tempdir_in(folder)?;
+    let load = Load {
+        streams: streams.parse()?,
+        records: records.parse()?,
+        waves: waves.parse()?,
+    };
+    more_files(u64::from(load.streams) * 6 + 1000)?;
+    load.run(place.path(), reeve, url.copied())
+}
+
+struct Load {
+    streams: u32,
+    records: u32,
+    waves: u32,
+}
+
+impl Load {
+    fn run(&self, place: &Path, reeve: &str, url: Option<&str>) -> Result<(), Failure> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (state, mesh) = (place.join("state"), place.join("mesh"));
+        fs::create_dir_all(&state)?;
+        fs::create_dir_all(&mesh)?;
+        fs::write(mesh.join("mesh.yaml"), self.workloads())?;
+        let issued = Instant::now();
+        let proxies = self.proxies(place, &state, &clock)?;
+        let issued = issued.elapsed().as_secs_f64();
+        let mut log = Running::start(reeve, &state, &mesh, url)?;
+        let idle = log.resident_kib()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let expected: SpiffeId = "spiffe://mesh.local/ns/reeve-system/sa/control".parse()?;
+        let address: MeshAddress = log.address.parse()?;
+        let (began, opened) = (Instant::now(), record(&proxies, 1)?);
+        let _inside = runtime.enter();
+        for (wal, credentials) in &proxies {
+            let connector = MeshConnector::new(
+                address.clone(),
+                expected.clone(),
+                credentials.clone(),
+                Arc::clone(&clock),
+            );
+            let channels: ship::ChannelFactory = Arc::new(move || {
+                let connector = connector.clone();
+                Box::pin(async move { Ok(connector.connected().await?) })
+            });
+            let signer = Arc::new(SvidSigner::new(credentials.clone()));
+            runtime.spawn(ship(wal.clone(), channels, signer, ShipOptions::default()));
+        }
+        until_shipped(&proxies, &mut log)?;
+        let opening = began.elapsed().as_secs_f64();
+        std::thread::sleep(Duration::from_secs(2));
+        let open = log.resident_kib()?;
+        let mut told = Vec::new();
+        for _ in 0..self.waves {
+            told.push(self.wave(&proxies, &mut log)?);
+        }
+        println!(
+            "{}",
+            serde_json::json!({
+                "streams": self.streams,
+                "svids_issued_s": round(issued),
+                "opened_and_first_records_acknowledged_s": round(opening),
+                "records_while_opening": opened,
+                "resident_mib_without_streams": idle / 1024,
+                "resident_mib_with_streams": open / 1024,
+                "kib_per_stream": round(bytes(open.saturating_sub(idle)) / f64::from(self.streams)),
+                "connections": log.connections()?,
+                "waves": told,
+                "peak_mib": log.number("status", "VmHWM:")? / 1024,
+            })
+        );
+        Ok(())
+    }
+
+    /// Appends, and waits until everything is acknowledged.
+    fn wave(&self, proxies: &[Proxy], log: &mut Running) -> Result<serde_json::Value, Failure> {
+        let before = log.used()?;
+        let began = Instant::now();
+        let count = bytes(record(proxies, self.records)?);
+        until_shipped(proxies, log)?;
+        let took = began.elapsed().as_secs_f64();
+        let after = log.used()?;
+        let per_s = |f: fn(&Used) -> u64| ((bytes(f(&after)) - bytes(f(&before))) / took).round();
+        Ok(serde_json::json!({
+            "seconds": round(took),
+            "records_per_s": (count / took).round(),
+            "batches_per_s": per_s(|used| used.batches),
+            "written_mib_per_s": round(per_s(|used| used.written) / f64::from(1 << 20)),
+            "log_cpu_s": round(after.cpu_s - before.cpu_s),
+            "log_cpu_us_per_record": round((after.cpu_s - before.cpu_s) * 1e6 / count),
+        }))
+    }
+
+    fn workloads(&self) -> String {
+        let mut text = String::from(
+            "apiVersion: reeve.dev/v1alpha1\nkind: LocalMesh\nmetadata: {name: streams}\nspec:\n  workloads:\n",
+        );
+        for (workload, replicas) in self.groups() {
+            text.push_str(&format!(
+                "  - {{name: {workload}, serviceAccount: {workload}, replicas: {replicas}}}\n"
+            ));
+        }
+        text
+    }
+
+    fn groups(&self) -> impl Iterator<Item = (String, u32)> {
+        let streams = self.streams;
+        (0..streams.div_ceil(REPLICAS))
+            .map(move |n| (format!("w{n}"), REPLICAS.min(streams - n * REPLICAS)))
+    }
+
+    /// Each with its write-ahead log and an SVID of the mesh's own authority, which the mesh process then opens.
+    fn proxies(
+        &self,
+        place: &Path,
+        state: &Path,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Vec<Proxy>, Failure> {
+        let options = CaOptions {
+            trust_domain: "mesh.local".parse()?,
+            root_ttl: 365 * DAY,
+            intermediate_ttl: 30 * DAY,
+            svid_ttl: DAY,
+            consumer_wait: Duration::from_secs(60),
+            store: Store::Sealed {
+                dir: state.join("ca"),
+                key: SealKey::from_file_or_new(&state.join("seal.key"))?,
+            },
+        };
+        let ca = CertificateAuthority::open(options, Arc::clone(clock))?;
+        let mut proxies = Vec::new();
+        for (workload, replicas) in self.groups() {
+            let id: SpiffeId = format!("spiffe://mesh.local/ns/default/sa/{workload}").parse()?;
+            for replica in 0..replicas {
+                let name: InstanceName = format!("{workload}-{replica}").parse()?;
+                let wal = WalOptions {
+                    level: Level::Os,
+                    max_bytes: 1 << 26,
+                    segment_bytes: 1 << 16,
+                    first_epoch: 1,
+                };
+                let dir = place.join("wal").join(name.as_str());
+                let wal = Wal::open(&dir, name, wal, Arc::clone(clock))?;
+                let credentials = Credentials {
+                    svid: Arc::new(ca.issue_self(&id)?),
+                    bundle: ca.bundle().borrow().clone(),
+                };
+                let (_, credentials) = watch::channel(Some(Arc::new(credentials)));
+                proxies.push((Arc::new(wal), credentials));
+            }
+        }
+        Ok(proxies)
+    }
+}
+
+type Proxy = (Arc<Wal>, CredentialsWatch);
+
+/// Records of a decision's length; how many.
+fn record(proxies: &[Proxy], each: u32) -> Result<u64, Failure> {
+    let mut count = 0;
+    for _ in 0..each {
+        for (wal, _) in proxies {
+            let text = "a text about as long as what a decision holds: ".repeat(16);
+            wal.append(EventRecord::new(EventKind::Started).with("text", text))?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+fn until_shipped(proxies: &[Proxy], log: &mut Running) -> Result<(), Failure> {
+    while proxies.iter().any(|(wal, _)| wal.status().backlog > 0) {
+        if let Some(ended) = log.child.try_wait()? {
+            return Err(format!("the mesh process ended: {ended}").into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// What the mesh process has used.
+struct Used {
+    cpu_s: f64,
+    written: u64,
+    batches: u64,
+}
+
+/// The mesh process.
+struct Running {
+    child: Child,
+    address: String,
+    checkpoint: std::path::PathBuf,
+}
+
+impl Running {
+    fn start(reeve: &str, state: &Path, mesh: &Path, url: Option<&str>) -> Result<Self, Failure> {
+        let (address, api) = (free()?, free()?);
+        let store = url.map(|url| ["--audit-store", url]);
+        let child = Command::new(reeve)
+            .args(["control", "run", "--grpc", &address, "--api", &api])
+            .arg("--state")
+            .arg(state)
+            .arg("--folder")
+            .arg(mesh)
+            .args(store.into_iter().flatten())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(state.join("mesh.log"))?)
+            .spawn()?;
+        let mut running = Self {
+            child,
+            address,
+            checkpoint: state.join("audit/checkpoint"),
+        };
+        while std::net::TcpStream::connect(&api).is_err() {
+            if let Some(ended) = running.child.try_wait()? {
+                let log = fs::read_to_string(state.join("mesh.log"))?;
+                return Err(format!("the mesh process ended: {ended}\n{log}").into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(running)
+    }
+
+    fn resident_kib(&self) -> Result<u64, Failure> {
+        self.number("status", "VmRSS:")
+    }
+
+    /// A number of `/proc/PID/FILE` (proc(5)).
+    fn number(&self, file: &str, name: &str) -> Result<u64, Failure> {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.ok_or_else(|| format!("no {name}"))?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    fn used(&self) -> Result<Used, Failure> {
+        let mut nanos = 0u64;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
+                nanos += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
+            }
+        }
+        let checkpoint = fs::read_to_string(&self.checkpoint)?;
+        Ok(Used {
+            cpu_s: Duration::from_nanos(nanos).as_secs_f64(),
+            written: self.number("io", "write_bytes:")?,
+            batches: checkpoint.lines().nth(1).unwrap_or_default().parse()?,
+        })
+    }
+
+    /// Sockets that it has open.
+    fn connections(&self) -> Result<usize, Failure> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
+        let targets = files
+            .flatten()
+            .filter_map(|file| fs::read_link(file.path()).ok());
+        Ok(targets
+            .filter(|to| to.to_string_lossy().starts_with("socket:"))
+            .count())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// An address that nobody listens on.
+fn free() -> Result<String, Failure> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn bytes(number: u64) -> f64 {
+    number as f64
+}
+
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+fn more_files(wanted: u64) -> Result<(), Failure> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map(|most| most.max(wanted));
+    let raised = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    setrlimit(Resource::Nofile, raised)
+        .map_err(|_| format!("{wanted} open files are not allowed: run it as root").into())
+}

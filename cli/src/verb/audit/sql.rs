@@ -1,0 +1,45 @@
+//! `reeve audit query --sql`.
+
+use std::path::Path;
+
+use super::read::Rows;
+use crate::problem::{Problem, Verdict};
+
+/// Answers the query `text` over the log in `dir`, in the time and with the MiB that are given.
+#[cfg(feature = "sql")]
+pub(super) fn run(dir: &Path, text: &str, rows: Rows, limits: (&str, usize)) -> Verdict {
+    use reeve_query::{Form, Limits, SqlError};
+
+    use crate::problem::Answer;
+
+    let limits = Limits {
+        time: crate::verb::duration(limits.0).map_err(Problem::new)?,
+        memory_bytes: limits.1.saturating_mul(1 << 20),
+    };
+    let form = match rows {
+        Rows::Human => Form::Table,
+        Rows::Json => Form::Json,
+        Rows::Csv => Form::Csv,
+    };
+    let mut out = std::io::stdout().lock();
+    match reeve_query::run(dir, text, form, &limits, &mut out) {
+        Ok(count) => Ok(Answer::from_fine(count > 0)),
+        // Whoever read it has enough.
+        Err(SqlError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(Answer::Yes)
+        }
+        Err(error) => Err(Problem::new(reeve_core::error_chain(&error)).fix(
+            "`describe records` tells the columns; docs/audit-record.md tells what they mean",
+        )),
+    }
+}
+
+/// This build has no SQL.
+#[cfg(not(feature = "sql"))]
+pub(super) fn run(_dir: &Path, _text: &str, _rows: Rows, _limits: (&str, usize)) -> Verdict {
+    Err(
+        Problem::new("this build of reeve has no SQL: it was built without the feature `sql`").fix(
+            "build it with `cargo build --release -p reeve-cli --features sql`, or ask with --effect, --from, --service and the other flags",
+        ),
+    )
+}
