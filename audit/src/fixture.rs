@@ -47,6 +47,9 @@ pub(crate) fn decision(path: &str, effect: Effect) -> DecisionRecord {
                 address: None,
             },
             context: RequestContext {
+                destination_ip: None,
+                remote_ip: None,
+                sni: None,
                 source_ip: [127, 77, 3, 1].into(),
                 port: 9080,
                 mtls: true,

@@ -129,6 +129,9 @@ fn request(asker: usize) -> Outcome<AccessRequest> {
             address: None,
         },
         context: RequestContext {
+            destination_ip: None,
+            remote_ip: None,
+            sni: None,
             source_ip: "10.1.2.3".parse()?,
             port: 9080,
             mtls: true,

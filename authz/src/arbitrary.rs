@@ -138,6 +138,8 @@ prop_compose! {
         action in select(Action::ALL.to_vec()),
         resource in resource(),
         source_ip in any::<std::net::IpAddr>(),
+        (remote_ip, destination_ip) in any::<(Option<std::net::IpAddr>, Option<std::net::IpAddr>)>(),
+        sni in option::of("[a-z.]{1,8}"),
         port in any::<u16>(),
         mtls in any::<bool>(),
         time in prop_oneof![any::<u64>(), 1_700_000_000_000..1_900_000_000_000u64],
@@ -154,7 +156,16 @@ prop_compose! {
             user: user.filter(|_| http.is_some()).map(Into::into),
             action,
             resource,
-            context: RequestContext { source_ip, port, mtls, time: UnixTime::from_millis(time), http },
+            context: RequestContext {
+                destination_ip,
+                http,
+                mtls,
+                port,
+                remote_ip,
+                sni: sni.map(Into::into),
+                source_ip,
+                time: UnixTime::from_millis(time),
+            },
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Needs {
     pub query: BTreeSet<String>,
     /// Labels of workloads and services, which are known beforehand.
     pub labels: BTreeSet<String>,
+    /// The server name in a connection's ClientHello.
+    pub sni: bool,
 }
 
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -380,11 +381,16 @@ impl Circumstances<'_> {
             }
             Ok::<_, QuestionError>(())
         };
-        put("source_ip", &|| {
-            // An IPv4 caller on a dual-stack socket is that IPv4 address.
-            let address = context.source_ip.to_canonical().to_string();
-            extension(&functions.ip, &address)
-        })?;
+        // An IPv4 caller on a dual-stack socket is that IPv4 address.
+        let ip = |ip: IpAddr| extension(&functions.ip, &ip.to_canonical().to_string());
+        put("source_ip", &|| ip(context.source_ip))?;
+        put("remote_ip", &|| ip(context.client_ip()))?;
+        if let Some(address) = context.destination_ip {
+            put("destination_ip", &|| ip(address))?;
+        }
+        if let Some(name) = &context.sni {
+            put("sni", &|| Ok(text(name)))?;
+        }
         put("port", &|| Ok(Value::from(i64::from(context.port))))?;
         put("mtls", &|| Ok(Value::from(context.mtls)))?;
         if let Some(id) = request.principal.spiffe_id() {

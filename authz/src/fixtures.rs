@@ -35,6 +35,9 @@ pub(crate) fn request() -> AccessRequest {
             address: None,
         },
         context: RequestContext {
+            destination_ip: None,
+            remote_ip: None,
+            sni: None,
             source_ip: "10.1.2.3".parse().unwrap(),
             port: 9080,
             mtls: true,

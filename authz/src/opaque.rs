@@ -11,7 +11,16 @@ use reeve_core::decision::Action;
 use crate::uses::Uses;
 
 /// What policy sees of any connection; the rest of the context is HTTP's.
-const CONNECTION: [&str; 4] = ["source_ip", "port", "mtls", "time"];
+const CONNECTION: [&str; 8] = [
+    "source_ip",
+    "remote_ip",
+    "destination_ip",
+    "sni",
+    "port",
+    "mtls",
+    "principal_id",
+    "time",
+];
 
 /// The policy without what only HTTP can tell; `None` = it looks at nothing of HTTP, and `connect` is judged by it as it
 /// stands.

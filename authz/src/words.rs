@@ -169,6 +169,7 @@ fn words(expr: &Expr) -> String {
         Expr::HasAttr { expr: inner, attrs } if is_context(inner) => match attrs.first().as_str() {
             "user" => "any user".to_owned(),
             "grpc" => "it is gRPC".to_owned(),
+            "sni" => "there is a server name".to_owned(),
             _ => expr.to_string(),
         },
         Expr::Like {
@@ -321,6 +322,9 @@ fn name(expr: &Expr) -> Option<String> {
         "host" => "the host".to_owned(),
         "method" => "the method".to_owned(),
         "source_ip" => "the source".to_owned(),
+        "remote_ip" => "the client".to_owned(),
+        "destination_ip" => "the address called".to_owned(),
+        "sni" => "the server name".to_owned(),
         "time" => "the time".to_owned(),
         "grpc.service" => "the gRPC service".to_owned(),
         "grpc.method" => "the gRPC method".to_owned(),
@@ -351,12 +355,15 @@ fn is_context(expr: &Expr) -> bool {
 
 /// `a.b` of `context.a.b`, for the names that have words.
 fn attribute(expr: &Expr) -> Option<&'static str> {
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 20] = [
         "path",
         "port",
         "host",
         "method",
         "source_ip",
+        "remote_ip",
+        "destination_ip",
+        "sni",
         "time",
         "mtls",
         "headers",

@@ -35,7 +35,10 @@ use self::{
 };
 use crate::{
     Code, Fault, LocalWorkload, Service,
-    kinds::{AccessPolicySpec, AccessRoleBindingSpec, AuthorizationPolicySpec, Object},
+    kinds::{
+        AccessPolicySpec, AccessRoleBindingSpec, AuthorizationPolicySpec, KubernetesGatewaySpec,
+        Object, ServiceEntrySpec,
+    },
     mesh::Scope,
     resolve::Notes,
     source::path::Path,
@@ -52,11 +55,16 @@ pub(crate) struct World<'a> {
     pub(crate) access: &'a [Object<AccessPolicySpec>],
     /// So do roles that are bound.
     pub(crate) bindings: &'a [Object<AccessRoleBindingSpec>],
+    /// Services outside the mesh, which may be targets.
+    pub(crate) entries: &'a [Object<ServiceEntrySpec>],
+    /// The mesh's `Gateway`s of the Gateway API.
+    pub(crate) gateways: &'a [Object<KubernetesGatewaySpec>],
     /// Whether labels that pick nothing known may be taken for a service's: `app: x` for the service `x`.
     pub(crate) assume: bool,
 }
 
 pub use import::{Imported, ImportedObject, import};
+pub(crate) use target::selections;
 
 /// An object in Cedar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,7 +251,6 @@ impl Read<'_> {
             },
             denies: matches!(self.action, Action::Deny | Action::Custom),
             asks: self.action == Action::Custom,
-            gateways: self.target.gateways,
         };
         let mut policies = Vec::new();
         for (n, spec) in self.object.spec.rules.iter().enumerate() {

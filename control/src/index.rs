@@ -227,6 +227,7 @@ impl<'a> Index<'a> {
             ecdh_curves: self.mesh.settings.ecdh_curves.clone(),
             name_servers: self.mesh.settings.name_servers.clone(),
             topology: self.mesh.settings.topology.clone(),
+            gateways: self.whole.gateways(),
             caller_shares: self.mesh.settings.caller_shares,
             rate_limits: self.rate_limits(&selecting),
             // Of the whole mesh: a service that the workload cannot see may be its own.

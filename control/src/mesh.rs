@@ -11,11 +11,14 @@ mod subnet;
 mod transformation;
 mod workload;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use reeve_authz::AskedOf;
 use reeve_core::{
-    InstanceName, Namespace, ServiceName,
+    InstanceName, Namespace, ServiceName, SpiffeId,
     model::{EntityRecord, GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
 };
 
@@ -93,6 +96,22 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// Identities that gateways have and nobody else, ordered: what they say of their clients is believed.
+    pub(crate) fn gateways(&self) -> Vec<SpiffeId> {
+        let those = |is: fn(&LocalWorkload) -> bool| {
+            let all = self.workloads.iter().filter(move |w| is(w));
+            all.filter_map(|w| w.identity.as_ref())
+        };
+        let gateways: BTreeSet<&SpiffeId> = those(|w| w.role == WorkloadRole::Gateway).collect();
+        if gateways.is_empty() {
+            return Vec::new();
+        }
+        let others: BTreeSet<&SpiffeId> = those(|w| w.role != WorkloadRole::Gateway)
+            .filter(|id| gateways.contains(id))
+            .collect();
+        gateways.difference(&others).copied().cloned().collect()
+    }
+
     /// Whether it says the same as `other`. Warnings do not count: their lines move with every comment.
     pub(crate) fn means(&self, other: &Self) -> bool {
         // Named one by one, so that a new one is not forgotten.

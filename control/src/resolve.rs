@@ -28,6 +28,7 @@ mod traffic;
 mod transformations;
 mod values;
 
+pub(crate) use entries::ENTRY_SUFFIX;
 pub(crate) use targets::{Targeting, scopes};
 pub(crate) use values::Notes;
 
@@ -132,7 +133,10 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
-    let requests = tokens::resolve(&objects.request_authentications, root, &services, faults);
+    let known = (&services, objects.kubernetes_gateways.as_slice());
+    let requests = tokens::resolve(&objects.request_authentications, root, known, faults);
+    let selections = selections(objects, &settings, (&services, &workloads));
+    services.extend(selections);
     let (policies, all_entities, asked_of) =
         access(objects, &settings, (&services, &workloads), faults);
     let custom = custom(objects, &settings, (&services, &workloads), faults);
@@ -168,6 +172,16 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     }
 }
 
+/// Services for the labels of policies which no identities tell.
+fn selections(
+    objects: &Objects,
+    settings: &crate::MeshSettings,
+    known: (&hosts::Services, &[crate::LocalWorkload]),
+) -> Vec<(reeve_core::ServiceName, std::sync::Arc<crate::Service>)> {
+    let policies = &objects.authorization_policies;
+    crate::authorization::selections(policies, world(objects, settings, known))
+}
+
 /// Which requests providers are asked about.
 fn custom(
     objects: &Objects,
@@ -191,6 +205,8 @@ fn world<'a>(
         workloads,
         access: &objects.access_policies,
         bindings: &objects.access_role_bindings,
+        entries: &objects.service_entries,
+        gateways: &objects.kubernetes_gateways,
         assume: false,
     }
 }

@@ -194,6 +194,9 @@ pub struct ResourceRef {
 /// The circumstances of a request or connection. For `connect`, the HTTP parts are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestContext {
+    /// The address that the connection was made to, as far as it is known when it is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_ip: Option<IpAddr>,
     /// What HTTP adds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpContext>,
@@ -201,10 +204,23 @@ pub struct RequestContext {
     pub mtls: bool,
     /// The port asked for, as the caller addressed it.
     pub port: u16,
-    /// The caller's address.
+    /// The client's address, where proxies that are trusted say another one than the connection's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_ip: Option<IpAddr>,
+    /// The server name in the connection's ClientHello, in lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<Arc<str>>,
+    /// The address that the connection came from.
     pub source_ip: IpAddr,
     /// When it was asked.
     pub time: UnixTime,
+}
+
+impl RequestContext {
+    /// The client's address: what trusted proxies say, else the connection's own.
+    pub fn client_ip(&self) -> IpAddr {
+        self.remote_ip.unwrap_or(self.source_ip)
+    }
 }
 
 /// The HTTP part of the circumstances.

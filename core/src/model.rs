@@ -25,7 +25,7 @@ mod workload;
 pub use break_glass::{BreakGlass, NotAKey, SignerKey};
 pub use circuit::OpenCircuit;
 pub use external::{
-    ExtensionProvider, ExternalAuthorization, HttpCheck, NamePattern, ProviderForm,
+    BodyInCheck, ExtensionProvider, ExternalAuthorization, HttpCheck, NamePattern, ProviderForm,
 };
 pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
 pub use global_limit::{

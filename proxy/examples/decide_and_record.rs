@@ -173,6 +173,9 @@ impl Asker {
                 address: None,
             },
             context: RequestContext {
+                destination_ip: None,
+                remote_ip: None,
+                sni: None,
                 source_ip: [127, 77, 3, 1].into(),
                 port: 9080,
                 mtls: true,

@@ -78,16 +78,21 @@ impl Arrival {
         }
     }
 
-    /// Who asks: at a gateway, whom the proxies that it trusts speak for.
+    /// Who asks: at a gateway, whom the proxies that it trusts speak for; at a sidecar, whom the mesh's own gateways do.
+    /// SECURITY: nobody else's `x-forwarded-for` is believed, since anybody may write one.
     pub(crate) fn client(&self, headers: &mut HeaderMap, snapshot: &Snapshot) -> Cow<'_, Peer> {
-        if !snapshot.is_gateway() {
-            return Cow::Borrowed(&self.peer);
+        let workload = snapshot.workload();
+        let topology = &workload.topology;
+        if snapshot.is_gateway() {
+            let client = forwarded::tell(headers, &self.peer, &self.edge, topology);
+            return Cow::Owned(self.peer.clone().for_client(client));
         }
-        let topology = &snapshot.workload().topology;
-        Cow::Owned(Peer {
-            address: forwarded::tell(headers, &self.peer, &self.edge, topology),
-            ..self.peer.clone()
-        })
+        let id = self.peer.principal.spiffe_id();
+        let gateway = id.filter(|id| workload.gateways.binary_search(id).is_ok());
+        match gateway.and_then(|_| forwarded::said_by_gateway(headers, topology.trusted_proxies)) {
+            Some(client) => Cow::Owned(self.peer.clone().for_client(client)),
+            None => Cow::Borrowed(&self.peer),
+        }
     }
 
     /// Holds one more of the gateway for `client`: the peer itself, or who it says it speaks for.

@@ -29,6 +29,7 @@ use crate::{
     limits::{CONTINUE_TIMEOUT, MAX_RETRY_BODY_BYTES, MAX_RETRY_BODY_PIECES},
     messages::Messages,
     tap::Bodies,
+    transform::{Gathering, Space, gather},
 };
 
 mod source;
@@ -191,14 +192,26 @@ impl Upload {
         self.0.empty
     }
 
-    /// Takes the body away, to be changed; nothing of it was sent yet. [`Self::put_back`] follows.
-    pub(crate) fn take(&self) -> Source {
+    /// Takes the body away.
+    fn take(&self) -> Source {
         std::mem::replace(&mut *lock(&self.0.body), Source::Broken(None))
     }
 
-    /// Counts what was read of it elsewhere.
-    pub(crate) fn received<'b>(&self, pieces: impl Iterator<Item = &'b Bytes>) {
-        pieces.for_each(|piece| self.0.count(piece));
+    /// Reads it to its end, or until more than `most` bytes have come; nothing of it was sent yet. [`Self::put_back`] follows.
+    pub(crate) async fn gather(&self, space: &Space, most: usize) -> Gathering {
+        let source = self.take();
+        // What was held before was counted then.
+        let mut counted = match &source {
+            Source::Held(held) => held.len(),
+            Source::Caller(_) | Source::Copy(_) | Source::Whole(_) | Source::Broken(_) => 0,
+        };
+        let gathered = gather(source, space, most).await;
+        for piece in gathered.pieces() {
+            let new = piece.get(counted..).unwrap_or_default();
+            counted = counted.saturating_sub(piece.len());
+            self.0.count(new);
+        }
+        gathered
     }
 
     /// What is sent in its place; nobody is asked whether it is wanted, since the caller was told to send it.

@@ -198,10 +198,15 @@ impl Exchange {
 
     /// Where its bodies are held, if transformations concern it.
     pub(crate) fn space(&self) -> Option<Space> {
-        self.transforms.as_ref().map(|_| Space {
+        self.transforms.as_ref().map(|_| self.room())
+    }
+
+    /// Where a body of it is held.
+    pub(crate) fn room(&self) -> Space {
+        Space {
             room: self.worker.proxy.transform_room.clone(),
             share: self.held.as_ref().map(|held| held.share().clone()),
-        })
+        }
     }
 
     /// Notes the transformations that concern it.

@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderName, HeaderValue, Request};
 use reeve_audit::{AuthenticatedBy, Direction};
 use reeve_core::{
-    SpiffeId, UnixTime,
+    PolicyId, SpiffeId, UnixTime,
     decision::{Principal, User, apply_state},
     model::{
         Destination, DestinationHeaders, Fault, Mirror, OutboundPolicy, PathNormalization,
@@ -60,6 +60,9 @@ pub struct ExplainRequest {
     /// The peer's address.
     #[serde(default)]
     pub source_ip: Option<IpAddr>,
+    /// The client's address, where proxies that are trusted say another one.
+    #[serde(default)]
+    pub remote_ip: Option<IpAddr>,
     /// The verified end user.
     #[serde(default)]
     pub user: Option<User>,
@@ -126,10 +129,28 @@ pub struct Explanation {
     /// Faults put in on purpose, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
+    /// The servers that are asked about it before the policies are, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<ExplainedAsking>,
     /// What the policies say; absent when another proxy decides.
     pub decision: Option<reeve_authz::Explanation>,
     /// What stands in the way, in words.
     pub refused: Option<String>,
+}
+
+/// A server that is asked about a request, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedAsking {
+    /// The provider.
+    pub provider: String,
+    /// The service that it is.
+    pub service: String,
+    /// The service's port.
+    pub port: u16,
+    /// The policies by which it is asked.
+    pub policies: Vec<PolicyId>,
+    /// Whether nobody is asked, since the policies are tried alone (`istio.io/dry-run`).
+    pub shadow: bool,
 }
 
 /// One weighted destination.
@@ -303,7 +324,12 @@ fn decide(
     (head, transformed): (Option<Arc<Head>>, Option<Arc<Transformed>>),
     told: &mut Explanation,
 ) {
-    let stranger = Peer::stranger(request.source_ip.unwrap_or(Ipv4Addr::LOCALHOST.into()));
+    let address = request.source_ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let stranger = Peer::stranger(address).asking_for(request.sni.as_deref());
+    let stranger = match request.remote_ip {
+        Some(client) => stranger.for_client(client),
+        None => stranger,
+    };
     let peer = match &request.peer {
         Some(id) => Peer {
             principal: Principal::Workload(id.clone()),
@@ -320,6 +346,7 @@ fn decide(
         transformed,
         said: None,
     };
+    told.asked = snapshot.external.explain(&question, request.time);
     let verdict = question.ask(snapshot, request.time);
     if question.strict_refuses() {
         told.refused = Some("STRICT: plaintext is refused".to_owned());

@@ -10,6 +10,7 @@
 //! - An answer that allows only lets the request go on to the policies.
 
 mod connection;
+mod content;
 mod grpc;
 mod head;
 mod http;
@@ -18,7 +19,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use ::http::{HeaderMap, HeaderName, Method, StatusCode, Version};
+use ::http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use reeve_authz::Engine;
@@ -39,6 +40,7 @@ use crate::{
     body::{Source, Upload},
     cluster::Cluster,
     end::End,
+    explain::ExplainedAsking,
     forward::Outgoing,
     head::Head,
     headers,
@@ -52,8 +54,11 @@ use crate::{
     worker::Worker,
 };
 
-pub(crate) use self::connection::ask_about_connection;
+use self::content::Shown;
+pub(crate) use self::{connection::ask_about_connection, content::Content};
 
+/// Tells a server whether it is shown the beginning of a body alone.
+const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 /// What is not asked about; everything, but for what a forbid matches.
 const NOT_ASKED: &str = "permit (principal, action, resource);";
 
@@ -137,6 +142,8 @@ enum Unanswered {
 struct Site<'a> {
     worker: &'a Worker,
     snapshot: &'a Snapshot,
+    /// Most bytes of a body that any server is shown.
+    most: u32,
 }
 
 impl External {
@@ -157,6 +164,11 @@ impl External {
         rules.map(compile).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether any policy that says what is asked about looks at the server name of a connection.
+    pub(crate) fn looks_at_sni(&self) -> bool {
+        self.0.iter().any(|asking| asking.engine.needs().sni)
+    }
+
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -168,8 +180,14 @@ impl External {
         (worker, snapshot): (&Worker, &Snapshot),
         (peer, place): (&Peer, &Arc<Place>),
         request: &mut Head,
+        mut content: Content<'_>,
     ) -> Result<Said, Box<Stopped>> {
-        let site = Site { worker, snapshot };
+        let most = self.most_shown();
+        let site = Site {
+            worker,
+            snapshot,
+            most,
+        };
         let mut said = Said::default();
         for asking in &self.0 {
             // Each sees what the one before it has changed.
@@ -181,12 +199,43 @@ impl External {
                 transformed: None,
                 said: None,
             };
-            let Some(edits) = asking.ask(site, &question, &mut said).await? else {
+            let asked = asking.ask(site, &question, &mut content, &mut said);
+            let Some(edits) = asked.await? else {
                 continue;
             };
             edits.apply(request, &mut said.told);
         }
+        // Who waited for it has been told to send the body.
+        if content.was_read() {
+            request.headers.remove(header::EXPECT);
+        }
         Ok(said)
+    }
+
+    /// Which servers are asked about this, without asking them. What they would change of it is not known.
+    pub(crate) fn explain(&self, question: &Question, now: UnixTime) -> Vec<ExplainedAsking> {
+        let asked = self.0.iter().filter(|asking| asking.takes(question));
+        let asked = asked.filter_map(|asking| {
+            let (decision, shadow) = match asking.matched(question, now)? {
+                Matched::Asked(decision) => (decision, false),
+                Matched::Shadow(decision) => (decision, true),
+            };
+            let provider = &asking.rule.provider;
+            Some(ExplainedAsking {
+                provider: provider.name.clone(),
+                service: provider.service.to_string(),
+                port: provider.port,
+                policies: decision.policies,
+                shadow,
+            })
+        });
+        asked.collect()
+    }
+
+    /// Most bytes of a body that any server is shown.
+    fn most_shown(&self) -> u32 {
+        let bodies = self.0.iter().filter_map(|a| a.rule.provider.body.as_ref());
+        bodies.map(|body| body.max_bytes).max().unwrap_or_default()
     }
 }
 
@@ -220,14 +269,21 @@ impl Asking {
         })
     }
 
+    /// Whether it can be asked about such a thing: as in Istio, an HTTP server is not asked about a connection to a port of TCP.
+    fn takes(&self, question: &Question) -> bool {
+        let by_http = matches!(self.rule.provider.form, ProviderForm::Http(_));
+        question.head.is_some() || !by_http || question.place.protocol.is_http()
+    }
+
     /// Asks, if there is to be asked; how the head changes, or what is answered instead.
     async fn ask(
         &self,
         site: Site<'_>,
         question: &Question,
+        content: &mut Content<'_>,
         said: &mut Said,
     ) -> Result<Option<head::Edits>, Box<Stopped>> {
-        let Some(matched) = self.matched(site, question) else {
+        let Some(matched) = self.matched(question, site.worker.ledger.now()) else {
             return Ok(None);
         };
         let provider = &self.rule.provider;
@@ -246,11 +302,25 @@ impl Asking {
             Matched::Asked(decision) => decision,
         };
         asked.policies = decision.policies;
-        let started = Instant::now();
-        let ruling = self.send(site, question).await;
-        asked.took_us = micros(started.elapsed());
         let metrics = &site.worker.proxy.metrics;
-        let (answer, stop, edits) = self.weigh(ruling, metrics);
+        let started = Instant::now();
+        let shown = match (&self.rule.provider.body, &question.head) {
+            (Some(rule), Some(_)) => content.shown(rule, site.most).await.map(Some),
+            (None, _) | (_, None) => Ok(None),
+        };
+        let (answer, stop, edits) = match shown {
+            Ok(shown) => {
+                let ruling = self.send(site, question, shown.as_ref()).await;
+                self.weigh(ruling, metrics)
+            }
+            // As in Envoy, before `failOpen`: nobody could be asked about such a body.
+            Err(status) => {
+                metrics.external_authorization("error");
+                let stop = (Reason::ExternallyUnanswered, Refusal::of(status));
+                (ExternalAnswer::Unanswered, Some(stop), None)
+            }
+        };
+        asked.took_us = micros(started.elapsed());
         asked.answer = answer;
         said.asked.push(asked);
         match stop {
@@ -264,11 +334,10 @@ impl Asking {
     }
 
     /// Whether the policies want this asked about. What fails to evaluate, or is too much, is asked about too.
-    fn matched(&self, site: Site<'_>, question: &Question) -> Option<Matched> {
+    fn matched(&self, question: &Question, now: UnixTime) -> Option<Matched> {
         if question.place.state != ServiceState::Enforced {
             return None;
         }
-        let now = site.worker.ledger.now();
         let access = question.access_for(&self.engine, &self.wanted, now);
         let decision = match question.is_opaque() {
             true => self.engine.decide_opaque(&access),
@@ -317,12 +386,17 @@ impl Asking {
         }
     }
 
-    async fn send(&self, site: Site<'_>, question: &Question) -> Result<Ruling, Unanswered> {
+    async fn send(
+        &self,
+        site: Site<'_>,
+        question: &Question,
+        shown: Option<&Shown>,
+    ) -> Result<Ruling, Unanswered> {
         let _place = self.room.try_acquire().map_err(|_| Unanswered::Full)?;
         let asking = async {
             match &self.rule.provider.form {
-                ProviderForm::Grpc => grpc::ask(self, site, question).await,
-                ProviderForm::Http(check) => http::ask(self, check, site, question).await,
+                ProviderForm::Grpc => grpc::ask(self, site, question, shown).await,
+                ProviderForm::Http(check) => http::ask(self, check, site, (question, shown)).await,
             }
         };
         let answer = timeout(self.rule.provider.timeout, asking).await;

@@ -32,6 +32,19 @@ pub(crate) fn tell(
     client
 }
 
+/// The client's address as a gateway of the mesh says it, which has appended whom it saw itself to what the `trusted` proxies
+/// before it say. `None`: it says none.
+pub(crate) fn said_by_gateway(headers: &HeaderMap, trusted: u32) -> Option<IpAddr> {
+    let said = headers.get_all(&FORWARDED_FOR).iter();
+    let said: Vec<_> = said.filter_map(|value| value.to_str().ok()).collect();
+    let list = said.join(",");
+    let from_behind = |n: u32| {
+        let text = list.rsplit(',').nth(usize::try_from(n).ok()?)?;
+        text.trim().parse().ok()
+    };
+    from_behind(trusted).or_else(|| from_behind(0))
+}
+
 /// Appends the peer's address; the client's is the one that the outermost of `trusted` proxies says.
 fn forwarded_for(headers: &mut HeaderMap, peer: IpAddr, trusted: u32) -> IpAddr {
     let said = headers.get_all(&FORWARDED_FOR).iter();
@@ -245,7 +258,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_gateway_says_who_its_client_is() {
+        for (said, trusted, client) in [
+            (&[][..], 0, None),
+            (&["1.1.1.1"], 0, Some("1.1.1.1")),
+            (&["6.6.6.6, 1.1.1.1"], 0, Some("1.1.1.1")),
+            (&["6.6.6.6", "1.1.1.1, 2.2.2.2"], 1, Some("1.1.1.1")),
+            (&["1.1.1.1"], 1, Some("1.1.1.1")),
+            (&["unknown, 2.2.2.2"], 1, Some("2.2.2.2")),
+            (&["1.1.1.1, unknown"], 0, None),
+        ] {
+            let pairs: Vec<_> = said.iter().map(|v| ("x-forwarded-for", *v)).collect();
+            let found = said_by_gateway(&map(&pairs), trusted);
+            let found = found.map(|ip| ip.to_string());
+            assert_eq!(found.as_deref(), client, "{said:?} {trusted}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_gateway_and_who_it_calls_name_the_same_client(
+            said in proptest::collection::vec("[0-9a-f.:, x]{0,20}", 0..4),
+            trusted in 0u32..6,
+        ) {
+            let pairs: Vec<_> = said.iter().map(|v| ("x-forwarded-for", v.as_str())).collect();
+            let mut headers = map(&pairs);
+            let topology = topology(trusted, ForwardClientCert::default());
+            let client = tell(&mut headers, &peer(), &Edge::default(), &topology);
+            prop_assert_eq!(said_by_gateway(&headers, trusted), Some(client));
+        }
+
         #[test]
         fn any_headers_are_told_on_with_the_peer_last(
             said in proptest::collection::vec("[0-9a-f.:, x]{0,20}", 0..4),

@@ -9,8 +9,9 @@ use reeve_core::{UnixTime, decision::Reason};
 
 use crate::{
     answer::Answer,
+    body::Upload,
     exchange::Exchange,
-    external::Said,
+    external::{Content, Said},
     head::{Head, HeadError, Rest, Unreadable},
     headers,
     judge::{Peer, Place, Question, Transformed},
@@ -32,7 +33,7 @@ pub(crate) async fn judge(
     snapshot: &Snapshot,
     peer: &Peer,
     place: Arc<Place>,
-    parts: http::request::Parts,
+    (parts, upload): (http::request::Parts, Option<&Upload>),
     exchange: &mut Exchange,
 ) -> Result<(Permit<Recorded>, Question), Answer> {
     let now = worker.ledger.now();
@@ -61,10 +62,8 @@ pub(crate) async fn judge(
     // What a gateway says of a client's certificate goes on to whom the client's request goes.
     let keep = peer.is_mtls() || snapshot.is_gateway();
     clean_but(worker, &mut head, exchange, keep);
-    let said = match snapshot.external.is_empty() {
-        true => None,
-        false => ask_externally((worker, snapshot), (peer, &place), &mut head, exchange).await?,
-    };
+    let asked = (&mut head, upload);
+    let said = ask_externally((worker, snapshot), (peer, &place), asked, exchange).await?;
 
     let verified = match snapshot.jwt.verify(&Tokens(&head), now) {
         Ok(verified) => verified,
@@ -125,13 +124,18 @@ async fn ambiguous(
 async fn ask_externally(
     (worker, snapshot): (&Worker, &Snapshot),
     (peer, place): (&Peer, &Arc<Place>),
-    head: &mut Head,
+    (head, upload): (&mut Head, Option<&Upload>),
     exchange: &mut Exchange,
 ) -> Result<Option<Arc<Said>>, Answer> {
+    if snapshot.external.is_empty() {
+        return Ok(None);
+    }
+    let content = upload.map(|upload| Content::of(upload, exchange.room()));
+    let content = content.unwrap_or_default();
     // On the heap, since few requests are asked about.
     let asking = snapshot
         .external
-        .ask((worker, snapshot), (peer, place), head);
+        .ask((worker, snapshot), (peer, place), head, content);
     let stopped = match Box::pin(asking).await {
         Ok(said) => return Ok(Some(Arc::new(said))),
         Err(stopped) => *stopped,

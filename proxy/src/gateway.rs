@@ -1,9 +1,11 @@
 //! Connections to a gateway: from outside, in plaintext or by TLS that is ended here or passed on, and from workloads of
 //! the mesh by mTLS.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use reeve_audit::AuthenticatedBy;
 use reeve_svid::ClientDetails;
 use rustls::ServerConfig;
 use tokio::time::timeout;
@@ -31,7 +33,10 @@ pub(crate) struct Visit<'a> {
     pub(crate) worker: &'a Arc<Worker>,
     pub(crate) snapshot: &'a Arc<Snapshot>,
     pub(crate) outbound: &'a Arc<Outbound>,
+    /// The client's.
     pub(crate) address: SocketAddr,
+    /// The connection's own.
+    pub(crate) came_from: IpAddr,
     pub(crate) stop: &'a Stop,
     pub(crate) guests: &'a Guests,
 }
@@ -70,7 +75,8 @@ impl Visit<'_> {
         let unproven = self.guests.enter(&line.cut(), metrics);
         let listener = &self.outbound.listener;
         let ends_nothing = self.outbound.servers.is_none() && self.outbound.sni.is_none();
-        let turn = if ends_nothing && !listener.protocol.is_http() {
+        let tcp = ends_nothing && !listener.protocol.is_http();
+        let turn = if tcp {
             // A server that speaks first must not wait.
             Turn::AsItIs
         } else {
@@ -152,7 +158,7 @@ impl Visit<'_> {
         let Some(_place) = self.guests.stranger(&self.worker.proxy.metrics) else {
             return;
         };
-        let peer = Peer::stranger(self.address.ip());
+        let peer = self.stranger(None);
         if self.outbound.listener.protocol.is_http() {
             let arrival = self.arrival(peer, Edge::default());
             let gone = line.gone();
@@ -176,7 +182,8 @@ impl Visit<'_> {
         let server = servers.and_then(|servers| servers.for_mesh());
         let inside = server.map_or(self.outbound, |server| &server.outbound);
         let http = inside.listener.protocol.is_http();
-        let Some(shaken) = shake_hands(self.worker, line, self.address, http).await else {
+        let address = SocketAddr::new(self.came_from, self.address.port());
+        let Some(shaken) = shake_hands(self.worker, line, address, http).await else {
             return;
         };
         drop(unproven);
@@ -189,6 +196,7 @@ impl Visit<'_> {
             gone,
             told: _,
         } = shaken;
+        let peer = peer.for_client(self.address.ip());
         if !http {
             let line = Line::new(stream, bytes::Bytes::new(), self.stop.cut.child_token());
             return self.bytes(inside, peer, line).await;
@@ -237,10 +245,7 @@ impl Visit<'_> {
             Some(b"http/1.1") => Spoken::Http1,
             _ => Spoken::Any,
         };
-        let peer = Peer {
-            authenticated_by: AuthenticatedBy::Nothing,
-            ..Peer::stranger(self.address.ip())
-        };
+        let peer = self.stranger(connection.server_name());
         if !server.outbound.listener.protocol.is_http() {
             let line = Line::new(stream, bytes::Bytes::new(), self.stop.cut.child_token());
             return self.bytes(&server.outbound, peer, line).await;
@@ -265,6 +270,12 @@ impl Visit<'_> {
         proxy.metrics.handshake_failed("edge");
         proxy.strangers.handshake_refused();
         None
+    }
+
+    /// Whoever has proved nothing; `server` is what the ClientHello names.
+    fn stranger(&self, server: Option<&str>) -> Peer {
+        let peer = Peer::stranger(self.came_from).asking_for(server);
+        peer.for_client(self.address.ip())
     }
 
     fn arrival(&self, peer: Peer, edge: Edge) -> Arrival {

@@ -70,6 +70,16 @@ pub(crate) enum ServerName {
     Unreadable,
 }
 
+impl ServerName {
+    /// The name, if there is one.
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Unnamed | Self::Unreadable => None,
+        }
+    }
+}
+
 /// Reads ahead until the ClientHello is whole; the bytes read must be given back to the connection.
 pub(crate) async fn server_name<I: AsyncRead + Unpin>(
     io: &mut I,

@@ -77,6 +77,10 @@ pub struct Asker {
     pub address: IpAddr,
     /// The port that it asked for.
     pub port: u16,
+    /// The address that it asked for.
+    pub destination: Option<IpAddr>,
+    /// The server that its ClientHello named.
+    pub sni: Option<String>,
 }
 
 /// An inquiry answered, not yet recorded.
@@ -285,6 +289,9 @@ impl Asked<'_> {
             }),
             resource: self.subject.resource.clone(),
             context: RequestContext {
+                destination_ip: asker.destination,
+                remote_ip: None,
+                sni: asker.sni.as_deref().map(Into::into),
                 source_ip: asker.address,
                 port: asker.port,
                 mtls: asker.principal.spiffe_id().is_some(),

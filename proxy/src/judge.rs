@@ -29,7 +29,12 @@ use crate::{cluster::Cluster, external::Said, head::Head, query, snapshot::Snaps
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) principal: Principal,
+    /// The client's address: the connection's own, or what a trusted proxy says.
     pub(crate) address: IpAddr,
+    /// The connection's own, if that is another one.
+    pub(crate) through: Option<IpAddr>,
+    /// The server that its ClientHello names, in lower case.
+    pub(crate) server_name: Option<Arc<str>>,
     pub(crate) authenticated_by: AuthenticatedBy,
 }
 
@@ -39,7 +44,32 @@ impl Peer {
         Self {
             principal: Principal::Unauthenticated,
             address,
+            through: None,
+            server_name: None,
             authenticated_by: AuthenticatedBy::Nothing,
+        }
+    }
+
+    /// The same, speaking for the client at `address`.
+    pub(crate) fn for_client(self, address: IpAddr) -> Self {
+        let own = self.connection_address();
+        Self {
+            address,
+            through: (own != address).then_some(own),
+            ..self
+        }
+    }
+
+    /// Where the connection came from.
+    pub(crate) fn connection_address(&self) -> IpAddr {
+        self.through.unwrap_or(self.address)
+    }
+
+    /// The same, asking for the server `name`.
+    pub(crate) fn asking_for(self, name: Option<&str>) -> Self {
+        Self {
+            server_name: name.map(|name| name.to_ascii_lowercase().into()),
+            ..self
         }
     }
 
@@ -85,6 +115,12 @@ impl Place {
             protocol: listener.protocol,
             path_normalization: Some(listener.path_normalization),
         }
+    }
+
+    /// What a connection here was made to, as far as it is known before it is judged.
+    fn destination_ip(&self) -> Option<IpAddr> {
+        let named = self.resource.address.map(|address| address.ip());
+        self.address.or(named).filter(|ip| !ip.is_unspecified())
     }
 
     pub(crate) fn path_normalization(&self, snapshot: &Snapshot) -> PathNormalization {
@@ -344,7 +380,10 @@ impl Question {
             action,
             resource: self.place.resource.clone(),
             context: RequestContext {
-                source_ip: self.peer.address,
+                destination_ip: self.place.destination_ip(),
+                remote_ip: self.peer.through.map(|_| self.peer.address),
+                sni: self.peer.server_name.clone(),
+                source_ip: self.peer.connection_address(),
                 port: self.place.port,
                 mtls: self.peer.is_mtls(),
                 time: now,

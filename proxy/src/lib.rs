@@ -104,7 +104,7 @@ mod upgrade;
 mod worker;
 
 pub use break_glass::{BreakGlassAsked, BreakGlassGrant, BreakGlassRefused, Grants, Witness};
-pub use explain::{ExplainRequest, Explanation};
+pub use explain::{ExplainRequest, ExplainedAsking, Explanation};
 pub use judge::HeadReader;
 pub use path::{PathError, normalize};
 pub use proxy::{ApplyError, MeshPorts, Proxy, ProxyDeps, ProxyStatus, StartError, SwitchError};

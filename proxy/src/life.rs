@@ -78,8 +78,10 @@ pub(crate) async fn inbound(
     exchange.ends.service = inbound.listener.services.first().cloned();
 
     let place = inbound.place.clone();
-    let peer = &arrival.peer;
-    let judged = judge(worker, &snapshot, peer, place, parts, &mut exchange).await;
+    let peer = &*arrival.client(&mut parts.headers, &snapshot);
+    let upload = upload(body, &parts.headers, parts.version, &mut exchange);
+    let asked = (parts, shown(&upload, wanted.as_ref()));
+    let judged = judge(worker, &snapshot, peer, place, asked, &mut exchange).await;
     let within = within_rate(worker, &snapshot, peer, judged).await;
     let (permit, question, told) = match within {
         Ok(judged) => judged,
@@ -89,8 +91,6 @@ pub(crate) async fn inbound(
     let proof = permit.proof();
     enter(worker, &snapshot, question, origin, proof, &mut exchange);
 
-    let (headers, version) = (&permit.head().headers, permit.head().version);
-    let upload = upload(body, headers, version, &mut exchange);
     let sent = (&permit, wanted.as_ref(), &upload);
     let answered = to_app(worker, inbound, sent, &mut exchange).await;
     let mut response = match answered {
@@ -157,6 +157,11 @@ async fn to_app(
         answered = sending => answered,
         () = end.wait() => Err(Answer::ended()),
     }
+}
+
+/// What of a request may be shown to servers that are asked about it: what is upgraded has no body.
+fn shown<'u>(upload: &'u Upload, wanted: Option<&Wanted>) -> Option<&'u Upload> {
+    wanted.is_none().then_some(upload)
 }
 
 /// A request's body, counted as its exchange's.
@@ -333,7 +338,7 @@ impl Arrived<'_> {
         upload: &Upload,
         exchange: &mut Exchange,
     ) -> Result<Sent, Answer> {
-        let (head, judged, user) = self.read(parts, exchange).await?;
+        let (head, judged, user) = self.read(parts, upload, exchange).await?;
         if let Some(location) = self.outbound.by_https(&head) {
             return redirect(&location).map(Sent::Local);
         }
@@ -418,13 +423,15 @@ impl Arrived<'_> {
     async fn read(
         &self,
         parts: http::request::Parts,
+        upload: &Upload,
         exchange: &mut Exchange,
     ) -> Result<Read, Answer> {
         if self.snapshot.is_gateway() {
             let (worker, snapshot) = (self.worker, self.snapshot);
             let listener = &self.outbound.listener;
             let place = Arc::new(Place::gateway(snapshot.workload(), listener));
-            let judged = judge(worker, snapshot, self.peer, place, parts, exchange).await;
+            let asked = (parts, shown(upload, self.wanted));
+            let judged = judge(worker, snapshot, self.peer, place, asked, exchange).await;
             let within = within_rate(worker, snapshot, self.peer, judged).await;
             let (permit, question, told) = within?;
             let _once = self.told.set(told);

@@ -39,6 +39,7 @@ use crate::{
     farewell::Farewell,
     framing::Framed,
     gateway::Visit,
+    hello::name_in,
     introduction,
     io::{Io, Line},
     judge::{Peer, Question},
@@ -228,6 +229,7 @@ async fn connection(
                 snapshot: &snapshot,
                 outbound,
                 address,
+                came_from: address.ip(),
                 stop,
                 guests,
             };
@@ -310,7 +312,8 @@ async fn inbound(
         DETECT_TIMEOUT
     };
     // Nothing could come of knowing, and a server that speaks first must not wait.
-    let (opening, ahead) = if !http && listener.mtls == MtlsMode::Disable {
+    let blind = !http && listener.mtls == MtlsMode::Disable && !snapshot.looks_at_sni();
+    let (opening, ahead) = if blind {
         (Opening::Other, Bytes::new())
     } else {
         let detecting = cut.run_until_cancelled(detect(&mut stream, patience)).await;
@@ -319,6 +322,7 @@ async fn inbound(
         };
         detected
     };
+    let server_name = name_in(&ahead);
     let line = Line::new(stream, ahead, cut);
     let meshed = opening == Opening::MeshTls && listener.mtls != MtlsMode::Disable;
     if meshed {
@@ -336,7 +340,7 @@ async fn inbound(
             let authenticated_by = AuthenticatedBy::TlsPassthrough;
             let peer = Peer {
                 authenticated_by,
-                ..stranger
+                ..stranger.asking_for(server_name.as_str())
             };
             tcp::inbound(
                 worker,
@@ -424,10 +428,10 @@ async fn mesh(
     if spoken == Spoken::Http2 {
         let stream = Corked::new(stream);
         let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
-        serving.until_future(draining).await;
+        Box::pin(serving.until_future(draining)).await;
     } else {
         let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
-        serving.until_future(draining).await;
+        Box::pin(serving.until_future(draining)).await;
     }
 }
 
@@ -505,8 +509,8 @@ pub(crate) async fn shake_hands(
     };
     let peer = Peer {
         principal: Principal::Workload(verified.id().clone()),
-        address: address.ip(),
         authenticated_by: AuthenticatedBy::Mtls,
+        ..Peer::stranger(address.ip()).asking_for(connection.server_name())
     };
     let (until, trust) = (verified.not_after(), proxy.trust());
     let named = connection.alpn_protocol() == Some(alpn::NAMED_TCP);

@@ -34,6 +34,31 @@ pub(crate) fn without(query: &str, names: &[String]) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join("&"))
 }
 
+/// Whether `text` may stand as a name or a value in a query, as it is (RFC 3986 section 3.4).
+pub(crate) fn is_part(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$'()*+,;:@/?%".contains(&byte);
+    let mut escapes = text.as_bytes().split(|byte| *byte == b'%').skip(1);
+    text.bytes().all(legal) && escapes.all(|rest| hex_pair(rest).is_some())
+}
+
+/// The query without parameters of these names, and with those of `set`, which are written as they are; `None` when nothing
+/// is left.
+pub(crate) fn changed(
+    query: &str,
+    removed: Vec<String>,
+    set: &[(String, String)],
+) -> Option<String> {
+    let mut gone = removed;
+    gone.extend(set.iter().map(|(name, _)| decode(name)));
+    let kept = match query.is_empty() {
+        true => None,
+        false => without(query, &gone),
+    };
+    let set = set.iter().map(|(name, value)| format!("{name}={value}"));
+    let all: Vec<String> = kept.into_iter().chain(set).collect();
+    (!all.is_empty()).then(|| all.join("&"))
+}
+
 fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -66,6 +91,47 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn parameters_are_removed_and_set() {
+        let set = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect()
+        };
+        for (query, removed, pairs, expected) in [
+            ("a=1&b=2", vec!["a"], &[][..], Some("b=2")),
+            ("a=1&%61=2", vec!["a"], &[], None),
+            (
+                "a=1&b=2&a=3",
+                vec![],
+                &[("a", "x%20y")],
+                Some("b=2&a=x%20y"),
+            ),
+            ("", vec![], &[("a", "")], Some("a=")),
+            ("", vec!["a"], &[], None),
+            ("a=1", vec!["b"], &[("%61", "2")], Some("%61=2")),
+        ] {
+            let removed = removed.into_iter().map(str::to_owned).collect();
+            let found = changed(query, removed, &set(pairs));
+            assert_eq!(found.as_deref(), expected, "{query}");
+        }
+        for (text, legal) in [
+            ("a-b_c.d~e", true),
+            ("%41%7e", true),
+            ("", true),
+            ("a&b", false),
+            ("a=b", false),
+            ("a#b", false),
+            ("a b", false),
+            ("%4", false),
+            ("%zz", false),
+            ("ä", false),
+        ] {
+            assert_eq!(is_part(text), legal, "{text}");
+        }
+    }
 
     #[test]
     fn pairs_are_split_and_decoded() {

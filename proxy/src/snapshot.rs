@@ -266,6 +266,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether any policy asks for the server name in a connection's ClientHello.
+    pub(crate) fn looks_at_sni(&self) -> bool {
+        self.engine.needs().sni || self.external.looks_at_sni()
+    }
+
     pub(crate) fn is_gateway(&self) -> bool {
         self.workload().role == ProxyRole::Gateway
     }

@@ -30,7 +30,7 @@ use crate::{
     hello::{self, ServerName},
     io::{Io, Line},
     judge::{Peer, Place, Question},
-    limits::{APP_CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT},
+    limits::{APP_CONNECT_TIMEOUT, DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT},
     metrics::Ends,
     open::Origin,
     outlier::Seen,
@@ -38,7 +38,7 @@ use crate::{
     permit::{ConnectPermit, Refused, permit_connection, record_refusal},
     pool::Terms,
     relay::{RelayBounds, relay_within},
-    route::pick,
+    route::{SniTable, pick},
     snapshot::{Outbound, Snapshot},
     worker::Worker,
 };
@@ -122,13 +122,24 @@ pub(crate) async fn outbound<I: Io>(
     mut io: Line<I>,
 ) {
     let mut exchange = begin_outbound(worker, snapshot, outbound, address);
-    let (found, ahead) = destination(worker, outbound, &mut io, &mut exchange).await;
+    let told = caller.is_mtls() || caller.server_name.is_some();
+    let (found, ahead) = match &outbound.sni {
+        Some(table) => by_name(worker, table, &mut io, &mut exchange).await,
+        // Only where a policy asks for the name: a server that speaks first must not wait.
+        None if !told && snapshot.looks_at_sni() => {
+            let (name, ahead) = hello::server_name(&mut io, DETECT_TIMEOUT).await;
+            exchange.server_name = name.as_str().map(str::to_owned);
+            (by_address(outbound), ahead)
+        }
+        None => (by_address(outbound), Bytes::new()),
+    };
     // SECURITY: what no route names goes nowhere.
     let Some((destination, wrap)) = found else {
         return unrouted(worker, snapshot, outbound, caller, exchange).await;
     };
     exchange.ends.service = Some(destination.service.clone());
     exchange.destination = Some((destination.port, destination.subset.clone()));
+    let caller = naming(caller, &exchange);
     let key = (destination.service, destination.subset, destination.port);
     let Some(cluster) = snapshot.clusters.get(&key) else {
         return exchange.flag("NC");
@@ -159,10 +170,8 @@ pub(crate) async fn outbound<I: Io>(
         return;
     };
     if hop.security.is_outside() {
-        let question = connecting(
-            own_peer(snapshot, address),
-            Place::outside_cluster(cluster, key.2),
-        );
+        let asker = naming(own_peer(snapshot, address), &exchange);
+        let question = connecting(asker, Place::outside_cluster(cluster, key.2));
         if permitted(worker, snapshot, question, Origin::Outbound, &mut exchange)
             .await
             .is_none()
@@ -195,6 +204,14 @@ async fn there(
         exchange.flag(answer.flag());
     }
     found.ok()
+}
+
+/// `peer`, and the server that its connection turned out to ask for.
+fn naming(peer: Peer, exchange: &Exchange) -> Peer {
+    match exchange.server_name.as_deref() {
+        Some(name) => peer.asking_for(Some(name)),
+        None => peer,
+    }
 }
 
 /// The workload as the one who asks, for a connection from `address`.
@@ -318,7 +335,7 @@ async fn unrouted(
         },
     };
     let place = Place::gateway(workload, listener);
-    let question = connecting(peer, place);
+    let question = connecting(naming(peer, &exchange), place);
     let verdict = question.refuse(snapshot, worker.ledger.now(), Reason::NoRoute);
     let why = record_refusal(&question, verdict, snapshot, &worker.ledger).await;
     note_refusal(why, &mut exchange);
@@ -333,25 +350,27 @@ enum Wrap {
     Nothing,
 }
 
-/// Where a connection goes and how, and the bytes that were read to know it.
-async fn destination<I: Io>(
+/// Where a connection to this address goes.
+fn by_address(outbound: &Outbound) -> Option<(Destination, Wrap)> {
+    let listener = &outbound.listener;
+    let to = match pick(&listener.tcp, &mut chance::rng()) {
+        Some(to) => Some(to.clone()),
+        None if listener.tcp.is_empty() => listener
+            .service
+            .clone()
+            .map(|(service, port)| Destination::new(service, port)),
+        None => None,
+    };
+    to.map(|to| (to, Wrap::AsUsual))
+}
+
+/// Where a connection goes by its server name and how, and the bytes that were read to know it.
+async fn by_name<I: Io>(
     worker: &Worker,
-    outbound: &Outbound,
+    table: &SniTable,
     io: &mut Line<I>,
     exchange: &mut Exchange,
 ) -> (Option<(Destination, Wrap)>, Bytes) {
-    let Some(table) = &outbound.sni else {
-        let listener = &outbound.listener;
-        let to = match pick(&listener.tcp, &mut chance::rng()) {
-            Some(to) => Some(to.clone()),
-            None if listener.tcp.is_empty() => listener
-                .service
-                .clone()
-                .map(|(service, port)| Destination::new(service, port)),
-            None => None,
-        };
-        return (to.map(|to| (to, Wrap::AsUsual)), Bytes::new());
-    };
     let (name, ahead) = hello::server_name(io, HANDSHAKE_TIMEOUT).await;
     let found = table.find(&name);
     match name {

@@ -1,5 +1,6 @@
 //! Component tests: pairs of whole proxies on loopback sockets, with certificates of a real authority.
 
+mod addresses;
 mod break_glass;
 mod chaos;
 mod connect;

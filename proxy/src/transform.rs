@@ -20,19 +20,17 @@ use reeve_core::{
     model::{HeaderOps, Otherwise, Transformation, is_untouchable},
 };
 
-use self::{
-    body::Gathering,
-    edit::{BodyEdit, Unfit},
-    query::QueryEdits,
-};
 pub(crate) use self::{
-    body::{Held, Room, Space},
+    body::{Gathering, Held, Room, Space, gather},
+    edit::Unfit,
     passing::{response, upload},
 };
+use self::{edit::BodyEdit, query::QueryEdits};
 use crate::{
     answer::Answer,
     body::{Source, Upload},
     head::Head,
+    limits::MAX_TRANSFORM_BODY_BYTES,
     metrics::Metrics,
     route::{HeaderEdits, Matcher, RouteError},
 };
@@ -234,9 +232,7 @@ impl Applying {
         if edits.is_empty() {
             return Ok(());
         }
-        let source = upload.take();
-        let gathered = body::gather(source, space).await;
-        upload.received(gathered.pieces());
+        let gathered = upload.gather(space, MAX_TRANSFORM_BODY_BYTES).await;
         let (source, acted) = change(gathered, edits, &space.room, place)
             .await
             .map_err(Unfit::of_request)?;
@@ -273,7 +269,7 @@ impl Applying {
                 forget_bytes(&mut parts.headers);
             }
             if !edits.is_empty() && !self.is_head {
-                let gathered = body::gather(source, space).await;
+                let gathered = gather(source, space, MAX_TRANSFORM_BODY_BYTES).await;
                 let (changed, acted) = change(gathered, edits, &space.room, place)
                     .await
                     .map_err(Unfit::of_response)?;

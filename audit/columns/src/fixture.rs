@@ -61,13 +61,7 @@ pub(crate) fn decision(n: u64) -> DecisionRecord {
                     .collect(),
                 address: None,
             },
-            context: RequestContext {
-                source_ip: [127, 77, 3, 1].into(),
-                port: 9080,
-                mtls: true,
-                time: START,
-                http: (!n.is_multiple_of(6)).then_some(http),
-            },
+            context: context((!n.is_multiple_of(6)).then_some(http)),
         },
         decision: Decision {
             policies: vec![
@@ -91,6 +85,19 @@ pub(crate) fn decision(n: u64) -> DecisionRecord {
         request_id: None,
         transformations: vec![],
         cost_us: n,
+    }
+}
+
+fn context(http: Option<HttpContext>) -> RequestContext {
+    RequestContext {
+        destination_ip: None,
+        http,
+        mtls: true,
+        port: 9080,
+        remote_ip: None,
+        sni: None,
+        source_ip: [127, 77, 3, 1].into(),
+        time: START,
     }
 }
 

@@ -41,13 +41,21 @@ pub(super) fn question(to: &mut Text<'_>, request: &AccessRequest) -> Written {
 
 fn circumstances(to: &mut Text<'_>, context: &RequestContext) -> Written {
     let RequestContext {
+        destination_ip,
         http: over_http,
         mtls,
         port,
+        remote_ip,
+        sni,
         source_ip,
         time,
     } = context;
     to.raw("{");
+    if let Some(address) = destination_ip {
+        to.raw("\"destination_ip\":");
+        to.address(*address)?;
+        to.raw(",");
+    }
     if let Some(over_http) = over_http {
         to.raw("\"http\":");
         http(to, over_http)?;
@@ -57,6 +65,11 @@ fn circumstances(to: &mut Text<'_>, context: &RequestContext) -> Written {
     to.flag(*mtls);
     to.raw(",\"port\":");
     to.number(*port)?;
+    if let Some(address) = remote_ip {
+        to.raw(",\"remote_ip\":");
+        to.address(*address)?;
+    }
+    to.optional(",\"sni\":", sni.as_deref())?;
     to.raw(",\"source_ip\":");
     to.address(*source_ip)?;
     to.raw(",\"time\":");

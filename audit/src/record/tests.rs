@@ -133,6 +133,10 @@ proptest! {
         if bit(1) {
             record.request.context.source_ip = std::net::Ipv6Addr::from(u128::from(sequence)).into();
             record.request.resource.address = Some((record.request.context.source_ip, worker).into());
+            let context = &mut record.request.context;
+            context.remote_ip = worker.is_multiple_of(2).then_some([192, 0, 2, 7].into());
+            context.destination_ip = worker.is_multiple_of(3).then_some(context.source_ip);
+            context.sni = worker.is_multiple_of(5).then(|| texts[4].as_str().into());
             record.request.principal = Principal::Unauthenticated;
         }
         if bit(2) {

@@ -231,6 +231,9 @@ fn request(
     Ok(AccessRequest {
         action: Action::from_method(method),
         context: RequestContext {
+            destination_ip: None,
+            remote_ip: None,
+            sni: None,
             http: Some(HttpContext {
                 grpc: None,
                 headers,

@@ -37,6 +37,9 @@ pub(crate) fn asked(method: &str, path: &str) -> AccessRequest {
             address: None,
         },
         context: RequestContext {
+            destination_ip: None,
+            remote_ip: None,
+            sni: None,
             source_ip: [127, 77, 3, 1].into(),
             port: 9080,
             mtls: true,

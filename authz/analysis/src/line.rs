@@ -56,9 +56,15 @@ struct Request<'a> {
 #[derive(Debug, Deserialize)]
 struct Context<'a> {
     #[serde(borrow)]
+    destination_ip: Option<&'a RawValue>,
+    #[serde(borrow)]
     http: Option<Http<'a>>,
     mtls: bool,
     port: u16,
+    #[serde(borrow)]
+    remote_ip: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sni: Option<&'a RawValue>,
     #[serde(borrow)]
     source_ip: &'a RawValue,
 }
@@ -159,9 +165,12 @@ impl<'a> Line<'a> {
 impl Request<'_> {
     fn key(&self, interest: Interest<'_>, add: &mut impl FnMut(&[u8])) {
         let Context {
+            destination_ip,
             http,
             mtls,
             port,
+            remote_ip,
+            sni,
             source_ip,
         } = &self.context;
         for part in [self.action, self.principal, self.resource] {
@@ -169,10 +178,18 @@ impl Request<'_> {
         }
         add(&port.to_le_bytes());
         add(&[u8::from(*mtls)]);
-        if let Interest::Policies(sight) = interest
-            && sight.source_ip
-        {
-            add(bytes(Some(source_ip)));
+        if let Interest::Policies(sight) = interest {
+            for (looked_at, part) in [
+                (sight.attribute("source_ip"), Some(*source_ip)),
+                (sight.attribute("remote_ip"), Some(*source_ip)),
+                (sight.attribute("remote_ip"), *remote_ip),
+                (sight.attribute("destination_ip"), *destination_ip),
+                (sight.attribute("sni"), *sni),
+            ] {
+                if looked_at {
+                    add(bytes(part));
+                }
+            }
         }
         if let Some(http) = http {
             for part in [

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// Longest server name of a ClientHello that a question may tell: as long as a DNS name (RFC 1035 section 2.3.4).
+pub const MAX_SERVER_NAME_BYTES: usize = 255;
 /// Largest `CheckRequest`, the body of the request included where Envoy is told to send it.
 pub const MAX_CHECK_BYTES: usize = 1024 * 1024;
 /// Most inquiries under way; more are denied at once.

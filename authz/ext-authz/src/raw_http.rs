@@ -79,6 +79,8 @@ fn inquiry<B>(request: Request<B>, address: IpAddr, client_cert: ClientCert) -> 
             principal,
             address,
             port: 0,
+            destination: None,
+            sni: None,
         },
         head: Some(parts),
     })

@@ -45,6 +45,8 @@ pub enum Unknown {
     User,
     /// A claim of the end user.
     Claim(String),
+    /// The address that the connection was made to, or the server name in its ClientHello.
+    Connection(&'static str),
 }
 
 impl fmt::Display for Unknown {
@@ -54,6 +56,7 @@ impl fmt::Display for Unknown {
             Self::Query(name) => write!(f, "query parameter {name}"),
             Self::User => f.write_str("the end user's token"),
             Self::Claim(name) => write!(f, "claim {name}"),
+            Self::Connection(name) => write!(f, "context.{name}"),
         }
     }
 }
@@ -80,8 +83,6 @@ pub enum Asked {
 #[derive(Clone, Debug, Default)]
 pub struct Sight {
     uses: Uses,
-    /// Whether any looks at the caller's address.
-    pub source_ip: bool,
     /// Whether any looks at the end user.
     pub user: bool,
 }
@@ -93,10 +94,14 @@ impl Sight {
             uses.merge(policy.checked.uses.clone());
         }
         Self {
-            source_ip: uses.attribute("source_ip"),
             user: uses.user(),
             uses,
         }
+    }
+
+    /// Whether any looks at `context.<name>`.
+    pub fn attribute(&self, name: &str) -> bool {
+        self.uses.attribute(name)
     }
 
     /// Whether any looks at that header.
@@ -158,6 +163,9 @@ impl Foresight {
     /// Answers `request`, whose headers, query parameters and end user are there only as far as they were looked for.
     pub fn ask(&self, request: &AccessRequest, known: Searched<'_>, asked: Asked) -> Foreseen {
         let certain = |request| Foreseen::Certain(self.put(request, asked));
+        if let Some(unknown) = self.not_told(request) {
+            return Foreseen::Open(unknown);
+        }
         if request.context.http.is_none() || self.reading.is_empty() {
             return certain(request);
         }
@@ -174,6 +182,27 @@ impl Foresight {
             Some(count) => self.try_out(request, &slots, count, asked),
             None => Foreseen::Open(slots.into_iter().map(|slot| slot.unknown).collect()),
         }
+    }
+
+    /// What policies that can concern `request` look at of its connection, where it was recorded before that was told. Who
+    /// tells the address that was called tells the server name as well, if there is one.
+    fn not_told(&self, request: &AccessRequest) -> Option<Vec<Unknown>> {
+        const LATER: [&str; 2] = ["destination_ip", "sni"];
+        if request.context.destination_ip.is_some()
+            || !LATER.iter().any(|n| self.sight.attribute(n))
+        {
+            return None;
+        }
+        let sieve = self.sieve(request)?;
+        let all = self.engine.policies().map_or(&[][..], Policies::all);
+        let looks = |name: &str| {
+            let mut concerning = all.iter().filter(|policy| sieve.lets_through(policy));
+            concerning.any(|policy| policy.checked.uses.attribute(name))
+        };
+        let told = |name: &&str| *name == "sni" && request.context.sni.is_some();
+        let unknown = LATER.into_iter().filter(|name| looks(name) && !told(name));
+        let unknown: Vec<_> = unknown.map(Unknown::Connection).collect();
+        (!unknown.is_empty()).then_some(unknown)
     }
 
     /// Whether the answer to `request` may be another one at another time.

@@ -51,6 +51,21 @@ pub(super) fn values(
     if looks.attribute("source_ip") {
         ip(key, context.source_ip);
     }
+    if looks.attribute("remote_ip") {
+        ip(key, context.client_ip());
+    }
+    if looks.attribute("destination_ip") {
+        match context.destination_ip {
+            None => absent(key),
+            Some(address) => ip(key, address),
+        }
+    }
+    if looks.attribute("sni") {
+        match &context.sni {
+            None => absent(key),
+            Some(name) => present(key, name),
+        }
+    }
     if looks.attribute("port") {
         key.extend(context.port.to_le_bytes());
     }

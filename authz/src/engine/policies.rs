@@ -50,6 +50,7 @@ struct Named {
     labels: BTreeMap<String, u32>,
     entities: BTreeMap<(String, String), u32>,
     hierarchy: u32,
+    sni: u32,
 }
 
 impl Policies {
@@ -101,6 +102,7 @@ impl Policies {
             headers: self.named.headers.keys().cloned().collect(),
             query: self.named.query.keys().cloned().collect(),
             labels: self.named.labels.keys().cloned().collect(),
+            sni: self.named.sni > 0,
         }
     }
 
@@ -219,6 +221,9 @@ impl Named {
         }
         if uses.hierarchy {
             step.take(&mut self.hierarchy);
+        }
+        if uses.attribute("sni") {
+            step.take(&mut self.sni);
         }
     }
 }

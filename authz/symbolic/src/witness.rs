@@ -55,6 +55,15 @@ impl Namer<'_> {
                 mtls: matches!(context.get("mtls")?, EvalResult::Bool(true)),
                 port: u16::try_from(number(&context.get("port")?)?).ok()?,
                 source_ip: address(&context.get("source_ip")?)?,
+                remote_ip: Some(address(&context.get("remote_ip")?)?),
+                destination_ip: match context.get("destination_ip") {
+                    Some(value) => Some(address(&value)?),
+                    None => None,
+                },
+                sni: match context.get("sni") {
+                    Some(EvalResult::String(name)) => Some(name.into()),
+                    _ => None,
+                },
                 time: time(&context.get("time")?)?,
             },
             user: user(model, context).map(std::sync::Arc::new),

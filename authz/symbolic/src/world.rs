@@ -296,6 +296,9 @@ fn circumstances(action: &str, literals: &Literals, facts: &mut Vec<String>) {
                 .to_owned(),
         );
     }
+    if literals.attributes.contains("sni") {
+        facts.push("(!(context has sni) || context.sni != \"\")".to_owned());
+    }
     if action == "connect" {
         return;
     }

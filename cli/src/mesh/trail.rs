@@ -383,6 +383,9 @@ impl Rights<'_> {
                 workload: Some(self.settings.trust_domain.workload(root, &account)),
             },
             context: RequestContext {
+                destination_ip: None,
+                remote_ip: None,
+                sni: None,
                 source_ip: self.address,
                 port: 15012,
                 mtls: true,

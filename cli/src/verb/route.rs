@@ -12,7 +12,9 @@ use reeve_control::{FetchedKeys, Mesh, instances::Instances};
 use reeve_core::{
     Clock, InstanceName, SpiffeId, SystemClock, UnixTime, decision::User, model::ProxyConfig,
 };
-use reeve_proxy::explain::{ExplainRequest, ExplainedDestination, Explanation, explain};
+use reeve_proxy::explain::{
+    ExplainRequest, ExplainedAsking, ExplainedDestination, Explanation, explain,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -31,7 +33,7 @@ Examples:
   reeve route explain -f mesh --requests - -o json < requests.jsonl
 
 A request in JSON is {\"instance\", \"direction\", \"port\", \"address\", \"method\", \"authority\", \"path\",
-\"headers\": {name: [values]}, \"peer\", \"source_ip\", \"user\", \"time\"}; all but the first three may be left out.
+\"headers\": {name: [values]}, \"peer\", \"source_ip\", \"remote_ip\", \"user\", \"time\"}; all but the first three may be left out.
 
 Exit codes: 0 = every request is served, 1 = one is refused, denied or has no route, 2 = it could not be said.";
 
@@ -94,6 +96,9 @@ struct ExplainArgs {
     /// The peer's address.
     #[arg(long, value_name = "IP")]
     source_ip: Option<IpAddr>,
+    /// The client's address, where a trusted proxy says another one.
+    #[arg(long, value_name = "IP")]
+    remote_ip: Option<IpAddr>,
     /// A claim of the verified end user, as NAME=VALUE (iss and sub included); repeat for several.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     claim: Vec<(String, String)>,
@@ -199,6 +204,7 @@ fn from_flags(args: &ExplainArgs) -> Result<(InstanceName, ExplainRequest), Prob
         headers,
         peer: args.peer.clone(),
         source_ip: args.source_ip,
+        remote_ip: args.remote_ip,
         user: user(&args.claim),
         time: SystemClock.now(),
     };
@@ -303,6 +309,9 @@ fn describe(explanation: &Explanation) -> String {
     if let Some(refused) = &explanation.refused {
         line("refused", refused.clone());
     }
+    for asked in &explanation.asked {
+        line("asked", asking(asked));
+    }
     if let Some(decision) = &explanation.decision {
         line("decision", decision.to_string());
     }
@@ -328,6 +337,23 @@ fn places(explanation: &Explanation) -> Vec<(&'static str, String)> {
 }
 
 /// `service:port`, its subset, its share, and where it is.
+/// A server that is asked before the policies are.
+fn asking(asked: &ExplainedAsking) -> String {
+    let ExplainedAsking {
+        provider,
+        service,
+        port,
+        policies,
+        shadow,
+    } = asked;
+    let policies: Vec<&str> = policies.iter().map(|id| id.as_str()).collect();
+    let by = policies.join(", ");
+    match shadow {
+        false => format!("{provider} ({service}:{port}) before the policies, by {by}"),
+        true => format!("nobody: {provider} would be, but for the dry run of {by}"),
+    }
+}
+
 fn place(to: &ExplainedDestination, share: &str) -> String {
     let subset = to.subset.as_ref();
     let subset = subset.map(|subset| format!(" subset {subset}"));

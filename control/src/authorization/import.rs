@@ -76,6 +76,8 @@ pub fn import(
         workloads: &surroundings.mesh.workloads,
         access: &surroundings.objects.access_policies,
         bindings: &surroundings.objects.access_role_bindings,
+        entries: &surroundings.objects.service_entries,
+        gateways: &surroundings.objects.kubernetes_gateways,
         assume: true,
     };
     let roots = [

@@ -61,8 +61,6 @@ pub(super) struct Reading<'a> {
     pub(super) denies: bool,
     /// Whether it says whom to ask: then tokens are not verified yet.
     pub(super) asks: bool,
-    /// Whether it holds at gateways alone, whose caller's address is the client's.
-    pub(super) gateways: bool,
 }
 
 impl Rule {
@@ -415,8 +413,28 @@ fn read_condition(
         "source.principal" => sources::principals(home, values),
         "source.namespace" => sources::namespaces(home, values, exactly),
         "source.serviceAccount" => sources::accounts(home, values, exactly),
-        "source.ip" => sources::addresses(values),
-        "remote.ip" if reading.gateways => sources::addresses(values),
+        "source.ip" => sources::addresses("context.source_ip", values),
+        "remote.ip" => sources::addresses("context.remote_ip", values),
+        "destination.ip" => {
+            let has = Expr::test("context has destination_ip");
+            let known = sources::addresses("context.destination_ip", values);
+            // SECURITY: where nobody knows the address yet, what allows is narrower and what denies is wider.
+            return match (known, negated && !reading.denies) {
+                (Err((n, text)), _) => {
+                    notes.error(&path.key(field).index(n), Code::Invalid, text);
+                    None
+                }
+                (Ok(block), true) => {
+                    let other = Expr::all([has, block.negated()]);
+                    Some(Clause::new(false, other, false))
+                }
+                (Ok(block), false) => {
+                    let within = Expr::all([has, block]);
+                    Some(Clause::new(false, within, negated))
+                }
+            };
+        }
+        "connection.sni" => Ok(sources::server_names(values)),
         "destination.port" => read_ports(values),
         _ => {
             http = true;
@@ -505,24 +523,20 @@ fn header(name: &str, values: &[String], widely: bool) -> Expr {
 }
 
 fn refuse(notes: &mut Notes<'_, AuthorizationPolicySpec>, path: &Path, field: &str, key: &str) {
-    let known = ["connection.sni", "destination.ip", "remote.ip"].contains(&key)
-        || key.starts_with("experimental.envoy.filters.");
     let place = match field {
         "values" | "notValues" => path.key("key"),
         field => path.key(field),
     };
-    let (code, text, hint) = match (known, key) {
-        (_, "remote.ip") => (
-            Code::Unsupported,
-            "a client's address behind proxies is known at gateways alone".to_owned(),
-            "put the policy on the gateway, or use ipBlocks (source.ip), the address that the sidecar sees",
-        ),
-        (true, _) => (
-            Code::Unsupported,
-            format!("{key} is not known to policies"),
-            "say the same by ports, hosts, principals or the service itself",
-        ),
-        (false, _) => (
+    let (code, text, hint) = match key.strip_prefix("experimental.envoy.filters.") {
+        Some(filter) => {
+            let filter = filter.split('[').next().unwrap_or_default();
+            let text = format!(
+                "{key} asks for what Envoy's filter envoy.filters.{filter} tells, and there is none here: nothing would ever match it"
+            );
+            let hint = "remove the condition, or say what it is for by principals and ports: what flows in a connection is not read";
+            return notes.hint(&place, Code::Unsupported, text, hint);
+        }
+        None => (
             Code::Invalid,
             format!("{key:?} is no attribute"),
             "see https://istio.io/latest/docs/reference/config/security/conditions/",

@@ -96,8 +96,8 @@ pub(super) enum Exactly {
     EveryDomain,
 }
 
-/// `ipBlocks`, `source.ip`: addresses and CIDR blocks.
-pub(super) fn addresses(values: &[String]) -> Result<Expr, (usize, String)> {
+/// `ipBlocks`, `source.ip` and the like: the address `subject` is in one of these blocks, or is one of these addresses.
+pub(super) fn addresses(subject: &str, values: &[String]) -> Result<Expr, (usize, String)> {
     let mut tests = Vec::new();
     for (n, value) in values.iter().enumerate() {
         if !is_block(value) {
@@ -107,11 +107,21 @@ pub(super) fn addresses(values: &[String]) -> Result<Expr, (usize, String)> {
             ));
         }
         tests.push(Expr::test(format!(
-            "context.source_ip.isInRange(ip({}))",
+            "{subject}.isInRange(ip({}))",
             quoted(value)
         )));
     }
     Ok(Expr::any(tests))
+}
+
+/// `connection.sni`: server names are compared in lower case, as they are sent.
+pub(super) fn server_names(values: &[String]) -> Expr {
+    let lower: Vec<String> = values.iter().map(|v| v.to_ascii_lowercase()).collect();
+    let has = Expr::test("context has sni");
+    if lower.iter().any(|value| value == "*") {
+        return has;
+    }
+    Expr::all([has, matches("context.sni", &lower)])
 }
 
 fn is_block(value: &str) -> bool {

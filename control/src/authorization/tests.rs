@@ -94,6 +94,12 @@ fn access(asked: &Asked, workload: &str) -> AccessRequest {
             None => Action::Connect,
         },
         context: RequestContext {
+            destination_ip: Some(asked.destination.parse().expect("an address")),
+            remote_ip: asked
+                .client
+                .as_ref()
+                .map(|ip| ip.parse().expect("an address")),
+            sni: asked.sni.as_deref().map(Into::into),
             mtls: asked.principal.is_some(),
             port: asked.port,
             source_ip: asked.ip.parse().expect("an address"),
@@ -346,8 +352,12 @@ fn what_cannot_be_translated_is_refused_by_name_at_its_place() {
         ("  action: LOG\n  rules: [{}]\n", "5 spec.action invalid"),
         ("  action: DENY\n", "5 spec.action missing"),
         (
-            "  rules:\n  - when:\n    - {key: connection.sni, values: [a]}\n",
+            "  rules:\n  - when:\n    - {key: 'experimental.envoy.filters.network.mysql_proxy[db.table]', values: ['[update]']}\n",
             "7 spec.rules[0].when[0].key unsupported",
+        ),
+        (
+            "  rules:\n  - when:\n    - {key: destination.ip, values: [10.0.0.1, here]}\n",
+            "7 spec.rules[0].when[0].values[1] invalid",
         ),
         (
             "  rules:\n  - when:\n    - {key: request.colour, values: [a]}\n",
@@ -358,8 +368,8 @@ fn what_cannot_be_translated_is_refused_by_name_at_its_place() {
             "7 spec.rules[0].when[0] missing",
         ),
         (
-            "  rules:\n  - from:\n    - source: {remoteIpBlocks: [10.0.0.1]}\n",
-            "7 spec.rules[0].from[0].source.remoteIpBlocks unsupported",
+            "  rules:\n  - from:\n    - source: {remoteIpBlocks: [10.0.0.1/a]}\n",
+            "7 spec.rules[0].from[0].source.remoteIpBlocks[0] invalid",
         ),
         (
             "  rules:\n  - from:\n    - source: {ipBlocks: [10.0.0.1, 10.0.0.0/33]}\n",
@@ -379,8 +389,16 @@ fn what_cannot_be_translated_is_refused_by_name_at_its_place() {
         ),
         ("  rules:\n  - from: []\n", "6 spec.rules[0].from invalid"),
         (
-            "  selector: {matchLabels: {app: second}}\n  rules: [{}]\n",
-            "5 spec.selector unsupported",
+            "  targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio}]\n  rules: [{}]\n",
+            "5 spec.targetRefs[0].kind invalid",
+        ),
+        (
+            "  targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: none}]\n  rules: [{}]\n",
+            "5 spec.targetRefs[0].name unknown-reference",
+        ),
+        (
+            "  targetRefs: [{group: apps, kind: Deployment, name: httpbin}]\n  rules: [{}]\n",
+            "5 spec.targetRefs[0].kind unsupported",
         ),
         (
             "  selector: {matchLabels: {app: nobody}}\n  rules: [{}]\n",
@@ -404,6 +422,104 @@ fn a_gateway_knows_its_clients_addresses() {
             (expected, expected)
         );
     }
+}
+
+/// Whether the workload of that name is allowed to be asked, where it stands behind the services that the mesh says.
+fn allowed_at(mesh: &Mesh, workload: &str, asked: &Asked) -> bool {
+    let found = mesh.workloads.iter().find(|w| w.name.as_str() == workload);
+    let found = found.expect("a workload");
+    let mut access = access(asked, workload);
+    access.resource.workload.clone_from(&found.identity);
+    let services = mesh.services.values().filter(|s| s.selects(found));
+    access.resource.services = services.map(|s| s.host.clone()).collect();
+    engine(mesh).decide(&access).is_allow()
+}
+
+#[test]
+fn a_selector_tells_workloads_of_one_account_apart() {
+    let spec = json!({"selector": {"matchLabels": {"app": "second"}}, "rules": [{}]});
+    let mesh = world(&[policy("p", &spec)]);
+    let [only] = mesh.policies.as_slice() else {
+        panic!("{:?}", mesh.policies);
+    };
+    assert_eq!(
+        only.text,
+        "@id(\"rule-1\")\npermit (principal, action, resource in Service::\"p.default.selector\");"
+    );
+    for (workload, expected) in [("second", true), ("other", false), ("httpbin", false)] {
+        assert_eq!(
+            allowed_at(&mesh, workload, &get("/")),
+            expected,
+            "{workload}"
+        );
+    }
+    let deny = json!({
+        "action": "DENY", "selector": {"matchLabels": {"version": "v2"}},
+        "rules": [{"to": [{"operation": {"paths": ["/admin"]}}]}],
+    });
+    let mut deny = policy("deny", &deny);
+    deny["metadata"]["namespace"] = json!("reeve-system");
+    let mesh = world(&[policy("all", &json!({"rules": [{}]})), deny]);
+    for (workload, path, expected) in [
+        ("second", "/admin", false),
+        ("second", "/", true),
+        ("other", "/admin", true),
+    ] {
+        assert_eq!(
+            allowed_at(&mesh, workload, &get(path)),
+            expected,
+            "{workload} {path}"
+        );
+    }
+}
+
+const EDGES: &str = r#"---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: front, namespace: default}
+spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bank, namespace: default}
+spec:
+  hosts: [api.bank.example, "*.cards.example"]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: NONE
+"#;
+
+#[test]
+fn targets_are_gateways_their_classes_and_service_entries() {
+    let target = |group: &str, kind: &str, name: &str| json!({"targetRefs": [{"group": group, "kind": kind, "name": name}], "rules": [{}]});
+    let api = "gateway.networking.k8s.io";
+    let label = "{name: edge, serviceAccount: edge, role: gateway, labels: {istio: ingressgateway}";
+    let world = WORLD.replace(
+        label,
+        "{name: edge, serviceAccount: edge, role: gateway, labels: {gateway.networking.k8s.io/gateway-name: front}",
+    );
+    let edge = r#"resource == Workload::"spiffe://mesh.local/ns/default/sa/edge""#;
+    for (spec, namespace, head) in [
+        (target(api, "Gateway", "front"), "default", edge),
+        (target(api, "GatewayClass", "istio"), "reeve-system", edge),
+        (
+            target("", "Service", "httpbin"),
+            "default",
+            r#"resource in Service::"httpbin.default.svc.cluster.local""#,
+        ),
+    ] {
+        let mut one = policy("p", &spec);
+        one["metadata"]["namespace"] = json!(namespace);
+        let mesh = mesh(&format!("{world}{EDGES}{}", document(&one)));
+        let texts: Vec<_> = mesh.policies.iter().map(|p| p.text.as_str()).collect();
+        let expected = format!("@id(\"rule-1\")\npermit (principal, action, {head});");
+        assert_eq!(texts, [expected], "{spec}");
+    }
+    let entry = policy("p", &target("networking.istio.io", "ServiceEntry", "bank"));
+    let mesh = mesh(&format!("{world}{EDGES}{}", document(&entry)));
+    let texts: Vec<_> = mesh.policies.iter().map(|p| p.text.as_str()).collect();
+    let both = r#"permit (principal, action, resource)
+when { resource in Service::"api.bank.example" || resource in Service::"bank.default.entry" };"#;
+    assert_eq!(texts, [format!("@id(\"rule-1\")\n{both}")]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Mesh {
                 None => drop(workloads.insert(identity.clone(), place)),
             }
         }
-        let service = |service: &Service| self.place_of_service(service, &workloads, keys);
+        let service = |service: &Service| self.place_of_service(service, keys);
         let services = self.services.values();
         let services = services.map(|s| (s.host.clone(), service(s))).collect();
         Places {
@@ -96,17 +96,23 @@ impl Mesh {
     }
 
     /// The workload behind a service, if that is one and the same everywhere; else the service alone.
-    fn place_of_service(
-        &self,
-        service: &Service,
-        workloads: &BTreeMap<SpiffeId, Place>,
-        keys: &FetchedKeys,
-    ) -> Place {
-        let behind = self.workloads.iter().filter(|w| service.selects(w));
-        let behind: BTreeSet<_> = behind.map(|w| w.identity.as_ref()).collect();
-        let only = behind.first().copied().flatten();
-        if let (1, Some(place)) = (behind.len(), only.and_then(|id| workloads.get(id))) {
-            return place.clone();
+    fn place_of_service(&self, service: &Service, keys: &FetchedKeys) -> Place {
+        let behind: Vec<_> = self
+            .workloads
+            .iter()
+            .filter(|w| service.selects(w))
+            .collect();
+        let identities: BTreeSet<_> = behind.iter().map(|w| w.identity.as_ref()).collect();
+        if let (1, Some(Some(only))) = (identities.len(), identities.first()) {
+            // SECURITY: others of the same identity are not behind it, and take nothing away.
+            let places = behind.iter().map(|w| self.place_of(only, w, keys));
+            let joined = places.reduce(|mut joined, other| {
+                joined.join(other);
+                joined
+            });
+            if let Some(place) = joined {
+                return place;
+            }
         }
         // What a selector picks is told by the labels that whatever stands behind it must have.
         let covers = |rules: &RequestAuthentication| {

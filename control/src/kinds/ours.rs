@@ -145,6 +145,12 @@ raw! {
         timeout: Option<String>,
         fail_open: bool,
         status_on_error: Option<String>,
+        include_request_body_in_check: Option<BodyInCheckSpec>,
+    }
+    BodyInCheckSpec {
+        max_request_bytes: u32,
+        allow_partial_message: bool,
+        pack_as_bytes: bool,
     }
     ExtAuthzHttpSpec {
         service: String,
@@ -156,6 +162,7 @@ raw! {
         include_headers_in_check: Vec<String>,
         include_request_headers_in_check: Vec<String>,
         include_additional_headers_in_check: BTreeMap<String, String>,
+        include_request_body_in_check: Option<BodyInCheckSpec>,
         headers_to_upstream_on_allow: Vec<String>,
         headers_to_downstream_on_allow: Vec<String>,
         headers_to_downstream_on_deny: Vec<String>,

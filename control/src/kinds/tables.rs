@@ -51,9 +51,7 @@ pub(super) const GATEWAY: Fields = Fields {
 pub(super) const MESH_CONFIG: Fields = Fields {
     strict: true,
     unsupported: &[
-        "spec.extensionProviders[].envoyExtAuthzGrpc.includeRequestBodyInCheck",
         "spec.extensionProviders[].envoyExtAuthzGrpc.clearRouteCache",
-        "spec.extensionProviders[].envoyExtAuthzHttp.includeRequestBodyInCheck",
         "spec.extensionProviders[].envoyExtAuthzHttp.clearRouteCache",
         "spec.extensionProviders[].zipkin",
         "spec.extensionProviders[].datadog",

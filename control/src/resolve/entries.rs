@@ -25,7 +25,7 @@ use crate::{
 const MAX_ENDPOINTS: usize = 1024;
 
 /// Ends the host of what an entry's wildcard hosts are together: `NAME.NAMESPACE.entry`.
-const ENTRY_SUFFIX: &str = "entry";
+pub(crate) const ENTRY_SUFFIX: &str = "entry";
 /// The label by which a locality is told.
 const LOCALITY: &str = "istio-locality";
 

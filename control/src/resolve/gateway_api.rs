@@ -193,7 +193,7 @@ fn rule_path(n: usize) -> Path {
 }
 
 /// Gateway API's own group.
-const GROUP: &str = "gateway.networking.k8s.io";
+pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 
 /// The namespace that a reference says, or the object's own.
 fn namespace_of<S>(notes: &mut Notes<'_, S>, path: &Path, said: Option<&str>) -> Option<Namespace> {

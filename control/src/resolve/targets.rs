@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Code,
-    kinds::{PolicyTargetSpec, SelectorSpec},
+    kinds::{KubernetesGatewaySpec, Object, PolicyTargetSpec, SelectorSpec},
     mesh::{Scope, Service},
     source::path::Path,
 };
@@ -24,6 +24,8 @@ pub(crate) struct Targeting<'a> {
     pub(crate) selector: Option<&'a SelectorSpec>,
     pub(crate) target_ref: Option<&'a PolicyTargetSpec>,
     pub(crate) target_refs: &'a [PolicyTargetSpec],
+    /// The mesh's `Gateway`s of the Gateway API.
+    pub(crate) gateways: &'a [Object<KubernetesGatewaySpec>],
 }
 
 /// The scopes of an object; it holds for a workload that one of them covers.
@@ -37,6 +39,7 @@ pub(crate) fn scopes<S>(
         selector,
         target_ref,
         target_refs,
+        gateways,
     } = targeting;
     let refs = Path::of(&["spec", "targetRefs"]);
     let one = target_ref.map(|target| (Path::of(&["spec", "targetRef"]), target));
@@ -64,9 +67,48 @@ pub(crate) fn scopes<S>(
             selector: selector.map(|s| s.match_labels.clone()).unwrap_or_default(),
         }];
     }
-    all.iter()
-        .filter_map(|(path, target)| scope(notes, path, target, services))
-        .collect()
+    let mut found = Vec::new();
+    for (path, target) in &all {
+        match (target.group.as_str(), target.kind.as_str()) {
+            (gateway_api::GROUP, "GatewayClass") => {
+                found.extend(of_class(notes, path, target, (root, gateways)));
+            }
+            _ => found.extend(scope(notes, path, target, services)),
+        }
+    }
+    found
+}
+
+/// The gateways of a class, wherever they are. SECURITY: who may say something of all of them speaks for the whole mesh.
+fn of_class<S>(
+    notes: &mut Notes<'_, S>,
+    path: &Path,
+    target: &PolicyTargetSpec,
+    (root, gateways): (&Namespace, &[Object<KubernetesGatewaySpec>]),
+) -> Vec<Scope> {
+    if notes.object.namespace != *root {
+        let text = format!("a class of gateways is a target in the root namespace ({root}) alone");
+        let hint = "move the object there, or name the Gateway";
+        notes.hint(&path.key("kind"), Code::Invalid, text, hint);
+        return Vec::new();
+    }
+    let is_of = |g: &&Object<KubernetesGatewaySpec>| {
+        g.spec.gateway_class_name.as_deref() == Some(target.name.as_str())
+    };
+    let found: Vec<Scope> = gateways
+        .iter()
+        .filter(is_of)
+        .map(|gateway| Scope {
+            namespace: Some(gateway.namespace.clone()),
+            selector: [(gateway_api::LABEL.to_owned(), gateway.name.clone())].into(),
+        })
+        .collect();
+    if found.is_empty() {
+        let text = format!("no Gateway is of class {:?}", target.name);
+        let hint = "see spec.gatewayClassName of the Gateways";
+        notes.hint(&path.key("name"), Code::UnknownReference, text, hint);
+    }
+    found
 }
 
 /// SECURITY: a target is of the object's own namespace; a target that is not there is a fault, and never means all.
@@ -105,7 +147,7 @@ fn scope<S>(
         }
         (group, kind) => {
             let text = format!("{kind:?} of group {group:?} is no target");
-            let hint = "use kind: Service, or group: gateway.networking.k8s.io with kind: Gateway";
+            let hint = "use kind: Service, or group: gateway.networking.k8s.io with kind: Gateway or GatewayClass";
             notes.hint(&path.key("kind"), Code::Unsupported, text, hint);
             return None;
         }

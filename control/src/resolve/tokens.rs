@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Code, Fault,
     jwks::{self, MAX_SOURCES, WELL_KNOWN},
-    kinds::{JwtRuleSpec, Object, RequestAuthenticationSpec},
+    kinds::{JwtRuleSpec, KubernetesGatewaySpec, Object, RequestAuthenticationSpec},
     mesh::{Jwks, KeyPlace, KeySource, RequestAuthentication, RequestRule, Service},
     source::path::Path,
 };
@@ -51,7 +51,10 @@ type TokenNotes<'a> = Notes<'a, RequestAuthenticationSpec>;
 pub(super) fn resolve(
     objects: &[Object<RequestAuthenticationSpec>],
     root: &Namespace,
-    services: &BTreeMap<ServiceName, Arc<Service>>,
+    (services, gateways): (
+        &BTreeMap<ServiceName, Arc<Service>>,
+        &[Object<KubernetesGatewaySpec>],
+    ),
     faults: &mut Vec<Fault>,
 ) -> Vec<RequestAuthentication> {
     let mut resolved = Vec::new();
@@ -72,6 +75,7 @@ pub(super) fn resolve(
             selector: object.spec.selector.as_ref(),
             target_ref: object.spec.target_ref.as_ref(),
             target_refs: &object.spec.target_refs,
+            gateways,
         };
         let scopes = targets::scopes(&mut notes, root, services, targeting);
         resolved.push(RequestAuthentication { scopes, rules });

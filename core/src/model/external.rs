@@ -34,6 +34,20 @@ pub struct ExtensionProvider {
     pub on_failure: OnFailure,
     /// The status of a request that is refused for want of an answer.
     pub status_on_error: u16,
+    /// What it is shown of a request's body; nothing if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<BodyInCheck>,
+}
+
+/// How much of a request's body a server is shown (Istio's `includeRequestBodyInCheck`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BodyInCheck {
+    /// Most bytes.
+    pub max_bytes: u32,
+    /// Whether of a longer body its beginning is shown; else the request is answered 413.
+    pub allow_partial: bool,
+    /// Whether gRPC has it as bytes and not as text.
+    pub as_bytes: bool,
 }
 
 /// How a server is asked.

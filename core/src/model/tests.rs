@@ -24,6 +24,7 @@ fn workload() -> WorkloadConfig {
         services: vec![],
         ecdh_curves: vec![],
         topology: Default::default(),
+        gateways: vec![],
         caller_shares: Default::default(),
         rate_limits: vec![],
         transformations: vec![],

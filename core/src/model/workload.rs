@@ -57,6 +57,9 @@ pub struct WorkloadConfig {
     /// What stands before a gateway.
     #[serde(default)]
     pub topology: Topology,
+    /// Who speaks for clients outside: identities that the mesh's gateways alone have, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<SpiffeId>,
     /// How much of the application, or of a gateway, one caller may hold at once.
     #[serde(default)]
     pub caller_shares: CallerShares,

@@ -153,6 +153,9 @@ impl Asker {
             action,
             resource: ResourceRef::clone(&caller.resource),
             context: RequestContext {
+                destination_ip: None,
+                remote_ip: None,
+                sni: None,
                 source_ip: [10, 1, 2, 3].into(),
                 port: 9080,
                 mtls: true,

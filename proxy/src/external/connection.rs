@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use reeve_core::model::ProviderForm;
-
-use super::{Said, Site, Stopped};
+use super::{Content, Said, Site, Stopped};
 use crate::{judge::Question, snapshot::Snapshot, worker::Worker};
 
 /// Asks about a connection to the workload (or to a gateway). As in Istio, an HTTP server is not asked about one to a port
@@ -17,14 +15,15 @@ pub(crate) async fn ask_about_connection(
     if snapshot.external.is_empty() || question.place.resource.workload.as_ref() != Some(own) {
         return Ok(None);
     }
-    let site = Site { worker, snapshot };
+    let site = Site {
+        worker,
+        snapshot,
+        most: 0,
+    };
     let mut said = Said::default();
-    for asking in &snapshot.external.0 {
-        let by_http = matches!(asking.rule.provider.form, ProviderForm::Http(_));
-        if by_http && !question.place.protocol.is_http() {
-            continue;
-        }
-        asking.ask(site, question, &mut said).await?;
+    for asking in snapshot.external.0.iter().filter(|a| a.takes(question)) {
+        let nothing = &mut Content::default();
+        asking.ask(site, question, nothing, &mut said).await?;
     }
     Ok((!said.asked.is_empty()).then(|| Arc::new(said)))
 }

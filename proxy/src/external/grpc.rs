@@ -14,9 +14,11 @@ use envoy_types::pb::envoy::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use prost::Message as _;
-use reeve_core::{SpiffeId, UnixTime};
+use reeve_core::{SpiffeId, UnixTime, model::BodyInCheck};
 
-use super::{Answered, Asking, Refusal, Ruling, Site, Unanswered, head, own_head};
+use super::{
+    Answered, Asking, PARTIAL_BODY, Refusal, Ruling, Shown, Site, Unanswered, head, own_head,
+};
 use crate::{head::Head, judge::Question};
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -27,6 +29,7 @@ pub(super) async fn ask(
     asking: &Asking,
     site: Site<'_>,
     question: &Question,
+    shown: Option<&Shown>,
 ) -> Result<Ruling, Unanswered> {
     let provider = &asking.rule.provider;
     let authority = format!("{}:{}", provider.service, provider.port);
@@ -38,7 +41,11 @@ pub(super) async fn ask(
     let trailers = HeaderValue::from_static("trailers");
     head.headers.insert(header::TE, trailers);
     let own = &site.snapshot.workload().identity;
-    let body = framed(&check(question, own, site.worker.ledger.now()));
+    let mut check = check(question, own, site.worker.ledger.now());
+    if let (Some(shown), Some(rule)) = (shown, &provider.body) {
+        show(&mut check, shown, rule);
+    }
+    let body = framed(&check);
     read(&asking.call(site, head, body).await?)
 }
 
@@ -73,6 +80,23 @@ fn check(question: &Question, own: &SpiffeId, now: UnixTime) -> CheckRequest {
             ..AttributeContext::default()
         }),
     }
+}
+
+/// Adds what is shown of the body: a text, of which what is no UTF-8 is replaced, or bytes.
+fn show(check: &mut CheckRequest, shown: &Shown, rule: &BodyInCheck) {
+    let request = check.attributes.as_mut().and_then(|a| a.request.as_mut());
+    let Some(http) = request.and_then(|request| request.http.as_mut()) else {
+        return;
+    };
+    match rule.as_bytes {
+        true => http.raw_body = shown.bytes.to_vec(),
+        false => http.body = String::from_utf8_lossy(&shown.bytes).into_owned(),
+    }
+    if !shown.is_partial {
+        http.size = i64::try_from(shown.bytes.len()).unwrap_or(-1);
+    }
+    let partial = shown.is_partial.to_string();
+    http.headers.insert(PARTIAL_BODY.to_owned(), partial);
 }
 
 fn address(ip: IpAddr, port: u16) -> Address {
@@ -162,11 +186,6 @@ fn ruling(response: CheckResponse) -> Result<Ruling, Unanswered> {
         .is_some_and(|status| status.code == 0);
     match (allowed, response.http_response) {
         (true, Some(HttpResponse::OkResponse(ok))) => {
-            let query = &ok.query_parameters_to_set;
-            // What would be sent is not what was allowed.
-            if !query.is_empty() || !ok.query_parameters_to_remove.is_empty() {
-                return Err(Unanswered::Unreadable);
-            }
             let edits = head::Edits::of_grpc(&ok).ok_or(Unanswered::Unreadable)?;
             Ok(Ruling::Allowed(Box::new(edits)))
         }

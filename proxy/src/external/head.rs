@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::{head::Head, headers, limits::MAX_EXTERNAL_HEADERS};
+use crate::{head::Head, headers, limits::MAX_EXTERNAL_HEADERS, query};
 
 /// `HeaderAppendAction`.
 const ADD_IF_ABSENT: i32 = 1;
@@ -26,6 +26,10 @@ pub(super) struct Edits {
     /// Go.
     pub(super) removed: Vec<HeaderName>,
     pub(super) told: HeaderMap,
+    /// Parameters of the query that go.
+    pub(super) query_removed: Vec<String>,
+    /// Parameters of the query, as they are sent, which replace the request's own.
+    pub(super) query_set: Vec<(String, String)>,
 }
 
 impl Edits {
@@ -59,7 +63,25 @@ impl Edits {
             edits.removed.extend((name != header::HOST).then_some(name));
         }
         edits.told = told(&ok.response_headers_to_add);
+        edits.query_of(ok)?;
         Some(edits)
+    }
+
+    /// SECURITY: what would end the query, or make another parameter of one, is no answer.
+    fn query_of(&mut self, ok: &OkHttpResponse) -> Option<()> {
+        let (set, removed) = (&ok.query_parameters_to_set, &ok.query_parameters_to_remove);
+        if set.len().saturating_add(removed.len()) > MAX_EXTERNAL_HEADERS {
+            return None;
+        }
+        for parameter in set {
+            let (name, value) = (&parameter.key, &parameter.value);
+            if name.is_empty() || !query::is_part(name) || !query::is_part(value) {
+                return None;
+            }
+            self.query_set.push((name.clone(), value.clone()));
+        }
+        self.query_removed.clone_from(removed);
+        Some(())
     }
 
     /// Changes `request`, and adds to what its caller gets.
@@ -89,6 +111,10 @@ impl Edits {
             headers.append(name.clone(), value.clone());
         }
         told.extend(self.told);
+        if !self.query_removed.is_empty() || !self.query_set.is_empty() {
+            let query = request.query.take().unwrap_or_default();
+            request.query = query::changed(&query, self.query_removed, &self.query_set);
+        }
     }
 }
 

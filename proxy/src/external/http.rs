@@ -1,11 +1,12 @@
 //! Asking by HTTP: the request's own method and path, and those of its headers that are to be shown
 //! (<https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/ext_authz_filter>).
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use reeve_core::model::{HttpCheck, NamePattern};
 
-use super::{Answered, Asking, Refusal, Ruling, Site, Unanswered, head, own_head};
+use super::{
+    Answered, Asking, PARTIAL_BODY, Refusal, Ruling, Shown, Site, Unanswered, head, own_head,
+};
 use crate::{head::Head, headers, judge::Question};
 
 /// What a caller that is denied gets beside what is named.
@@ -19,11 +20,20 @@ pub(super) async fn ask(
     asking: &Asking,
     check: &HttpCheck,
     site: Site<'_>,
-    question: &Question,
+    (question, content): (&Question, Option<&Shown>),
 ) -> Result<Ruling, Unanswered> {
     // A connection has no method and no path.
     let about = question.head.as_deref().ok_or(Unanswered::Connection)?;
-    let answered = asking.call(site, shown(check, about), Bytes::new()).await?;
+    let mut head = shown(check, about);
+    if let Some(content) = content {
+        let partial = HeaderValue::from_static(match content.is_partial {
+            true => "true",
+            false => "false",
+        });
+        head.headers.insert(PARTIAL_BODY, partial);
+    }
+    let body = content.map(|content| content.bytes.clone());
+    let answered = asking.call(site, head, body.unwrap_or_default()).await?;
     ruling(check, &answered)
 }
 

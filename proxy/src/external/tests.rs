@@ -293,3 +293,43 @@ fn an_http_server_sees_what_is_named_and_says_what_is_taken() {
     assert_eq!(denied(204, &check).status, StatusCode::FORBIDDEN);
     assert!(ruling(503, &check).is_err());
 }
+
+#[test]
+fn a_servers_query_parameters_are_judged_and_sent_or_no_answer_at_all() {
+    let answer = |set: &[(&str, &str)], remove: &[&str]| {
+        let set = set.iter().map(|(key, value)| QueryParameter {
+            key: (*key).to_owned(),
+            value: (*value).to_owned(),
+        });
+        by_grpc(&ok(OkHttpResponse {
+            query_parameters_to_set: set.collect(),
+            query_parameters_to_remove: remove.iter().map(|n| (*n).to_owned()).collect(),
+            ..OkHttpResponse::default()
+        }))
+    };
+    for (set, remove, expected) in [
+        (&[("tenant", "a%20b")][..], &["b"][..], Some("tenant=a%20b")),
+        (&[("b", "d")], &[], Some("b=d")),
+        (&[("e", "f")], &[], Some("b=c&e=f")),
+        (&[], &["b"], None),
+    ] {
+        let Ok(Ruling::Allowed(edits)) = grpc::read(&answer(set, remove)) else {
+            panic!("not allowed");
+        };
+        let mut head = request(&[]);
+        edits.apply(&mut head, &mut HeaderMap::new());
+        assert_eq!(head.query.as_deref(), expected, "{set:?} {remove:?}");
+        assert_eq!((head.path.as_str(), head.raw_path.as_str()), ("/a", "/a"));
+    }
+    for set in [
+        ("", "x"),
+        ("a", "b&admin=1"),
+        ("a", "b#c"),
+        ("a", "b c"),
+        ("a=b", "c"),
+        ("a", "%"),
+    ] {
+        let found = grpc::read(&answer(&[set], &[]));
+        assert!(matches!(found, Err(Unanswered::Unreadable)), "{set:?}");
+    }
+}

@@ -322,6 +322,7 @@ fn question(direction: Direction, path: &str) -> ExplainRequest {
         path: path.to_owned(),
         headers: BTreeMap::new(),
         peer: None,
+        remote_ip: None,
         source_ip: None,
         user: None,
         time: UnixTime::from_secs(1),

@@ -308,6 +308,7 @@ impl Mesh {
             services: vec![],
             ecdh_curves: vec![],
             topology: Default::default(),
+            gateways: vec![],
             caller_shares: Default::default(),
             rate_limits: vec![],
             transformations: vec![],

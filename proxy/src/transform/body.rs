@@ -24,10 +24,7 @@ use crate::{
     body::{BodyError, Source},
     callers::Share,
     headers::clean_trailers,
-    limits::{
-        MAX_TRANSFORM_BODY_BYTES, MAX_TRANSFORM_BYTES, MAX_TRANSFORM_THREADS,
-        TRANSFORM_BODY_TIMEOUT,
-    },
+    limits::{MAX_TRANSFORM_BYTES, MAX_TRANSFORM_THREADS, TRANSFORM_BODY_TIMEOUT},
 };
 
 /// What all bodies that one proxy holds to change them take: memory, and threads.
@@ -121,7 +118,7 @@ pub(crate) struct Held {
 
 /// What came of reading a body.
 #[derive(Debug)]
-pub(super) enum Gathering {
+pub(crate) enum Gathering {
     /// All of it.
     Whole(Held),
     /// Not all of it, and why; the rest follows.
@@ -131,7 +128,7 @@ pub(super) enum Gathering {
 }
 
 impl Gathering {
-    pub(super) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
         let held = match self {
             Self::Whole(held) | Self::Part(held, _) => Some(held),
             Self::Broken(_) => None,
@@ -177,8 +174,8 @@ impl Pieces {
     }
 }
 
-/// Reads `source` to its end, as far as there is room and time for it.
-pub(super) async fn gather(mut source: Source, space: &Space) -> Gathering {
+/// Reads `source` to its end, as far as there is room and time for it, and until more than `most` bytes have come.
+pub(crate) async fn gather(mut source: Source, space: &Space, most: usize) -> Gathering {
     let until = Instant::now() + TRANSFORM_BODY_TIMEOUT;
     let mut held = Held {
         pieces: VecDeque::new(),
@@ -205,7 +202,7 @@ pub(super) async fn gather(mut source: Source, space: &Space) -> Gathering {
                     bytes = bytes.saturating_add(data.len());
                     let room = held._taken.more(data.len());
                     incoming.push(data);
-                    let too_long = bytes > MAX_TRANSFORM_BODY_BYTES;
+                    let too_long = bytes > most;
                     room.err().or_else(|| too_long.then_some(Unfit::TooLong))
                 }
                 Err(frame) => {
@@ -250,8 +247,13 @@ impl Held {
         self
     }
 
+    /// How many bytes were read.
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
     /// What was read, in one piece.
-    pub(super) fn bytes(&mut self) -> Bytes {
+    pub(crate) fn bytes(&mut self) -> Bytes {
         if self.pieces.len() > 1 {
             let mut all = BytesMut::with_capacity(self.pieces.iter().map(Bytes::len).sum());
             self.pieces

@@ -44,7 +44,7 @@ struct Replace {
 
 /// Why a body cannot be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unfit {
+pub(crate) enum Unfit {
     /// It is, or would become, too long.
     TooLong,
     /// It did not come in time.
@@ -101,7 +101,7 @@ impl Unfit {
     }
 
     /// The answer to a request with such a body (RFC 9110 section 15.5).
-    pub(super) fn of_request(self) -> Answer {
+    pub(crate) fn of_request(self) -> Answer {
         let status = match self {
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Late => StatusCode::REQUEST_TIMEOUT,

@@ -246,7 +246,9 @@ async fn reading_is_bounded_in_bytes_time_and_room() {
     let room = Space::default();
     let long = vec![b'x'; MAX_TRANSFORM_BODY_BYTES + 1];
     let source = Source::Held(Held::of(long.clone().into()));
-    let Gathering::Part(held, Unfit::TooLong) = body::gather(source, &room).await else {
+    let Gathering::Part(held, Unfit::TooLong) =
+        gather(source, &room, MAX_TRANSFORM_BODY_BYTES).await
+    else {
         panic!("it is too long");
     };
     assert_eq!(body_of(Source::Held(held)).await, long, "nothing is lost");
@@ -255,7 +257,7 @@ async fn reading_is_bounded_in_bytes_time_and_room() {
         share: None,
     };
     let source = Source::Held(Held::of("x".into()));
-    let gathered = body::gather(source, &full).await;
+    let gathered = gather(source, &full, MAX_TRANSFORM_BODY_BYTES).await;
     assert!(matches!(gathered, Gathering::Part(_, Unfit::NoRoom)));
     drop(gathered);
     assert_eq!(full.room.taken(), MAX_TRANSFORM_BYTES);
@@ -263,7 +265,7 @@ async fn reading_is_bounded_in_bytes_time_and_room() {
     let original = Source::Held(Held::of("x".into()));
     let upload = Upload::new(original, Arc::default(), End::default());
     let copy = upload.copies(1).pop().unwrap();
-    let gathered = body::gather(copy.into(), &room).await;
+    let gathered = gather(copy.into(), &room, MAX_TRANSFORM_BODY_BYTES).await;
     assert!(matches!(gathered, Gathering::Part(_, Unfit::Late)));
 }
 
@@ -305,14 +307,14 @@ async fn one_caller_takes_no_more_than_its_share() {
     };
     assert!(share.take_bytes(MAX_TRANSFORM_BYTES_PER_CALLER - 1));
     let held = |text: &'static str| Source::Held(Held::of(text.into()));
-    let one = body::gather(held("x"), &space).await;
+    let one = gather(held("x"), &space, MAX_TRANSFORM_BODY_BYTES).await;
     assert!(matches!(one, Gathering::Whole(_)));
-    let more = body::gather(held("x"), &space).await;
+    let more = gather(held("x"), &space, MAX_TRANSFORM_BODY_BYTES).await;
     assert!(matches!(more, Gathering::Part(_, Unfit::NoShare)));
     drop(more);
     drop(one);
     assert!(matches!(
-        body::gather(held("x"), &space).await,
+        gather(held("x"), &space, MAX_TRANSFORM_BODY_BYTES).await,
         Gathering::Whole(_)
     ));
     let others = Space {
@@ -320,7 +322,7 @@ async fn one_caller_takes_no_more_than_its_share() {
         share: None,
     };
     assert!(matches!(
-        body::gather(held("xx"), &others).await,
+        gather(held("xx"), &others, MAX_TRANSFORM_BODY_BYTES).await,
         Gathering::Whole(_)
     ));
 }
@@ -357,7 +359,7 @@ async fn a_body_takes_as_much_as_it_has_bytes_however_it_comes_in() {
     let one_by_one = bytes.chunks(1).map(bytes::Bytes::copy_from_slice);
     let nothing = std::iter::repeat_n(bytes::Bytes::new(), 100_000);
     let source = Source::Held(Held::in_pieces(one_by_one.chain(nothing)));
-    let gathered = body::gather(source, &room).await;
+    let gathered = gather(source, &room, MAX_TRANSFORM_BODY_BYTES).await;
     assert!(matches!(gathered, Gathering::Whole(_)));
     let lengths: Vec<_> = gathered.pieces().map(bytes::Bytes::len).collect();
     assert_eq!(lengths, [1024, 1024, 952]);
@@ -366,7 +368,7 @@ async fn a_body_takes_as_much_as_it_has_bytes_however_it_comes_in() {
     let source = Source::Held(Held::in_pieces(
         [&b"a"[..], &[b'b'; 2000], b"c", b"d"].map(bytes::Bytes::copy_from_slice),
     ));
-    let gathered = body::gather(source, &room).await;
+    let gathered = gather(source, &room, MAX_TRANSFORM_BODY_BYTES).await;
     let lengths: Vec<_> = gathered.pieces().map(bytes::Bytes::len).collect();
     assert_eq!(lengths, [1, 2000, 2], "in order");
 }

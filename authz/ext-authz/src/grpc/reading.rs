@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, header, request::Parts};
 use reeve_core::{SpiffeId, decision::Principal};
 use reeve_proxy::inquiry::Asker;
 
-use crate::{court::Target, judge::Inquiry};
+use crate::{court::Target, judge::Inquiry, limits::MAX_SERVER_NAME_BYTES};
 
 /// The keys of `context_extensions` that say what a route is for. They come from the asking proxy's configuration.
 const SERVICE: &str = "reeve.dev/service";
@@ -30,6 +30,8 @@ pub(super) enum ReadError {
     BadHead,
     #[error("the request names more than one authority")]
     TwoAuthorities,
+    #[error("the server name in the ClientHello is longer than a name can be")]
+    ServerName,
 }
 
 /// Reads a question.
@@ -46,6 +48,11 @@ pub(super) fn inquiry(request: CheckRequest) -> Result<Inquiry, ReadError> {
             None => return Err(ReadError::NoSource),
         },
         port: address.map_or(0, |address| address.port()),
+        destination: address.map(|address| address.ip()),
+        sni: match attributes.tls_session {
+            Some(session) => server_name(session.sni)?,
+            None => None,
+        },
     };
     let own = (!destination.principal.is_empty()).then_some(destination.principal);
     let http = attributes.request.and_then(|request| request.http);
@@ -67,6 +74,15 @@ fn principal(peer: &Peer) -> Principal {
     match SpiffeId::parse(&peer.principal) {
         Ok(id) => Principal::Workload(id),
         Err(_) => Principal::Unauthenticated,
+    }
+}
+
+/// SECURITY: a name that is no name is not left out, since a forbid may be about it.
+fn server_name(name: String) -> Result<Option<String>, ReadError> {
+    match name.len() {
+        0 => Ok(None),
+        1..=MAX_SERVER_NAME_BYTES => Ok(Some(name.to_ascii_lowercase())),
+        _ => Err(ReadError::ServerName),
     }
 }
 

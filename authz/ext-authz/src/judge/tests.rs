@@ -94,6 +94,8 @@ fn inquiry(service: &str, path: Option<&str>) -> Inquiry {
             principal: Principal::Unauthenticated,
             address: IpAddr::from([10, 0, 0, 1]),
             port: 8080,
+            destination: None,
+            sni: None,
         },
         head: path.map(head),
     }

@@ -17,6 +17,7 @@ const NOTHING: Searched<'static> = Searched {
         headers: BTreeSet::new(),
         query: BTreeSet::new(),
         labels: BTreeSet::new(),
+        sni: false,
     },
     user: false,
     redacted_claims: &BTreeSet::new(),
@@ -362,4 +363,21 @@ fn a_claim_that_was_not_kept_leaves_open_what_depends_on_it_alone() {
     );
     let other = "context has user && context.user.hasTag(\"team\")";
     assert_eq!(ask(other), Ok(Effect::Deny), "what was kept is known");
+}
+
+#[test]
+fn what_was_recorded_before_addresses_called_were_is_open_where_a_policy_asks_for_them() {
+    let policies = "permit (principal, action, resource);
+        forbid (principal, action, resource) when { context has sni && context.sni == \"a.test\" };";
+    let mut request = request();
+    let open = Foreseen::Open(vec![Unknown::Connection("sni")]);
+    assert_eq!(foreseen(policies, &request), open);
+    request.context.destination_ip = Some([10, 0, 0, 1].into());
+    let answer = |found| match found {
+        Foreseen::Certain(decision) => decision.is_allow(),
+        Foreseen::Open(unknown) => panic!("{unknown:?}"),
+    };
+    assert!(answer(foreseen(policies, &request)));
+    request.context.sni = Some("a.test".into());
+    assert!(!answer(foreseen(policies, &request)));
 }

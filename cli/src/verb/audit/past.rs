@@ -321,6 +321,9 @@ fn asked(engine: &Engine, then: &Then, caller: &Principal, path: &str) -> Vec<Co
         let request = AccessRequest {
             action: *action,
             context: RequestContext {
+                destination_ip: None,
+                remote_ip: None,
+                sni: None,
                 http: then.http.then_some(http),
                 mtls: then.mtls && caller.spiffe_id().is_some(),
                 port: then.port,

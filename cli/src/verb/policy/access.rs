@@ -421,6 +421,9 @@ impl<'a> Survey<'a> {
         AccessRequest {
             action,
             context: RequestContext {
+                destination_ip: None,
+                remote_ip: None,
+                sni: None,
                 http,
                 mtls: caller.spiffe_id().is_some(),
                 port,

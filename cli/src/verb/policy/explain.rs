@@ -77,6 +77,15 @@ pub(super) struct ExplainArgs {
     /// The caller's address.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     source_ip: IpAddr,
+    /// The client's address, where a trusted proxy says another one.
+    #[arg(long, value_name = "IP")]
+    remote_ip: Option<IpAddr>,
+    /// The address that the connection was made to.
+    #[arg(long, value_name = "IP")]
+    destination_ip: Option<IpAddr>,
+    /// The server name in the connection's ClientHello.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -206,6 +215,12 @@ fn from_flags(args: &ExplainArgs, mesh: &Mesh) -> Result<AccessRequest, Problem>
     });
     Ok(AccessRequest {
         context: RequestContext {
+            destination_ip: args.destination_ip,
+            remote_ip: args.remote_ip,
+            sni: args
+                .sni
+                .as_ref()
+                .map(|name| name.to_ascii_lowercase().into()),
             source_ip: args.source_ip,
             port: args.port,
             mtls: principal.spiffe_id().is_some(),

@@ -118,6 +118,7 @@ fn workload() -> WorkloadConfig {
         services: vec![],
         ecdh_curves: vec![],
         topology: Default::default(),
+        gateways: vec![],
         caller_shares: Default::default(),
         rate_limits: Default::default(),
         global_rate_limits: Default::default(),

@@ -165,7 +165,6 @@ fn permits(
             namespace: &binding.namespace,
         },
         denies: false,
-        gateways: false,
     };
     let mut policies = Vec::new();
     for (n, rule) in role.spec.rules.iter().enumerate() {
@@ -258,7 +257,6 @@ fn everything(namespace: &Namespace) -> Target {
         picks: Vec::new(),
         scope: Some(namespace.clone()),
         resource: Some(("resource".to_owned(), Expr::ALWAYS)),
-        gateways: false,
     }
 }
 

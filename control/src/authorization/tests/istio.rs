@@ -13,6 +13,10 @@ pub(super) type Labels = &'static [(&'static str, &'static str)];
 pub(super) struct Asked {
     pub(super) principal: Option<String>,
     pub(super) ip: String,
+    /// The client's address, if proxies that are trusted say another one.
+    pub(super) client: Option<String>,
+    pub(super) destination: String,
+    pub(super) sni: Option<String>,
     pub(super) port: u16,
     pub(super) http: Option<Http>,
     pub(super) user: Option<Token>,
@@ -37,6 +41,7 @@ impl Asked {
     pub(super) fn http(method: &str, path: &str) -> Self {
         Self {
             ip: "10.0.0.1".to_owned(),
+            destination: "10.0.0.9".to_owned(),
             port: 8000,
             http: Some(Http {
                 method: method.to_owned(),
@@ -51,6 +56,7 @@ impl Asked {
     pub(super) fn tcp(port: u16) -> Self {
         Self {
             ip: "10.0.0.1".to_owned(),
+            destination: "10.0.0.9".to_owned(),
             port,
             ..Self::default()
         }
@@ -204,7 +210,11 @@ fn holds_one(key: &str, value: &str, asked: &Asked) -> bool {
             let (wanted, name) = value.split_once('/').unwrap_or(("default", value));
             (namespace, account) == (wanted, name)
         }),
-        "source.ip" | "remote.ip" => block(&asked.ip, value),
+        "source.ip" => block(&asked.ip, value),
+        "remote.ip" => block(asked.client.as_ref().unwrap_or(&asked.ip), value),
+        "destination.ip" => block(&asked.destination, value),
+        // Without a server name, Envoy compares nothing.
+        "connection.sni" => asked.sni.as_ref().is_some_and(|sni| text(sni, value)),
         "destination.port" => value == asked.port.to_string(),
         "host" => http.is_some_and(|h| text(&h.host.to_lowercase(), &value.to_lowercase())),
         "method" => http.is_some_and(|h| text(&h.method, value)),

@@ -78,6 +78,7 @@ const ASKED_PATHS: &[&str] = &[
     "/q/x//b.jpg",
 ];
 const HEADERS: &[&str] = &["v1", "v*", "*1", "*", "none"];
+const NAMES: &[&str] = &["a.test", "*.test", "a.*", "*"];
 const CLAIMS: &[&str] = &["admin", "ad*", "*min", "*", "none"];
 
 fn some(values: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
@@ -112,6 +113,7 @@ const SOURCE: &[(&str, &[&str])] = &[
     ("serviceAccounts", ACCOUNTS),
     ("requestPrincipals", REQUEST_PRINCIPALS),
     ("ipBlocks", BLOCKS),
+    ("remoteIpBlocks", BLOCKS),
 ];
 const OPERATION: &[(&str, &[&str])] = &[
     ("hosts", HOSTS),
@@ -134,6 +136,9 @@ const KEYS: &[(&str, &[&str])] = &[
         &["https://i.test", "*.test", "*"],
     ),
     ("destination.port", PORTS),
+    ("destination.ip", BLOCKS),
+    ("remote.ip", BLOCKS),
+    ("connection.sni", NAMES),
 ];
 
 fn rule() -> impl Strategy<Value = Value> {
@@ -192,6 +197,24 @@ fn policies() -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
+fn token(issuer: &str, subject: &str, values: Vec<Option<Vec<&str>>>) -> Token {
+    let mut claims: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    claims.insert("iss".to_owned(), vec![issuer.to_owned()]);
+    claims.insert("sub".to_owned(), vec![subject.to_owned()]);
+    let names = ["aud", "azp", "groups", "realm.roles"];
+    for (name, values) in names.into_iter().zip(values) {
+        if let Some(values) = values {
+            let values = values.into_iter().map(str::to_owned).collect();
+            claims.insert(name.to_owned(), values);
+        }
+    }
+    Token {
+        issuer: issuer.to_owned(),
+        subject: subject.to_owned(),
+        claims,
+    }
+}
+
 fn asked() -> impl Strategy<Value = Asked> {
     let principal = option::of(select(
         &[
@@ -200,7 +223,13 @@ fn asked() -> impl Strategy<Value = Asked> {
             "spiffe://mesh.local/ns/test/sa/sleep",
         ][..],
     ));
-    let ip = select(&["10.0.0.1", "10.0.0.2", "192.168.1.1", "fd00::1"][..]);
+    let ip = || select(&["10.0.0.1", "10.0.0.2", "192.168.1.1", "fd00::1"][..]);
+    let connection = (
+        ip(),
+        option::of(ip()),
+        ip(),
+        option::of(select(&["a.test", "b.test", "a.b"][..])),
+    );
     let headers = option::of(select(&["v1", "v2", "none", ""][..]));
     let http = (
         select(&["GET", "POST", "PUT", "PROPFIND"][..]),
@@ -219,48 +248,33 @@ fn asked() -> impl Strategy<Value = Asked> {
     ));
     (
         principal,
-        ip,
+        connection,
         select(&[8000u16, 9000][..]),
         option::weighted(0.8, http),
         user,
     )
-        .prop_map(|(principal, ip, port, http, user)| Asked {
-            principal: principal.map(str::to_owned),
-            ip: ip.to_owned(),
-            port,
-            user: user
-                .filter(|_| http.is_some())
-                .map(|(issuer, subject, values)| {
-                    let mut claims: BTreeMap<String, Vec<String>> = BTreeMap::new();
-                    claims.insert("iss".to_owned(), vec![issuer.to_owned()]);
-                    claims.insert("sub".to_owned(), vec![subject.to_owned()]);
-                    for (name, values) in ["aud", "azp", "groups", "realm.roles"]
+        .prop_map(
+            |(principal, (ip, client, destination, sni), port, http, user)| Asked {
+                principal: principal.map(str::to_owned),
+                ip: ip.to_owned(),
+                client: client.map(str::to_owned),
+                destination: destination.to_owned(),
+                sni: sni.map(str::to_owned),
+                port,
+                user: user
+                    .filter(|_| http.is_some())
+                    .map(|(issuer, subject, values)| token(issuer, subject, values)),
+                http: http.map(|(method, host, path, header)| Http {
+                    method: method.to_owned(),
+                    host: host.to_owned(),
+                    path: path.to_owned(),
+                    headers: header
+                        .map(|v| ("x-version".to_owned(), v.to_owned()))
                         .into_iter()
-                        .zip(values)
-                    {
-                        if let Some(values) = values {
-                            claims.insert(
-                                name.to_owned(),
-                                values.into_iter().map(str::to_owned).collect(),
-                            );
-                        }
-                    }
-                    Token {
-                        issuer: issuer.to_owned(),
-                        subject: subject.to_owned(),
-                        claims,
-                    }
+                        .collect(),
                 }),
-            http: http.map(|(method, host, path, header)| Http {
-                method: method.to_owned(),
-                host: host.to_owned(),
-                path: path.to_owned(),
-                headers: header
-                    .map(|v| ("x-version".to_owned(), v.to_owned()))
-                    .into_iter()
-                    .collect(),
-            }),
-        })
+            },
+        )
 }
 
 /// Whether anything is enforced for the workload: where nothing is, we stay closed and Istio does not.

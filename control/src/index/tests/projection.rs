@@ -140,6 +140,9 @@ fn request(resource: &ResourceRef, from: &str, action: Action, port: u16) -> Acc
     AccessRequest {
         action,
         context: RequestContext {
+            destination_ip: None,
+            remote_ip: None,
+            sni: None,
             http: (action != Action::Connect).then(|| HttpContext {
                 grpc: None,
                 headers: BTreeMap::new(),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use reeve_core::{
     ServiceName,
-    model::{ExtensionProvider, HttpCheck, NamePattern, OnFailure, ProviderForm},
+    model::{BodyInCheck, ExtensionProvider, HttpCheck, NamePattern, OnFailure, ProviderForm},
 };
 
 use crate::{
     Code,
-    kinds::{ExtAuthzHttpSpec, MeshConfigSpec},
+    kinds::{BodyInCheckSpec, ExtAuthzHttpSpec, MeshConfigSpec},
     resolve::{
         hosts::{Services, advice, full},
         values::Notes,
@@ -26,6 +26,8 @@ const DEFAULT_STATUS: u16 = 403;
 const MAX_PROVIDERS: usize = 32;
 /// Most patterns of one list, and headers that are added.
 const MAX_NAMES: usize = 64;
+/// Most bytes of a request's body that a server is shown; a proxy holds them meanwhile.
+const MAX_CHECK_BODY_BYTES: u32 = 1024 * 1024;
 
 type MeshNotes<'a> = Notes<'a, MeshConfigSpec>;
 
@@ -54,6 +56,7 @@ pub(super) fn resolve(notes: &mut MeshNotes<'_>, services: &Services) -> Vec<Ext
                 timeout: grpc.timeout.as_deref(),
                 on_failure: on_failure(grpc.fail_open),
                 status: grpc.status_on_error.as_deref(),
+                body: grpc.include_request_body_in_check.as_ref(),
                 http: None,
             },
             (None, Some(http)) => Said {
@@ -63,6 +66,7 @@ pub(super) fn resolve(notes: &mut MeshNotes<'_>, services: &Services) -> Vec<Ext
                 timeout: http.timeout.as_deref(),
                 on_failure: on_failure(http.fail_open),
                 status: http.status_on_error.as_deref(),
+                body: http.include_request_body_in_check.as_ref(),
                 http: Some(http),
             },
             _ => {
@@ -92,6 +96,7 @@ struct Said<'s> {
     timeout: Option<&'s str>,
     on_failure: OnFailure,
     status: Option<&'s str>,
+    body: Option<&'s BodyInCheckSpec>,
     http: Option<&'s ExtAuthzHttpSpec>,
 }
 
@@ -112,6 +117,7 @@ impl Said<'_> {
             None => ProviderForm::Grpc,
         };
         let status = self.status(notes);
+        let body = self.body(notes);
         if self.on_failure == OnFailure::Allow {
             let text = format!("what {name} does not answer about goes on all the same");
             let hint = "leave failOpen out, so that silence is a refusal";
@@ -125,6 +131,27 @@ impl Said<'_> {
             timeout: timeout?,
             on_failure: self.on_failure,
             status_on_error: status,
+            body,
+        })
+    }
+
+    fn body(&self, notes: &mut MeshNotes<'_>) -> Option<BodyInCheck> {
+        let spec = self.body?;
+        let path = self.path.key("includeRequestBodyInCheck");
+        let path = path.key("maxRequestBytes");
+        match spec.max_request_bytes {
+            0 => notes.error(&path, Code::Missing, "how much of the body is shown?"),
+            1..=MAX_CHECK_BODY_BYTES => {}
+            more => {
+                let text = format!("{more} bytes are too many for a proxy to hold");
+                let hint = format!("write at most {MAX_CHECK_BODY_BYTES}");
+                notes.hint(&path, Code::Unsupported, text, &hint);
+            }
+        }
+        Some(BodyInCheck {
+            max_bytes: spec.max_request_bytes,
+            allow_partial: spec.allow_partial_message,
+            as_bytes: spec.pack_as_bytes,
         })
     }
 

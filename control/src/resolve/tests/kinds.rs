@@ -333,7 +333,7 @@ fn request_authentication_targets() {
         ),
         (
             "targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio}]",
-            &["6 spec.targetRefs[0].kind unsupported"],
+            &["6 spec.targetRefs[0].kind invalid"],
         ),
         (
             "targetRefs: [{kind: Service, name: a, namespace: other}]",

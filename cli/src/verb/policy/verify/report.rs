@@ -147,6 +147,13 @@ fn facts(example: &Counterexample) -> Vec<String> {
     note("port", format!("port {}", context.port));
     note("mtls", format!("mtls {}", context.mtls));
     note("source_ip", format!("source_ip {}", context.source_ip));
+    note("remote_ip", format!("remote_ip {}", context.client_ip()));
+    if let Some(address) = context.destination_ip {
+        note("destination_ip", format!("destination_ip {address}"));
+    }
+    if let Some(name) = &context.sni {
+        note("sni", format!("sni {name:?}"));
+    }
     note(
         "time",
         format!("time {}", reeve_authz::datetime(context.time)),
@@ -197,6 +204,16 @@ fn reproduced(request: &AccessRequest, folder: &Path) -> String {
             "reeve policy explain -f {folder} --from {} --to {to} --action {} --port {} --source-ip {}",
             request.principal, request.action, request.context.port, request.context.source_ip
         );
+        let context = &request.context;
+        if context.client_ip() != context.source_ip {
+            command.push_str(&format!(" --remote-ip {}", context.client_ip()));
+        }
+        if let Some(address) = context.destination_ip {
+            command.push_str(&format!(" --destination-ip {address}"));
+        }
+        if let Some(name) = &context.sni {
+            command.push_str(&format!(" --sni {}", word(name)));
+        }
         if let Some(http) = http {
             command.push_str(&format!(" --path {}", word(&http.path)));
             for (name, values) in &http.headers {
