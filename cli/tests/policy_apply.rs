@@ -404,6 +404,18 @@ mod apply {
         assert!(!mesh.path().join("org.yaml").exists());
         let ran = mesh.policy(&["rollback", "--yes", third.as_str()]);
         assert_eq!((ran.code, mesh.hash()), (Some(0), third), "{}", ran.text);
+    }
+
+    #[test]
+    fn entities_that_do_not_fit_are_refused_and_other_kinds_stay() {
+        let mesh = Mesh::new();
+        let permit = r#"permit (principal in Team::"books", action == Action::"GET", resource in Service::"ratings.default.svc.cluster.local");"#;
+        let new = candidate("books", permit);
+        let org = format!("{SCHEMA}---\n{}", team("bookinfo-productpage", "gold"));
+        fs::write(new.path().join("org.yaml"), org).expect("to write");
+        let ran = mesh.policy(&["apply", text(new.path()), "--yes"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.text);
+        let moved = tempfile::tempdir().expect("a folder");
 
         // What does not fit is refused with its place, and nothing changes.
         fs::write(
