@@ -130,19 +130,16 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     };
     let attached = gateway_api::all_routes(objects, &known, faults);
     virtual_services.extend(attached);
-    let root = &settings.root_namespace;
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
     let known = (&services, objects.kubernetes_gateways.as_slice());
     let requests = tokens::resolve(&objects.request_authentications, root, known, faults);
-    let selections = selections(objects, &settings, (&services, &workloads));
-    services.extend(selections);
+    services.extend(selections(objects, &settings, (&services, &workloads)));
     let (policies, all_entities, asked_of) =
         access(objects, &settings, (&services, &workloads), faults);
     let custom = custom(objects, &settings, (&services, &workloads), faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
-    let root = &settings.root_namespace;
     let (objects, known) = (&objects.transformations, (&services, workloads.as_slice()));
     let transformations = transformations::resolve(objects, root, known, faults);
     Mesh {

@@ -469,88 +469,93 @@ fn what_cannot_be_followed_is_refused() {
     assert!(Policies::new(&slice, &world().home).is_err());
 }
 
+const ONLY_WEB: &str = r#"permit (principal, action, resource) unless { principal == Workload::"spiffe://mesh.local/ns/shop/sa/web" };"#;
+const WEB: &str =
+    r#"permit (principal == Workload::"spiffe://mesh.local/ns/shop/sa/web", action, resource);"#;
+const ANYBODY: &str = "permit (principal, action, resource);";
+
+/// A condition, who is outside, and whether it is never true of those.
+const NESTED: &[(&str, &str, bool)] = &[
+    (
+        "principal has owner && principal.owner has budget && principal.owner.budget > 5",
+        ONLY_WEB,
+        true,
+    ),
+    (
+        "principal has owner && principal.owner has budget && principal.owner.budget > 5",
+        WEB,
+        false,
+    ),
+    (
+        "principal has owner && principal.owner has budget && principal.owner.budget > 8",
+        ANYBODY,
+        true,
+    ),
+    (
+        "principal has owner.seat.floor && principal.owner.seat.floor == 2",
+        ONLY_WEB,
+        true,
+    ),
+    (
+        "principal has owner.seat.floor && principal.owner.seat.floor == 2",
+        WEB,
+        false,
+    ),
+    (
+        r#"principal has owner && principal.owner in Department::"shop""#,
+        ONLY_WEB,
+        true,
+    ),
+    (
+        r#"principal has owner && principal.owner in Department::"shop""#,
+        WEB,
+        false,
+    ),
+    (
+        r#"principal has owner && principal.owner in [Department::"it", Department::"none"]"#,
+        ANYBODY,
+        true,
+    ),
+    (
+        r#"principal has owner && principal.owner == Team::"front""#,
+        WEB,
+        false,
+    ),
+    (
+        r#"principal has owner && principal.owner != Team::"front""#,
+        ANYBODY,
+        true,
+    ),
+    (
+        "principal has owner && principal in principal.owner",
+        ONLY_WEB,
+        true,
+    ),
+    (
+        "principal has owner && principal in principal.owner",
+        WEB,
+        false,
+    ),
+    (
+        r#"Team::"front" has lead && principal == Team::"front".lead"#,
+        ONLY_WEB,
+        true,
+    ),
+    (
+        r#"Team::"front" has lead && principal == Team::"front".lead"#,
+        WEB,
+        false,
+    ),
+    (
+        r#"Team::"front" has budget && Team::"front".budget == 8"#,
+        ANYBODY,
+        true,
+    ),
+];
+
 #[tokio::test]
 async fn attributes_of_attributes_are_followed() {
-    let only_web = r#"permit (principal, action, resource) unless { principal == Workload::"spiffe://mesh.local/ns/shop/sa/web" };"#;
-    let web = r#"permit (principal == Workload::"spiffe://mesh.local/ns/shop/sa/web", action, resource);"#;
-    let anybody = "permit (principal, action, resource);";
-    for (condition, outside, holds) in [
-        (
-            "principal has owner && principal.owner has budget && principal.owner.budget > 5",
-            only_web,
-            true,
-        ),
-        (
-            "principal has owner && principal.owner has budget && principal.owner.budget > 5",
-            web,
-            false,
-        ),
-        (
-            "principal has owner && principal.owner has budget && principal.owner.budget > 8",
-            anybody,
-            true,
-        ),
-        (
-            "principal has owner.seat.floor && principal.owner.seat.floor == 2",
-            only_web,
-            true,
-        ),
-        (
-            "principal has owner.seat.floor && principal.owner.seat.floor == 2",
-            web,
-            false,
-        ),
-        (
-            r#"principal has owner && principal.owner in Department::"shop""#,
-            only_web,
-            true,
-        ),
-        (
-            r#"principal has owner && principal.owner in Department::"shop""#,
-            web,
-            false,
-        ),
-        (
-            r#"principal has owner && principal.owner in [Department::"it", Department::"none"]"#,
-            anybody,
-            true,
-        ),
-        (
-            r#"principal has owner && principal.owner == Team::"front""#,
-            web,
-            false,
-        ),
-        (
-            r#"principal has owner && principal.owner != Team::"front""#,
-            anybody,
-            true,
-        ),
-        (
-            "principal has owner && principal in principal.owner",
-            only_web,
-            true,
-        ),
-        (
-            "principal has owner && principal in principal.owner",
-            web,
-            false,
-        ),
-        (
-            r#"Team::"front" has lead && principal == Team::"front".lead"#,
-            only_web,
-            true,
-        ),
-        (
-            r#"Team::"front" has lead && principal == Team::"front".lead"#,
-            web,
-            false,
-        ),
-        (
-            r#"Team::"front" has budget && Team::"front".budget == 8"#,
-            anybody,
-            true,
-        ),
-    ] {
+    for (condition, outside, holds) in NESTED {
         let policy =
             format!("permit (principal is Workload, action, resource) when {{ {condition} }};");
         let property = Property::Never(known("gold", &[outside]));
