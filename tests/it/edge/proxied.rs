@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Who comes from 127.0.0.77 may come in.
 const ACCESS: &str = r#"
 permit (principal, action in Action::"http", resource == Workload::"spiffe://mesh.local/ns/default/sa/edge")
-when { context.source_ip == ip("127.0.0.77") };
+when { context.remote_ip == ip("127.0.0.77") };
 permit (
   principal == Workload::"spiffe://mesh.local/ns/default/sa/edge", action,
   resource in Service::"echo.default.svc.cluster.local"

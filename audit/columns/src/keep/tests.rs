@@ -134,7 +134,13 @@ async fn what_a_crash_leaves_is_taken_up_where_it_stood() {
     let whole: Vec<_> = paths.iter().map(|p| fs::read(p).unwrap()).collect();
     // Killed before the last got its name; and in the middle of writing; and one that belongs nowhere.
     let last = paths.last().unwrap();
-    fs::rename(last, last.with_added_extension(UNNAMED)).unwrap();
+    let unnamed = last.with_added_extension(UNNAMED);
+    fs::rename(last, &unnamed).unwrap();
+    assert_eq!(findings(&trail), [""; 0], "it is recorded, and it is there");
+    fs::write(&unnamed, b"another").unwrap();
+    let found = findings(&trail);
+    assert!(found.iter().any(|f| f.contains("is missing")), "{found:?}");
+    fs::write(&unnamed, whole.last().unwrap()).unwrap();
     let folder = trail.audit().join(FOLDER);
     fs::write(folder.join("segment.tmp"), b"torn").unwrap();
     fs::write(
