@@ -1,7 +1,7 @@
 //! The certificate authority: root → intermediate → X.509-SVID.
 
 use std::{
-    fmt, io,
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -10,18 +10,18 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{KeyPair, PublicKeyData};
 use reeve_core::{Clock, SpiffeId, TrustDomain, UnixTime};
-use reeve_svid::{BundleError, JwtSvidError, SvidError, TrustBundle, X509Svid};
+use reeve_svid::{TrustBundle, X509Svid};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
-    AuthorityFault, CsrError, Faults, IdentityEvents, MemberStatus, RotationEvent, SealError,
-    SealKey, csr,
+    AuthorityFault, Faults, IdentityEvents, MemberStatus, RotationEvent, SealKey, csr,
     members::{Holding, MemberName, Members, Session, TooManyMembers},
 };
 
+mod error;
 mod journal;
 mod jwt;
 mod published;
@@ -31,10 +31,11 @@ mod rotation;
 mod slots;
 mod template;
 
+use error::Recheck;
+pub use error::{CaError, IssueError, RotateError};
 pub use jwt::IssuedJwt;
-pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
-
 pub use revocation::{Revocation, RevokeError, RevokeTarget};
+pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
 
 use journal::{Journal, Loaded};
 use published::Published;
@@ -145,23 +146,6 @@ impl Rotate {
     }
 }
 
-/// Why nothing is rotated.
-#[derive(Debug, thiserror::Error)]
-pub enum RotateError {
-    /// One at a time.
-    #[error("a root is being rotated already: step {}", .0.as_str())]
-    UnderWay(RotationStep),
-    /// There is no step to end.
-    #[error("no root is being rotated")]
-    NotUnderWay,
-    /// The old root has left the bundles, or is not there.
-    #[error("there is no way back: the old root has left the bundles")]
-    NoWayBack,
-    /// Our fault.
-    #[error("it could not be done")]
-    Authority(#[from] CaError),
-}
-
 /// What an operator may know of the authority.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct AuthorityStatus {
@@ -194,83 +178,6 @@ pub struct AuthorityEnd {
     pub slot: &'static str,
     /// The last second at which it is valid.
     pub not_after: UnixTime,
-}
-
-/// The certificate authority cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum CaError {
-    /// A life that is shorter than that of what it signs, or shorter than a second.
-    #[error("lives must satisfy 1 s <= certificate <= intermediate <= root <= 100 years")]
-    Lives,
-    /// The sealed file cannot be used.
-    #[error("the keys of the certificate authority cannot be read or written")]
-    Seal(#[from] SealError),
-    /// The sealed file opens, but what it holds is not ours.
-    #[error("the sealed file does not hold the keys of a certificate authority")]
-    Content,
-    /// The sealed file belongs to another trust domain.
-    #[error("the sealed file belongs to trust domain {found}, not {expected}")]
-    OtherTrustDomain {
-        /// Configured.
-        expected: TrustDomain,
-        /// Found.
-        found: TrustDomain,
-    },
-    /// Signing failed.
-    #[error("an authority cannot be made")]
-    Sign(#[source] rcgen::Error),
-    /// Random numbers or keys cannot be made.
-    #[error("no random numbers")]
-    NoRandom,
-    /// The file that the bundle is published in cannot be written.
-    #[error("the trust bundle cannot be published in {path}")]
-    Publish {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The roots do not form a trust bundle.
-    #[error("the roots do not form a trust bundle")]
-    Bundle(#[from] BundleError),
-}
-
-/// A certificate was not issued.
-#[derive(Debug, thiserror::Error)]
-pub enum IssueError {
-    /// The request's fault.
-    #[error("the certificate request is refused")]
-    Request(#[from] CsrError),
-    /// A JWT-SVID was asked for without saying for whom, or for too many.
-    #[error("a JWT-SVID names 1 to 8 audiences of at most 256 bytes")]
-    Audience,
-    /// The identity is of another trust domain, or names no workload.
-    #[error("{0} is not an identity of a workload of this trust domain")]
-    NotOurs(SpiffeId),
-    /// The operator has revoked it.
-    #[error("{0} is revoked")]
-    Revoked(SpiffeId),
-    /// Our fault: no authority is able to sign.
-    #[error("no authority can sign")]
-    Authority(#[from] CaError),
-    /// Our fault: what was signed is not what may leave.
-    #[error("the certificate failed the check before release")]
-    Recheck(#[source] Recheck),
-}
-
-/// What the check before release found.
-#[derive(Debug, thiserror::Error)]
-pub enum Recheck {
-    /// It does not verify against our own bundle.
-    #[error("it does not verify")]
-    Verify(#[from] SvidError),
-    /// The token does not verify.
-    #[error("it does not verify")]
-    Jwt(#[from] JwtSvidError),
-    /// It departs from the template.
-    #[error("its {0} is not the template's")]
-    Departs(&'static str),
 }
 
 impl CertificateAuthority {

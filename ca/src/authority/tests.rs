@@ -201,7 +201,7 @@ fn a_sealed_file_that_was_altered_is_an_error() {
     drop(open("7").unwrap());
     assert!(matches!(
         open("8").unwrap_err(),
-        CaError::Seal(SealError::Refused(_))
+        CaError::Seal(crate::SealError::Refused(_))
     ));
     let path = folder.path().join("ca/authorities.sealed");
     let good = std::fs::read(&path).unwrap();
@@ -211,7 +211,7 @@ fn a_sealed_file_that_was_altered_is_an_error() {
         std::fs::write(&path, bad).unwrap();
         assert!(matches!(
             open("7").unwrap_err(),
-            CaError::Seal(SealError::Refused(_) | SealError::NotSealed(_))
+            CaError::Seal(crate::SealError::Refused(_) | crate::SealError::NotSealed(_))
         ));
     }
     for cut in [0, 10, good.len() - 1] {
