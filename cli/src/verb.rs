@@ -8,6 +8,7 @@ pub(crate) mod chaos;
 pub(crate) mod compare;
 pub(crate) mod completion;
 pub(crate) mod config;
+mod confirm;
 pub(crate) mod demo;
 pub(crate) mod drill;
 pub(crate) mod guard;

@@ -5,7 +5,10 @@ use std::{io, path::PathBuf};
 use reeve_core::{SpiffeId, TrustDomain};
 use reeve_svid::{BundleError, JwtSvidError, SvidError};
 
-use super::RotationStep;
+use super::{
+    RotationStep,
+    jwt::{MAX_AUDIENCE_BYTES, MAX_AUDIENCES},
+};
 use crate::{CsrError, SealError};
 
 /// The certificate authority cannot be opened.
@@ -55,7 +58,9 @@ pub enum IssueError {
     #[error("the certificate request is refused")]
     Request(#[from] CsrError),
     /// A JWT-SVID was asked for without saying for whom, or for too many.
-    #[error("a JWT-SVID names 1 to 8 audiences of at most 256 bytes")]
+    #[error(
+        "a JWT-SVID names 1 to {MAX_AUDIENCES} audiences of at most {MAX_AUDIENCE_BYTES} bytes"
+    )]
     Audience,
     /// The identity is of another trust domain, or names no workload.
     #[error("{0} is not an identity of a workload of this trust domain")]

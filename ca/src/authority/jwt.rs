@@ -19,9 +19,9 @@ use crate::Attested;
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// Most audiences of one JWT-SVID.
-const MAX_AUDIENCES: usize = 8;
+pub(super) const MAX_AUDIENCES: usize = 8;
 /// Longest of them.
-const MAX_AUDIENCE_BYTES: usize = 256;
+pub(super) const MAX_AUDIENCE_BYTES: usize = 256;
 
 /// A JWT-SVID, ready to be handed to whom it names.
 #[derive(Clone)]

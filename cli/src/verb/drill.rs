@@ -8,11 +8,7 @@ mod script;
 mod traffic;
 mod world;
 
-use std::{
-    io::{self, BufRead, IsTerminal},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use reeve_core::{Clock, SpiffeId, SystemClock};
@@ -24,7 +20,7 @@ use crate::{
     problem::{Answer, Problem},
     state::StateArgs,
     supervisor::{logfile::timestamp, obey_signals},
-    verb::{audit::LogArgs, block_on, duration},
+    verb::{audit::LogArgs, block_on, confirm::confirm, duration},
 };
 use load::Call;
 use report::{Counts, Of, Report, Verdict};
@@ -209,7 +205,7 @@ async fn drill(args: &RunArgs) -> crate::problem::Verdict {
             .fix("name a call with --call INSTANCE=SERVICE:PORT/PATH, or watch the mesh's own traffic alone with --no-load"));
     }
     if let Some(warning) = args.name.warning() {
-        confirm(args.yes, warning)?;
+        confirm(args.yes, warning, "nothing was done")?;
     }
     let report = blank(args, &world, &how, &calls);
     let mut run = Run::new(&world, report, args.stop_at, stop);
@@ -315,25 +311,6 @@ fn plan(
     lines.extend(unsteady.iter().map(|why| format!("  left out: {why}")));
     output::line(&lines.join("\n"))?;
     Ok(Answer::Yes)
-}
-
-fn confirm(yes: bool, warning: &str) -> Result<(), Problem> {
-    output::note(warning);
-    if yes {
-        return Ok(());
-    }
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Problem::new("nobody is there to say yes").fix("add --yes"));
-    }
-    output::note("Go on? [y/N]");
-    let mut answer = String::new();
-    let read = stdin.lock().read_line(&mut answer);
-    read.map_err(|error| Problem::because("the answer cannot be read", &error))?;
-    match answer.trim() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Problem::new("nothing was done")),
-    }
 }
 
 fn blank(args: &RunArgs, world: &World, how: &How, calls: &[Call]) -> Report {

@@ -1,9 +1,6 @@
 //! `reeve ca rotate` and `reeve ca members`: replaces certificates and authorities, and shows who has followed.
 
-use std::{
-    io::{self, BufRead, IsTerminal},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use reeve_ca::{MemberStatus, RotationStatus, Waiting};
@@ -16,7 +13,7 @@ use crate::{
     problem::{Answer, Problem, Verdict},
     state::StateArgs,
     supervisor::logfile::timestamp,
-    verb::{duration, mesh_api::MeshApi, operator},
+    verb::{confirm::confirm, duration, mesh_api::MeshApi, operator},
 };
 
 pub(super) const ROTATE_EXAMPLES: &str = "\
@@ -100,7 +97,7 @@ pub(super) async fn rotate(args: &RotateArgs) -> Verdict {
     let state = args.state.existing()?;
     let api = MeshApi::of(&state)?;
     if let Some(warning) = warning(what, under_way(&api).await?.as_ref()) {
-        confirm(args.yes, &warning)?;
+        confirm(args.yes, &warning, "nothing was rotated")?;
     }
     let request = RotateRequest {
         what: what.to_owned(),
@@ -144,25 +141,6 @@ fn warning(what: &str, under_way: Option<&RotationStatus>) -> Option<String> {
             "every certificate of this mesh is void from now on. Requests fail until both sides have renewed.".to_owned(),
         ),
         _ => None,
-    }
-}
-
-fn confirm(yes: bool, warning: &str) -> Result<(), Problem> {
-    output::note(warning);
-    if yes {
-        return Ok(());
-    }
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Problem::new("nobody is there to say yes").fix("add --yes"));
-    }
-    output::note("Go on? [y/N]");
-    let mut answer = String::new();
-    let read = stdin.lock().read_line(&mut answer);
-    read.map_err(|error| Problem::because("the answer cannot be read", &error))?;
-    match answer.trim() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Problem::new("nothing was rotated")),
     }
 }
 
