@@ -68,6 +68,7 @@ pub(crate) struct Objects {
     pub(crate) access_schemas: Vec<Object<AccessSchemaSpec>>,
     pub(crate) access_entities: Vec<Object<AccessEntitiesSpec>>,
     pub(crate) namespaces: Vec<Object<de::Anything>>,
+    pub(crate) registration_entries: Vec<Object<RegistrationEntrySpec>>,
     pub(crate) rate_limits: Vec<Object<RateLimitSpec>>,
     pub(crate) transformations: Vec<Object<TransformationSpec>>,
     pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
@@ -193,6 +194,9 @@ impl Objects {
                 push(&mut self.authorization_policies, d, tables::STRICT, faults);
             }
             "Transformation" => push(&mut self.transformations, d, tables::STRICT, faults),
+            "RegistrationEntry" => {
+                push(&mut self.registration_entries, d, tables::STRICT, faults);
+            }
             "RateLimit" => push(&mut self.rate_limits, d, tables::STRICT, faults),
             kind if kind.starts_with("Access") => self.add_access(kind, d, faults),
             "Namespace" => push(&mut self.namespaces, d, tables::LENIENT, faults),

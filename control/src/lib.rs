@@ -37,10 +37,11 @@ pub use fault::{Code, Fault, Severity};
 pub use index::{FetchedKeys, Place, Places};
 pub use jwks::KeyStatus;
 pub use mesh::{
-    AuditLevel, AuthorizationSettings, Entry, EntryAddress, EntryEndpoint, EntryLocation,
-    EntryResolution, Health, KeyPlace, ListedTransformation, LocalWorkload, Mesh, MeshSettings,
-    MetricsPage, PlaceRules, Probe, RestartPolicy, Service, TapSettings, TargetPort, TargetedPort,
-    TransformationState, WitnessAt, Witnesses, WorkloadPort, WorkloadRole,
+    AuditLevel, AuthorizationSettings, ClusterKeys, Entry, EntryAddress, EntryEndpoint,
+    EntryLocation, EntryResolution, Health, KeyPlace, KubernetesTokens, ListedTransformation,
+    LocalWorkload, Mesh, MeshSettings, MetricsPage, PlaceRules, Probe, RestartPolicy, ReviewAt,
+    Service, TapSettings, TargetPort, TargetedPort, TransformationState, WitnessAt, Witnesses,
+    WorkloadPort, WorkloadRole,
 };
 pub use policy_folder::{Change, Only, PolicyFolder, PolicyFolderError, PolicyKind, PolicyObject};
 pub use policy_text::{PolicyDocument, PolicyTextFault, map_policy_texts, policy_documents};

@@ -18,7 +18,7 @@ use std::{
 
 use reeve_authz::AskedOf;
 use reeve_core::{
-    InstanceName, Namespace, ServiceName, SpiffeId,
+    InstanceName, Namespace, RegistrationEntry, ServiceName, SpiffeId,
     model::{EntityRecord, GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
 };
 
@@ -41,7 +41,8 @@ pub use service::{
     TargetedPort,
 };
 pub use settings::{
-    AuditLevel, AuthorizationSettings, MeshSettings, TapSettings, WitnessAt, Witnesses,
+    AuditLevel, AuthorizationSettings, ClusterKeys, KubernetesTokens, MeshSettings, ReviewAt,
+    TapSettings, WitnessAt, Witnesses,
 };
 pub(crate) use subnet::Subnet;
 pub use transformation::{ListedTransformation, TransformationState};
@@ -93,6 +94,8 @@ pub struct Mesh {
     /// Which requests providers are asked about.
     pub(crate) custom: Vec<CustomPolicy>,
     pub(crate) request_authentications: Vec<RequestAuthentication>,
+    /// Who gets identities besides the workloads, in the order in which a workload gets several.
+    pub registrations: Arc<Vec<RegistrationEntry>>,
 }
 
 impl Mesh {
@@ -141,6 +144,7 @@ impl Mesh {
             path_normalizations,
             custom,
             request_authentications,
+            registrations,
         } = self;
         *settings == other.settings
             && *workloads == other.workloads
@@ -162,6 +166,7 @@ impl Mesh {
             && *path_normalizations == other.path_normalizations
             && *custom == other.custom
             && *request_authentications == other.request_authentications
+            && *registrations == other.registrations
     }
 
     /// The workload that `instance` is a copy of.

@@ -12,6 +12,7 @@ mod local;
 mod paths;
 mod policies;
 mod rate_limits;
+mod registrations;
 mod roles;
 mod routes;
 mod rules;
@@ -32,12 +33,16 @@ pub(crate) use entries::ENTRY_SUFFIX;
 pub(crate) use targets::{Targeting, scopes};
 pub(crate) use values::Notes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     Code, Fault, Mesh, Severity,
     authorization::World,
     kinds::{Object, Objects},
+    mesh::{Gateway, VirtualService},
     source::{Source, path::Path},
 };
 
@@ -120,15 +125,12 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     };
     let mut virtual_services = routes::resolve(&objects.virtual_services, &known, faults);
     let mut gateways = gateways.clone();
-    let listeners = gateway_api::listeners(objects, faults);
-    gateways.extend(listeners.iter().map(|l| l.gateway.clone()));
-    let known = gateway_api::Known {
-        services: &services,
-        listeners: &listeners,
-        grants: &objects.reference_grants,
-        taken: &virtual_services,
-    };
-    let attached = gateway_api::all_routes(objects, &known, faults);
+    let attached = attached(
+        objects,
+        &services,
+        (&virtual_services, &mut gateways),
+        faults,
+    );
     virtual_services.extend(attached);
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
@@ -140,6 +142,8 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let custom = custom(objects, &settings, (&services, &workloads), faults);
     let (rate_limits, global_rate_limits) =
         rate_limits::resolve(&objects.rate_limits, (&services, &workloads), faults);
+    let entries = &objects.registration_entries;
+    let registrations = registrations::resolve(entries, &settings, &workloads, faults);
     let (objects, known) = (&objects.transformations, (&services, workloads.as_slice()));
     let transformations = transformations::resolve(objects, root, known, faults);
     Mesh {
@@ -166,7 +170,26 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
         path_normalizations,
         custom,
         request_authentications: requests,
+        registrations: Arc::new(registrations),
     }
+}
+
+/// The routes of Gateway API's objects; their listeners are `gateways` beside the others.
+fn attached(
+    objects: &Objects,
+    services: &hosts::Services,
+    (taken, gateways): (&[VirtualService], &mut Vec<Gateway>),
+    faults: &mut Vec<Fault>,
+) -> Vec<VirtualService> {
+    let listeners = gateway_api::listeners(objects, faults);
+    gateways.extend(listeners.iter().map(|l| l.gateway.clone()));
+    let known = gateway_api::Known {
+        services,
+        listeners: &listeners,
+        grants: &objects.reference_grants,
+        taken,
+    };
+    gateway_api::all_routes(objects, &known, faults)
 }
 
 /// Services for the labels of policies which no identities tell.
@@ -174,7 +197,7 @@ fn selections(
     objects: &Objects,
     settings: &crate::MeshSettings,
     known: (&hosts::Services, &[crate::LocalWorkload]),
-) -> Vec<(reeve_core::ServiceName, std::sync::Arc<crate::Service>)> {
+) -> Vec<(reeve_core::ServiceName, Arc<crate::Service>)> {
     let policies = &objects.authorization_policies;
     crate::authorization::selections(policies, world(objects, settings, known))
 }
@@ -268,6 +291,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.access_schemas, faults);
     twice(&objects.access_entities, faults);
     twice(&objects.namespaces, faults);
+    twice(&objects.registration_entries, faults);
     twice(&objects.rate_limits, faults);
     twice(&objects.transformations, faults);
     twice(&objects.local_meshes, faults);

@@ -15,6 +15,8 @@ mod error_chain;
 pub mod model;
 mod name;
 pub mod network;
+mod registration;
+mod selector;
 mod spiffe;
 
 pub use clock::{Clock, SystemClock, UnixTime};
@@ -23,4 +25,6 @@ pub use name::{
     InstanceName, Label, NameError, Namespace, PolicyId, RecordId, RecordIdError, ServiceAccount,
     ServiceName, WorkloadName,
 };
+pub use registration::{EntryName, MAX_HINT_BYTES, RegistrationEntry};
+pub use selector::{MAX_SELECTOR_BYTES, Selector, SelectorError, Selectors};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};

@@ -44,6 +44,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("PathNormalization", OURS),
     ("AccessSchema", OURS),
     ("AccessEntities", OURS),
+    ("RegistrationEntry", OURS),
     ("RateLimit", OURS),
     ("Transformation", OURS),
     ("MeshConfig", OURS),

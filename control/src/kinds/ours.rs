@@ -1,4 +1,4 @@
-//! `reeve.dev`: `AccessPolicy`, `AccessRole`, `AccessRoleBinding`, `AccessSchema`, `AccessEntities`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
+//! `reeve.dev`: `AccessPolicy`, `AccessRole`, `AccessRoleBinding`, `AccessSchema`, `AccessEntities`, `RegistrationEntry`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -24,6 +24,20 @@ raw! {
         role: String,
         principals: Vec<String>,
         resources: Vec<String>,
+    }
+    RegistrationEntrySpec {
+        #[serde(rename = "spiffeID")]
+        spiffe_id: String,
+        #[serde(rename = "parentID")]
+        parent_id: Option<String>,
+        selectors: Vec<String>,
+        #[serde(rename = "x509SVIDTTL")]
+        x509_svid_ttl: Option<String>,
+        #[serde(rename = "jwtSVIDTTL")]
+        jwt_svid_ttl: Option<String>,
+        dns_names: Vec<String>,
+        jwt_audiences: Vec<String>,
+        hint: String,
     }
     RateLimitSpec {
         service: String,
@@ -133,6 +147,15 @@ raw! {
         access_log_format: Option<String>,
         danger_allow_internal_jwks: bool,
         jwks_ca_certificates: Option<String>,
+        kubernetes_tokens: Option<KubernetesTokensSpec>,
+    }
+    KubernetesTokensSpec {
+        audience: String,
+        issuer: Option<String>,
+        jwks: Option<String>,
+        api_server: Option<String>,
+        ca_file: Option<String>,
+        token_file: Option<String>,
     }
     ExtensionProviderSpec {
         name: String,

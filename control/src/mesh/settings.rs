@@ -1,6 +1,6 @@
 //! Mesh-wide settings, from `MeshConfig`.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use reeve_core::{
     Namespace, ServiceName, TrustDomain,
@@ -72,6 +72,40 @@ pub struct MeshSettings {
     pub danger_allow_internal_jwks: bool,
     /// Authorities that servers of JWKS are trusted by beside the public ones: certificates in PEM.
     pub jwks_authorities: Option<String>,
+    /// By what service accounts' tokens of a Kubernetes cluster are believed; none: they are not.
+    pub kubernetes_tokens: Option<KubernetesTokens>,
+}
+
+/// By what service accounts' tokens of a Kubernetes cluster are believed. Of `keys` and `review`, each that is there must
+/// accept a token; one is always there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesTokens {
+    /// What a token must be for; not the API server's own audience.
+    pub audience: String,
+    /// The cluster's keys.
+    pub keys: Option<ClusterKeys>,
+    /// The cluster's API server, which is asked (TokenReview).
+    pub review: Option<ReviewAt>,
+}
+
+/// The keys of a cluster's service accounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterKeys {
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// A JWK set.
+    pub jwks: String,
+}
+
+/// An API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReviewAt {
+    /// `https://HOST[:PORT]`.
+    pub server: String,
+    /// Its authorities, in PEM.
+    pub ca_file: PathBuf,
+    /// The token by which we may ask it.
+    pub token_file: PathBuf,
 }
 
 /// How durable an audit record is before its request goes on.

@@ -3,6 +3,7 @@
 mod audit;
 mod break_glass;
 mod edge;
+mod kubernetes;
 mod providers;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -44,6 +45,7 @@ pub(super) fn resolve(
         apply(&mut settings, notes, services);
         audit::resolve(&mut settings, notes, secrets);
         break_glass::resolve(&mut settings, notes);
+        settings.kubernetes_tokens = kubernetes::resolve(notes);
     }
     settings
 }
@@ -373,6 +375,7 @@ impl Default for MeshSettings {
             outbound_policy: OutboundPolicy::default(),
             danger_allow_internal_jwks: false,
             jwks_authorities: None,
+            kubernetes_tokens: None,
         }
     }
 }

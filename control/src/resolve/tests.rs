@@ -7,6 +7,7 @@ mod global_limits;
 mod istio;
 mod kinds;
 mod rates;
+mod registrations;
 mod resilience;
 mod roles;
 mod routes;
