@@ -5,8 +5,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use reeve_ca::{
-    Agent, AgentOptions, AttestError, CaOptions, CertificateAuthority, JwtSource, LocalIssuer,
-    LogEvents, PeerAttestor, Store, UnixPeer, serve_agent_socket,
+    Agent, AgentOptions, AttestError, Attestation, Attestor, CaOptions, CertificateAuthority,
+    Evidence, JwtSource, LocalIssuer, LogEvents, OneIdentity, Store, serve_agent_socket,
 };
 use reeve_core::{Clock, SpiffeId, SystemClock, TrustDomain};
 use tokio::net::UnixListener;
@@ -15,10 +15,13 @@ use tokio::net::UnixListener;
 struct SameUser;
 
 #[tonic::async_trait]
-impl PeerAttestor for SameUser {
-    async fn attest(&self, peer: &UnixPeer) -> Result<(), AttestError> {
+impl Attestor for SameUser {
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attestation>, AttestError> {
+        let Evidence::Process { peer, .. } = evidence else {
+            return Ok(None);
+        };
         match peer.uid == rustix::process::geteuid().as_raw() {
-            true => Ok(()),
+            true => Ok(Some(Attestation::default())),
             false => Err(AttestError::Refused(format!("{peer} is a stranger"))),
         }
     }
@@ -51,13 +54,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let issuer = Arc::new(LocalIssuer::new(ca));
     let id = options.id.clone();
     let (credentials, _agent) = Agent::start(options, issuer.clone(), Arc::clone(&clock));
-    let jwt = JwtSource::new(id, issuer, credentials, clock);
+    let jwt = JwtSource::new(id, issuer, credentials, Arc::clone(&clock));
     let listener = UnixListener::bind(Path::new(&path))?;
     serve_agent_socket(
         listener,
-        Arc::new(jwt),
-        Arc::new(SameUser),
+        Arc::new(OneIdentity::new(Arc::new(jwt), Arc::new(SameUser))),
         Arc::new(LogEvents),
+        clock,
     )
     .await?;
     Ok(())

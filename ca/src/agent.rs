@@ -18,6 +18,7 @@ mod jwt;
 mod schedule;
 
 pub use channel::{ChannelError, IssuerChannel};
+pub(crate) use client::EntryStream;
 pub use client::{
     BundleStream, GrpcIssuer, Issued, IssuerClient, JwtIssued, LocalIssuer, ReportStream,
     TrustStream,
@@ -109,6 +110,9 @@ pub enum AgentError {
     /// The issuer has too much to do.
     #[error("the issuer is overloaded, and wants to be asked again after {} ms", .0.as_millis())]
     Overloaded(Duration),
+    /// The token to be known by cannot be read.
+    #[error("there is no token to be known by: {0}")]
+    NoToken(String),
     /// The issuer refused.
     #[error("the issuer refused: {0}")]
     Refused(String),
@@ -170,6 +174,7 @@ impl Agent {
                             pause.max(after.mul_f64(rand::random_range(1.0..=2.0)))
                         }
                         AgentError::Unreachable(_)
+                        | AgentError::NoToken(_)
                         | AgentError::Refused(_)
                         | AgentError::BadAnswer(_)
                         | AgentError::BadCertificate(_)

@@ -1,13 +1,19 @@
-//! Who is at the other end of a Unix socket, and who may say which workload that is.
+//! Who is at the other end of a Unix socket, and who may say what is known of a caller.
+//!
+//! An [`Attestor`] is the plug point: it takes [`Evidence`] and says what it knows by it.
+
+mod unix;
 
 use std::{fmt, io, os::fd::OwnedFd, sync::Arc};
 
-use reeve_core::SpiffeId;
+use reeve_core::{Selectors, SpiffeId};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use tokio::net::UnixStream;
+
+pub use unix::UnixAttestor;
 
 /// A process at the other end of a Unix socket, as the kernel says (`SO_PEERCRED`, unix(7)), held by a pidfd so that
 /// its process id cannot come to mean another process unnoticed.
@@ -22,13 +28,13 @@ pub struct UnixPeer {
     process: Option<Arc<OwnedFd>>,
 }
 
-/// Why a process was not attested.
+/// Why a caller was not attested.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttestError {
-    /// The process is none that may have an identity here.
+    /// The evidence is none that gives an identity here.
     #[error("{0}")]
     Refused(String),
-    /// Whoever knows the processes did not answer.
+    /// Whoever could tell did not answer.
     #[error("the attestor did not answer: {0}")]
     Unavailable(String),
     /// The process is gone, so that its process id proves nothing.
@@ -36,18 +42,70 @@ pub enum AttestError {
     Gone,
 }
 
-/// Says which identities a local process is entitled to.
-#[tonic::async_trait]
-pub trait Attestor: fmt::Debug + Send + Sync {
-    /// Every identity that the process may have; never one of another node.
-    async fn attest(&self, peer: &UnixPeer) -> Result<Vec<SpiffeId>, AttestError>;
+/// What a caller is known by.
+#[derive(Clone, Copy)]
+pub enum Evidence<'a> {
+    /// It is a process of this machine.
+    Process {
+        /// The process.
+        peer: &'a UnixPeer,
+        /// Whether the hash of its executable is of interest; reading it takes long.
+        hashed: bool,
+    },
+    /// It showed a service account's token of a Kubernetes cluster.
+    KubernetesToken(&'a str),
 }
 
-/// Says whether a local process may have the identity of the agent it called.
+/// What is known of a caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attestation {
+    /// Facts, which registration entries are matched with.
+    pub selectors: Selectors,
+    /// Identities that are its own by what the evidence says; never one of another node.
+    pub identities: Vec<SpiffeId>,
+}
+
+/// Says what is known of whoever shows some evidence.
 #[tonic::async_trait]
-pub trait PeerAttestor: fmt::Debug + Send + Sync {
-    /// `Ok` if it may.
-    async fn attest(&self, peer: &UnixPeer) -> Result<(), AttestError>;
+pub trait Attestor: fmt::Debug + Send + Sync {
+    /// What is known; none if evidence of this kind says nothing to this attestor.
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attestation>, AttestError>;
+}
+
+/// Several attestors as one, which knows what any of them does.
+#[derive(Debug, Default)]
+pub struct Attestors(Vec<Arc<dyn Attestor>>);
+
+impl Attestors {
+    /// All of `attestors`.
+    pub fn new(attestors: Vec<Arc<dyn Attestor>>) -> Self {
+        Self(attestors)
+    }
+}
+
+#[tonic::async_trait]
+impl Attestor for Attestors {
+    /// INVARIANT: what one of them refuses is refused, whatever the others know.
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attestation>, AttestError> {
+        let mut known: Option<Attestation> = None;
+        for attestor in &self.0 {
+            if let Some(more) = attestor.attest(evidence).await? {
+                let known = known.get_or_insert_default();
+                known.selectors.extend(more.selectors);
+                known.identities.extend(more.identities);
+            }
+        }
+        Ok(known)
+    }
+}
+
+impl fmt::Debug for Evidence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { peer, .. } => write!(f, "{peer}"),
+            Self::KubernetesToken(_) => f.write_str("a Kubernetes token"),
+        }
+    }
 }
 
 impl UnixPeer {

@@ -9,7 +9,7 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{KeyPair, PublicKeyData};
-use reeve_core::{Clock, SpiffeId, TrustDomain, UnixTime};
+use reeve_core::{Clock, RegistrationEntry, SpiffeId, TrustDomain, UnixTime};
 use reeve_svid::{TrustBundle, X509Svid};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,7 @@ pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waitin
 use journal::{Journal, Loaded};
 use published::Published;
 use slots::{Slot, Slots};
+pub(crate) use template::Standing;
 
 /// How a [`CertificateAuthority`] is set up.
 #[derive(Clone, Debug)]
@@ -99,6 +100,23 @@ struct State {
 pub struct Attested {
     /// The identity to issue.
     pub id: SpiffeId,
+    /// The registration entry that says so, and on which terms; none for who has the identity by itself.
+    pub entry: Option<Box<RegistrationEntry>>,
+}
+
+impl Attested {
+    /// Entitled to `id` by itself.
+    pub fn by_itself(id: SpiffeId) -> Self {
+        Self { id, entry: None }
+    }
+
+    /// Entitled by `entry`.
+    pub fn by_entry(entry: RegistrationEntry) -> Self {
+        Self {
+            id: entry.id.clone(),
+            entry: Some(Box::new(entry)),
+        }
+    }
 }
 
 /// An X.509-SVID, ready to be handed to whoever has its key.
@@ -263,7 +281,7 @@ impl CertificateAuthority {
     /// Issues to an attested caller. Of the request only the proven public key counts.
     pub fn issue(&self, caller: &Attested, csr_der: &[u8]) -> Result<IssuedSvid, IssueError> {
         let proven = csr::proven_key(csr_der)?;
-        self.sign(&caller.id, &proven.key, &proven.spki_der, self.clock.now())
+        self.sign(caller, &proven.key, &proven.spki_der, self.clock.now())
     }
 
     /// The same, as faulty as the authority is made to be.
@@ -284,13 +302,15 @@ impl CertificateAuthority {
             }
             Some(AuthorityFault::Away | AuthorityFault::NoRenewal) | None => now,
         };
-        self.sign(&caller.id, &proven.key, &proven.spki_der, dated)
+        self.sign(caller, &proven.key, &proven.spki_der, dated)
     }
 
     /// Issues to this process itself; the key is made here and stays in memory.
     pub fn issue_self(&self, id: &SpiffeId) -> Result<X509Svid, IssueError> {
         let key = KeyPair::generate().map_err(CaError::Sign)?;
-        let issued = self.sign(id, &key, &key.subject_public_key_info(), self.clock.now())?;
+        let caller = Attested::by_itself(id.clone());
+        let spki = key.subject_public_key_info();
+        let issued = self.sign(&caller, &key, &spki, self.clock.now())?;
         let pkcs8 = Zeroizing::new(key.serialize_der());
         let svid = X509Svid::parse(
             issued.chain_der,
@@ -426,12 +446,12 @@ impl CertificateAuthority {
 
     fn sign(
         &self,
-        id: &SpiffeId,
+        caller: &Attested,
         key: &impl PublicKeyData,
         spki_der: &[u8],
         now: UnixTime,
     ) -> Result<IssuedSvid, IssueError> {
-        self.ours(id)?;
+        let id = self.ours(&caller.id)?;
         let mut state = self.lock();
         self.ensure(&mut state)?;
         let bundle = Arc::clone(&self.bundle.borrow());
@@ -439,13 +459,14 @@ impl CertificateAuthority {
             return Err(IssueError::Revoked(id.clone()));
         }
         let issuer = state.slots.intermediate.as_ref().ok_or(CaError::Content)?;
-        let life = template::life(now, self.options.svid_ttl, issuer.not_after);
-        let leaf = template::leaf(id, life)?
+        let meant = template::Leaf::of(caller, now, self.options.svid_ttl, issuer.not_after);
+        let leaf = template::leaf(&meant)?
             .signed_by(key, &issuer.issuer)
             .map_err(CaError::Sign)?;
         let chain_der = vec![leaf.der().clone(), issuer.certificate.clone()];
-        let serial = recheck::before_release(&chain_der, &bundle, id, spki_der, life, now)
+        let serial = recheck::before_release(&chain_der, &bundle, &meant, spki_der, now)
             .map_err(IssueError::Recheck)?;
+        let life = meant.life;
         state.issued = state.issued.saturating_add(1);
         let renewal = state.slots.renewal;
         self.members.issued(renewal, life.not_after);

@@ -11,6 +11,9 @@ use x509_parser::{
 /// Longest request that is read; ours has about 250 bytes.
 const MAX_BYTES: usize = 8 * 1024;
 
+/// Length of a point of P-256: 4, x, y.
+const UNCOMPRESSED_BYTES: usize = 65;
+
 /// A public key whose owner signed the request.
 pub(crate) struct ProvenKey {
     pub(crate) key: SubjectPublicKeyInfo,
@@ -56,6 +59,10 @@ pub(crate) fn proven_key(der: &[u8]) -> Result<ProvenKey, CsrError> {
         return Err(CsrError::Malformed);
     }
     let point = &info.subject_pki.subject_public_key.data;
+    // Uncompressed (SEC 1 section 2.3.3): what every reader of certificates takes (RFC 5480 section 2.2).
+    if point.len() != UNCOMPRESSED_BYTES || point.first() != Some(&4) {
+        return Err(CsrError::UnsupportedKey);
+    }
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
         .verify(info.raw, &request.signature_value.data)
         .map_err(|_| CsrError::BadSignature)?;

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use reeve_core::{SpiffeId, UnixTime};
+use reeve_core::{EntryName, SpiffeId, UnixTime};
 
 use crate::{
     AttestError, AuthorityFault, CsrError, Revocation, Rotate, Rotation, TokenError, UnixPeer,
@@ -91,6 +91,8 @@ pub struct IssuedIdentity {
     pub caller: Caller,
     /// The identity.
     pub id: SpiffeId,
+    /// The registration entry that it was issued under, if so.
+    pub entry: Option<EntryName>,
     /// As what.
     pub credential: Credential,
     /// Until when it is valid.
@@ -140,8 +142,8 @@ pub enum RefusalReason {
     /// What was asked for is not a SPIFFE ID.
     #[error("the name asked for is not a SPIFFE ID")]
     NotASpiffeId,
-    /// The caller's process could not be attested.
-    #[error("the process was not attested: {0}")]
+    /// The caller could not be attested.
+    #[error("the caller was not attested: {0}")]
     NotAttested(#[source] AttestError),
     /// The caller is known, but this identity is not its own.
     #[error("the caller is not entitled to this identity")]
@@ -155,6 +157,15 @@ pub enum RefusalReason {
     /// A token was asked for without saying for whom, or for too many.
     #[error("the token's audiences are missing, too many or too long")]
     Audience,
+    /// The registration entry does not allow tokens for one of the audiences.
+    #[error("the registration entry allows no tokens for such an audience")]
+    AudienceNotAllowed,
+    /// There is no registration entry of that name, or it is another agent's.
+    #[error("the caller may not ask under this registration entry")]
+    NoSuchEntry,
+    /// The certificate that the caller was known by was issued under a registration entry.
+    #[error("a certificate issued under a registration entry is renewed by its agent alone")]
+    UnderEntry,
     /// Neither a certificate, nor a token, nor a local process.
     #[error("the caller showed nothing to be known by")]
     NoEvidence,
@@ -182,6 +193,9 @@ impl RefusalReason {
             Self::Token(_) => "token",
             Self::Request(_) => "request",
             Self::Audience => "audience",
+            Self::AudienceNotAllowed => "audience_not_allowed",
+            Self::NoSuchEntry => "no_such_entry",
+            Self::UnderEntry => "under_entry",
             Self::NoEvidence => "no_evidence",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
@@ -244,11 +258,12 @@ impl IdentityEvents for LogEvents {
         let IssuedIdentity {
             caller,
             id,
+            entry,
             credential,
             not_after,
             took,
         } = event;
-        tracing::info!(%caller, %id, ?credential, not_after_ms = not_after.as_millis(), ?took, "identity issued");
+        tracing::info!(%caller, %id, ?entry, ?credential, not_after_ms = not_after.as_millis(), ?took, "identity issued");
     }
 
     fn rotated(&self, event: &RotationEvent) {

@@ -83,11 +83,13 @@ impl CertificateAuthority {
 
     /// Ready when the identity is revoked: whoever has it is told nothing further, and no rotation waits for it beyond
     /// its certificate's end.
-    async fn revoked_from_now(&self, id: SpiffeId) {
+    pub(crate) fn revoked_from_now(&self, id: SpiffeId) -> impl Future<Output = ()> + use<> {
         let mut bundles = self.bundle();
-        let revoked = |bundle: &Arc<TrustBundle>| bundle.revoked().covers_id(&id);
-        if bundles.wait_for(revoked).await.is_err() {
-            future::pending::<()>().await;
+        async move {
+            let revoked = |bundle: &Arc<TrustBundle>| bundle.revoked().covers_id(&id);
+            if bundles.wait_for(revoked).await.is_err() {
+                future::pending::<()>().await;
+            }
         }
     }
 

@@ -3,15 +3,18 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, future};
-use reeve_core::{Clock, InstanceName, SpiffeId, UnixTime};
+use reeve_core::{Clock, EntryName, InstanceName, SpiffeId, UnixTime};
 use reeve_svid::{JwtKey, TrustBundle, VerifiedPeer};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{
-    Attested, Attestor, AuthorityFault, Caller, CertificateAuthority, Credential, IdentityEvents,
-    IssueError, IssuedIdentity, JoinTokens, RefusalReason, RefusedIdentity, TlsPeer, UnixPeer, csr,
+    Attestation, Attested, Attestor, AuthorityFault, Caller, CertificateAuthority, Credential,
+    Entries, Evidence, IdentityEvents, IssueError, IssuedIdentity, JoinTokens, RefusalReason,
+    RefusedIdentity, TlsPeer, UnixPeer,
+    authority::Standing,
+    csr,
     follow::{Report, Trust},
     members::Holding,
     proto::issuer::{
@@ -29,15 +32,40 @@ const MAX_SERIAL: usize = 40;
 /// How long a member may take to report for the first time.
 const FIRST_REPORT: Duration = Duration::from_secs(5);
 
-/// Issues to those who are known: by their process on a Unix socket, by a join token, or by the SVID they renew.
+mod agents;
+mod door;
+
+pub use door::IssuerDoor;
+
+/// Issues to those who are known: by their process on a Unix socket, by a join token, by a service account's token, or
+/// by the SVID they have; and to agents what registration entries say.
 #[derive(Debug)]
 pub struct IssuerService {
     ca: Arc<CertificateAuthority>,
     attestor: Arc<dyn Attestor>,
     tokens: Arc<JoinTokens>,
+    entries: Arc<Entries>,
     events: Arc<dyn IdentityEvents>,
     clock: Arc<dyn Clock>,
     queue: Queue,
+}
+
+/// What a caller asks to be.
+struct Asked<'a> {
+    id: SpiffeId,
+    /// The registration entry, `namespace/name`, or nothing.
+    entry: &'a str,
+    kubernetes_token: &'a str,
+}
+
+impl Asked<'_> {
+    fn by_itself(id: SpiffeId) -> Self {
+        Self {
+            id,
+            entry: "",
+            kubernetes_token: "",
+        }
+    }
 }
 
 impl IssuerService {
@@ -48,18 +76,21 @@ impl IssuerService {
         ca: Arc<CertificateAuthority>,
         attestor: Arc<dyn Attestor>,
         tokens: Arc<JoinTokens>,
+        entries: Arc<Entries>,
         events: Arc<dyn IdentityEvents>,
         clock: Arc<dyn Clock>,
-    ) -> IssuerServer<Self> {
+    ) -> IssuerDoor {
         let service = Self {
             ca,
             attestor,
             tokens,
-            events,
+            entries,
+            events: Arc::clone(&events),
             clock,
             queue: Queue::default(),
         };
-        IssuerServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES)
+        let server = IssuerServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+        IssuerDoor::new(server, events)
     }
 
     async fn judge(
@@ -75,29 +106,83 @@ impl IssuerService {
             let redeemed = self.tokens.redeem(&request.join_token, &id);
             return redeemed
                 .map_err(RefusalReason::Token)
-                .map(|()| Attested { id });
+                .map(|()| Attested::by_itself(id));
         }
-        self.known(extensions, id).await
+        let asked = Asked {
+            id,
+            entry: &request.entry,
+            kubernetes_token: &request.kubernetes_token,
+        };
+        self.known(extensions, asked).await
     }
 
-    /// Who the caller is beyond doubt, tokens apart, if it may be `id`.
+    /// Who the caller is beyond doubt, join tokens apart, if it may be what it asks to be.
     async fn known(
         &self,
         extensions: &Extensions,
-        id: SpiffeId,
+        asked: Asked<'_>,
     ) -> Result<Attested, RefusalReason> {
-        if let Some(peer) = extensions.get::<UnixPeer>() {
-            let entitled = self.attestor.attest(peer).await;
-            let entitled = entitled.map_err(RefusalReason::NotAttested)?;
-            // SECURITY: the attestor looked at a process id, which must still be the caller's.
-            peer.check_alive().map_err(RefusalReason::NotAttested)?;
-            return entitled_to(&entitled, id);
+        let known = self.attestation(extensions, asked.kubernetes_token).await?;
+        if asked.entry.is_empty() {
+            return match known.identities.contains(&asked.id) {
+                true => Ok(Attested::by_itself(asked.id)),
+                false => Err(RefusalReason::NotEntitled),
+            };
         }
+        let name = EntryName::parse(asked.entry);
+        // The entry as it is now: what was taken away is issued no more.
+        let entry = name.and_then(|name| self.entries.named(&name));
+        let entry = entry.ok_or(RefusalReason::NoSuchEntry)?;
+        // SECURITY: an agent asks for what has it as parent; others for what all is known of that the entry asks for.
+        let of_agent = known.identities.contains(&entry.parent);
+        let by_facts = !entry.selectors.is_empty() && known.selectors.have_all_of(&entry.selectors);
+        if !of_agent && !by_facts {
+            return Err(RefusalReason::NoSuchEntry);
+        }
+        match entry.id == asked.id {
+            true => Ok(Attested::by_entry(entry)),
+            false => Err(RefusalReason::NotEntitled),
+        }
+    }
+
+    /// What is known of the caller beyond doubt.
+    async fn attestation(
+        &self,
+        extensions: &Extensions,
+        kubernetes_token: &str,
+    ) -> Result<Attestation, RefusalReason> {
+        let process = extensions.get::<UnixPeer>();
+        let evidence = match process {
+            _ if !kubernetes_token.is_empty() => Evidence::KubernetesToken(kubernetes_token),
+            Some(peer) => Evidence::Process {
+                peer,
+                hashed: false,
+            },
+            None => return self.of_svid(extensions),
+        };
+        let attested = self.attestor.attest(evidence).await;
+        let attested = attested.map_err(RefusalReason::NotAttested)?;
+        // SECURITY: the attestor looked at a process id, which must still be the caller's.
+        if let Some(peer) = process {
+            peer.check_alive().map_err(RefusalReason::NotAttested)?;
+        }
+        attested.ok_or(RefusalReason::NoEvidence)
+    }
+
+    /// Whose certificate the caller showed.
+    fn of_svid(&self, extensions: &Extensions) -> Result<Attestation, RefusalReason> {
         let verified = verified(extensions).ok_or(RefusalReason::NoEvidence)?;
         if self.clock.now() > verified.not_after() {
             return Err(RefusalReason::Expired);
         }
-        entitled_to(std::slice::from_ref(verified.id()), id)
+        // SECURITY: the process that has it could go on for ever by itself, whatever becomes of the entry.
+        match Standing::of_serial(verified.serial()) {
+            Standing::Renews => Ok(Attestation {
+                identities: vec![verified.id().clone()],
+                ..Attestation::default()
+            }),
+            Standing::UnderEntry => Err(RefusalReason::UnderEntry),
+        }
     }
 
     /// Whether none of these faults is in.
@@ -149,6 +234,7 @@ impl Issuer for IssuerService {
         };
         self.events.issued(IssuedIdentity {
             caller,
+            entry: attested.entry.map(|entry| entry.name),
             id: attested.id,
             credential: Credential::X509 {
                 serial: issued.serial,
@@ -170,12 +256,17 @@ impl Issuer for IssuerService {
         let refuse = |reason| self.refuse(caller.clone(), &asked.requested_id, reason);
         let id = SpiffeId::parse(&asked.requested_id);
         let id = id.map_err(|_| refuse(RefusalReason::NotASpiffeId))?;
-        let attested = self.known(request.extensions(), id).await;
+        let wanted = Asked {
+            entry: &asked.entry,
+            ..Asked::by_itself(id)
+        };
+        let attested = self.known(request.extensions(), wanted).await;
         let attested = attested.map_err(refuse)?;
         let issued = self.ca.issue_jwt(&attested, &asked.audience);
         let issued = issued.map_err(|error| refuse(not_issued(error)))?;
         self.events.issued(IssuedIdentity {
             caller: caller.clone(),
+            entry: attested.entry.map(|entry| entry.name),
             id: attested.id,
             credential: Credential::Jwt {
                 key_id: issued.key_id,
@@ -214,8 +305,13 @@ impl Issuer for IssuerService {
         let first = timeout(FIRST_REPORT, said.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("nothing was reported"))??;
         let first = first.ok_or_else(|| Status::invalid_argument("nothing was reported"))?;
+        let entry = first.entry.clone();
         let mut first = report(first)?;
-        let attested = self.known(&extensions, first.id.clone()).await;
+        let asked = Asked {
+            entry: &entry,
+            ..Asked::by_itself(first.id.clone())
+        };
+        let attested = self.known(&extensions, asked).await;
         let requested = first.id.as_str();
         let attested =
             attested.map_err(|reason| self.refuse(caller(&extensions), requested, reason))?;
@@ -233,6 +329,16 @@ impl Issuer for IssuerService {
             told.map(|trust| Ok(trust_message(&trust))),
         )))
     }
+
+    type EntriesStream = Pin<Box<dyn Stream<Item = Result<issuer::EntryList, Status>> + Send>>;
+
+    async fn entries(
+        &self,
+        request: Request<Streaming<issuer::EntryUses>>,
+    ) -> Result<Response<Self::EntriesStream>, Status> {
+        self.in_order(&[AuthorityFault::Away])?;
+        self.serve_agent(request).await.map(Response::new)
+    }
 }
 
 fn not_issued(error: IssueError) -> RefusalReason {
@@ -241,6 +347,7 @@ fn not_issued(error: IssueError) -> RefusalReason {
         IssueError::NotOurs(_) => RefusalReason::NotEntitled,
         IssueError::Revoked(_) => RefusalReason::Revoked,
         IssueError::Audience => RefusalReason::Audience,
+        IssueError::AudienceNotAllowed => RefusalReason::AudienceNotAllowed,
         IssueError::Authority(_) | IssueError::Recheck(_) => {
             tracing::error!(%error, cause = ?std::error::Error::source(&error), "cannot issue");
             RefusalReason::IssuerFailed
@@ -294,13 +401,6 @@ fn jwk_text(key: &JwtKey) -> String {
     serde_json::Value::Object(key.jwk().clone()).to_string()
 }
 
-fn entitled_to(entitled: &[SpiffeId], id: SpiffeId) -> Result<Attested, RefusalReason> {
-    match entitled.contains(&id) {
-        true => Ok(Attested { id }),
-        false => Err(RefusalReason::NotEntitled),
-    }
-}
-
 /// How the caller is known, whether or not that suffices.
 pub(crate) fn caller(extensions: &Extensions) -> Caller {
     if let Some(peer) = extensions.get::<UnixPeer>() {
@@ -336,6 +436,9 @@ pub(crate) fn status(reason: &RefusalReason) -> Status {
         | RefusalReason::IssuerFailed => Status::unavailable("try again later"),
         RefusalReason::NotAttested(_)
         | RefusalReason::NotEntitled
+        | RefusalReason::AudienceNotAllowed
+        | RefusalReason::NoSuchEntry
+        | RefusalReason::UnderEntry
         | RefusalReason::Token(_)
         | RefusalReason::NoEvidence
         | RefusalReason::Expired

@@ -4,15 +4,16 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use reeve_core::{Clock, SpiffeId, SystemClock};
+use reeve_core::{Clock, SystemClock};
 use reeve_svid::CredentialsWatch;
 use tokio::net::{TcpListener, UnixListener};
 use tonic::transport::Server;
 
 use crate::{
-    Agent, AgentHandle, AgentOptions, AttestError, Attestor, CaOptions, CertificateAuthority,
-    GrpcIssuer, Holding, IssuerChannel, IssuerClient, IssuerService, JoinTokens, LocalIssuer,
-    LogEvents, MeshAddress, Report, Store, UnixPeer, tls_incoming, unix_incoming,
+    Agent, AgentHandle, AgentOptions, AttestError, Attestation, Attestor, CaOptions,
+    CertificateAuthority, Evidence, GrpcIssuer, Holding, IssuerChannel, IssuerClient,
+    IssuerService, JoinTokens, LocalIssuer, LogEvents, MeshAddress, Report, Store, tls_incoming,
+    unix_incoming,
 };
 
 const CONTROL: &str = "spiffe://mesh.local/ns/reeve-system/sa/control";
@@ -23,8 +24,11 @@ struct Everybody;
 
 #[tonic::async_trait]
 impl Attestor for Everybody {
-    async fn attest(&self, _peer: &UnixPeer) -> Result<Vec<SpiffeId>, AttestError> {
-        Ok(vec![AGENT.parse().unwrap()])
+    async fn attest(&self, _: Evidence<'_>) -> Result<Option<Attestation>, AttestError> {
+        Ok(Some(Attestation {
+            identities: vec![AGENT.parse().unwrap()],
+            ..Attestation::default()
+        }))
     }
 }
 
@@ -54,7 +58,8 @@ async fn mesh() -> Mesh {
     let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));
     let service = || {
         let (ca, tokens, clock) = (Arc::clone(&ca), Arc::clone(&tokens), Arc::clone(&clock));
-        IssuerService::server(ca, Arc::new(Everybody), tokens, Arc::new(LogEvents), clock)
+        let (attestor, events) = (Arc::new(Everybody), Arc::new(LogEvents));
+        IssuerService::server(ca, attestor, tokens, Arc::default(), events, clock)
     };
     let id = CONTROL.parse().unwrap();
     let options = AgentOptions {

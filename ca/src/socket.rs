@@ -1,14 +1,14 @@
-//! The agent's Unix socket: SPIFFE Workload API and Envoy SDS, for attested processes and only the agent's identity.
+//! The agent's Unix socket: SPIFFE Workload API and Envoy SDS, for attested processes, each with its own identities.
 
 use std::{sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
-use reeve_svid::CredentialsWatch;
+use reeve_core::Clock;
 use tokio::net::UnixListener;
 use tonic::{Extensions, Status, transport::Server};
 
 use crate::{
-    Caller, IdentityEvents, JwtSource, PeerAttestor, RefusalReason, RefusedIdentity, UnixPeer,
+    Caller, Identities, IdentityEvents, IdentitySource, RefusalReason, RefusedIdentity, UnixPeer,
     issuer, listen::unix_incoming,
     proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
@@ -29,18 +29,17 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 #[error("the agent's socket failed")]
 pub struct SocketError(#[source] tonic::transport::Error);
 
-/// Serves the socket, with the identity that `jwt` is of, until dropped.
+/// Serves the socket, with the identities that each caller has by `source`, until dropped.
 pub async fn serve_agent_socket(
     listener: UnixListener,
-    jwt: Arc<JwtSource>,
-    attestor: Arc<dyn PeerAttestor>,
+    source: Arc<dyn IdentitySource>,
     events: Arc<dyn IdentityEvents>,
+    clock: Arc<dyn Clock>,
 ) -> Result<(), SocketError> {
     let door = Arc::new(Door {
-        credentials: jwt.credentials().clone(),
-        jwt,
-        attestor,
+        source,
         events,
+        clock,
     });
     let workload_api = workload_api::WorkloadApi(Arc::clone(&door));
     let workload_api =
@@ -60,22 +59,26 @@ pub async fn serve_agent_socket(
 /// What both services share.
 #[derive(Debug)]
 struct Door {
-    credentials: CredentialsWatch,
-    jwt: Arc<JwtSource>,
-    attestor: Arc<dyn PeerAttestor>,
+    source: Arc<dyn IdentitySource>,
     events: Arc<dyn IdentityEvents>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Door {
-    /// Lets the caller in, or says why not.
-    async fn admit(&self, extensions: &Extensions) -> Result<(), Status> {
+    /// Lets the caller in with its identities, or says why not.
+    async fn admit(&self, extensions: &Extensions) -> Result<Identities, Status> {
         let Some(peer) = extensions.get::<UnixPeer>() else {
             return Err(self.refuse(extensions, None, RefusalReason::NoEvidence));
         };
-        let attested = self.attestor.attest(peer).await;
+        let identities = self.source.identities(peer).await;
         // SECURITY: the attestor looked at a process id, which must still be the caller's.
-        let attested = attested.and_then(|()| peer.check_alive());
-        attested.map_err(|e| self.refuse(extensions, None, RefusalReason::NotAttested(e)))
+        let identities = identities.and_then(|found| peer.check_alive().map(|()| found));
+        identities.map_err(|e| self.refuse(extensions, None, RefusalReason::NotAttested(e)))
+    }
+
+    /// The caller had identities, and has none any more.
+    fn lost(&self, caller: Caller) -> Status {
+        self.refuse_caller(caller, None, RefusalReason::NotEntitled)
     }
 
     fn refuse(

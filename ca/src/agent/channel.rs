@@ -82,7 +82,7 @@ impl IssuerChannel {
         })
     }
 
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         held: Option<Arc<Credentials>>,
     ) -> Result<Channel, ChannelError> {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -9,8 +10,8 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-use reeve_core::{SpiffeId, TrustDomain, UnixTime};
-use reeve_svid::{Credentials, JwtKey, Revoked, TrustBundle};
+use reeve_core::{Clock, EntryName, RegistrationEntry, SpiffeId, TrustDomain, UnixTime};
+use reeve_svid::{Credentials, CredentialsWatch, JwtKey, Revoked, TrustBundle};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 use super::{AgentError, IssuerChannel};
 use crate::{
     Attested, CertificateAuthority,
+    entries::EntryUse,
     follow::{Report, Trust},
     proto::issuer::{
         self, Bundle, Holding, IssueJwtRequest, IssueRequest, WatchBundleRequest,
@@ -28,6 +30,10 @@ use crate::{
 
 /// Largest answer that is decoded.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// The same of an agent's registration entries.
+const MAX_ENTRIES_BYTES: usize = 16 * 1024 * 1024;
+/// Longest token of a service account.
+const MAX_TOKEN_BYTES: u64 = 16 * 1024;
 /// Bound on one issuance.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -35,6 +41,11 @@ const ISSUE_TIMEOUT: Duration = Duration::from_secs(5);
 pub type BundleStream = Pin<Box<dyn Stream<Item = Result<TrustBundle, AgentError>> + Send>>;
 /// What a member is told.
 pub type TrustStream = Pin<Box<dyn Stream<Item = Result<Trust, AgentError>> + Send>>;
+/// An agent's registration entries as they are pushed.
+pub(crate) type EntryStream =
+    Pin<Box<dyn Stream<Item = Result<Vec<RegistrationEntry>, AgentError>> + Send>>;
+/// Who uses them, as it changes.
+pub(crate) type UsesStream = Pin<Box<dyn Stream<Item = Vec<EntryUse>> + Send>>;
 /// What a member says.
 pub type ReportStream = Pin<Box<dyn Stream<Item = Report> + Send>>;
 
@@ -98,6 +109,22 @@ impl fmt::Debug for JwtIssued {
 pub struct GrpcIssuer {
     channel: IssuerChannel,
     trust_domain: TrustDomain,
+    under: Option<Under>,
+    service_account: Option<ServiceAccountToken>,
+}
+
+/// A service account's token of a Kubernetes cluster: a file that the cluster renews.
+#[derive(Clone)]
+struct ServiceAccountToken {
+    file: PathBuf,
+    clock: Arc<dyn Clock>,
+}
+
+/// A registration entry, and the agent that may ask for it.
+#[derive(Clone, Debug)]
+struct Under {
+    entry: EntryName,
+    agent: CredentialsWatch,
 }
 
 impl GrpcIssuer {
@@ -106,13 +133,95 @@ impl GrpcIssuer {
         Self {
             channel,
             trust_domain,
+            under: None,
+            service_account: None,
         }
+    }
+
+    /// The same, known by the token in `file` as long as there is no certificate that is valid.
+    pub fn with_service_account(self, file: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            service_account: Some(ServiceAccountToken { file, clock }),
+            ..self
+        }
+    }
+
+    /// The same for the identity of a registration entry, for which an agent with these credentials asks.
+    pub(crate) fn under(&self, entry: &EntryName, agent: CredentialsWatch) -> Self {
+        let entry = entry.clone();
+        Self {
+            under: Some(Under { entry, agent }),
+            // The agent's certificate speaks for it.
+            service_account: None,
+            ..self.clone()
+        }
+    }
+
+    /// The token to be known by, if `held` does not suffice.
+    async fn kubernetes_token(
+        &self,
+        held: Option<&Arc<Credentials>>,
+    ) -> Result<String, AgentError> {
+        let Some(ServiceAccountToken { file, clock }) = &self.service_account else {
+            return Ok(String::new());
+        };
+        if held.is_some_and(|held| clock.now() < held.svid.not_after()) {
+            return Ok(String::new());
+        }
+        let read = async {
+            let length = tokio::fs::metadata(file).await?.len();
+            match length <= MAX_TOKEN_BYTES {
+                true => tokio::fs::read_to_string(file).await,
+                false => Err(std::io::ErrorKind::FileTooLarge.into()),
+            }
+        };
+        let token = read.await.map_err(|error: std::io::Error| {
+            AgentError::NoToken(format!("{}: {error}", file.display()))
+        })?;
+        Ok(token.trim().to_owned())
+    }
+
+    fn entry(&self) -> String {
+        let under = self.under.as_ref();
+        under
+            .map(|under| under.entry.to_string())
+            .unwrap_or_default()
+    }
+
+    /// Follows the registration entries of `agent`, whose credentials are `held`, and says who uses them.
+    pub(crate) async fn entries(
+        &self,
+        agent: &SpiffeId,
+        held: Option<Arc<Credentials>>,
+        uses: UsesStream,
+    ) -> Result<EntryStream, AgentError> {
+        // As in `follow`.
+        let over = CancellationToken::new();
+        let uses = uses.take_until(over.clone().cancelled_owned());
+        let over = over.drop_guard();
+        let mut client = self.client(held).await?;
+        client = client.max_decoding_message_size(MAX_ENTRIES_BYTES);
+        let agent_id = agent.to_string();
+        let told = client.entries(Uses(agent_id, Box::pin(uses))).await;
+        let told = told.map_err(refused)?.into_inner();
+        Ok(Box::pin(told.map(move |list| {
+            let _ends_with = &over;
+            let read = |json: &String| serde_json::from_str(json).ok();
+            let list = list.map_err(refused)?;
+            let entries: Option<Vec<_>> = list.entries.iter().map(read).collect();
+            // INVARIANT: an entry that cannot be read spoils the whole answer; it is not left out.
+            entries.ok_or(AgentError::BadAnswer("not registration entries"))
+        })))
     }
 
     async fn client(
         &self,
         held: Option<Arc<Credentials>>,
     ) -> Result<Client<tonic::transport::Channel>, AgentError> {
+        let held = match &self.under {
+            Some(under) => under.agent.borrow().clone(),
+            None => held,
+        };
         let channel = self
             .channel
             .open(held)
@@ -149,10 +258,13 @@ impl IssuerClient for GrpcIssuer {
         join_token: Option<&str>,
         held: Option<Arc<Credentials>>,
     ) -> Result<Issued, AgentError> {
+        let kubernetes_token = self.kubernetes_token(held.as_ref()).await?;
         let mut request = tonic::Request::new(IssueRequest {
             csr_der: csr_der.to_vec(),
             requested_id: id.to_string(),
             join_token: join_token.unwrap_or_default().to_owned(),
+            entry: self.entry(),
+            kubernetes_token,
         });
         request.set_timeout(ISSUE_TIMEOUT);
         let answer = self
@@ -185,6 +297,7 @@ impl IssuerClient for GrpcIssuer {
         let mut request = tonic::Request::new(IssueJwtRequest {
             requested_id: id.to_string(),
             audience: audience.to_vec(),
+            entry: self.entry(),
         });
         request.set_timeout(ISSUE_TIMEOUT);
         let answer = self.client(held).await?.issue_jwt(request).await;
@@ -205,7 +318,8 @@ impl IssuerClient for GrpcIssuer {
         let reports = reports.take_until(over.clone().cancelled_owned());
         let over = over.drop_guard();
         let mut client = self.client(held).await?;
-        let told = client.follow(Holdings(Box::pin(reports))).await;
+        let reports = Holdings(self.entry(), Box::pin(reports));
+        let told = client.follow(reports).await;
         let told = told.map_err(refused)?.into_inner();
         let trust_domain = self.trust_domain.clone();
         Ok(Box::pin(told.map(move |trust| {
@@ -215,19 +329,48 @@ impl IssuerClient for GrpcIssuer {
     }
 }
 
+impl fmt::Debug for ServiceAccountToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
 /// Reports as they go over the wire; a type of its own, because the compiler loses the lifetimes of a mapped stream.
-struct Holdings(ReportStream);
+struct Holdings(String, ReportStream);
 
 impl Stream for Holdings {
     type Item = Holding;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Holding>> {
-        self.0.poll_next_unpin(cx).map(|report| report.map(holding))
+        let report = self.1.poll_next_unpin(cx);
+        report.map(|report| Some(holding(report?, &self.0)))
+    }
+}
+
+/// Who uses entries at an agent, as it goes over the wire.
+struct Uses(String, UsesStream);
+
+impl Stream for Uses {
+    type Item = issuer::EntryUses;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let uses = self.1.poll_next_unpin(cx);
+        let message = |used: EntryUse| issuer::EntryUse {
+            entry: used.entry.to_string(),
+            pid: used.pid,
+            uid: used.uid,
+        };
+        uses.map(|uses| {
+            Some(issuer::EntryUses {
+                agent_id: self.0.clone(),
+                uses: uses?.into_iter().map(message).collect(),
+            })
+        })
     }
 }
 
 /// A report as it goes over the wire.
-fn holding(report: Report) -> Holding {
+fn holding(report: Report, entry: &str) -> Holding {
     Holding {
         spiffe_id: report.id.to_string(),
         instance: report.instance.to_string(),
@@ -236,6 +379,7 @@ fn holding(report: Report) -> Holding {
         renewal: report.holding.renewal,
         not_after_ms: report.holding.not_after.as_millis(),
         leaving: report.leaving,
+        entry: entry.to_owned(),
     }
 }
 
@@ -274,7 +418,7 @@ impl IssuerClient for LocalIssuer {
         _join_token: Option<&str>,
         _held: Option<Arc<Credentials>>,
     ) -> Result<Issued, AgentError> {
-        let attested = Attested { id: id.clone() };
+        let attested = Attested::by_itself(id.clone());
         let issued = self.0.issue(&attested, csr_der);
         let issued = issued.map_err(|error| AgentError::Refused(error.to_string()))?;
         Ok(Issued {
@@ -290,7 +434,7 @@ impl IssuerClient for LocalIssuer {
         audience: &[String],
         _held: Option<Arc<Credentials>>,
     ) -> Result<JwtIssued, AgentError> {
-        let issued = self.0.issue_jwt(&Attested { id: id.clone() }, audience);
+        let issued = self.0.issue_jwt(&Attested::by_itself(id.clone()), audience);
         let issued = issued.map_err(|error| AgentError::Refused(error.to_string()))?;
         Ok(JwtIssued {
             token: issued.token,

@@ -59,10 +59,6 @@ impl JwtSource {
         &self.credentials
     }
 
-    pub(crate) fn now(&self) -> UnixTime {
-        self.clock.now()
-    }
-
     /// A token for these audiences that has at least half of its life before it.
     pub async fn token(&self, audience: &[String]) -> Result<Arc<Zeroizing<String>>, AgentError> {
         let held = self.credentials.borrow().clone();

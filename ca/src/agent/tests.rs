@@ -56,7 +56,10 @@ impl IssuerClient for Issuer {
             .push(join_token.map(str::to_owned));
         let mood = *self.mood.lock().unwrap();
         let issue = |id: &SpiffeId, csr: &[u8]| {
-            let issued = self.ca.issue(&Attested { id: id.clone() }, csr).unwrap();
+            let issued = self
+                .ca
+                .issue(&Attested::by_itself(id.clone()), csr)
+                .unwrap();
             let bundle = Arc::clone(&self.ca.bundle().borrow());
             Ok(Issued {
                 chain: issued.chain_der,

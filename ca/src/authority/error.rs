@@ -62,6 +62,9 @@ pub enum IssueError {
         "a JWT-SVID names 1 to {MAX_AUDIENCES} audiences of at most {MAX_AUDIENCE_BYTES} bytes"
     )]
     Audience,
+    /// The registration entry does not allow tokens for one of these audiences.
+    #[error("the registration entry allows no tokens for such an audience")]
+    AudienceNotAllowed,
     /// The identity is of another trust domain, or names no workload.
     #[error("{0} is not an identity of a workload of this trust domain")]
     NotOurs(SpiffeId),

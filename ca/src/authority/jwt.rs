@@ -68,6 +68,16 @@ impl CertificateAuthority {
         let first = audience.first().filter(|_| audience.iter().all(fits));
         let first = first.filter(|_| audience.len() <= MAX_AUDIENCES);
         let first = first.ok_or(IssueError::Audience)?;
+        let entry = caller.entry.as_deref();
+        let for_anybody = entry.is_none_or(|entry| entry.jwt_audiences.is_empty());
+        let allowed = |audience: &String| {
+            for_anybody || entry.is_some_and(|entry| entry.jwt_audiences.contains(audience))
+        };
+        if !audience.iter().all(allowed) {
+            return Err(IssueError::AudienceNotAllowed);
+        }
+        let ttl = entry.and_then(|entry| entry.jwt_ttl).unwrap_or(LONGEST);
+        let ttl = ttl.min(self.options.svid_ttl);
         let id = self.ours(&caller.id)?;
         let mut state = self.lock();
         self.ensure(&mut state)?;
@@ -75,10 +85,7 @@ impl CertificateAuthority {
             return Err(IssueError::Revoked(id.clone()));
         }
         let now = self.clock.now();
-        let signed = state
-            .slots
-            .jwt
-            .sign(id, audience, self.options.svid_ttl, now)?;
+        let signed = state.slots.jwt.sign(id, audience, ttl, now)?;
         drop(state);
         let bundle = Arc::clone(&self.bundle.borrow());
         let read = verify_jwt_svid(&signed.token, first, |_| Some(&bundle), now);

@@ -1,6 +1,6 @@
 //! The check before release: a certificate is read back, by other code than wrote it, and compared with what was meant.
 
-use reeve_core::{SpiffeId, UnixTime};
+use reeve_core::UnixTime;
 use reeve_svid::{Purpose, SvidError, TrustBundle, verify_svid};
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
@@ -12,23 +12,25 @@ use x509_parser::{
     prelude::{FromDer, GeneralName, X509Certificate},
 };
 
-use super::{Recheck, template::Life};
+use super::{
+    Recheck,
+    template::{Leaf, Standing},
+};
 
 /// Returns the leaf's serial number if the chain is what it was meant to be.
 pub(super) fn before_release(
     chain: &[CertificateDer<'static>],
     bundle: &TrustBundle,
-    id: &SpiffeId,
+    meant: &Leaf<'_>,
     spki_der: &[u8],
-    life: Life,
     now: UnixTime,
 ) -> Result<String, Recheck> {
     let peer = verify_svid(chain, bundle, now, Purpose::Client)?;
     verify_svid(chain, bundle, now, Purpose::Server)?;
-    if peer.id() != id {
+    if peer.id() != meant.id {
         return Err(Recheck::Departs("identity"));
     }
-    if peer.not_after() != life.not_after {
+    if peer.not_after() != meant.life.not_after {
         return Err(Recheck::Departs("end"));
     }
     let leaf = chain.first().ok_or(SvidError::EmptyChain)?;
@@ -38,14 +40,17 @@ pub(super) fn before_release(
         return Err(Recheck::Departs("public key"));
     }
     let from = u64::try_from(leaf.validity().not_before.timestamp()).unwrap_or_default();
-    if from != life.not_before.as_secs() {
+    if from != meant.life.not_before.as_secs() {
         return Err(Recheck::Departs("beginning"));
     }
-    only_our_extensions(&leaf)?;
+    if Standing::of_serial(peer.serial()) != meant.standing {
+        return Err(Recheck::Departs("serial number"));
+    }
+    only_our_extensions(&leaf, meant)?;
     Ok(peer.serial().to_owned())
 }
 
-fn only_our_extensions(leaf: &X509Certificate<'_>) -> Result<(), Recheck> {
+fn only_our_extensions(leaf: &X509Certificate<'_>, meant: &Leaf<'_>) -> Result<(), Recheck> {
     let ours = [
         OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
         OID_X509_EXT_BASIC_CONSTRAINTS,
@@ -58,8 +63,13 @@ fn only_our_extensions(leaf: &X509Certificate<'_>) -> Result<(), Recheck> {
         return Err(Recheck::Departs("set of extensions"));
     }
     let names = leaf.subject_alternative_name().ok().flatten();
-    match names.map(|names| names.value.general_names.as_slice()) {
-        Some([GeneralName::URI(_)]) => Ok(()),
-        _ => Err(Recheck::Departs("list of names")),
+    let names = names.map(|names| names.value.general_names.as_slice());
+    let Some([GeneralName::URI(_), dns @ ..]) = names else {
+        return Err(Recheck::Departs("list of names"));
+    };
+    let is = |(found, wanted): (&GeneralName<'_>, &reeve_core::ServiceName)| matches!(found, GeneralName::DNSName(found) if *found == wanted.as_str());
+    match dns.len() == meant.dns_names.len() && dns.iter().zip(meant.dns_names).all(is) {
+        true => Ok(()),
+        false => Err(Recheck::Departs("list of names")),
     }
 }

@@ -6,9 +6,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
 };
-use reeve_core::{SpiffeId, TrustDomain, UnixTime};
+use reeve_core::{ServiceName, SpiffeId, TrustDomain, UnixTime};
 
-use super::CaError;
+use super::{Attested, CaError};
 
 /// How far back a certificate is dated, for peers whose clock is behind.
 const BACKDATED: Duration = Duration::from_secs(10);
@@ -20,6 +20,78 @@ const LAST_SECOND: u64 = 253_402_300_799;
 pub(super) struct Life {
     pub(super) not_before: UnixTime,
     pub(super) not_after: UnixTime,
+}
+
+/// What an X.509-SVID is to say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaf<'a> {
+    pub(super) id: &'a SpiffeId,
+    pub(super) dns_names: &'a [ServiceName],
+    pub(super) life: Life,
+    pub(super) standing: Standing,
+}
+
+/// What its holder may ask of the authority. The serial number tells: see [`Standing::of_serial`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// To renew it.
+    Renews,
+    /// Nothing: it was issued under a registration entry, and its agent renews it as long as there is one.
+    UnderEntry,
+}
+
+/// In the first byte of a serial number: it was issued under a registration entry.
+const UNDER_ENTRY: u8 = 0x20;
+
+impl Standing {
+    /// By a serial number of ours, in hexadecimal.
+    pub(crate) fn of_serial(serial: &str) -> Self {
+        let first = serial
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match first.is_some_and(|first| first & UNDER_ENTRY == 0) {
+            true => Self::Renews,
+            false => Self::UnderEntry,
+        }
+    }
+
+    /// The first byte of a serial number, of which `random` is kept where there is room: positive, and of full length
+    /// (RFC 5280 section 4.1.2.2).
+    fn mark(self, random: u8) -> u8 {
+        let first = (random & 0x1f) | 0x40;
+        match self {
+            Self::Renews => first,
+            Self::UnderEntry => first | UNDER_ENTRY,
+        }
+    }
+}
+
+impl<'a> Leaf<'a> {
+    /// What `caller` gets at `now`: at most `ttl`, and within the issuer's life.
+    pub(super) fn of(
+        caller: &'a Attested,
+        now: UnixTime,
+        ttl: Duration,
+        issuer_ends: UnixTime,
+    ) -> Self {
+        let entry = caller.entry.as_deref();
+        let shorter = entry.and_then(|entry| entry.x509_ttl);
+        Self {
+            id: &caller.id,
+            dns_names: entry
+                .map(|entry| entry.dns_names.as_slice())
+                .unwrap_or_default(),
+            life: life(
+                now,
+                shorter.map_or(ttl, |shorter| shorter.min(ttl)),
+                issuer_ends,
+            ),
+            standing: match entry {
+                Some(_) => Standing::UnderEntry,
+                None => Standing::Renews,
+            },
+        }
+    }
 }
 
 /// Which kind of authority.
@@ -39,13 +111,17 @@ pub(super) fn life(now: UnixTime, ttl: Duration, issuer_ends: UnixTime) -> Life 
 }
 
 /// The X.509-SVID of a workload (SPIFFE X509-SVID sections 2 to 4).
-pub(super) fn leaf(id: &SpiffeId, life: Life) -> Result<CertificateParams, CaError> {
-    let mut params = dated(life)?;
+pub(super) fn leaf(meant: &Leaf<'_>) -> Result<CertificateParams, CaError> {
+    let mut params = dated(meant.life, meant.standing)?;
     // A subject that is not empty, so that the alternative name need not be critical (RFC 5280 section 4.1.2.6).
     params
         .distinguished_name
         .push(DnType::OrganizationName, "Reeve");
-    params.subject_alt_names = vec![uri(id)?];
+    params.subject_alt_names = vec![uri(meant.id)?];
+    for name in meant.dns_names {
+        let name = name.as_str().try_into().map_err(CaError::Sign)?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![
@@ -62,7 +138,7 @@ pub(super) fn authority(
     tier: Tier,
     life: Life,
 ) -> Result<CertificateParams, CaError> {
-    let mut params = dated(life)?;
+    let mut params = dated(life, Standing::Renews)?;
     let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes);
     let name: String = hex::encode(serial.unwrap_or_default())
         .chars()
@@ -82,22 +158,22 @@ pub(super) fn authority(
     Ok(params)
 }
 
-fn dated(life: Life) -> Result<CertificateParams, CaError> {
+fn dated(life: Life, standing: Standing) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     let epoch = date_time_ymd(1970, 1, 1);
     params.not_before = epoch + Duration::from_secs(life.not_before.as_secs());
     params.not_after = epoch + Duration::from_secs(life.not_after.as_secs());
     params.distinguished_name = DistinguishedName::new();
-    params.serial_number = Some(serial()?);
+    params.serial_number = Some(serial(standing)?);
     Ok(params)
 }
 
-/// 126 random bits; positive and of full length (RFC 5280 section 4.1.2.2).
-fn serial() -> Result<SerialNumber, CaError> {
+/// 125 random bits, and the standing.
+fn serial(standing: Standing) -> Result<SerialNumber, CaError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CaError::NoRandom)?;
     if let Some(first) = bytes.first_mut() {
-        *first = (*first & 0x7f) | 0x40;
+        *first = standing.mark(*first);
     }
     Ok(SerialNumber::from_slice(&bytes))
 }

@@ -20,9 +20,7 @@ fn options(store: Store) -> CaOptions {
 }
 
 fn reviews() -> Attested {
-    Attested {
-        id: "spiffe://mesh.local/ns/default/sa/reviews".parse().unwrap(),
-    }
+    Attested::by_itself("spiffe://mesh.local/ns/default/sa/reviews".parse().unwrap())
 }
 
 fn clock() -> Arc<ManualClock> {
@@ -162,7 +160,7 @@ fn identities_of_others_are_not_issued() {
     ] {
         let id: SpiffeId = id.parse().unwrap();
         let error = ca
-            .issue(&Attested { id: id.clone() }, &plain_csr())
+            .issue(&Attested::by_itself(id.clone()), &plain_csr())
             .unwrap_err();
         assert!(matches!(error, IssueError::NotOurs(found) if found == id));
     }
@@ -387,17 +385,19 @@ fn the_check_before_release_refuses_what_departs_from_the_template() {
     let ca = in_memory(&clock());
     let key = KeyPair::generate().unwrap();
     let spki = key.subject_public_key_info();
-    let id = reviews().id;
-    let life = template::life(START, HOUR, START.plus(HOUR * 2));
+    let caller = reviews();
+    let id = caller.id.clone();
+    let meant = template::Leaf::of(&caller, START, HOUR, START.plus(HOUR * 2));
     let state = ca.lock();
     let issuer = state.slots.intermediate.as_ref().unwrap();
     let bundle = Arc::clone(&ca.bundle().borrow());
     let check = |params: &CertificateParams, id: &SpiffeId, spki: &[u8]| {
         let leaf = params.signed_by(&key, &issuer.issuer).unwrap();
         let chain = [leaf.der().clone(), issuer.certificate.clone()];
-        recheck::before_release(&chain, &bundle, id, spki, life, START).map_err(|e| e.to_string())
+        let meant = template::Leaf { id, ..meant };
+        recheck::before_release(&chain, &bundle, &meant, spki, START).map_err(|e| e.to_string())
     };
-    let good = template::leaf(&id, life).unwrap();
+    let good = template::leaf(&meant).unwrap();
     assert!(check(&good, &id, &spki).is_ok());
     let other: SpiffeId = "spiffe://mesh.local/other".parse().unwrap();
     let departs = |what: &str| Err(format!("its {what} is not the template's"));
@@ -423,6 +423,9 @@ fn the_check_before_release_refuses_what_departs_from_the_template() {
     let mut earlier = good.clone();
     earlier.not_before -= Duration::from_secs(1);
     assert_eq!(check(&earlier, &id, &spki), departs("beginning"));
+    let mut under_entry = good.clone();
+    under_entry.serial_number = Some(rcgen::SerialNumber::from_slice(&[0x60; 16]));
+    assert_eq!(check(&under_entry, &id, &spki), departs("serial number"));
     let mut signing = good;
     signing.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     assert_eq!(

@@ -10,42 +10,58 @@ use tonic::{Extensions, Status};
 
 use super::Door;
 use crate::{
-    RefusalReason,
+    Identities, RefusalReason,
+    identities::{Now, Ready},
     proto::workload::{
         JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
         ValidateJwtsvidResponse,
     },
 };
 
-/// A token for the audiences asked for.
+/// Tokens for the audiences asked for: of the identity that is named, or of all that may have such.
 pub(super) async fn fetch(
     door: &Door,
     extensions: &Extensions,
-    request: JwtsvidRequest,
+    (mut identities, request): (Identities, JwtsvidRequest),
 ) -> Result<JwtsvidResponse, Status> {
     if request.audience.iter().all(String::is_empty) {
         return Err(Status::invalid_argument("audience: name at least one"));
     }
-    let ours = door.jwt.id();
-    if !request.spiffe_id.is_empty() {
-        let asked = SpiffeId::parse(&request.spiffe_id)
-            .map_err(|error| Status::invalid_argument(format!("spiffe_id: {error}")))?;
-        if asked != *ours {
-            let reason = RefusalReason::NotEntitled;
-            return Err(door.refuse(extensions, Some(&request.spiffe_id), reason));
-        }
-    }
-    let token = door.jwt.token(&request.audience).await;
-    let token = token.map_err(|error| {
-        tracing::warn!(%error, "no JWT-SVID");
-        Status::unavailable("no JWT-SVID can be had from the issuer")
-    })?;
-    let svid = Jwtsvid {
-        spiffe_id: ours.to_string(),
-        svid: token.to_string(),
-        hint: String::new(),
+    let named = match request.spiffe_id.as_str() {
+        "" => None,
+        text => Some(
+            SpiffeId::parse(text)
+                .map_err(|error| Status::invalid_argument(format!("spiffe_id: {error}")))?,
+        ),
     };
-    Ok(JwtsvidResponse { svids: vec![svid] })
+    let requested = named.as_ref().map(SpiffeId::as_str);
+    let ready = identities.ready().await.unwrap_or_default();
+    let of_id = |one: &Ready| named.as_ref().is_none_or(|id| one.jwt.id() == id);
+    let own: Vec<_> = ready.into_iter().filter(of_id).collect();
+    if own.is_empty() {
+        return Err(door.refuse(extensions, requested, RefusalReason::NotEntitled));
+    }
+    let allowed: Vec<_> = own
+        .into_iter()
+        .filter(|one| one.allows(&request.audience))
+        .collect();
+    if allowed.is_empty() {
+        return Err(door.refuse(extensions, requested, RefusalReason::AudienceNotAllowed));
+    }
+    let mut svids = Vec::with_capacity(allowed.len());
+    for one in allowed {
+        let token = one.jwt.token(&request.audience).await;
+        let token = token.map_err(|error| {
+            tracing::warn!(%error, "no JWT-SVID");
+            Status::unavailable("no JWT-SVID can be had from the issuer")
+        })?;
+        svids.push(Jwtsvid {
+            spiffe_id: one.jwt.id().to_string(),
+            svid: token.to_string(),
+            hint: one.hint,
+        });
+    }
+    Ok(JwtsvidResponse { svids })
 }
 
 /// The keys that tokens of our trust domain are verified with.
@@ -60,15 +76,18 @@ pub(super) fn bundles(credentials: &Credentials) -> JwtBundlesResponse {
 /// Whose a token is, and what it says.
 pub(super) fn validate(
     door: &Door,
+    mut identities: Identities,
     request: &ValidateJwtsvidRequest,
 ) -> Result<ValidateJwtsvidResponse, Status> {
     if request.audience.is_empty() {
         return Err(Status::invalid_argument("audience: there is none"));
     }
-    let held = door.credentials.borrow().clone();
-    let held = held.ok_or_else(|| Status::unavailable("there is no trust bundle yet"))?;
-    let bundle_of = |_: &_| Some(&*held.bundle);
-    let verified = verify_jwt_svid(&request.svid, &request.audience, bundle_of, door.jwt.now());
+    let Now::Ready(ready) = identities.now() else {
+        return Err(Status::unavailable("there is no trust bundle yet"));
+    };
+    let bundle_of = |_: &_| ready.first().map(|one| &*one.credentials.bundle);
+    let now = door.clock.now();
+    let verified = verify_jwt_svid(&request.svid, &request.audience, bundle_of, now);
     let verified = verified.map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(ValidateJwtsvidResponse {
         spiffe_id: verified.id.to_string(),

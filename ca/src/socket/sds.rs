@@ -1,7 +1,8 @@
 //! Envoy's secret discovery service, version 3 (state of the world): <https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret>.
 //!
-//! `default` and our own SPIFFE ID name the certificate with its key; `ROOTCA` and the trust domain's SPIFFE ID name the
-//! validation context. Any other name is refused: an agent serves its own identity and no other.
+//! `default` names the certificate with its key of the caller's first identity, a SPIFFE ID that of one of its
+//! identities; `ROOTCA` and the trust domain's SPIFFE ID name the validation context. Any other name is refused: nobody is
+//! served another's identity.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -22,13 +23,16 @@ use envoy_types::pb::{
 };
 use futures_util::Stream;
 use prost::Message;
-use reeve_svid::Credentials;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Door;
-use crate::{Caller, RefusalReason, issuer};
+use crate::{
+    Caller, Identities, RefusalReason,
+    identities::{Ready, version},
+    issuer,
+};
 
 /// The type of every resource here.
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
@@ -36,7 +40,7 @@ const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls
 const DEFAULT: &str = "default";
 /// The validation context.
 const ROOT_CA: &str = "ROOTCA";
-/// Most names in one request; there are only four.
+/// Most names in one request.
 const MAX_NAMES: usize = 16;
 
 #[derive(Debug)]
@@ -63,12 +67,13 @@ impl SecretDiscoveryService for Sds {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        self.0.admit(request.extensions()).await?;
+        let identities = self.0.admit(request.extensions()).await?;
         let caller = issuer::caller(request.extensions());
         let (send, receive) = mpsc::channel(1);
         let session = Session {
             door: Arc::clone(&self.0),
             caller,
+            identities,
             names: Vec::new(),
             nonce: 0,
             send,
@@ -81,12 +86,10 @@ impl SecretDiscoveryService for Sds {
         &self,
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
-        self.0.admit(request.extensions()).await?;
-        let mut credentials = self.0.credentials.clone();
+        let mut identities = self.0.admit(request.extensions()).await?;
         let caller = issuer::caller(request.extensions());
-        let current = credentials.wait_for(Option::is_some).await;
-        let current = current.ok().and_then(|c| c.clone());
-        let current = current.ok_or_else(|| Status::unavailable("no certificate yet"))?;
+        let current = identities.ready().await;
+        let current = current.ok_or_else(|| self.0.lost(caller.clone()))?;
         let names = wanted(&request.get_ref().resource_names);
         check(&self.0, &caller, request.get_ref(), &names, &current)?;
         Ok(Response::new(response(&names, &current, 1)))
@@ -97,6 +100,7 @@ impl SecretDiscoveryService for Sds {
 struct Session {
     door: Arc<Door>,
     caller: Caller,
+    identities: Identities,
     names: Vec<String>,
     nonce: u64,
     send: mpsc::Sender<Result<DiscoveryResponse, Status>>,
@@ -104,18 +108,14 @@ struct Session {
 
 impl Session {
     async fn run(mut self, mut requests: Streaming<DiscoveryRequest>) {
-        let mut credentials = self.door.credentials.clone();
         loop {
-            // Cancel safety: `message` keeps what it has read, `changed` marks nothing as seen until it returns.
+            // Cancel safety: `message` keeps what it has read, `next` marks nothing as seen until it returns.
             let served = tokio::select! {
                 request = requests.message() => match request {
-                    Ok(Some(request)) => self.take(&request, &mut credentials).await,
+                    Ok(Some(request)) => self.take(&request).await,
                     Ok(None) | Err(_) => return,
                 },
-                changed = credentials.changed() => match changed {
-                    Ok(()) => self.push(&mut credentials).await,
-                    Err(_) => return,
-                },
+                changed = self.identities.next() => self.push(changed).await,
                 () = self.send.closed() => return,
             };
             if let Err(status) = served {
@@ -127,11 +127,7 @@ impl Session {
     }
 
     /// A first request, another set of names, an ACK or a NACK.
-    async fn take(
-        &mut self,
-        request: &DiscoveryRequest,
-        credentials: &mut reeve_svid::CredentialsWatch,
-    ) -> Result<(), Status> {
+    async fn take(&mut self, request: &DiscoveryRequest) -> Result<(), Status> {
         if let Some(error) = &request.error_detail {
             // The peer keeps what it had; it gets the next version when there is one.
             let caller = &self.caller;
@@ -141,24 +137,28 @@ impl Session {
         if self.nonce > 0 && !request.response_nonce.is_empty() && names == self.names {
             return Ok(());
         }
-        let waited = credentials.wait_for(Option::is_some).await;
-        let Some(current) = waited.ok().and_then(|c| c.clone()) else {
-            return Err(Status::unavailable("no certificate"));
-        };
+        let current = self.identities.ready().await;
+        let current = current.ok_or_else(|| self.door.lost(self.caller.clone()))?;
         check(&self.door, &self.caller, request, &names, &current)?;
         self.names = names;
         self.answer(&current).await
     }
 
-    async fn push(&mut self, credentials: &mut reeve_svid::CredentialsWatch) -> Result<(), Status> {
-        let current = credentials.borrow_and_update().clone();
-        match current {
-            Some(current) if !self.names.is_empty() => self.answer(&current).await,
-            _ => Ok(()),
+    /// Other certificates, another bundle, or other identities than before.
+    async fn push(&mut self, changed: Option<Vec<Ready>>) -> Result<(), Status> {
+        let current = changed.ok_or_else(|| self.door.lost(self.caller.clone()))?;
+        if self.names.is_empty() {
+            return Ok(());
         }
+        if let Some(name) = missing(&self.names, &current) {
+            let caller = self.caller.clone();
+            let reason = RefusalReason::NotEntitled;
+            return Err(self.door.refuse_caller(caller, Some(name), reason));
+        }
+        self.answer(&current).await
     }
 
-    async fn answer(&mut self, current: &Credentials) -> Result<(), Status> {
+    async fn answer(&mut self, current: &[Ready]) -> Result<(), Status> {
         self.nonce = self.nonce.saturating_add(1);
         let response = response(&self.names, current, self.nonce);
         let sent = self.send.send(Ok(response)).await;
@@ -179,7 +179,7 @@ fn check(
     caller: &Caller,
     request: &DiscoveryRequest,
     names: &[String],
-    current: &Credentials,
+    current: &[Ready],
 ) -> Result<(), Status> {
     if !request.type_url.is_empty() && request.type_url != SECRET {
         return Err(Status::invalid_argument("only secrets are served here"));
@@ -187,24 +187,29 @@ fn check(
     if names.len() > MAX_NAMES {
         return Err(Status::invalid_argument("too many names"));
     }
-    for name in names {
-        if secret(name, current).is_none() {
+    match missing(names, current) {
+        Some(name) => {
             let caller = caller.clone();
-            return Err(door.refuse_caller(caller, Some(name), RefusalReason::NotEntitled));
+            Err(door.refuse_caller(caller, Some(name), RefusalReason::NotEntitled))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn response(names: &[String], current: &Credentials, nonce: u64) -> DiscoveryResponse {
+/// The first name that is none of the caller's.
+fn missing<'n>(names: &'n [String], current: &[Ready]) -> Option<&'n str> {
+    let missing = |name: &&String| secret(name, current).is_none();
+    names.iter().find(missing).map(String::as_str)
+}
+
+fn response(names: &[String], current: &[Ready], nonce: u64) -> DiscoveryResponse {
     let secrets = names.iter().filter_map(|name| secret(name, current));
     let any = |secret: Secret| Any {
         type_url: SECRET.to_owned(),
         value: secret.encode_to_vec(),
     };
-    let version = format!("{}-{}", current.svid.serial(), current.bundle.sequence());
     DiscoveryResponse {
-        version_info: version,
+        version_info: version(current),
         resources: secrets.map(any).collect(),
         type_url: SECRET.to_owned(),
         nonce: nonce.to_string(),
@@ -212,16 +217,20 @@ fn response(names: &[String], current: &Credentials, nonce: u64) -> DiscoveryRes
     }
 }
 
-fn secret(name: &str, current: &Credentials) -> Option<Secret> {
-    let r#type = if name == DEFAULT || name == current.svid.id().as_str() {
+fn secret(name: &str, current: &[Ready]) -> Option<Secret> {
+    let first = &current.first()?.credentials;
+    let own = current.iter().map(|one| &one.credentials.svid);
+    let named = own.into_iter().find(|svid| name == svid.id().as_str());
+    let named = named.or_else(|| (name == DEFAULT).then_some(&first.svid));
+    let r#type = if let Some(svid) = named {
         Type::TlsCertificate(TlsCertificate {
-            certificate_chain: Some(inline(current.svid.chain_pem())),
-            private_key: Some(inline(current.svid.key_pkcs8_pem().to_string())),
+            certificate_chain: Some(inline(svid.chain_pem())),
+            private_key: Some(inline(svid.key_pkcs8_pem().to_string())),
             ..Default::default()
         })
-    } else if name == ROOT_CA || name == current.bundle.trust_domain().id().as_str() {
+    } else if name == ROOT_CA || name == first.bundle.trust_domain().id().as_str() {
         Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: Some(inline(current.bundle.to_pem())),
+            trusted_ca: Some(inline(first.bundle.to_pem())),
             ..Default::default()
         })
     } else {

@@ -29,7 +29,8 @@ use tonic::{
 
 use super::*;
 use crate::{
-    AttestError, CaOptions, CertificateAuthority, IssuedIdentity, LocalIssuer, Store,
+    AttestError, Attestation, Attestor, CaOptions, CertificateAuthority, Evidence, IssuedIdentity,
+    JwtSource, LocalIssuer, OneIdentity, Store,
     proto::workload::{
         X509BundlesRequest, X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
@@ -42,10 +43,13 @@ const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls
 struct Fixed(Result<(), AttestError>);
 
 #[tonic::async_trait]
-impl PeerAttestor for Fixed {
-    async fn attest(&self, peer: &UnixPeer) -> Result<(), AttestError> {
+impl Attestor for Fixed {
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attestation>, AttestError> {
+        let Evidence::Process { peer, .. } = evidence else {
+            return Ok(None);
+        };
         assert_eq!(peer.pid, std::process::id());
-        self.0.clone()
+        self.0.clone().map(|()| Some(Attestation::default()))
     }
 }
 
@@ -96,13 +100,9 @@ fn setup(attest: Result<(), AttestError>) -> Setup {
     let events = Arc::new(Seen::default());
     let ca = CertificateAuthority::open(options, Arc::clone(&clock)).unwrap();
     let issuer = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
-    let jwt = JwtSource::new(ID.parse().unwrap(), issuer, watched, clock);
-    let served = serve_agent_socket(
-        listener,
-        Arc::new(jwt),
-        Arc::new(Fixed(attest)),
-        Arc::clone(&events) as _,
-    );
+    let jwt = JwtSource::new(ID.parse().unwrap(), issuer, watched, Arc::clone(&clock));
+    let source = OneIdentity::new(Arc::new(jwt), Arc::new(Fixed(attest)));
+    let served = serve_agent_socket(listener, Arc::new(source), Arc::clone(&events) as _, clock);
     Setup {
         ca,
         credentials,

@@ -2,14 +2,15 @@
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
-use futures_util::{Stream, StreamExt, future};
+use futures_util::{Stream, stream};
 use reeve_svid::{Credentials, TrustBundle};
-use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use super::{Door, jwt};
 use crate::{
-    RefusalReason,
+    Caller, Identities, RefusalReason,
+    identities::Ready,
+    issuer,
     proto::workload::{
         JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse,
         ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,
@@ -26,7 +27,7 @@ pub(super) struct WorkloadApi(pub(super) Arc<Door>);
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl WorkloadApi {
-    async fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    async fn admit<T>(&self, request: &Request<T>) -> Result<Identities, Status> {
         let header = request.metadata().get(SECURITY_HEADER);
         if header.is_none_or(|value| value != "true") {
             let reason = RefusalReason::NoSecurityHeader;
@@ -35,13 +36,45 @@ impl WorkloadApi {
         self.0.admit(request.extensions()).await
     }
 
-    /// One answer for each version of the credentials, from the first on.
-    fn answers<T: Send + 'static>(&self, answer: fn(&Credentials) -> T) -> Answers<T> {
-        let versions = WatchStream::new(self.0.credentials.clone());
-        let answers = versions.filter_map(move |version| {
-            future::ready(version.map(|credentials| Ok(answer(&credentials))))
-        });
-        Box::pin(answers)
+    /// One answer for each version of the caller's identities, from the first on. It ends when there are none any more.
+    async fn answers<R, T: Send + 'static>(
+        &self,
+        request: &Request<R>,
+        answer: fn(&[Ready]) -> Option<T>,
+    ) -> Result<Answers<T>, Status> {
+        let identities = self.admit(request).await?;
+        let caller = issuer::caller(request.extensions());
+        let following = Following {
+            door: Arc::clone(&self.0),
+            caller,
+            identities: Some(identities),
+        };
+        Ok(Box::pin(stream::unfold(
+            following,
+            move |mut following| async move {
+                let answer = following.next(answer).await?;
+                Some((answer, following))
+            },
+        )))
+    }
+}
+
+/// Somebody who is told identities as they change.
+struct Following {
+    door: Arc<Door>,
+    caller: Caller,
+    /// None once they have ended.
+    identities: Option<Identities>,
+}
+
+impl Following {
+    async fn next<T>(&mut self, answer: fn(&[Ready]) -> Option<T>) -> Option<Result<T, Status>> {
+        let ready = self.identities.as_mut()?.next().await;
+        if let Some(answer) = ready.and_then(|ready| answer(&ready)) {
+            return Some(Ok(answer));
+        }
+        self.identities = None;
+        Some(Err(self.door.lost(self.caller.clone())))
     }
 }
 
@@ -53,8 +86,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.admit(&request).await?;
-        Ok(Response::new(self.answers(svid_answer)))
+        let answers = self.answers(&request, |ready| Some(svid_answer(ready)));
+        answers.await.map(Response::new)
     }
 
     type FetchX509BundlesStream = Answers<X509BundlesResponse>;
@@ -63,17 +96,17 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.admit(&request).await?;
-        Ok(Response::new(self.answers(bundles_answer)))
+        let answers = self.answers(&request, |ready| Some(bundles_answer(first(ready)?)));
+        answers.await.map(Response::new)
     }
 
     async fn fetch_jwtsvid(
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        self.admit(&request).await?;
+        let identities = self.admit(&request).await?;
         let (_, extensions, asked) = request.into_parts();
-        let answer = jwt::fetch(&self.0, &extensions, asked).await?;
+        let answer = jwt::fetch(&self.0, &extensions, (identities, asked)).await?;
         Ok(Response::new(answer))
     }
 
@@ -83,31 +116,38 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        self.admit(&request).await?;
-        Ok(Response::new(self.answers(jwt::bundles)))
+        let answers = self.answers(&request, |ready| Some(jwt::bundles(first(ready)?)));
+        answers.await.map(Response::new)
     }
 
     async fn validate_jwtsvid(
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        self.admit(&request).await?;
-        jwt::validate(&self.0, request.get_ref()).map(Response::new)
+        let identities = self.admit(&request).await?;
+        jwt::validate(&self.0, identities, request.get_ref()).map(Response::new)
     }
 }
 
-fn svid_answer(credentials: &Credentials) -> X509svidResponse {
-    let svid = &credentials.svid;
-    let chain: Vec<&[u8]> = svid.chain().iter().map(AsRef::as_ref).collect();
-    let svid = X509svid {
-        spiffe_id: svid.id().to_string(),
-        x509_svid: chain.concat(),
-        x509_svid_key: svid.key_pkcs8_der().to_vec(),
-        bundle: concatenated(&credentials.bundle),
-        hint: String::new(),
+/// The trust bundle is the same for all.
+fn first(ready: &[Ready]) -> Option<&Credentials> {
+    ready.first().map(|one| &*one.credentials)
+}
+
+fn svid_answer(ready: &[Ready]) -> X509svidResponse {
+    let svid = |one: &Ready| {
+        let Credentials { svid, bundle } = &*one.credentials;
+        let chain: Vec<&[u8]> = svid.chain().iter().map(AsRef::as_ref).collect();
+        X509svid {
+            spiffe_id: svid.id().to_string(),
+            x509_svid: chain.concat(),
+            x509_svid_key: svid.key_pkcs8_der().to_vec(),
+            bundle: concatenated(bundle),
+            hint: one.hint.clone(),
+        }
     };
     X509svidResponse {
-        svids: vec![svid],
+        svids: ready.iter().map(svid).collect(),
         crl: Vec::new(),
         federated_bundles: HashMap::new(),
     }

@@ -85,7 +85,7 @@ impl World {
         let csr = CertificateParams::default()
             .serialize_request(&key)
             .unwrap();
-        self.ca.issue(&Attested { id }, csr.der()).unwrap()
+        self.ca.issue(&Attested::by_itself(id), csr.der()).unwrap()
     }
 
     fn member(&self, instance: &str) -> Member {
@@ -458,7 +458,7 @@ fn what_is_revoked_is_refused_by_everybody_who_has_the_bundle_and_that_outlives_
     let csr = CertificateParams::default()
         .serialize_request(&key)
         .unwrap();
-    let issued = world.ca.issue(&Attested { id }, csr.der());
+    let issued = world.ca.issue(&Attested::by_itself(id), csr.der());
     assert!(matches!(issued, Err(IssueError::Revoked(_))));
 
     world.tick(HOUR);

@@ -1,0 +1,96 @@
+//! Agents are told the registration entries that have them as parent, and say who uses them.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::{Stream, StreamExt, future};
+use reeve_core::{EntryName, RegistrationEntry, SpiffeId};
+use tokio::time::timeout;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Status, Streaming};
+
+use super::{Asked, IssuerService, RefusalReason, caller};
+use crate::{
+    entries::{EntryList, EntryUse, MAX_USES},
+    proto::issuer::{self, EntryUses},
+};
+
+/// How long an agent may take to say who it is.
+const FIRST_REPORT: Duration = Duration::from_secs(5);
+
+type Told = Pin<Box<dyn Stream<Item = Result<issuer::EntryList, Status>> + Send>>;
+
+impl IssuerService {
+    /// Serves one agent until it leaves, or its identity is revoked.
+    pub(super) async fn serve_agent(
+        &self,
+        request: Request<Streaming<EntryUses>>,
+    ) -> Result<Told, Status> {
+        let extensions = request.extensions().clone();
+        let mut said = request.into_inner();
+        let first = timeout(FIRST_REPORT, said.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("nothing was reported"))??;
+        let first = first.ok_or_else(|| Status::invalid_argument("nothing was reported"))?;
+        let refuse = |reason| self.refuse(caller(&extensions), &first.agent_id, reason);
+        let agent = SpiffeId::parse(&first.agent_id);
+        let agent = agent.map_err(|_| refuse(RefusalReason::NotASpiffeId))?;
+        let known = self.known(&extensions, Asked::by_itself(agent)).await;
+        let agent = known.map_err(refuse)?.id;
+        if self.ca.is_revoked(&agent) {
+            return Err(refuse(RefusalReason::Revoked));
+        }
+        let reporter = self.entries.reporter(agent.clone());
+        let reporter = reporter.ok_or_else(|| Status::resource_exhausted("too many agents"))?;
+        reporter.report(uses(first));
+        let heed = async move {
+            while let Ok(Some(report)) = said.message().await {
+                reporter.report(uses(report));
+            }
+        };
+        let revoked = self.ca.revoked_from_now(agent.clone());
+        let until = Box::pin(async move {
+            // Cancel safety: a report is taken as a whole, and a reporter that is dropped is away.
+            tokio::select! {
+                () = heed => {}
+                () = revoked => {}
+            }
+        });
+        let lists = WatchStream::new(self.entries.watch());
+        let mut last = None;
+        let lists = lists.filter_map(move |all| {
+            let news = all.and_then(|all| news(&all, &agent, &mut last));
+            future::ready(news)
+        });
+        Ok(lists.map(Ok).take_until(until).boxed())
+    }
+}
+
+/// The entries of `agent`, if they are others than `last` time.
+fn news(
+    all: &EntryList,
+    agent: &SpiffeId,
+    last: &mut Option<Vec<RegistrationEntry>>,
+) -> Option<issuer::EntryList> {
+    let own = all.iter().filter(|entry| entry.parent == *agent);
+    let own: Vec<_> = own.cloned().collect();
+    if last.as_ref() == Some(&own) {
+        return None;
+    }
+    let json = own
+        .iter()
+        .filter_map(|entry| serde_json::to_string(entry).ok());
+    let entries = json.collect();
+    *last = Some(own);
+    Some(issuer::EntryList { entries })
+}
+
+fn uses(report: EntryUses) -> Vec<EntryUse> {
+    let uses = report.uses.into_iter().take(MAX_USES);
+    let read = |said: issuer::EntryUse| {
+        Some(EntryUse {
+            entry: EntryName::parse(&said.entry)?,
+            pid: said.pid,
+            uid: said.uid,
+        })
+    };
+    uses.filter_map(read).collect()
+}
