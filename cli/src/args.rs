@@ -62,6 +62,8 @@ pub(crate) enum Verb {
     Identity(verb::identity::IdentityArgs),
     /// Look at the certificate authority and let new members join
     Ca(verb::ca::CaArgs),
+    /// Give processes of another machine the identities of their registration entries
+    Agent(Box<verb::agent::AgentArgs>),
     /// Rotate, take away and break on purpose, and watch what is lost
     Drill(verb::drill::DrillArgs),
     /// Run a sidecar, or ask one how it is

@@ -10,6 +10,8 @@ mod drills;
 mod events;
 mod graph;
 mod key;
+mod kubernetes;
+mod node;
 mod renewals;
 mod revoking;
 mod settings;

@@ -1,5 +1,6 @@
 //! The verbs, one module each.
 
+pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod authz;
 pub(crate) mod break_glass;
@@ -67,6 +68,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Identity(args) => identity::run(&args),
         Verb::Ca(args) => ca::run(&args),
         Verb::Drill(args) => drill::run(&args),
+        Verb::Agent(args) => agent::run(*args),
         Verb::Proxy(args) => proxy::run(args),
         Verb::Tap(args) => tap::run(&args),
         Verb::Chaos(args) => chaos::run(&args),

@@ -31,6 +31,9 @@ pub trait MeshView: Send + Sync + 'static {
     /// Who holds certificates of the mesh's authority, and how far each has followed it.
     fn members(&self) -> Value;
 
+    /// The registration entries, and who uses them.
+    fn entries(&self) -> Value;
+
     /// What is refused though its certificate verifies.
     fn revoked(&self) -> Value;
 
@@ -50,6 +53,7 @@ pub fn api(view: Arc<dyn MeshView>) -> Router {
         .route("/api/graph", get(graph))
         .route("/api/chaos", get(chaos))
         .route("/api/members", get(members))
+        .route("/api/entries", get(entries))
         .route("/api/revoked", get(revoked))
         .route("/metrics", get(metrics))
         .with_state(view)
@@ -61,6 +65,10 @@ async fn status(State(view): State<Arc<dyn MeshView>>) -> Json<Status> {
 
 async fn chaos(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
     Json(view.chaos())
+}
+
+async fn entries(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
+    Json(view.entries())
 }
 
 async fn members(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {

@@ -46,6 +46,10 @@ impl MeshView for Fixed {
         json!({"off": false, "faults": []})
     }
 
+    fn entries(&self) -> Value {
+        Value::Array(Vec::new())
+    }
+
     fn members(&self) -> Value {
         json!([])
     }

@@ -47,6 +47,7 @@ mod protocols;
 mod proxy_config;
 mod ratelimit;
 mod refused_identity;
+mod registration;
 mod replay;
 mod resilience;
 mod resumption;

@@ -8,8 +8,8 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use reeve_audit::{EventKind, EventRecord, Wal};
 use reeve_ca::{
-    Agent, AgentError, AgentHandle, AgentOptions, Credential, GrpcIssuer, IdentityEvents,
-    IssuedIdentity, IssuerChannel, JwtSource, PeerAttestor, RefusedIdentity, RevocationEvent,
+    Agent, AgentError, AgentHandle, AgentOptions, Attestor, Credential, GrpcIssuer, IdentityEvents,
+    IdentitySource, IssuedIdentity, IssuerChannel, JwtSource, RefusedIdentity, RevocationEvent,
     RevokeTarget, RotationEvent, serve_agent_socket,
 };
 use reeve_core::{Clock, SpiffeId};
@@ -39,7 +39,10 @@ pub(crate) fn start(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Resul
         None => joining(args, clock)?,
     };
     let installed = watch::Sender::new(None);
-    let issuer = GrpcIssuer::new(channel, args.trust_domain.clone());
+    let mut issuer = GrpcIssuer::new(channel, args.trust_domain.clone());
+    if let Some(file) = &args.kubernetes_token_file {
+        issuer = issuer.with_service_account(file.clone(), Arc::clone(clock));
+    }
     let options = AgentOptions {
         id: args.identity.clone(),
         join_token: join_token.map(Into::into),
@@ -63,9 +66,8 @@ fn joining(
     args: &SidecarArgs,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<(IssuerChannel, Option<String>)> {
-    let token = args.join_token_file.as_deref();
-    let token = token.context("name the mesh's socket or a join token")?;
-    let token = read_bounded(token)?.trim().to_owned();
+    let token = args.join_token_file.as_deref().map(read_bounded);
+    let token = token.transpose()?.map(|token| token.trim().to_owned());
     let file = args.bundle.as_deref();
     let file = file.context("joining needs the mesh's authorities (--bundle FILE)")?;
     let pem = read_bounded(file)?;
@@ -77,7 +79,7 @@ fn joining(
         Arc::new(bundle),
         Arc::clone(clock),
     );
-    Ok((channel, Some(token)))
+    Ok((channel, token))
 }
 
 fn read_bounded(path: &Path) -> anyhow::Result<String> {
@@ -117,7 +119,7 @@ pub(crate) async fn foreign_mesh(issuer: GrpcIssuer, args: SidecarArgs) -> anyho
 }
 
 /// Who may take the identity.
-pub(crate) fn attestor(args: &SidecarArgs) -> Arc<dyn PeerAttestor> {
+pub(crate) fn attestor(args: &SidecarArgs) -> Arc<dyn Attestor> {
     let supervisor = args.supervisor_socket.as_deref().map(WhoIs::new);
     Arc::new(OwnApplication::new(args.instance.clone(), supervisor))
 }
@@ -125,11 +127,11 @@ pub(crate) fn attestor(args: &SidecarArgs) -> Arc<dyn PeerAttestor> {
 /// Serves the Workload API and SDS for ever.
 pub(crate) async fn serve(
     listener: UnixListener,
-    jwt: Arc<JwtSource>,
-    attestor: Arc<dyn PeerAttestor>,
+    identity: Arc<dyn IdentitySource>,
     events: Arc<AgentEvents>,
+    clock: Arc<dyn Clock>,
 ) {
-    if let Err(error) = serve_agent_socket(listener, jwt, attestor, events).await {
+    if let Err(error) = serve_agent_socket(listener, identity, events, clock).await {
         tracing::error!(%error, "the agent's socket is served no longer");
     }
 }
@@ -154,10 +156,13 @@ impl AgentEvents {
 
 impl IdentityEvents for AgentEvents {
     fn issued(&self, event: IssuedIdentity) {
-        let record = EventRecord::new(EventKind::IdentityIssued)
+        let mut record = EventRecord::new(EventKind::IdentityIssued)
             .about(event.id)
             .with("caller", event.caller.to_string())
             .with("not_after_ms", event.not_after.as_millis().to_string());
+        if let Some(entry) = event.entry {
+            record = record.with("entry", entry.to_string());
+        }
         self.record(match event.credential {
             Credential::X509 { serial } => record.with("serial", serial),
             Credential::Jwt { key_id, audience } => record

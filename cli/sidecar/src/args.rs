@@ -25,8 +25,8 @@ pub struct SidecarArgs {
     #[arg(
         long,
         value_name = "PATH",
-        required_unless_present = "join_token_file",
-        conflicts_with = "join_token_file"
+        required_unless_present_any = ["join_token_file", "kubernetes_token_file"],
+        conflicts_with_all = ["join_token_file", "kubernetes_token_file"]
     )]
     pub mesh_socket: Option<PathBuf>,
 
@@ -38,6 +38,15 @@ pub struct SidecarArgs {
     /// A file with the join token to use instead of the mesh's Unix socket
     #[arg(long, value_name = "FILE", requires = "bundle")]
     pub join_token_file: Option<PathBuf>,
+
+    /// A file with a service account's token of a Kubernetes cluster, projected for the mesh's audience, to use instead
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "bundle",
+        conflicts_with = "join_token_file"
+    )]
+    pub kubernetes_token_file: Option<PathBuf>,
 
     /// PEM file with the mesh's authorities, to know the mesh by before joining
     #[arg(long, value_name = "FILE")]

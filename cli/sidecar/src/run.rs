@@ -9,7 +9,7 @@ use reeve_audit::{
     EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalError, WalOptions, ship,
     ship::ChannelFactory,
 };
-use reeve_ca::{AgentHandle, JwtSource, PeerAttestor};
+use reeve_ca::{AgentHandle, IdentitySource, OneIdentity};
 use reeve_core::{Clock, SystemClock, error_chain};
 use reeve_svid::CredentialsWatch;
 use tokio::{
@@ -148,7 +148,7 @@ impl Sidecar {
             args.mesh_address.clone(),
             args.mesh_identity()?,
             credentials.clone(),
-            clock,
+            Arc::clone(&clock),
         );
         let feed = AdsClient::new(feed_channels(&connector), args.instance.clone());
         let circuits = CircuitClient::new(feed_channels(&connector), args.instance.clone());
@@ -171,8 +171,8 @@ impl Sidecar {
         let inspect = Inspect::new(args, credentials.clone(), log);
         let routes = admin::routes(admin).merge(inspect::routes(inspect));
         let routes = routes.merge(operators(args, &data_plane, &wal));
-        let attestor = agent::attestor(args);
-        let identities = (agent.jwt, attestor, Arc::clone(&events));
+        let identity = OneIdentity::new(agent.jwt, agent::attestor(args));
+        let identities: Identities = (Arc::new(identity), Arc::clone(&events), clock);
         let serving = vec![
             tokio::spawn(circuits),
             tokio::spawn(keys),
@@ -325,12 +325,12 @@ async fn serve_admin(door: Door, routes: Router) {
 }
 
 /// What the agent's socket is served with.
-type Identities = (Arc<JwtSource>, Arc<dyn PeerAttestor>, Arc<AgentEvents>);
+type Identities = (Arc<dyn IdentitySource>, Arc<AgentEvents>, Arc<dyn Clock>);
 
-async fn serve_agent(door: Door, (jwt, attestor, events): Identities) {
+async fn serve_agent(door: Door, (identity, events, clock): Identities) {
     let sockets = door.sockets().await;
     match sockets.agent.as_ref().map(sockets::clone).transpose() {
-        Ok(Some(listener)) => agent::serve(listener, jwt, attestor, events).await,
+        Ok(Some(listener)) => agent::serve(listener, identity, events, clock).await,
         Ok(None) => {}
         Err(error) => tracing::error!(%error, "the agent's socket cannot be served"),
     }

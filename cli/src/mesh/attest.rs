@@ -1,7 +1,7 @@
 //! Which identity a local process may have from this mesh's authority.
 
-use reeve_ca::{AttestError, Attestor, UnixPeer};
-use reeve_core::{SpiffeId, TrustDomain};
+use reeve_ca::{AttestError, Attestation, Attestor, Evidence, UnixPeer};
+use reeve_core::TrustDomain;
 use reeve_sidecar::whois::{Role, WhoIs};
 
 /// Attests sidecars by the supervisor's word.
@@ -23,7 +23,10 @@ impl SidecarAttestor {
 
 #[tonic::async_trait]
 impl Attestor for SidecarAttestor {
-    async fn attest(&self, peer: &UnixPeer) -> Result<Vec<SpiffeId>, AttestError> {
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attestation>, AttestError> {
+        let Evidence::Process { peer, .. } = evidence else {
+            return Ok(None);
+        };
         let known = self.whois.ask(peer.pid).await?;
         // The supervisor gave it that user: then it is not ours.
         if known.uid != Some(peer.uid) {
@@ -32,7 +35,11 @@ impl Attestor for SidecarAttestor {
         match known.role {
             Role::Sidecar => {
                 let (namespace, account) = (&known.namespace, &known.service_account);
-                Ok(vec![self.trust_domain.workload(namespace, account)])
+                let identity = self.trust_domain.workload(namespace, account);
+                Ok(Some(Attestation {
+                    identities: vec![identity],
+                    ..Attestation::default()
+                }))
             }
             // Its identity is served on its sidecar's socket, so that its key never leaves that process unasked.
             Role::App => Err(AttestError::Refused(format!(

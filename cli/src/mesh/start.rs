@@ -15,9 +15,9 @@ use reeve_audit::{
 };
 use reeve_bucket::Bucket;
 use reeve_ca::{
-    Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, IdentityEvents,
-    IssuerService, JoinTokens, LocalIssuer, MeshListener, Store, TlsPeer,
-    proto::issuer::issuer_server::IssuerServer, tls_incoming, unix_incoming,
+    Agent, AgentHandle, AgentOptions, Attestors, CaOptions, CertificateAuthority, IdentityEvents,
+    IssuerDoor, IssuerService, JoinTokens, LocalIssuer, MeshListener, Store, TlsPeer, tls_incoming,
+    unix_incoming,
 };
 use reeve_columns::{KeepOptions, Keeper};
 use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
@@ -33,8 +33,8 @@ use tonic::{service::Routes, transport::Server};
 use crate::verb::authz::trail::is_one as decides_for_others;
 
 use super::{
-    MeshArgs, attest::SidecarAttestor, events::Recorder, key, renewals, settings::Kept, trail,
-    view::View, witnesses,
+    MeshArgs, attest::SidecarAttestor, events::Recorder, key, kubernetes::KubernetesAttestor, node,
+    renewals, settings::Kept, trail, view::View, witnesses,
 };
 
 /// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
@@ -58,6 +58,7 @@ pub(super) struct MeshProcess {
     api: TcpListener,
     control: UnixListener,
     socket: UnixListener,
+    workloads: UnixListener,
     wal: Arc<Wal>,
     /// The log's folder.
     audit: PathBuf,
@@ -66,7 +67,7 @@ pub(super) struct MeshProcess {
     view: Arc<View>,
     credentials: CredentialsWatch,
     agent: AgentHandle,
-    attestor: Arc<SidecarAttestor>,
+    attestor: Arc<Attestors>,
 }
 
 impl MeshProcess {
@@ -77,6 +78,7 @@ impl MeshProcess {
         let api = listen(args.api, "the mesh's HTTP API").await?;
         let control = args.bind("control.sock", "the mesh's control socket")?;
         let socket = args.bind("mesh.sock", "the mesh's socket")?;
+        let workloads = args.bind(node::SOCKET, "the socket for processes beside the mesh")?;
         let registry = prometheus::Registry::new();
         process_metrics::register(&registry, "mesh")?;
         let wal = Arc::new(open_wal(args, &clock)?);
@@ -100,7 +102,7 @@ impl MeshProcess {
         );
         let whois = WhoIs::new(&args.supervisor());
         let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));
-        let attestor = SidecarAttestor::new(settings.trust_domain.clone(), whois.clone());
+        let attestor = attestors(&settings, &whois, &controller, &clock)?;
         let options = AgentOptions {
             id: settings.mesh_identity()?,
             join_token: None,
@@ -116,6 +118,7 @@ impl MeshProcess {
             circuits: Arc::default(),
             ca,
             tokens,
+            entries: Arc::default(),
             whois,
             log,
             events,
@@ -128,6 +131,7 @@ impl MeshProcess {
             api,
             control,
             socket,
+            workloads,
             wal,
             audit: args.within("audit"),
             state: args.state.clone(),
@@ -144,6 +148,7 @@ impl MeshProcess {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let view = Arc::clone(&self.view);
         let credentials = self.credentials;
+        let credentials_of_node = credentials.clone();
         let trail = trail::routes(&view, &self.wal, self.state.clone());
         let routes = tls_routes(&view, &self.attestor).into_axum_router();
         let routes = Routes::from(routes.merge(trail));
@@ -161,6 +166,8 @@ impl MeshProcess {
             Arc::clone(&signer) as _,
             ShipOptions::default(),
         ));
+        let node = node::agent(&view, &credentials_of_node, &self.state)?;
+        let node = tokio::spawn(node::serve(Arc::clone(&view), node, self.workloads));
         let witnesses = tokio::spawn(witnesses::follow(Arc::clone(&view), self.state));
         keep_columns(&view, &self.wal, &self.audit)?;
         let controller = tokio::spawn(Arc::clone(&view.controller).run());
@@ -176,6 +183,7 @@ impl MeshProcess {
             failed = maintain(&view) => failed,
             failed = api => failed.context("the HTTP API"),
             _ = ship => bail!("the mesh process's own records are shipped no longer"),
+            failed = node => failed?.context("the socket for processes beside the mesh"),
             _ = witnesses => bail!("who cosigns the log is followed no longer"),
             _ = controller => bail!("the control plane has ended"),
             _ = terminate.recv() => Ok(()),
@@ -366,11 +374,25 @@ fn caller(extensions: &tonic::Extensions) -> Option<SpiffeId> {
     Some(peer.verified.as_ref()?.id().clone())
 }
 
-fn issuer(view: &View, attestor: &Arc<SidecarAttestor>) -> IssuerServer<IssuerService> {
+/// By what callers are known that show no certificate and no join token.
+fn attestors(
+    settings: &Kept,
+    whois: &WhoIs,
+    controller: &Controller,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Attestors> {
+    let sidecars = SidecarAttestor::new(settings.trust_domain.clone(), whois.clone());
+    let own = settings.mesh_identity()?;
+    let pods = KubernetesAttestor::new(own, controller.mesh(), Arc::clone(clock));
+    Ok(Attestors::new(vec![Arc::new(sidecars), Arc::new(pods)]))
+}
+
+fn issuer(view: &View, attestor: &Arc<Attestors>) -> IssuerDoor {
     IssuerService::server(
         Arc::clone(&view.ca),
         Arc::clone(attestor) as _,
         Arc::clone(&view.tokens),
+        Arc::clone(&view.entries),
         Arc::clone(&view.events) as Arc<dyn IdentityEvents>,
         Arc::clone(&view.clock),
     )
@@ -388,7 +410,7 @@ fn serve_tls(
 }
 
 /// What the gRPC port and the control socket serve: issuing to joiners and members, configuration and audit to members.
-fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
+fn tls_routes(view: &Arc<View>, attestor: &Arc<Attestors>) -> Routes {
     let ads = AdsService::new(Arc::clone(&view.controller) as _, caller);
     let controller = Arc::clone(&view.controller);
     let is_member = move |id: &SpiffeId, instance: &InstanceName| {
@@ -426,7 +448,7 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
 }
 
 /// What the Unix socket serves: issuing to local sidecars, and administration.
-fn socket_routes(view: &Arc<View>, attestor: &Arc<SidecarAttestor>) -> Routes {
+fn socket_routes(view: &Arc<View>, attestor: &Arc<Attestors>) -> Routes {
     let admin = reeve_console::admin(Arc::clone(view) as _);
     let issuing = Routes::new(issuer(view, attestor)).into_axum_router();
     Routes::from(issuing.merge(admin))

@@ -6,7 +6,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use http::Extensions;
 use reeve_ads::CircuitHub;
 use reeve_audit::{AuditLog, EventKind, EventRecord};
-use reeve_ca::{Caller, CertificateAuthority, JoinTokens, RotateError, UnixPeer};
+use reeve_ca::{Caller, CertificateAuthority, Entries, JoinTokens, RotateError, UnixPeer};
 use reeve_console::{
     AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, DrillNote,
     FaultRequest, Graph, JobDone, MeshFacts, MeshView, RevokeRequest, RotateRequest, Status,
@@ -31,6 +31,7 @@ pub(super) struct View {
     pub(super) circuits: Arc<CircuitHub>,
     pub(super) ca: Arc<CertificateAuthority>,
     pub(super) tokens: Arc<JoinTokens>,
+    pub(super) entries: Arc<Entries>,
     pub(super) whois: WhoIs,
     pub(super) log: Arc<AuditLog>,
     pub(super) events: Arc<Recorder>,
@@ -146,6 +147,10 @@ impl MeshView for View {
 
     fn members(&self) -> Value {
         Value::Array(values(&self.ca.members()))
+    }
+
+    fn entries(&self) -> Value {
+        Value::Array(values(&self.entries.status()))
     }
 
     fn revoked(&self) -> Value {

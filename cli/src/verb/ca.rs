@@ -1,6 +1,7 @@
 //! `reeve ca`: looks at the certificate authority and lets new members join.
 
 mod bundle;
+mod entries;
 mod revoke;
 mod rotate;
 
@@ -58,6 +59,9 @@ enum CaVerb {
     /// List who holds certificates, and how far each has followed the authority
     #[command(after_help = rotate::MEMBERS_EXAMPLES)]
     Members(rotate::MembersArgs),
+    /// List the registration entries, and which processes use them
+    #[command(after_help = entries::EXAMPLES)]
+    Entries(entries::EntriesArgs),
     /// Refuse an identity or a certificate from now on
     #[command(after_help = revoke::REVOKE_EXAMPLES)]
     Revoke(revoke::RevokeArgs),
@@ -113,6 +117,7 @@ pub(crate) fn run(args: &CaArgs) -> Verdict {
         CaVerb::Bundle(args) => bundle::run(args),
         CaVerb::Rotate(args) => block_on(rotate::rotate(args)),
         CaVerb::Members(args) => block_on(rotate::members(args)),
+        CaVerb::Entries(args) => block_on(entries::entries(args)),
         CaVerb::Revoke(args) => block_on(revoke::revoke(args)),
         CaVerb::Unrevoke(args) => block_on(revoke::unrevoke(args)),
         CaVerb::Revoked(args) => block_on(revoke::revoked(args)),

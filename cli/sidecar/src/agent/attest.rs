@@ -1,6 +1,6 @@
 //! Who may take this workload's identity from the agent's socket.
 
-use reeve_ca::{AttestError, PeerAttestor, UnixPeer};
+use reeve_ca::{AttestError, Attestation, Attestor, Evidence, UnixPeer};
 use reeve_core::InstanceName;
 
 use crate::whois::{Role, WhoIs, WhoIsError};
@@ -23,8 +23,17 @@ impl OwnApplication {
 }
 
 #[tonic::async_trait]
-impl PeerAttestor for OwnApplication {
-    async fn attest(&self, peer: &UnixPeer) -> Result<(), AttestError> {
+impl Attestor for OwnApplication {
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attestation>, AttestError> {
+        match evidence {
+            Evidence::Process { peer, .. } => self.admit(peer).await.map(Some),
+            Evidence::KubernetesToken(_) => Ok(None),
+        }
+    }
+}
+
+impl OwnApplication {
+    async fn admit(&self, peer: &UnixPeer) -> Result<Attestation, AttestError> {
         let own = rustix::process::getuid().as_raw();
         // An application that the supervisor started stays root when its sidecar does not.
         let supervised = self.supervisor.is_some() && peer.uid == 0;
@@ -33,11 +42,11 @@ impl PeerAttestor for OwnApplication {
             return Err(AttestError::Refused(why));
         }
         let Some(supervisor) = &self.supervisor else {
-            return Ok(());
+            return Ok(Attestation::default());
         };
         let known = supervisor.ask(peer.pid).await?;
         if known.role == Role::App && known.instance == self.instance {
-            return Ok(());
+            return Ok(Attestation::default());
         }
         Err(AttestError::Refused(format!(
             "process {} belongs to {}, not to the application of {}",

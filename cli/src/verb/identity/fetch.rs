@@ -10,6 +10,7 @@ use reeve_ca::proto::workload::{
     Jwtsvid, JwtsvidRequest, X509svid, X509svidRequest,
     spiffe_workload_api_client::SpiffeWorkloadApiClient,
 };
+use reeve_core::SpiffeId;
 use reeve_svid::X509Svid;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
@@ -28,8 +29,10 @@ Examples:
   reeve identity fetch                               at SPIFFE_ENDPOINT_SOCKET, as a workload has it
   reeve identity fetch --socket /run/agent.sock -o json
   reeve identity fetch --audience ledger             a token (JWT-SVID) for the ledger
+  reeve identity fetch --audience ledger --spiffe-id spiffe://mesh.local/ns/batch/sa/nightly
 
-Who asks is told from the process: only a workload of the mesh gets an answer, and only its own identity.
+Who asks is told from the process: a workload of the mesh at its sidecar's socket, any process that a registration entry
+speaks of at its machine's (workload.sock in the state directory); each gets its own identities and no other.
 Private keys are never printed.
 
 Exit codes: 0 = fine, 1 = the caller was refused, 2 = nobody answered.";
@@ -43,6 +46,9 @@ pub(super) struct FetchArgs {
     /// A token for this audience instead of certificates (a JWT-SVID; may be said more than once).
     #[arg(long, value_name = "AUDIENCE")]
     audience: Vec<String>,
+    /// Of several identities, the one that the token is to be of.
+    #[arg(long, value_name = "SPIFFE_ID", requires = "audience")]
+    spiffe_id: Option<SpiffeId>,
     /// The Workload API's socket (a path, or unix:PATH).
     #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "PATH")]
     socket: String,
@@ -54,6 +60,8 @@ pub(super) struct FetchArgs {
 #[derive(Debug, Serialize)]
 struct Identity {
     spiffe_id: String,
+    /// What it is for; the first identity is the default one.
+    hint: String,
     serial: Option<String>,
     not_before: Option<String>,
     not_after: Option<String>,
@@ -72,7 +80,11 @@ async fn fetch(args: &FetchArgs) -> Verdict {
     if !args.audience.is_empty() {
         let asked = JwtsvidRequest {
             audience: args.audience.clone(),
-            spiffe_id: String::new(),
+            spiffe_id: args
+                .spiffe_id
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         };
         let answer = client.fetch_jwtsvid(asking(asked));
         let answer = within(&path, async { answer.await.map(Response::into_inner) }).await?;
@@ -125,7 +137,7 @@ async fn within<T>(
 fn tokens(args: &FetchArgs, svids: &[Jwtsvid]) -> Verdict {
     match args.output.output {
         Format::Json => {
-            let shown = |svid: &Jwtsvid| json!({ "spiffe_id": svid.spiffe_id, "token": svid.svid });
+            let shown = |svid: &Jwtsvid| json!({ "spiffe_id": svid.spiffe_id, "hint": svid.hint, "token": svid.svid });
             output::json(&svids.iter().map(shown).collect::<Vec<_>>())?;
         }
         Format::Human => {
@@ -143,8 +155,12 @@ fn certificates(args: &FetchArgs, svids: &[X509svid]) -> Verdict {
         Format::Json => output::json(&identities)?,
         Format::Human => {
             for identity in &identities {
+                let hint = match identity.hint.as_str() {
+                    "" => String::new(),
+                    hint => format!(" ({hint})"),
+                };
                 output::line(&format!(
-                    "{} from {} until {}",
+                    "{}{hint} from {} until {}",
                     identity.spiffe_id,
                     identity.not_before.as_deref().unwrap_or("?"),
                     identity.not_after.as_deref().unwrap_or("?"),
@@ -162,6 +178,7 @@ fn identity(svid: &X509svid) -> Identity {
     let parsed = X509Svid::parse(chain, key.into()).ok();
     Identity {
         spiffe_id: svid.spiffe_id.clone(),
+        hint: svid.hint.clone(),
         serial: parsed.as_ref().map(|svid| svid.serial().to_owned()),
         not_before: parsed.as_ref().map(|svid| timestamp(svid.not_before())),
         not_after: parsed.as_ref().map(|svid| timestamp(svid.not_after())),
