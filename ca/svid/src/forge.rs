@@ -76,14 +76,23 @@ impl Forge {
     }
 
     pub(crate) fn with_intermediate(domain: &str, params: CertificateParams) -> Self {
-        let (root, root_issuer) = self_signed(signing("root", domain));
+        Self::with_root_key(domain, params).0
+    }
+
+    /// The same, with the key of the root.
+    pub(crate) fn with_root_key(domain: &str, params: CertificateParams) -> (Self, KeyPair) {
+        let (root, root_issuer) = self_signed(signing(&format!("root of {domain}"), domain));
         let key = KeyPair::generate().unwrap();
         let intermediate = params.signed_by(&key, &root_issuer).unwrap();
-        Self {
+        let this = Self {
             root,
             intermediate: intermediate.der().clone(),
             issuer: Issuer::new(params, key),
-        }
+        };
+        (
+            this,
+            KeyPair::from_pem(&root_issuer.key().serialize_pem()).unwrap(),
+        )
     }
 
     pub(crate) fn bundle(&self) -> TrustBundle {

@@ -9,6 +9,7 @@
 
 mod bundle;
 mod credentials;
+mod der;
 mod document;
 mod jwt;
 mod pem;
@@ -54,3 +55,5 @@ pub mod alpn {
 
 #[cfg(test)]
 mod forge;
+#[cfg(test)]
+mod surgery;

@@ -3,10 +3,10 @@
 use reeve_core::{SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{
-    FromDer, GeneralName, KeyUsage, ParsedExtension, X509Certificate, X509Version,
+    FromDer, GeneralName, KeyUsage, ParsedExtension, X509Certificate, X509Extension, X509Version,
 };
 
-use crate::{CertificateSummary, SvidError};
+use crate::{CertificateSummary, SvidError, der};
 
 /// Longest certificate we read. Ours are about 500 bytes; RSA-4096 chains of others stay below 4 KiB.
 pub(crate) const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
@@ -73,7 +73,17 @@ pub(crate) fn check_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     if basic_constraints(0, &certificate)?.unwrap_or_default() {
         return Err(SvidError::LeafIsCa);
     }
+    // Only a CA constrains names (RFC 5280 section 4.2.1.10); the path's verifier passes over them here.
+    if !matches!(certificate.name_constraints(), Ok(None)) {
+        return Err(SvidError::Malformed { position: 0 });
+    }
     let usage = key_usage(0, &certificate)?.ok_or(SvidError::NoKeyUsage)?;
+    if certificate
+        .key_usage()
+        .is_ok_and(|e| e.is_some_and(|e| !e.critical))
+    {
+        return Err(SvidError::KeyUsageNotCritical);
+    }
     if usage.key_cert_sign() {
         return Err(SvidError::LeafMaySignCertificates);
     }
@@ -148,8 +158,17 @@ fn parse<'a>(
     if !rest.is_empty() {
         return Err(SvidError::TrailingData { position });
     }
+    // The arc of RFC 5280's own extensions, whose values are DER.
+    let known = |e: &&X509Extension<'_>| e.oid.as_bytes().starts_with(&[0x55, 0x1d]);
+    let mut known = certificate.extensions().iter().filter(known);
+    if !der::is_strict(der) || !known.all(|e| der::is_strict(e.value)) {
+        return Err(malformed);
+    }
     if certificate.version() != X509Version::V3 {
         return Err(SvidError::NotVersion3 { position });
+    }
+    if certificate.signature_algorithm != certificate.tbs_certificate.signature {
+        return Err(SvidError::AlgorithmMismatch { position });
     }
     if certificate.extensions_map().is_err() {
         return Err(SvidError::DuplicateExtension { position });
@@ -175,6 +194,10 @@ fn basic_constraints(
     certificate: &X509Certificate<'_>,
 ) -> Result<Option<bool>, SvidError> {
     match certificate.basic_constraints() {
+        // Only a CA has a path below it (RFC 5280 section 4.2.1.9).
+        Ok(Some(found)) if found.value.path_len_constraint.is_some() && !found.value.ca => {
+            Err(SvidError::Malformed { position })
+        }
         Ok(found) => Ok(found.map(|extension| extension.value.ca)),
         Err(_) => Err(SvidError::Malformed { position }),
     }

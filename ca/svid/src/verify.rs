@@ -99,6 +99,12 @@ pub enum SvidError {
         /// Which certificate.
         position: usize,
     },
+    /// Not the signature algorithm within that there is without (RFC 5280 section 4.1.1.2).
+    #[error("certificate {position} names two signature algorithms")]
+    AlgorithmMismatch {
+        /// Which certificate.
+        position: usize,
+    },
     /// A serial number that is zero, negative or longer than 20 octets (RFC 5280 section 4.1.2.2).
     #[error("certificate {position} has an illegal serial number")]
     BadSerial {
@@ -126,6 +132,9 @@ pub enum SvidError {
     /// No key usage.
     #[error("the leaf states no key usage")]
     NoKeyUsage,
+    /// The leaf's key usage is not marked critical (SPIFFE X509-SVID section 4.3).
+    #[error("the leaf's key usage is not critical")]
+    KeyUsageNotCritical,
     /// The leaf may sign certificates.
     #[error("the leaf may sign certificates")]
     LeafMaySignCertificates,
@@ -382,8 +391,11 @@ fn explain(
             SvidError::PathTooLong
         }
         PathError::NameConstraintViolation => SvidError::NameConstraint,
-        PathError::SignatureAlgorithmMismatch
-        | PathError::UnsupportedSignatureAlgorithmContext(_)
+        PathError::BadDer
+        | PathError::BadDerTime
+        | PathError::TrailingData(_)
+        | PathError::MalformedExtensions => SvidError::Malformed { position: 0 },
+        PathError::UnsupportedSignatureAlgorithmContext(_)
         | PathError::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
             SvidError::UnsupportedAlgorithm
         }

@@ -89,7 +89,45 @@ fn only_the_default_form_has_namespace_and_account() {
     assert_eq!(parts("spiffe://td"), None);
 }
 
+/// The standard's rules (SPIFFE-ID sections 2.1 to 2.3) said another way than the parser says them.
+fn is_strict(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("spiffe://") else {
+        return false;
+    };
+    let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
+    let any_case = |b: u8| lower(b) || b.is_ascii_uppercase();
+    let segment = |s: &str| !["", ".", ".."].contains(&s) && s.bytes().all(any_case);
+    text.len() <= 2048
+        && (1..=255).contains(&domain.len())
+        && domain.bytes().all(lower)
+        && (path.is_empty() || path[1..].split('/').all(segment))
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    /// Bytes of a good ID are replaced, put in, taken out and doubled: what is accepted keeps the rules, and what keeps
+    /// them is accepted.
+    #[test]
+    fn a_changed_id_is_accepted_exactly_if_it_keeps_the_rules(
+        changes in prop::collection::vec((0..4_u8, any::<prop::sample::Index>(), "[a-zA-Z0-9/:@%?#\\\\ ._~é\u{0}-]"), 0..6),
+    ) {
+        let mut text: Vec<char> = "spiffe://mesh.local/ns/pay/sa/Ledger_1".chars().collect();
+        for (how, at, with) in &changes {
+            let at = at.index(text.len() + 1);
+            let with = with.chars().next().unwrap_or('/');
+            match (how, text.get(at).copied()) {
+                (0, Some(_)) => text[at] = with,
+                (1, Some(_)) => drop(text.drain(at..=at)),
+                (2, Some(there)) => text.insert(at, there),
+                _ => text.insert(at, with),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        prop_assert_eq!(SpiffeId::parse(&text).is_ok(), is_strict(&text), "{}", text);
+    }
+
     #[test]
     fn any_text_parses_to_itself_or_is_refused(text in "\\PC{0,80}") {
         if let Ok(id) = SpiffeId::parse(&text) {

@@ -94,7 +94,57 @@ fn each_fault_has_its_reason() {
     );
 }
 
+/// Some bundle, whatever its publisher says about it.
+fn any_document() -> impl Strategy<Value = BundleDocument> {
+    // 2^63 and more are whole numbers, too.
+    let hint = prop::option::of(0..u64::MAX);
+    (1..4_usize, 0..3_usize, any::<u64>(), hint).prop_map(|(roots, keys, sequence, hint)| {
+        let roots = (0..roots).map(|_| Forge::new("mesh.local").root.clone());
+        let bundle = TrustBundle::new(domain(), roots.collect(), sequence).unwrap();
+        let keys = (0..keys).map(|_| Signer::new().key()).collect();
+        BundleDocument {
+            bundle: bundle.with_jwt_keys(keys).unwrap(),
+            refresh_hint: hint.map(Duration::from_secs),
+        }
+    })
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_bundle_is_read_as_it_is_written(document in any_document()) {
+        let text = document.to_json();
+        let read = BundleDocument::parse(domain(), &text).unwrap();
+        prop_assert_eq!(read.bundle.authorities(), document.bundle.authorities());
+        prop_assert_eq!(read.bundle.jwt_keys(), document.bundle.jwt_keys());
+        prop_assert_eq!(read.bundle.sequence(), document.bundle.sequence());
+        prop_assert_eq!(read.refresh_hint, document.refresh_hint);
+        prop_assert_eq!(read.to_json(), text);
+    }
+
+    /// A byte within the base64 of an authority is changed: what is accepted is an authority of this trust domain still,
+    /// as another reader of certificates sees it.
+    #[test]
+    fn an_authority_that_is_changed_is_an_authority_or_refused(at: prop::sample::Index, with: u8) {
+        let (_, mut text) = written();
+        let encoded = text["keys"][0]["x5c"][0].as_str().unwrap();
+        let mut der = STANDARD.decode(encoded).unwrap();
+        let at = at.index(der.len());
+        der[at] = with;
+        text["keys"][0]["x5c"][0] = STANDARD.encode(&der).into();
+        if let Ok(read) = parse(&text) {
+            prop_assert_eq!(read.bundle.authorities()[0].as_ref(), der.as_slice());
+            let (rest, certificate) = X509Certificate::from_der(&der).unwrap();
+            prop_assert!(rest.is_empty() && certificate.is_ca());
+            let usage = certificate.key_usage().unwrap().unwrap();
+            prop_assert!(usage.value.key_cert_sign());
+            let names = certificate.subject_alternative_name().unwrap();
+            let names = names.map(|names| names.value.general_names.len());
+            prop_assert!(names.is_none() || der.windows(19).any(|w| w == b"spiffe://mesh.local"));
+        }
+    }
+
     #[test]
     fn nothing_that_is_published_ends_the_reader(text in ".*", at in 0..4000_usize, with in any::<char>()) {
         drop(BundleDocument::parse(domain(), &text));

@@ -4,7 +4,9 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose}
 use super::*;
 use crate::forge::{Forge, ID, NOW, leaf, self_signed, signing, uri, valid};
 
+mod fuzzed;
 mod leaf_faults;
+mod malformed;
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
