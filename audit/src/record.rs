@@ -433,6 +433,8 @@ pub enum EventKind {
     LogKeyRotated,
     /// Another policy set came into force.
     PolicyApplied,
+    /// Ports went from one mTLS mode to another.
+    MtlsModeChanged,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

@@ -19,7 +19,7 @@ use std::{
 
 use reeve_ads::{AdsClient, AdsService, AdsStatus};
 use reeve_control::{
-    AppliedConfig, ConfigEvents, Controller, ControllerOptions, Fault, FaultChanges,
+    AppliedConfig, ConfigEvents, Controller, ControllerOptions, Fault, FaultChanges, ModeChange,
     instances::{FILE_NAME, Instances},
 };
 use reeve_core::{
@@ -47,6 +47,7 @@ impl ConfigEvents for Deaf {
         println!("refused: {:?}", faults.first());
     }
     fn faults_changed(&self, _: &FaultChanges) {}
+    fn modes_changed(&self, _: Generation, _: &[ModeChange]) {}
     fn nacked(&self, _: &InstanceName, _: Generation, error: &str) {
         println!("nacked: {error}");
     }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod generation;
+mod modes;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use std::{
 use reeve_ads::{AckReport, ConfigSource, Refused};
 use reeve_core::{
     Clock, InstanceName, SpiffeId, UnixTime, WorkloadName,
-    model::{Generation, ProxyConfig},
+    model::{Generation, JwtRule, ProxyConfig},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ use crate::{
     source::Source,
 };
 pub use chaos::{Chaos, ChaosFault, FaultChanges, FaultState};
+pub use modes::ModeChange;
 use state::State;
 
 /// What a [`Controller`] needs.
@@ -54,6 +56,8 @@ pub trait ConfigEvents: fmt::Debug + Send + Sync {
     fn refused(&self, faults: &[Fault]);
     /// Faults on purpose went in or out.
     fn faults_changed(&self, changes: &FaultChanges);
+    /// Ports changed their mTLS mode with the generation published last.
+    fn modes_changed(&self, generation: Generation, changes: &[ModeChange]);
     /// A proxy refused (NACK) a generation.
     fn nacked(&self, instance: &InstanceName, generation: Generation, error: &str);
 }
@@ -129,6 +133,7 @@ pub enum StartError {
 struct Told {
     applied: Option<AppliedConfig>,
     faults: FaultChanges,
+    modes: Vec<ModeChange>,
 }
 
 /// The source of every proxy's configuration.
@@ -148,6 +153,7 @@ impl Controller {
                 generation,
                 chaos::is_off(&options.state),
                 jwks::kept_keys(&options.state, options.clock.now()),
+                modes::read(&options.state),
             )),
             options,
             mesh: watch::Sender::new(None),
@@ -225,15 +231,25 @@ impl Controller {
         let applied = state.publish(&self.options);
         let faults = state.fault_changes(self.options.clock.now());
         if applied.is_none() {
-            return Told { applied, faults };
+            let modes = Vec::new();
+            return Told {
+                applied,
+                faults,
+                modes,
+            };
         }
+        let modes = state.mode_changes(&self.options.state);
         let mesh = state.mesh.clone();
         self.mesh.send_if_modified(|current| {
             let changed = *current != mesh;
             *current = mesh;
             changed
         });
-        Told { applied, faults }
+        Told {
+            applied,
+            faults,
+            modes,
+        }
     }
 
     /// Tells the listener; the state's lock is not held, since it may take its time.
@@ -250,6 +266,9 @@ impl Controller {
             } = applied;
             tracing::info!(%generation, proxies, "configuration published");
             self.options.events.applied(applied);
+            if !told.modes.is_empty() {
+                self.options.events.modes_changed(*generation, &told.modes);
+            }
         }
         if told.faults != FaultChanges::default() {
             self.options.events.faults_changed(&told.faults);
@@ -273,6 +292,14 @@ impl Controller {
         let mesh = state.mesh.clone()?;
         let places = mesh.places(&state.keys);
         Some((state.status().generation, mesh, places))
+    }
+
+    /// The token rules that hold for the mesh process itself: those for all workloads.
+    pub fn token_rules(&self) -> Vec<JwtRule> {
+        let state = self.state();
+        let mesh = state.mesh.as_deref();
+        mesh.map(|mesh| mesh.token_rules(&state.keys))
+            .unwrap_or_default()
     }
 
     /// The configuration of one proxy as last published.

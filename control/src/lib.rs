@@ -31,7 +31,7 @@ pub use authorization::{Imported, ImportedObject, import};
 pub use check::{CheckReport, DocumentReport, Verdict, check};
 pub use controller::{
     AppliedConfig, Chaos, ChaosFault, ConfigEvents, Controller, ControllerOptions, FaultChanges,
-    FaultState, ProxyStatus, StartError, Status,
+    FaultState, ModeChange, ProxyStatus, StartError, Status,
 };
 pub use fault::{Code, Fault, Severity};
 pub use index::{FetchedKeys, Place, Places};

@@ -67,6 +67,21 @@ async fn strict_refuses_plaintext_and_permissive_serves_and_records_it() {
     assert_eq!(record["request"]["context"]["mtls"], false);
     assert_eq!(record["strict_would_refuse"], true);
     assert_eq!(record["mtls_mode"], "PERMISSIVE");
+    let flipped = mesh
+        .record("the flip", |record| record["event"] == "mtls_mode_changed")
+        .await;
+    let detail = &flipped["detail"];
+    assert_eq!(
+        (&detail["from"], &detail["to"]),
+        (&json!("STRICT"), &json!("PERMISSIVE")),
+        "{flipped}"
+    );
+    assert!(
+        detail["ports"]
+            .as_str()
+            .is_some_and(|ports| ports.contains("default/echo")),
+        "{flipped}"
+    );
 
     // And back: an open plaintext connection ends, a new one is refused.
     mesh.apply("strict.yaml", reeve_tests::strict()).await;

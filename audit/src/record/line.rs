@@ -7,7 +7,7 @@
 use reeve_core::{
     PolicyId, RecordId, UnixTime,
     decision::{Decision, Effect},
-    model::{MtlsMode, PathNormalization},
+    model::PathNormalization,
 };
 use serde::Serialize;
 
@@ -103,7 +103,7 @@ fn decision(
         searched(to, looked_for)?;
     }
     to.raw(",\"mtls_mode\":\"");
-    to.raw(mode(mtls_mode));
+    to.raw(mtls_mode.as_str());
     to.raw("\",\"path_normalization\":\"");
     to.raw(normalization(path_normalization));
     to.raw("\",\"policy_hash\":");
@@ -248,14 +248,6 @@ fn authenticated(by: AuthenticatedBy) -> &'static str {
         AuthenticatedBy::TlsPassthrough => "tls_passthrough",
         AuthenticatedBy::ExtAuthz => "ext_authz",
         AuthenticatedBy::Nothing => "nothing",
-    }
-}
-
-fn mode(mode: MtlsMode) -> &'static str {
-    match mode {
-        MtlsMode::Disable => "DISABLE",
-        MtlsMode::Permissive => "PERMISSIVE",
-        MtlsMode::Strict => "STRICT",
     }
 }
 

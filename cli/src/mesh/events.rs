@@ -6,13 +6,15 @@ use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
 use reeve_ca::{
     AuthorityFault, IdentityEvents, IssuedIdentity, RefusedIdentity, RevocationEvent, RotationEvent,
 };
-use reeve_control::{AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh};
+use reeve_control::{AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh, ModeChange};
 use reeve_core::{InstanceName, model::Generation};
 use reeve_sidecar::AgentEvents;
 use tokio::sync::watch;
 
 /// Faults beyond these are counted, not told.
 const MAX_FAULTS: usize = 20;
+/// Ports that one event names; more of them make more events.
+const PORTS_PER_EVENT: usize = 30;
 /// Configurations that may wait for the log to be opened.
 const MAX_WAITING: usize = 64;
 
@@ -185,6 +187,20 @@ impl ConfigEvents for Recorder {
                 event = event.with("until_ms", until.as_millis().to_string());
             }
             self.record(event);
+        }
+    }
+
+    fn modes_changed(&self, generation: Generation, changes: &[ModeChange]) {
+        for ModeChange { from, to, ports } in changes {
+            tracing::info!(%generation, ?from, ?to, ports = ports.len(), "mTLS modes changed");
+            for ports in ports.chunks(PORTS_PER_EVENT) {
+                let event = EventRecord::new(EventKind::MtlsModeChanged)
+                    .with("generation", generation.to_string())
+                    .with("from", from.as_str())
+                    .with("to", to.as_str())
+                    .with("ports", ports.join(" "));
+                self.record(event);
+            }
         }
     }
 

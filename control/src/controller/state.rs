@@ -12,7 +12,10 @@ use reeve_core::{
 };
 use tokio::sync::watch;
 
-use super::{AppliedConfig, ChaosFault, ControllerOptions, ProxyStatus, Status, chaos, generation};
+use super::{
+    AppliedConfig, ChaosFault, ControllerOptions, ProxyStatus, Status, chaos, generation,
+    modes::Modes,
+};
 use crate::{
     Fault, FetchedKeys, KeyStatus, Mesh,
     index::{Kept, keep_own},
@@ -33,6 +36,8 @@ pub(super) struct State {
     pub(super) chaos_off: bool,
     /// Faults that happen, as was last told.
     pub(super) faults_in: BTreeSet<ChaosFault>,
+    /// Modes of ports, as was last told.
+    pub(super) modes: Modes,
     /// What the configurations were derived from, to derive the next with.
     kept: Kept,
     generation: Generation,
@@ -62,7 +67,12 @@ pub(super) struct Proxy {
 
 impl State {
     /// Nothing yet; the next generation is the one after `generation`.
-    pub(super) fn new(generation: Generation, chaos_off: bool, keys: FetchedKeys) -> Self {
+    pub(super) fn new(
+        generation: Generation,
+        chaos_off: bool,
+        keys: FetchedKeys,
+        modes: Modes,
+    ) -> Self {
         Self {
             mesh: None,
             instances: None,
@@ -72,6 +82,7 @@ impl State {
             proxies: BTreeMap::new(),
             chaos_off,
             faults_in: BTreeSet::new(),
+            modes,
             kept: Kept::default(),
             generation,
             published: None,

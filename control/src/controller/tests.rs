@@ -31,6 +31,13 @@ impl ConfigEvents for Heard {
         self.0.lock().unwrap().extend(began.chain(ended));
     }
 
+    fn modes_changed(&self, generation: Generation, changes: &[ModeChange]) {
+        let told = changes.iter().map(|ModeChange { from, to, ports }| {
+            format!("{generation}: {from:?} to {to:?}: {}", ports.join(" "))
+        });
+        self.0.lock().unwrap().extend(told);
+    }
+
     fn applied(&self, applied: &AppliedConfig) {
         self.0
             .lock()
@@ -431,4 +438,37 @@ fn a_change_of_one_route_moves_one_virtual_host() {
     // A comment changes nothing.
     let again = write(&format!("# a comment\n{}", routed("/a", "/other")));
     assert!(Arc::ptr_eq(&again, &after));
+}
+
+#[test]
+fn a_flipped_mode_is_told_even_if_it_was_flipped_while_nobody_looked() {
+    let bench = Bench::new();
+    let mesh = GOOD.replace(
+        "name: a, command: [x],",
+        "name: a, command: [x], ports: [{port: 80, name: http}, {port: 90, name: tcp}],",
+    );
+    bench.add("mesh.yaml", &mesh);
+    bench.controller.reload();
+    assert_eq!(
+        bench.heard(),
+        ["applied 1", "applied 2"],
+        "a new port has flipped nothing"
+    );
+    let mode = |mode: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: m}}\n\
+             spec: {{selector: {{matchLabels: {{app: a}}}}, mtls: {{mode: {mode}}}, portLevelMtls: {{90: {{mode: PERMISSIVE}}}}}}\n"
+        )
+    };
+    bench.add("mode.yaml", &mode("STRICT"));
+    bench.controller.reload();
+    let flipped = "3: Permissive to Strict: default/a:80";
+    assert_eq!(bench.heard(), ["applied 3", flipped]);
+    bench.controller.reload();
+    assert_eq!(bench.heard(), [""; 0], "told once");
+    bench.add("mode.yaml", &mode("DISABLE"));
+    let after = start(bench.folder.path(), bench.state.path(), &bench.heard);
+    assert_eq!(after.status().generation.0, 4);
+    let flipped = "4: Strict to Disable: default/a:80";
+    assert_eq!(bench.heard(), ["applied 4", flipped]);
 }

@@ -64,6 +64,12 @@ impl Mesh {
         }
     }
 
+    /// The token rules of what runs in the root namespace without labels: the mesh process.
+    pub(crate) fn token_rules(&self, keys: &FetchedKeys) -> Vec<JwtRule> {
+        let (root, labels) = (&self.settings.root_namespace, BTreeMap::new());
+        jwt_rules(self, keys, |rules| rules.covers_labels(root, &labels))
+    }
+
     /// All policies, for whoever judges for the whole mesh.
     pub fn all_policies(&self) -> PolicySlice {
         PolicySlice {

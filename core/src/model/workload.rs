@@ -288,6 +288,17 @@ pub enum MtlsMode {
     Strict,
 }
 
+impl MtlsMode {
+    /// As configurations and records spell it: `DISABLE`, `PERMISSIVE` or `STRICT`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "DISABLE",
+            Self::Permissive => "PERMISSIVE",
+            Self::Strict => "STRICT",
+        }
+    }
+}
+
 /// Whether a service's policies bind. Set by configuration, never derived from which policies exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
