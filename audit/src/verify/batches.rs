@@ -5,6 +5,7 @@ use std::{
     fs,
 };
 
+use reeve_core::{InstanceName, SpiffeId};
 use tlog_tiles::{Hash, record_hash};
 
 use super::{
@@ -29,6 +30,8 @@ pub(super) struct Trail {
     pub(super) seen: Seen,
     /// Leaves, from the first on, whose records the log says were deleted.
     pub(super) expired: u64,
+    /// Who signed each proxy's last batch.
+    pub(super) signers: BTreeMap<InstanceName, SpiffeId>,
 }
 
 /// How far the log goes for a worker of a proxy.
@@ -217,6 +220,7 @@ impl Check<'_> {
         trail.expired = since.expired;
         self.expirations(&mut trail, leaves);
         self.gaps(std::mem::take(&mut trail.seen.gaps));
+        trail.signers = self.signers(since, std::mem::take(&mut trail.seen.signers));
         let proxies: BTreeSet<_> = trail.sources.keys().map(|(proxy, _)| proxy).collect();
         self.report.proxies = u64::try_from(proxies.len()).unwrap_or(u64::MAX);
         if verifier.is_none() && self.report.batches > 0 {
@@ -261,6 +265,27 @@ impl Check<'_> {
                 self.report.expired
             ));
         }
+    }
+
+    /// Who signs for a proxy changes when its workload gets another identity, and not otherwise: whoever reads the report
+    /// knows which it was.
+    fn signers(
+        &mut self,
+        since: &Verified,
+        seen: BTreeMap<InstanceName, Vec<(SpiffeId, String)>>,
+    ) -> BTreeMap<InstanceName, SpiffeId> {
+        let mut last = since.signers.clone();
+        for (proxy, signers) in seen {
+            for (identity, batch) in signers {
+                let before = last.insert(proxy.clone(), identity.clone());
+                if let Some(before) = before.filter(|before| *before != identity) {
+                    self.report.notes.push(format!(
+                        "{proxy} signed as {before} and, from {batch} on, as {identity}: another identity was configured, or another workload took its name"
+                    ));
+                }
+            }
+        }
+        last
     }
 
     fn gaps(&mut self, gaps: Vec<Gap>) {
@@ -352,6 +377,7 @@ impl Check<'_> {
             trail.sources.values().filter_map(Reached::worker).collect(),
             trail.seen.policies.clone(),
             trail.expired,
+            trail.signers.clone(),
         )
     }
 }

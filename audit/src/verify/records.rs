@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use reeve_core::RecordId;
+use reeve_core::{InstanceName, RecordId, SpiffeId};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
@@ -97,6 +97,8 @@ pub(super) struct Seen {
     pub(super) gaps: Vec<Gap>,
     /// What proxies said was missing when they came back.
     pub(super) missing: Vec<Missing>,
+    /// Who signed for each proxy, in the order of the tree: each with the first of the batches that they signed in a row.
+    pub(super) signers: BTreeMap<InstanceName, Vec<(SpiffeId, String)>>,
 }
 
 /// What a proxy said was missing from its write-ahead log when it came back.
@@ -124,6 +126,11 @@ impl Seen {
         self.absent.extend(later.absent);
         self.gaps.extend(later.gaps);
         self.missing.extend(later.missing);
+        for (proxy, signers) in later.signers {
+            let known = self.signers.entry(proxy).or_default();
+            known.extend(signers);
+            known.dedup_by(|later, earlier| later.0 == earlier.0);
+        }
         for (blob, by) in later.blobs {
             self.blobs.entry(blob).or_insert(by);
         }
@@ -311,7 +318,11 @@ impl<'a> Look<'a> {
                     verifier.verify(&batch.chain_der, &message, &signature, header.time)
                 });
             match verified {
-                Ok(_signer) => self.seen.signatures += 1,
+                Ok(identity) => {
+                    self.seen.signatures += 1;
+                    let signer = (header.proxy.clone(), vec![(identity, name)]);
+                    self.seen.signers.extend([signer]);
+                }
                 Err(error) => self.find(name, format!("the signature: {error}")),
             }
         }

@@ -1,7 +1,8 @@
 //! What one verification leaves for the next, so that it need not look at the same again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use reeve_core::{InstanceName, SpiffeId};
 use serde::{Deserialize, Serialize};
 use tlog_tiles::Hash;
 
@@ -32,6 +33,9 @@ pub struct Verified {
     pub(super) policies: BTreeSet<String>,
     /// Leaves, from the first on, whose records the log had let expire.
     pub(super) expired: u64,
+    /// Who signed each proxy's last batch.
+    #[serde(default)]
+    pub(super) signers: BTreeMap<InstanceName, SpiffeId>,
 }
 
 /// A worker's last batch.
@@ -59,6 +63,7 @@ impl Verified {
         workers: Vec<Worker>,
         policies: BTreeSet<String>,
         expired: u64,
+        signers: BTreeMap<InstanceName, SpiffeId>,
     ) -> Self {
         let hex = |hashes: &Vec<Hash>| hashes.iter().map(|hash| Hex(hash.0)).collect();
         Self {
@@ -73,6 +78,7 @@ impl Verified {
             workers,
             policies,
             expired,
+            signers,
         }
     }
 

@@ -287,6 +287,79 @@ async fn a_later_verification_reads_only_what_is_new() {
     assert!(report.verified.is_none());
 }
 
+/// Says of batches that have come after the first few that another identity signed them.
+#[derive(Debug)]
+struct Turncoat(std::sync::Mutex<std::collections::BTreeSet<Vec<u8>>>);
+
+impl BatchVerifier for Turncoat {
+    fn verify(
+        &self,
+        chain_der: &[Vec<u8>],
+        message: &[u8],
+        signature: &[u8],
+        at: reeve_core::UnixTime,
+    ) -> Result<reeve_core::SpiffeId, crate::batch::BoxError> {
+        let id = TestVerifier.verify(chain_der, message, signature, at)?;
+        match self.0.lock().unwrap().contains(message) {
+            true => Ok("spiffe://mesh.local/ns/default/sa/other".parse()?),
+            false => Ok(id),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_signs_as_another_is_told_of_once_and_by_later_verifications_too() {
+    let dir = TempDir::new().unwrap();
+    let options = sample(dir.path()).await;
+    let audit = dir.path().join("audit");
+    let with = |later: &[&str]| {
+        let batches = store::walk(&audit, "batches").unwrap();
+        let batches = batches.iter().map(|(_, path)| fs::read(path).unwrap());
+        let others = batches.filter(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            later.iter().any(|word| text.contains(word))
+        });
+        let signed = others.map(|bytes| {
+            let header = crate::Batch::from_object(&bytes).unwrap().header;
+            let header: crate::batch::BatchHeader = serde_json::from_slice(&header).unwrap();
+            header.signed_bytes().unwrap()
+        });
+        VerifyOptions {
+            batches: Some(Arc::new(Turncoat(
+                signed.collect::<std::collections::BTreeSet<_>>().into(),
+            ))),
+            ..options.clone()
+        }
+    };
+    let told = |report: &Report| {
+        let notes = report
+            .notes
+            .iter()
+            .filter(|note| note.contains("signed as"));
+        notes.cloned().collect::<Vec<_>>()
+    };
+    let first = verify(&audit, &with(&[])).unwrap();
+    assert_eq!(told(&first), [""; 0]);
+    let turned = verify(&audit, &with(&["\"/4\"", "\"/5\""])).unwrap();
+    let notes = told(&turned);
+    assert!(turned.ok && notes.len() == 1, "{notes:?}");
+    assert!(
+        notes[0].starts_with("a signed as ") && notes[0].contains("sa/other"),
+        "{notes:?}"
+    );
+
+    let log = AuditLog::open(&audit, log_options()).unwrap();
+    let wal = open_wal(&dir.path().join("wal/a"), "a");
+    wal.append(decision("/later", Effect::Allow)).unwrap();
+    drain(&wal, &log, fast()).await;
+    drop(log);
+    let later = VerifyOptions {
+        since: first.verified,
+        ..with(&["\"/later\""])
+    };
+    assert_eq!(told(&verify(&audit, &later).unwrap()).len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_verified_of_another_log_or_a_longer_one_is_told_apart() {
     let dir = TempDir::new().unwrap();
