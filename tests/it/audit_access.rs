@@ -6,7 +6,8 @@ use std::{fs, time::Duration};
 use bytes::Bytes;
 use http::Request;
 use reeve_tests::{
-    Folder, Mesh, MeshTls, echo, eventually, local_mesh, permit, service, sidecar, strict,
+    Folder, Mesh, MeshTls, Signer, Token, echo, eventually, local_mesh, permit, service, sidecar,
+    strict,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -203,4 +204,104 @@ async fn the_operators_reading_is_on_record(mesh: &Mesh) {
             .ok_or_else(|| verified.text())
     })
     .await;
+}
+
+const ISSUER: &str = "https://staff.example";
+
+/// People of the auditors' group may read the records of namespace `default`, by a token; the mesh trusts its issuer.
+fn people_may_read(signer: &Signer) -> [(&'static str, String); 2] {
+    let cedar = format!(
+        "permit (principal, action == Action::\"GET\", resource == \
+         Workload::\"spiffe://mesh.local/ns/reeve-system/sa/control\") when {{ \
+         context.path == \"/audit/records/default\" && context has user && context.user.issuer == \"{ISSUER}\" && \
+         context.user.hasTag(\"groups\") && context.user.getTag(\"groups\").contains(\"auditors\") }};"
+    );
+    let policy = json!({
+        "apiVersion": "reeve.dev/v1alpha1", "kind": "AccessPolicy",
+        "metadata": {"name": "people", "namespace": "reeve-system"}, "spec": {"cedar": cedar},
+    });
+    let issuer = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+        "metadata": {"name": "staff", "namespace": "reeve-system"},
+        "spec": {"jwtRules": [{"issuer": ISSUER, "audiences": ["audit"], "jwks": signer.jwks().to_string()}]},
+    });
+    [
+        ("people.yaml", policy.to_string()),
+        ("issuer.yaml", issuer.to_string()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_reads_from_afar_by_a_token_that_is_never_on_record() {
+    let (signer, stranger) = (Signer::new("staff"), Signer::new("staff"));
+    let mut folder = Folder::new()
+        .with("mesh.yaml", settings(json!({})))
+        .with("strict.yaml", strict())
+        .with(
+            "workloads.yaml",
+            local_mesh(&[sidecar("client"), echo("echo-v1", "echo", "v1")]),
+        )
+        .with("services.yaml", service("echo", 9080, "http"))
+        .with("access.yaml", permit("echo", CLIENT_TO_ECHO));
+    for (name, text) in people_may_read(&signer) {
+        folder = folder.with(name, text);
+    }
+    let mesh = Mesh::start(folder).await;
+    let call = get("/").header("x-request-id", "seen");
+    assert_eq!(call.status(to_echo(&mesh)).await, Ok(200));
+    mesh.decision_on("seen", "echo-v1-0").await;
+
+    let (address, bundle) = (mesh.grpc().to_string(), mesh.state.join("bundle.pem"));
+    let file = mesh.state.join("token");
+    let ask = async |token: String| {
+        fs::write(&file, token).expect("a file");
+        let (bundle, file) = (bundle.to_string_lossy(), file.to_string_lossy());
+        mesh.reeve(&[
+            "audit",
+            "query",
+            "--mesh-address",
+            &address,
+            "--bundle",
+            &bundle,
+            "--token-file",
+            &file,
+            "--kind",
+            "decision",
+            "-o",
+            "json",
+        ])
+        .await
+    };
+    let group =
+        |group: &str| Token::new(ISSUER, "vera", "audit", 600).claim("groups", json!([group]));
+    let read = ask(signer.sign(&group("auditors"))).await;
+    assert_eq!(read.code, Some(0), "{}", read.text());
+    let seen = lines(&read.stdout);
+    let decision = seen.iter().find(|record| record["request_id"] == "seen");
+    let decision = decision.unwrap_or_else(|| panic!("no decision in {}", read.text()));
+    assert_eq!(decision["request"]["context"]["source_ip"], "0.0.0.0");
+    let reading = a_reading(&mesh, "a person's reading", |r| {
+        r["detail"]["user"] == "vera"
+    })
+    .await;
+    assert_eq!(reading["detail"]["issuer"], ISSUER, "{reading}");
+    assert!(reading["subject"].is_null(), "{reading}");
+
+    // Who is not of the group, whose token another has signed, and who has none that counts.
+    let other = ask(signer.sign(&group("staff"))).await;
+    assert_eq!(other.code, Some(1), "{}", other.text());
+    assert!(
+        other.text().contains("no policy permits"),
+        "{}",
+        other.text()
+    );
+    let forged = ask(stranger.sign(&group("auditors"))).await;
+    assert_eq!(forged.code, Some(1), "{}", forged.text());
+    assert!(forged.text().contains("bad_signature"), "{}", forged.text());
+    let refused = mesh
+        .record("strangers, counted", |record| {
+            record["event"] == "log_read" && record["count"].is_u64()
+        })
+        .await;
+    assert_eq!(refused["detail"]["bad_signature"], "1", "{refused}");
 }

@@ -7,7 +7,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use reeve_core::{
-    decision::AccessRequest,
+    decision::{AccessRequest, User},
     model::{FieldClass, FieldClasses},
 };
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,16 @@ impl Redaction {
         redacted
     }
 
+    /// Whom a token is about, as records may say it: the subject, its hash, or nothing.
+    pub fn subject(&self, user: &User) -> String {
+        let Some(class) = self.claims.get("sub") else {
+            return user.subject.clone();
+        };
+        let values = BTreeSet::from([user.subject.clone()]);
+        let hashes = self.hashes(Kind::Claim, "sub", *class, &values);
+        hashes.into_iter().next().unwrap_or_default()
+    }
+
     fn values(
         &self,
         kind: Kind,
@@ -199,10 +209,7 @@ fn hash(key: &hmac::Key, kind: Kind, name: &str, value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use reeve_core::{
-        decision::{Effect, User},
-        model::JoinKey,
-    };
+    use reeve_core::{decision::Effect, model::JoinKey};
 
     use super::*;
     use crate::fixture::decision;
@@ -272,6 +279,11 @@ mod tests {
         assert_eq!(names, ["authorization", "end-user", "x-token"]);
         assert_eq!(first.query["card"], texts(&[]), "a secret has no hash");
         assert_eq!(first.claims["sub"].len(), 1);
+        let whole = request("jason").user.unwrap();
+        let redaction = Redaction::new(&classes("a key"), [], []);
+        assert!(first.claims["sub"].contains(&redaction.subject(&whole)));
+        let open = Redaction::default();
+        assert_eq!(open.subject(&whole), "jason");
 
         let again = redact(&classes("a key"), &mut request("jason"));
         assert_eq!(again, first, "equal values, equal hashes");

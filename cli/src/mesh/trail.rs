@@ -6,6 +6,8 @@
 //! namespace permits it like any other request. SECURITY: nothing but a `permit` opens the trail, whatever state services
 //! are in.
 
+mod reader;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
@@ -16,27 +18,25 @@ use std::{
 use axum::{
     Router,
     extract::{Query, RawQuery, State},
-    http::{Extensions, StatusCode, header::CONTENT_TYPE},
+    http::{Extensions, HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
 use reeve_audit::{
-    Entry, EventKind, EventRecord, Reader, Record, Wal,
+    Entry, EventKind, EventRecord, Reader, Record, Redaction, Wal,
     query::{Filter, Found},
 };
 use reeve_authz::Engine;
-use reeve_ca::TlsPeer;
 use reeve_columns::Columns;
 use reeve_control::{Mesh, MeshSettings};
 use reeve_core::{
     Namespace, ServiceName, SpiffeId, UnixTime,
-    decision::{
-        AccessRequest, Action, Effect, HttpContext, Principal, Reason, RequestContext, ResourceRef,
-    },
+    decision::{AccessRequest, Action, Effect, HttpContext, Reason, RequestContext, ResourceRef},
 };
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
+use self::reader::{Asker, Strangers, asker};
 use super::view::View;
 
 /// The most records that one answer holds.
@@ -55,6 +55,7 @@ pub(super) struct Trail {
     state: PathBuf,
     readers: Arc<Semaphore>,
     judge: Arc<Mutex<Option<Arc<Engine>>>>,
+    strangers: Arc<Strangers>,
 }
 
 /// What is asked for; times are milliseconds since 1970.
@@ -84,6 +85,7 @@ pub(super) fn routes(view: &Arc<View>, wal: &Arc<Wal>, state: PathBuf) -> Router
         state,
         readers: Arc::new(Semaphore::new(MAX_READERS)),
         judge: Arc::default(),
+        strangers: Arc::new(Strangers::new(Arc::clone(wal), Arc::clone(&view.clock))),
     };
     Router::new()
         .route("/audit/records", get(records))
@@ -93,11 +95,17 @@ pub(super) fn routes(view: &Arc<View>, wal: &Arc<Wal>, state: PathBuf) -> Router
 async fn records(
     State(trail): State<Trail>,
     extensions: Extensions,
+    headers: HeaderMap,
     RawQuery(raw): RawQuery,
     asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    let Some((reader, address)) = peer(&extensions) else {
-        return refused(StatusCode::UNAUTHORIZED, "a mesh certificate is required");
+    let rules = trail.view.controller.token_rules();
+    let reader = match asker(&extensions, &headers, &rules, trail.view.clock.now()) {
+        Ok(reader) => reader,
+        Err(stranger) => {
+            trail.strangers.refused(stranger);
+            return refused(StatusCode::UNAUTHORIZED, &stranger.to_string());
+        }
     };
     let asked = match asked {
         Ok(Query(asked)) => asked,
@@ -109,7 +117,7 @@ async fn records(
     };
     let filter = raw.unwrap_or_default();
     let answered =
-        tokio::task::spawn_blocking(move || trail.answer(&reader, address, &asked, &filter)).await;
+        tokio::task::spawn_blocking(move || trail.answer(&reader, &asked, &filter)).await;
     match answered {
         Ok(Ok(lines)) => ([(CONTENT_TYPE, "application/jsonl")], lines).into_response(),
         Ok(Err((status, what))) => refused(status, &what),
@@ -121,48 +129,30 @@ fn refused(status: StatusCode, what: &str) -> Response {
     (status, format!("{what}\n")).into_response()
 }
 
-fn peer(extensions: &Extensions) -> Option<(SpiffeId, IpAddr)> {
-    let peer = extensions.get::<TlsPeer>()?;
-    let id = peer.verified.as_ref()?.id().clone();
-    // By the control socket there is no address.
-    let address = peer.from.parse::<std::net::SocketAddr>();
-    Some((
-        id,
-        address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |at| at.ip()),
-    ))
-}
-
 type Failure = (StatusCode, String);
 
 impl Trail {
     /// The records that the reader may see, a line each, once it is on record that they are seen.
-    fn answer(
-        &self,
-        reader: &SpiffeId,
-        address: IpAddr,
-        asked: &Asked,
-        filter: &str,
-    ) -> Result<String, Failure> {
+    fn answer(&self, reader: &Asker, asked: &Asked, filter: &str) -> Result<String, Failure> {
         let mesh = self.view.controller.mesh().borrow().clone();
         let mesh = mesh.ok_or_else(|| unavailable("there is no configuration yet"))?;
         let rights = Rights {
             engine: self.engine(&mesh)?,
             settings: &mesh.settings,
             reader,
-            address,
             now: self.view.clock.now(),
             known: BTreeMap::new(),
         };
         let found = self.find(asked)?;
         let chosen = choose(rights, &mesh, found, asked);
         if chosen.may_nothing {
-            self.note(reader, filter, &chosen, "denied")?;
+            self.note(reader, &mesh.settings, filter, &chosen, "denied")?;
             return Err((
                 StatusCode::FORBIDDEN,
                 "no policy permits you to read that".to_owned(),
             ));
         }
-        self.note(reader, filter, &chosen, "answered")?;
+        self.note(reader, &mesh.settings, filter, &chosen, "answered")?;
         Ok(chosen.lines.concat())
     }
 
@@ -212,14 +202,24 @@ impl Trail {
     /// SECURITY: what cannot be recorded is not shown.
     fn note(
         &self,
-        reader: &SpiffeId,
+        reader: &Asker,
+        settings: &MeshSettings,
         filter: &str,
         chosen: &Chosen,
         outcome: &str,
     ) -> Result<(), Failure> {
         let namespaces: Vec<_> = chosen.namespaces.iter().map(Namespace::as_str).collect();
-        let event = EventRecord::new(EventKind::LogRead)
-            .about(reader.clone())
+        let mut event = EventRecord::new(EventKind::LogRead);
+        if let Some(member) = &reader.member {
+            event = event.about(member.clone());
+        }
+        if let Some(user) = &reader.user {
+            let redaction = Redaction::new(&settings.field_classes, [], []);
+            event = event
+                .with("issuer", &user.issuer)
+                .with("user", redaction.subject(user));
+        }
+        let event = event
             .with("filter", filter)
             .with("outcome", outcome)
             .with("shown", chosen.lines.len().to_string())
@@ -348,8 +348,7 @@ struct May {
 struct Rights<'a> {
     engine: Arc<Engine>,
     settings: &'a MeshSettings,
-    reader: &'a SpiffeId,
-    address: IpAddr,
+    reader: &'a Asker,
     now: UnixTime,
     known: BTreeMap<Namespace, May>,
 }
@@ -373,8 +372,8 @@ impl Rights<'_> {
         };
         let root = &self.settings.root_namespace;
         let request = AccessRequest {
-            principal: Principal::Workload(self.reader.clone()),
-            user: None,
+            principal: self.reader.principal(),
+            user: self.reader.user.clone(),
             action: Action::Get,
             resource: ResourceRef {
                 address: None,
@@ -386,9 +385,9 @@ impl Rights<'_> {
                 destination_ip: None,
                 remote_ip: None,
                 sni: None,
-                source_ip: self.address,
+                source_ip: self.reader.address,
                 port: 15012,
-                mtls: true,
+                mtls: self.reader.member.is_some(),
                 time: self.now,
                 http: Some(HttpContext {
                     method: "GET".to_owned(),

@@ -3,6 +3,7 @@
 mod cosign;
 mod describe;
 mod export;
+mod far;
 mod inputs;
 mod past;
 mod prove;

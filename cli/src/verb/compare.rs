@@ -109,6 +109,7 @@ fn read(args: &CompareArgs, since: UnixTime, until: UnixTime) -> Result<(Pairs, 
     };
     let decisions = query("decision", args.path.clone())?;
     let outcomes = query("outcome", None)?;
+    args.log.tell(decisions.len() + outcomes.len());
     let cut = decisions.len() == MAX_RESULTS || outcomes.len() == MAX_RESULTS;
     let pairs = Pairs::of(&args.a, &args.b, &decisions, &outcomes);
     Ok((pairs, cut))

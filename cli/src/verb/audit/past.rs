@@ -134,6 +134,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Verdict {
     let sets = sets(&reader)?;
     let scan = reader.scan(wanted.since).map_err(|e| unreadable(&e))?;
     let found = again(&scan, &wanted, &sets, &AtomicU64::new(0)).map_err(|e| broken(&e))?;
+    args.log.tell(found.decisions);
     match args.output.output {
         Format::Json => output::json(&found)?,
         Format::Human => output::line(&described(&found))?,
@@ -222,6 +223,7 @@ pub(super) fn who_could(args: &WhoCouldArgs) -> Verdict {
     for caller in callers(&reader, at)? {
         could.extend(asked(&engine, &then, &caller, &args.path));
     }
+    args.log.tell(could.len());
     match args.output.output {
         Format::Json => output::json(&serde_json::json!({
             "at": at, "configuration": configuration, "service": service, "could": could,

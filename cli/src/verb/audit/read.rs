@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::{
     describe,
+    far::FarArgs,
     remote::{self, Part},
     sql,
 };
@@ -63,6 +64,7 @@ Examples:
   reeve audit query --kind event -o json | jq .event
   reeve audit query --sql \"select principal, count(*) from records where effect = 'deny' group by 1\"
   reeve audit query --dir s3://trail/mesh.local/audit --denied
+  reeve audit query --mesh-address 10.0.0.7:15012 --bundle bundle.pem --token-file token --denied
 
 Exit codes: 0 = fine, 1 = nothing matched, 2 = the log could not be read.";
 
@@ -72,7 +74,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Where the log is.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct LogArgs {
     /// The log's folder or bucket (s3://BUCKET/PREFIX), if it is not that of the mesh in the state directory.
     #[arg(long, value_name = "DIR")]
@@ -111,14 +113,14 @@ impl LogArgs {
 
     /// Tells the mesh process, which puts on record that its trail was read: by whom, what was asked for, and how many records
     /// were shown. Whoever reads a copy reads no mesh's trail, and where no mesh process runs there is nobody to tell.
-    pub(crate) fn tell(&self, shown: usize) {
+    pub(crate) fn tell(&self, shown: impl TryInto<u64>) {
         let Some(state) = self.dir.is_none().then(|| self.state.existing()) else {
             return;
         };
         let filter: Vec<String> = std::env::args().skip(1).collect();
         let read = TrailRead {
             filter: filter.join(" "),
-            shown: u64::try_from(shown).unwrap_or(u64::MAX),
+            shown: shown.try_into().unwrap_or(u64::MAX),
         };
         let told = state.and_then(|state| {
             block_on(async move {
@@ -247,6 +249,8 @@ pub(super) struct QueryArgs {
     #[arg(long, value_name = "MIB", default_value_t = 512, requires = "sql")]
     memory: usize,
     #[command(flatten)]
+    far: FarArgs,
+    #[command(flatten)]
     log: LogArgs,
     /// How to print the answer; csv with --sql.
     #[arg(short = 'o', long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -368,45 +372,52 @@ pub(super) fn query(args: &QueryArgs) -> Verdict {
                 .fix("ask with --sql for the columns that you want, or take -o json"));
         }
     };
-    let now = SystemClock.now();
-    let time = |text: &Option<String>| {
-        let parsed = text.as_deref().map(|text| input::time(text, now));
-        parsed.transpose().map_err(Problem::new)
+    let filter = args.filter(SystemClock.now())?;
+    let found = match args.far.named()? {
+        Some(far) => far.query(&filter)?,
+        None => {
+            let found = args.log.open()?.query(&filter);
+            let found = found.map_err(|error| unreadable(&error))?;
+            args.log.tell(found.len());
+            found
+        }
     };
-    let reason = args.reason.as_deref().map(parse_reason).transpose()?;
-    let event = args.event.as_deref().map(parse_event).transpose()?;
-    let service = args.service.as_deref().map(full_name);
-    let service = service.map(|name| ServiceName::parse(&name)).transpose();
-    let effect = match (args.effect, args.denied) {
-        (Some(Outcome::Allow), _) => Some(Effect::Allow),
-        (Some(Outcome::Deny), _) | (None, true) => Some(Effect::Deny),
-        (None, false) => None,
-    };
-    let filter = Filter {
-        since: time(&args.since)?,
-        until: time(&args.until)?,
-        principal: args.from.clone(),
-        workload: args.workload.clone(),
-        service: service.map_err(Problem::new)?,
-        effect,
-        reason,
-        trace: args.trace.clone(),
-        path: args.path.clone(),
-        kind: args.kind.map(|kind| kind.as_str().to_owned()),
-        event,
-        limit: args.limit.clamp(1, MAX_RESULTS),
-        ..Filter::default()
-    };
-    let found = args
-        .log
-        .open()?
-        .query(&filter)
-        .map_err(|error| unreadable(&error))?;
-    args.log.tell(found.len());
     for found in &found {
         print(found, format)?;
     }
     Ok(Answer::from_fine(!found.is_empty()))
+}
+
+impl QueryArgs {
+    /// What is looked for.
+    fn filter(&self, now: UnixTime) -> Result<Filter, Problem> {
+        let time = |text: &Option<String>| {
+            let parsed = text.as_deref().map(|text| input::time(text, now));
+            parsed.transpose().map_err(Problem::new)
+        };
+        let service = self.service.as_deref().map(full_name);
+        let service = service.map(|name| ServiceName::parse(&name)).transpose();
+        let effect = match (self.effect, self.denied) {
+            (Some(Outcome::Allow), _) => Some(Effect::Allow),
+            (Some(Outcome::Deny), _) | (None, true) => Some(Effect::Deny),
+            (None, false) => None,
+        };
+        Ok(Filter {
+            since: time(&self.since)?,
+            until: time(&self.until)?,
+            principal: self.from.clone(),
+            workload: self.workload.clone(),
+            service: service.map_err(Problem::new)?,
+            effect,
+            reason: self.reason.as_deref().map(parse_reason).transpose()?,
+            trace: self.trace.clone(),
+            path: self.path.clone(),
+            kind: self.kind.map(|kind| kind.as_str().to_owned()),
+            event: self.event.as_deref().map(parse_event).transpose()?,
+            limit: self.limit.clamp(1, MAX_RESULTS),
+            ..Filter::default()
+        })
+    }
 }
 
 fn parse_event(text: &str) -> Result<EventKind, Problem> {

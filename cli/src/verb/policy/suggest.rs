@@ -67,6 +67,7 @@ pub(super) fn run(args: &SuggestArgs) -> Verdict {
     let made = made.map_err(|error| {
         Problem::new(error_chain(&error)).fix("`reeve audit verify` tells what is wrong with a log")
     })?;
+    trail.tell(made.decisions);
     if let Some(out) = &args.out {
         write_files(out, &made.suggestions)?;
     }

@@ -65,6 +65,14 @@ pub(super) struct TrailArgs {
 pub(super) struct Trail {
     pub(super) scan: Scan,
     pub(super) wanted: Wanted,
+    log: LogArgs,
+}
+
+impl Trail {
+    /// Puts on record that it was read, and how many decisions of it counted.
+    pub(super) fn tell(&self, decisions: u64) {
+        self.log.tell(decisions);
+    }
 }
 
 impl TrailArgs {
@@ -99,6 +107,7 @@ impl TrailArgs {
         Ok(Trail {
             scan: scan.map_err(|error| unreadable(&error))?,
             wanted,
+            log: self.log.clone(),
         })
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn run(args: &WhatIfArgs) -> Verdict {
         replay(&trail.scan, &trail.wanted, &candidate, read)
     });
     let found = found.map_err(|error| trail::broken(&error))?;
+    trail.tell(found.decisions);
     match args.output.output {
         Format::Json => output::json(&found)?,
         Format::Human => output::line(&described(&found)?)?,
@@ -78,7 +79,9 @@ pub(super) fn rehearse(
     let found = trail::with_progress(trail.scan.records(), |read| {
         replay(&trail.scan, &trail.wanted, &candidate, read)
     });
-    found.map_err(|error| trail::broken(&error))
+    let found = found.map_err(|error| trail::broken(&error))?;
+    trail.tell(found.decisions);
+    Ok(found)
 }
 
 /// For people.
