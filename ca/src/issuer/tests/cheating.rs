@@ -382,6 +382,7 @@ async fn a_key_or_request_that_will_not_do_is_refused_and_recorded() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn nobody_gets_anothers_identity() {
     let desk = desk().await;
     let of_entry = desk.under_entry().await;
