@@ -84,7 +84,6 @@ impl World {
         };
         let found = log.open()?.query(&filter);
         let found = found.map_err(|error| crate::verb::audit::unreadable(&error))?;
-        log.tell(found.len());
         let mut seen: BTreeMap<(SpiffeId, ServiceName, u16), BTreeSet<Option<String>>> =
             BTreeMap::new();
         for found in found {
