@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Columns that facts are made of.
-const NAMED: [&str; 16] = [
+const NAMED: [&str; 18] = [
     "time",
     "proxy",
     "epoch",
@@ -40,6 +40,8 @@ const NAMED: [&str; 16] = [
     "policies",
     "authenticated_by",
     "mtls_mode",
+    "path",
+    "direction",
 ];
 
 /// One decision, in short.
@@ -69,6 +71,10 @@ pub struct Fact<'a> {
     pub authenticated_by: &'a str,
     /// The mTLS mode of the listener.
     pub mtls_mode: &'a str,
+    /// The path as it was judged; none of a connection.
+    pub path: Option<&'a str>,
+    /// `inbound` or `outbound`.
+    pub direction: &'a str,
     /// The record: proxy, epoch, worker, sequence.
     pub id: (&'a str, u64, u16, u64),
 }
@@ -145,6 +151,8 @@ fn of_row<'a>(row: &'a Row<'a>) -> Option<Fact<'a>> {
         policies: answer.policies.iter().map(AsRef::as_ref).collect(),
         authenticated_by: row.authenticated_by.as_deref().unwrap_or_default(),
         mtls_mode: row.mtls_mode.as_deref().unwrap_or_default(),
+        path: request.context.http.as_ref().map(|http| http.path.as_ref()),
+        direction: row.direction.as_deref().unwrap_or_default(),
         id: (
             id.proxy,
             u64::try_from(id.epoch).ok()?,
@@ -198,7 +206,7 @@ struct Table<'a> {
 }
 
 /// The columns of text, in the order in which [`Table`] holds them.
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 11] = [
     "effect",
     "reason",
     "principal",
@@ -208,6 +216,8 @@ const TEXTS: [&str; 9] = [
     "authenticated_by",
     "mtls_mode",
     "proxy",
+    "path",
+    "direction",
 ];
 
 impl<'a> Table<'a> {
@@ -249,6 +259,8 @@ impl<'a> Table<'a> {
             policies: list(self.policies, row),
             authenticated_by: text(6),
             mtls_mode: text(7),
+            path: self.text(9, row),
+            direction: text(10),
             id: (
                 text(8),
                 long(self.epochs.value(row)),
