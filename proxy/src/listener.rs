@@ -10,6 +10,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use prometheus::IntGauge;
 use reeve_audit::{AuthenticatedBy, EventKind, EventRecord};
 use reeve_core::{
     decision::{Principal, Reason},
@@ -332,6 +333,8 @@ async fn inbound(
     let Some(_place) = guests.stranger(metrics) else {
         return;
     };
+    let _open =
+        WithoutMtls::enter(metrics.connections_without_mtls(counted_port(snapshot, listener)));
     let stranger = Peer::stranger(address.ip());
     match (opening, listener.mtls) {
         (Opening::Closed, _) => {}
@@ -370,8 +373,34 @@ async fn inbound(
     }
 }
 
+/// The port that a connection is counted under: 0 at captured ports that nobody declared, of which peers choose any number.
+fn counted_port(snapshot: &Snapshot, listener: &InboundListener) -> u16 {
+    match snapshot.inbound.contains_key(&listener.bind) {
+        true => listener.bind.port(),
+        false => 0,
+    }
+}
+
+/// An open connection whose peer speaks no mTLS, counted as long as it is open.
+struct WithoutMtls(IntGauge);
+
+impl WithoutMtls {
+    fn enter(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for WithoutMtls {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// STRICT: recorded one by one up to a rate, counted beyond; the connection is closed.
 fn refuse_plaintext(worker: &Worker, snapshot: &Snapshot, inbound: &Inbound, peer: Peer) {
+    let port = counted_port(snapshot, &inbound.listener);
+    worker.proxy.metrics.plaintext_refused(port);
     if !worker.proxy.strangers.plaintext_refused() {
         return;
     }

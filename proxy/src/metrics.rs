@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     wal_failures: IntCounterVec,
     wal: IntGaugeVec,
     connections: IntGaugeVec,
+    without_mtls: IntGaugeVec,
+    plaintext_refused: IntCounterVec,
     handshake_failures: IntCounterVec,
     dropped_log_lines: IntCounterVec,
     ended: IntCounterVec,
@@ -52,6 +54,8 @@ impl Metrics {
             wal_failures: new.counter("reeve_wal_append_failures_total", &["what"])?,
             wal: new.gauges("reeve_wal", &["figure"])?,
             connections: new.gauges("reeve_connections", &["direction"])?,
+            without_mtls: new.gauges("reeve_connections_without_mtls", &["port"])?,
+            plaintext_refused: new.counter("reeve_plaintext_refused_total", &["port"])?,
             handshake_failures: new.counter("reeve_tls_handshake_failures_total", &["side"])?,
             dropped_log_lines: new.counter("reeve_access_log_dropped_total", &["cause"])?,
             ended: new.counter("reeve_streams_ended_total", &["cause"])?,
@@ -105,6 +109,17 @@ impl Metrics {
     /// The gauge of open connections.
     pub(crate) fn connections(&self, direction: &'static str) -> IntGauge {
         self.connections.with_label_values(&[direction])
+    }
+
+    /// The gauge of open connections to a listener's port whose peers speak no mTLS.
+    pub(crate) fn connections_without_mtls(&self, port: u16) -> IntGauge {
+        self.without_mtls.with_label_values(&[&port.to_string()])
+    }
+
+    /// Counts a connection that was refused for its plaintext.
+    pub(crate) fn plaintext_refused(&self, port: u16) {
+        let port = port.to_string();
+        self.plaintext_refused.with_label_values(&[&port]).inc();
     }
 
     /// Counts a failed handshake.
@@ -260,6 +275,10 @@ fn help(name: &str) -> &'static str {
         "reeve_wal_append_failures_total" => "Records that could not be written.",
         "reeve_wal" => "The write-ahead log in figures: bytes, records, minutes of room left.",
         "reeve_connections" => "Open connections.",
+        "reeve_connections_without_mtls" => {
+            "Open connections to the workload's ports whose peers speak no mTLS."
+        }
+        "reeve_plaintext_refused_total" => "Connections refused for their plaintext.",
         "reeve_tls_handshake_failures_total" => "TLS handshakes that failed.",
         "reeve_access_log_dropped_total" => "Access log lines dropped.",
         "reeve_streams_ended_total" => "Open streams and connections that lost their permit.",

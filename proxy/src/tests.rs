@@ -23,6 +23,7 @@ mod rotation;
 mod shares;
 mod shouts;
 mod sim;
+mod strictness;
 mod tcp;
 mod token;
 mod trailers;
