@@ -7,6 +7,7 @@
 mod gateways;
 mod routes;
 mod services;
+mod strict;
 #[cfg(test)]
 mod tests;
 
@@ -95,6 +96,7 @@ fn of_source(source: &Source) -> Vec<Finding> {
     told.routes();
     told.services();
     told.gateways();
+    told.outsiders();
     all.extend(told.all);
     all.sort_by(|a, b| place(a).cmp(&place(b)));
     all.dedup();

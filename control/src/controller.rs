@@ -58,6 +58,8 @@ pub trait ConfigEvents: fmt::Debug + Send + Sync {
     fn faults_changed(&self, changes: &FaultChanges);
     /// Ports changed their mTLS mode with the generation published last.
     fn modes_changed(&self, generation: Generation, changes: &[ModeChange]);
+    /// What runs, and where, was read again.
+    fn placed(&self, _instances: &Instances, _mesh: &Mesh) {}
     /// A proxy refused (NACK) a generation.
     fn nacked(&self, instance: &InstanceName, generation: Generation, error: &str);
 }
@@ -190,7 +192,11 @@ impl Controller {
             None => state.refuse(resolved.findings, now),
         };
         let told = self.publish(&mut state);
+        let placed = state.instances.clone().zip(state.mesh.clone());
         drop(state);
+        if let Some((instances, mesh)) = placed {
+            self.options.events.placed(&instances, &mesh);
+        }
         self.tell(refused.as_deref(), told);
     }
 

@@ -14,7 +14,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use doors::mtls_mode;
+pub(crate) use doors::{mtls_mode, taken_in};
 pub(crate) use kept::{Kept, keep_own};
 pub use places::{Place, Places};
 pub(crate) use secrets::OWN;

@@ -18,6 +18,7 @@ pub mod instances;
 mod jwks;
 mod kinds;
 mod mesh;
+pub mod migration;
 mod policy_folder;
 mod policy_text;
 mod resolve;

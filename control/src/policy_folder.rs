@@ -221,13 +221,31 @@ impl PolicyFolder {
         Ok(Self { files })
     }
 
-    /// What it says.
-    pub fn mesh(&self) -> Result<Mesh, Vec<Fault>> {
+    /// Its documents.
+    pub(crate) fn source(&self) -> Source {
         let mut source = Source::default();
         for (file, text) in &self.files {
             source.add(file, text);
         }
-        let resolved = resolve::resolve(&source);
+        source
+    }
+
+    /// The text of a file.
+    pub(crate) fn text(&self, file: &str) -> Option<&str> {
+        self.files.get(file).map(String::as_str)
+    }
+
+    /// Puts a text in a file's place, or takes the file away.
+    pub(crate) fn put(&mut self, file: &str, text: Option<String>) {
+        match text {
+            Some(text) => drop(self.files.insert(file.to_owned(), text)),
+            None => drop(self.files.remove(file)),
+        }
+    }
+
+    /// What it says.
+    pub fn mesh(&self) -> Result<Mesh, Vec<Fault>> {
+        let resolved = resolve::resolve(&self.source());
         resolved.mesh.ok_or(resolved.findings)
     }
 

@@ -4,6 +4,7 @@ mod access_log;
 mod discovery;
 mod entities;
 mod entries;
+mod exempt;
 pub(crate) mod external;
 mod gateway_api;
 mod groups;
@@ -30,6 +31,7 @@ mod transformations;
 mod values;
 
 pub(crate) use entries::ENTRY_SUFFIX;
+pub(crate) use exempt::exemption;
 pub(crate) use targets::{Targeting, scopes};
 pub(crate) use values::Notes;
 

@@ -134,6 +134,11 @@ impl Fault {
         self
     }
 
+    /// A fault of the folder as a whole.
+    pub(crate) fn of_folder(text: String) -> Self {
+        Self::of_file(".", 1, Code::Unreadable, text)
+    }
+
     /// A fault of a file rather than of a document in it.
     fn of_file(file: &str, line: usize, code: Code, text: String) -> Self {
         Self {

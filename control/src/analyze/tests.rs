@@ -367,3 +367,27 @@ fn a_transformation_that_is_over_or_soon_will_be_is_told() {
     assert!(found(&soon.to_string()));
     assert!(!found("2099-01-01"));
 }
+
+#[test]
+fn what_would_speak_plaintext_to_a_strict_port_is_told() {
+    let of = |mode: &str, role: &str| {
+        let strict = document(
+            "PeerAuthentication",
+            "p",
+            &format!("  mtls: {{mode: {mode}}}\n"),
+        );
+        let local = document(
+            "LocalMesh",
+            "m",
+            &format!(
+                "  workloads:\n    - {{name: s, labels: {{app: s}}, ports: [{{port: 80, name: http}}]}}\n    \
+                 - {{name: o, role: {role}, command: [sleep, '9']}}\n"
+            ),
+        );
+        let found = messages(&format!("{strict}---\n{local}"));
+        found.iter().any(|m| m == "RVE0002 spec.workloads[1].role")
+    };
+    assert!(of("STRICT", "none"));
+    assert!(!of("STRICT", "sidecar"));
+    assert!(!of("PERMISSIVE", "none"));
+}

@@ -24,24 +24,7 @@ pub(super) fn inbound(
     if workload.role == WorkloadRole::Gateway {
         return Vec::new(); // Its ports are outside traffic's.
     }
-    let declared = workload.ports.iter().map(|p| (p.port, p.protocol));
-    let mut ports: BTreeMap<u16, Protocol> = declared.collect();
-    let mut behind: BTreeMap<u16, Vec<&Service>> = BTreeMap::new();
-    for service in selecting {
-        for port in &service.ports {
-            let Some(target) = port.on(workload) else {
-                continue;
-            };
-            let services = behind.entry(target).or_default();
-            if services.is_empty() {
-                // What the first service says of its port beats the workload's own word for it.
-                ports.insert(target, port.protocol);
-            }
-            if !services.iter().any(|s| s.host == service.host) {
-                services.push(service);
-            }
-        }
-    }
+    let (ports, behind) = ports(workload, selecting);
     let sidecar = mesh.sidecar(workload);
     let pool = sidecar.and_then(|sidecar| sidecar.pool.clone());
     let listener = |(port, protocol): (u16, Protocol)| {
@@ -73,6 +56,50 @@ pub(super) fn inbound(
         }
     });
     said.collect()
+}
+
+/// Ports of a workload, with what is spoken there.
+pub(crate) type Ports = BTreeMap<u16, Protocol>;
+
+/// The ports that the workload declares or that a service sends to, and the services behind each.
+fn ports<'a>(
+    workload: &LocalWorkload,
+    selecting: &[&'a Arc<Service>],
+) -> (Ports, BTreeMap<u16, Vec<&'a Service>>) {
+    let declared = workload.ports.iter().map(|p| (p.port, p.protocol));
+    let mut ports: Ports = declared.collect();
+    let mut behind: BTreeMap<u16, Vec<&Service>> = BTreeMap::new();
+    for service in selecting {
+        for port in &service.ports {
+            let Some(target) = port.on(workload) else {
+                continue;
+            };
+            let services = behind.entry(target).or_default();
+            if services.is_empty() {
+                // What the first service says of its port beats the workload's own word for it.
+                ports.insert(target, port.protocol);
+            }
+            if !services.iter().any(|s| s.host == service.host) {
+                services.push(service);
+            }
+        }
+    }
+    (ports, behind)
+}
+
+/// The ports at which a workload's sidecar takes others' traffic.
+pub(crate) fn taken_in(mesh: &Mesh, workload: &LocalWorkload) -> Ports {
+    if workload.role != WorkloadRole::Sidecar {
+        return Ports::new();
+    }
+    let services = mesh.services.values();
+    let selecting: Vec<_> = services.filter(|s| s.selects(workload)).collect();
+    let (ports, _) = ports(workload, &selecting);
+    let sidecar = mesh.sidecar(workload);
+    match sidecar.and_then(|sidecar| sidecar.ingress.as_ref()) {
+        None => ports,
+        Some(said) => said.iter().map(|i| (i.port, i.protocol)).collect(),
+    }
 }
 
 /// How the workload's traffic is captured. A gateway's is not: the outside comes to it by its address.

@@ -63,14 +63,40 @@ impl<M: Copy> ModeRule<M> {
     /// What `rules` say of one port: the workload's (port, then as a whole), the namespace's, the mesh's. `UNSET` asks the
     /// next.
     pub(crate) fn mode_at(rules: &[Self], workload: &LocalWorkload, port: u16) -> Option<M> {
-        let covering = rules.iter().filter(|rule| rule.scope.covers(workload));
-        let mut covering: Vec<_> = covering.collect();
-        covering.sort_by_key(|rule| std::cmp::Reverse(rule.scope.rank()));
-        let by_port = covering
-            .iter()
-            .find_map(|rule| rule.ports.get(&port).copied().flatten());
-        by_port.or_else(|| covering.iter().find_map(|rule| rule.mode))
+        Self::said_at(rules, workload, port).map(|said| said.mode)
     }
+
+    /// The same, and which of `rules` says it.
+    pub(crate) fn said_at(rules: &[Self], workload: &LocalWorkload, port: u16) -> Option<Said<M>> {
+        let covering = (0..).zip(rules).filter(|(_, r)| r.scope.covers(workload));
+        let mut covering: Vec<(usize, &Self)> = covering.collect();
+        covering.sort_by_key(|(_, rule)| std::cmp::Reverse(rule.scope.rank()));
+        let said = |by_port| {
+            move |&(rule, r): &(usize, &Self)| {
+                let mode = match by_port {
+                    true => r.ports.get(&port).copied().flatten(),
+                    false => r.mode,
+                }?;
+                Some(Said {
+                    rule,
+                    by_port,
+                    mode,
+                })
+            }
+        };
+        let by_port = covering.iter().find_map(said(true));
+        by_port.or_else(|| covering.iter().find_map(said(false)))
+    }
+}
+
+/// A mode, and which rule says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Said<M> {
+    /// Its place among all.
+    pub(crate) rule: usize,
+    /// Whether it is for the port, and not for the workload as a whole.
+    pub(crate) by_port: bool,
+    pub(crate) mode: M,
 }
 
 /// A `RequestAuthentication`.

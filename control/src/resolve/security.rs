@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use reeve_core::Namespace;
 
-use super::values::Notes;
+use super::{exempt, values::Notes};
 use crate::{
     Code, Fault, LocalWorkload,
     kinds::{Object, PeerAuthenticationSpec, SelectorSpec},
@@ -31,6 +31,7 @@ pub(super) fn peers(
             notes.mtls_mode(&path.key("mode"), spec.mode.as_deref())
         });
         claims.claim(&mut notes, &scope, workloads);
+        exempt::check(&mut notes);
         resolved.push(PeerAuthentication { scope, mode, ports });
     }
     resolved

@@ -143,7 +143,7 @@ fn expires(notes: &mut TransformationNotes<'_>, now: UnixTime) -> Option<UnixTim
 }
 
 /// A date ends with its last moment by UTC.
-fn end_of(text: &str) -> Option<UnixTime> {
+pub(super) fn end_of(text: &str) -> Option<UnixTime> {
     let time = match text.parse::<jiff::Timestamp>() {
         Ok(time) => time,
         Err(_) => {
