@@ -435,6 +435,12 @@ pub enum EventKind {
     PolicyApplied,
     /// Ports went from one mTLS mode to another.
     MtlsModeChanged,
+    /// A copy of a workload has an address from now on, or had it when the mesh process started.
+    AddressAssigned,
+    /// It has it no longer.
+    AddressReleased,
+    /// A migration to STRICT took a step, or took one back.
+    MtlsMigration,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

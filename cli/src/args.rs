@@ -66,6 +66,8 @@ pub(crate) enum Verb {
     Agent(Box<verb::agent::AgentArgs>),
     /// Rotate, take away and break on purpose, and watch what is lost
     Drill(verb::drill::DrillArgs),
+    /// Move a mesh from permissive to strict mTLS, and take that back
+    Mtls(verb::mtls::MtlsArgs),
     /// Run a sidecar, or ask one how it is
     Proxy(verb::proxy::ProxyArgs),
     /// Watch requests and responses as they pass

@@ -8,6 +8,7 @@
 
 mod args;
 mod demo;
+mod evidence;
 mod http;
 mod input;
 mod intercept;

@@ -11,6 +11,7 @@ mod events;
 mod graph;
 mod key;
 mod kubernetes;
+mod migrations;
 mod node;
 mod renewals;
 mod revoking;

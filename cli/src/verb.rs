@@ -18,6 +18,7 @@ pub(crate) mod intercept;
 pub(crate) mod jwt;
 pub(crate) mod logs;
 pub(crate) mod mesh_api;
+pub(crate) mod mtls;
 pub(crate) mod operator;
 pub(crate) mod policy;
 pub(crate) mod proxy;
@@ -69,6 +70,7 @@ pub(crate) fn run(verb: Verb) -> Verdict {
         Verb::Ca(args) => ca::run(&args),
         Verb::Drill(args) => drill::run(&args),
         Verb::Agent(args) => agent::run(*args),
+        Verb::Mtls(args) => mtls::run(&args),
         Verb::Proxy(args) => proxy::run(args),
         Verb::Tap(args) => tap::run(&args),
         Verb::Chaos(args) => chaos::run(&args),

@@ -34,6 +34,10 @@ pub trait AdminView: Send + Sync + 'static {
     /// Records what a drill does.
     fn note_drill(&self, caller: &Extensions, note: &DrillNote) -> Result<(), TokenRefused>;
 
+    /// Records what a migration to STRICT does.
+    fn note_migration(&self, caller: &Extensions, note: &MigrationNote)
+    -> Result<(), TokenRefused>;
+
     /// Puts a fault into the authority for a while, or takes it out.
     fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused>;
 
@@ -97,6 +101,25 @@ pub struct DrillNote {
     /// At its end: `passed`, `failed` or `rolled_back`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
+}
+
+/// What a migration to STRICT does, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationNote {
+    /// The run's id.
+    pub migration: String,
+    /// `began`, `shadow`, `flip`, `hold`, `done`, `rolled_back`, `stopped` or `ended`.
+    pub phase: String,
+    /// The wave, if it is of one.
+    #[serde(default)]
+    pub wave: String,
+    /// In words: what and why.
+    #[serde(default)]
+    pub text: String,
+    /// Who, as the system knows them.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// A fault of the authority on purpose. It ends by itself unless it is asked for again in time.
@@ -190,6 +213,7 @@ pub fn admin(view: Arc<dyn AdminView>) -> Router {
         .route("/admin/rotate", post(rotate))
         .route("/admin/revoke", post(revoke))
         .route("/admin/drill", post(note_drill))
+        .route("/admin/migration", post(note_migration))
         .route("/admin/fault", post(fault))
         .route("/admin/trail-read", post(trail_was_read))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -250,6 +274,16 @@ async fn note_drill(
 ) -> Result<StatusCode, TokenRefused> {
     let Json(note) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
     view.note_drill(&caller, &note)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn note_migration(
+    State(view): State<Arc<dyn AdminView>>,
+    caller: Extensions,
+    request: Result<Json<MigrationNote>, JsonRejection>,
+) -> Result<StatusCode, TokenRefused> {
+    let Json(note) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    view.note_migration(&caller, &note)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -34,6 +34,9 @@ pub trait MeshView: Send + Sync + 'static {
     /// The registration entries, and who uses them.
     fn entries(&self) -> Value;
 
+    /// How every port stands on its way to STRICT; why that cannot be told.
+    fn mtls(&self) -> BoxFuture<'_, Result<Value, String>>;
+
     /// What is refused though its certificate verifies.
     fn revoked(&self) -> Value;
 
@@ -55,6 +58,7 @@ pub fn api(view: Arc<dyn MeshView>) -> Router {
         .route("/api/members", get(members))
         .route("/api/entries", get(entries))
         .route("/api/revoked", get(revoked))
+        .route("/api/mtls", get(mtls))
         .route("/metrics", get(metrics))
         .with_state(view)
 }
@@ -77,6 +81,13 @@ async fn members(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
 
 async fn revoked(State(view): State<Arc<dyn MeshView>>) -> Json<Value> {
     Json(view.revoked())
+}
+
+async fn mtls(State(view): State<Arc<dyn MeshView>>) -> Response {
+    match view.mtls().await {
+        Ok(ports) => Json(ports).into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
 }
 
 async fn instances(State(view): State<Arc<dyn MeshView>>) -> Response {

@@ -1,5 +1,10 @@
 //! Point 2: STRICT refuses plaintext; PERMISSIVE serves it and records it as unauthenticated.
 
+mod fixture;
+mod guide;
+mod many;
+mod migration;
+
 use reeve_tests::{Mesh, permit};
 use serde_json::json;
 

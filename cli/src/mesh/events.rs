@@ -1,15 +1,24 @@
 //! The mesh process's own records: what happened to configurations and identities.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
 use reeve_ca::{
     AuthorityFault, IdentityEvents, IssuedIdentity, RefusedIdentity, RevocationEvent, RotationEvent,
 };
-use reeve_control::{AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh, ModeChange};
+use reeve_control::{
+    AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh, ModeChange, instances::Instances,
+    migration::Holder,
+};
 use reeve_core::{InstanceName, model::Generation};
 use reeve_sidecar::AgentEvents;
 use tokio::sync::watch;
+
+use super::migrations;
 
 /// Faults beyond these are counted, not told.
 const MAX_FAULTS: usize = 20;
@@ -30,6 +39,8 @@ pub(crate) struct Recorder {
     /// The policy set that was last recorded as in force.
     policies: Mutex<Option<String>>,
     applied: Mutex<Applied>,
+    /// Who held which address when it was last recorded.
+    holders: Mutex<BTreeMap<IpAddr, Holder>>,
     issued: prometheus::IntCounter,
     refused: prometheus::IntCounter,
     refusals: prometheus::IntCounterVec,
@@ -70,6 +81,7 @@ impl Recorder {
             own: AgentEvents::new(wal),
             policies: Mutex::new(None),
             applied: Mutex::new(Applied::Waiting(Vec::new())),
+            holders: Mutex::default(),
             issued: counter("reeve_ca_issued_total", "Certificates issued.")?,
             refused: counter("reeve_ca_refused_total", "Requests for identities refused.")?,
             refusals,
@@ -202,6 +214,15 @@ impl ConfigEvents for Recorder {
                 self.record(event);
             }
         }
+    }
+
+    fn placed(&self, instances: &Instances, mesh: &Mesh) {
+        let now = migrations::holders(instances, mesh);
+        let mut last = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in migrations::moves(&last, &now) {
+            self.record(event);
+        }
+        *last = now;
     }
 
     fn nacked(&self, instance: &InstanceName, generation: Generation, error: &str) {

@@ -33,8 +33,8 @@ use tonic::{service::Routes, transport::Server};
 use crate::verb::authz::trail::is_one as decides_for_others;
 
 use super::{
-    MeshArgs, attest::SidecarAttestor, events::Recorder, key, kubernetes::KubernetesAttestor, node,
-    renewals, settings::Kept, trail, view::View, witnesses,
+    MeshArgs, attest::SidecarAttestor, events::Recorder, key, kubernetes::KubernetesAttestor,
+    migrations::LastStand, node, renewals, settings::Kept, trail, view::View, witnesses,
 };
 
 /// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
@@ -124,6 +124,9 @@ impl MeshProcess {
             events,
             registry,
             instances: args.within(instances::FILE_NAME),
+            folder: args.folder.clone(),
+            state: args.state.clone(),
+            last_stand: LastStand::default(),
             clock,
         };
         Ok(Self {

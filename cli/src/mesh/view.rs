@@ -9,8 +9,8 @@ use reeve_audit::{AuditLog, EventKind, EventRecord};
 use reeve_ca::{Caller, CertificateAuthority, Entries, JoinTokens, RotateError, UnixPeer};
 use reeve_console::{
     AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, DrillNote,
-    FaultRequest, Graph, JobDone, MeshFacts, MeshView, RevokeRequest, RotateRequest, Status,
-    TokenRefused, TokenRequest, TrailRead,
+    FaultRequest, Graph, JobDone, MeshFacts, MeshView, MigrationNote, RevokeRequest, RotateRequest,
+    Status, TokenRefused, TokenRequest, TrailRead,
 };
 use reeve_control::{Controller, instances::Instances};
 use reeve_core::{Clock, UnixTime, error_chain};
@@ -18,7 +18,10 @@ use reeve_sidecar::whois::WhoIs;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{attest::own_user, events::Recorder, graph, renewals, settings::Kept, unprotected};
+use super::{
+    attest::own_user, events::Recorder, graph, migrations::LastStand, renewals, settings::Kept,
+    unprotected,
+};
 
 /// Longest life of a join token: a day.
 const MAX_TOKEN_SECONDS: u64 = 24 * 60 * 60;
@@ -37,6 +40,9 @@ pub(super) struct View {
     pub(super) events: Arc<Recorder>,
     pub(super) registry: prometheus::Registry,
     pub(super) instances: PathBuf,
+    pub(super) folder: PathBuf,
+    pub(super) state: PathBuf,
+    pub(super) last_stand: LastStand,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -151,6 +157,10 @@ impl MeshView for View {
 
     fn entries(&self) -> Value {
         Value::Array(values(&self.entries.status()))
+    }
+
+    fn mtls(&self) -> BoxFuture<'_, Result<Value, String>> {
+        self.how_mtls_stands().boxed()
     }
 
     fn revoked(&self) -> Value {
@@ -277,6 +287,14 @@ impl AdminView for View {
 
     fn note_drill(&self, caller: &Extensions, note: &DrillNote) -> Result<(), TokenRefused> {
         self.record_drill(caller, note)
+    }
+
+    fn note_migration(
+        &self,
+        caller: &Extensions,
+        note: &MigrationNote,
+    ) -> Result<(), TokenRefused> {
+        self.record_migration(caller, note)
     }
 
     fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused> {

@@ -21,7 +21,7 @@ mod verify;
 mod whatif;
 mod world;
 
-pub(crate) use apply::finish_interrupted;
+pub(crate) use apply::{finish_interrupted, who};
 pub(crate) use explain::{full_name, pair};
 
 use clap::{Args, Subcommand};

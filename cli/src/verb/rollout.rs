@@ -4,8 +4,8 @@
 //! version's answers decides. Whatever ends a rollout early puts the weights back.
 
 mod drive;
-mod judge;
-mod measure;
+pub(super) mod judge;
+pub(super) mod measure;
 mod report;
 
 use std::{

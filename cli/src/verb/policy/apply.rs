@@ -317,7 +317,7 @@ fn write(
 }
 
 /// Who runs this, as the system knows them.
-fn who() -> String {
+pub(crate) fn who() -> String {
     let uid = rustix::process::getuid().as_raw();
     std::env::var("SUDO_USER")
         .or_else(|_| std::env::var("USER"))

@@ -6,18 +6,18 @@ use super::measure::Counts;
 
 /// What a version must keep to.
 #[derive(Clone, Debug)]
-pub(super) struct Thresholds {
+pub(in crate::verb) struct Thresholds {
     /// The least share of requests that succeed, 0 to 1.
-    pub(super) min_success: f64,
+    pub(in crate::verb) min_success: f64,
     /// The longest 99th percentile of latency.
-    pub(super) max_p99: Option<Duration>,
+    pub(in crate::verb) max_p99: Option<Duration>,
     /// Fewer requests are not judged.
-    pub(super) min_requests: u64,
+    pub(in crate::verb) min_requests: u64,
 }
 
 /// What the counts say.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Judgement {
+pub(in crate::verb) enum Judgement {
     /// It keeps to the thresholds.
     Good,
     /// Not enough requests came.
@@ -28,7 +28,7 @@ pub(super) enum Judgement {
 
 impl Thresholds {
     /// Judges what was counted within a step.
-    pub(super) fn judge(&self, counts: &Counts) -> Judgement {
+    pub(in crate::verb) fn judge(&self, counts: &Counts) -> Judgement {
         if counts.requests < self.min_requests.max(1) {
             return Judgement::TooFew;
         }

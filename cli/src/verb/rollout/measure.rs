@@ -21,18 +21,18 @@ const GRPC_FAULTS: [&str; 5] = ["2", "4", "13", "14", "15"];
 
 /// Answers of one version.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Counts {
+pub(in crate::verb) struct Counts {
     /// How many.
-    pub(super) requests: u64,
+    pub(in crate::verb) requests: u64,
     /// How many of them are the server's failures.
-    pub(super) failures: u64,
+    pub(in crate::verb) failures: u64,
     /// Latency: upper bound in milliseconds → how many took no longer.
-    pub(super) buckets: Vec<(f64, f64)>,
+    pub(in crate::verb) buckets: Vec<(f64, f64)>,
 }
 
 impl Counts {
     /// The share that succeeded; 1 without any.
-    pub(super) fn success(&self) -> f64 {
+    pub(in crate::verb) fn success(&self) -> f64 {
         if self.requests == 0 {
             return 1.0;
         }
@@ -40,12 +40,12 @@ impl Counts {
     }
 
     /// A quantile of latency in milliseconds.
-    pub(super) fn quantile_ms(&self, share: f64) -> Option<f64> {
+    pub(in crate::verb) fn quantile_ms(&self, share: f64) -> Option<f64> {
         prometheus::quantile(&self.buckets, share)
     }
 
     /// What came since `before`. Counters that are smaller than before began anew.
-    pub(super) fn since(&self, before: &Self) -> Self {
+    pub(in crate::verb) fn since(&self, before: &Self) -> Self {
         if self.requests < before.requests {
             return self.clone();
         }
@@ -62,7 +62,7 @@ impl Counts {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(in crate::verb) fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.failures += other.failures;
         if self.buckets.is_empty() {
@@ -81,7 +81,7 @@ fn float(count: u64) -> f64 {
 
 /// The sidecars of a mesh, and whose answers are counted.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(in crate::verb) struct Source {
     state: StateDir,
     service: String,
     version: String,
@@ -93,7 +93,11 @@ pub(super) struct Source {
 
 impl Source {
     /// Counts the answers of the subset that traffic moves to.
-    pub(super) fn of(split: &Split, state: &StateDir, subset: &str) -> Result<Self, Problem> {
+    pub(in crate::verb) fn of(
+        split: &Split,
+        state: &StateDir,
+        subset: &str,
+    ) -> Result<Self, Problem> {
         let version = split.to.labels.get(VERSION).ok_or_else(|| {
             Problem::new(format!(
                 "subset {subset} does not select by the label `version`, which the mesh's metrics tell versions by"
@@ -110,7 +114,7 @@ impl Source {
     }
 
     /// Everything since the first call, which answers zero.
-    pub(super) async fn counts(&mut self) -> Result<Counts, Problem> {
+    pub(in crate::verb) async fn counts(&mut self) -> Result<Counts, Problem> {
         let instances = Instances::read(&self.state.instances()).map_err(Problem::new)?;
         let mut asked = 0_usize;
         let first = self.last.is_empty();
@@ -138,11 +142,15 @@ impl Source {
 }
 
 fn count(samples: &[Sample], service: &str, version: &str) -> Counts {
-    let meant = |sample: &&Sample| {
-        sample.label("reporter") == "source"
-            && sample.label("destination_service") == service
+    count_of(samples, |sample| {
+        sample.label("destination_service") == service
             && sample.label("destination_version") == version
-    };
+    })
+}
+
+/// The answers to a caller's requests that are meant.
+pub(in crate::verb) fn count_of(samples: &[Sample], meant: impl Fn(&Sample) -> bool) -> Counts {
+    let meant = |sample: &&Sample| sample.label("reporter") == "source" && meant(sample);
     let mut counts = Counts::default();
     let mut buckets: Vec<(f64, f64)> = Vec::new();
     for sample in samples.iter().filter(meant) {
