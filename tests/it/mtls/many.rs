@@ -182,7 +182,7 @@ async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
         "--hold",
         "3s",
         "--max-p99-factor",
-        "1000",
+        "1000000",
     ];
     let (code, journal) = ended(migrating(&mesh, &args)).await;
     assert_eq!(code, Some(0), "{journal:#}");
