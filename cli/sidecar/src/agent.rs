@@ -82,7 +82,11 @@ fn joining(
     Ok((channel, token))
 }
 
-fn read_bounded(path: &Path) -> anyhow::Result<String> {
+/// A bundle or a token file as text.
+///
+/// # Errors
+/// It cannot be read, is no text, or has more than 1 MiB.
+pub fn read_bounded(path: &Path) -> anyhow::Result<String> {
     let shown = || path.display().to_string();
     let bytes = fs::metadata(path).with_context(shown)?.len();
     anyhow::ensure!(

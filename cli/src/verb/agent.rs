@@ -1,6 +1,6 @@
 //! `reeve agent run`: serves registration entries on another machine than the mesh process's.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -9,6 +9,7 @@ use reeve_ca::{
     UnixAttestor, serve_agent_socket,
 };
 use reeve_core::{Clock, InstanceName, Namespace, ServiceAccount, SpiffeId, SystemClock};
+use reeve_sidecar::read_bounded;
 use reeve_svid::TrustBundle;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,9 +26,6 @@ It serves the registration entries that name it as parentID (docs/attestation.md
 key and theirs are in its memory only, so that a new start needs a new token, or a service account's.
 
 Exit codes: 0 = told to end, 2 = could not run.";
-
-/// Largest bundle or token file.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// `reeve agent`.
 #[derive(Args, Debug)]
@@ -95,7 +93,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     let token = args
         .join_token_file
         .as_ref()
-        .map(read_bounded)
+        .map(|file| read_bounded(file))
         .transpose()?;
     let options = AgentOptions {
         id: args.identity.clone(),
@@ -140,15 +138,4 @@ fn issuer(args: &RunArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<GrpcIssuer> 
         Some(file) => issuer.with_service_account(file.clone(), Arc::clone(clock)),
         None => issuer,
     })
-}
-
-fn read_bounded(path: &PathBuf) -> anyhow::Result<String> {
-    let shown = || path.display().to_string();
-    let bytes = fs::metadata(path).with_context(shown)?.len();
-    anyhow::ensure!(
-        bytes <= MAX_FILE_BYTES,
-        "{} is larger than {MAX_FILE_BYTES} bytes",
-        path.display()
-    );
-    fs::read_to_string(path).with_context(shown)
 }

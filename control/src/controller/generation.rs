@@ -22,10 +22,14 @@ pub(super) fn read(state: &Path) -> Result<Generation, StartError> {
     }
 }
 
-/// Keeps `generation`, wholly or not at all.
+/// Keeps `generation`.
 pub(super) fn write(state: &Path, generation: Generation) -> io::Result<()> {
-    let path = state.join(FILE_NAME);
+    keep(&state.join(FILE_NAME), generation.to_string().as_bytes())
+}
+
+/// Keeps a JSON file of the state folder, wholly or not at all.
+pub(super) fn keep(path: &Path, json: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("json.new");
-    fs::write(&temporary, generation.to_string())?;
-    fs::rename(&temporary, &path)
+    fs::write(&temporary, json)?;
+    fs::rename(&temporary, path)
 }

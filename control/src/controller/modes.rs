@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, io, io::ErrorKind, path::Path};
 
 use reeve_core::model::MtlsMode;
 
-use super::state::State;
+use super::{generation, state::State};
 use crate::{Mesh, index::mtls_mode, mesh::WorkloadRole};
 
 /// In the state folder: the modes that were last told.
@@ -28,26 +28,19 @@ pub struct ModeChange {
 /// The modes that were last told; nothing where there is no record of them.
 pub(super) fn read(state: &Path) -> Modes {
     let path = state.join(FILE);
-    let read = fs::read(&path).map(|bytes| serde_json::from_slice(&bytes));
-    match read {
-        Ok(Ok(modes)) => modes,
-        Ok(Err(error)) => {
-            tracing::warn!(path = %path.display(), %error, "which mTLS modes were in force cannot be read; changes before now are not told");
-            Modes::new()
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Modes::new(),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "which mTLS modes were in force cannot be read; changes before now are not told");
-            Modes::new()
-        }
-    }
+    let read = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Modes::new()),
+        Err(error) => Err(error),
+    };
+    read.unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "which mTLS modes were in force cannot be read; changes before now are not told");
+        Modes::new()
+    })
 }
 
 fn write(state: &Path, modes: &Modes) -> io::Result<()> {
-    let path = state.join(FILE);
-    let temporary = path.with_extension("json.new");
-    fs::write(&temporary, serde_json::to_vec(modes)?)?;
-    fs::rename(&temporary, &path)
+    generation::keep(&state.join(FILE), &serde_json::to_vec(modes)?)
 }
 
 /// Every port with a proxy before it.

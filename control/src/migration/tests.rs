@@ -490,16 +490,16 @@ proptest! {
             let refused = refused(&after, &calls);
             prop_assert!(refused.is_empty(), "{:?} are refused after {:?}", refused, wave);
             for target in &targets {
-                let Target::Workload(key, _) = target else { continue };
-                flipped.insert(key.clone());
+                let Target::Workload(own, _) = target else { continue };
+                flipped.insert(own.clone());
                 // Whatever it calls is flipped by now, or cannot be, or calls it back.
-                let called = calls.iter().filter(|c| c.0 == key.workload.as_str());
+                let called = calls.iter().filter(|c| c.0 == own.workload.as_str());
                 for Calls(_, to, ..) in called {
-                    let callee = super::tests::key(to);
+                    let callee = key(to);
                     let later = plan.waves.iter().flat_map(|w| &w.targets).any(|(t, _)| {
                         matches!(t, Target::Workload(k, _) if *k == callee)
                     });
-                    let back = reaches(&calls, to, key.workload.as_str());
+                    let back = reaches(&calls, to, own.workload.as_str());
                     prop_assert!(flipped.contains(&callee) || targets.iter().any(|t| matches!(t, Target::Workload(k, _) if *k == callee)) || !later || back);
                 }
             }

@@ -79,7 +79,7 @@ async fn modes(protocol: Protocol) {
     for (generation, mode) in [(2, MtlsMode::Permissive), (3, MtlsMode::Strict)] {
         server.apply(&with_mode(&config, mode, generation));
         for (name, first) in PEERS {
-            // Who begins nothing that HTTP can be told by is not served in any mode; what is said of TCP shows them refused.
+            // Nobody who says nothing to HTTP, or what is no request, is served, whatever the mode; nothing is decided of them.
             if protocol == Protocol::Http && ["silence", "bytes"].contains(&name) {
                 continue;
             }

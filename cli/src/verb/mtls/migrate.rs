@@ -125,16 +125,7 @@ async fn migrate(args: &MigrateArgs) -> Verdict {
     };
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     obey_signals(stop.clone(), abort.clone())?;
-    let mut stage = Live {
-        api: MeshApi::of(&world.state)?,
-        id: journal.id.clone(),
-        window: journal.plan.window.from,
-        cycle: journal.plan.cycle,
-        journals,
-        world,
-        watch: None,
-        stop,
-    };
+    let mut stage = Live::of(&journal, journals, world, stop)?;
     journal.end = None;
     stage.keep(&journal)?;
     let began = match args.resume {
@@ -318,6 +309,25 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// The migration of `journal`, on the mesh as it is.
+    pub(super) fn of(
+        journal: &Journal,
+        journals: Journals,
+        world: World,
+        stop: CancellationToken,
+    ) -> Result<Self, Problem> {
+        Ok(Self {
+            api: MeshApi::of(&world.state)?,
+            id: journal.id.clone(),
+            window: journal.plan.window.from,
+            cycle: journal.plan.cycle,
+            journals,
+            world,
+            watch: None,
+            stop,
+        })
+    }
+
     /// Writes a folder in place of the one that `landscape` was read from, and waits until it is in force.
     pub(super) async fn write(
         &self,

@@ -17,7 +17,7 @@ use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
     state::StateArgs,
-    verb::{block_on, confirm::confirm, mesh_api::MeshApi, policy::who},
+    verb::{block_on, confirm::confirm, policy::who},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -88,16 +88,7 @@ async fn rollback(args: &RollbackArgs) -> Verdict {
     if !edits.is_empty() {
         confirm(args.yes, &warning, "nothing was changed")?;
     }
-    let mut live = Live {
-        api: MeshApi::of(&world.state)?,
-        id: journal.id.clone(),
-        window: journal.plan.window.from,
-        cycle: journal.plan.cycle,
-        journals,
-        world,
-        watch: None,
-        stop: CancellationToken::new(),
-    };
+    let mut live = Live::of(&journal, journals, world, CancellationToken::new())?;
     let why = args
         .note
         .clone()
