@@ -20,6 +20,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reeve-jwt", &["reeve-core"]),
     ("reeve-svid", &["reeve-core", "reeve-jwt"]),
     ("reeve-ca", &["reeve-core", "reeve-svid"]),
+    ("reeve-pkcs11", &["reeve-ca"]),
     ("reeve-authz", &["reeve-core", "reeve-jwt"]),
     ("reeve-symbolic", &["reeve-core", "reeve-authz"]),
     ("reeve-audit", &["reeve-core"]),
@@ -60,6 +61,7 @@ const FENCES: &[(&str, &[&str])] = &[
             "reeve-core",
             "reeve-svid",
             "reeve-ca",
+            "reeve-pkcs11",
             "reeve-authz",
             "reeve-analysis",
             "reeve-audit",
@@ -82,6 +84,7 @@ const FENCES: &[(&str, &[&str])] = &[
 /// Libraries that only one room may use, by its packages.
 const SOLE_USERS: &[(&str, &str)] = &[
     ("rcgen", "reeve-ca"),
+    ("cryptoki", "reeve-pkcs11"),
     ("cedar-policy", "reeve-authz"),
     ("cedar-policy", "reeve-symbolic"),
     ("cedar-policy-core", "reeve-authz"),

@@ -43,6 +43,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         svid_ttl: Duration::from_secs(seconds),
         consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
+        vault: None,
+        upstream: None,
     };
     let ca = CertificateAuthority::open(options, Arc::clone(&clock))?;
     let options = AgentOptions {

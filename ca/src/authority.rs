@@ -17,10 +17,12 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
-    AuthorityFault, Faults, IdentityEvents, MemberStatus, RotationEvent, SealKey, csr,
+    AuthorityFault, Faults, IdentityEvents, KeyVault, MemberStatus, RotationEvent, SealKey, csr,
+    custody::Keyring,
     members::{Holding, MemberName, Members, Session, TooManyMembers},
 };
 
+mod custody;
 mod error;
 mod journal;
 mod jwt;
@@ -30,12 +32,16 @@ mod revocation;
 mod rotation;
 mod slots;
 mod template;
+mod upstream;
 
+use custody::Custody;
+pub use custody::CustodyStatus;
 use error::Recheck;
 pub use error::{CaError, IssueError, RotateError};
 pub use jwt::IssuedJwt;
 pub use revocation::{Revocation, RevokeError, RevokeTarget};
 pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
+pub use upstream::{UpstreamError, UpstreamStatus};
 
 use journal::{Journal, Loaded};
 use published::Published;
@@ -55,11 +61,15 @@ pub struct CaOptions {
     pub svid_ttl: Duration,
     /// How long each step of a rotation waits for those who cannot acknowledge.
     pub consumer_wait: Duration,
-    /// Where its keys are kept.
+    /// Where it keeps what it must not forget, its keys too unless they are elsewhere.
     pub store: Store,
+    /// Where keys are made and stay, if not in the store.
+    pub vault: Option<Arc<dyn KeyVault>>,
+    /// The folder of the operator's own authority, which signs the intermediate; none: roots are made here.
+    pub upstream: Option<PathBuf>,
 }
 
-/// Where the keys of the authorities are kept.
+/// Where the state of the authorities is kept.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// In a sealed file in this folder.
@@ -71,6 +81,15 @@ pub enum Store {
     },
     /// In memory only: all identities end with the process.
     DangerMemory,
+}
+
+impl Store {
+    fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Self::Sealed { dir, .. } => Some(dir.clone()),
+            Self::DangerMemory => None,
+        }
+    }
 }
 
 /// Signs X.509-SVIDs for one trust domain.
@@ -92,6 +111,9 @@ struct State {
     longest_svid_ttl: Duration,
     /// The members as they were last kept, and when.
     kept: (Vec<MemberStatus>, UnixTime),
+    custody: Custody,
+    /// When authorities that are due are tried for again, after a failure.
+    retry_at: UnixTime,
     issued: u64,
 }
 
@@ -122,7 +144,7 @@ impl Attested {
 /// An X.509-SVID, ready to be handed to whoever has its key.
 #[derive(Clone, Debug)]
 pub struct IssuedSvid {
-    /// Leaf first, then the intermediate.
+    /// Leaf first, then the intermediate, then what the operator's authority has above it, the root apart.
     pub chain_der: Vec<CertificateDer<'static>>,
     /// The last second at which it is valid.
     pub not_after: UnixTime,
@@ -183,6 +205,8 @@ pub struct AuthorityStatus {
     pub intermediate_not_after: UnixTime,
     /// Every authority, and when it ends.
     pub authorities: Vec<AuthorityEnd>,
+    /// Where the keys are.
+    pub custody: CustodyStatus,
     /// Certificates issued since the start of this process.
     pub issued: u64,
 }
@@ -196,6 +220,8 @@ pub struct AuthorityEnd {
     pub slot: &'static str,
     /// The last second at which it is valid.
     pub not_after: UnixTime,
+    /// Where its key is: `memory` (and the sealed file), `token` or `upstream`.
+    pub key: &'static str,
 }
 
 impl CertificateAuthority {
@@ -204,18 +230,29 @@ impl CertificateAuthority {
         check_lives(&options)?;
         let now = clock.now();
         let journal = Journal::open(&options.store)?;
-        let loaded = journal.load(&options.trust_domain)?;
+        let ring = Keyring::new(options.vault.clone());
+        let loaded = journal.load(&options.trust_domain, ring.clone())?;
         let (mut slots, before, members) = match loaded {
             Some(Loaded {
                 slots,
                 longest_svid_ttl,
                 members,
             }) => (slots, longest_svid_ttl, members),
-            None => (Slots::default(), Duration::ZERO, Vec::new()),
+            None => (Slots::new(ring), Duration::ZERO, Vec::new()),
         };
+        slots.follows_upstream = options.upstream.is_some();
+        let mut custody = Custody::new(options.upstream.clone(), options.store.folder());
+        Self::first_look(&mut custody, &options, &mut slots, now)?;
         let longest_svid_ttl = before.max(options.svid_ttl);
         if slots.is_due(now) || longest_svid_ttl != before {
-            slots.ensure(&options, now)?;
+            let before = slots.clone();
+            match slots.ensure(&options, now) {
+                Err(error) if before.can_sign(now) => {
+                    tracing::error!(%error, "authorities are due for replacement; the present ones go on");
+                    slots = before;
+                }
+                done => done?,
+            }
             journal.save(&options.trust_domain, &slots, longest_svid_ttl)?;
         }
         let bundle = Arc::new(slots.bundle(&options.trust_domain)?);
@@ -228,6 +265,8 @@ impl CertificateAuthority {
             published: Published::default(),
             longest_svid_ttl,
             kept: (members.list(), now),
+            custody,
+            retry_at: now,
             issued: 0,
         };
         Ok(Arc::new(Self {
@@ -351,14 +390,14 @@ impl CertificateAuthority {
     pub fn maintain(&self, events: &dyn IdentityEvents) -> Result<(), CaError> {
         let state = &mut *self.lock();
         let now = self.clock.now();
-        self.ensure(state)?;
+        self.look_after_keys(state, now);
         self.keep_members(state, now);
+        self.follow_upstream(state, events, now)?;
+        self.ensure(state)?;
         self.end_revocations(state, events, now)?;
         let root_is_due = || {
-            state
-                .slots
-                .root(Slot::Active)
-                .is_some_and(|r| r.is_due(now))
+            let root = state.slots.root(Slot::Active);
+            !state.slots.follows_upstream && root.is_some_and(|r| r.is_due(now))
         };
         match state.slots.under_way(&self.options, &self.members, now) {
             Some(step) if step.waiting.is_over() => {
@@ -384,6 +423,10 @@ impl CertificateAuthority {
         self.ensure(state)?;
         let under_way = state.slots.under_way(&self.options, &self.members, now);
         match (what, &under_way) {
+            (Rotate::Root | Rotate::Emergency, _) if !state.slots.has_another_root() => {
+                let folder = self.options.upstream.clone();
+                return Err(RotateError::UpstreamDecides(folder.unwrap_or_default()));
+            }
             (Rotate::Root, Some(now)) => return Err(RotateError::UnderWay(now.rotation.step)),
             (Rotate::Force | Rotate::Back, None) => return Err(RotateError::NotUnderWay),
             (Rotate::Back, Some(_)) if !state.slots.can_go_back() => {
@@ -440,6 +483,7 @@ impl CertificateAuthority {
             root_not_after: end(state.slots.root(Slot::Active)),
             intermediate_not_after: end(state.slots.intermediate.as_ref()),
             authorities: state.slots.ends(),
+            custody: state.custody.status(&state.slots),
             issued: state.issued,
         }
     }
@@ -462,8 +506,9 @@ impl CertificateAuthority {
         let meant = template::Leaf::of(caller, now, self.options.svid_ttl, issuer.not_after);
         let leaf = template::leaf(&meant)?
             .signed_by(key, &issuer.issuer)
-            .map_err(CaError::Sign)?;
-        let chain_der = vec![leaf.der().clone(), issuer.certificate.clone()];
+            .map_err(|error| issuer.key().explain(error))?;
+        let mut chain_der = vec![leaf.der().clone(), issuer.certificate.clone()];
+        chain_der.extend_from_slice(&issuer.above);
         let serial = recheck::before_release(&chain_der, &bundle, &meant, spki_der, now)
             .map_err(IssueError::Recheck)?;
         let life = meant.life;
@@ -480,13 +525,20 @@ impl CertificateAuthority {
 
     /// Does what signing needs by the clock.
     fn ensure(&self, state: &mut State) -> Result<(), CaError> {
+        const AGAIN: Duration = Duration::from_secs(1);
         let now = self.clock.now();
-        if !state.slots.is_due(now) {
+        let can_wait = now < state.retry_at && state.slots.can_sign(now);
+        if can_wait || !state.slots.is_due(now) {
             return Ok(());
         }
         match self.change(state, now, |slots, options| slots.ensure(options, now)) {
             Err(error) if state.slots.can_sign(now) => {
-                tracing::error!(%error, "authorities are due for replacement; the present ones go on");
+                let why = upstream::in_full(&error);
+                tracing::error!(
+                    why,
+                    "authorities are due for replacement; the present ones go on"
+                );
+                state.retry_at = now.plus(AGAIN);
                 Ok(())
             }
             result => result,
@@ -500,16 +552,14 @@ impl CertificateAuthority {
         now: UnixTime,
         change: impl FnOnce(&mut Slots, &CaOptions) -> Result<(), CaError>,
     ) -> Result<(), CaError> {
-        let mut next = state.slots.reopened()?;
-        change(&mut next, &self.options)?;
-        next.ensure(&self.options, now)?;
-        let domain = &self.options.trust_domain;
-        let bundle = Arc::new(next.bundle(domain)?);
-        // INVARIANT: what signs from here on stands in the journal, and its root in the published file.
-        state.journal.save(domain, &next, state.longest_svid_ttl)?;
-        if bundle.sequence() > self.bundle.borrow().sequence() {
-            state.published.renew(&bundle, &next.history(domain)?)?;
-        }
+        let mut next = state.slots.clone();
+        let kept = self.keep_changed(state, &mut next, now, change);
+        let bundle = kept.inspect_err(|_| {
+            // Keys that were made for nothing; where they cannot be ended now, they have signed nothing that left.
+            for name in next.beyond(&state.slots) {
+                drop(next.ring.destroy(&name));
+            }
+        })?;
         state.slots = next;
         let renewal = state.slots.renewal;
         // The bundle first: who renews must trust what it gets.
@@ -523,6 +573,26 @@ impl CertificateAuthority {
         self.renewal
             .send_if_modified(|shown| std::mem::replace(shown, renewal) != renewal);
         Ok(())
+    }
+
+    fn keep_changed(
+        &self,
+        state: &State,
+        next: &mut Slots,
+        now: UnixTime,
+        change: impl FnOnce(&mut Slots, &CaOptions) -> Result<(), CaError>,
+    ) -> Result<Arc<TrustBundle>, CaError> {
+        change(next, &self.options)?;
+        next.ensure(&self.options, now)?;
+        next.doomed.extend(state.slots.beyond(next));
+        let domain = &self.options.trust_domain;
+        let bundle = Arc::new(next.bundle(domain)?);
+        // INVARIANT: what signs from here on stands in the journal, and its root in the published file.
+        state.journal.save(domain, next, state.longest_svid_ttl)?;
+        if bundle.sequence() > self.bundle.borrow().sequence() {
+            state.published.renew(&bundle, &next.history(domain)?)?;
+        }
+        Ok(bundle)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

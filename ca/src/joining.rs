@@ -53,6 +53,8 @@ async fn mesh() -> Mesh {
         svid_ttl: Duration::from_secs(3),
         consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
+        vault: None,
+        upstream: None,
     };
     let ca = CertificateAuthority::open(options, Arc::clone(&clock)).unwrap();
     let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));

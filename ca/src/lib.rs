@@ -15,6 +15,7 @@ mod agent;
 mod attest;
 mod authority;
 mod csr;
+mod custody;
 mod entries;
 mod events;
 mod faults;
@@ -40,11 +41,13 @@ pub use agent::{
 };
 pub use attest::{AttestError, Attestation, Attestor, Attestors, Evidence, UnixAttestor, UnixPeer};
 pub use authority::{
-    Attested, AuthorityEnd, AuthorityStatus, CaError, CaOptions, CertificateAuthority, IssueError,
-    IssuedJwt, IssuedSvid, Revocation, RevokeError, RevokeTarget, Rotate, RotateError, Rotation,
-    RotationCause, RotationStatus, RotationStep, Store, Waiting,
+    Attested, AuthorityEnd, AuthorityStatus, CaError, CaOptions, CertificateAuthority,
+    CustodyStatus, IssueError, IssuedJwt, IssuedSvid, Revocation, RevokeError, RevokeTarget,
+    Rotate, RotateError, Rotation, RotationCause, RotationStatus, RotationStep, Store,
+    UpstreamError, UpstreamStatus, Waiting,
 };
 pub use csr::CsrError;
+pub use custody::{KeyName, KeyVault, SIGNATURE_BYTES, VaultError, VaultKey, VaultName};
 pub use entries::{Entries, EntryList, EntryStatus, EntryUse};
 pub use events::{
     Caller, Credential, IdentityEvents, IssuedIdentity, LogEvents, RefusalReason, RefusedIdentity,

@@ -6,6 +6,7 @@
 //! supervisor starts again; sidecars go on meanwhile.
 
 mod attest;
+mod custody;
 mod drills;
 mod events;
 mod graph;
@@ -22,6 +23,7 @@ mod unprotected;
 mod view;
 mod witnesses;
 
+pub(crate) use custody::CustodyArgs;
 pub(crate) use events::Recorder;
 pub(crate) use key::ensure as ensure_key;
 
@@ -54,13 +56,8 @@ pub(crate) struct MeshArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.77.0.1:15014")]
     pub(crate) api: SocketAddr,
 
-    /// File with the key (32 bytes in hex) that seals keys at rest; by default seal.key in the state directory
-    #[arg(long, value_name = "FILE")]
-    pub(crate) seal_key: Option<PathBuf>,
-
-    /// Command that prints the key instead (KMS, secret store); the key stays in memory. Run by sh -c, within 30 s
-    #[arg(long, value_name = "COMMAND", conflicts_with = "seal_key")]
-    pub(crate) seal_key_command: Option<String>,
+    #[command(flatten)]
+    pub(crate) custody: CustodyArgs,
 
     /// Keep the audit log in a bucket too, s3://BUCKET/PREFIX; credentials from AWS's environment variables
     #[arg(long, value_name = "URL")]
@@ -92,11 +89,6 @@ impl MeshArgs {
                 .with_context(|| format!("{what} cannot be opened to group {group}"))?;
         }
         Ok(listener)
-    }
-
-    fn seal_key_file(&self) -> PathBuf {
-        let given = self.seal_key.clone();
-        given.unwrap_or_else(|| self.state.join("seal.key"))
     }
 
     fn supervisor(&self) -> PathBuf {

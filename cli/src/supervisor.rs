@@ -54,6 +54,7 @@ pub(crate) use roster::Roster;
 pub(crate) use signals::obey_signals;
 
 use crate::{
+    mesh::CustodyArgs,
     problem::Problem,
     state::{ClaimedState, StateDir, SupervisorRecord},
     supervisor::{environment::Programs, guard::Guard, reconcile::Reconciler},
@@ -73,8 +74,8 @@ pub(crate) struct Options {
     pub(crate) base: BaseClaim,
     /// How traffic is captured, each instance in a network namespace of its own; `None`: not at all.
     pub(crate) intercept: Option<CaptureMode>,
-    /// Where the key of sealed files is, if not in the state directory.
-    pub(crate) seal_key: Option<SealKeySource>,
+    /// Where the mesh's keys are.
+    pub(crate) custody: CustodyArgs,
     /// The bucket that keeps the audit log, too.
     pub(crate) audit_store: Option<BucketUrl>,
     /// Remove the state directory if this process is killed.
@@ -87,24 +88,6 @@ pub(crate) struct Options {
     pub(crate) abort: CancellationToken,
 }
 
-/// Where the key of sealed files comes from.
-#[derive(Clone, Debug)]
-pub(crate) enum SealKeySource {
-    /// A file.
-    File(PathBuf),
-    /// What a command prints.
-    Command(String),
-}
-
-impl SealKeySource {
-    fn absolute(&self) -> std::io::Result<Self> {
-        Ok(match self {
-            Self::File(file) => Self::File(std::path::absolute(file)?),
-            Self::Command(command) => Self::Command(command.clone()),
-        })
-    }
-}
-
 /// What every part of the supervisor shares.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -113,7 +96,7 @@ pub(crate) struct Context {
     state: StateDir,
     base: u8,
     network: Option<Network>,
-    seal_key: Option<SealKeySource>,
+    custody: CustodyArgs,
     audit_store: Option<BucketUrl>,
     marker: String,
     guard: Guard,
@@ -158,14 +141,9 @@ impl Context {
             base: options.base.base(),
             network,
             audit_store: options.audit_store.clone(),
-            seal_key: options
-                .seal_key
-                .as_ref()
-                .map(SealKeySource::absolute)
-                .transpose()
-                .map_err(|error| {
-                    Problem::because("the path of the seal key cannot be understood", &error)
-                })?,
+            custody: options.custody.absolute().map_err(|error| {
+                Problem::because("where the keys are cannot be understood", &error)
+            })?,
             marker,
             guard,
             roster,

@@ -100,6 +100,10 @@ pub struct CaFacts {
     pub root_not_after: UnixTime,
     /// When the intermediate in use ends.
     pub intermediate_not_after: UnixTime,
+    /// Where the authority's keys are, and why they cannot be used if they cannot; the operator's authority, if there is
+    /// one.
+    #[serde(default)]
+    pub custody: Value,
     /// Certificates issued since the mesh process started.
     pub issued: u64,
     /// Requests refused since then.

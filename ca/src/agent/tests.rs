@@ -114,6 +114,8 @@ fn issuer(life: Duration, clock: &PausedClock) -> Arc<Issuer> {
         svid_ttl: life,
         consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
+        vault: None,
+        upstream: None,
     };
     let ca = CertificateAuthority::open(options, Arc::new(PausedClock(clock.0))).unwrap();
     Arc::new(Issuer {

@@ -8,8 +8,9 @@ use reeve_svid::{BundleError, JwtSvidError, SvidError};
 use super::{
     RotationStep,
     jwt::{MAX_AUDIENCE_BYTES, MAX_AUDIENCES},
+    upstream::UpstreamError,
 };
-use crate::{CsrError, SealError};
+use crate::{CsrError, SealError, VaultError};
 
 /// The certificate authority cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,15 @@ pub enum CaError {
     /// Signing failed.
     #[error("an authority cannot be made")]
     Sign(#[source] rcgen::Error),
+    /// A key cannot be used where it is.
+    #[error("the authority's key cannot be used")]
+    Vault(#[from] VaultError),
+    /// The operator's authority cannot be used, and there is no other.
+    #[error("the upstream authority cannot be used")]
+    Upstream(#[from] UpstreamError),
+    /// There is no root, and the operator's files are not in order.
+    #[error("there is no upstream authority to sign with")]
+    NoUpstream,
     /// Random numbers or keys cannot be made.
     #[error("no random numbers")]
     NoRandom,
@@ -105,6 +115,9 @@ pub enum RotateError {
     /// The old root has left the bundles, or is not there.
     #[error("there is no way back: the old root has left the bundles")]
     NoWayBack,
+    /// Roots are the operator's to make.
+    #[error("the root is the upstream authority's: replace its files in {folder}", folder = .0.display())]
+    UpstreamDecides(PathBuf),
     /// Our fault.
     #[error("it could not be done")]
     Authority(#[from] CaError),

@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reeve_core::{TrustDomain, UnixTime};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{
     CaError, Store,
@@ -20,7 +20,11 @@ use super::{
     rotation::Rotation,
     slots::{Authority, Slot, Slots},
 };
-use crate::{MemberStatus, SealError, SealKey, seal};
+use crate::{
+    MemberStatus, SealError, SealKey,
+    custody::{KeptKey, KeyName, Keyring},
+    seal,
+};
 
 const AUTHORITIES: &str = "authorities";
 const MEMBERS: &str = "members";
@@ -54,6 +58,8 @@ struct Kept {
     intermediate: Option<KeptAuthority>,
     #[serde(default)]
     revoked: Vec<Revocation>,
+    #[serde(default)]
+    doomed: Vec<KeyName>,
     jwt: Vec<KeptJwtSigner>,
 }
 
@@ -61,31 +67,23 @@ struct Kept {
 #[serde(deny_unknown_fields)]
 struct KeptAuthority {
     certificate: String,
-    key: Secret,
+    key: KeptKey,
     slot: Slot,
     made_at: UnixTime,
     not_after: UnixTime,
     root: Option<String>,
+    #[serde(default)]
+    above: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeptJwtSigner {
     key_id: String,
-    key: Secret,
+    key: KeptKey,
     slot: Slot,
     made_at: UnixTime,
     not_after: UnixTime,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(transparent)]
-struct Secret(String);
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
 }
 
 impl Journal {
@@ -113,7 +111,11 @@ impl Journal {
         }
     }
 
-    pub(super) fn load(&self, expected: &TrustDomain) -> Result<Option<Loaded>, CaError> {
+    pub(super) fn load(
+        &self,
+        expected: &TrustDomain,
+        ring: Keyring,
+    ) -> Result<Option<Loaded>, CaError> {
         let Some(kept) = self.read::<Kept>(AUTHORITIES)? else {
             return Ok(None);
         };
@@ -126,16 +128,19 @@ impl Journal {
                 found: kept.trust_domain,
             });
         }
-        let roots = kept.roots.iter().map(KeptAuthority::open);
-        let intermediate = kept.intermediate.as_ref().map(KeptAuthority::open);
-        let jwt = kept.jwt.iter().map(KeptJwtSigner::open);
-        let retired = kept.retired.iter().map(|text| Ok(decode(text)?.into()));
+        let roots = kept.roots.iter().map(|root| root.open(&ring));
+        let intermediate = kept.intermediate.as_ref().map(|kept| kept.open(&ring));
+        let jwt = kept.jwt.iter().map(|signer| signer.open(&ring));
         Ok(Some(Loaded {
             slots: Slots {
                 roots: roots.collect::<Result<_, _>>()?,
-                retired: retired.collect::<Result<_, CaError>>()?,
+                retired: certificates(&kept.retired)?,
                 intermediate: intermediate.transpose()?,
                 jwt: JwtSigners(jwt.collect::<Result<_, _>>()?),
+                ring,
+                upstream: None,
+                follows_upstream: false,
+                doomed: kept.doomed,
                 sequence: kept.sequence,
                 renewal: kept.renewal,
                 rotation: kept.rotation,
@@ -163,11 +168,8 @@ impl Journal {
             roots: slots.roots.iter().map(KeptAuthority::of).collect(),
             intermediate: slots.intermediate.as_ref().map(KeptAuthority::of),
             jwt: slots.jwt.0.iter().map(KeptJwtSigner::of).collect(),
-            retired: slots
-                .retired
-                .iter()
-                .map(|der| STANDARD.encode(der))
-                .collect(),
+            doomed: slots.doomed.clone(),
+            retired: texts(&slots.retired),
         };
         self.write(AUTHORITIES, &kept)
     }
@@ -200,6 +202,16 @@ fn decode(text: &str) -> Result<Vec<u8>, CaError> {
     STANDARD.decode(text).map_err(|_| CaError::Content)
 }
 
+fn certificates(texts: &[String]) -> Result<Vec<CertificateDer<'static>>, CaError> {
+    let decoded = texts.iter().map(|text| Ok(decode(text)?.into()));
+    decoded.collect()
+}
+
+fn texts(certificates: &[CertificateDer<'_>]) -> Vec<String> {
+    let encoded = certificates.iter().map(|der| STANDARD.encode(der));
+    encoded.collect()
+}
+
 fn file(dir: &Path, what: &str) -> PathBuf {
     dir.join(format!("{what}.sealed"))
 }
@@ -208,22 +220,24 @@ impl KeptAuthority {
     fn of(authority: &Authority) -> Self {
         Self {
             certificate: STANDARD.encode(&authority.certificate),
-            key: Secret(STANDARD.encode(&*authority.pkcs8)),
+            key: authority.key().kept.clone(),
             slot: authority.slot,
             made_at: authority.made_at,
             not_after: authority.not_after,
             root: authority.root.as_ref().map(|root| STANDARD.encode(root)),
+            above: texts(&authority.above),
         }
     }
 
-    fn open(&self) -> Result<Authority, CaError> {
+    fn open(&self, ring: &Keyring) -> Result<Authority, CaError> {
         let root = self.root.as_deref().map(decode).transpose()?;
         Authority::reopen(
             CertificateDer::from(decode(&self.certificate)?),
-            Zeroizing::new(decode(&self.key.0)?),
+            ring.open(&self.key)?,
             self.slot,
             [self.made_at, self.not_after],
             root.map(CertificateDer::from),
+            certificates(&self.above)?,
         )
     }
 }
@@ -232,17 +246,17 @@ impl KeptJwtSigner {
     fn of(signer: &JwtSigner) -> Self {
         Self {
             key_id: signer.key_id.clone(),
-            key: Secret(STANDARD.encode(&*signer.pkcs8)),
+            key: signer.key.kept.clone(),
             slot: signer.slot,
             made_at: signer.made_at,
             not_after: signer.not_after,
         }
     }
 
-    fn open(&self) -> Result<JwtSigner, CaError> {
+    fn open(&self, ring: &Keyring) -> Result<JwtSigner, CaError> {
         JwtSigner::reopen(
             self.key_id.clone(),
-            Zeroizing::new(decode(&self.key.0)?),
+            ring.open(&self.key)?,
             self.slot,
             [self.made_at, self.not_after],
         )

@@ -2,10 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
-};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reeve_core::{SpiffeId, UnixTime};
 use reeve_svid::{JwtKey, verify_jwt_svid};
@@ -13,7 +9,10 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{CaError, CertificateAuthority, IssueError, Recheck, slots::Slot};
-use crate::Attested;
+use crate::{
+    Attested,
+    custody::{AuthorityKey, Keyring},
+};
 
 /// Longest life of a JWT-SVID. Who holds one can use it: it is bearer.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -35,10 +34,10 @@ pub struct IssuedJwt {
 }
 
 /// A key that signs JWT-SVIDs with ES256.
+#[derive(Clone)]
 pub(super) struct JwtSigner {
     pub(super) key_id: String,
-    pub(super) pkcs8: Zeroizing<Vec<u8>>,
-    key: EcdsaKeyPair,
+    pub(super) key: AuthorityKey,
     public: JwtKey,
     pub(super) slot: Slot,
     pub(super) made_at: UnixTime,
@@ -46,7 +45,7 @@ pub(super) struct JwtSigner {
 }
 
 /// Every key there is, oldest first; at most one of them is prepared, and one active.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct JwtSigners(pub(super) Vec<JwtSigner>);
 
 /// A token as it was signed.
@@ -111,29 +110,25 @@ impl fmt::Debug for IssuedJwt {
 }
 
 impl JwtSigner {
-    fn new(ttl: Duration, now: UnixTime, slot: Slot) -> Result<Self, CaError> {
-        let pkcs8 =
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-        let pkcs8 = Zeroizing::new(pkcs8.map_err(|_| CaError::NoRandom)?.as_ref().to_vec());
+    fn new(ring: &Keyring, ttl: Duration, now: UnixTime, slot: Slot) -> Result<Self, CaError> {
         let mut id = [0; 16];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| CaError::NoRandom)?;
-        Self::reopen(hex::encode(id), pkcs8, slot, [now, now.plus(ttl)])
+        let times = [now, now.plus(ttl)];
+        ring.with_new(|key| Self::reopen(hex::encode(id), key.clone(), slot, times))
     }
 
     /// A key from what was kept of it; `made_at` and `not_after` are `times`.
     pub(super) fn reopen(
         key_id: String,
-        pkcs8: Zeroizing<Vec<u8>>,
+        key: AuthorityKey,
         slot: Slot,
         times: [UnixTime; 2],
     ) -> Result<Self, CaError> {
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8);
-        let key = key.map_err(|_| CaError::Content)?;
-        let public = public(&key_id, &key).ok_or(CaError::Content)?;
+        let public = key.point().and_then(|point| public(&key_id, point));
+        let public = public.ok_or(CaError::Content)?;
         let [made_at, not_after] = times;
         Ok(Self {
             key_id,
-            pkcs8,
             key,
             public,
             slot,
@@ -165,8 +160,8 @@ impl JwtSigner {
         });
         let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let signed = format!("{}.{}", encode(&header), encode(&claims));
-        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes());
-        let signature = URL_SAFE_NO_PAD.encode(signature.map_err(|_| CaError::NoRandom)?);
+        let signature = self.key.sign_fixed(signed.as_bytes())?;
+        let signature = URL_SAFE_NO_PAD.encode(signature);
         Ok(Signed {
             token: format!("{signed}.{signature}"),
             expires_at: UnixTime::from_secs(expires_at.as_secs()),
@@ -178,7 +173,12 @@ impl JwtSigner {
 impl JwtSigners {
     /// Does what the clock asks for; whether the published keys have changed. A key lives for `ttl`: at half of it the
     /// next one is published, a quarter later that one signs, and at its end it leaves.
-    pub(super) fn ensure(&mut self, ttl: Duration, now: UnixTime) -> Result<bool, CaError> {
+    pub(super) fn ensure(
+        &mut self,
+        ring: &Keyring,
+        ttl: Duration,
+        now: UnixTime,
+    ) -> Result<bool, CaError> {
         let before = self.0.len();
         self.0.retain(|key| key.not_after > now);
         let mut changed = self.0.len() != before;
@@ -187,11 +187,11 @@ impl JwtSigners {
             self.activate_prepared();
         }
         if self.active().is_none() {
-            self.0.push(JwtSigner::new(ttl, now, Slot::Active)?);
+            self.0.push(JwtSigner::new(ring, ttl, now, Slot::Active)?);
             changed = true;
         }
         if !self.prepared() && self.active().is_some_and(|active| active.quarter(2) <= now) {
-            self.0.push(JwtSigner::new(ttl, now, Slot::Prepared)?);
+            self.0.push(JwtSigner::new(ring, ttl, now, Slot::Prepared)?);
             changed = true;
         }
         Ok(changed)
@@ -224,16 +224,6 @@ impl JwtSigners {
         self.0.iter().map(|key| key.public.clone()).collect()
     }
 
-    /// A copy to change.
-    pub(super) fn reopened(&self) -> Result<Self, CaError> {
-        let copies = self.0.iter().map(|key| {
-            let pkcs8 = Zeroizing::new(key.pkcs8.to_vec());
-            let times = [key.made_at, key.not_after];
-            JwtSigner::reopen(key.key_id.clone(), pkcs8, key.slot, times)
-        });
-        Ok(Self(copies.collect::<Result<_, _>>()?))
-    }
-
     fn active(&self) -> Option<&JwtSigner> {
         self.0.iter().find(|key| key.slot == Slot::Active)
     }
@@ -252,9 +242,9 @@ impl JwtSigners {
     }
 }
 
-fn public(key_id: &str, key: &EcdsaKeyPair) -> Option<JwtKey> {
+fn public(key_id: &str, point: &[u8]) -> Option<JwtKey> {
     // Uncompressed (SEC 1 section 2.3.3).
-    let point = key.public_key().as_ref().strip_prefix(&[4])?;
+    let point = point.strip_prefix(&[4])?;
     let (x, y) = point.split_at_checked(32)?;
     let jwk = json!({
         "kty": "EC",

@@ -41,6 +41,8 @@ pub enum RotationCause {
     Emergency,
     /// The operator wants the one of before: the new one is retired.
     Back,
+    /// The operator's own authority has come, changed or gone.
+    Upstream,
 }
 
 impl RotationCause {
@@ -51,6 +53,7 @@ impl RotationCause {
             Self::Operator => "operator",
             Self::Emergency => "emergency",
             Self::Back => "back",
+            Self::Upstream => "upstream",
         }
     }
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::Issuer;
 use reeve_core::{TrustDomain, UnixTime};
 use reeve_svid::TrustBundle;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::{
     AuthorityEnd, CaError, CaOptions,
@@ -15,7 +14,9 @@ use super::{
     revocation::{self, Revocation},
     rotation::Rotation,
     template,
+    upstream::Upstream,
 };
+use crate::custody::{AuthorityKey, KeyName, Keyring};
 
 /// Most retired roots that are kept; at one a year, a lifetime.
 const MAX_RETIRED: usize = 60;
@@ -43,8 +44,16 @@ impl Slot {
 }
 
 /// Every authority there is.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Slots {
+    /// Makes and opens keys.
+    pub(super) ring: Keyring,
+    /// The operator's own authority as its files last were in order, where roots are not ours to make.
+    pub(super) upstream: Option<Arc<Upstream>>,
+    /// Whether roots are the operator's to make, in order or not.
+    pub(super) follows_upstream: bool,
+    /// Keys of authorities that are no more, which their vault is still to end.
+    pub(super) doomed: Vec<KeyName>,
     /// Oldest first; at most one in each slot.
     pub(super) roots: Vec<Authority>,
     /// The one that signs leaves.
@@ -64,51 +73,51 @@ pub(super) struct Slots {
 }
 
 /// A certificate that signs others, with its key.
+#[derive(Clone)]
 pub(super) struct Authority {
     pub(super) certificate: CertificateDer<'static>,
-    pub(super) pkcs8: Zeroizing<Vec<u8>>,
-    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Arc<Issuer<'static, AuthorityKey>>,
     pub(super) slot: Slot,
     /// When we made it.
     pub(super) made_at: UnixTime,
     pub(super) not_after: UnixTime,
     /// The root that signed it, for an intermediate.
     pub(super) root: Option<CertificateDer<'static>>,
+    /// What stands between what it signs and the root, itself apart: certificates of the operator's authority.
+    pub(super) above: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
-    /// An authority from what was kept of it; `made_at` and `not_after` are `times`.
+    /// An authority from its certificate and key; `made_at` and `not_after` are `times`.
     pub(super) fn reopen(
         certificate: CertificateDer<'static>,
-        pkcs8: Zeroizing<Vec<u8>>,
+        key: AuthorityKey,
         slot: Slot,
         times: [UnixTime; 2],
         root: Option<CertificateDer<'static>>,
+        above: Vec<CertificateDer<'static>>,
     ) -> Result<Self, CaError> {
-        let der = PrivatePkcs8KeyDer::from(pkcs8.as_slice());
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256);
-        let key = key.map_err(|_| CaError::Content)?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| CaError::Content)?;
+        // An operator's root may sign through authorities below it.
+        let signing = match root {
+            None => above.first().unwrap_or(&certificate),
+            Some(_) => &certificate,
+        };
+        let issuer = Issuer::from_ca_cert_der(signing, key).map_err(|_| CaError::Content)?;
         let [made_at, not_after] = times;
         Ok(Self {
+            issuer: Arc::new(issuer),
             certificate,
-            pkcs8,
-            issuer,
             slot,
             made_at,
             not_after,
             root,
+            above,
         })
     }
 
-    fn copy(&self) -> Result<Self, CaError> {
-        Self::reopen(
-            self.certificate.clone(),
-            Zeroizing::new(self.pkcs8.to_vec()),
-            self.slot,
-            [self.made_at, self.not_after],
-            self.root.clone(),
-        )
+    /// Its key.
+    pub(super) fn key(&self) -> &AuthorityKey {
+        self.issuer.key()
     }
 
     /// Whether it is to be replaced: half of its life is over.
@@ -116,33 +125,77 @@ impl Authority {
         self.made_at.plus(self.not_after.since(self.made_at) / 2) <= now
     }
 
-    fn new_root(options: &CaOptions, now: UnixTime, slot: Slot) -> Result<Self, CaError> {
-        let key = KeyPair::generate().map_err(CaError::Sign)?;
-        let pkcs8 = Zeroizing::new(key.serialize_der());
+    fn new_root(
+        ring: &Keyring,
+        options: &CaOptions,
+        now: UnixTime,
+        slot: Slot,
+    ) -> Result<Self, CaError> {
         let life = template::life(now, options.root_ttl, UnixTime::from_millis(u64::MAX));
         let template = template::authority(&options.trust_domain, template::Tier::Root, life)?;
-        let certificate = template.self_signed(&key).map_err(CaError::Sign)?;
-        let times = [now, life.not_after];
-        Self::reopen(certificate.der().clone(), pkcs8, slot, times, None)
+        ring.with_new(|key| {
+            let certificate = template.self_signed(key).map_err(|e| key.explain(e))?;
+            let der = certificate.der().clone();
+            let times = [now, life.not_after];
+            Self::reopen(der, key.clone(), slot, times, None, Vec::new())
+        })
     }
 
-    fn new_intermediate(options: &CaOptions, root: &Self, now: UnixTime) -> Result<Self, CaError> {
-        let key = KeyPair::generate().map_err(CaError::Sign)?;
-        let pkcs8 = Zeroizing::new(key.serialize_der());
+    /// The operator's root, which signs by the operator's key.
+    pub(super) fn of_upstream(
+        upstream: &Upstream,
+        now: UnixTime,
+        slot: Slot,
+    ) -> Result<Self, CaError> {
+        let (root, key) = (upstream.root.clone(), upstream.key.clone());
+        let times = [now, upstream.not_after];
+        Self::reopen(root, key, slot, times, None, upstream.above.clone())
+    }
+
+    /// The same root of the operator's, as its files are now.
+    pub(super) fn with_upstream(&self, upstream: &Upstream) -> Result<Self, CaError> {
+        Self::of_upstream(upstream, self.made_at, self.slot)
+    }
+
+    /// An intermediate that `root` signs.
+    pub(super) fn new_intermediate(
+        ring: &Keyring,
+        options: &CaOptions,
+        root: &Self,
+        now: UnixTime,
+    ) -> Result<Self, CaError> {
+        // Before a key is made for it.
+        root.key().check()?;
         let life = template::life(now, options.intermediate_ttl, root.not_after);
         let template =
             template::authority(&options.trust_domain, template::Tier::Intermediate, life)?;
-        let certificate = template
-            .signed_by(&key, &root.issuer)
-            .map_err(CaError::Sign)?;
-        let times = [now, life.not_after];
-        let root = Some(root.certificate.clone());
-        let der = certificate.der().clone();
-        Self::reopen(der, pkcs8, Slot::Active, times, root)
+        ring.with_new(|key| {
+            let certificate = template.signed_by(key, &root.issuer);
+            let certificate = certificate.map_err(|error| root.key().explain(error))?;
+            let times = [now, life.not_after];
+            let (above, root) = (root.above.clone(), Some(root.certificate.clone()));
+            let der = certificate.der().clone();
+            Self::reopen(der, key.clone(), Slot::Active, times, root, above)
+        })
     }
 }
 
 impl Slots {
+    /// None yet.
+    pub(super) fn new(ring: Keyring) -> Self {
+        Self {
+            ring,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a root can be had that does not sign yet: ours to make, or the operator's.
+    pub(super) fn has_another_root(&self) -> bool {
+        let active = self.root(Slot::Active).map(|root| &root.certificate);
+        let upstream = self.upstream.as_ref().map(|upstream| &upstream.root);
+        !self.follows_upstream || (upstream.is_some() && upstream != active)
+    }
+
     /// Does what signing needs by the clock alone: ended roots leave, and there is a root and an intermediate that sign.
     pub(super) fn ensure(&mut self, options: &CaOptions, now: UnixTime) -> Result<(), CaError> {
         let mut changed = self.retire(|root| root.not_after <= now);
@@ -153,7 +206,7 @@ impl Slots {
                 changed = true;
             }
         }
-        changed |= self.jwt.ensure(options.intermediate_ttl, now)?;
+        changed |= self.jwt.ensure(&self.ring, options.intermediate_ttl, now)?;
         self.sequence = self.sequence.saturating_add(u64::from(changed));
         if self.intermediate_is_due(now) {
             self.renew_intermediate(options, now)?;
@@ -173,8 +226,11 @@ impl Slots {
         let Some(intermediate) = &self.intermediate else {
             return true;
         };
-        let root = self.root(Slot::Active).map(|root| &root.certificate);
-        intermediate.is_due(now) || intermediate.root.as_ref() != root
+        let Some(root) = self.root(Slot::Active) else {
+            return true;
+        };
+        let its_own = (intermediate.root.as_ref(), &intermediate.above);
+        intermediate.is_due(now) || its_own != (Some(&root.certificate), &root.above)
     }
 
     /// A new intermediate of the active root; it signs at once.
@@ -184,18 +240,24 @@ impl Slots {
         now: UnixTime,
     ) -> Result<(), CaError> {
         let root = self.root(Slot::Active).ok_or(CaError::Content)?;
-        self.intermediate = Some(Authority::new_intermediate(options, root, now)?);
+        let new = Authority::new_intermediate(&self.ring, options, root, now)?;
+        self.intermediate = Some(new);
         Ok(())
     }
 
-    /// A new root, in the bundle from now on unless the caller counts otherwise.
+    /// A new root, or the operator's, in the bundle from now on unless the caller counts otherwise.
     pub(super) fn add_root(
         &mut self,
         options: &CaOptions,
         now: UnixTime,
         slot: Slot,
     ) -> Result<(), CaError> {
-        self.roots.push(Authority::new_root(options, now, slot)?);
+        let root = match &self.upstream {
+            Some(upstream) => Authority::of_upstream(upstream, now, slot)?,
+            None if self.follows_upstream => return Err(CaError::NoUpstream),
+            None => Authority::new_root(&self.ring, options, now, slot)?,
+        };
+        self.roots.push(root);
         Ok(())
     }
 
@@ -241,26 +303,25 @@ impl Slots {
             kind,
             slot: authority.slot.as_str(),
             not_after: authority.not_after,
+            key: authority.key().place(),
         };
         let roots = self.roots.iter().map(|root| end("root", root));
         let intermediate = self.intermediate.iter().map(|i| end("intermediate", i));
         roots.chain(intermediate).collect()
     }
 
-    /// A copy to change, so that a failure leaves the original as it was.
-    pub(super) fn reopened(&self) -> Result<Self, CaError> {
-        let roots = self.roots.iter().map(Authority::copy);
-        let intermediate = self.intermediate.as_ref().map(Authority::copy);
-        Ok(Self {
-            roots: roots.collect::<Result<_, _>>()?,
-            intermediate: intermediate.transpose()?,
-            jwt: self.jwt.reopened()?,
-            retired: self.retired.clone(),
-            sequence: self.sequence,
-            renewal: self.renewal,
-            rotation: self.rotation.clone(),
-            revoked: self.revoked.clone(),
-        })
+    /// The keys of all that signs.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &AuthorityKey> {
+        let authorities = self.roots.iter().chain(&self.intermediate);
+        let jwt = self.jwt.0.iter().map(|signer| &signer.key);
+        authorities.map(Authority::key).chain(jwt)
+    }
+
+    /// The keys in a vault that `other` does not have.
+    pub(super) fn beyond(&self, other: &Self) -> Vec<KeyName> {
+        let held: Vec<_> = other.keys().filter_map(AuthorityKey::in_vault).collect();
+        let own = self.keys().filter_map(AuthorityKey::in_vault);
+        own.filter(|name| !held.contains(name)).cloned().collect()
     }
 
     /// Every root there was, as a trust bundle: not to admit anybody by, but to verify what they once vouched for.

@@ -68,6 +68,8 @@ fn setup(attest: Result<(), AttestError>) -> Setup {
         svid_ttl: HOUR,
         consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
+        vault: None,
+        upstream: None,
     };
     let events = Arc::new(Seen::default());
     let service = IssuerService {

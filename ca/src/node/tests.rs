@@ -76,6 +76,8 @@ async fn world() -> World {
         svid_ttl: hour,
         consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
+        vault: None,
+        upstream: None,
     };
     let ca = CertificateAuthority::open(options, Arc::clone(&clock)).unwrap();
     let (entries, events) = (Arc::new(Entries::default()), Arc::new(Seen::default()));

@@ -92,6 +92,8 @@ fn setup(attest: Result<(), AttestError>) -> Setup {
         svid_ttl: Duration::from_secs(3600),
         consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
+        vault: None,
+        upstream: None,
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");

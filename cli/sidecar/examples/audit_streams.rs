@@ -164,6 +164,8 @@ impl Load {
                 dir: state.join("ca"),
                 key: SealKey::from_file_or_new(&state.join("seal.key"))?,
             },
+            vault: None,
+            upstream: None,
         };
         let ca = CertificateAuthority::open(options, Arc::clone(clock))?;
         let mut proxies = Vec::new();

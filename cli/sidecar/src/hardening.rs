@@ -13,6 +13,12 @@ pub fn forbid_core_dumps() -> anyhow::Result<()> {
         maximum: Some(0),
     };
     setrlimit(Resource::Core, nothing).context("core dumps could not be switched off")?;
+    hide_from_others()
+}
+
+/// Keeps this process's memory, environment and open files from other processes of the same user, as from debuggers.
+/// What it starts is not affected.
+pub fn hide_from_others() -> anyhow::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .context("this process could not be made undumpable")
 }

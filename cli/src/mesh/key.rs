@@ -40,10 +40,20 @@ impl Keys {
         let printed = timeout(COMMAND, printed(command)).await;
         let printed = printed.with_context(|| format!("within {} s", COMMAND.as_secs()));
         let text = printed.and_then(|text| text);
-        let text = text.context("the command of --seal-key-command gave no key")?;
+        Self::of_hex(&text.context("the command of --seal-key-command gave no key")?)
+    }
+
+    /// From an environment variable.
+    pub(super) fn of_environment(name: &str) -> anyhow::Result<Self> {
+        let text = std::env::var(name).map(Zeroizing::new);
+        let text = text.with_context(|| format!("the variable {name} of --seal-key-env"))?;
+        Self::of_hex(&text).with_context(|| format!("the variable {name} of --seal-key-env"))
+    }
+
+    fn of_hex(text: &str) -> anyhow::Result<Self> {
         Ok(Self {
-            authority: reeve_ca::SealKey::from_hex(&text)?,
-            log: reeve_audit::seal::SealKey::from_hex(&text)?,
+            authority: reeve_ca::SealKey::from_hex(text)?,
+            log: reeve_audit::seal::SealKey::from_hex(text)?,
         })
     }
 }
@@ -133,6 +143,17 @@ mod tests {
             let error = format!("{error:#}");
             assert!(error.contains(why), "{command}: {error}");
             assert!(!error.contains(&key), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_variable_gives_the_key_or_there_is_none() {
+        for (name, why) in [
+            ("REEVE_NO_SUCH_KEY", "not found"),
+            ("PATH", "64 hexadecimal"),
+        ] {
+            let error = format!("{:#}", Keys::of_environment(name).err().unwrap());
+            assert!(error.contains(why) && error.contains(name), "{error}");
         }
     }
 

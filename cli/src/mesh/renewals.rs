@@ -71,6 +71,11 @@ pub(super) fn metrics(
         .min();
     for (name, help, value) in [
         (
+            "reeve_ca_keys_away",
+            "Whether the keys that sign cannot be used (reeve ca status says why).",
+            u64::from(authority.custody.away.is_some()),
+        ),
+        (
             "reeve_ca_members",
             "Who holds certificates.",
             count(members.len()),
@@ -126,7 +131,7 @@ fn count(len: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use reeve_ca::{AuthorityEnd, Holding, MemberName};
+    use reeve_ca::{AuthorityEnd, CustodyStatus, Holding, MemberName};
 
     use super::*;
 
@@ -176,7 +181,9 @@ mod tests {
                 kind: "root",
                 slot: "old",
                 not_after: NOW,
+                key: "memory",
             }],
+            custody: CustodyStatus::default(),
             issued: 0,
         };
         let members = [member("a-0", 24, true), member("b-0", 90, true)];
@@ -185,6 +192,7 @@ mod tests {
             "reeve_ca_authority_expiry_timestamp_seconds{authority=\"root\",slot=\"old\"} 1000",
             "reeve_ca_leaf_least_left_seconds 24",
             "reeve_ca_leaf_alarms 1",
+            "reeve_ca_keys_away 0",
             "reeve_ca_bundle_sequence 8",
             "reeve_ca_member_bundle_sequence{instance=\"a-0\"} 7",
         ] {

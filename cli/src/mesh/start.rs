@@ -33,7 +33,7 @@ use tonic::{service::Routes, transport::Server};
 use crate::verb::authz::trail::is_one as decides_for_others;
 
 use super::{
-    MeshArgs, attest::SidecarAttestor, events::Recorder, key, kubernetes::KubernetesAttestor,
+    MeshArgs, attest::SidecarAttestor, events::Recorder, kubernetes::KubernetesAttestor,
     migrations::LastStand, node, renewals, settings::Kept, trail, view::View, witnesses,
 };
 
@@ -90,7 +90,8 @@ impl MeshProcess {
             events: Arc::clone(&events) as Arc<dyn ConfigEvents>,
         })?;
         let settings = settings(args, &controller).await?;
-        let keys = keys(args).await?;
+        let sealed = [&*args.within("ca"), &*args.within("audit")];
+        let keys = args.custody.seal_keys(&args.state, &sealed).await?;
         let ca = open_ca(args, &settings, &clock, keys.authority)?;
         let log = open_log(args, &settings, keys.log)?;
         log.set_witnesses(witnesses::quorum(&settings.witnesses));
@@ -296,17 +297,6 @@ async fn settings(args: &MeshArgs, controller: &Arc<Controller>) -> anyhow::Resu
     Ok(kept)
 }
 
-/// The key of sealed files, from where the command line says.
-async fn keys(args: &MeshArgs) -> anyhow::Result<key::Keys> {
-    match &args.seal_key_command {
-        Some(command) => key::Keys::of_command(command).await,
-        None => {
-            let sealed = [&*args.within("ca"), &*args.within("audit")];
-            key::Keys::of_file(&args.seal_key_file(), &sealed)
-        }
-    }
-}
-
 fn open_ca(
     args: &MeshArgs,
     settings: &Kept,
@@ -324,6 +314,8 @@ fn open_ca(
             dir: dir.clone(),
             key,
         },
+        vault: args.custody.vault()?,
+        upstream: args.custody.upstream(),
     };
     CertificateAuthority::open(options, Arc::clone(clock))
         .with_context(|| format!("the certificate authority in {}", dir.display()))

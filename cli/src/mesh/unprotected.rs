@@ -4,7 +4,7 @@
 const LOOPBACK: &[&str] = &[
     "an application's own address (127.BASE.SLOT.2): any process of this machine reaches it around its sidecar",
     "what an application connects to by another address than those of its services: it goes around its sidecar, as do IPv6 and UDP (QUIC on port 443 included)",
-    "processes of the user that runs the mesh: they can read each other's memory and files, the sidecars' too",
+    "processes of the user that runs the mesh: they can read each other's memory and files, and the files of sidecars (not their memory)",
 ];
 
 /// With a network namespace for each instance, its TCP captured.

@@ -128,6 +128,7 @@ impl MeshView for View {
                 rotation_wait_ms: millis(self.settings.rotation_wait),
                 root_not_after: ca.root_not_after,
                 intermediate_not_after: ca.intermediate_not_after,
+                custody: serde_json::to_value(ca.custody).unwrap_or_default(),
                 issued,
                 refused,
             },
@@ -274,9 +275,10 @@ impl AdminView for View {
         let what = what.map_err(|e| TokenRefused::Request(e.to_string()))?;
         let rotated = self.ca.rotate(what, &*self.events);
         rotated.map_err(|error| match error {
-            RotateError::UnderWay(_) | RotateError::NotUnderWay | RotateError::NoWayBack => {
-                TokenRefused::Request(error.to_string())
-            }
+            RotateError::UnderWay(_)
+            | RotateError::NotUnderWay
+            | RotateError::NoWayBack
+            | RotateError::UpstreamDecides(_) => TokenRefused::Request(error.to_string()),
             RotateError::Authority(_) => TokenRefused::Ourselves(error_chain(&error)),
         })
     }

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, SealKeySource,
+    Context,
     keep::keep,
     network,
     process::{Output, Spec},
@@ -53,12 +53,8 @@ fn spec(context: &Context) -> Spec {
     if context.network.is_some() {
         flag("--socket-group", network::GROUP.to_string().into());
     }
-    match &context.seal_key {
-        Some(SealKeySource::File(file)) => flag("--seal-key", file.into()),
-        Some(SealKeySource::Command(command)) => flag("--seal-key-command", command.into()),
-        None => {}
-    }
     let mut env = context.own_environment();
+    env.extend(context.custody.environment());
     if let Some(store) = &context.audit_store {
         flag("--audit-store", store.to_string().into());
         // To the mesh process alone: no sidecar and no application is to have the bucket's credentials.
@@ -66,6 +62,7 @@ fn spec(context: &Context) -> Spec {
             std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_"));
         env.extend(aws);
     }
+    command.extend(context.custody.flags());
     Spec {
         title: "the mesh process".to_owned(),
         command,

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod entries;
+mod keys;
 mod revoke;
 mod rotate;
 
@@ -134,12 +135,16 @@ async fn status(args: &LookArgs) -> Verdict {
         Format::Json => output::json(&status.ca)?,
         Format::Human => {
             let facts = status.ca.as_object().cloned().unwrap_or_default();
-            for (name, value) in facts.into_iter().filter(|(name, _)| name != "rotation") {
+            let apart = |name: &str| !["rotation", "custody"].contains(&name);
+            for (name, value) in facts.into_iter().filter(|(name, _)| apart(name)) {
                 output::line(&format!(
                     "{:<23} {}",
                     name.replace('_', " "),
                     shown(&name, &value)
                 ))?;
+            }
+            for line in keys::in_words(&status.ca) {
+                output::line(&line)?;
             }
             output::line(&rotate::in_words(&status.ca))?;
         }

@@ -7,12 +7,11 @@ use reeve_bucket::BucketUrl;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    mesh::CustodyArgs,
     output,
-    problem::{Answer, Verdict},
+    problem::{Answer, Problem, Verdict},
     state::StateArgs,
-    supervisor::{
-        BaseClaim, Notices, Options, Roster, SealKeySource, Supervisor, load, obey_signals,
-    },
+    supervisor::{BaseClaim, Notices, Options, Roster, Supervisor, load, obey_signals},
     verb::{block_on, intercept::Mode},
 };
 
@@ -46,12 +45,8 @@ pub(crate) struct UpArgs {
     /// Give each instance a network namespace of its own and capture its traffic (needs root)
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "redirect")]
     pub(crate) intercept: Option<Mode>,
-    /// Keep the key of sealed files here instead of seal.key in the state directory.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) seal_key: Option<PathBuf>,
-    /// Command that prints that key instead (KMS, secret store); run by sh -c with the mesh's own environment.
-    #[arg(long, value_name = "COMMAND", conflicts_with = "seal_key")]
-    pub(crate) seal_key_command: Option<String>,
+    #[command(flatten)]
+    pub(crate) custody: CustodyArgs,
     /// Keep the audit log in a bucket too, s3://BUCKET/PREFIX; credentials from AWS's environment variables.
     #[arg(long, value_name = "URL")]
     pub(crate) audit_store: Option<BucketUrl>,
@@ -64,6 +59,11 @@ pub(crate) fn run(args: UpArgs) -> Verdict {
 }
 
 async fn supervise(args: UpArgs) -> Verdict {
+    if !args.custody.environment().is_empty() {
+        // A secret in our environment stays there for as long as we run: only the kernel can keep others from it.
+        let hidden = reeve_sidecar::hardening::hide_from_others();
+        hidden.map_err(|error| Problem::new(format!("{error:#}")))?;
+    }
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     obey_signals(stop.clone(), abort.clone())?;
     let (notices, mut told) = Notices::new();
@@ -81,10 +81,7 @@ async fn supervise(args: UpArgs) -> Verdict {
         state: args.state.dir().claim()?,
         base: BaseClaim::take(args.base)?,
         intercept: args.intercept.map(Into::into),
-        seal_key: args
-            .seal_key
-            .map(SealKeySource::File)
-            .or(args.seal_key_command.map(SealKeySource::Command)),
+        custody: args.custody,
         audit_store: args.audit_store,
         temporary: false,
         notices,

@@ -148,6 +148,8 @@ impl Mesh {
             svid_ttl,
             consumer_wait: Duration::ZERO,
             store: Store::DangerMemory,
+            vault: None,
+            upstream: None,
         };
         Self {
             ca: CertificateAuthority::open(options, clock.clone()).unwrap(),

@@ -46,6 +46,8 @@ impl Authority {
             svid_ttl: DAY,
             consumer_wait: DAY,
             store: Store::DangerMemory,
+            vault: None,
+            upstream: None,
         };
         let ca = CertificateAuthority::open(options, Arc::new(SystemClock))?;
         let bundle = ca.bundle().borrow().clone();

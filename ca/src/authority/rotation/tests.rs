@@ -61,6 +61,8 @@ fn open(folder: &Path, clock: &Arc<ManualClock>) -> Arc<CertificateAuthority> {
             dir: folder.join("ca"),
             key: SealKey::from_file_or_new(&file).unwrap(),
         },
+        vault: None,
+        upstream: None,
     };
     CertificateAuthority::open(options, Arc::clone(clock) as _).unwrap()
 }

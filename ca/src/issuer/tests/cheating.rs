@@ -55,6 +55,8 @@ async fn desk() -> Desk {
         svid_ttl: HOUR,
         consumer_wait: Duration::ZERO,
         store: Store::DangerMemory,
+        vault: None,
+        upstream: None,
     };
     let ca = CertificateAuthority::open(options, Arc::clone(&clock)).unwrap();
     let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));

@@ -162,6 +162,8 @@ impl Trail {
                 dir: ca.clone(),
                 key: reeve_ca::SealKey::from_file(&seal)?,
             },
+            vault: None,
+            upstream: None,
         };
         let authority = CertificateAuthority::open(options, Arc::clone(clock))
             .with_context(|| format!("the certificate authority in {}", ca.display()))?;
