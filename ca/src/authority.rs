@@ -7,17 +7,15 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{KeyPair, PublicKeyData};
 use reeve_core::{Clock, RegistrationEntry, SpiffeId, TrustDomain, UnixTime};
 use reeve_svid::{TrustBundle, X509Svid};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
-    AuthorityFault, Faults, IdentityEvents, KeyVault, MemberStatus, RotationEvent, SealKey, csr,
+    AuthorityFault, Faults, IdentityEvents, MemberStatus, csr,
     custody::Keyring,
     members::{Holding, MemberName, Members, Session, TooManyMembers},
 };
@@ -26,11 +24,14 @@ mod custody;
 mod error;
 mod journal;
 mod jwt;
+mod options;
 mod published;
 mod recheck;
 mod revocation;
+mod rotate;
 mod rotation;
 mod slots;
+mod status;
 mod template;
 mod upstream;
 
@@ -39,58 +40,18 @@ pub use custody::CustodyStatus;
 use error::Recheck;
 pub use error::{CaError, IssueError, RotateError};
 pub use jwt::IssuedJwt;
+pub use options::{CaOptions, Store};
 pub use revocation::{Revocation, RevokeError, RevokeTarget};
+pub use rotate::Rotate;
 pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
+pub use status::{AuthorityEnd, AuthorityStatus};
 pub use upstream::{UpstreamError, UpstreamStatus};
 
 use journal::{Journal, Loaded};
 use published::Published;
+use rotate::tell;
 use slots::{Slot, Slots};
 pub(crate) use template::Standing;
-
-/// How a [`CertificateAuthority`] is set up.
-#[derive(Clone, Debug)]
-pub struct CaOptions {
-    /// Whose identities it issues.
-    pub trust_domain: TrustDomain,
-    /// Life of a root.
-    pub root_ttl: Duration,
-    /// Life of an intermediate.
-    pub intermediate_ttl: Duration,
-    /// Life of an X.509-SVID.
-    pub svid_ttl: Duration,
-    /// How long each step of a rotation waits for those who cannot acknowledge.
-    pub consumer_wait: Duration,
-    /// Where it keeps what it must not forget, its keys too unless they are elsewhere.
-    pub store: Store,
-    /// Where keys are made and stay, if not in the store.
-    pub vault: Option<Arc<dyn KeyVault>>,
-    /// The folder of the operator's own authority, which signs the intermediate; none: roots are made here.
-    pub upstream: Option<PathBuf>,
-}
-
-/// Where the state of the authorities is kept.
-#[derive(Clone, Debug)]
-pub enum Store {
-    /// In a sealed file in this folder.
-    Sealed {
-        /// The folder; made if it is not there.
-        dir: PathBuf,
-        /// The key that seals the file.
-        key: SealKey,
-    },
-    /// In memory only: all identities end with the process.
-    DangerMemory,
-}
-
-impl Store {
-    fn folder(&self) -> Option<PathBuf> {
-        match self {
-            Self::Sealed { dir, .. } => Some(dir.clone()),
-            Self::DangerMemory => None,
-        }
-    }
-}
 
 /// Signs X.509-SVIDs for one trust domain.
 pub struct CertificateAuthority {
@@ -154,80 +115,10 @@ pub struct IssuedSvid {
     pub renewal: u64,
 }
 
-/// What an operator may have rotated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rotate {
-    /// Everybody's certificates.
-    Workloads,
-    /// The intermediate, and everybody's certificates.
-    Intermediate,
-    /// The root: spread, sign, retire.
-    Root,
-    /// The present step of the root's rotation ends now, whoever has not followed.
-    Force,
-    /// The root's rotation goes back: the one that signed before does so again, and the new one is retired.
-    Back,
-    /// The root, at once: nothing under the others is trusted any more.
-    Emergency,
-}
-
-impl Rotate {
-    /// One word for records and people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Workloads => "workloads",
-            Self::Intermediate => "intermediate",
-            Self::Root => "root",
-            Self::Force => "force",
-            Self::Back => "back",
-            Self::Emergency => "emergency",
-        }
-    }
-}
-
-/// What an operator may know of the authority.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct AuthorityStatus {
-    /// Whose identities it issues.
-    pub trust_domain: TrustDomain,
-    /// Sequence of the trust bundle.
-    pub bundle_sequence: u64,
-    /// How many roots the bundle holds.
-    pub roots: usize,
-    /// The rotation of the root under way, and what its present step waits for.
-    pub rotation: Option<RotationStatus>,
-    /// Counts the times that everybody was told to renew.
-    pub renewal: u64,
-    /// End of the root that signs.
-    pub root_not_after: UnixTime,
-    /// End of the intermediate that signs.
-    pub intermediate_not_after: UnixTime,
-    /// Every authority, and when it ends.
-    pub authorities: Vec<AuthorityEnd>,
-    /// Where the keys are.
-    pub custody: CustodyStatus,
-    /// Certificates issued since the start of this process.
-    pub issued: u64,
-}
-
-/// An authority and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct AuthorityEnd {
-    /// `root` or `intermediate`.
-    pub kind: &'static str,
-    /// `prepared`, `active` or `old`.
-    pub slot: &'static str,
-    /// The last second at which it is valid.
-    pub not_after: UnixTime,
-    /// Where its key is: `memory` (and the sealed file), `token` or `upstream`.
-    pub key: &'static str,
-}
-
 impl CertificateAuthority {
     /// Opens the authority: from its sealed file if there is one, else with a new root and intermediate.
     pub fn open(options: CaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>, CaError> {
-        check_lives(&options)?;
+        options.check_lives()?;
         let now = clock.now();
         let journal = Journal::open(&options.store)?;
         let ring = Keyring::new(options.vault.clone());
@@ -416,44 +307,6 @@ impl CertificateAuthority {
         Ok(())
     }
 
-    /// Rotates what the operator asks for; a root's rotation is begun, and goes on with [`maintain`](Self::maintain).
-    pub fn rotate(&self, what: Rotate, events: &dyn IdentityEvents) -> Result<(), RotateError> {
-        let state = &mut *self.lock();
-        let now = self.clock.now();
-        self.ensure(state)?;
-        let under_way = state.slots.under_way(&self.options, &self.members, now);
-        match (what, &under_way) {
-            (Rotate::Root | Rotate::Emergency, _) if !state.slots.has_another_root() => {
-                let folder = self.options.upstream.clone();
-                return Err(RotateError::UpstreamDecides(folder.unwrap_or_default()));
-            }
-            (Rotate::Root, Some(now)) => return Err(RotateError::UnderWay(now.rotation.step)),
-            (Rotate::Force | Rotate::Back, None) => return Err(RotateError::NotUnderWay),
-            (Rotate::Back, Some(_)) if !state.slots.can_go_back() => {
-                return Err(RotateError::NoWayBack);
-            }
-            _ => {}
-        }
-        let forced = under_way.filter(|_| what == Rotate::Force);
-        let not_waited_for = forced.map(|now| now.waiting).unwrap_or_default();
-        self.change(state, now, |slots, options| match what {
-            Rotate::Workloads => {
-                slots.order_renewal();
-                Ok(())
-            }
-            Rotate::Intermediate => {
-                slots.order_renewal();
-                slots.renew_intermediate(options, now)
-            }
-            Rotate::Root => slots.begin_rotation(options, now, RotationCause::Operator),
-            Rotate::Force => slots.next_step(options, now),
-            Rotate::Back => slots.go_back(options, now),
-            Rotate::Emergency => slots.replace_compromised(options, now),
-        })?;
-        tell(state, events, Some(what), not_waited_for);
-        Ok(())
-    }
-
     /// Keeps the list of members when it has changed, but not all the time.
     fn keep_members(&self, state: &mut State, now: UnixTime) {
         const EVERY: Duration = Duration::from_secs(5);
@@ -467,25 +320,6 @@ impl CertificateAuthority {
             tracing::error!(%error, "the list of members cannot be kept");
         }
         state.kept = (members, now);
-    }
-
-    /// What an operator may know.
-    pub fn status(&self) -> AuthorityStatus {
-        let state = self.lock();
-        let now = self.clock.now();
-        let end = |a: Option<&slots::Authority>| a.map(|a| a.not_after).unwrap_or_default();
-        AuthorityStatus {
-            trust_domain: self.options.trust_domain.clone(),
-            bundle_sequence: state.slots.sequence,
-            roots: state.slots.roots.len(),
-            rotation: state.slots.under_way(&self.options, &self.members, now),
-            renewal: state.slots.renewal,
-            root_not_after: end(state.slots.root(Slot::Active)),
-            intermediate_not_after: end(state.slots.intermediate.as_ref()),
-            authorities: state.slots.ends(),
-            custody: state.custody.status(&state.slots),
-            issued: state.issued,
-        }
     }
 
     fn sign(
@@ -600,46 +434,11 @@ impl CertificateAuthority {
     }
 }
 
-/// Reports a rotation, and who had not followed if a step was ended by force.
-fn tell(
-    state: &State,
-    events: &dyn IdentityEvents,
-    asked: Option<Rotate>,
-    not_waited_for: Waiting,
-) {
-    let root = state.slots.root(Slot::Active);
-    let fingerprint = root.map(|root| hex::encode(digest(&SHA256, &root.certificate)));
-    events.rotated(&RotationEvent {
-        asked,
-        rotation: state.slots.rotation.clone(),
-        renewal: state.slots.renewal,
-        bundle_sequence: state.slots.sequence,
-        root_sha256: fingerprint.unwrap_or_default(),
-        not_waited_for,
-    });
-}
-
 impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificateAuthority")
             .field("trust_domain", &self.options.trust_domain)
             .finish_non_exhaustive()
-    }
-}
-
-fn check_lives(options: &CaOptions) -> Result<(), CaError> {
-    const SHORTEST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
-    let lives = [
-        SHORTEST,
-        options.svid_ttl,
-        options.intermediate_ttl,
-        options.root_ttl,
-        LONGEST,
-    ];
-    match lives.is_sorted() {
-        true => Ok(()),
-        false => Err(CaError::Lives),
     }
 }
 

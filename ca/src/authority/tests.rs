@@ -5,6 +5,7 @@ use reeve_svid::{Purpose, verify_svid};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
+use crate::SealKey;
 
 const START: UnixTime = UnixTime::from_secs(1_800_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
