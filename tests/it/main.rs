@@ -10,6 +10,7 @@ mod churn;
 mod circuits;
 mod columns;
 mod crash_matrix;
+mod custody;
 mod custom_edges;
 mod demo;
 mod descriptors;
