@@ -8,7 +8,11 @@ use reeve_svid::{
     Credentials, CredentialsWatch, Purpose, SvidError, TrustBundle, X509Svid, verify_svid,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use zeroize::{Zeroize, Zeroizing};
 
 mod channel;
@@ -182,8 +186,20 @@ impl Agent {
                     }
                 }
             };
-            self.follow(pause).await;
+            // Cancel safety: what was told is taken as a whole.
+            tokio::select! {
+                () = self.follow(pause) => {}
+                ahead = schedule::clock_went_ahead(&*self.clock) => self.catch_up(ahead).await,
+            }
         }
+    }
+
+    /// After a sleep of the machine, or when its clock was set: by how much less is left of the certificate nobody had
+    /// reckoned with, so that it is renewed now; at once if it has ended.
+    async fn catch_up(&self, ahead: Duration) {
+        tracing::warn!(?ahead, "the clock went ahead; the certificate is renewed");
+        let left = self.not_after().map(|end| end.since(self.clock.now()));
+        sleep(schedule::after_a_step(left.unwrap_or_default())).await;
     }
 
     /// One attempt: new key, request, certificate, check, publish.

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use reeve_core::Clock;
+use tokio::time::{Instant, sleep};
+
 /// First pause after a failure.
 const FIRST: Duration = Duration::from_millis(100);
 /// Longest pause after failures.
@@ -10,6 +13,12 @@ const LONGEST: Duration = Duration::from_secs(5);
 const LONGEST_CLOSED: Duration = Duration::from_secs(2);
 /// Of the life that a certificate has left, at most this part is spent on one pause.
 const PART_OF_LEFT: u32 = 8;
+/// How often the clock is compared with the time that passes.
+const LOOK: Duration = Duration::from_secs(5);
+/// A clock that goes ahead by more than this at once was set, or the machine has slept.
+const STEP: Duration = Duration::from_secs(10);
+/// Machines that sleep together wake together: over how long they spread.
+const SPREAD: Duration = Duration::from_secs(5);
 
 /// Pauses that double from 100 ms to 5 s, with jitter.
 #[derive(Debug, Default)]
@@ -45,6 +54,25 @@ impl Backoff {
 /// Half of what is left, less up to a fifth of it, so that many agents do not come at once and none comes late.
 pub(super) fn until_renewal(left: Duration) -> Duration {
     (left / 2).mul_f64(rand::random_range(0.8..=1.0))
+}
+
+/// Ready when the clock has gone ahead of the time that passed, and by how much: timers do not run while a machine sleeps.
+pub(super) async fn clock_went_ahead(clock: &dyn Clock) -> Duration {
+    loop {
+        let (then, began) = (clock.now(), Instant::now());
+        sleep(LOOK).await;
+        let ahead = clock.now().since(then).saturating_sub(began.elapsed());
+        if ahead > STEP {
+            return ahead;
+        }
+    }
+}
+
+/// When to renew after that.
+pub(super) fn after_a_step(left: Duration) -> Duration {
+    (left / PART_OF_LEFT)
+        .min(SPREAD)
+        .mul_f64(rand::random_range(0.0..=1.0))
 }
 
 #[cfg(test)]

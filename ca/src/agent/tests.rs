@@ -134,7 +134,10 @@ fn start(life: Duration) -> (Arc<Issuer>, CredentialsWatch, AgentHandle, Arc<Pau
     (issuer, watch, handle, clock)
 }
 
-fn start_with(issuer: &Arc<Issuer>, clock: &Arc<PausedClock>) -> (CredentialsWatch, AgentHandle) {
+fn start_with(
+    issuer: &Arc<Issuer>,
+    clock: &Arc<impl Clock + 'static>,
+) -> (CredentialsWatch, AgentHandle) {
     let options = AgentOptions {
         id: ID.parse().unwrap(),
         join_token: Some(Zeroizing::new("token".to_owned())),
@@ -189,6 +192,42 @@ async fn renewal_comes_at_half_life() {
         after <= HOUR * 2 && after >= Duration::from_secs(5600),
         "{after:?}"
     );
+}
+
+/// A machine's clock, which may go ahead of time.
+#[derive(Debug)]
+struct SteppedClock {
+    paused: PausedClock,
+    ahead_s: AtomicU32,
+}
+
+impl Clock for SteppedClock {
+    fn now(&self) -> UnixTime {
+        let ahead = self.ahead_s.load(Ordering::SeqCst).into();
+        self.paused.now().plus(Duration::from_secs(ahead))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_renews_when_it_wakes() {
+    let began = Instant::now();
+    let issuer = issuer(HOUR * 4, &PausedClock(began));
+    let clock = Arc::new(SteppedClock {
+        paused: PausedClock(began),
+        ahead_s: AtomicU32::new(0),
+    });
+    let (mut watch, handle) = start_with(&issuer, &clock);
+    watch.changed().await.unwrap();
+    let minute = Duration::from_secs(60);
+    // What clocks are corrected by is no sleep.
+    clock.ahead_s.store(9, Ordering::SeqCst);
+    sleep(minute).await;
+    assert_eq!(handle.status().rotations, 0);
+    clock.ahead_s.store(3 * 3600, Ordering::SeqCst);
+    sleep(minute).await;
+    assert_eq!(handle.status().rotations, 1, "{:?}", handle.status());
+    sleep(minute).await;
+    assert_eq!(handle.status().rotations, 1, "once");
 }
 
 #[tokio::test(start_paused = true)]
