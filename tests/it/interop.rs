@@ -8,7 +8,10 @@ use reeve_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::fixture::{CLIENT_TO_ECHO, client_and_echo};
+use crate::{
+    custody::rotated,
+    fixture::{CLIENT_TO_ECHO, client_and_echo},
+};
 
 const ENVOY: &str = "spiffe://mesh.local/ns/default/sa/envoy";
 
@@ -17,29 +20,7 @@ const RUN: Duration = Duration::from_secs(14);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stock_envoy_takes_its_certificate_over_sds_and_speaks_mtls_with_a_sidecar() {
-    let envoy = test_tool("envoy");
-    let cedar = CLIENT_TO_ECHO.replace("sa/client", "sa/envoy");
-    let folder = client_and_echo(json!({"certificateTtl": "10s"}))
-        .with("access.yaml", permit("echo", &cedar));
-    let mesh = Mesh::start(folder).await;
-
-    // Its configuration needs addresses that are known only now, and the socket, which it gets from its environment.
-    let address = mesh.inbound("echo-v1-0", 9080).ip().to_string();
-    let config = include_str!("peers/envoy.yaml").replace("@ECHO@", &address);
-    std::fs::write(mesh.state.join("envoy.in"), config).expect("Envoy's configuration");
-    let script = format!(
-        "sed -e \"s|@SOCKET@|${{SPIFFE_ENDPOINT_SOCKET#unix:}}|; s|@HOST@|$HOST|\" {state}/envoy.in > {state}/envoy.yaml \
-         && exec {envoy} -c {state}/envoy.yaml --concurrency 1 --disable-hot-restart -l warning",
-        state = mesh.state.display(),
-        envoy = envoy.display(),
-    );
-    let workload = json!({
-        "name": "envoy", "serviceAccount": "envoy", "labels": {"app": "envoy"}, "command": ["sh", "-c", script],
-    });
-    let workloads = [sidecar("client"), echo("echo-v1", "echo", "v1"), workload];
-    mesh.apply("workloads.yaml", local_mesh(&workloads)).await;
-
-    let front = SocketAddr::from((mesh.instance("envoy-0").app_address, 10000));
+    let (mesh, front) = with_envoy(json!({"certificateTtl": "10s"}), None).await;
     for path in ["/http1/", "/h2/"] {
         eventually(
             &format!("Envoy serves {path}"),
@@ -72,14 +53,7 @@ async fn a_stock_envoy_takes_its_certificate_over_sds_and_speaks_mtls_with_a_sid
     );
 
     // Rotation is pushed: it goes on past the end of its first certificates.
-    let call = Call::get("echo:9080", "/h2/");
-    let target = Target {
-        address: front,
-        protocol: Protocol::Http1,
-        call,
-        bad_text: None,
-    };
-    let load = Load::start("envoy", vec![target; 2], Duration::from_millis(10));
+    let load = through_envoy(front);
     tokio::time::sleep(RUN).await;
     let report = load.stop().await;
     println!(
@@ -87,6 +61,55 @@ async fn a_stock_envoy_takes_its_certificate_over_sds_and_speaks_mtls_with_a_sid
         report.ok, report.failed
     );
     assert_eq!(report.failed, 0, "{:#?}", report.failures);
+}
+
+/// Must show 4 of issue 8: whoever cannot acknowledge follows a root rotation all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_envoy_and_the_spiffe_library_follow_a_root_rotation_live() {
+    let result = std::env::temp_dir().join(format!("rv-{}-roots.json", std::process::id()));
+    drop(std::fs::remove_file(&result));
+    let follower = script("follower", "follow_roots.py", &result);
+    let spec = json!({"certificateTtl": "10s", "rotationWait": "3s"});
+    let (mesh, front) = with_envoy(spec, Some(follower)).await;
+    let seen = |done: &'static str, enough: fn(&[Value]) -> bool| {
+        let result = result.clone();
+        eventually(done, Duration::from_secs(60), move || {
+            let text = std::fs::read_to_string(&result).unwrap_or_default();
+            let updates: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
+            std::future::ready(match enough(&updates) {
+                true => Ok(updates),
+                false => Err(text),
+            })
+        })
+    };
+    seen("the library has an identity", |updates| !updates.is_empty()).await;
+    let load = through_envoy(front);
+    mesh.reeve_ok(&["ca", "rotate", "root"]).await;
+    rotated(&mesh, 3).await;
+    let updates = seen("the library trusts the new root alone", |updates| {
+        let last = updates.last().map(|last| &last["roots"]);
+        last.is_some_and(|last| count(last) == 1 && *last != updates[0]["roots"])
+    })
+    .await;
+    let report = load.stop().await;
+    assert!(report.ok > 0, "no request was made");
+    assert_eq!(report.failed, 0, "{:#?}", report.failures);
+    assert!(
+        updates.iter().any(|update| count(&update["roots"]) == 2),
+        "the new root is told before the old one goes: {updates:#?}"
+    );
+    for update in &updates {
+        assert_eq!(
+            update["vouched"], true,
+            "its own chain leads to a root of its bundle: {update}"
+        );
+    }
+    let answer = Call::get("echo:9080", "/http1/").status(front).await;
+    assert_eq!(
+        answer,
+        Ok(200),
+        "a new connection of Envoy's, under the new root alone"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,6 +149,58 @@ async fn the_python_spiffe_library_takes_svids_and_tokens_from_the_workload_api(
     assert_eq!(got["jwt"]["by_the_agent"], fetcher, "{got}");
     assert_eq!(got["jwt"]["elsewhere"], "ValidateJwtSvidError", "{got}");
     assert_eq!(got["jwt"]["anothers"], "FetchJwtSvidError", "{got}");
+}
+
+fn count(list: &Value) -> usize {
+    list.as_array().map_or(0, Vec::len)
+}
+
+/// A mesh with a stock Envoy as a workload, which routes to the echo service; and where Envoy listens. `more` runs beside it.
+async fn with_envoy(spec: Value, more: Option<Value>) -> (Mesh, SocketAddr) {
+    let envoy = test_tool("envoy");
+    let cedar = CLIENT_TO_ECHO.replace("sa/client", "sa/envoy");
+    let folder = client_and_echo(spec)
+        .with("access.yaml", permit("echo", &cedar))
+        .with("follow_roots.py", include_str!("peers/follow_roots.py"));
+    let mesh = Mesh::start(folder).await;
+
+    // Its configuration needs addresses that are known only now, and the socket, which it gets from its environment.
+    let address = mesh.inbound("echo-v1-0", 9080).ip().to_string();
+    let config = include_str!("peers/envoy.yaml").replace("@ECHO@", &address);
+    std::fs::write(mesh.state.join("envoy.in"), config).expect("Envoy's configuration");
+    let script = format!(
+        "sed -e \"s|@SOCKET@|${{SPIFFE_ENDPOINT_SOCKET#unix:}}|; s|@HOST@|$HOST|\" {state}/envoy.in > {state}/envoy.yaml \
+         && exec {envoy} -c {state}/envoy.yaml --concurrency 1 --disable-hot-restart -l warning",
+        state = mesh.state.display(),
+        envoy = envoy.display(),
+    );
+    let workload = json!({
+        "name": "envoy", "serviceAccount": "envoy", "labels": {"app": "envoy"}, "command": ["sh", "-c", script],
+    });
+    let mut workloads = vec![sidecar("client"), echo("echo-v1", "echo", "v1"), workload];
+    workloads.extend(more);
+    mesh.apply("workloads.yaml", local_mesh(&workloads)).await;
+    let front = SocketAddr::from((mesh.instance("envoy-0").app_address, 10000));
+    eventually(
+        "Envoy serves",
+        Duration::from_secs(60),
+        async || match Call::get("echo:9080", "/h2/").status(front).await {
+            Ok(200) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await;
+    (mesh, front)
+}
+
+fn through_envoy(front: SocketAddr) -> Load {
+    let target = Target {
+        address: front,
+        protocol: Protocol::Http1,
+        call: Call::get("echo:9080", "/h2/"),
+        bad_text: None,
+    };
+    Load::start("envoy", vec![target; 2], Duration::from_millis(10))
 }
 
 /// A workload that runs a Python script of the folder with the test's foreign libraries.
