@@ -36,7 +36,7 @@ pub use policy::{
     PolicySource,
 };
 pub use rate_limit::{RateKey, RateLimit};
-pub use recording::{FieldClass, FieldClasses, JoinKey};
+pub use recording::{CONTEXT_FIELDS, FieldClass, FieldClasses, JoinKey};
 pub use resource::{ProxyConfig, Resource, ResourceError, ResourceKind};
 pub use retry::RetryPolicy;
 pub use route::{

@@ -482,8 +482,11 @@ pub(crate) struct Shaken {
 fn refuse_handshake(worker: &Worker, address: SocketAddr, reason: &str) {
     worker.proxy.metrics.handshake_failed("server");
     if worker.proxy.strangers.certificate_refused() {
+        let snapshot = worker.proxy.snapshot();
+        let shown =
+            snapshot.map_or_else(String::new, |snapshot| snapshot.redaction.client(address));
         let event = EventRecord::new(EventKind::HandshakeRefused)
-            .with("address", address.to_string())
+            .with("address", shown)
             .with("reason", reason);
         worker.ledger.event(&event);
     }

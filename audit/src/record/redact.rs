@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize};
 const CONTEXT: &[u8] = b"reeve.audit/v1 value\n";
 /// Bytes of the hash that stand in a record.
 const HASH_BYTES: usize = 16;
+
+/// Stands for an address that is not kept.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Headers that carry credentials: secret, whatever the configuration says.
 pub const CREDENTIAL_HEADERS: [&str; 5] = [
@@ -33,6 +37,9 @@ pub struct Redacted {
     /// Claims of the end user; `sub` is the subject.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, BTreeSet<String>>,
+    /// The path, and the client's addresses, by what policies call them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub context: BTreeMap<String, BTreeSet<String>>,
     /// Header fields.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, BTreeSet<String>>,
@@ -45,13 +52,17 @@ impl Redacted {
     /// Nothing.
     pub const NONE: Self = Self {
         claims: BTreeMap::new(),
+        context: BTreeMap::new(),
         headers: BTreeMap::new(),
         query: BTreeMap::new(),
     };
 
     /// Whether nothing was taken out.
     pub fn is_empty(&self) -> bool {
-        self.claims.is_empty() && self.headers.is_empty() && self.query.is_empty()
+        self.claims.is_empty()
+            && self.context.is_empty()
+            && self.headers.is_empty()
+            && self.query.is_empty()
     }
 }
 
@@ -61,13 +72,15 @@ pub struct Redaction {
     headers: BTreeMap<String, FieldClass>,
     query: BTreeMap<String, FieldClass>,
     claims: BTreeMap<String, FieldClass>,
+    context: BTreeMap<String, FieldClass>,
     key: Option<hmac::Key>,
 }
 
-/// Which of the three kinds of names; part of what is hashed, so that a claim is not joined with a header.
+/// Which of the four kinds of names; part of what is hashed, so that a claim is not joined with a header.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Claim,
+    Context,
     Header,
     Query,
 }
@@ -98,13 +111,17 @@ impl Redaction {
             headers,
             query,
             claims: kept(&classes.claims),
+            context: kept(&classes.context),
             key: (!key.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes())),
         }
     }
 
     /// Takes out of `request` what a record must not keep of it, and says what that was.
     pub fn apply(&self, request: &mut AccessRequest) -> Redacted {
-        let mut redacted = Redacted::default();
+        let mut redacted = Redacted {
+            context: self.context(request),
+            ..Redacted::default()
+        };
         if let Some(http) = &mut request.context.http {
             redacted.headers = self.values(Kind::Header, &mut http.headers);
             redacted.query = self.values(Kind::Query, &mut http.query);
@@ -127,6 +144,40 @@ impl Redaction {
         redacted
     }
 
+    /// Takes the path and the client's addresses out: an empty one, and `0.0.0.0`, stand for them.
+    fn context(&self, request: &mut AccessRequest) -> BTreeMap<String, BTreeSet<String>> {
+        let mut taken = BTreeMap::new();
+        for (name, class) in &self.context {
+            let context = &mut request.context;
+            let value = match name.as_str() {
+                "path" => context
+                    .http
+                    .as_mut()
+                    .map(|http| std::mem::take(&mut http.path)),
+                "remote_ip" => context.remote_ip.take().map(|ip| ip.to_string()),
+                "source_ip" => {
+                    Some(std::mem::replace(&mut context.source_ip, NO_ADDRESS).to_string())
+                }
+                _ => None,
+            };
+            if let Some(value) = value {
+                let hashes = self.hashes(Kind::Context, name, *class, &BTreeSet::from([value]));
+                taken.insert(name.clone(), hashes);
+            }
+        }
+        taken
+    }
+
+    /// A client's address and port, as records may say them: all of it, the address's hash, or nothing.
+    pub fn client(&self, address: SocketAddr) -> String {
+        let Some(class) = self.context.get("source_ip") else {
+            return address.to_string();
+        };
+        let values = BTreeSet::from([address.ip().to_string()]);
+        let hashes = self.hashes(Kind::Context, "source_ip", *class, &values);
+        hashes.into_iter().next().unwrap_or_default()
+    }
+
     /// Whom a token is about, as records may say it: the subject, its hash, or nothing.
     pub fn subject(&self, user: &User) -> String {
         let Some(class) = self.claims.get("sub") else {
@@ -144,6 +195,7 @@ impl Redaction {
     ) -> BTreeMap<String, BTreeSet<String>> {
         let classes = match kind {
             Kind::Claim => &self.claims,
+            Kind::Context => &self.context,
             Kind::Header => &self.headers,
             Kind::Query => &self.query,
         };
@@ -193,6 +245,7 @@ impl Redaction {
 fn hash(key: &hmac::Key, kind: Kind, name: &str, value: &str) -> String {
     let kind: &[u8] = match kind {
         Kind::Claim => b"claim\n",
+        Kind::Context => b"context\n",
         Kind::Header => b"header\n",
         Kind::Query => b"query\n",
     };
@@ -235,6 +288,7 @@ mod tests {
                 ("email", FieldClass::Sensitive),
                 ("sub", FieldClass::Sensitive),
             ]),
+            context: BTreeMap::new(),
             join_key: JoinKey::new(key.to_owned()),
         }
     }
@@ -297,6 +351,38 @@ mod tests {
         );
         let found = Redaction::new(&classes("a key"), [], []).of_header("end-user", "jason");
         assert!(first.headers["end-user"].contains(&found.unwrap()));
+    }
+
+    #[test]
+    fn paths_and_clients_addresses_have_classes_too() {
+        let mut classes = classes("a key");
+        classes.context = [
+            ("path".to_owned(), FieldClass::Sensitive),
+            ("remote_ip".to_owned(), FieldClass::Secret),
+            ("source_ip".to_owned(), FieldClass::Sensitive),
+        ]
+        .into();
+        let mut asked = request("jason");
+        asked.context.http.as_mut().unwrap().path = "/people/jason".into();
+        asked.context.source_ip = [203, 0, 113, 7].into();
+        asked.context.remote_ip = Some([198, 51, 100, 9].into());
+        let mut record = asked.clone();
+        let redacted = redact(&classes, &mut record);
+        let text = serde_json::to_string(&(&record, &redacted)).unwrap();
+        for value in ["people", "203.0.113.7", "198.51.100.9"] {
+            assert!(!text.contains(value), "{value} in {text}");
+        }
+        assert_eq!(redacted.context["remote_ip"], texts(&[]));
+        assert_eq!(redact(&classes, &mut asked.clone()), redacted, "joinable");
+        let redaction = Redaction::new(&classes, [], []);
+        let client = redaction.client(([203, 0, 113, 7], 4711).into());
+        assert!(redacted.context["source_ip"].contains(&client));
+        // Of a connection there is no path, and none is said to have been taken out.
+        asked.context.http = None;
+        let redacted = redact(&classes, &mut asked);
+        assert!(!redacted.context.contains_key("path"));
+        let open = Redaction::default();
+        assert_eq!(open.client(([203, 0, 113, 7], 1).into()), "203.0.113.7:1");
     }
 
     #[test]

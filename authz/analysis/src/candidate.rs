@@ -158,11 +158,13 @@ impl Candidate {
             ..Needs::default()
         };
         let claims = redacted.claims.keys().cloned().collect();
+        let context = redacted.context.keys().cloned().collect();
         let known = Searched {
             names: &names,
             // Where tokens are not verified, policies see no end user whatever the request carries.
             user: *token || !place.tokens,
             redacted_claims: &claims,
+            redacted_context: &context,
         };
         let opaque = recorded.request.action == Action::Connect && place.http;
         let asked = if opaque {

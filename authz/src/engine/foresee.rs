@@ -31,6 +31,8 @@ pub struct Searched<'a> {
     pub user: bool,
     /// Claims that the end user has, whose values were not kept; `sub` is the subject.
     pub redacted_claims: &'a BTreeSet<String>,
+    /// What of the context the request has and was not kept, by its name there.
+    pub redacted_context: &'a BTreeSet<String>,
 }
 
 /// A part of a request that nobody looked for.
@@ -45,8 +47,8 @@ pub enum Unknown {
     User,
     /// A claim of the end user.
     Claim(String),
-    /// The address that the connection was made to, or the server name in its ClientHello.
-    Connection(&'static str),
+    /// Something else of the context, by its name there.
+    Context(String),
 }
 
 impl fmt::Display for Unknown {
@@ -56,7 +58,7 @@ impl fmt::Display for Unknown {
             Self::Query(name) => write!(f, "query parameter {name}"),
             Self::User => f.write_str("the end user's token"),
             Self::Claim(name) => write!(f, "claim {name}"),
-            Self::Connection(name) => write!(f, "context.{name}"),
+            Self::Context(name) => write!(f, "context.{name}"),
         }
     }
 }
@@ -163,7 +165,7 @@ impl Foresight {
     /// Answers `request`, whose headers, query parameters and end user are there only as far as they were looked for.
     pub fn ask(&self, request: &AccessRequest, known: Searched<'_>, asked: Asked) -> Foreseen {
         let certain = |request| Foreseen::Certain(self.put(request, asked));
-        if let Some(unknown) = self.not_told(request) {
+        if let Some(unknown) = self.not_told(request, known) {
             return Foreseen::Open(unknown);
         }
         if request.context.http.is_none() || self.reading.is_empty() {
@@ -184,13 +186,20 @@ impl Foresight {
         }
     }
 
-    /// What policies that can concern `request` look at of its connection, where it was recorded before that was told. Who
-    /// tells the address that was called tells the server name as well, if there is one.
-    fn not_told(&self, request: &AccessRequest) -> Option<Vec<Unknown>> {
-        const LATER: [&str; 2] = ["destination_ip", "sni"];
-        if request.context.destination_ip.is_some()
-            || !LATER.iter().any(|n| self.sight.attribute(n))
-        {
+    /// What policies that can concern `request` look at of its context and the record lacks: what was not kept, and what was
+    /// not told yet when it was written.
+    fn not_told(&self, request: &AccessRequest, known: Searched<'_>) -> Option<Vec<Unknown>> {
+        let mut lacking = lacks(request);
+        for name in known.redacted_context {
+            lacking.push(name);
+            // What policies read it by, too.
+            lacking.extend((name == "path").then_some("path_segments"));
+            lacking.extend(
+                (name == "source_ip" && request.context.remote_ip.is_none()).then_some("remote_ip"),
+            );
+        }
+        lacking.retain(|name| self.sight.attribute(name));
+        if lacking.is_empty() {
             return None;
         }
         let sieve = self.sieve(request)?;
@@ -199,9 +208,12 @@ impl Foresight {
             let mut concerning = all.iter().filter(|policy| sieve.lets_through(policy));
             concerning.any(|policy| policy.checked.uses.attribute(name))
         };
-        let told = |name: &&str| *name == "sni" && request.context.sni.is_some();
-        let unknown = LATER.into_iter().filter(|name| looks(name) && !told(name));
-        let unknown: Vec<_> = unknown.map(Unknown::Connection).collect();
+        lacking.retain(|name| looks(name));
+        let mut unknown: Vec<_> = lacking
+            .into_iter()
+            .map(|name| Unknown::Context(name.to_owned()))
+            .collect();
+        unknown.dedup();
         (!unknown.is_empty()).then_some(unknown)
     }
 
@@ -279,6 +291,16 @@ impl Engine {
             State::Closed(_) => None,
             State::Open(policies) => Some(policies),
         }
+    }
+}
+
+/// What a record of before the connection was told lacks of it. Who tells the address that was called tells the server name
+/// as well, if there is one.
+fn lacks(request: &AccessRequest) -> Vec<&'static str> {
+    match (&request.context.destination_ip, &request.context.sni) {
+        (Some(_), _) => Vec::new(),
+        (None, Some(_)) => vec!["destination_ip"],
+        (None, None) => vec!["destination_ip", "sni"],
     }
 }
 

@@ -239,6 +239,7 @@ fn where_the_end_user_is_not_known_their_groups_are_not_either() {
         let known = Searched {
             names: &Needs::default(),
             redacted_claims: &redacted_claims,
+            redacted_context: &Default::default(),
             user,
         };
         foresight.ask(request, known, Asked::Plainly)

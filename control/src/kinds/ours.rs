@@ -232,6 +232,7 @@ raw! {
         headers: BTreeMap<String, String>,
         query: BTreeMap<String, String>,
         claims: BTreeMap<String, String>,
+        context: BTreeMap<String, String>,
     }
     AuditSpec {
         recorded_headers: Vec<String>,

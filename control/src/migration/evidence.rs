@@ -354,6 +354,7 @@ fn network(address: IpAddr) -> String {
     match address {
         // Every process of a machine has these.
         _ if address.is_loopback() => address.to_string(),
+        _ if address.is_unspecified() => "an address that was not recorded".to_owned(),
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
             format!("{a}.{b}.{c}.0/24")
@@ -398,6 +399,7 @@ mod tests {
             ("10.1.2.3", "10.1.2.0/24"),
             ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
             ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "an address that was not recorded"),
         ] {
             assert_eq!(network(address.parse().unwrap()), expected);
         }

@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+/// What of a request's context can have a class: the path as it was judged, and the client's addresses.
+pub const CONTEXT_FIELDS: [&str; 3] = ["path", "remote_ip", "source_ip"];
+
 /// What a record keeps of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -28,6 +31,8 @@ pub struct FieldClasses {
     pub query: BTreeMap<String, FieldClass>,
     /// Of the end user's claims; `sub` is the subject.
     pub claims: BTreeMap<String, FieldClass>,
+    /// Of what policies know as `context.<name>`; those of [`CONTEXT_FIELDS`].
+    pub context: BTreeMap<String, FieldClass>,
     /// The key of the hash.
     pub join_key: JoinKey,
 }
@@ -40,7 +45,7 @@ impl FieldClasses {
 
     /// Whether any value is hashed.
     pub fn need_key(&self) -> bool {
-        let all = [&self.headers, &self.query, &self.claims];
+        let all = [&self.headers, &self.query, &self.claims, &self.context];
         let mut classes = all.into_iter().flat_map(BTreeMap::values);
         classes.any(|class| *class == FieldClass::Sensitive)
     }

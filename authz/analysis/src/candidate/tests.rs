@@ -195,6 +195,21 @@ fn what_was_redacted_is_undetermined_where_it_matters_and_only_there() {
         "context has user && context.user.hasTag(\"email\") && context.user.getTag(\"email\").contains(\"a\")",
     );
     assert_eq!(judged(&email, ENFORCED, &redacted).0, Flip::Undetermined);
+    let path = by("context.path like \"/a*\"");
+    let network = by("context.remote_ip.isInRange(ip(\"10.0.0.0/8\"))");
+    let certain = [&path, &network].map(|by| judged(by, ENFORCED, &bare).0);
+    assert_eq!(certain, [Flip::NewlyDenied; 2]);
+    for name in ["path", "source_ip"] {
+        let context = &mut redacted.redacted.context;
+        context.insert(name.to_owned(), Default::default());
+    }
+    for (policy, missing) in [(&path, "context.path"), (&network, "context.remote_ip")] {
+        let judged = candidate(policy, ENFORCED).judge(&redacted);
+        assert_eq!(
+            (judged.flip, judged.missing),
+            (Flip::Undetermined, vec![missing.to_owned()])
+        );
+    }
     let subject = by("context has user && context.user.subject == \"alice\"");
     assert_eq!(judged(&subject, ENFORCED, &redacted).0, Flip::Same);
     assert_eq!(judged(ALL, ENFORCED, &redacted).0, Flip::Same);

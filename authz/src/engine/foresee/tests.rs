@@ -21,6 +21,7 @@ const NOTHING: Searched<'static> = Searched {
     },
     user: false,
     redacted_claims: &BTreeSet::new(),
+    redacted_context: &BTreeSet::new(),
 };
 
 fn foreseen(policies: &str, request: &AccessRequest) -> Foreseen {
@@ -181,6 +182,7 @@ fn what_was_looked_for_and_is_not_there_is_known() {
             names: &names,
             user,
             redacted_claims: NOTHING.redacted_claims,
+            redacted_context: NOTHING.redacted_context,
         };
         summary(&engine.ask(&bare(), known, Asked::Plainly))
     };
@@ -370,7 +372,7 @@ fn what_was_recorded_before_addresses_called_were_is_open_where_a_policy_asks_fo
     let policies = "permit (principal, action, resource);
         forbid (principal, action, resource) when { context has sni && context.sni == \"a.test\" };";
     let mut request = request();
-    let open = Foreseen::Open(vec![Unknown::Connection("sni")]);
+    let open = Foreseen::Open(vec![Unknown::Context("sni".to_owned())]);
     assert_eq!(foreseen(policies, &request), open);
     request.context.destination_ip = Some([10, 0, 0, 1].into());
     let answer = |found| match found {

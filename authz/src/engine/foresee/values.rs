@@ -154,7 +154,7 @@ impl Slot {
                     Arc::make_mut(user).subject = subject.unwrap_or_default();
                 }
             }
-            (Unknown::Connection(_), _)
+            (Unknown::Context(_), _)
             | (Unknown::Header(_) | Unknown::Query(_) | Unknown::User, Values::Subject(_))
             | (Unknown::Header(_) | Unknown::Query(_) | Unknown::Claim(_), Values::User { .. })
             | (Unknown::User, Values::Set(_)) => {}

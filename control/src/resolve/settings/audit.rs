@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use reeve_core::model::{FieldClass, JoinKey};
+use reeve_core::model::{CONTEXT_FIELDS, FieldClass, JoinKey};
 
 use crate::{
     AuditLevel, Code, MeshSettings, WitnessAt,
@@ -224,6 +224,16 @@ fn field_classes(
         .collect();
     known.query = classes(notes, &path.key("query"), &spec.query);
     known.claims = classes(notes, &path.key("claims"), &spec.claims);
+    known.context = classes(notes, &path.key("context"), &spec.context);
+    for name in spec.context.keys() {
+        if !CONTEXT_FIELDS.contains(&name.as_str()) {
+            let text = format!(
+                "of a request's context, {} can have a class",
+                CONTEXT_FIELDS.join(", ")
+            );
+            notes.error(&path.key("context").key(name), Code::Invalid, text);
+        }
+    }
 }
 
 fn classes(

@@ -501,9 +501,10 @@ fn mesh_config_audit() {
             ],
         ),
         (
-            "audit: {joinKey: none, fieldClasses: {headers: {'a b': public}, claims: {sub: hidden}}}",
+            "audit: {joinKey: none, fieldClasses: {headers: {'a b': public}, claims: {sub: hidden}, context: {host: secret}}}",
             &[
                 "6 spec.audit.fieldClasses.claims.sub invalid",
+                "6 spec.audit.fieldClasses.context.host invalid",
                 "6 spec.audit.fieldClasses.headers.\"a b\" invalid",
                 "6 spec.audit.joinKey unknown-reference",
             ],
