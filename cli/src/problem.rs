@@ -84,8 +84,19 @@ impl Problem {
     }
 }
 
+/// In lines of its own, as a verb's last word; in the alternate form (`{:#}`) as part of a sentence.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            f.write_str(&self.what)?;
+            if let Some(place) = &self.place {
+                write!(f, " (at {place})")?;
+            }
+            return match &self.fix {
+                Some(fix) => write!(f, "; {fix}"),
+                None => Ok(()),
+            };
+        }
         write!(f, "error: {}", self.what)?;
         if let Some(place) = &self.place {
             write!(f, "\n  at: {place}")?;
@@ -109,6 +120,10 @@ mod tests {
         assert_eq!(
             problem.to_string(),
             "error: the socket path is taken\n  at: /tmp/x.sock\n  fix: remove it"
+        );
+        assert_eq!(
+            format!("{problem:#}"),
+            "the socket path is taken (at /tmp/x.sock); remove it"
         );
     }
 }

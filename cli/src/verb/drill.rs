@@ -355,7 +355,7 @@ async fn play(args: &RunArgs, how: &How, run: &mut Run<'_>) -> Option<Problem> {
         Err(Stop::Threshold(why)) => (Verdict::RolledBack, why, None),
         Err(Stop::Interrupted) => (Verdict::RolledBack, "it was interrupted".to_owned(), None),
         Err(Stop::Wrong(why)) => (Verdict::Failed, why, None),
-        Err(Stop::Problem(problem)) => (Verdict::Failed, problem.to_string(), Some(problem)),
+        Err(Stop::Problem(problem)) => (Verdict::Failed, format!("{problem:#}"), Some(problem)),
     };
     if verdict != Verdict::Passed {
         run.note(Of::Drill, format!("putting everything back: {reason}"));

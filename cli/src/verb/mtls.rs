@@ -7,6 +7,7 @@ mod migrate;
 mod plan;
 mod report;
 mod rollback;
+mod stage;
 mod status;
 mod world;
 

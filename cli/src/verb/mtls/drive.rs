@@ -6,7 +6,7 @@
 
 use std::{future::Future, time::Duration};
 
-use reeve_control::migration::{Edit, PlannedWave};
+use reeve_control::migration::{Edit, PlannedWave, Target};
 use reeve_core::{UnixTime, model::Generation};
 use tokio::time::Instant;
 
@@ -21,6 +21,8 @@ use crate::{
 
 /// How often the sidecars are asked: with the time that a change takes, this is the detection window.
 pub(super) const ASK: Duration = Duration::from_millis(250);
+/// How long a wave's sidecars may all be silent; longer, and nobody knows whether it does harm.
+const BLIND: Duration = Duration::from_secs(10);
 /// Requests of the shadow phase below which nothing is compared with them.
 const MIN_BEFORE: u64 = 20;
 
@@ -84,6 +86,21 @@ enum Came {
     Stopped(String),
 }
 
+/// Why a wave must be taken back, and when that was seen.
+struct Harm {
+    why: String,
+    seen: Option<Instant>,
+}
+
+impl Harm {
+    fn problem(problem: Problem) -> Self {
+        Self {
+            why: format!("{problem:#}"),
+            seen: None,
+        }
+    }
+}
+
 /// Drives all waves that are not done. The journal says how it ended.
 pub(super) async fn drive(
     how: &How,
@@ -127,7 +144,7 @@ impl Wave<'_> {
             return self.take_up(stage, journal).await;
         }
         if let Err(why) = stage.settled(self.wave).await {
-            return self.stop(stage, journal, why.to_string()).await;
+            return self.stop(stage, journal, format!("{why:#}")).await;
         }
         let before = match self.shadow(stage, journal).await? {
             Ok(before) => before,
@@ -152,7 +169,10 @@ impl Wave<'_> {
                 self.hold(stage, journal, generation, (&before, &start))
                     .await
             }
-            Err(problem) => self.back(stage, journal, problem.to_string(), None).await,
+            Err(problem) => {
+                self.back(stage, journal, format!("{problem:#}"), None)
+                    .await
+            }
         }
     }
 
@@ -180,7 +200,10 @@ impl Wave<'_> {
                 self.hold(stage, journal, generation, (&before, &start))
                     .await
             }
-            Err(problem) => self.back(stage, journal, problem.to_string(), None).await,
+            Err(problem) => {
+                self.back(stage, journal, format!("{problem:#}"), None)
+                    .await
+            }
         }
     }
 
@@ -238,30 +261,19 @@ impl Wave<'_> {
             "generation {generation} is in force; held for {} s",
             self.how.hold.as_secs()
         );
-        self.happened(stage, journal, &text)?;
+        if let Err(problem) = self.happened(stage, journal, &text) {
+            return self
+                .back(stage, journal, format!("{problem:#}"), None)
+                .await;
+        }
         // It is on record that it was flipped; that it is held can be said later.
         let noted = stage.note("hold", &self.wave.name, &text).await;
         if let Err(problem) = noted {
-            stage.tell(&problem.to_string());
+            stage.tell(&format!("{problem:#}"));
         }
-        let begun = Instant::now();
-        loop {
-            let look = stage.look(self.wave).await?.since(start);
-            self.set(journal, |state| {
-                state.after = look.figures();
-                state.refused = look.refused;
-            });
-            if let Some(why) = self.breach(before, &look) {
-                let seen = Instant::now();
-                return self.back(stage, journal, why, Some(seen)).await;
-            }
-            if begun.elapsed() >= self.how.hold {
-                break;
-            }
-            if self.pause(stage).await {
-                let why = "it was interrupted".to_owned();
-                return self.back(stage, journal, why, None).await;
-            }
+        if let Err(harm) = self.watch(stage, journal, (before, start)).await {
+            let Harm { why, seen } = harm;
+            return self.back(stage, journal, why, seen).await;
         }
         self.set(journal, |state| state.phase = Phase::Done);
         self.happened(stage, journal, "done")?;
@@ -269,9 +281,49 @@ impl Wave<'_> {
             .note("done", &self.wave.name, "held without harm")
             .await;
         if let Err(problem) = noted {
-            stage.tell(&problem.to_string());
+            stage.tell(&format!("{problem:#}"));
         }
         Ok(Came::Done)
+    }
+
+    /// Looks on until the hold is over; else why the wave must be taken back. What cannot be watched is harm as well.
+    async fn watch(
+        &self,
+        stage: &mut impl Stage,
+        journal: &mut Journal,
+        (before, start): (&Look, &Look),
+    ) -> Result<(), Harm> {
+        let begun = Instant::now();
+        let mut seen = begun;
+        let of_workloads = |target: &Target| matches!(target, Target::Workload(..));
+        let watched = self.wave.targets.iter().any(of_workloads);
+        loop {
+            let look = stage.look(self.wave).await.map_err(Harm::problem)?;
+            if look.asked > 0 || !watched {
+                seen = Instant::now();
+            }
+            let look = look.since(start);
+            self.set(journal, |state| {
+                state.after = look.figures();
+                state.refused = look.refused;
+            });
+            if let Some(why) = self.breach(before, &look) {
+                let seen = Some(Instant::now());
+                return Err(Harm { why, seen });
+            }
+            if seen.elapsed() >= BLIND {
+                let seconds = BLIND.as_secs();
+                let why = format!("none of its sidecars could be watched for {seconds} s");
+                return Err(Harm { why, seen: None });
+            }
+            if begun.elapsed() >= self.how.hold && seen.elapsed() <= ASK {
+                return Ok(());
+            }
+            if self.pause(stage).await {
+                let why = "it was interrupted".to_owned();
+                return Err(Harm { why, seen: None });
+            }
+        }
     }
 
     /// Why what was seen after the flip is worse than what was before.
@@ -328,7 +380,7 @@ impl Wave<'_> {
         self.happened(stage, journal, &format!("rolled back: {named}"))?;
         let noted = stage.note("rolled_back", &self.wave.name, &named).await;
         if let Err(problem) = noted {
-            stage.tell(&problem.to_string());
+            stage.tell(&format!("{problem:#}"));
         }
         Ok(Came::Stopped(format!(
             "{} was rolled back: {named}",
@@ -350,7 +402,7 @@ impl Wave<'_> {
         self.happened(stage, journal, &format!("not flipped: {why}"))?;
         let noted = stage.note("stopped", &self.wave.name, &why).await;
         if let Err(problem) = noted {
-            stage.tell(&problem.to_string());
+            stage.tell(&format!("{problem:#}"));
         }
         Ok(Came::Stopped(format!(
             "{} was not flipped: {why}",

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     drive::Stage as _,
     journal::{End, Journals, Phase},
-    migrate::{Live, told},
+    migrate::told,
+    stage::Live,
     world::World,
 };
 use crate::{

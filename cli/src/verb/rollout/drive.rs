@@ -63,7 +63,7 @@ pub(super) async fn drive(
                 plan.patience.as_secs()
             ),
             Ok(Judgement::Bad(why)) => why,
-            Err(problem) => problem.to_string(),
+            Err(problem) => format!("{problem:#}"),
         };
         stage.tell(&format!("rolling back: {failed}"));
         stage.set(from, to).await?;

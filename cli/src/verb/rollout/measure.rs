@@ -19,7 +19,7 @@ const VERSION: &str = "version";
 /// DATA_LOSS).
 const GRPC_FAULTS: [&str; 5] = ["2", "4", "13", "14", "15"];
 
-/// Answers of one version.
+/// Answers of one version; a TCP connection counts as one when it ends.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::verb) struct Counts {
     /// How many.
@@ -171,6 +171,13 @@ pub(in crate::verb) fn count_of(samples: &[Sample], meant: impl Fn(&Sample) -> b
                     None => buckets.push((bound, sample.value)),
                 }
             }
+            "istio_tcp_connections_closed_total" => {
+                let connections = whole(sample.value);
+                counts.requests += connections;
+                if broken(sample) {
+                    counts.failures += connections;
+                }
+            }
             _ => {}
         }
     }
@@ -185,6 +192,11 @@ fn failed(sample: &Sample) -> bool {
     status == "0"
         || status.starts_with('5')
         || GRPC_FAULTS.contains(&sample.label("grpc_response_status"))
+}
+
+/// A connection whose end is flagged with anything but that the caller went away (`DC`).
+fn broken(sample: &Sample) -> bool {
+    !["", "-", "DC"].contains(&sample.label("response_flags"))
 }
 
 /// A counter's value; a sidecar that is long in use may have counted more, which makes no difference to a share.
@@ -215,6 +227,10 @@ istio_request_duration_milliseconds_bucket{reporter=\"source\",destination_servi
 istio_request_duration_milliseconds_bucket{reporter=\"source\",destination_service=\"reviews\",destination_version=\"v2\",le=\"10\"} 40
 istio_request_duration_milliseconds_bucket{reporter=\"source\",destination_service=\"reviews\",destination_version=\"v2\",le=\"5\"} 10
 istio_request_duration_milliseconds_bucket{reporter=\"source\",destination_service=\"reviews\",destination_version=\"v2\",le=\"10\",response_code=\"503\"} 60
+istio_tcp_connections_closed_total{reporter=\"source\",destination_service=\"db\",destination_version=\"v1\",response_flags=\"-\"} 8
+istio_tcp_connections_closed_total{reporter=\"source\",destination_service=\"db\",destination_version=\"v1\",response_flags=\"DC\"} 1
+istio_tcp_connections_closed_total{reporter=\"source\",destination_service=\"db\",destination_version=\"v1\",response_flags=\"UF,URX\"} 1
+istio_tcp_connections_closed_total{reporter=\"destination\",destination_service=\"db\",destination_version=\"v1\",response_flags=\"UF\"} 9
 ";
 
     #[test]
@@ -226,6 +242,8 @@ istio_request_duration_milliseconds_bucket{reporter=\"source\",destination_servi
             counts.buckets,
             [(5.0, 10.0), (10.0, 100.0), (f64::INFINITY, 100.0)]
         );
+        let tcp = count(&prometheus::parse(PAGE), "db", "v1");
+        assert_eq!((tcp.requests, tcp.failures), (10, 1));
         let other = count(&prometheus::parse(PAGE), "reviews", "v9");
         assert_eq!(
             (other, Counts::default().success()),

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
-use reeve_control::migration::{PlanFile, Target, Window};
+use reeve_control::migration::{PlanFile, Target, Window, WorkloadKey};
 
 use super::*;
 use crate::verb::mtls::journal::WaveState;
@@ -21,6 +21,12 @@ struct Mesh {
     calls: usize,
 }
 
+#[derive(Clone, Copy)]
+enum Blind {
+    Silent,
+    Unreadable,
+}
+
 struct Fake {
     mesh: Rc<RefCell<Mesh>>,
     /// Dies at that call.
@@ -28,6 +34,8 @@ struct Fake {
     /// Refused connections per look once this wave is flipped.
     harms: Option<&'static str>,
     obstacle: Option<&'static str>,
+    /// Once something is flipped, no sidecar answers, or what runs cannot be read.
+    blind: Option<Blind>,
     looks: u64,
     /// When somebody wants it to end.
     stop_after: Option<Duration>,
@@ -66,8 +74,15 @@ impl Stage for Fake {
         let harmed =
             self.harms == Some(&wave.name) && self.mesh.borrow().flipped.contains(&wave.name);
         self.looks += u64::from(harmed);
+        let flipped = !self.mesh.borrow().flipped.is_empty();
+        let asked = match self.blind.filter(|_| flipped) {
+            None => 1,
+            Some(Blind::Silent) => 0,
+            Some(Blind::Unreadable) => return Err(Problem::new("instances.json: not JSON")),
+        };
         Ok(Look {
             refused: self.looks.saturating_sub(1),
+            asked,
             ..Look::default()
         })
     }
@@ -152,10 +167,18 @@ impl Stage for Fake {
     }
 }
 
+fn workload(name: &str) -> Target {
+    let key = WorkloadKey {
+        namespace: "default".parse().unwrap(),
+        workload: name.parse().unwrap(),
+    };
+    Target::Workload(key, Vec::new())
+}
+
 fn journal() -> Journal {
     let waves = ["wave-1", "wave-2"].map(|name| PlannedWave {
         name: name.to_owned(),
-        targets: vec![Target::Namespace("default".parse().unwrap())],
+        targets: vec![workload(name)],
         senders: BTreeSet::new(),
     });
     let states = waves.iter().map(|wave| WaveState {
@@ -201,6 +224,7 @@ fn fake(mesh: &Rc<RefCell<Mesh>>) -> Fake {
         dies_at: 0,
         harms: None,
         obstacle: None,
+        blind: None,
         looks: 0,
         stop_after: None,
     }
@@ -276,6 +300,28 @@ async fn an_interruption_in_the_hold_takes_the_wave_back() {
     drive(&how(), &mut stage, &mut journal).await.unwrap();
     assert_eq!(phases(&journal), [Phase::RolledBack, Phase::Pending]);
     assert!(mesh.borrow().flipped.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wave_that_nobody_can_watch_is_taken_back() {
+    for (blind, told) in [
+        (
+            Blind::Silent,
+            "none of its sidecars could be watched for 10 s",
+        ),
+        (Blind::Unreadable, "instances.json: not JSON"),
+    ] {
+        let mesh = Rc::default();
+        let mut journal = journal();
+        let mut stage = Fake {
+            blind: Some(blind),
+            ..fake(&mesh)
+        };
+        drive(&how(), &mut stage, &mut journal).await.unwrap();
+        assert_eq!(phases(&journal), [Phase::RolledBack, Phase::Pending]);
+        assert_eq!(journal.waves[0].why.as_deref(), Some(told));
+        assert!(mesh.borrow().flipped.is_empty());
+    }
 }
 
 /// The tool dies before or after each thing that it does: whoever comes after finishes what it had begun.
