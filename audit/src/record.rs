@@ -441,6 +441,10 @@ pub enum EventKind {
     AddressReleased,
     /// A migration to STRICT took a step, or took one back.
     MtlsMigration,
+    /// A namespace that is strict was locked.
+    MtlsLocked,
+    /// It was opened again, with an approver's signature; or that was refused.
+    MtlsUnlocked,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

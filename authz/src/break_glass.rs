@@ -9,8 +9,6 @@ mod keys;
 
 use std::{fmt, time::Duration};
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use cedar_policy::{Effect as CedarEffect, Policy};
 use reeve_core::{
     Namespace, PolicyId, TrustDomain, UnixTime,
@@ -19,7 +17,7 @@ use reeve_core::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use self::extent::Extent;
-pub use self::keys::{KeyFault, SigningKey, parse_public_key};
+pub use self::keys::{KeyFault, SigningKey, parse_public_key, verifies};
 use crate::{PolicyFault, check, entities::datetime, parse_access_policy};
 
 /// Longest grant, in bytes of its file.
@@ -191,22 +189,19 @@ impl SignedGrant {
         SCHEMA.clone_into(&mut grant.schema);
         grant.check_bounds()?;
         grant.policy_until(grant.expires_at)?;
-        let signature = key.sign(&grant.message()?);
         Ok(Self {
             signer: key.public(),
-            signature: BASE64_STANDARD.encode(signature),
+            signature: key.sign(&grant.message()?),
             grant,
         })
     }
 
     /// Whether its signer signed just this.
     pub fn verify(&self) -> Result<(), GrantRefused> {
-        let signature = BASE64_STANDARD
-            .decode(&self.signature)
-            .map_err(|_bad| GrantRefused::BadSignature)?;
-        UnparsedPublicKey::new(&ED25519, self.signer.0)
-            .verify(&self.grant.message()?, &signature)
-            .map_err(|_bad| GrantRefused::BadSignature)
+        match verifies(&self.signer, &self.grant.message()?, &self.signature) {
+            true => Ok(()),
+            false => Err(GrantRefused::BadSignature),
+        }
     }
 
     /// Whether it may come into force under these terms, and as what.

@@ -8,8 +8,8 @@ use reeve_columns::{
     facts::{Fact, facts},
 };
 use reeve_control::migration::{
-    Holder, Landscape, Observed, PortStand, Roster, Seen, Spoken, Standing, Window, WorkloadKey,
-    stand,
+    Holder, Landscape, Lock, Locks, Observed, PortStand, Roster, Seen, Spoken, Standing, Window,
+    WorkloadKey, stand,
 };
 use reeve_core::UnixTime;
 use serde::Serialize;
@@ -41,6 +41,8 @@ pub(crate) struct Shown<'a> {
     pub(crate) cycle_ms: u64,
     /// Each port.
     pub(crate) ports: &'a [PortStand],
+    /// Namespaces that are locked.
+    pub(crate) locks: Vec<&'a Lock>,
 }
 
 /// Why there is no evidence.
@@ -99,11 +101,12 @@ impl Evidence {
     }
 
     /// For programs.
-    pub(crate) fn shown(&self) -> Shown<'_> {
+    pub(crate) fn shown<'a>(&'a self, locks: &'a Locks) -> Shown<'a> {
         Shown {
             window: self.asked.window,
             cycle_ms: u64::try_from(self.asked.cycle.as_millis()).unwrap_or(u64::MAX),
             ports: &self.ports,
+            locks: locks.iter().collect(),
         }
     }
 }

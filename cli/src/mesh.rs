@@ -12,6 +12,7 @@ mod events;
 mod graph;
 mod key;
 mod kubernetes;
+mod locks;
 mod migrations;
 mod node;
 mod renewals;

@@ -11,8 +11,9 @@ use axum::{
     routing::post,
 };
 use futures_util::future::BoxFuture;
-use reeve_core::{SpiffeId, UnixTime};
+use reeve_core::{Namespace, SpiffeId, UnixTime, model::SignerKey};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Largest request body.
 const MAX_BODY: usize = 64 * 1024;
@@ -37,6 +38,16 @@ pub trait AdminView: Send + Sync + 'static {
     /// Records what a migration to STRICT does.
     fn note_migration(&self, caller: &Extensions, note: &MigrationNote)
     -> Result<(), TokenRefused>;
+
+    /// Locks a namespace that is strict; the answer is the lock. Blocks on files.
+    fn lock_mtls(&self, caller: &Extensions, request: &LockRequest) -> Result<Value, TokenRefused>;
+
+    /// Opens one again; the answer is the lock that was. Blocks on files.
+    fn unlock_mtls(
+        &self,
+        caller: &Extensions,
+        request: &UnlockRequest,
+    ) -> Result<Value, TokenRefused>;
 
     /// Puts a fault into the authority for a while, or takes it out.
     fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused>;
@@ -119,6 +130,30 @@ pub struct MigrationNote {
     pub text: String,
     /// Who, as the system knows them.
     #[serde(default)]
+    pub by: String,
+}
+
+/// Locks a namespace that is strict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockRequest {
+    /// Which.
+    pub namespace: Namespace,
+    /// Ed25519 keys of those whose approval opens it.
+    pub approvers: Vec<SignerKey>,
+    /// Who, as the system knows them.
+    pub by: String,
+    /// On what evidence.
+    pub why: String,
+}
+
+/// Opens a namespace again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnlockRequest {
+    /// The approval's text.
+    pub approval: String,
+    /// Who, as the system knows them.
     pub by: String,
 }
 
@@ -214,6 +249,8 @@ pub fn admin(view: Arc<dyn AdminView>) -> Router {
         .route("/admin/revoke", post(revoke))
         .route("/admin/drill", post(note_drill))
         .route("/admin/migration", post(note_migration))
+        .route("/admin/mtls-lock", post(lock_mtls))
+        .route("/admin/mtls-unlock", post(unlock_mtls))
         .route("/admin/fault", post(fault))
         .route("/admin/trail-read", post(trail_was_read))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -285,6 +322,30 @@ async fn note_migration(
     let Json(note) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
     view.note_migration(&caller, &note)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn lock_mtls(
+    State(view): State<Arc<dyn AdminView>>,
+    caller: Extensions,
+    request: Result<Json<LockRequest>, JsonRejection>,
+) -> Result<Json<Value>, TokenRefused> {
+    let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    let done = tokio::task::spawn_blocking(move || view.lock_mtls(&caller, &request));
+    let done = done.await;
+    done.unwrap_or_else(|error| Err(TokenRefused::Ourselves(error.to_string())))
+        .map(Json)
+}
+
+async fn unlock_mtls(
+    State(view): State<Arc<dyn AdminView>>,
+    caller: Extensions,
+    request: Result<Json<UnlockRequest>, JsonRejection>,
+) -> Result<Json<Value>, TokenRefused> {
+    let Json(request) = request.map_err(|e| TokenRefused::Request(e.body_text()))?;
+    let done = tokio::task::spawn_blocking(move || view.unlock_mtls(&caller, &request));
+    let done = done.await;
+    done.unwrap_or_else(|error| Err(TokenRefused::Ourselves(error.to_string())))
+        .map(Json)
 }
 
 async fn fault(

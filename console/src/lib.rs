@@ -12,8 +12,8 @@ mod graph;
 mod status;
 
 pub use admin::{
-    AdminView, ChaosRequest, CreatedToken, DrillNote, FaultRequest, MigrationNote, RevokeRequest,
-    RotateRequest, TokenRefused, TokenRequest, TrailRead, admin,
+    AdminView, ChaosRequest, CreatedToken, DrillNote, FaultRequest, LockRequest, MigrationNote,
+    RevokeRequest, RotateRequest, TokenRefused, TokenRequest, TrailRead, UnlockRequest, admin,
 };
 pub use api::{MeshView, api};
 pub use graph::{Edge, Graph, Node, NodeKind};

@@ -126,6 +126,14 @@ impl AdminView for Fixed {
         }
     }
 
+    fn lock_mtls(&self, _: &Extensions, request: &LockRequest) -> Result<Value, TokenRefused> {
+        Ok(serde_json::json!({"namespace": request.namespace}))
+    }
+
+    fn unlock_mtls(&self, _: &Extensions, request: &UnlockRequest) -> Result<Value, TokenRefused> {
+        Err(TokenRefused::Request(request.approval.clone()))
+    }
+
     fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused> {
         assert!(caller.get::<Operator>().is_some(), "whoever asks is told");
         match request.lease_ms {

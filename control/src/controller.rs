@@ -2,6 +2,7 @@
 
 mod chaos;
 mod generation;
+mod locks;
 mod modes;
 mod state;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::{
     Fault, FetchedKeys, KeyStatus, Mesh, Places,
     instances::{FILE_NAME, Instances, InstancesError},
     jwks,
+    migration::Locks,
     resolve::resolve,
     source::Source,
 };
@@ -129,6 +131,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// Which namespaces are locked cannot be read back, so that one might be opened.
+    #[error("mtls-locks.json of the state folder: the locks cannot be read: {0}")]
+    Locks(std::io::Error),
 }
 
 /// What came of publishing.
@@ -156,6 +161,7 @@ impl Controller {
                 chaos::is_off(&options.state),
                 jwks::kept_keys(&options.state, options.clock.now()),
                 modes::read(&options.state),
+                Locks::read(&options.state).map_err(StartError::Locks)?,
             )),
             options,
             mesh: watch::Sender::new(None),
@@ -176,7 +182,8 @@ impl Controller {
     /// Reads the folder and `instances.json` again, and publishes what changed. Blocks on files.
     pub fn reload(&self) {
         let read = Instances::read(&self.options.state.join(FILE_NAME));
-        let resolved = resolve(&Source::read(&self.options.folder));
+        let source = Source::read(&self.options.folder);
+        let resolved = resolve(&source);
         let now = self.options.clock.now();
         let mut state = self.state();
         match read {
@@ -185,11 +192,14 @@ impl Controller {
             Err(error) => tracing::warn!(%error, "the instances stay as they were"),
         }
         let refused = match resolved.mesh {
-            Some(mesh) => {
-                state.accept(mesh);
-                None
-            }
             None => state.refuse(resolved.findings, now),
+            Some(mesh) => match state.against_locks(&source) {
+                faults if faults.is_empty() => {
+                    state.accept(mesh);
+                    None
+                }
+                faults => state.refuse(faults, now),
+            },
         };
         let told = self.publish(&mut state);
         let placed = state.instances.clone().zip(state.mesh.clone());

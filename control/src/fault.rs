@@ -101,6 +101,8 @@ codes! {
     Expired = "expired",
     /// Something insecure is asked for.
     Insecure = "insecure",
+    /// It would open a namespace that is locked.
+    Locked = "locked",
     /// Nothing is configured at all.
     Empty = "empty",
 }

@@ -2,6 +2,7 @@
 
 mod fixture;
 mod guide;
+mod lock;
 mod many;
 mod migration;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reeve_core::model::SignerKey;
 use zeroize::Zeroizing;
@@ -72,9 +72,18 @@ impl SigningKey {
         armoured(&der, "PUBLIC KEY")
     }
 
-    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.0.sign(message).as_ref().to_vec()
+    /// Signs, for [`verifies`]. What is signed must begin with what it is signed for, and be said nowhere else.
+    pub fn sign(&self, message: &[u8]) -> String {
+        BASE64_STANDARD.encode(self.0.sign(message))
     }
+}
+
+/// Whether `signature`, in base64, is one of `signer` over `message`.
+pub fn verifies(signer: &SignerKey, message: &[u8], signature: &str) -> bool {
+    BASE64_STANDARD.decode(signature).is_ok_and(|signature| {
+        let key = UnparsedPublicKey::new(&ED25519, signer.0);
+        key.verify(message, &signature).is_ok()
+    })
 }
 
 /// Reads a public key: PEM, or the base64 of its 32 bytes or of its SubjectPublicKeyInfo.

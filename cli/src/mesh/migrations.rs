@@ -83,7 +83,8 @@ impl View {
             .await
             .map_err(|_panic| "it could not be read".to_owned())?;
         let evidence = evidence.map_err(|error| error.to_string())?;
-        let value = serde_json::to_value(evidence.shown()).map_err(|error| error.to_string())?;
+        let value = serde_json::to_value(evidence.shown(&self.controller.locks()))
+            .map_err(|error| error.to_string())?;
         *last = Some((now, value.clone()));
         Ok(value)
     }

@@ -9,8 +9,8 @@ use reeve_audit::{AuditLog, EventKind, EventRecord};
 use reeve_ca::{Caller, CertificateAuthority, Entries, JoinTokens, RotateError, UnixPeer};
 use reeve_console::{
     AdminView, AuditFacts, CaFacts, ChaosRequest, ConfigFacts, CreatedToken, DrillNote,
-    FaultRequest, Graph, JobDone, MeshFacts, MeshView, MigrationNote, RevokeRequest, RotateRequest,
-    Status, TokenRefused, TokenRequest, TrailRead,
+    FaultRequest, Graph, JobDone, LockRequest, MeshFacts, MeshView, MigrationNote, RevokeRequest,
+    RotateRequest, Status, TokenRefused, TokenRequest, TrailRead, UnlockRequest,
 };
 use reeve_control::{Controller, instances::Instances};
 use reeve_core::{Clock, UnixTime, error_chain};
@@ -297,6 +297,18 @@ impl AdminView for View {
         note: &MigrationNote,
     ) -> Result<(), TokenRefused> {
         self.record_migration(caller, note)
+    }
+
+    fn lock_mtls(&self, caller: &Extensions, request: &LockRequest) -> Result<Value, TokenRefused> {
+        self.lock_namespace(caller, request)
+    }
+
+    fn unlock_mtls(
+        &self,
+        caller: &Extensions,
+        request: &UnlockRequest,
+    ) -> Result<Value, TokenRefused> {
+        self.unlock_namespace(caller, request)
     }
 
     fn fault(&self, caller: &Extensions, request: &FaultRequest) -> Result<(), TokenRefused> {

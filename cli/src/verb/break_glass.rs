@@ -4,6 +4,8 @@ mod keygen;
 mod sign;
 mod using;
 
+pub(crate) use keygen::create;
+
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use ::http::Method;

@@ -3,6 +3,7 @@
 mod drive;
 mod journal;
 mod live;
+mod lock;
 mod migrate;
 mod plan;
 mod report;
@@ -37,6 +38,15 @@ enum MtlsVerb {
     /// Take a migration back, wholly or to an earlier wave
     #[command(after_help = rollback::EXAMPLES)]
     Rollback(rollback::RollbackArgs),
+    /// Keep a namespace strict until a second person has signed otherwise
+    #[command(after_help = lock::LOCK_EXAMPLES)]
+    Lock(lock::LockArgs),
+    /// Sign that a locked namespace may be opened
+    #[command(after_help = lock::APPROVE_EXAMPLES)]
+    Approve(lock::ApproveArgs),
+    /// Open a locked namespace with somebody's approval
+    #[command(after_help = lock::UNLOCK_EXAMPLES)]
+    Unlock(lock::UnlockArgs),
     /// Show what a migration did: before, after, evidence and proof
     #[command(after_help = report::EXAMPLES)]
     Report(report::ReportArgs),
@@ -49,6 +59,9 @@ pub(crate) fn run(args: &MtlsArgs) -> Verdict {
         MtlsVerb::Plan(args) => plan::run(args),
         MtlsVerb::Migrate(args) => migrate::run(args),
         MtlsVerb::Rollback(args) => rollback::run(args),
+        MtlsVerb::Lock(args) => lock::lock(args),
+        MtlsVerb::Approve(args) => lock::approve(args),
+        MtlsVerb::Unlock(args) => lock::unlock(args),
         MtlsVerb::Report(args) => report::run(args),
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     Fault, FetchedKeys, KeyStatus, Mesh,
     index::{Kept, keep_own},
     instances::Instances,
+    migration::Locks,
 };
 
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(super) struct State {
     pub(super) faults_in: BTreeSet<ChaosFault>,
     /// Modes of ports, as was last told.
     pub(super) modes: Modes,
+    /// Namespaces that stay strict.
+    pub(super) locks: Locks,
     /// What the configurations were derived from, to derive the next with.
     kept: Kept,
     generation: Generation,
@@ -72,6 +75,7 @@ impl State {
         chaos_off: bool,
         keys: FetchedKeys,
         modes: Modes,
+        locks: Locks,
     ) -> Self {
         Self {
             mesh: None,
@@ -83,6 +87,7 @@ impl State {
             chaos_off,
             faults_in: BTreeSet::new(),
             modes,
+            locks,
             kept: Kept::default(),
             generation,
             published: None,

@@ -1,8 +1,13 @@
 use std::{fs, path::Path};
 
-use reeve_core::{clock::ManualClock, model::Resource};
+use reeve_authz::break_glass::SigningKey;
+use reeve_core::{Namespace, clock::ManualClock, model::Resource};
 
 use super::*;
+use crate::{
+    Code,
+    migration::{Approval, LockRefused, UnlockRefused},
+};
 
 const GOOD: &str = "apiVersion: reeve.dev/v1alpha1
 kind: LocalMesh
@@ -471,4 +476,62 @@ fn a_flipped_mode_is_told_even_if_it_was_flipped_while_nobody_looked() {
     assert_eq!(after.status().generation.0, 4);
     let flipped = "4: Strict to Disable: default/a:80";
     assert_eq!(bench.heard(), ["applied 4", flipped]);
+}
+
+#[test]
+fn a_locked_namespace_stays_strict_until_an_approver_signed_otherwise() {
+    let (bench, key) = (Bench::new(), SigningKey::generate().unwrap());
+    let default: Namespace = "default".parse().unwrap();
+    let lock = || {
+        bench
+            .controller
+            .lock(&default, "alice".into(), vec![key.public()])
+    };
+    assert!(matches!(lock(), Err(LockRefused::NotStrict { .. })));
+    let mode = |mode: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: m}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+        )
+    };
+    bench.add("mode.yaml", &mode("STRICT"));
+    assert!(matches!(lock(), Err(LockRefused::NotInForce)));
+    bench.controller.reload();
+    let locked = lock().unwrap();
+    drop(bench.heard());
+
+    // Neither a weaker mode, nor its object's end, nor another start of the process lets plaintext in.
+    bench.add("mode.yaml", &mode("PERMISSIVE"));
+    bench.controller.reload();
+    assert_eq!(bench.heard(), ["refused .:1"]);
+    fs::remove_file(bench.folder.path().join("mode.yaml")).unwrap();
+    bench.controller.reload();
+    assert_eq!(bench.generation(), 2);
+    let again = start(bench.folder.path(), bench.state.path(), &bench.heard);
+    assert!(again.status().faults[0].code == Code::Locked && again.mesh().borrow().is_none());
+    drop(bench.heard());
+
+    let approval = |signer: &SigningKey| {
+        let until = UnixTime::from_secs(60);
+        let (mesh, why) = ("mesh.local".parse().unwrap(), "4711".to_owned());
+        let approval = Approval::new((default.clone(), locked.id.clone()), mesh, why, until);
+        approval.sign(signer).unwrap()
+    };
+    let other = SigningKey::generate().unwrap();
+    let refused = bench.controller.unlock(&approval(&other));
+    assert!(matches!(refused, Err(UnlockRefused::Approval(_))));
+    assert_eq!(bench.controller.unlock(&approval(&key)).unwrap(), locked);
+    assert_eq!(bench.heard(), ["applied 3"], "what waited is in force");
+    let spent = bench.controller.unlock(&approval(&key));
+    assert!(matches!(spent, Err(UnlockRefused::NotLocked(_))));
+    let kept = start(bench.folder.path(), bench.state.path(), &bench.heard);
+    assert!(kept.locks().is_empty());
+
+    fs::write(bench.state.path().join("mtls-locks.json"), "{").unwrap();
+    let unreadable = Controller::start(ControllerOptions {
+        folder: bench.folder.path().to_owned(),
+        state: bench.state.path().to_owned(),
+        clock: Arc::new(ManualClock::at(UnixTime::from_secs(1))),
+        events: bench.heard.clone(),
+    });
+    assert!(matches!(unreadable, Err(StartError::Locks(_))));
 }

@@ -18,7 +18,7 @@ use crate::{
     kinds::{Object, PeerAuthenticationSpec},
     mesh::{ModeRule, Scope},
     resolve::{self, exemption},
-    source::path::Path,
+    source::{Source, path::Path},
 };
 
 /// A workload by namespace and name.
@@ -51,7 +51,7 @@ impl fmt::Display for WorkloadKey {
 }
 
 /// Where a mode comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The object, such as `PeerAuthentication shop/strict`, or `MeshConfig`, or `default`.
     pub object: String,
@@ -59,9 +59,19 @@ pub struct Origin {
     pub place: String,
 }
 
+impl Origin {
+    /// The file and the line; the folder's first where it is said nowhere.
+    pub(super) fn file_and_line(&self) -> (String, usize) {
+        let place = self.place.split(' ').next().unwrap_or_default();
+        let (file, line) = place.rsplit_once(':').unwrap_or((".", "1"));
+        (file.to_owned(), line.parse().unwrap_or(1))
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place.is_empty() {
+            true if self.object.is_empty() => f.write_str("default"),
             true => f.write_str(&self.object),
             false => write!(f, "{} ({})", self.object, self.place),
         }
@@ -120,7 +130,13 @@ impl Landscape {
 
     /// What a folder's files say.
     pub fn of(files: PolicyFolder) -> Result<Self, Vec<Fault>> {
-        let built = resolve::built(&files.source());
+        let source = files.source();
+        Self::of_source(&source, files)
+    }
+
+    /// The same, of files that were read; `files` are those that can be edited.
+    pub(crate) fn of_source(source: &Source, files: PolicyFolder) -> Result<Self, Vec<Fault>> {
+        let built = resolve::built(source);
         let errors: Vec<_> = (built.findings.into_iter())
             .filter(Fault::is_error)
             .collect();

@@ -179,7 +179,7 @@ pub(crate) async fn in_phase(mesh: &Mesh, n: usize, phase: &str) {
 
 /// The migration's own answer, and how it ended.
 pub(crate) async fn ended(child: Child) -> (Option<i32>, Value) {
-    let output = timeout(LIMIT * 3, child.wait_with_output()).await;
+    let output = timeout(LIMIT * 6, child.wait_with_output()).await;
     let output = output.expect("it ended in time").expect("its output");
     let journal = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code(), journal)

@@ -48,7 +48,7 @@ pub(super) fn run(args: &KeygenArgs) -> Verdict {
 }
 
 /// Writes a file that must not be there yet.
-pub(super) fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), Problem> {
+pub(crate) fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), Problem> {
     let written: io::Result<()> = (|| {
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(mode).open(path)?;

@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use clap::Args;
-use reeve_control::migration::{PortStand, Verdict as Ready};
+use reeve_control::migration::{Locks, PortStand, Verdict as Ready};
 use reeve_core::{Clock as _, SystemClock, UnixTime, model::MtlsMode};
 
 use super::world::WorldArgs;
@@ -67,21 +67,23 @@ pub(super) fn run(args: &StatusArgs) -> Verdict {
 }
 
 fn show(args: &StatusArgs, evidence: &Evidence) -> Result<(), Problem> {
+    let locks = Locks::read(&args.world.world()?.state.path())
+        .map_err(|error| Problem::because("the locks cannot be read", &error))?;
     match (args.output.output, args.watch) {
-        (Format::Json, false) => output::json(&evidence.shown()),
-        (Format::Json, true) => output::json_line(&evidence.shown()),
+        (Format::Json, false) => output::json(&evidence.shown(&locks)),
+        (Format::Json, true) => output::json_line(&evidence.shown(&locks)),
         (Format::Human, watch) => {
             let clear = match watch && output::is_terminal() {
                 true => "\x1b[2J\x1b[H",
                 false => "",
             };
-            output::line(&format!("{clear}{}", describe(evidence)))
+            output::line(&format!("{clear}{}", describe(evidence, &locks)))
         }
     }
 }
 
 /// A table of ports, and beneath it what stands in the way.
-fn describe(evidence: &Evidence) -> String {
+fn describe(evidence: &Evidence, locks: &Locks) -> String {
     let now = SystemClock.now();
     let mut table = plain_table([
         "NAMESPACE",
@@ -134,7 +136,24 @@ fn describe(evidence: &Evidence) -> String {
         }
     }
     text.push_str(&exemptions(evidence));
+    text.push_str(&locked(locks));
     text
+}
+
+fn locked(locks: &Locks) -> String {
+    if locks.is_empty() {
+        return String::new();
+    }
+    let mut table = plain_table(["LOCKED", "SINCE", "BY", "LOCK"]);
+    for lock in locks.iter() {
+        table.add_row([
+            lock.namespace.to_string(),
+            timestamp(lock.locked_at),
+            lock.by.clone(),
+            lock.id.clone(),
+        ]);
+    }
+    format!("\n\n{}", table.trim_fmt())
 }
 
 fn exemptions(evidence: &Evidence) -> String {
