@@ -7,7 +7,6 @@
 mod gateways;
 mod routes;
 mod services;
-mod strict;
 #[cfg(test)]
 mod tests;
 
@@ -74,6 +73,8 @@ const CREDENTIAL: Message = ("IST0161", "InvalidGatewayCredential", Level::Error
 const UNREACHABLE: Message = ("IST0130", "VirtualServiceUnreachableRule", Level::Warning);
 /// Reeve's own: Istio has no such objects.
 const EXPIRY: Message = ("RVE0001", "TransformationExpires", Level::Warning);
+/// Reeve's own: Istio does not see callers.
+const PLAINTEXT: Message = ("RVE0002", "PlaintextToStrictPort", Level::Warning);
 const SCHEMA_WARNING: Message = ("IST0133", "SchemaWarning", Level::Warning);
 
 /// Analyzes the configuration in `path`: a folder, or a single file.
@@ -96,7 +97,6 @@ fn of_source(source: &Source) -> Vec<Finding> {
     told.routes();
     told.services();
     told.gateways();
-    told.outsiders();
     all.extend(told.all);
     all.sort_by(|a, b| place(a).cmp(&place(b)));
     all.dedup();
@@ -118,6 +118,7 @@ fn named(fault: Fault) -> Finding {
             UNVERIFIED_PORT
         }
         ("DestinationRule", Code::Insecure) => UNVERIFIED,
+        ("LocalMesh", Code::Insecure) if fault.path.ends_with(".role") => PLAINTEXT,
         ("VirtualService", Code::Unreachable) => UNREACHABLE,
         ("VirtualService", Code::Conflict) if fault.text.contains("is routed by") => MESH_HOSTS,
         ("Service", Code::Invalid) if fault.path.ends_with(".name") => PORT_NAME,

@@ -25,7 +25,7 @@ mod tests;
 pub use edit::{Edit, FlipError};
 pub use evidence::{Call, Caller, MAX_CALLS, Manner, Observed, Presence, Seen, Spoken};
 pub use file::{PlanFile, PlannedWave};
-pub use landscape::{Exemption, Landscape, Origin, Port, WorkloadKey};
+pub use landscape::{Exemption, Landscape, Origin, Port, WatchedPath, WorkloadKey};
 pub use lock::{
     Approval, ApprovalRefused, Lock, LockRefused, Locks, MAX_APPROVAL_VALIDITY, SignedApproval,
     UnlockRefused,

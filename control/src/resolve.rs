@@ -10,6 +10,7 @@ mod gateway_api;
 mod groups;
 pub(crate) mod hosts;
 mod local;
+mod outsiders;
 mod paths;
 mod policies;
 mod rate_limits;
@@ -68,6 +69,7 @@ pub(crate) fn built(source: &Source) -> Built {
     findings.extend(faults);
     duplicates(&objects, &mut findings);
     let mesh = build(&objects, &mut findings);
+    outsiders::check(&objects, &mesh, &mut findings);
     findings.sort_by(|a, b| {
         (&a.file, a.line, &a.path, a.code).cmp(&(&b.file, b.line, &b.path, b.code))
     });

@@ -71,7 +71,8 @@ fn what_was_kept_is_the_same_key_and_shows_nothing() {
         format!("{:?}", secret),
     ] {
         assert!(!shown.contains(&secret.0), "{shown}");
-        assert!(!shown.contains(&secret.0[60..80]), "{shown}");
+        let part: String = secret.0.chars().skip(60).take(20).collect();
+        assert!(!shown.contains(&part), "{shown}");
     }
     let wrong = KeptKey::Sealed(Secret("c2VjcmV0c2VjcmV0".to_owned()));
     let error = ring.open(&wrong).unwrap_err();

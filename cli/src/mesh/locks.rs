@@ -24,9 +24,9 @@ impl View {
         let locked = self
             .controller
             .lock(&request.namespace, request.by.clone(), approvers);
-        let lock = locked.map_err(|error| match error {
-            LockRefused::Unkept(_) => TokenRefused::Ourselves(error_chain(&error)),
-            other => TokenRefused::Request(other.to_string()),
+        let lock = locked.map_err(|error| match matches!(error, LockRefused::Unkept(_)) {
+            true => TokenRefused::Ourselves(error_chain(&error)),
+            false => TokenRefused::Request(error.to_string()),
         })?;
         let approvers: Vec<_> = lock.approvers.iter().map(ToString::to_string).collect();
         let open: Vec<_> = lock.open.iter().map(String::as_str).collect();
@@ -66,9 +66,9 @@ impl View {
             Err(error) => {
                 self.events
                     .record(event.with("outcome", format!("refused: {error}")));
-                Err(match error {
-                    UnlockRefused::Unkept(_) => TokenRefused::Ourselves(error_chain(&error)),
-                    other => TokenRefused::Request(other.to_string()),
+                Err(match matches!(error, UnlockRefused::Unkept(_)) {
+                    true => TokenRefused::Ourselves(error_chain(&error)),
+                    false => TokenRefused::Request(error.to_string()),
                 })
             }
         }

@@ -104,14 +104,8 @@ impl MeshProcess {
         let whois = WhoIs::new(&args.supervisor());
         let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));
         let attestor = attestors(&settings, &whois, &controller, &clock)?;
-        let options = AgentOptions {
-            id: settings.mesh_identity()?,
-            join_token: None,
-            instance: InstanceName::parse(OWN_NAME)?,
-            installed: None,
-        };
         let issuer = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
-        let (credentials, agent) = Agent::start(options, issuer, Arc::clone(&clock));
+        let (credentials, agent) = Agent::start(own(&settings)?, issuer, Arc::clone(&clock));
         let view = View {
             settings,
             started_at: clock.now(),
@@ -201,6 +195,16 @@ impl MeshProcess {
         tracing::info!("the mesh process ends");
         outcome
     }
+}
+
+/// What the mesh process asks its own authority for.
+fn own(settings: &Kept) -> anyhow::Result<AgentOptions> {
+    Ok(AgentOptions {
+        id: settings.mesh_identity()?,
+        join_token: None,
+        instance: InstanceName::parse(OWN_NAME)?,
+        installed: None,
+    })
 }
 
 /// The key that the log signs with; that it is another one now is put on record.

@@ -180,6 +180,9 @@ impl Presence {
     }
 }
 
+/// What calls of one port are told apart by.
+type CallKey = (Caller, Spoken, Manner);
+
 /// Everything that was seen in a window.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -188,7 +191,7 @@ pub struct Observed {
     probes: BTreeSet<(WorkloadKey, String)>,
     /// The same of metrics.
     metrics: BTreeSet<(WorkloadKey, String)>,
-    calls: BTreeMap<(WorkloadKey, u16), BTreeMap<(Caller, Spoken, Manner), Call>>,
+    calls: BTreeMap<(WorkloadKey, u16), BTreeMap<CallKey, Call>>,
     count: usize,
     beyond: u64,
     first: Option<UnixTime>,

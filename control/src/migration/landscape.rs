@@ -13,7 +13,7 @@ use reeve_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Fault, LocalWorkload, Mesh, PolicyFolder, WorkloadRole,
+    Fault, LocalWorkload, Mesh, PolicyFolder, PolicyFolderError, WorkloadRole,
     index::taken_in,
     kinds::{Object, PeerAuthenticationSpec},
     mesh::{ModeRule, Scope},
@@ -109,6 +109,9 @@ pub struct Port {
     pub exemption: Option<Exemption>,
 }
 
+/// A path that somebody outside the mesh asks a workload for again and again.
+pub type WatchedPath = (WorkloadKey, String);
+
 /// A configuration folder as a migration sees it.
 #[derive(Debug)]
 pub struct Landscape {
@@ -121,9 +124,11 @@ pub struct Landscape {
 impl Landscape {
     /// Reads a folder; the error holds every fault.
     pub fn read(folder: &FsPath) -> Result<Self, Vec<Fault>> {
-        let files = PolicyFolder::read(folder).map_err(|error| match error {
-            crate::PolicyFolderError::Unreadable(faults) => faults,
-            other => vec![Fault::of_folder(other.to_string())],
+        let files = PolicyFolder::read(folder).map_err(|error| {
+            if let PolicyFolderError::Unreadable(faults) = error {
+                return faults;
+            }
+            vec![Fault::of_folder(error.to_string())]
         })?;
         Self::of(files)
     }
@@ -262,7 +267,7 @@ impl Landscape {
     }
 
     /// Declared health checks and pages of metrics: the workload and the path.
-    pub fn watched_paths(&self) -> (Vec<(WorkloadKey, String)>, Vec<(WorkloadKey, String)>) {
+    pub fn watched_paths(&self) -> (Vec<WatchedPath>, Vec<WatchedPath>) {
         let mut probes = Vec::new();
         let mut metrics = Vec::new();
         for workload in &self.mesh.workloads {

@@ -220,9 +220,9 @@ fn blocked(stand: &PortStand, unselectable: &BTreeSet<WorkloadKey>) -> Blocked {
             ),
         });
     }
-    let reason = match stand.verdict {
-        Verdict::Ready => "another workload that the same object selects is not ready".to_owned(),
-        _ => stand.reason.clone(),
+    let reason = match stand.verdict == Verdict::Ready {
+        true => "another workload that the same object selects is not ready".to_owned(),
+        false => stand.reason.clone(),
     };
     Blocked {
         workload: stand.workload.clone(),

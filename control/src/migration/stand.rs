@@ -279,9 +279,9 @@ fn what(call: &Call) -> String {
         (visits, Some(silence)) if visits > 2 => format!(", about every {}", words(silence)),
         _ => String::new(),
     };
-    let around = match &call.caller {
-        Caller::Workload { meshed: true, .. } => ", around its sidecar",
-        _ => "",
+    let around = match matches!(call.caller, Caller::Workload { meshed: true, .. }) {
+        true => ", around its sidecar",
+        false => "",
     };
     let from = call.address;
     format!(

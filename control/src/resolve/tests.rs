@@ -202,6 +202,9 @@ fn a_document_with_everything_is_accepted() {
     let text = include_str!("tests/everything.yaml");
     assert_eq!(
         findings(text),
-        ["38 spec.dangerAllowInternalJwks insecure?"]
+        [
+            "38 spec.dangerAllowInternalJwks insecure?",
+            "242 spec.workloads[2].role insecure?"
+        ]
     );
 }

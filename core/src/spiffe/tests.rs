@@ -101,7 +101,9 @@ fn is_strict(text: &str) -> bool {
     text.len() <= 2048
         && (1..=255).contains(&domain.len())
         && domain.bytes().all(lower)
-        && (path.is_empty() || path[1..].split('/').all(segment))
+        && path
+            .strip_prefix('/')
+            .is_none_or(|path| path.split('/').all(segment))
 }
 
 proptest! {

@@ -69,9 +69,9 @@ async fn came(mesh: &Mesh, protocol: Protocol, first: Option<&[u8]>) -> Option<D
 
 async fn modes(protocol: Protocol) {
     let mesh = Mesh::new();
-    match protocol {
-        Protocol::Http => echo_app(mesh.at(2, PORT)).await,
-        _ => tcp::echo(&mesh).await,
+    match protocol == Protocol::Http {
+        true => echo_app(mesh.at(2, PORT)).await,
+        false => tcp::echo(&mesh).await,
     }
     let config = mesh.server(protocol, &["permit(principal, action, resource);"]);
     let (server, _client) = pair(&mesh, &config, &mesh.client(protocol)).await;
@@ -85,9 +85,9 @@ async fn modes(protocol: Protocol) {
             }
             let record = came(&mesh, protocol, first).await;
             let record = record.unwrap_or_else(|| panic!("{name}: nothing was decided"));
-            let refused = match mode {
-                MtlsMode::Strict => record.decision.reason == Reason::PlaintextRefused,
-                _ => record.strict_would_refuse,
+            let refused = match mode == MtlsMode::Strict {
+                true => record.decision.reason == Reason::PlaintextRefused,
+                false => record.strict_would_refuse,
             };
             told.push((mode, name, refused));
         }

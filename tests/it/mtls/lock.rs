@@ -46,26 +46,25 @@ async fn refused(mesh: &Mesh) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_locked_namespace_opens_with_an_approvers_signature_alone() {
-    let mut mesh = Mesh::start(folder()).await;
-    let keys = mesh.folder.path().with_extension("keys");
-    std::fs::create_dir_all(&keys).expect("a folder for keys");
-    let (approver, stranger) = (
-        key(&mesh, &keys.join("approver.key")).await,
-        key(&mesh, &keys.join("stranger.key")).await,
-    );
+/// An approval of `key`, in a file of that name beside it.
+async fn approve(mesh: &Mesh, lock: &str, (key, name): (&str, &str)) -> String {
+    let out = Path::new(key).with_file_name(name).display().to_string();
+    let (what, why) = (["mtls", "approve", "default"], ["--reason", "change 4711"]);
+    let args = [
+        &what[..],
+        &["--lock", lock, "--key", key, "--out", &out],
+        &why,
+    ]
+    .concat();
+    mesh.reeve_ok(&args).await;
+    out
+}
+
+/// Locks the namespace; the lock's id.
+async fn lock(mesh: &Mesh, approver: &str) -> String {
     let public = format!("{approver}.pub");
-    let lock = [
-        "mtls",
-        "lock",
-        "default",
-        "--yes",
-        "-o",
-        "json",
-        "--approver",
-        &public,
-    ];
+    let (what, whose) = (["mtls", "lock", "default"], ["--approver", &public]);
+    let lock = [&what[..], &whose, &["--yes", "-o", "json"]].concat();
     let early = mesh.reeve(&lock).await;
     assert_eq!(
         early.code,
@@ -76,16 +75,42 @@ async fn a_locked_namespace_opens_with_an_approvers_signature_alone() {
     let quick = [&lock[..], &["--clean-for", "1ms"]].concat();
     let locked = mesh.reeve_ok(&quick).await.json();
     let id = locked["id"].as_str().expect("the lock's id").to_owned();
-    assert!(
-        mesh.reeve_ok(&["mtls", "status"])
-            .await
-            .text()
-            .contains(&id)
+    let status = mesh.reeve_ok(&["mtls", "status"]).await.text();
+    assert!(status.contains(&id), "{status}");
+    id
+}
+
+/// Both openings are, and why.
+async fn on_record(mesh: &Mesh) {
+    let told = mesh
+        .reeve_ok(&["audit", "query", "--kind", "event", "-o", "json"])
+        .await
+        .text();
+    for words in [
+        "mtls_locked",
+        "mtls_unlocked",
+        "refused: its signer",
+        "change 4711",
+        "\"outcome\":\"unlocked\"",
+    ] {
+        assert!(told.contains(words), "{words} is not in {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_namespace_opens_with_an_approvers_signature_alone() {
+    let mut mesh = Mesh::start(folder()).await;
+    let keys = mesh.folder.path().with_extension("keys");
+    std::fs::create_dir_all(&keys).expect("a folder for keys");
+    let (approver, stranger) = (
+        key(&mesh, &keys.join("approver.key")).await,
+        key(&mesh, &keys.join("stranger.key")).await,
     );
+    let id = lock(&mesh, &approver).await;
 
     // Neither another mode nor the end of the one that is written lets plaintext in.
     let to = mesh.inbound("echo-v1-0", 9080);
-    mesh.folder.write("strict.yaml", &mode("PERMISSIVE"));
+    mesh.folder.write("strict.yaml", mode("PERMISSIVE"));
     refused(&mesh).await;
     mesh.folder.remove("strict.yaml");
     refused(&mesh).await;
@@ -94,26 +119,7 @@ async fn a_locked_namespace_opens_with_an_approvers_signature_alone() {
         "plaintext is served"
     );
 
-    let approval = |name: &str| keys.join(name).display().to_string();
-    let approve = async |key: &str, name: &str| {
-        let out = approval(name);
-        let args = [
-            "mtls",
-            "approve",
-            "default",
-            "--lock",
-            &id,
-            "--key",
-            key,
-            "--reason",
-            "change 4711",
-            "--out",
-            &out,
-        ];
-        mesh.reeve_ok(&args).await;
-        out
-    };
-    let forged = approve(&stranger, "forged").await;
+    let forged = approve(&mesh, &id, (&stranger, "forged")).await;
     let outcome = mesh.reeve(&["mtls", "unlock", "--approval", &forged]).await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.text());
     assert!(
@@ -126,7 +132,7 @@ async fn a_locked_namespace_opens_with_an_approvers_signature_alone() {
         "plaintext is served"
     );
 
-    let good = approve(&approver, "good").await;
+    let good = approve(&mesh, &id, (&approver, "good")).await;
     mesh.reeve_ok(&["mtls", "unlock", "--approval", &good])
         .await;
     eventually("the namespace is open", LIMIT, async || {
@@ -144,19 +150,7 @@ async fn a_locked_namespace_opens_with_an_approvers_signature_alone() {
         again.text()
     );
 
-    let told = mesh
-        .reeve_ok(&["audit", "query", "--kind", "event", "-o", "json"])
-        .await
-        .text();
-    for words in [
-        "mtls_locked",
-        "mtls_unlocked",
-        "refused: its signer",
-        "change 4711",
-        "\"outcome\":\"unlocked\"",
-    ] {
-        assert!(told.contains(words), "{words} is not in {told}");
-    }
+    on_record(&mesh).await;
     mesh.verify_audit().await;
     mesh.stop().await;
 }

@@ -90,43 +90,7 @@ async fn greeted(to: SocketAddr) -> bool {
     stream.read_exact(&mut heard).await.is_ok() && heard == GREETING
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
-    let mut mesh = Mesh::start(folder()).await;
-    assert!(mesh.instances().expect("instances").len() >= 30);
-    for name in ["mail-0", "vault-0"] {
-        let app = mesh.instance(name).app_address;
-        speak_first(SocketAddr::from((app, 7000))).await;
-    }
-    let door = |name: &str| mesh.inbound(&format!("{name}-0"), 9080);
-    let (mail, vault) = (mesh.inbound("mail-0", 7000), mesh.inbound("vault-0", 7000));
-    let (shop, web) = (door("shop"), door("web"));
-
-    // Some 300 requests a second of the twenty clients; and everybody who has no sidecar.
-    let clients = (0..CLIENTS).map(|n| {
-        let to = SERVERS[n % SERVERS.len()];
-        mesh.outbound(&format!("client-{n}-0"), to, 9080)
-    });
-    let load = load(clients.collect(), Duration::from_millis(60));
-    assert!(greeted(mesh.outbound("client-0-0", "mail", 7000)).await);
-    assert!(plain_get(&mesh, "legacy-0", shop, "/").await);
-    assert!(plain_get(&mesh, "scraper-0", web, "/metrics").await);
-    assert!(plain_get(&mesh, "prober-0", web, "/healthz").await);
-    drop(say(&mesh, "importer-0", mail, b"").await);
-    drop(say(&mesh, "sealed-0", vault, OWN_TLS).await);
-    for _ in 0..3 {
-        assert!(plain_get(&mesh, "nightly-0", shop, "/").await);
-        tokio::time::sleep(Duration::from_secs(4)).await;
-    }
-
-    let file = mesh.folder.path().with_extension("plan.yaml");
-    let path = file.display().to_string();
-    let plan = [
-        "mtls", "plan", "--since", "1h", "--cycle", "1s", "--out", &path,
-    ];
-    let planned = mesh.reeve(&plan).await;
-    assert_eq!(planned.code, Some(1), "{}", planned.text());
-    let text = std::fs::read_to_string(&file).expect("the plan");
+fn names_every_obstacle(text: &str) {
     for words in [
         "workload default/legacy",
         "workload default/importer",
@@ -142,13 +106,30 @@ async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
     ] {
         assert!(text.contains(words), "{words} is not in {text}");
     }
+}
 
-    // The remedies: sidecars, and ports that need no mTLS.
-    mesh.apply("workloads.yaml", workloads(insider)).await;
-    mesh.wait_ready(LIMIT).await;
+/// Everybody who has no sidecar, each in their way.
+async fn everybody_comes(mesh: &Mesh) {
+    let door = |name: &str| mesh.inbound(&format!("{name}-0"), 9080);
+    let (shop, web) = (door("shop"), door("web"));
+    let (mail, vault) = (mesh.inbound("mail-0", 7000), mesh.inbound("vault-0", 7000));
+    assert!(greeted(mesh.outbound("client-0-0", "mail", 7000)).await);
+    assert!(plain_get(mesh, "legacy-0", shop, "/").await);
+    assert!(plain_get(mesh, "scraper-0", web, "/metrics").await);
+    assert!(plain_get(mesh, "prober-0", web, "/healthz").await);
+    drop(say(mesh, "importer-0", mail, b"").await);
+    drop(say(mesh, "sealed-0", vault, OWN_TLS).await);
+    for _ in 0..3 {
+        assert!(plain_get(mesh, "nightly-0", shop, "/").await);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+}
+
+/// What scrapes, probes and imports by now.
+async fn remedied(mesh: &Mesh) {
     assert!(
         plain_get(
-            &mesh,
+            mesh,
             "scraper-0",
             mesh.inbound("web-0", 15020),
             "/stats/prometheus"
@@ -157,7 +138,7 @@ async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
     );
     assert!(
         plain_get(
-            &mesh,
+            mesh,
             "prober-0",
             mesh.inbound("web-0", 15021),
             "/healthz/ready"
@@ -165,6 +146,55 @@ async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
         .await
     );
     assert!(greeted(mesh.outbound("importer-0", "mail", 7000)).await);
+}
+
+/// Nobody is served in plaintext any more.
+async fn is_strict(mesh: &Mesh) {
+    let door = |name: &str| mesh.inbound(&format!("{name}-0"), 9080);
+    let (shop, web) = (door("shop"), door("web"));
+    for (from, to) in [("legacy-0", shop), ("nightly-0", web)] {
+        assert!(!plain_get(mesh, from, to, "/").await, "plaintext is served");
+    }
+    let status = [
+        "mtls", "status", "--since", "1h", "--cycle", "1s", "-o", "json",
+    ];
+    let ports = mesh.reeve_ok(&status).await.json();
+    for port in ports["ports"].as_array().expect("ports") {
+        assert_eq!(port["mode"], "STRICT", "{port:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
+    let mut mesh = Mesh::start(folder()).await;
+    assert!(mesh.instances().expect("instances").len() >= 30);
+    for name in ["mail-0", "vault-0"] {
+        let app = mesh.instance(name).app_address;
+        speak_first(SocketAddr::from((app, 7000))).await;
+    }
+
+    // Some 300 requests a second of the twenty clients; and everybody who has no sidecar.
+    let clients = (0..CLIENTS).map(|n| {
+        let to = SERVERS[n % SERVERS.len()];
+        mesh.outbound(&format!("client-{n}-0"), to, 9080)
+    });
+    let load = load(clients.collect(), Duration::from_millis(60));
+    everybody_comes(&mesh).await;
+
+    let file = mesh.folder.path().with_extension("plan.yaml");
+    let path = file.display().to_string();
+    let plan = [
+        "mtls", "plan", "--since", "1h", "--cycle", "1s", "--out", &path,
+    ];
+    let planned = mesh.reeve(&plan).await;
+    assert_eq!(planned.code, Some(1), "{}", planned.text());
+    let text = std::fs::read_to_string(&file).expect("the plan");
+    names_every_obstacle(&text);
+
+    // The remedies: sidecars, and ports that need no mTLS.
+    mesh.apply("workloads.yaml", workloads(insider)).await;
+    mesh.wait_ready(LIMIT).await;
+    remedied(&mesh).await;
     eventually("nothing stands in the way", LIMIT, async || {
         let outcome = mesh.reeve(&plan).await;
         match outcome.code {
@@ -190,19 +220,7 @@ async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
     assert_eq!(report.failed, 0, "{:?}", report.failures);
     println!("{} requests, none failed", report.ok);
     assert!(greeted(mesh.outbound("importer-0", "mail", 7000)).await);
-    for (from, to) in [("legacy-0", shop), ("nightly-0", web)] {
-        assert!(
-            !plain_get(&mesh, from, to, "/").await,
-            "plaintext is served"
-        );
-    }
-    let status = [
-        "mtls", "status", "--since", "1h", "--cycle", "1s", "-o", "json",
-    ];
-    let ports = mesh.reeve_ok(&status).await.json();
-    for port in ports["ports"].as_array().expect("ports") {
-        assert_eq!(port["mode"], "STRICT", "{port:#}");
-    }
+    is_strict(&mesh).await;
     mesh.verify_audit().await;
     mesh.stop().await;
 }

@@ -68,16 +68,8 @@ fn files(mesh: &Mesh) -> Vec<(String, String)> {
     files
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mesh_goes_from_permissive_to_strict_and_back_and_no_request_fails() {
-    let mut mesh = Mesh::start(folder()).await;
-    let load = load(vec![to_echo(&mesh, "client-0")], Duration::from_millis(20));
-    assert!(plain_get(&mesh, "old-0", past_sidecars(&mesh), "/").await);
-
-    let status = [&["mtls", "status", "-o", "json"][..], &SHORT].concat();
-    let blocked = mesh.reeve(&status).await;
-    assert_eq!(blocked.code, Some(1), "{}", blocked.text());
-    let port = &blocked.json()["ports"][0];
+/// What the status and the API say of the port that `old` calls.
+async fn blocked_by_old(mesh: &Mesh, port: &Value) {
     assert_eq!(port["verdict"], "blocked", "{port:#}");
     assert_eq!(port["origin"]["object"], "default", "{port:#}");
     let obstacle = &port["obstacles"][0];
@@ -93,6 +85,41 @@ async fn a_mesh_goes_from_permissive_to_strict_and_back_and_no_request_fails() {
         .await;
     let api = api.expect("the API").json();
     assert_eq!(api["ports"][0]["obstacles"], port["obstacles"], "{api:#}");
+}
+
+/// It is on record: what, why, by whom.
+async fn on_record(mesh: &Mesh) {
+    let report = mesh
+        .reeve_ok(&["mtls", "report", "-o", "json"])
+        .await
+        .json();
+    let records = report["records"].as_array().expect("records");
+    let steps: Vec<_> = records.iter().filter_map(|r| r["phase"].as_str()).collect();
+    let wave = ["shadow", "flip", "hold", "done"];
+    let expected = [&["began"][..], &wave, &wave, &["ended"]].concat();
+    assert_eq!(steps, expected, "{report:#}");
+    assert_eq!(records[0]["text"], "change 4711");
+    let text = mesh.reeve_ok(&["mtls", "report"]).await.stdout;
+    for word in [
+        "DONE",
+        "PERMISSIVE",
+        "STRICT",
+        "a new file with one PeerAuthentication",
+    ] {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_goes_from_permissive_to_strict_and_back_and_no_request_fails() {
+    let mut mesh = Mesh::start(folder()).await;
+    let load = load(vec![to_echo(&mesh, "client-0")], Duration::from_millis(20));
+    assert!(plain_get(&mesh, "old-0", past_sidecars(&mesh), "/").await);
+
+    let status = [&["mtls", "status", "-o", "json"][..], &SHORT].concat();
+    let blocked = mesh.reeve(&status).await;
+    assert_eq!(blocked.code, Some(1), "{}", blocked.text());
+    blocked_by_old(&mesh, &blocked.json()["ports"][0]).await;
 
     // The remedy.
     mesh.apply("workloads.yaml", workloads(insider("old")))
@@ -129,26 +156,7 @@ async fn a_mesh_goes_from_permissive_to_strict_and_back_and_no_request_fails() {
         assert!(mesh.folder.read(name).contains("STRICT"), "{name}");
     }
 
-    // It is on record: what, why, by whom.
-    let report = mesh
-        .reeve_ok(&["mtls", "report", "-o", "json"])
-        .await
-        .json();
-    let records = report["records"].as_array().expect("records");
-    let steps: Vec<_> = records.iter().filter_map(|r| r["phase"].as_str()).collect();
-    let wave = ["shadow", "flip", "hold", "done"];
-    let expected = [&["began"][..], &wave, &wave, &["ended"]].concat();
-    assert_eq!(steps, expected, "{report:#}");
-    assert_eq!(records[0]["text"], "change 4711");
-    let text = mesh.reeve_ok(&["mtls", "report"]).await.stdout;
-    for word in [
-        "DONE",
-        "PERMISSIVE",
-        "STRICT",
-        "a new file with one PeerAuthentication",
-    ] {
-        assert!(text.contains(word), "{word} is not in {text}");
-    }
+    on_record(&mesh).await;
 
     // And back.
     mesh.reeve_ok(&["mtls", "rollback", "--yes", "--note", "change 4712"])

@@ -1,6 +1,9 @@
 //! `reeve mtls lock`, `approve` and `unlock`: a namespace stays strict until a second person has signed otherwise.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use reeve_authz::break_glass::{SigningKey, parse_public_key};
@@ -113,7 +116,7 @@ pub(super) struct UnlockArgs {
 }
 
 pub(super) fn lock(args: &LockArgs) -> Verdict {
-    let approvers = args.approvers.iter().map(public_key);
+    let approvers = args.approvers.iter().map(|path| public_key(path));
     let approvers = approvers.collect::<Result<Vec<_>, _>>()?;
     let world = World::of(None, &args.state)?;
     let now = SystemClock.now();
@@ -230,7 +233,7 @@ fn unclean(why: &str) -> Problem {
         .into_answer()
 }
 
-fn public_key(path: &PathBuf) -> Result<SignerKey, Problem> {
+fn public_key(path: &Path) -> Result<SignerKey, Problem> {
     parse_public_key(&input::text(path)?).map_err(|error| Problem::new(error).at(path.display()))
 }
 

@@ -78,7 +78,8 @@ fn what_is_open_on_purpose_may_stay_and_nothing_else_may_open() {
 
     let more = EXEMPT.replace("\"81\"", "\"80\"");
     let bare = WORKLOADS.replace("labels: {app: web}}", "labels: {app: web}, role: none}");
-    let table: [(&str, &[(&str, &str)], &str); 4] = [
+    type Files<'a> = &'a [(&'a str, &'a str)];
+    let table: [(&str, Files<'_>, &str); 4] = [
         (
             "the namespace's mode is gone",
             &[("a.yaml", WORKLOADS), ("c.yaml", EXEMPT)],
@@ -150,6 +151,7 @@ fn only_a_strict_namespace_is_locked() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_lock_opens_by_its_own_approvers_fresh_signature_alone() {
     let (key, other) = (
         SigningKey::generate().unwrap(),
