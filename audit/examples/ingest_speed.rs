@@ -14,7 +14,8 @@ use std::{
 };
 
 use reeve_audit::{
-    AuditLog, IngestService, Level, LogOptions, ShipOptions, Wal, WalOptions, seal::SealKey, ship,
+    AuditLog, IngestService, Level, LogOptions, ShipOptions, Wal, WalOptions, ingest::told_at_once,
+    seal::SealKey, ship, ship::only,
 };
 use reeve_core::{InstanceName, SpiffeId, clock::SystemClock};
 use tonic::transport::{Endpoint, Server, server::TcpIncoming};
@@ -56,7 +57,7 @@ fn serve(folder: &Path) -> Result<(), Failure> {
     let service = IngestService::new(
         log.clone(),
         Arc::new(move |_extensions| Some(peer.clone())),
-        Arc::new(|_peer: &SpiffeId, _proxy: &InstanceName| true),
+        told_at_once(|_peer: &SpiffeId, _proxy: &InstanceName| true),
         Arc::new(Verifier),
         Arc::new(SystemClock),
     );
@@ -106,7 +107,7 @@ fn measure(folder: &str, streams: u32, records: u32, waves: u32) -> Result<(), F
             for wal in &wals {
                 runtime.spawn(ship(
                     wal.clone(),
-                    log.factory(),
+                    only(log.factory()),
                     signer.clone(),
                     ShipOptions::default(),
                 ));

@@ -12,7 +12,7 @@ pub(crate) mod proto {
     tonic::include_proto!("reeve.audit.v1");
 }
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
 
 use reeve_core::{Clock, InstanceName, SpiffeId};
 use tokio::sync::mpsc;
@@ -26,15 +26,25 @@ use self::proto::{
 };
 use crate::{
     AuditLog, BatchVerifier,
-    batch::{Batch, CheckedBatch, MAX_BATCH_BYTES, MAX_HEADER_BYTES},
+    batch::{Batch, BoxError, CheckedBatch, MAX_BATCH_BYTES, MAX_HEADER_BYTES},
     log::{LogError, Position},
 };
 
 /// Says who the peer of a connection is, from what the server put in the request's extensions.
 pub type Authenticate = Arc<dyn Fn(&tonic::Extensions) -> Option<SpiffeId> + Send + Sync>;
 
-/// Says whether an identity may ship the records of an instance.
-pub type MayShip = Arc<dyn Fn(&SpiffeId, &InstanceName) -> bool + Send + Sync>;
+/// Says whether an identity may ship the records of an instance; an error where that cannot be said now.
+pub type MayShip = Arc<dyn Fn(SpiffeId, InstanceName) -> Answer + Send + Sync>;
+
+/// What [`MayShip`] says.
+pub type Answer = Pin<Box<dyn Future<Output = Result<bool, BoxError>> + Send>>;
+
+/// The same of one who need not ask anybody.
+pub fn told_at_once(
+    may: impl Fn(&SpiffeId, &InstanceName) -> bool + Send + Sync + 'static,
+) -> MayShip {
+    Arc::new(move |id, proxy| Box::pin(std::future::ready(Ok(may(&id, &proxy)))))
+}
 
 /// The largest message: a batch, its header, its certificates, and what protobuf adds to each record.
 const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES + MAX_HEADER_BYTES + (1 << 18);
@@ -86,7 +96,7 @@ impl IngestService {
                     match self.greet(&peer, &hello.proxy).await {
                         Ok((name, positions)) => {
                             proxy = Some(name);
-                            Ok(positions_answer(positions))
+                            Ok(positions_answer(positions, self.log.origin()))
                         }
                         Err(status) => Err(status),
                     }
@@ -112,7 +122,12 @@ impl IngestService {
     ) -> Result<(InstanceName, BTreeMap<u16, Position>), Status> {
         let name = InstanceName::parse(proxy)
             .map_err(|e| Status::invalid_argument(format!("proxy: {e}")))?;
-        if !(self.may_ship)(peer, &name) {
+        let may = (self.may_ship)(peer.clone(), name.clone()).await;
+        let may = may.map_err(|error| {
+            tracing::warn!(%peer, proxy, error, "whether it may ship these records is not known");
+            Status::unavailable("who may ship which records cannot be asked now")
+        })?;
+        if !may {
             tracing::warn!(%peer, proxy, "may not ship the records of that proxy");
             return Err(Status::permission_denied(
                 "not entitled to ship the records of that proxy",
@@ -206,11 +221,12 @@ fn refused(peer: &SpiffeId, proxy: &InstanceName, reason: &str) -> ShipResponse 
     }
 }
 
-fn positions_answer(positions: BTreeMap<u16, Position>) -> ShipResponse {
+fn positions_answer(positions: BTreeMap<u16, Position>, log: &str) -> ShipResponse {
     let workers = positions.into_iter().map(|(w, p)| (w.into(), p.into()));
     ShipResponse {
         kind: Some(ship_response::Kind::Positions(proto::Positions {
             workers: workers.collect(),
+            log: log.to_owned(),
         })),
     }
 }

@@ -26,6 +26,7 @@ mod pace;
 pub mod proof;
 pub mod query;
 pub mod record;
+pub mod replica;
 mod scan;
 pub mod seal;
 pub mod ship;
@@ -37,13 +38,14 @@ pub mod witness;
 pub use archive::{Archive, LoggedBatch, Newest};
 pub use batch::{Batch, BatchHeader, BatchKey, BatchSigner, BatchVerifier, SigningIdentity};
 pub use decision_id::{DecisionIdError, decision_id, parse_record_id};
-pub use ingest::IngestService;
+pub use ingest::{IngestService, MayShip};
 pub use log::{AuditLog, LogError, LogOptions, LogStatus};
 pub use query::Reader;
 pub use record::{
     AggregateRecord, AuthenticatedBy, DecisionRecord, DecisionRecordRef, Direction, Entry,
     EntryRef, EventKind, EventRecord, LookedFor, OutcomeRecord, Record, Redacted, Redaction,
 };
-pub use scan::{Scan, ScanError};
+pub use replica::{Keeping, MeshClient, Noted, Overseer, ReplicaService};
+pub use scan::{Repeated, Scan, ScanError};
 pub use ship::{ShipOptions, ship, ship_local};
 pub use wal::{AppendError, Level, MAX_WORKERS, Wal, WalError, WalOptions, WalStatus, WalWriter};

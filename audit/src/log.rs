@@ -28,13 +28,13 @@ use std::{
 
 use aws_lc_rs::digest;
 use reeve_core::InstanceName;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::{key::LogKey, sequence::Pending, tree::Frontier};
 use crate::{
     batch::{Batch, BatchFault, BatchHeader, CheckedBatch, Source},
-    disk,
+    disk, hexes,
     seal::{SealError, SealKey},
     store::{Store, StoreError},
     witness::{Quorum, WitnessStatus},
@@ -160,7 +160,8 @@ impl LogError {
 }
 
 /// The last batch of a proxy's worker that a log holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Position {
     /// Its epoch.
     pub epoch: u64,
@@ -169,6 +170,7 @@ pub struct Position {
     /// Its last record.
     pub sequence: u64,
     /// Its leaf hash.
+    #[serde(with = "hexes")]
     pub header_hash: [u8; 32],
 }
 
@@ -257,6 +259,11 @@ impl AuditLog {
             turn: tokio::sync::Mutex::new(()),
             _lock: lock,
         }))
+    }
+
+    /// Its name, the first line of its checkpoints.
+    pub fn origin(&self) -> &str {
+        &self.options.origin
     }
 
     /// Keeps `bytes` under their SHA-256 (hex, returned): policy sets, schemas, bundles. Blocks on disk.

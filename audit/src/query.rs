@@ -101,6 +101,7 @@ pub struct Reader {
     dir: PathBuf,
     wals: Vec<PathBuf>,
     archive: Option<Arc<dyn Archive>>,
+    replicas: Vec<Reader>,
 }
 
 impl Reader {
@@ -111,6 +112,7 @@ impl Reader {
             dir: dir.to_owned(),
             wals: Vec::new(),
             archive: None,
+            replicas: Vec::new(),
         })
     }
 
@@ -119,6 +121,22 @@ impl Reader {
     pub fn with_archive(mut self, archive: Arc<dyn Archive>) -> Self {
         self.archive = Some(archive);
         self
+    }
+
+    /// Reads the logs of the mesh's audit replicas too.
+    #[must_use]
+    pub fn with_replicas(mut self, replicas: Vec<Self>) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// The logs that it reads: the mesh log, then those of replicas.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.replicas)
+    }
+
+    pub(crate) fn replicas(&self) -> &[Self] {
+        &self.replicas
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -169,6 +187,19 @@ impl Reader {
                 newest.offer(found);
             }
         })?;
+        for log in self.logs() {
+            log.search_log(filter, may_hold, &mut newest)?;
+        }
+        Ok(newest.into_found())
+    }
+
+    /// The same in this log alone. A record that two logs have is offered twice, and taken once.
+    fn search_log(
+        &self,
+        filter: &Filter,
+        may_hold: &dyn Fn(&LoggedBatch) -> bool,
+        newest: &mut Newest,
+    ) -> Result<(), ReadError> {
         let archived = self.archive.as_ref().map_or(0, |archive| archive.end());
         let batches = self.batches(archived, self.tree_size()?)?;
         for batch in batches.iter().filter(|batch| may_hold(batch)) {
@@ -178,10 +209,10 @@ impl Reader {
                 }
             })?;
         }
-        if let Some(archive) = &self.archive {
-            archive.search(filter, &mut newest)?;
+        match &self.archive {
+            Some(archive) => archive.search(filter, newest),
+            None => Ok(()),
         }
-        Ok(newest.into_found())
     }
 
     /// The decision with that id, its outcome and its policy set.

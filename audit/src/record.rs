@@ -445,6 +445,8 @@ pub enum EventKind {
     MtlsLocked,
     /// It was opened again, with an approver's signature; or that was refused.
     MtlsUnlocked,
+    /// The log of an audit replica has come to a checkpoint.
+    LogCheckpoint,
 }
 
 /// Refusals before any identity is known, counted; they have a quota of their own and take no decision's room.

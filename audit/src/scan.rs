@@ -13,7 +13,7 @@ use reeve_core::{InstanceName, RecordId, UnixTime};
 use serde::Deserialize;
 
 use crate::{
-    Reader,
+    BatchHeader, Reader,
     archive::LoggedBatch,
     query::{ReadError, unreadable},
     wal::{line, segment},
@@ -36,20 +36,27 @@ struct Object {
     path: PathBuf,
     proxy: InstanceName,
     records: u64,
+    /// How many of them, from the first on, another log has, too.
+    skip: u64,
 }
 
 impl Reader {
     /// All batches that may hold records not before `since`, and what the write-ahead logs have beside them.
     pub fn scan(&self, since: Option<UnixTime>) -> Result<Scan, ReadError> {
-        self.scan_after(0, since)
+        self.scan_after(&[], since)
     }
 
-    /// The same without the batches before leaf `from`, whose records the caller has from elsewhere.
-    pub fn scan_after(&self, from: u64, since: Option<UnixTime>) -> Result<Scan, ReadError> {
+    /// The same without the batches of each log before the leaf that `from` has for it, whose records the caller has from
+    /// elsewhere.
+    pub fn scan_after(&self, from: &[u64], since: Option<UnixTime>) -> Result<Scan, ReadError> {
         // The write-ahead logs first: a record that is shipped meanwhile is then seen twice, not never.
         let mut fresh = self.unshipped()?;
-        let leaves = self.leaves()?;
-        let logged = logged(&leaves);
+        let mut logs = Vec::new();
+        for log in self.logs() {
+            logs.push(log.leaves()?);
+        }
+        let repeated = Repeated::of(&logs);
+        let logged = logged(logs.iter().flatten());
         fresh.retain(|(id, _)| {
             let spans = logged.get(&(id.proxy.clone(), id.worker, id.epoch));
             let has = |(first, last): &(u64, u64)| (*first..=*last).contains(&id.sequence);
@@ -57,16 +64,19 @@ impl Reader {
         });
         // A batch is signed after its records are written, so one signed before `since` has nothing later.
         let since = since.unwrap_or_default();
-        let wanted = |l: &LoggedBatch| l.index >= from && l.header.time >= since;
-        let objects = leaves.into_iter().filter(wanted);
-        let objects: Vec<_> = objects
-            .map(|leaf| Object {
+        let mut objects = Vec::new();
+        for (n, leaves) in logs.into_iter().enumerate() {
+            let from = from.get(n).copied().unwrap_or(0);
+            let wanted = |l: &LoggedBatch| l.index >= from && l.header.time >= since;
+            let objects_of_log = leaves.into_iter().filter(wanted).map(|leaf| Object {
+                skip: repeated.in_batch(n, &leaf.header),
                 path: leaf.object,
                 proxy: leaf.header.proxy,
                 records: leaf.header.count,
-            })
-            .collect();
-        let counted: u64 = objects.iter().map(|o| o.records).sum();
+            });
+            objects.extend(objects_of_log.filter(|object| object.skip < object.records));
+        }
+        let counted: u64 = objects.iter().map(|o| o.records - o.skip).sum();
         Ok(Scan {
             records: counted + u64::try_from(fresh.len()).unwrap_or(u64::MAX),
             objects,
@@ -102,7 +112,75 @@ struct Identified {
     id: RecordId,
 }
 
-fn logged(leaves: &[LoggedBatch]) -> Logged {
+/// Which records a log has that another has, too: a proxy sends again what nobody acknowledged. They count once, for the log
+/// whose batch begins first.
+#[derive(Debug, Default)]
+pub struct Repeated(BTreeMap<(usize, InstanceName, u16, u64), Vec<(u64, u64)>>);
+
+impl Repeated {
+    fn of(logs: &[Vec<LoggedBatch>]) -> Self {
+        let mut repeated = Self::default();
+        if logs.len() < 2 {
+            return repeated;
+        }
+        let mut spans = Vec::new();
+        for (n, leaves) in logs.iter().enumerate() {
+            for header in leaves.iter().map(|leaf| &leaf.header) {
+                let span = header.span().unwrap_or_default();
+                spans.push(((header.source(), header.epoch), span, n));
+            }
+        }
+        spans.sort();
+        let mut covered = None;
+        for (line, (first, last), log) in spans {
+            let end = match &covered {
+                Some((before, end)) if *before == line => *end,
+                _ => 0,
+            };
+            if end >= first {
+                let ((proxy, worker), epoch) = line.clone();
+                let spans = repeated.0.entry((log, proxy, worker, epoch)).or_default();
+                spans.push((first, end.min(last)));
+            }
+            covered = Some((line, end.max(last)));
+        }
+        repeated
+    }
+
+    /// Whether that record of the `log`th log counts for another.
+    pub fn has(&self, log: usize, id: &RecordId) -> bool {
+        let spans = self.0.get(&(log, id.proxy.clone(), id.worker, id.epoch));
+        let within = |(first, last): &(u64, u64)| (*first..=*last).contains(&id.sequence);
+        spans.is_some_and(|spans| spans.iter().any(within))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many records at the beginning of a batch of the `log`th log count for another.
+    fn in_batch(&self, log: usize, header: &BatchHeader) -> u64 {
+        let (proxy, worker) = header.source();
+        let spans = self.0.get(&(log, proxy, worker, header.epoch));
+        let (first, _) = header.span().unwrap_or_default();
+        let found = spans.and_then(|spans| spans.iter().find(|(begin, _)| *begin == first));
+        found.map_or(0, |(begin, end)| end - begin + 1)
+    }
+}
+
+impl Reader {
+    /// Which records more than one log has.
+    pub fn repeated(&self) -> Result<Repeated, ReadError> {
+        let mut logs = Vec::new();
+        for log in self.logs().filter(|_| !self.replicas().is_empty()) {
+            logs.push(log.leaves()?);
+        }
+        Ok(Repeated::of(&logs))
+    }
+}
+
+fn logged<'a>(leaves: impl Iterator<Item = &'a LoggedBatch>) -> Logged {
     let mut logged = Logged::new();
     for LoggedBatch { header, .. } in leaves {
         for (worker, span) in &header.sequences {
@@ -146,10 +224,12 @@ impl Scan {
         let mut count = 0;
         for record in whole.split(|byte| *byte == b'\n').skip(2) {
             count += 1;
-            each(record)?;
+            if count > object.skip {
+                each(record)?;
+            }
         }
         match count == object.records {
-            true => Ok(count),
+            true => Ok(count - object.skip),
             false => Err(object.fault(format!(
                 "it holds {count} records, not the {} that {} signed",
                 object.records, object.proxy

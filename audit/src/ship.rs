@@ -1,21 +1,23 @@
-//! Shipping: from the write-ahead log to the audit log, in order, at least once, for ever.
+//! Shipping: from the write-ahead log to an audit log, in order, at least once, for ever.
+//!
+//! Where there are several logs, a proxy stays with the first of its own order that takes its batches; the chain of batches
+//! goes on from one log to the next ([`target`], [`shipped`]).
 
 mod grpc;
+mod shipped;
+mod target;
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
-use tonic::transport::Channel;
+use tokio::time::Instant;
 
+pub use self::target::{ChannelFactory, Target, Targets, in_order, only};
 use crate::{
     AuditLog, BatchSigner, Wal, WalError,
     batch::{Batch, BoxError, MAX_BATCH_BYTES, MAX_BATCH_RECORDS},
     log::{LogError, Position},
     wal::{Chunk, Cursor, line::Line, mark, writer},
 };
-
-/// Makes a fresh channel to the mesh process; called for every (re)connection, so that each uses current credentials.
-pub type ChannelFactory =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Channel, BoxError>> + Send>> + Send + Sync>;
 
 /// How records are shipped.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct ShipOptions {
     pub max_backoff: Duration,
     /// Longest wait for an answer before the connection counts as dead.
     pub answer_timeout: Duration,
+    /// How long a log that is not the first of the order is stayed with before the first is tried again.
+    pub home_after: Duration,
 }
 
 impl Default for ShipOptions {
@@ -43,6 +47,7 @@ impl Default for ShipOptions {
             min_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(3),
             answer_timeout: Duration::from_secs(10),
+            home_after: Duration::from_secs(30),
         }
     }
 }
@@ -72,6 +77,12 @@ enum ShipError {
     Ahead(u64, u16, u64),
     #[error("the process before has ended: what it left is to be shipped, too")]
     TookOver,
+    #[error(
+        "this audit log does not know how far another got with worker {0}, and this write-ahead log begins later"
+    )]
+    Behind(u16),
+    #[error("another audit log comes first")]
+    Home,
 }
 
 /// Where batches go.
@@ -82,12 +93,12 @@ trait Uplink: Send {
 /// Ships `wal` for ever, and keeps its marks; drop the future to stop. Nothing is lost by that: the log says where to go on.
 pub async fn ship(
     wal: Arc<Wal>,
-    connect: ChannelFactory,
+    targets: Targets,
     signer: Arc<dyn BatchSigner>,
     options: ShipOptions,
 ) {
     let marks = mark::keep(Arc::clone(&wal), Arc::clone(&signer));
-    let shipping = ship_batches(wal, connect, signer, options);
+    let shipping = ship_batches(wal, targets, signer, options);
     // Cancel-safe: neither ends by itself.
     tokio::select! {
         () = marks => {}
@@ -97,35 +108,76 @@ pub async fn ship(
 
 async fn ship_batches(
     wal: Arc<Wal>,
-    connect: ChannelFactory,
+    targets: Targets,
     signer: Arc<dyn BatchSigner>,
     options: ShipOptions,
 ) {
     let mut backoff = options.min_backoff;
+    let mut next = 0;
     loop {
         let before = wal.status().backlog;
-        // Asked before the log is: what the process before shipped until then counts as held.
-        let alone = wal.is_alone();
-        let connected = grpc::connect(&connect, wal.proxy(), options.answer_timeout).await;
-        let failed = match (alone, connected) {
-            (Ok(alone), Ok((positions, uplink))) => {
-                pump(
-                    &wal,
-                    Known { alone, positions },
-                    uplink,
-                    signer.as_ref(),
-                    &options,
-                )
-                .await
+        let all = targets();
+        let (at, last) = (next, next + 1 >= all.len());
+        let (failed, acknowledged) = match all.get(at) {
+            Some(target) => {
+                let moves = moves(&targets, (at, &target.name), options.home_after);
+                ship_to(&wal, target, (moves, last), &signer, &options).await
             }
-            (Err(error), _) => ShipError::Wal(error),
-            (_, Err(error)) => error,
+            None => (ShipError::Gone, 0),
         };
-        if matches!(failed, ShipError::TookOver) {
+        next = match failed {
+            ShipError::TookOver => continue,
+            ShipError::Home => 0,
+            _ if acknowledged > 0 || last => 0,
+            _ => at + 1,
+        };
+        let elsewhere = next > at || matches!(failed, ShipError::Home);
+        if elsewhere {
+            let log = all.get(at).map_or("", |target| target.name.as_str());
+            tracing::info!(log, why = %failed, "another audit log is tried");
             continue;
         }
         backoff = wait(&wal, &failed, before, backoff, &options).await;
     }
+}
+
+/// Ships to one log until that fails; how many batches it acknowledged.
+async fn ship_to(
+    wal: &Wal,
+    target: &Target,
+    (moves, last): (Moves, bool),
+    signer: &Arc<dyn BatchSigner>,
+    options: &ShipOptions,
+) -> (ShipError, u64) {
+    // Asked before the log is: what the process before shipped until then counts as held.
+    let alone = match wal.is_alone() {
+        Ok(alone) => alone,
+        Err(error) => return (ShipError::Wal(error), 0),
+    };
+    let connected = grpc::connect(&target.connect, wal.proxy(), options.answer_timeout).await;
+    let (held, uplink) = match connected {
+        Ok(connected) => connected,
+        Err(error) => return (error, 0),
+    };
+    let known = Known {
+        alone,
+        held,
+        last,
+        moves: Some(moves),
+    };
+    pump(wal, known, uplink, signer.as_ref(), options).await
+}
+
+/// Whether another log is to be tried first: the order has another here now, or this is not the first and had its time.
+type Moves = Box<dyn Fn() -> bool + Send + Sync>;
+
+fn moves(targets: &Targets, (at, name): (usize, &str), home_after: Duration) -> Moves {
+    let (targets, name) = (Arc::clone(targets), name.to_owned());
+    let until = (at > 0).then(|| Instant::now() + home_after);
+    Box::new(move || {
+        let due = until.is_some_and(|until| Instant::now() >= until);
+        due || targets().get(at).is_none_or(|target| target.name != name)
+    })
 }
 
 /// The same within the mesh process, whose own events go to the log directly.
@@ -157,14 +209,9 @@ async fn ship_batches_local(
         let (acknowledged, uplink) = (log.acknowledged(wal.proxy()).await, Local(log.clone()));
         let failed = match (alone, acknowledged) {
             (Ok(alone), Ok(positions)) => {
-                pump(
-                    &wal,
-                    Known { alone, positions },
-                    uplink,
-                    signer.as_ref(),
-                    &options,
-                )
-                .await
+                let known = Known::of_only_log(alone, positions, log.origin());
+                let (failed, _) = pump(&wal, known, uplink, signer.as_ref(), &options).await;
+                failed
             }
             (Err(error), _) => ShipError::Wal(error),
             (_, Err(error)) => ShipError::Log(error),
@@ -199,68 +246,113 @@ async fn wait(
 /// What is held of each worker; nothing is of those not named.
 type Positions = BTreeMap<u16, Position>;
 
+/// What a log says when shipping to it begins.
+#[derive(Debug)]
+struct Held {
+    /// Its name.
+    log: String,
+    positions: Positions,
+}
+
 /// What is known when shipping begins.
 struct Known {
     /// Whether no other process writes here.
     alone: bool,
     /// Asked for after that.
-    positions: Positions,
+    held: Held,
+    /// Whether there is no other log to try.
+    last: bool,
+    /// Whether another log is to be tried first; `None` where there is none.
+    moves: Option<Moves>,
 }
 
-/// Sends batch after batch until something fails, in turn for each worker.
-///
-/// Beside another process (not [`Known::alone`]), a line waits that continues one which the log does not hold yet: that is the
-/// other process's to ship. Ends when there is no such process any more.
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Known")
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Known {
+    fn of_only_log(alone: bool, positions: Positions, log: &str) -> Self {
+        let log = log.to_owned();
+        Self {
+            alone,
+            held: Held { log, positions },
+            last: true,
+            moves: None,
+        }
+    }
+}
+
+/// Sends batch after batch until something fails, in turn for each worker; says how many were acknowledged.
 async fn pump(
     wal: &Wal,
-    known: Known,
+    mut known: Known,
     mut uplink: impl Uplink,
     signer: &dyn BatchSigner,
     options: &ShipOptions,
-) -> ShipError {
-    let Known {
-        alone,
-        mut positions,
-    } = known;
+) -> (ShipError, u64) {
     let mut cursors = BTreeMap::new();
+    let mut acknowledged = 0;
     loop {
-        match wal.is_alone() {
-            Ok(now) if now != alone => return ShipError::TookOver,
-            Ok(_) => {}
-            Err(error) => return ShipError::Wal(error),
-        }
-        let mut more = false;
-        for line in wal.all_lines() {
-            let position = positions.entry(line.worker).or_default();
-            let reached = (position.epoch, position.sequence);
-            if !alone && !line.writer().may_ship_after(reached) {
-                continue;
+        let due = known.moves.as_ref().is_some_and(|moves| moves());
+        let more = match wal.is_alone() {
+            Ok(now) if now != known.alone => Err(ShipError::TookOver),
+            Ok(_) if due => Err(ShipError::Home),
+            Ok(_) => {
+                let shipping = (&mut known, &mut cursors, &mut acknowledged);
+                round(wal, shipping, &mut uplink, signer, options).await
             }
-            if !cursors.contains_key(&line.worker)
-                && let Err(error) = accept(wal, &line, position)
-            {
-                return error;
-            }
-            let cursor = cursors.entry(line.worker).or_default();
-            let chunk = match next(&line, cursor, position, options) {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => continue,
-                Err(error) => return ShipError::Wal(error),
-            };
-            more |= chunk.records.len() >= options.max_records.min(MAX_BATCH_RECORDS) / 2;
-            match send(wal, chunk, position, &mut uplink, signer).await {
-                Ok(reached) => {
-                    let removed = line.writer().acknowledge(reached.epoch, reached.sequence);
-                    writer::remove(removed);
-                    *position = reached;
-                }
-                Err(error) => return error,
-            }
-        }
-        if !more {
-            tokio::time::sleep(options.interval).await;
+            Err(error) => Err(ShipError::Wal(error)),
+        };
+        match more {
+            Ok(true) => {}
+            Ok(false) => tokio::time::sleep(options.interval).await,
+            Err(error) => return (error, acknowledged),
         }
     }
+}
+
+/// Sends a batch of each worker that has something; whether there is more.
+///
+/// Beside another process (not [`Known::alone`]), a line waits that continues one which the log does not hold yet: that is the
+/// other process's to ship. Ends when there is no such process any more.
+async fn round(
+    wal: &Wal,
+    (known, cursors, acknowledged): (&mut Known, &mut BTreeMap<u16, Option<Cursor>>, &mut u64),
+    uplink: &mut impl Uplink,
+    signer: &dyn BatchSigner,
+    options: &ShipOptions,
+) -> Result<bool, ShipError> {
+    let mut more = false;
+    for line in wal.all_lines() {
+        let position = known.held.positions.entry(line.worker).or_default();
+        let begun = cursors.contains_key(&line.worker);
+        if !begun {
+            shipped::catch_up(&line.dir, &known.held.log, position);
+        }
+        let reached = (position.epoch, position.sequence);
+        if !known.alone && !line.writer().may_ship_after(reached) {
+            continue;
+        }
+        if !begun {
+            accept(wal, &line, position)?;
+        }
+        let cursor = cursors.entry(line.worker).or_default();
+        let Some(chunk) = next(&line, cursor, (&*position, known.last), options)? else {
+            continue;
+        };
+        more |= chunk.records.len() >= options.max_records.min(MAX_BATCH_RECORDS) / 2;
+        let reached = send(wal, chunk, position, uplink, signer).await?;
+        *acknowledged += 1;
+        shipped::note(&line.dir, &known.held.log, &reached);
+        let removed = line.writer().acknowledge(reached.epoch, reached.sequence);
+        writer::remove(removed);
+        *position = reached;
+    }
+    Ok(more)
 }
 
 async fn send(
@@ -303,18 +395,25 @@ fn accept(wal: &Wal, line: &Line, position: &Position) -> Result<(), ShipError> 
 fn next(
     line: &Line,
     cursor: &mut Option<Cursor>,
-    position: &Position,
+    (position, last): (&Position, bool),
     options: &ShipOptions,
-) -> Result<Option<Chunk>, WalError> {
+) -> Result<Option<Chunk>, ShipError> {
     if cursor.is_none() {
-        *cursor = line.cursor_after(position.epoch, position.sequence)?;
+        let after = line.cursor_after(position.epoch, position.sequence);
+        *cursor = after.map_err(ShipError::Wal)?;
+        let follows = |cursor: &Cursor| cursor.follows((position.epoch, position.sequence));
+        // Where there is no other log to ask, records go on all the same, and `verify` tells what is missing.
+        if !last && !cursor.as_ref().is_none_or(follows) {
+            return Err(ShipError::Behind(line.worker));
+        }
     }
     // A record is at most 64 KiB, so that one beyond the mark still fits the log's bound.
     let bytes = options.max_bytes.min(MAX_BATCH_BYTES - (1 << 17));
-    match cursor {
+    let read = match cursor {
         Some(cursor) => line.read(cursor, options.max_records.min(MAX_BATCH_RECORDS), bytes),
         None => Ok(None),
-    }
+    };
+    read.map_err(ShipError::Wal)
 }
 
 #[derive(Debug)]

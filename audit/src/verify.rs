@@ -3,6 +3,7 @@
 mod batches;
 mod leaves;
 mod records;
+mod replicas;
 mod segments;
 mod state;
 mod wals;
@@ -34,6 +35,8 @@ use crate::{
 /// What else to check a folder against.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyOptions {
+    /// The logs of the mesh's audit replicas.
+    pub replicas: Vec<PathBuf>,
     /// Write-ahead logs to check too: each the folder of one proxy.
     pub wals: Vec<PathBuf>,
     /// Checkpoints kept from before, by anyone, each with what to call it; the log must be an extension of them all.
@@ -66,9 +69,11 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What is worth knowing and no fault.
     pub notes: Vec<String>,
-    /// Records in the log.
+    /// Records in all logs, each counted once.
     pub records: u64,
-    /// Batches in the log.
+    /// Records that are in two logs: sent again after nobody had acknowledged them.
+    pub repeated: u64,
+    /// Batches in all logs.
     pub batches: u64,
     /// Proxies that have shipped something.
     pub proxies: u64,
@@ -92,9 +97,26 @@ pub struct Report {
     pub tree_size: u64,
     /// The checkpoint's root hash, base64.
     pub root: String,
+    /// The logs of replicas.
+    pub replicas: Vec<ReplicaReport>,
     /// Where a later verification can go on; only if everything checked.
     #[serde(skip)]
     pub verified: Option<Verified>,
+}
+
+/// What was found of the log of a replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReplicaReport {
+    /// The log's name.
+    pub log: String,
+    /// Where it is.
+    pub place: String,
+    /// The checkpoint's tree size.
+    pub tree_size: u64,
+    /// The checkpoint's root hash, base64.
+    pub root: String,
+    /// Records in it.
+    pub records: u64,
 }
 
 /// The folder could not be verified at all: it is not there, or cannot be read.
@@ -111,29 +133,40 @@ pub struct VerifyError {
 /// How often a verification is repeated when the log grew meanwhile.
 const ATTEMPTS: usize = 4;
 
-/// Verifies the log in `dir`. Reads only; safe beside a running mesh.
+/// Verifies the log in `dir` with those of its replicas. Reads only; safe beside a running mesh.
 pub fn verify(dir: &Path, options: &VerifyOptions) -> Result<Report, VerifyError> {
-    fs::read_dir(dir).map_err(|source| VerifyError {
-        path: dir.display().to_string(),
-        source,
-    })?;
+    let dirs: Vec<&Path> = (std::iter::once(dir))
+        .chain(options.replicas.iter().map(PathBuf::as_path))
+        .collect();
+    for dir in &dirs {
+        fs::read_dir(dir).map_err(|source| VerifyError {
+            path: dir.display().to_string(),
+            source,
+        })?;
+    }
+    // The mesh log's first: what it says of others they have by then.
+    let checkpoints = || -> Vec<_> {
+        let read = |dir: &&Path| fs::read(dir.join(layout::CHECKPOINT)).ok();
+        dirs.iter().map(read).collect()
+    };
     let mut report = Report::default();
     for _ in 0..ATTEMPTS {
-        let before = fs::read(dir.join(layout::CHECKPOINT)).ok();
-        report = Check::new(dir).run(options, before.as_deref());
-        let after = fs::read(dir.join(layout::CHECKPOINT)).ok();
+        let before = checkpoints();
+        report = replicas::Logs::new(&dirs, &before, options).verify();
         // A partial tile may be gone because a wider one took its place while we read: look again.
-        if report.ok || before == after {
+        if report.ok || before == checkpoints() {
             break;
         }
     }
     Ok(report)
 }
 
-/// A verification in progress.
+/// A verification of one log in progress.
 #[derive(Debug)]
 struct Check<'a> {
     dir: &'a Path,
+    /// What stands before places in findings: nothing for the mesh log.
+    label: String,
     report: Report,
 }
 
@@ -141,13 +174,19 @@ impl<'a> Check<'a> {
     fn new(dir: &'a Path) -> Self {
         Self {
             dir,
+            label: String::new(),
             report: Report::default(),
         }
     }
 
     fn find(&mut self, place: impl Display, what: impl Into<String>) {
+        let place = place.to_string();
+        let of_record = place.starts_with("record ");
         self.report.findings.push(Finding {
-            place: place.to_string(),
+            place: match of_record {
+                true => place,
+                false => format!("{}{place}", self.label),
+            },
             what: what.into(),
         });
     }
@@ -158,45 +197,11 @@ impl<'a> Check<'a> {
         relative.display().to_string()
     }
 
-    fn run(mut self, options: &VerifyOptions, checkpoint: Option<&[u8]>) -> Report {
-        // Before the log: what the log acknowledges meanwhile is then there twice rather than nowhere.
-        let marks = self.marks(&options.wals);
-        let wals = self.wals(&options.wals);
-        let keys = self.keys(options);
-        let since = options.since.clone().unwrap_or_default();
-        let edge = since.frontier().unwrap_or_default();
-        if let (Some(leaves), Some(bytes)) = (self.tree(checkpoint, &keys, edge), checkpoint) {
-            for (name, earlier) in &options.earlier {
-                self.earlier(name, earlier, &keys, &leaves);
-            }
-            if let Some(since) = &options.since {
-                let name = "the earlier verification";
-                self.earlier(name, since.checkpoint.as_bytes(), &keys, &leaves);
-            }
-            self.witnesses(&options.witnesses, &keys, &leaves);
-            let trail = self.batches(&leaves, &since, options.batches.as_deref());
-            self.blobs(&trail, options.since.is_none());
-            self.segments(&trail.seen.segments, &leaves, trail.expired);
-            self.compare(&wals, &trail);
-            self.predecessors(&wals, &trail);
-            self.marked(&marks, &wals, &trail, options.batches.as_deref());
-            self.missing(&trail);
-            self.policies(&wals, &trail);
-            if self.report.findings.is_empty() {
-                self.report.verified = Some(self.verified(bytes, &leaves, &trail));
-            }
-        } else {
-            self.blobs(&batches::Trail::default(), true);
-        }
-        self.report.ok = self.report.findings.is_empty();
-        self.report
-    }
-
     /// Who may have signed what: from the key that was given, or else the one that the log says it began with.
-    fn keys(&mut self, options: &VerifyOptions) -> KeyChain {
+    fn keys(&mut self, given: Option<&String>) -> KeyChain {
         let beside = fs::read_to_string(self.dir.join(layout::VERIFIER_KEY));
         let beside = beside.map(|text| text.strip_suffix('\n').unwrap_or(&text).to_owned());
-        let trusted = match (&options.verifier_key, &beside) {
+        let trusted = match (given, &beside) {
             (Some(given), _) => given.clone(),
             (None, Ok(beside)) => first_key(self.dir).unwrap_or_else(|| beside.clone()),
             (None, Err(_)) => String::new(),
@@ -207,7 +212,7 @@ impl<'a> Check<'a> {
         }
         match beside {
             Err(error) => self.find(layout::VERIFIER_KEY, error.to_string()),
-            Ok(beside) if beside != chain.last() && options.verifier_key.is_some() => self.find(
+            Ok(beside) if beside != chain.last() && given.is_some() => self.find(
                 layout::VERIFIER_KEY,
                 "is not the key that was given, and no change of key leads to it",
             ),
@@ -343,3 +348,5 @@ impl<'a> Check<'a> {
 mod matrix;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::copy as copied;

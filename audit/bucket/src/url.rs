@@ -138,6 +138,18 @@ fn endpoint(at: &str) -> Result<String, UrlError> {
     }
 }
 
+impl BucketUrl {
+    /// The same bucket with another prefix beside this one's.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        let prefix = self.prefix.trim_end_matches('/');
+        Self {
+            prefix: format!("{prefix}-{name}/"),
+            ..self.clone()
+        }
+    }
+}
+
 impl fmt::Display for BucketUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -19,7 +19,7 @@ use std::{
 
 use reeve_audit::{
     AuditLog, Level, LogOptions, OutcomeRecord, Reader, ShipOptions, Wal, WalOptions,
-    batch::BoxError, seal::SealKey, ship, ship_local,
+    batch::BoxError, seal::SealKey, ship, ship::only, ship_local,
 };
 use reeve_ca::tls_incoming;
 use reeve_columns::{Columns, KeepOptions, Keeper};
@@ -146,7 +146,7 @@ fn measure(folder: &str, proxies: u32, decisions: u32) -> Result<(), BoxError> {
         let credentials = mesh::credentials(place.path(), at)?;
         runtime.spawn(ship(
             wal.clone(),
-            mesh::channels(&log.address, &credentials)?,
+            only(mesh::channels(&log.address, &credentials)?),
             mesh::signer(credentials),
             ShipOptions::default(),
         ));

@@ -92,10 +92,11 @@ impl Fact<'_> {
     }
 }
 
-/// Hands out every decision of `reader`'s log from `since` to before `until`, in no order: those in `columns` from there.
+/// Hands out every decision of `reader`'s logs from `since` to before `until`, in no order: those in the columns of each log
+/// from there.
 pub fn facts(
     reader: &Reader,
-    columns: &Columns,
+    columns: &[Columns],
     (since, until): (Option<UnixTime>, Option<UnixTime>),
     each: &mut dyn FnMut(&Fact<'_>),
 ) -> Result<(), ScanError> {
@@ -106,16 +107,27 @@ pub fn facts(
         ..Filter::default()
     };
     let search = Search::new(&filter);
-    for segment in columns.between(since, until) {
-        of_segment(columns, segment, &search, each).map_err(|error| {
-            unreadable(&segment.path(columns.log()), std::io::Error::other(error))
-        })?;
+    let repeated = reader.repeated()?;
+    for (log, columns) in columns.iter().enumerate() {
+        // What another log has, too, is counted there.
+        let mut once = |fact: &Fact<'_>| {
+            let counts = repeated.is_empty() || !fact.id().is_some_and(|id| repeated.has(log, &id));
+            if counts {
+                each(fact);
+            }
+        };
+        for segment in columns.between(since, until) {
+            of_segment(columns, segment, &search, &mut once).map_err(|error| {
+                unreadable(&segment.path(columns.log()), std::io::Error::other(error))
+            })?;
+        }
     }
     let (from, to) = (
         since.map_or(0, UnixTime::as_millis),
         until.map_or(u64::MAX, UnixTime::as_millis),
     );
-    let scan = reader.scan_after(columns.end_leaf(), since)?;
+    let ends: Vec<_> = columns.iter().map(Columns::end_leaf).collect();
+    let scan = reader.scan_after(&ends, since)?;
     let mut buffer = Vec::new();
     for part in 0..scan.parts() {
         scan.read(part, &mut buffer, &mut |record| {

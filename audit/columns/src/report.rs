@@ -119,7 +119,7 @@ pub struct Plaintext {
 }
 
 /// Puts a report together from every decision in the log.
-pub fn report(reader: &Reader, columns: &Columns, asked: &Asked) -> Result<Report, ScanError> {
+pub fn report(reader: &Reader, columns: &[Columns], asked: &Asked) -> Result<Report, ScanError> {
     let mut gathered = Gathered::default();
     facts(reader, columns, (asked.since, asked.until), &mut |fact| {
         gathered.add(fact);
@@ -134,7 +134,7 @@ pub fn report(reader: &Reader, columns: &Columns, asked: &Asked) -> Result<Repor
 /// The edges that were used before then, as far back as the log goes.
 fn used_before(
     reader: &Reader,
-    columns: &Columns,
+    columns: &[Columns],
     split: UnixTime,
 ) -> Result<BTreeSet<(String, String)>, ScanError> {
     let mut used = BTreeSet::new();

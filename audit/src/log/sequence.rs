@@ -157,26 +157,30 @@ impl AuditLog {
 
 /// Whether the batch is new (and not one we hold already), given what is held of its worker.
 ///
-/// A gap forward is taken: refusing it would stop a proxy whose records this log has lost. `verify` reports it.
+/// A gap forward is taken: another log may have what lies between, and refusing it would stop a proxy whose records this log
+/// has lost. `verify` reports it.
 fn place(held: Option<&Position>, header: &BatchHeader, batch: &Batch) -> Result<bool, BatchFault> {
     let Some(held) = held else {
         return Ok(true);
     };
-    let first = header.span().map_or(0, |(first, _)| first);
-    match (header.epoch, header.batch).cmp(&(held.epoch, held.batch)) {
-        std::cmp::Ordering::Equal if record_hash(&batch.header).0 != held.header_hash => Err(
-            BatchFault("another batch of that number is in the log".to_owned()),
-        ),
-        std::cmp::Ordering::Less | std::cmp::Ordering::Equal => Ok(false),
-        std::cmp::Ordering::Greater if (header.epoch, first) <= (held.epoch, held.sequence) => Err(
-            BatchFault("holds records that are in the log already".to_owned()),
-        ),
-        std::cmp::Ordering::Greater => {
-            if header.previous != held.header_hash {
-                tracing::warn!(proxy = %header.proxy, epoch = header.epoch, batch = header.batch,
-                    "the batch does not continue the last one here");
-            }
-            Ok(true)
-        }
+    let (first, last) = header.span().unwrap_or_default();
+    let same = (header.epoch, header.batch) == (held.epoch, held.batch);
+    let reached = (held.epoch, held.sequence);
+    if (header.epoch, last) <= reached {
+        return match same && record_hash(&batch.header).0 != held.header_hash {
+            true => Err(BatchFault(
+                "another batch of that number is in the log".to_owned(),
+            )),
+            false => Ok(false),
+        };
     }
+    if (header.epoch, first) <= reached {
+        let what = "holds records that are in the log already";
+        return Err(BatchFault(what.to_owned()));
+    }
+    if header.previous != held.header_hash {
+        tracing::info!(proxy = %header.proxy, epoch = header.epoch, batch = header.batch,
+            "the batch does not continue the last one here");
+    }
+    Ok(true)
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{ChannelFactory, Positions, ShipError, Uplink};
+use super::{ChannelFactory, Held, Positions, ShipError, Uplink};
 use crate::{
     batch::Batch,
     ingest::proto::{
@@ -29,7 +29,7 @@ pub(super) async fn connect(
     factory: &ChannelFactory,
     proxy: &InstanceName,
     timeout: Duration,
-) -> Result<(Positions, Stream), ShipError> {
+) -> Result<(Held, Stream), ShipError> {
     let attempt = async {
         let channel = factory().await.map_err(ShipError::Connect)?;
         let (requests, outgoing) = mpsc::channel(1);
@@ -61,11 +61,13 @@ pub(super) async fn connect(
     }
 }
 
-fn known(positions: proto::Positions) -> Positions {
+fn known(positions: proto::Positions) -> Held {
+    let log = positions.log;
     let workers = positions.workers.into_iter();
-    workers
+    let positions: Positions = workers
         .filter_map(|(worker, position)| Some((u16::try_from(worker).ok()?, position.into())))
-        .collect()
+        .collect();
+    Held { log, positions }
 }
 
 impl Stream {

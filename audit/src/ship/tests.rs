@@ -14,16 +14,15 @@ use crate::{
         ID, TestSigner, TestVerifier, clock, decision, drain, fast, log_options, name, open_wal,
         until_shipped,
     },
+    ingest::told_at_once,
     verify::{VerifyOptions, verify},
 };
 
 mod matrix;
+mod replicas;
 
 fn alone(positions: Positions) -> Known {
-    Known {
-        alone: true,
-        positions,
-    }
+    Known::of_only_log(true, positions, "mesh.local/audit")
 }
 
 /// A server that dies when it is dropped.
@@ -55,7 +54,7 @@ impl Mesh {
         let service = IngestService::new(
             log,
             Arc::new(move |_extensions| peer.clone()),
-            Arc::new(|_peer: &SpiffeId, proxy: &InstanceName| proxy.as_str() != "not-mine"),
+            told_at_once(|_peer: &SpiffeId, proxy: &InstanceName| proxy.as_str() != "not-mine"),
             Arc::new(TestVerifier),
             clock(),
         );
@@ -115,7 +114,7 @@ async fn records_arrive_over_grpc_and_verify() {
     fill(&wal, 100);
     until_shipped(
         &wal,
-        ship(wal.clone(), mesh.factory(), TestSigner::new(), fast()),
+        ship(wal.clone(), only(mesh.factory()), TestSigner::new(), fast()),
     )
     .await;
     let options = VerifyOptions {
@@ -137,7 +136,12 @@ async fn a_mesh_process_that_dies_and_returns_misses_nothing() {
         dir.path().join("audit"),
     );
     let mesh = Mesh::down();
-    let shipping = tokio::spawn(ship(wal.clone(), mesh.factory(), TestSigner::new(), fast()));
+    let shipping = tokio::spawn(ship(
+        wal.clone(),
+        only(mesh.factory()),
+        TestSigner::new(),
+        fast(),
+    ));
     let mut earlier = None;
     for round in 1..=3 {
         // Down: records are appended all the same.
@@ -195,15 +199,10 @@ async fn refusal(peer: Option<&'static str>, proxy: &str) -> ShipError {
     fill(&wal, 1);
     let timeout = Duration::from_secs(5);
     let error = match grpc::connect(&mesh.factory(), &name(proxy), timeout).await {
-        Ok((positions, uplink)) => {
-            pump(
-                &wal,
-                alone(positions),
-                uplink,
-                TestSigner::new().as_ref(),
-                &fast(),
-            )
-            .await
+        Ok((held, uplink)) => {
+            let known = alone(held.positions);
+            let signer = TestSigner::new();
+            pump(&wal, known, uplink, signer.as_ref(), &fast()).await.0
         }
         Err(error) => error,
     };
@@ -241,7 +240,7 @@ async fn a_log_that_knows_more_than_the_proxy_is_not_taken_for_an_acknowledgemen
     let replaced = open_wal(&dir.path().join("another"), "a");
     fill(&replaced, 3);
     let uplink = Local(log.clone());
-    let error = pump(
+    let (error, _) = pump(
         &replaced,
         alone(log.positions(&name("a"))),
         uplink,

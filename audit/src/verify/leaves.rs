@@ -23,6 +23,8 @@ use crate::{
 pub(super) struct Leaves {
     /// How many there are before these.
     pub(super) from: u64,
+    /// The tree's right edge before them.
+    pub(super) before: Frontier,
     /// Their hashes, as the checkpoint has them if anything on the disk agrees with it.
     pub(super) hashes: Vec<Hash>,
     /// The tree's right edge after them.
@@ -40,7 +42,7 @@ impl Leaves {
 }
 
 /// The tree after more leaves.
-fn grown(mut edge: Frontier, leaves: &[Hash]) -> Frontier {
+pub(super) fn grown(mut edge: Frontier, leaves: &[Hash]) -> Frontier {
     for leaf in leaves {
         edge.push(*leaf, &mut |_tile| {});
     }
@@ -112,6 +114,7 @@ impl Check<'_> {
         };
         let leaves = Leaves {
             from,
+            before: edge.clone(),
             hashes,
             edge: after,
             entries,

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use reeve_core::{InstanceName, RecordId, SpiffeId};
+use reeve_core::{InstanceName, RecordId, SpiffeId, UnixTime};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
@@ -38,6 +38,8 @@ const MAX_THREADS: usize = 16;
 /// A batch to look at.
 #[derive(Debug)]
 pub(super) struct Job<'a> {
+    /// The number of its log.
+    pub(super) log: usize,
     /// The entry of the tree.
     pub(super) entry: &'a [u8],
     /// The same, read.
@@ -48,6 +50,16 @@ pub(super) struct Job<'a> {
     pub(super) before: Chain,
     /// Its place in the tree.
     pub(super) at: u64,
+    /// Chains that other logs have after some of its records, by their sequences.
+    pub(super) passes: Vec<(u64, Chain)>,
+}
+
+/// A checkpoint of another log that a record tells of.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) log: String,
+    pub(super) checkpoint: String,
+    pub(super) by: RecordId,
 }
 
 /// A record that says that the records of all leaves before one are deleted.
@@ -98,7 +110,18 @@ pub(super) struct Seen {
     /// What proxies said was missing when they came back.
     pub(super) missing: Vec<Missing>,
     /// Who signed for each proxy, in the order of the tree: each with the first of the batches that they signed in a row.
-    pub(super) signers: BTreeMap<InstanceName, Vec<(SpiffeId, String)>>,
+    pub(super) signers: BTreeMap<InstanceName, Vec<Signed>>,
+    /// Checkpoints of replicas' logs.
+    pub(super) told: Vec<Kept>,
+}
+
+/// Who signed a batch.
+#[derive(Debug)]
+pub(super) struct Signed {
+    pub(super) time: UnixTime,
+    pub(super) identity: SpiffeId,
+    /// The batch, as findings name it.
+    pub(super) batch: String,
 }
 
 /// What a proxy said was missing from its write-ahead log when it came back.
@@ -129,8 +152,9 @@ impl Seen {
         for (proxy, signers) in later.signers {
             let known = self.signers.entry(proxy).or_default();
             known.extend(signers);
-            known.dedup_by(|later, earlier| later.0 == earlier.0);
+            known.dedup_by(|later, earlier| later.identity == earlier.identity);
         }
+        self.told.extend(later.told);
         for (blob, by) in later.blobs {
             self.blobs.entry(blob).or_insert(by);
         }
@@ -300,9 +324,23 @@ impl<'a> Look<'a> {
         if let Err(fault) = batch.check_with(&leaves) {
             self.find(&name, fault.to_string());
         }
-        let before = self.job.before;
-        let chain = leaves.iter().fold(before, |chain, leaf| link(&chain, leaf));
-        let header = &self.job.header;
+        let job = self.job;
+        let header = &job.header;
+        let first = header.span().map_or(1, |(first, _)| first);
+        let mut passes = job.passes.iter().peekable();
+        let mut chain = job.before;
+        for (sequence, leaf) in (first..).zip(&leaves) {
+            chain = link(&chain, leaf);
+            if let Some((_, other)) = passes.next_if(|(at, _)| *at == sequence)
+                && *other != chain
+            {
+                let what = format!(
+                    "record {}/{sequence} is another one in another log",
+                    header.epoch
+                );
+                self.find(&name, what);
+            }
+        }
         if chain != header.chain {
             self.find(
                 &name,
@@ -320,8 +358,13 @@ impl<'a> Look<'a> {
             match verified {
                 Ok(identity) => {
                     self.seen.signatures += 1;
-                    let signer = (header.proxy.clone(), vec![(identity, name)]);
-                    self.seen.signers.extend([signer]);
+                    let signed = Signed {
+                        time: header.time,
+                        identity,
+                        batch: name,
+                    };
+                    let proxy = header.proxy.clone();
+                    self.seen.signers.extend([(proxy, vec![signed])]);
                 }
                 Err(error) => self.find(name, format!("the signature: {error}")),
             }
@@ -429,6 +472,14 @@ impl<'a> Look<'a> {
                 marked: detail("marked").parse().ok(),
                 found: detail("found"),
                 what: detail("what"),
+            });
+        }
+        if event.event == EventKind::LogCheckpoint {
+            let detail = |name| event.detail.get(name).cloned().unwrap_or_default();
+            self.seen.told.push(Kept {
+                log: detail("log"),
+                checkpoint: detail("checkpoint"),
+                by: id.clone(),
             });
         }
         let after = event.detail.get(PREDECESSORS).map(String::as_str);

@@ -36,6 +36,12 @@ pub struct Verified {
     /// Who signed each proxy's last batch.
     #[serde(default)]
     pub(super) signers: BTreeMap<InstanceName, SpiffeId>,
+    /// Records that were in two logs.
+    #[serde(default)]
+    pub(super) repeated: u64,
+    /// The logs of replicas, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) replicas: BTreeMap<String, Verified>,
 }
 
 /// A worker's last batch.
@@ -79,6 +85,8 @@ impl Verified {
             policies,
             expired,
             signers,
+            repeated: 0,
+            replicas: BTreeMap::new(),
         }
     }
 
@@ -91,9 +99,11 @@ impl Verified {
                 read.schema
             ));
         }
-        match read.frontier() {
-            Some(_) => Ok(read),
-            None => Err("is of no tree".to_owned()),
+        let all = read.replicas.values().chain([&read]);
+        let whole = all.into_iter().all(|log| log.frontier().is_some());
+        match whole {
+            true => Ok(read),
+            false => Err("is of no tree".to_owned()),
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) async fn sample(dir: &Path) -> VerifyOptions {
     }
 }
 
-pub(super) fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (path, target) = (

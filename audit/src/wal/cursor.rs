@@ -53,6 +53,18 @@ pub(crate) struct Chunk {
     pub(crate) written: Option<u64>,
 }
 
+impl Cursor {
+    /// Whether no record is missing between that one and the next here.
+    pub(crate) fn follows(&self, (epoch, sequence): (u64, u64)) -> bool {
+        let before = match (self.next_sequence, &self.previous) {
+            (1, Some(link)) => (link.epoch, link.sequence),
+            (1, None) => (0, 0),
+            (next, _) => (self.epoch, next - 1),
+        };
+        before == (epoch, sequence)
+    }
+}
+
 impl Line {
     /// A place right after the record `(epoch, sequence)`, or at the oldest record here when that is gone.
     pub(crate) fn cursor_after(

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use hyper_util::rt::TokioIo;
 use reeve_audit::{
     AuditLog, BatchKey, BatchSigner, BatchVerifier, IngestService, SigningIdentity,
-    batch::BoxError, ship::ChannelFactory,
+    batch::BoxError, ingest::told_at_once, ship::ChannelFactory,
 };
 use reeve_ca::{CaOptions, CertificateAuthority, MeshAddress, Store, TlsPeer};
 use reeve_core::{InstanceName, SpiffeId, SystemClock, UnixTime};
@@ -80,7 +80,7 @@ impl Authority {
         IngestService::new(
             log,
             Arc::new(caller),
-            Arc::new(may_ship),
+            told_at_once(may_ship),
             Arc::new(Verifier(self.ca.bundle())),
             Arc::new(SystemClock),
         )

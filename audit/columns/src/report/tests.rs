@@ -38,7 +38,7 @@ async fn trail() -> Trail {
 
 fn of(trail: &Trail, asked: &Asked) -> Report {
     let reader = Reader::open(&trail.audit()).unwrap();
-    report(&reader, &Columns::open(&trail.audit()).unwrap(), asked).unwrap()
+    report(&reader, &[Columns::open(&trail.audit()).unwrap()], asked).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

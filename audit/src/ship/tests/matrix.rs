@@ -147,10 +147,7 @@ impl World {
     /// One connection: from hello until something breaks or all is shipped.
     async fn connect(&mut self, trouble: Trouble) {
         let (wal, log) = (self.wal(), self.log());
-        let known = Known {
-            alone: true,
-            positions: log.positions(wal.proxy()),
-        };
+        let known = alone(log.positions(wal.proxy()));
         let mut late = None;
         let uplink = Rough {
             log,
