@@ -1,6 +1,6 @@
 //! What the audit trail says of who speaks what to whom, for `reeve mtls` and `GET /api/mtls`.
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use reeve_audit::{Entry, EventKind, EventRecord, Reader, query::Filter};
 use reeve_columns::{
@@ -13,6 +13,8 @@ use reeve_control::migration::{
 };
 use reeve_core::UnixTime;
 use serde::Serialize;
+
+use crate::verb::audit::{columns, open_live};
 
 /// How far back is looked without being told: a week, for what comes weekly.
 pub(crate) const LOOK_BACK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -60,7 +62,7 @@ impl Evidence {
     /// Looks at all that came from `since` to before `now`.
     pub(crate) fn gather(
         folder: &Path,
-        (reader, columns): (&Reader, &Columns),
+        (reader, columns): (&Reader, &[Columns]),
         (since, now): (UnixTime, UnixTime),
         cycle: Duration,
     ) -> Result<Self, EvidenceError> {
@@ -111,15 +113,13 @@ impl Evidence {
     }
 }
 
-/// Opens the log of a mesh, with what sidecars have not shipped yet.
-pub(crate) fn open(audit: &Path, wals: &Path) -> Result<(Reader, Columns), EvidenceError> {
+/// Opens the logs of a mesh, with what sidecars have not shipped yet.
+pub(crate) fn open(audit: &Path) -> Result<(Reader, Vec<Columns>), EvidenceError> {
     let trail = |error: reeve_audit::query::ReadError| {
         EvidenceError::Trail(reeve_core::error_chain(&error))
     };
-    let columns = Columns::open(audit).map_err(trail)?;
-    let reader = Reader::open(audit).map_err(trail)?.with_wals(wals);
-    let archive = Columns::open(audit).map_err(trail)?;
-    Ok((reader.with_archive(Arc::new(archive)), columns))
+    let columns = columns(audit).map_err(trail)?;
+    Ok((open_live(audit).map_err(trail)?, columns))
 }
 
 fn seen<'a>(fact: &'a Fact<'a>) -> Option<Seen<'a>> {

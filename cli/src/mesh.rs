@@ -16,6 +16,7 @@ mod locks;
 mod migrations;
 mod node;
 mod renewals;
+mod replicas;
 mod revoking;
 mod settings;
 mod start;
@@ -24,9 +25,11 @@ mod unprotected;
 mod view;
 mod witnesses;
 
-pub(crate) use custody::CustodyArgs;
+pub(crate) use custody::{CustodyArgs, SealArgs};
 pub(crate) use events::Recorder;
 pub(crate) use key::ensure as ensure_key;
+pub(crate) use replicas::identity as replica_identity;
+pub(crate) use start::{caller, on_columns_thread, server, settle};
 
 use std::{
     net::SocketAddr,

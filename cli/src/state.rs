@@ -20,6 +20,27 @@ use crate::problem::Problem;
 /// A Unix socket's path with its final zero byte must fit in `sockaddr_un.sun_path` (unix(7)).
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
+/// Write-ahead logs, beside the mesh's log.
+pub(crate) const WALS: &str = "wal";
+/// Where audit replicas have their folders, beside the mesh's log.
+const REPLICAS: &str = "replicas";
+
+/// The logs of audit replicas beside the mesh log in `audit`: `replicas/NAME/audit`.
+pub(crate) fn replica_logs(audit: &Path) -> Vec<PathBuf> {
+    replica_parts(audit, "audit")
+}
+
+/// A folder of each audit replica beside the mesh log in `audit`.
+pub(crate) fn replica_parts(audit: &Path, part: &str) -> Vec<PathBuf> {
+    let folders = fs::read_dir(audit.with_file_name(REPLICAS));
+    let mut found: Vec<_> = (folders.into_iter().flatten().flatten())
+        .map(|entry| entry.path().join(part))
+        .filter(|path| path.is_dir())
+        .collect();
+    found.sort();
+    found
+}
+
 /// `--state`.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct StateArgs {
@@ -115,9 +136,24 @@ impl StateDir {
         self.0.join("audit")
     }
 
+    /// What belongs to audit replicas, a folder for each.
+    pub(crate) fn replicas(&self) -> PathBuf {
+        self.0.join(REPLICAS)
+    }
+
+    /// An audit replica's folder.
+    pub(crate) fn replica(&self, name: &InstanceName) -> PathBuf {
+        self.replicas().join(name.as_str())
+    }
+
+    /// Where an audit replica serves sidecars without a network to it.
+    pub(crate) fn replica_socket(&self, name: &InstanceName) -> PathBuf {
+        self.0.join(format!("{name}.sock"))
+    }
+
     /// All write-ahead logs.
     pub(crate) fn wals(&self) -> PathBuf {
-        self.0.join("wal")
+        self.0.join(WALS)
     }
 
     /// A sidecar's write-ahead log.

@@ -24,6 +24,7 @@ mod notices;
 mod orders;
 mod process;
 mod reconcile;
+mod replica;
 mod roster;
 mod signals;
 mod spread;
@@ -40,7 +41,7 @@ use std::{
 
 use reeve_bucket::BucketUrl;
 use reeve_control::{Mesh, instances::Instances};
-use reeve_core::model::CaptureMode;
+use reeve_core::{InstanceName, model::CaptureMode};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     task::JoinHandle,
@@ -340,6 +341,11 @@ fn first_plan(options: &Options, mesh: &Mesh) -> Result<Instances, Problem> {
         .filter(|before| before.mesh.base == base && before.mesh.capture == options.intercept)
         .unwrap_or_else(|| Instances::new(base));
     plan.mesh.capture = options.intercept;
+    let socket = |name: &InstanceName| {
+        let captured = options.intercept.is_some();
+        captured.then(|| options.state.replica_socket(name))
+    };
+    plan.plan_replicas(mesh.settings.audit_replicas, socket);
     plan.plan(&mesh.workloads, mesh.services.keys())
         .map_err(|error| {
             Problem::new(error)

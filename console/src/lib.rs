@@ -17,7 +17,7 @@ pub use admin::{
 };
 pub use api::{MeshView, api};
 pub use graph::{Edge, Graph, Node, NodeKind};
-pub use status::{AuditFacts, CaFacts, ConfigFacts, JobDone, MeshFacts, Status};
+pub use status::{AuditFacts, CaFacts, ConfigFacts, JobDone, MeshFacts, ReplicaFacts, Status};
 
 #[cfg(test)]
 mod tests;

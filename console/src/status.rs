@@ -126,4 +126,41 @@ pub struct AuditFacts {
     /// Who cosigns the log, in words.
     #[serde(default)]
     pub witnesses: String,
+    /// The logs of audit replicas.
+    #[serde(default)]
+    pub replicas: Vec<ReplicaFacts>,
+}
+
+/// The log of an audit replica, as far as the mesh log has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaFacts {
+    /// Its name.
+    pub replica: InstanceName,
+    /// The name of its log; empty while nothing was heard of it.
+    pub log: String,
+    /// Records under its last checkpoint, as it says.
+    pub records: u64,
+    /// Batches under it.
+    pub tree_size: u64,
+    /// That checkpoint, which is on record in the mesh log.
+    pub checkpoint: String,
+    /// The key to verify it with.
+    pub verifier_key: String,
+    /// How long ago that was, in milliseconds; `None` while nothing was heard of it since the mesh process started.
+    pub noted_ms_ago: Option<u64>,
+}
+
+impl ReplicaFacts {
+    /// A replica that nothing was heard of.
+    pub fn unheard(replica: InstanceName) -> Self {
+        Self {
+            replica,
+            log: String::new(),
+            records: 0,
+            tree_size: 0,
+            checkpoint: String::new(),
+            verifier_key: String::new(),
+            noted_ms_ago: None,
+        }
+    }
 }

@@ -30,9 +30,9 @@ use reeve_authz::AskedOf;
 use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
-        AppMetrics, Endpoint, EndpointSet, EntityRecord, Generation, GlobalRateLimit, JwksDocument,
-        JwtRule, PathNormalization, PolicySlice, ProxyConfig, ProxyRole, RateLimit, ServiceConfig,
-        ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
+        AppMetrics, AuditReplica, Endpoint, EndpointSet, EntityRecord, Generation, GlobalRateLimit,
+        JwksDocument, JwtRule, PathNormalization, PolicySlice, ProxyConfig, ProxyRole, RateLimit,
+        ServiceConfig, ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
     },
 };
 
@@ -249,6 +249,7 @@ impl<'a> Index<'a> {
             recorded_headers: self.mesh.settings.recorded_headers.clone(),
             danger_pass_unrecorded: self.mesh.settings.danger_pass_unrecorded,
             field_classes: self.mesh.settings.field_classes.clone(),
+            audit_replicas: self.audit_replicas(),
             capture: doors::capture(self.mesh, self.instances, workload),
         };
         let services = secrets::own(role, &workload.namespace, &self.services);
@@ -262,6 +263,14 @@ impl<'a> Index<'a> {
             routes: routes.into_iter().map(|t| (t.name.clone(), t)).collect(),
             policies: self.policies(&workload.namespace),
         })
+    }
+
+    /// Those that run beside the mesh process, and those elsewhere.
+    fn audit_replicas(&self) -> Vec<AuditReplica> {
+        let here = self.instances.mesh.replicas.iter();
+        here.chain(&self.mesh.settings.audit_replicas_elsewhere)
+            .cloned()
+            .collect()
     }
 
     fn selecting(&self, workload: &LocalWorkload) -> impl Iterator<Item = &'a Arc<Service>> {

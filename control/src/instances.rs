@@ -7,7 +7,10 @@ use std::{
     path::Path,
 };
 
-use reeve_core::{InstanceName, Namespace, ServiceName, WorkloadName, model::CaptureMode};
+use reeve_core::{
+    InstanceName, Namespace, ServiceName, WorkloadName,
+    model::{AuditReplica, CaptureMode},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{LocalWorkload, WorkloadRole};
@@ -24,6 +27,10 @@ const FIRST_SERVICE: u8 = 10;
 const SERVICES: u8 = 255;
 /// Numbers 10 to 254.
 pub const MAX_SERVICES: usize = 245;
+/// Most audit replicas of a mesh.
+pub const MAX_REPLICAS: usize = 64;
+/// The last number of the first replica's address, `127.<base>.0.…`: the mesh process has 1.
+const FIRST_REPLICA: u8 = 2;
 /// The port of the mesh process' gRPC services.
 pub const GRPC_PORT: u16 = 15012;
 /// Where the rules bring others' connections (Istio's port).
@@ -57,6 +64,9 @@ pub struct MeshAddresses {
     /// has loopback addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureMode>,
+    /// The audit replicas that run beside the mesh process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<AuditReplica>,
 }
 
 /// One running copy of a workload.
@@ -127,7 +137,32 @@ pub enum InstancesError {
     TooManyServices(usize),
 }
 
+/// The name of the `n`th audit replica that runs beside the mesh process.
+pub fn replica_name(n: u16) -> Option<InstanceName> {
+    InstanceName::parse(&format!("audit-{n}")).ok()
+}
+
 impl Instances {
+    /// Plans so many audit replicas beside the mesh process; those reached by a socket, not by an address, are told where it
+    /// is by `socket`.
+    pub fn plan_replicas(
+        &mut self,
+        count: u16,
+        socket: impl Fn(&InstanceName) -> Option<std::path::PathBuf>,
+    ) {
+        let base = self.mesh.base;
+        let planned = (0..count).filter_map(|n| {
+            let (name, own) = (replica_name(n)?, u8::try_from(n).ok()?);
+            let ip = Ipv4Addr::new(127, base, 0, FIRST_REPLICA.checked_add(own)?);
+            let address = match socket(&name) {
+                Some(path) => format!("unix:{}", path.display()),
+                None => SocketAddr::from((ip, GRPC_PORT)).to_string(),
+            };
+            Some(AuditReplica { name, address })
+        });
+        self.mesh.replicas = planned.collect();
+    }
+
     /// A mesh at `127.<base>` in which nothing runs yet.
     pub fn new(base: u8) -> Self {
         let mesh = Ipv4Addr::new(127, base, 0, 1);
@@ -137,6 +172,7 @@ impl Instances {
                 grpc: (mesh, GRPC_PORT).into(),
                 api: (mesh, API_PORT).into(),
                 capture: None,
+                replicas: Vec::new(),
             },
             services: BTreeMap::new(),
             instances: Vec::new(),
@@ -339,6 +375,26 @@ mod tests {
         );
         let mesh = mesh(&yaml);
         instances.plan(&mesh.workloads, mesh.services.keys())
+    }
+
+    #[test]
+    fn replicas_of_the_log_have_addresses_beside_the_mesh_process_or_sockets() {
+        let mut instances = Instances::new(77);
+        let planned = |instances: &Instances| -> Vec<String> {
+            let replicas = instances.mesh.replicas.iter();
+            replicas
+                .map(|replica| format!("{} {}", replica.name, replica.address))
+                .collect()
+        };
+        instances.plan_replicas(2, |_name| None);
+        assert_eq!(
+            planned(&instances),
+            ["audit-0 127.77.0.2:15012", "audit-1 127.77.0.3:15012"]
+        );
+        instances.plan_replicas(1, |name| Some(format!("/run/{name}.sock").into()));
+        assert_eq!(planned(&instances), ["audit-0 unix:/run/audit-0.sock"]);
+        instances.plan_replicas(0, |_name| None);
+        assert!(instances.mesh.replicas.is_empty());
     }
 
     #[test]

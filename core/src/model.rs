@@ -63,9 +63,9 @@ pub use transformation::{
     ResponseChanges, Transformation, is_untouchable,
 };
 pub use workload::{
-    CallerShares, Capture, CaptureMode, EcdhCurve, ForwardClientCert, InboundListener, MtlsMode,
-    OutboundListener, OutboundPolicy, PathNormalization, Protocol, ProxyRole, ServiceState,
-    Topology, TracingConfig, WorkloadConfig,
+    AuditReplica, CallerShares, Capture, CaptureMode, EcdhCurve, ForwardClientCert,
+    InboundListener, MtlsMode, OutboundListener, OutboundPolicy, PathNormalization, Protocol,
+    ProxyRole, ServiceState, Topology, TracingConfig, WorkloadConfig,
 };
 
 use std::fmt;

@@ -50,6 +50,7 @@ mod ratelimit;
 mod refused_identity;
 mod registration;
 mod replay;
+mod replicas;
 mod resilience;
 mod resumption;
 mod rollout;

@@ -1,8 +1,9 @@
 //! Measures what one audit log bears: as many proxies' audit streams as wanted, each with an SVID and a TLS connection of its
 //! own and the real shipper, into the real mesh process.
 //! `cargo run --release -p reeve-sidecar --example audit_streams -- FOLDER REEVE STREAMS RECORDS [WAVES [URL]]`: so many
-//! streams, so many records of each in each wave; with URL the log is kept in that bucket, too. Prints JSON. As root it
-//! raises the bound on open files itself.
+//! streams, so many records of each in each wave; with URL the log is kept in that bucket, too. With `--replica` first, the
+//! streams go into an audit replica beside the mesh process, and what that uses is told. Prints JSON. As root it raises the
+//! bound on open files itself.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reeve_audit::{EventKind, EventRecord, Level, ShipOptions, Wal, WalOptions, ship};
+use reeve_audit::{EventKind, EventRecord, Level, ShipOptions, Wal, WalOptions, ship, ship::only};
 use reeve_ca::{CaOptions, CertificateAuthority, MeshAddress, SealKey, Store};
 use reeve_core::{Clock, InstanceName, SpiffeId, clock::SystemClock};
 use reeve_sidecar::{MeshConnector, SvidSigner};
@@ -24,13 +25,19 @@ use tokio::sync::watch;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
+/// The replica's name.
+const REPLICA: &str = "audit-0";
 /// Copies of one workload.
 const REPLICAS: u32 = 250;
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let replica = args.first() == Some(&"--replica");
+    if replica {
+        args.remove(0);
+    }
     let (waves, url) = (args.get(4).unwrap_or(&"1"), args.get(5));
     let [folder, reeve, streams, records, ..] = args.as_slice() else {
         return Err("usage: audit_streams FOLDER REEVE STREAMS RECORDS [WAVES [URL]]".into());
@@ -40,6 +47,7 @@ fn main() -> Result<(), Failure> {
         streams: streams.parse()?,
         records: records.parse()?,
         waves: waves.parse()?,
+        replica,
     };
     more_files(u64::from(load.streams) * 6 + 1000)?;
     load.run(place.path(), reeve, url.copied())
@@ -49,6 +57,7 @@ struct Load {
     streams: u32,
     records: u32,
     waves: u32,
+    replica: bool,
 }
 
 impl Load {
@@ -57,16 +66,25 @@ impl Load {
         let (state, mesh) = (place.join("state"), place.join("mesh"));
         fs::create_dir_all(&state)?;
         fs::create_dir_all(&mesh)?;
-        fs::write(mesh.join("mesh.yaml"), self.workloads())?;
+        let replica = self.replica.then(free).transpose()?;
+        let settings = replica.as_deref().map(settings).unwrap_or_default();
+        fs::write(mesh.join("mesh.yaml"), self.workloads() + &settings)?;
         let issued = Instant::now();
         let proxies = self.proxies(place, &state, &clock)?;
         let issued = issued.elapsed().as_secs_f64();
-        let mut log = Running::start(reeve, &state, &mesh, url)?;
+        let mesh_url = url.filter(|_| !self.replica);
+        let (mut log, mut expected) = (Running::start(reeve, &state, &mesh, mesh_url)?, "control");
+        let mut _mesh = None;
+        if let Some(listen) = &replica {
+            let replica = log.replica(reeve, (&state, &place.join("replica")), listen, url)?;
+            (_mesh, expected) = (Some(std::mem::replace(&mut log, replica)), "audit");
+        }
         let idle = log.resident_kib()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
-        let expected: SpiffeId = "spiffe://mesh.local/ns/reeve-system/sa/control".parse()?;
+        let expected: SpiffeId =
+            format!("spiffe://mesh.local/ns/reeve-system/sa/{expected}").parse()?;
         let address: MeshAddress = log.address.parse()?;
         let (began, opened) = (Instant::now(), record(&proxies, 1)?);
         let _inside = runtime.enter();
@@ -82,7 +100,12 @@ impl Load {
                 Box::pin(async move { Ok(connector.connected().await?) })
             });
             let signer = Arc::new(SvidSigner::new(credentials.clone()));
-            runtime.spawn(ship(wal.clone(), channels, signer, ShipOptions::default()));
+            runtime.spawn(ship(
+                wal.clone(),
+                only(channels),
+                signer,
+                ShipOptions::default(),
+            ));
         }
         until_shipped(&proxies, &mut log)?;
         let opening = began.elapsed().as_secs_f64();
@@ -261,6 +284,53 @@ impl Running {
         Ok(running)
     }
 
+    /// Starts an audit replica of the mesh of this process, which listens there.
+    fn replica(
+        &self,
+        reeve: &str,
+        (state, own): (&Path, &Path),
+        listen: &str,
+        url: Option<&str>,
+    ) -> Result<Self, Failure> {
+        fs::create_dir_all(own)?;
+        let token = Command::new(reeve)
+            .args(["ca", "token", "create", "--identity"])
+            .arg("spiffe://mesh.local/ns/reeve-system/sa/audit")
+            .arg("--state")
+            .arg(state)
+            .output()?;
+        if !token.status.success() {
+            return Err(String::from_utf8_lossy(&token.stderr).into_owned().into());
+        }
+        fs::write(own.join("token"), &token.stdout)?;
+        let store = url.map(|url| ["--audit-store", url]);
+        let child = Command::new(reeve)
+            .args(["audit", "serve", "--name", REPLICA, "--listen", listen])
+            .args(["--mesh-address", &self.address, "--state"])
+            .arg(own)
+            .arg("--join-token-file")
+            .arg(own.join("token"))
+            .arg("--bundle")
+            .arg(state.join("bundle.pem"))
+            .args(store.into_iter().flatten())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(own.join("log"))?)
+            .spawn()?;
+        let mut running = Self {
+            child,
+            address: listen.to_owned(),
+            checkpoint: own.join("audit/checkpoint"),
+        };
+        while !running.checkpoint.exists() || std::net::TcpStream::connect(listen).is_err() {
+            if let Some(ended) = running.child.try_wait()? {
+                let log = fs::read_to_string(own.join("log"))?;
+                return Err(format!("the replica ended: {ended}\n{log}").into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(running)
+    }
+
     fn resident_kib(&self) -> Result<u64, Failure> {
         self.number("status", "VmRSS:")
     }
@@ -305,6 +375,14 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The mesh knows the replica.
+fn settings(listen: &str) -> String {
+    format!(
+        "---\napiVersion: reeve.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec:\n  audit:\n    \
+         replicasElsewhere: [{{name: {REPLICA}, address: \"{listen}\"}}]\n"
+    )
 }
 
 /// An address that nobody listens on.

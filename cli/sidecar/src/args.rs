@@ -121,6 +121,19 @@ pub enum AuditLevel {
 }
 
 impl SidecarArgs {
+    /// The identity that audit replicas must show: `audit`, in the namespace of the mesh process.
+    pub fn audit_identity(&self) -> anyhow::Result<SpiffeId> {
+        let mesh = self.mesh_identity()?;
+        let root = mesh.namespace_and_account().map(|(root, _)| root);
+        let root = match root {
+            Some(root) => root,
+            None => reeve_core::Namespace::parse("reeve-system")?,
+        };
+        Ok(self
+            .trust_domain
+            .workload(&root, &ServiceAccount::parse("audit")?))
+    }
+
     /// The identity that the mesh process must show.
     pub fn mesh_identity(&self) -> anyhow::Result<SpiffeId> {
         if let Some(id) = &self.mesh_identity {

@@ -43,6 +43,16 @@ impl MeshConnector {
         }
     }
 
+    /// The same to another address, where a server of another identity is expected.
+    #[must_use]
+    pub fn elsewhere(&self, address: MeshAddress, expected: SpiffeId) -> Self {
+        Self {
+            address,
+            expected,
+            ..self.clone()
+        }
+    }
+
     /// A channel that connects when it is first used.
     pub fn channel(&self) -> Channel {
         let connector = self.clone();

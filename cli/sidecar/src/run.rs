@@ -7,14 +7,14 @@ use axum::Router;
 use reeve_ads::{AdsClient, CircuitClient, KeyClient};
 use reeve_audit::{
     EventKind, EventRecord, Level, MAX_WORKERS, ShipOptions, Wal, WalError, WalOptions, ship,
-    ship::ChannelFactory,
+    ship::{ChannelFactory, Target, Targets, in_order},
 };
 use reeve_ca::{AgentHandle, IdentitySource, OneIdentity};
-use reeve_core::{Clock, SystemClock, error_chain};
+use reeve_core::{Clock, SystemClock, error_chain, model::ProxyConfig};
 use reeve_svid::CredentialsWatch;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, watch},
     task::JoinHandle,
 };
 
@@ -167,7 +167,10 @@ impl Sidecar {
         };
         events.record(started(&wal, args)?);
         let feed = tokio::spawn(feeding(feed, credentials.clone(), data_plane.clone()));
-        let shipping = tokio::spawn(shipping(&connector, &wal, &credentials));
+        let targets = targets(args, &connector, data_plane.config())?;
+        let signer = Arc::new(SvidSigner::new(credentials.clone()));
+        let shipping = ship(Arc::clone(&wal), targets, signer, ShipOptions::default());
+        let shipping = tokio::spawn(shipping);
         let inspect = Inspect::new(args, credentials.clone(), log);
         let routes = admin::routes(admin).merge(inspect::routes(inspect));
         let routes = routes.merge(operators(args, &data_plane, &wal));
@@ -389,18 +392,37 @@ fn feed_channels(connector: &MeshConnector) -> reeve_ads::ChannelFactory {
     Arc::new(move || connector.channel())
 }
 
-fn shipping(
-    connector: &MeshConnector,
-    wal: &Arc<Wal>,
-    credentials: &CredentialsWatch,
-) -> impl Future<Output = ()> + Send + 'static {
-    let connector = connector.clone();
-    let channels: ChannelFactory = Arc::new(move || {
+/// The logs that records may go to: the audit replicas in this proxy's own order, and the mesh process, which takes them where
+/// there is no replica, or none that answers.
+fn targets(
+    args: &SidecarArgs,
+    mesh: &MeshConnector,
+    config: watch::Receiver<Option<Arc<ProxyConfig>>>,
+) -> anyhow::Result<Targets> {
+    let (mesh, instance) = (mesh.clone(), args.instance.clone());
+    let identity = args.audit_identity()?;
+    Ok(Arc::new(move || {
+        let config = config.borrow().clone();
+        let replicas = config.map(|config| config.workload.audit_replicas.clone());
+        let mut replicas = replicas.unwrap_or_default();
+        in_order(&instance, &mut replicas, |replica| replica.name.as_str());
+        let replicas = replicas.iter().filter_map(|replica| {
+            let connector = mesh.elsewhere(replica.address.parse().ok()?, identity.clone());
+            let name = format!("{} at {}", replica.name, replica.address);
+            Some(target(name, connector))
+        });
+        replicas
+            .chain([target("the mesh process".to_owned(), mesh.clone())])
+            .collect()
+    }))
+}
+
+fn target(name: String, connector: MeshConnector) -> Target {
+    let connect: ChannelFactory = Arc::new(move || {
         let connector = connector.clone();
         Box::pin(async move { Ok(connector.connected().await?) })
     });
-    let signer = Arc::new(SvidSigner::new(credentials.clone()));
-    ship(Arc::clone(wal), channels, signer, ShipOptions::default())
+    Target { name, connect }
 }
 
 /// What only the mesh's operator may do: taps and break-glass.

@@ -1,7 +1,6 @@
 //! What the demo ends with.
 
 use reeve_audit::{
-    Reader,
     query::{Filter, MAX_RESULTS},
     verify::Report,
 };
@@ -9,7 +8,7 @@ use reeve_core::decision::Effect;
 use serde::Serialize;
 
 use super::traffic::Seen;
-use crate::state::StateDir;
+use crate::{state::StateDir, verb::audit::open_live};
 
 /// The demo's summary.
 #[derive(Clone, Debug, Serialize)]
@@ -78,7 +77,6 @@ fn decisions(state: &StateDir, effect: Effect) -> usize {
         limit: MAX_RESULTS,
         ..Filter::default()
     };
-    let found = Reader::open(&state.audit())
-        .and_then(|reader| reader.with_wals(&state.wals()).query(&filter));
+    let found = open_live(&state.audit()).and_then(|reader| reader.query(&filter));
     found.map_or(0, |found| found.len())
 }

@@ -17,9 +17,9 @@ use reeve_pkcs11::{Token, TokenAddress};
 
 use super::key::Keys;
 
-/// Where the mesh's keys are.
+/// Where the key is that seals other keys.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct CustodyArgs {
+pub(crate) struct SealArgs {
     /// File with the key (32 bytes in hex) that seals keys at rest; by default seal.key in the state directory
     #[arg(long, value_name = "FILE")]
     seal_key: Option<PathBuf>,
@@ -28,9 +28,57 @@ pub(crate) struct CustodyArgs {
     #[arg(long, value_name = "COMMAND", conflicts_with = "seal_key")]
     seal_key_command: Option<String>,
 
-    /// Environment variable that holds that key instead; of all the mesh's processes the mesh process alone gets it
+    /// Environment variable that holds that key instead; of all the mesh's processes the mesh process alone gets it, and
+    /// audit replicas
     #[arg(long, value_name = "NAME", conflicts_with_all = ["seal_key", "seal_key_command"])]
     seal_key_env: Option<String>,
+}
+
+impl SealArgs {
+    /// The command line that says the same.
+    pub(crate) fn flags(&self) -> Vec<OsString> {
+        said([
+            ("--seal-key", self.seal_key.clone().map(Into::into)),
+            (
+                "--seal-key-command",
+                self.seal_key_command.clone().map(Into::into),
+            ),
+            ("--seal-key-env", self.seal_key_env.clone().map(Into::into)),
+        ])
+    }
+
+    /// The variable that holds the key, where one does.
+    pub(crate) fn environment(&self) -> Vec<(OsString, OsString)> {
+        let named = self.seal_key_env.clone().map(OsString::from);
+        let given = named.and_then(|name| Some((name.clone(), std::env::var_os(name)?)));
+        given.into_iter().collect()
+    }
+
+    /// The key, in `state` unless it is elsewhere; `sealed` are the places that hold what was sealed with it.
+    pub(crate) async fn keys(&self, state: &Path, sealed: &[&Path]) -> anyhow::Result<Keys> {
+        if let Some(command) = &self.seal_key_command {
+            return Keys::of_command(command).await;
+        }
+        if let Some(name) = &self.seal_key_env {
+            return Keys::of_environment(name);
+        }
+        let file = self.seal_key.clone();
+        Keys::of_file(&file.unwrap_or_else(|| state.join("seal.key")), sealed)
+    }
+}
+
+fn said<const N: usize>(all: [(&str, Option<OsString>); N]) -> Vec<OsString> {
+    let given = all
+        .into_iter()
+        .filter_map(|(name, value)| Some([name.into(), value?]));
+    given.flatten().collect()
+}
+
+/// Where the mesh's keys are.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CustodyArgs {
+    #[command(flatten)]
+    pub(crate) seal: SealArgs,
 
     /// Token that makes and keeps the authority's keys: pkcs11:token=LABEL?module-path=FILE&pin-source=SOURCE, where
     /// SOURCE is file:PATH, env:NAME or |COMMAND
@@ -47,7 +95,10 @@ impl CustodyArgs {
     pub(crate) fn absolute(&self) -> io::Result<Self> {
         let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
         Ok(Self {
-            seal_key: absolute(&self.seal_key)?,
+            seal: SealArgs {
+                seal_key: absolute(&self.seal.seal_key)?,
+                ..self.seal.clone()
+            },
             upstream_authority: absolute(&self.upstream_authority)?,
             ..self.clone()
         })
@@ -55,13 +106,8 @@ impl CustodyArgs {
 
     /// The command line that says the same.
     pub(crate) fn flags(&self) -> Vec<OsString> {
-        let all: [(&str, Option<OsString>); 5] = [
-            ("--seal-key", self.seal_key.clone().map(Into::into)),
-            (
-                "--seal-key-command",
-                self.seal_key_command.clone().map(Into::into),
-            ),
-            ("--seal-key-env", self.seal_key_env.clone().map(Into::into)),
+        let mut all = self.seal.flags();
+        all.extend(said([
             (
                 "--authority-keys",
                 self.authority_keys.clone().map(Into::into),
@@ -70,34 +116,17 @@ impl CustodyArgs {
                 "--upstream-authority",
                 self.upstream_authority.clone().map(Into::into),
             ),
-        ];
-        let given = all
-            .into_iter()
-            .filter_map(|(name, value)| Some([name.into(), value?]));
-        given.flatten().collect()
+        ]));
+        all
     }
 
     /// The variables that the mesh process needs besides those of all processes: a module of a token has some of its own,
     /// which nobody here knows by name.
     pub(crate) fn environment(&self) -> Vec<(OsString, OsString)> {
-        let wanted = |name: &OsString| {
-            self.authority_keys.is_some() || self.seal_key_env.as_deref().is_some_and(|n| name == n)
-        };
-        std::env::vars_os()
-            .filter(|(name, _)| wanted(name))
-            .collect()
-    }
-
-    /// The key that seals, in `state` unless it is elsewhere; `sealed` are the places that hold what was sealed with it.
-    pub(super) async fn seal_keys(&self, state: &Path, sealed: &[&Path]) -> anyhow::Result<Keys> {
-        if let Some(command) = &self.seal_key_command {
-            return Keys::of_command(command).await;
+        match self.authority_keys {
+            Some(_) => std::env::vars_os().collect(),
+            None => self.seal.environment(),
         }
-        if let Some(name) = &self.seal_key_env {
-            return Keys::of_environment(name);
-        }
-        let file = self.seal_key.clone();
-        Keys::of_file(&file.unwrap_or_else(|| state.join("seal.key")), sealed)
     }
 
     /// The token that keeps the authority's keys, if one does.
@@ -152,7 +181,10 @@ mod tests {
     fn only_the_variables_that_are_needed_go_to_the_mesh_process() {
         assert!(CustodyArgs::default().environment().is_empty());
         let one = CustodyArgs {
-            seal_key_env: Some("PATH".to_owned()),
+            seal: SealArgs {
+                seal_key_env: Some("PATH".to_owned()),
+                ..SealArgs::default()
+            },
             ..CustodyArgs::default()
         };
         let names: Vec<_> = one

@@ -19,9 +19,9 @@ const MAX_KEY_ANSWER: u64 = 1024;
 const COMMAND: Duration = Duration::from_secs(30);
 
 /// The key, as those who seal with it want it.
-pub(super) struct Keys {
+pub(crate) struct Keys {
     pub(super) authority: reeve_ca::SealKey,
-    pub(super) log: reeve_audit::seal::SealKey,
+    pub(crate) log: reeve_audit::seal::SealKey,
 }
 
 impl Keys {

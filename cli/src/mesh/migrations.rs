@@ -74,7 +74,7 @@ impl View {
         }
         let (folder, state) = (self.folder.clone(), self.state.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let (reader, columns) = evidence::open(&state.join("audit"), &state.join("wal"))?;
+            let (reader, columns) = evidence::open(&state.join("audit"))?;
             let now = SystemClock.now();
             let times = (now.minus(LOOK_BACK), now);
             Evidence::gather(&folder, (&reader, &columns), times, CYCLE)

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, bail};
 use reeve_ads::{AdsService, CircuitService, KeyService};
 use reeve_audit::{
-    AuditLog, EventKind, EventRecord, IngestService, LogOptions, ShipOptions, Wal, WalOptions,
-    ship_local,
+    AuditLog, EventKind, EventRecord, IngestService, LogOptions, ReplicaService, ShipOptions, Wal,
+    WalOptions, ingest::told_at_once, replica::MESH_PROCESS as OWN_NAME, ship_local,
 };
 use reeve_bucket::Bucket;
 use reeve_ca::{
@@ -34,11 +34,10 @@ use crate::verb::authz::trail::is_one as decides_for_others;
 
 use super::{
     MeshArgs, attest::SidecarAttestor, events::Recorder, kubernetes::KubernetesAttestor,
-    migrations::LastStand, node, renewals, settings::Kept, trail, view::View, witnesses,
+    migrations::LastStand, node, renewals, replicas::Overseen, settings::Kept, trail, view::View,
+    witnesses,
 };
 
-/// The mesh process among the proxies of the audit log. Instances end in a number, so none has this name.
-const OWN_NAME: &str = "reeve.mesh";
 /// How long the last records may take to reach the log at the end.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 
@@ -91,7 +90,7 @@ impl MeshProcess {
         })?;
         let settings = settings(args, &controller).await?;
         let sealed = [&*args.within("ca"), &*args.within("audit")];
-        let keys = args.custody.seal_keys(&args.state, &sealed).await?;
+        let keys = args.custody.seal.keys(&args.state, &sealed).await?;
         let ca = open_ca(args, &settings, &clock, keys.authority)?;
         let log = open_log(args, &settings, keys.log)?;
         log.set_witnesses(witnesses::quorum(&settings.witnesses));
@@ -111,6 +110,7 @@ impl MeshProcess {
             started_at: clock.now(),
             controller,
             circuits: Arc::default(),
+            replicas: Arc::default(),
             ca,
             tokens,
             entries: Arc::default(),
@@ -237,8 +237,8 @@ async fn maintain(view: &View) -> anyhow::Result<()> {
     }
 }
 
-/// The settings of both gRPC servers.
-fn server() -> Server {
+/// The settings of the mesh's gRPC servers.
+pub(crate) fn server() -> Server {
     Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -246,14 +246,14 @@ fn server() -> Server {
 }
 
 /// Gives the last records time to reach the log; what does not is shipped after the next start.
-async fn settle(wal: &Wal) {
+pub(crate) async fn settle(wal: &Wal) {
     let shipped = async {
         while wal.status().backlog > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     if tokio::time::timeout(LAST_RECORDS, shipped).await.is_err() {
-        tracing::info!("records of the mesh process wait for its next start");
+        tracing::info!("records of this process wait for its next start");
     }
 }
 
@@ -356,6 +356,14 @@ fn keep_columns(view: &Arc<View>, wal: &Arc<Wal>, dir: &Path) -> anyhow::Result<
             ..KeepOptions::default()
         }
     };
+    on_columns_thread(keeper, options)
+}
+
+/// Keeps columns for ever.
+pub(crate) fn on_columns_thread(
+    keeper: Keeper,
+    options: impl Fn() -> KeepOptions + Send + 'static,
+) -> anyhow::Result<()> {
     let run = move || {
         if let Err(error) = rustix::process::setpriority_process(None, COLUMNS_NICENESS) {
             tracing::debug!(%error, "columns are kept at the usual priority");
@@ -368,7 +376,8 @@ fn keep_columns(view: &Arc<View>, wal: &Arc<Wal>, dir: &Path) -> anyhow::Result<
     Ok(())
 }
 
-fn caller(extensions: &tonic::Extensions) -> Option<SpiffeId> {
+/// Who is at the other end, by its certificate.
+pub(crate) fn caller(extensions: &tonic::Extensions) -> Option<SpiffeId> {
     let peer = extensions.get::<TlsPeer>()?;
     Some(peer.verified.as_ref()?.id().clone())
 }
@@ -423,9 +432,12 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<Attestors>) -> Routes {
     );
     let member = is_member.clone();
     // A server that decides for other proxies records as a sidecar does; it is given no configuration.
+    let decides = (domain.clone(), root.clone());
     let may_ship = move |id: &SpiffeId, instance: &InstanceName| {
-        member(id, instance) || decides_for_others((&domain, &root), id, instance.as_str())
+        let (domain, root) = &decides;
+        member(id, instance) || decides_for_others((domain, root), id, instance.as_str())
     };
+    let replicas = Overseen::new(view, (domain, root), Arc::new(may_ship.clone()));
     let is_member = Arc::new(is_member);
     let hub = Arc::clone(&view.circuits);
     let circuits = CircuitService::new(hub, caller, Arc::clone(&is_member) as _);
@@ -435,7 +447,7 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<Attestors>) -> Routes {
     let ingest = IngestService::new(
         Arc::clone(&view.log),
         Arc::new(caller),
-        Arc::new(may_ship),
+        told_at_once(may_ship),
         Arc::new(SvidBatchVerifier::new(view.ca.bundle())),
         Arc::clone(&view.clock),
     );
@@ -444,6 +456,7 @@ fn tls_routes(view: &Arc<View>, attestor: &Arc<Attestors>) -> Routes {
         .add_service(circuits.into_server())
         .add_service(keys.into_server())
         .add_service(ingest.into_server())
+        .add_service(ReplicaService::server(Arc::new(caller), Arc::new(replicas)))
 }
 
 /// What the Unix socket serves: issuing to local sidecars, and administration.

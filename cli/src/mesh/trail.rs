@@ -23,11 +23,10 @@ use axum::{
     routing::get,
 };
 use reeve_audit::{
-    Entry, EventKind, EventRecord, Reader, Record, Redaction, Wal,
+    Entry, EventKind, EventRecord, Record, Redaction, Wal,
     query::{Filter, Found},
 };
 use reeve_authz::Engine;
-use reeve_columns::Columns;
 use reeve_control::{Mesh, MeshSettings};
 use reeve_core::{
     Namespace, ServiceName, SpiffeId, UnixTime,
@@ -38,6 +37,7 @@ use tokio::sync::Semaphore;
 
 use self::reader::{Asker, Strangers, asker};
 use super::view::View;
+use crate::verb::audit::open_live;
 
 /// The most records that one answer holds.
 const MAX_ANSWER_RECORDS: usize = 1000;
@@ -185,12 +185,8 @@ impl Trail {
             ..Filter::default()
         };
         let dir = self.state.join("audit");
-        let read = || {
-            let columns = Columns::open(&dir)?;
-            let reader = Reader::open(&dir)?.with_archive(Arc::new(columns));
-            reader.with_wals(&self.state.join("wal")).query(&filter)
-        };
-        read().map_err(|error| {
+        let read = open_live(&dir).and_then(|reader| reader.query(&filter));
+        read.map_err(|error| {
             tracing::error!(
                 error = reeve_core::error_chain(&error),
                 "the trail cannot be read"

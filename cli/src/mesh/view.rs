@@ -13,14 +13,14 @@ use reeve_console::{
     RotateRequest, Status, TokenRefused, TokenRequest, TrailRead, UnlockRequest,
 };
 use reeve_control::{Controller, instances::Instances};
-use reeve_core::{Clock, UnixTime, error_chain};
+use reeve_core::{Clock, UnixTime, error_chain, model::AuditReplica};
 use reeve_sidecar::whois::WhoIs;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    attest::own_user, events::Recorder, graph, migrations::LastStand, renewals, settings::Kept,
-    unprotected,
+    attest::own_user, events::Recorder, graph, migrations::LastStand, renewals, replicas::Replicas,
+    settings::Kept, unprotected,
 };
 
 /// Longest life of a join token: a day.
@@ -32,6 +32,7 @@ pub(super) struct View {
     pub(super) started_at: UnixTime,
     pub(super) controller: Arc<Controller>,
     pub(super) circuits: Arc<CircuitHub>,
+    pub(super) replicas: Arc<Replicas>,
     pub(super) ca: Arc<CertificateAuthority>,
     pub(super) tokens: Arc<JoinTokens>,
     pub(super) entries: Arc<Entries>,
@@ -75,6 +76,16 @@ impl View {
                 oldest.as_secs(),
             ),
         ]
+    }
+
+    /// The replicas that the mesh is to have.
+    pub(super) fn expected_replicas(&self) -> Vec<AuditReplica> {
+        let mesh = self.controller.mesh().borrow().clone();
+        let elsewhere = mesh.map(|mesh| mesh.settings.audit_replicas_elsewhere.clone());
+        let here = Instances::read(&self.instances).map(|instances| instances.mesh.replicas);
+        let mut all = here.unwrap_or_default();
+        all.extend(elsewhere.unwrap_or_default());
+        all
     }
 
     fn jobs_done(&self) -> Vec<JobDone> {
@@ -139,6 +150,9 @@ impl MeshView for View {
                 verifier_key: log.verifier_key,
                 proxies: log.proxies,
                 witnesses: log.witnesses.to_string(),
+                replicas: self
+                    .replicas
+                    .facts(self.clock.now(), &self.expected_replicas()),
             },
         }
     }

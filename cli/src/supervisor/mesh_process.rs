@@ -57,10 +57,7 @@ fn spec(context: &Context) -> Spec {
     env.extend(context.custody.environment());
     if let Some(store) = &context.audit_store {
         flag("--audit-store", store.to_string().into());
-        // To the mesh process alone: no sidecar and no application is to have the bucket's credentials.
-        let aws =
-            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_"));
-        env.extend(aws);
+        env.extend(bucket_credentials());
     }
     command.extend(context.custody.flags());
     Spec {
@@ -76,6 +73,11 @@ fn spec(context: &Context) -> Spec {
         open_files: context.open_files,
         marks: None,
     }
+}
+
+/// For processes that write to a bucket alone: no sidecar and no application is to have its credentials.
+pub(super) fn bucket_credentials() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_"))
 }
 
 /// Waits until the mesh process answers; whether it does.

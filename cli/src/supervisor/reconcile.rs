@@ -10,6 +10,7 @@ use super::{
     Context, addresses,
     instance::{self, Plan},
     load,
+    replica::Replicas,
 };
 use crate::problem::Problem;
 
@@ -18,6 +19,7 @@ use crate::problem::Problem;
 pub(crate) struct Reconciler {
     context: Arc<Context>,
     running: BTreeMap<InstanceName, Task>,
+    replicas: Replicas,
     /// Retired, perhaps still draining.
     leaving: Vec<JoinHandle<()>>,
 }
@@ -32,6 +34,7 @@ impl Reconciler {
     /// Nothing runs yet.
     pub(crate) fn new(context: Arc<Context>) -> Self {
         Self {
+            replicas: Replicas::new(context.clone()),
             context,
             running: BTreeMap::new(),
             leaving: Vec::new(),
@@ -41,6 +44,7 @@ impl Reconciler {
     /// Makes what runs follow the roster's plan.
     pub(crate) fn apply(&mut self, mesh: &Mesh) {
         let instances = self.context.roster.instances();
+        self.replicas.apply(mesh, &instances.mesh.replicas);
         self.leaving.retain(|task| !task.is_finished());
         let gone: Vec<_> = self
             .running
@@ -100,6 +104,11 @@ impl Reconciler {
         let mut plan = self.context.roster.instances();
         plan.plan(&mesh.workloads, mesh.services.keys())
             .map_err(Problem::new)?;
+        let socket = |name: &InstanceName| {
+            let captured = self.context.network.is_some();
+            captured.then(|| self.context.state.replica_socket(name))
+        };
+        plan.plan_replicas(mesh.settings.audit_replicas, socket);
         addresses::check(&self.context.state, &plan)?;
         self.context.roster.replan(plan);
         for warning in &mesh.warnings {
@@ -117,5 +126,7 @@ impl Reconciler {
         for task in self.leaving {
             drop(task.await);
         }
+        // After the sidecars: they take their last records.
+        self.replicas.stop().await;
     }
 }

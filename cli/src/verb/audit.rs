@@ -11,6 +11,7 @@ mod read;
 mod remote;
 mod report;
 mod rotate;
+mod serve;
 mod sql;
 mod verify;
 
@@ -72,11 +73,14 @@ enum AuditVerb {
     /// Give the log a new key, which the old one signs for
     #[command(after_help = rotate::EXAMPLES)]
     RotateKey(rotate::RotateArgs),
+    /// Run an audit replica: a log of its own under the log of a mesh
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(Box<serve::ServeArgs>),
 }
 
 pub(crate) use describe::explained as in_words;
 pub(crate) use prove::log_key;
-pub(crate) use read::{LogArgs, explained, unreadable};
+pub(crate) use read::{LogArgs, columns, explained, open_live, unreadable};
 pub(crate) use verify::verify_state;
 
 /// Does it.
@@ -97,5 +101,6 @@ pub(crate) fn run(args: &AuditArgs) -> Verdict {
         AuditVerb::VerifyConsistency(args) => inputs::consistency(args),
         AuditVerb::Cosign(args) => cosign::run(args),
         AuditVerb::RotateKey(args) => rotate::run(args),
+        AuditVerb::Serve(args) => serve::run(args),
     }
 }

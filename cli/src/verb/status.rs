@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use reeve_console::ReplicaFacts;
 use reeve_control::KeyStatus;
 use reeve_core::{
     Clock as _, SystemClock, UnixTime,
@@ -280,6 +281,7 @@ fn describe(status: &Status, state: &StateDir) -> String {
     ] {
         text.push_str(&facts(name, value));
     }
+    text.push_str(&replicas(&status.audit));
     if !status.config.faults.is_empty() {
         text.push_str("\nThe folder as it stands is refused; the generation above stays in force:");
         for fault in &status.config.faults {
@@ -297,6 +299,35 @@ fn describe(status: &Status, state: &StateDir) -> String {
         }
     }
     text
+}
+
+/// The logs of audit replicas, and whether the mesh log has them.
+fn replicas(audit: &serde_json::Value) -> String {
+    let all = audit.get("replicas").cloned().unwrap_or_default();
+    let all: Vec<ReplicaFacts> = serde_json::from_value(all).unwrap_or_default();
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = plain_table([
+        "AUDIT REPLICA",
+        "LOG",
+        "RECORDS",
+        "BATCHES",
+        "IN THE MESH LOG",
+    ]);
+    for replica in all {
+        table.add_row([
+            replica.replica.to_string(),
+            replica.log,
+            replica.records.to_string(),
+            replica.tree_size.to_string(),
+            match replica.noted_ms_ago {
+                Some(ms) => format!("since {} s", ms / 1000),
+                None => "nothing heard of it".to_owned(),
+            },
+        ]);
+    }
+    format!("\n{}", table.trim_fmt())
 }
 
 /// One line of simple values: `ca: not_after 2026…, rotations 3`.

@@ -247,6 +247,12 @@ raw! {
         witness_quorum: Option<u16>,
         witness_timeout: Option<String>,
         danger_acknowledge_unwitnessed: bool,
+        replicas: Option<u16>,
+        replicas_elsewhere: Vec<AuditReplicaSpec>,
+    }
+    AuditReplicaSpec {
+        name: String,
+        address: String,
     }
     WitnessSpec {
         url: String,

@@ -6,8 +6,9 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        BreakGlass, CallerShares, EcdhCurve, ExtensionProvider, FieldClasses, MtlsMode,
-        OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology, TracingConfig,
+        AuditReplica, BreakGlass, CallerShares, EcdhCurve, ExtensionProvider, FieldClasses,
+        MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology,
+        TracingConfig,
     },
 };
 
@@ -68,6 +69,10 @@ pub struct MeshSettings {
     pub retention: Option<Duration>,
     /// Who cosigns the audit log before it acknowledges.
     pub witnesses: Witnesses,
+    /// How many audit replicas run beside the mesh process.
+    pub audit_replicas: u16,
+    /// Those that run elsewhere.
+    pub audit_replicas_elsewhere: Vec<AuditReplica>,
     /// Whether JWKS may be fetched from loopback and private addresses.
     pub danger_allow_internal_jwks: bool,
     /// Authorities that servers of JWKS are trusted by beside the public ones: certificates in PEM.

@@ -372,6 +372,8 @@ impl Default for MeshSettings {
             columns_after: Duration::from_secs(15 * 60),
             retention: None,
             witnesses: Witnesses::default(),
+            audit_replicas: 0,
+            audit_replicas_elsewhere: Vec::new(),
             outbound_policy: OutboundPolicy::default(),
             danger_allow_internal_jwks: false,
             jwks_authorities: None,

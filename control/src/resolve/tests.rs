@@ -203,8 +203,8 @@ fn a_document_with_everything_is_accepted() {
     assert_eq!(
         findings(text),
         [
-            "38 spec.dangerAllowInternalJwks insecure?",
-            "242 spec.workloads[2].role insecure?"
+            "40 spec.dangerAllowInternalJwks insecure?",
+            "244 spec.workloads[2].role insecure?"
         ]
     );
 }

@@ -38,6 +38,7 @@ fn workload() -> WorkloadConfig {
         break_glass: Default::default(),
         recorded_headers: vec![],
         danger_pass_unrecorded: false,
+        audit_replicas: vec![],
         field_classes: Default::default(),
         capture: None,
     }

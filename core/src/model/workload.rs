@@ -90,10 +90,22 @@ pub struct WorkloadConfig {
     /// What records keep of named values.
     #[serde(default, skip_serializing_if = "FieldClasses::is_empty")]
     pub field_classes: FieldClasses,
+    /// The mesh's audit replicas, any of which takes its records; with none, the mesh process does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audit_replicas: Vec<AuditReplica>,
     /// How the kernel brings traffic to the proxy. Then the addresses of the listeners are those that connections were
     /// made *to*; the proxy binds none of them, only the two ports given here. `None`: it binds the listeners' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<Capture>,
+}
+
+/// A process that takes audit records into a log of its own, under the mesh's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReplica {
+    /// Its name, such as `audit-0`.
+    pub name: InstanceName,
+    /// Where it serves: `ADDR:PORT`, or `unix:PATH`.
+    pub address: String,
 }
 
 /// Requests at once from one connection and from one caller; `None`: the proxy's own default.

@@ -1,6 +1,9 @@
 //! `reeve audit prove` and `reeve audit check-proof`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use reeve_audit::{
@@ -17,7 +20,7 @@ use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::StateArgs,
+    state::{StateArgs, replica_logs},
     supervisor::logfile::timestamp,
 };
 
@@ -89,10 +92,16 @@ pub(super) fn prove(args: &ProveArgs) -> Verdict {
         Some(dir) => remote::here(dir, Part::All)?,
         None => args.state.existing()?.audit(),
     };
-    let made = proof::prove(&dir, &id).map_err(|error| {
-        Problem::because("the record cannot be proved", &error)
-            .fix("name the log's folder with --dir, or the mesh's state directory with --state")
-    })?;
+    let mut made = None;
+    for log in std::iter::once(dir.clone()).chain(replica_logs(&dir)) {
+        made = proof::prove(&log, &id).map_err(|error| {
+            Problem::because("the record cannot be proved", &error)
+                .fix("name the log's folder with --dir, or the mesh's state directory with --state")
+        })?;
+        if made.is_some() {
+            break;
+        }
+    }
     let Some(made) = made else {
         return Err(Problem::new(format!("the log does not hold record {id}"))
             .fix("what a proxy has only just written is in the log within a second or two; `reeve audit show` looks there, too")
@@ -113,26 +122,32 @@ pub(super) fn prove(args: &ProveArgs) -> Verdict {
 }
 
 pub(super) fn check(args: &CheckArgs) -> Verdict {
-    let key = match &args.key {
-        Some(key) => log_key(key)?,
-        None => {
-            let path = args.state.existing()?.audit().join("log.vkey");
-            fs::read_to_string(&path).map_err(|error| {
-                Problem::because("the log's public key is not known", &error)
-                    .at(path.display())
-                    .fix("give it with --key")
-            })?
-        }
+    let keys = match &args.key {
+        Some(key) => vec![log_key(key)?],
+        None => keys_beside(&args.state.existing()?.audit())?,
     };
-    let key = key.trim();
+    let domain = keys.first().and_then(|key| domain_of(key));
     let batches = match &args.bundle {
-        Some(bundle) => Some(verify::batch_verifier_of(domain_of(key), bundle)?),
+        Some(bundle) => Some(verify::batch_verifier_of(domain, bundle)?),
         None => None,
     };
     let mut all = true;
     for file in &args.files {
         let bytes = input::bytes(file)?;
-        let checked = judge(&bytes, key, batches.as_deref());
+        let mut checked = keys
+            .iter()
+            .map(|key| judge(&bytes, key, batches.as_deref()));
+        // The mesh log's judgement, unless a replica's log is the one that the proof is of.
+        let first = checked.next().filter(|checked| checked.valid);
+        let checked = first.or_else(|| checked.find(|checked| checked.valid));
+        let checked = match checked {
+            Some(checked) => checked,
+            None => judge(
+                &bytes,
+                keys.first().map_or("", String::as_str),
+                batches.as_deref(),
+            ),
+        };
         all &= checked.valid;
         match args.output.output {
             Format::Json => output::json_line(&checked)?,
@@ -140,6 +155,21 @@ pub(super) fn check(args: &CheckArgs) -> Verdict {
         }
     }
     Ok(Answer::from_fine(all))
+}
+
+/// The keys that the mesh log and its replicas say they sign with.
+fn keys_beside(audit: &Path) -> Result<Vec<String>, Problem> {
+    let logs = std::iter::once(audit.to_owned()).chain(replica_logs(audit));
+    logs.map(|log| {
+        let path = log.join("log.vkey");
+        let key = fs::read_to_string(&path).map_err(|error| {
+            Problem::because("the log's public key is not known", &error)
+                .at(path.display())
+                .fix("give it with --key")
+        })?;
+        Ok(key.trim().to_owned())
+    })
+    .collect()
 }
 
 fn judge(bytes: &[u8], key: &str, batches: Option<&dyn BatchVerifier>) -> Checked {
@@ -169,7 +199,7 @@ pub(crate) fn log_key(given: &str) -> Result<String, Problem> {
 
 /// The trust domain in a key's name.
 fn domain_of(key: &str) -> Option<&str> {
-    key.split('+').next()?.strip_suffix("/audit")
+    verify::domain_in(key.split('+').next()?)
 }
 
 fn describe(file: &str, checked: &Checked) -> String {

@@ -30,7 +30,7 @@ use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::StateArgs,
+    state::{StateArgs, WALS, replica_logs, replica_parts},
     verb::{block_on, operator, policy::full_name},
 };
 
@@ -105,9 +105,9 @@ impl LogArgs {
         }
     }
 
-    /// The log, and its columns for reading them as such.
-    pub(super) fn open_columns(&self) -> Result<(Reader, Columns), Problem> {
-        let columns = Columns::open(&self.folder()?).map_err(|error| unreadable(&error))?;
+    /// The logs, and the columns of each for reading them as such.
+    pub(super) fn open_columns(&self) -> Result<(Reader, Vec<Columns>), Problem> {
+        let columns = columns(&self.folder()?).map_err(|error| unreadable(&error))?;
         Ok((self.open()?, columns))
     }
 
@@ -135,12 +135,11 @@ impl LogArgs {
 
     /// The log, with what sidecars have not shipped yet.
     pub(crate) fn open(&self) -> Result<Reader, Problem> {
-        if self.dir.is_some() {
-            return open(&self.folder()?).map_err(|error| unreadable(&error));
-        }
-        let state = self.state.existing()?;
-        let reader = open(&state.audit()).map_err(|error| unreadable(&error))?;
-        Ok(reader.with_wals(&state.wals()))
+        let opened = match self.dir {
+            Some(_) => open(&self.folder()?),
+            None => open_live(&self.state.existing()?.audit()),
+        };
+        opened.map_err(|error| unreadable(&error))
     }
 }
 
@@ -150,10 +149,31 @@ pub(super) fn broken(error: &ScanError) -> Problem {
         .fix("`reeve audit verify` tells what is wrong with a log")
 }
 
-/// The log in `dir`; columns first, for what they hold.
+/// The log in `dir` and those of its replicas; columns first, for what they hold.
 fn open(dir: &Path) -> Result<Reader, ReadError> {
+    let replicas: Result<_, _> = replica_logs(dir).iter().map(|log| open_one(log)).collect();
+    Ok(open_one(dir)?.with_replicas(replicas?))
+}
+
+fn open_one(dir: &Path) -> Result<Reader, ReadError> {
     let reader = Reader::open(dir)?;
     Ok(reader.with_archive(Arc::new(Columns::open(dir)?)))
+}
+
+/// The same of a mesh on this machine, with what its processes have not shipped yet.
+pub(crate) fn open_live(audit: &Path) -> Result<Reader, ReadError> {
+    let mut wals = replica_parts(audit, WALS);
+    wals.push(audit.with_file_name(WALS));
+    let reader = open(audit)?;
+    Ok(wals
+        .iter()
+        .fold(reader, |reader, wals| reader.with_wals(wals)))
+}
+
+/// The columns of the log in `dir`, and those of its replicas.
+pub(crate) fn columns(dir: &Path) -> Result<Vec<Columns>, ReadError> {
+    let logs = std::iter::once(dir.to_owned()).chain(replica_logs(dir));
+    logs.map(|log| Columns::open(&log)).collect()
 }
 
 /// The log could not be read.

@@ -24,7 +24,7 @@ use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::{StateArgs, StateDir},
+    state::{StateArgs, StateDir, WALS, replica_logs, replica_parts},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -53,6 +53,9 @@ pub(super) struct VerifyArgs {
     /// A checkpoint kept from before, by anyone: the log must be an extension of it; repeat for several.
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
+    /// The log of an audit replica, a folder or a bucket, that is not in replicas/NAME/audit beside the log; repeat for several.
+    #[arg(long, value_name = "DIR")]
+    replica: Vec<PathBuf>,
     /// What an earlier verification saved: look only at what came since. It is believed; keep it to yourself.
     #[arg(long, value_name = "FILE")]
     since: Option<PathBuf>,
@@ -85,12 +88,18 @@ pub(super) fn run(args: &VerifyArgs) -> Verdict {
         Some(dir) => (remote::here(dir, Part::All)?, Vec::new(), roots_beside(dir)),
         None => {
             let state = args.state.existing()?;
-            (state.audit(), wals_of(&state), roots_beside(&state.audit()))
+            let audit = state.audit();
+            (audit.clone(), wals_of(&state), roots_beside(&audit))
         }
     };
     let bundle = args.bundle.clone().unwrap_or(bundle);
     wals.extend(args.wal.iter().cloned());
+    let mut replicas = replica_logs(&dir);
+    for replica in &args.replica {
+        replicas.push(remote::here(replica, Part::All)?);
+    }
     let options = VerifyOptions {
+        replicas,
         wals,
         earlier,
         since,
@@ -142,6 +151,7 @@ fn save(path: &Path, verified: &Verified) -> Result<(), Problem> {
 /// Verifies the log of a mesh with its write-ahead logs.
 pub(crate) fn verify_state(state: &StateDir) -> Result<Report, Problem> {
     let options = VerifyOptions {
+        replicas: replica_logs(&state.audit()),
         wals: wals_of(state),
         ..VerifyOptions::default()
     };
@@ -170,8 +180,14 @@ fn check(dir: &Path, bundle: &Path, mut options: VerifyOptions) -> Result<Report
 }
 
 fn wals_of(state: &StateDir) -> Vec<PathBuf> {
-    let entries = fs::read_dir(state.wals()).into_iter().flatten().flatten();
+    let mut folders = replica_parts(&state.audit(), WALS);
+    folders.push(state.wals());
+    let entries = folders
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok());
     let mut wals: Vec<_> = entries
+        .flatten()
+        .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.is_dir())
         .collect();
@@ -221,7 +237,13 @@ pub(super) fn batch_verifier_of(
 fn trust_domain_of(dir: &Path) -> Option<String> {
     let checkpoint = fs::read_to_string(dir.join("checkpoint")).ok()?;
     let origin = checkpoint.lines().next()?;
-    origin.strip_suffix("/audit").map(str::to_owned)
+    domain_in(origin).map(str::to_owned)
+}
+
+/// The trust domain in a log's name: `<trust domain>/audit`, or of a replica `<trust domain>/audit/<replica>`.
+pub(super) fn domain_in(log: &str) -> Option<&str> {
+    let (domain, rest) = log.split_once("/audit")?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(domain)
 }
 
 fn describe(report: &Report) -> String {
@@ -240,6 +262,12 @@ fn describe(report: &Report) -> String {
         lines.push(format!(
             "note: {} batches' signatures are not checked; give the mesh's authorities with --bundle",
             report.batches - report.signatures_verified
+        ));
+    }
+    for replica in &report.replicas {
+        lines.push(format!(
+            "log {}: {} records, tree size {}",
+            replica.log, replica.records, replica.tree_size
         ));
     }
     if !report.witnesses.is_empty() {

@@ -6,7 +6,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use reeve_audit::{
     AuditLog, EventKind, EventRecord, LogOptions, ShipOptions, Wal, WalOptions, ship,
-    ship::ChannelFactory, ship_local,
+    ship::{ChannelFactory, only},
+    ship_local,
 };
 use reeve_ca::{
     Agent, AgentHandle, AgentOptions, CaOptions, CertificateAuthority, GrpcIssuer, IssuerChannel,
@@ -206,7 +207,7 @@ impl Trail {
                     let connector = connector.clone();
                     Box::pin(async move { Ok(connector.connected().await?) })
                 });
-                return ship(wal, channels, self.signer.clone(), options).await;
+                return ship(wal, only(channels), self.signer.clone(), options).await;
             }
         };
         let ship = ship_local(wal, log, Arc::clone(&self.signer) as _, options);

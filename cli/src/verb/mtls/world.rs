@@ -69,8 +69,7 @@ impl World {
 
     /// What the trail says of `since` to now.
     pub(super) fn evidence(&self, since: UnixTime, cycle: Duration) -> Result<Evidence, Problem> {
-        let (audit, wals) = (self.state.audit(), self.state.wals());
-        let log = evidence::open(&audit, &wals).map_err(|e| unknown(&e))?;
+        let log = evidence::open(&self.state.audit()).map_err(|e| unknown(&e))?;
         let times = (since, SystemClock.now());
         Evidence::gather(&self.folder, (&log.0, &log.1), times, cycle).map_err(|e| unknown(&e))
     }

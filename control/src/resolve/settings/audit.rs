@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use reeve_core::model::{CONTEXT_FIELDS, FieldClass, JoinKey};
+use reeve_core::{
+    InstanceName,
+    model::{AuditReplica, CONTEXT_FIELDS, FieldClass, JoinKey},
+};
 
 use crate::{
     AuditLevel, Code, MeshSettings, WitnessAt,
+    instances::{MAX_REPLICAS, replica_name},
     kinds::{AuditSpec, MeshConfigSpec, Object, SecretSpec, WitnessSpec},
     resolve::{secrets::text_of, values::Notes},
     source::path::Path,
@@ -86,6 +90,44 @@ pub(super) fn resolve(
     witnesses(settings, notes, spec);
     field_classes(settings, notes, spec);
     join_key(settings, notes, (spec, secrets));
+    replicas(settings, notes, spec);
+}
+
+/// The further logs, here and elsewhere.
+fn replicas(settings: &mut MeshSettings, notes: &mut Notes<'_, MeshConfigSpec>, spec: &AuditSpec) {
+    let path = Path::of(&["spec", "audit"]);
+    let (here, at) = (spec.replicas.unwrap_or(0), path.key("replicasElsewhere"));
+    if usize::from(here) + spec.replicas_elsewhere.len() > MAX_REPLICAS {
+        let text = format!("a mesh has at most {MAX_REPLICAS} audit replicas");
+        notes.error(&path.key("replicas"), Code::TooLarge, text);
+        return;
+    }
+    settings.audit_replicas = here;
+    let own: Vec<_> = (0..here).filter_map(replica_name).collect();
+    for (n, one) in spec.replicas_elsewhere.iter().enumerate() {
+        let at = at.index(n);
+        let name = match InstanceName::parse(&one.name) {
+            Ok(name) => name,
+            Err(error) => {
+                notes.error(&at.key("name"), Code::Invalid, error.to_string());
+                continue;
+            }
+        };
+        let known = &mut settings.audit_replicas_elsewhere;
+        if own.contains(&name) || known.iter().any(|other| other.name == name) {
+            let text = format!("there is another audit replica {name}");
+            notes.error(&at.key("name"), Code::DuplicateObject, text);
+        }
+        if one.address.parse::<SocketAddr>().is_err() {
+            let hint = "write ADDRESS:PORT, the address in digits";
+            let text = "an audit replica is not reached there";
+            notes.hint(&at.key("address"), Code::Invalid, text, hint);
+        }
+        known.push(AuditReplica {
+            name,
+            address: one.address.clone(),
+        });
+    }
 }
 
 /// How long records are kept, and as what.

@@ -527,6 +527,19 @@ fn mesh_config_audit() {
             ],
         ),
         (
+            "audit: {replicas: 1, replicasElsewhere: [{name: audit-0, address: '192.0.2.7:15012'}, {name: b/c, address: '192.0.2.7:1'}, {name: d, address: 'mesh:15012'}]}",
+            &[
+                "6 spec.audit.replicasElsewhere[0].name duplicate-object",
+                "6 spec.audit.replicasElsewhere[1].name invalid",
+                "6 spec.audit.replicasElsewhere[2].address invalid",
+            ],
+        ),
+        (
+            "audit: {replicas: 65}",
+            &["6 spec.audit.replicas too-large"],
+        ),
+        ("audit: {replicas: 64}", &[]),
+        (
             "audit: {dangerAcknowledgeUnwitnessed: true}",
             &["6 spec.audit.dangerAcknowledgeUnwitnessed insecure?"],
         ),
