@@ -2,11 +2,12 @@
 //! own and the real shipper, into the real mesh process.
 //! `cargo run --release -p reeve-sidecar --example audit_streams -- FOLDER REEVE STREAMS RECORDS [WAVES [URL]]`: so many
 //! streams, so many records of each in each wave; with URL the log is kept in that bucket, too. With `--replica` first, the
-//! streams go into an audit replica beside the mesh process, and what that uses is told. Prints JSON. As root it raises the
-//! bound on open files itself.
+//! streams go into an audit replica beside the mesh process, and what that uses is told; with `--calls` perf(1) counts the
+//! files that it puts and what it waits for the disk. Prints JSON. As root it raises the bound on open files itself.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     fs,
     net::TcpListener,
@@ -21,6 +22,7 @@ use reeve_ca::{CaOptions, CertificateAuthority, MeshAddress, SealKey, Store};
 use reeve_core::{Clock, InstanceName, SpiffeId, clock::SystemClock};
 use reeve_sidecar::{MeshConnector, SvidSigner};
 use reeve_svid::{Credentials, CredentialsWatch};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -34,10 +36,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let replica = args.first() == Some(&"--replica");
-    if replica {
-        args.remove(0);
-    }
+    let mut flag = |name: &str| {
+        let at = args.iter().position(|arg| *arg == name);
+        at.map(|at| args.remove(at)).is_some()
+    };
+    let (replica, calls) = (flag("--replica"), flag("--calls"));
     let (waves, url) = (args.get(4).unwrap_or(&"1"), args.get(5));
     let [folder, reeve, streams, records, ..] = args.as_slice() else {
         return Err("usage: audit_streams FOLDER REEVE STREAMS RECORDS [WAVES [URL]]".into());
@@ -48,6 +51,7 @@ fn main() -> Result<(), Failure> {
         records: records.parse()?,
         waves: waves.parse()?,
         replica,
+        calls,
     };
     more_files(u64::from(load.streams) * 6 + 1000)?;
     load.run(place.path(), reeve, url.copied())
@@ -58,6 +62,7 @@ struct Load {
     records: u32,
     waves: u32,
     replica: bool,
+    calls: bool,
 }
 
 impl Load {
@@ -135,6 +140,7 @@ impl Load {
 
     /// Appends, and waits until everything is acknowledged.
     fn wave(&self, proxies: &[Proxy], log: &mut Running) -> Result<serde_json::Value, Failure> {
+        let calls = self.calls.then(|| Calls::count(log)).transpose()?;
         let before = log.used()?;
         let began = Instant::now();
         let count = bytes(record(proxies, self.records)?);
@@ -142,7 +148,12 @@ impl Load {
         let took = began.elapsed().as_secs_f64();
         let after = log.used()?;
         let per_s = |f: fn(&Used) -> u64| ((bytes(f(&after)) - bytes(f(&before))) / took).round();
+        let calls = calls.map(Calls::end).transpose()?.unwrap_or_default();
+        let calls = calls
+            .into_iter()
+            .map(|(name, count)| (name, round(bytes(count) / took)));
         Ok(serde_json::json!({
+            "calls_per_s": calls.collect::<BTreeMap<_, _>>(),
             "seconds": round(took),
             "records_per_s": (count / took).round(),
             "batches_per_s": per_s(|used| used.batches),
@@ -367,6 +378,50 @@ impl Running {
         Ok(targets
             .filter(|to| to.to_string_lossy().starts_with("socket:"))
             .count())
+    }
+}
+
+/// Counts what a process asks of the disk.
+struct Calls {
+    perf: Child,
+    told: tempfile::NamedTempFile,
+}
+
+impl Calls {
+    const COUNTED: [&str; 7] = [
+        "fsync",
+        "fdatasync",
+        "syncfs",
+        "rename",
+        "renameat",
+        "unlink",
+        "unlinkat",
+    ];
+
+    fn count(of: &Running) -> Result<Self, Failure> {
+        let told = tempfile::NamedTempFile::new()?;
+        let events = Self::COUNTED.map(|name| format!("syscalls:sys_enter_{name}"));
+        let perf = Command::new("perf")
+            .args(["stat", "-x", ",", "-e", &events.join(","), "-p"])
+            .arg(of.child.id().to_string())
+            .arg("-o")
+            .arg(told.path())
+            .spawn()
+            .map_err(|error| format!("perf cannot be run: {error}"))?;
+        Ok(Self { perf, told })
+    }
+
+    fn end(mut self) -> Result<BTreeMap<String, u64>, Failure> {
+        let pid = i32::try_from(self.perf.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.ok_or("no process")?, Signal::INT)?;
+        self.perf.wait()?;
+        let told = fs::read_to_string(self.told.path())?;
+        let line = |line: &str| {
+            let (count, rest) = line.split_once(',')?;
+            let name = rest.split("sys_enter_").nth(1)?.split(',').next()?;
+            Some((name.to_owned(), count.parse().ok()?))
+        };
+        Ok(told.lines().filter_map(line).collect())
     }
 }
 
