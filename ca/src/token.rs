@@ -80,6 +80,10 @@ impl JoinTokens {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.retain(|_, token| now <= token.expires_at.plus(REMEMBERED));
         if tokens.len() >= MAX_TOKENS {
+            // What is only remembered makes room: forgotten, it is refused as unknown.
+            tokens.retain(|_, token| !token.spent && now < token.expires_at);
+        }
+        if tokens.len() >= MAX_TOKENS {
             return Err(TokenError::TooMany);
         }
         let token = Token {

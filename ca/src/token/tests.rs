@@ -93,6 +93,21 @@ fn outstanding_tokens_have_a_bound_and_old_ones_make_room() {
 }
 
 #[test]
+fn tokens_that_were_used_make_room_and_stay_refused() {
+    let (tokens, _) = tokens();
+    let create = |_| tokens.create(id("a"), HOUR).unwrap();
+    let used: Vec<_> = (0..MAX_TOKENS).map(create).collect();
+    for token in &used {
+        tokens.redeem(token, &id("a")).unwrap();
+    }
+    let again = || tokens.redeem(&used[0], &id("a")).unwrap_err();
+    assert_eq!(again(), TokenError::Spent);
+    let new = tokens.create(id("b"), HOUR).unwrap();
+    assert_eq!(again(), TokenError::Unknown);
+    tokens.redeem(&new, &id("b")).unwrap();
+}
+
+#[test]
 fn secrets_are_neither_kept_nor_shown() {
     let (tokens, _) = tokens();
     let token = tokens.create(id("a"), HOUR).unwrap();
