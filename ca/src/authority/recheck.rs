@@ -26,7 +26,6 @@ pub(super) fn before_release(
     now: UnixTime,
 ) -> Result<String, Recheck> {
     let peer = verify_svid(chain, bundle, now, Purpose::Client)?;
-    verify_svid(chain, bundle, now, Purpose::Server)?;
     if peer.id() != meant.id {
         return Err(Recheck::Departs("identity"));
     }
@@ -45,6 +44,12 @@ pub(super) fn before_release(
     }
     if Standing::of_serial(peer.serial()) != meant.standing {
         return Err(Recheck::Departs("serial number"));
+    }
+    // As a server too: nothing above the leaf is for one purpose alone, which was seen to when it came to sign. Another path
+    // would cost all signatures again.
+    let purposes = leaf.extended_key_usage().ok().flatten();
+    if !purposes.is_some_and(|purposes| purposes.value.server_auth) {
+        return Err(Recheck::Departs("set of purposes"));
     }
     only_our_extensions(&leaf, meant)?;
     Ok(peer.serial().to_owned())

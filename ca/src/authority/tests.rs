@@ -1,5 +1,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
+};
 use reeve_core::clock::ManualClock;
 use reeve_svid::{Purpose, verify_svid};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -431,6 +433,9 @@ fn the_check_before_release_refuses_what_departs_from_the_template() {
     let mut under_entry = good.clone();
     under_entry.serial_number = Some(rcgen::SerialNumber::from_slice(&[0x60; 16]));
     assert_eq!(check(&under_entry, &id, &spki), departs("serial number"));
+    let mut one_way = good.clone();
+    one_way.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    assert_eq!(check(&one_way, &id, &spki), departs("set of purposes"));
     let mut signing = good;
     signing.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     assert_eq!(
