@@ -9,7 +9,7 @@ DENY_VERSION := 0.20
 
 SOAK ?= 20m
 
-.PHONY: demo test test-sql soak check build bench bench-authz bench-instructions bench-whatif bench-audit prerequisites clean
+.PHONY: demo test test-sql soak check build bench bench-authz bench-instructions bench-whatif bench-audit bench-ca prerequisites clean
 
 demo: prerequisites ## A whole mesh with traffic on this machine; Ctrl-C ends it.
 	$(CARGO) build --release -p reeve-cli -p reeve-bookinfo
@@ -60,6 +60,10 @@ bench-audit: prerequisites ## What the audit trail costs beside Tessera and grep
 	$(CARGO) build --release -p reeve-audit -p reeve-columns --examples
 	tests/bench/audit.py --tools $(BENCH_BIN)/examples --folder $(TARGET)/bench-audit --json target/bench/audit.json \
 	  $(if $(RECORDS),--records $(RECORDS)) $(if $(QUICK),--quick)
+
+bench-ca: prerequisites ## Issuing beside raw signatures, and 10,000 agents that renew after an outage. QUICK=1 is short, with 500.
+	$(CARGO) build --release -p reeve-ca --example issue_speed
+	tests/bench/ca.py --tool $(BENCH_BIN)/examples/issue_speed --json target/bench/ca.json $(if $(QUICK),--quick)
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check
