@@ -33,6 +33,7 @@ mod istio_keys;
 mod jobs;
 mod junk;
 mod jwt;
+mod keys_on_disk;
 mod mesh_outage;
 mod mtls;
 mod normalization;

@@ -132,7 +132,8 @@ fn spread(files: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
     files.iter().step_by(step)
 }
 
-fn files_below(path: &Path) -> Vec<PathBuf> {
+/// Every file there, in order.
+pub(crate) fn files_below(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_path_buf()];
     }
