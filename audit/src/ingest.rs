@@ -7,6 +7,7 @@ pub(crate) mod proto {
         unused_qualifications,
         clippy::allow_attributes,
         clippy::allow_attributes_without_reason,
+        clippy::too_many_lines,
         reason = "generated from proto/audit.proto, which documents it"
     )]
     tonic::include_proto!("reeve.audit.v1");

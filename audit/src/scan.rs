@@ -115,7 +115,10 @@ struct Identified {
 /// Which records a log has that another has, too: a proxy sends again what nobody acknowledged. They count once, for the log
 /// whose batch begins first.
 #[derive(Debug, Default)]
-pub struct Repeated(BTreeMap<(usize, InstanceName, u16, u64), Vec<(u64, u64)>>);
+pub struct Repeated(BTreeMap<LogLine, Vec<(u64, u64)>>);
+
+/// The place of a log, and of one line of records in it: proxy, worker and epoch.
+type LogLine = (usize, InstanceName, u16, u64);
 
 impl Repeated {
     fn of(logs: &[Vec<LoggedBatch>]) -> Self {

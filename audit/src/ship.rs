@@ -125,13 +125,15 @@ async fn ship_batches(
             }
             None => (ShipError::Gone, 0),
         };
-        next = match failed {
-            ShipError::TookOver => continue,
-            ShipError::Home => 0,
-            _ if acknowledged > 0 || last => 0,
-            _ => at + 1,
+        if matches!(failed, ShipError::TookOver) {
+            continue;
+        }
+        let home = matches!(failed, ShipError::Home);
+        next = match home || acknowledged > 0 || last {
+            true => 0,
+            false => at + 1,
         };
-        let elsewhere = next > at || matches!(failed, ShipError::Home);
+        let elsewhere = next > at || home;
         if elsewhere {
             let log = all.get(at).map_or("", |target| target.name.as_str());
             tracing::info!(log, why = %failed, "another audit log is tried");

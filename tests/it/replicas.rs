@@ -1,6 +1,11 @@
 //! Several audit logs under the mesh's: one killed, one deleted, one rolled back, while records keep coming.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use reeve_tests::{Load, Mesh, Protocol, Target, decisions, eventually, request_ids};
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,17 +40,7 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
         }
     })
     .await;
-    let old = mesh.state.with_extension("old");
-    let folder = mesh.state.join("replicas").join(&first);
-    eventually("a whole copy of its log", PATIENCE, async || {
-        copy_live(&folder, &old);
-        let checkpoint = |at: &Path| fs::read(at.join("audit/checkpoint")).unwrap_or_default();
-        match checkpoint(&old) == checkpoint(&folder) {
-            true => Ok(()),
-            false => Err("it grew meanwhile".to_owned()),
-        }
-    })
-    .await;
+    let old = copied(&mesh, &first).await;
 
     // Killed, again and again for a while: its proxies go to another.
     let before: u64 = others(&mesh, &first).await;
@@ -92,6 +87,22 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
     at_rest(&mesh.state.join("audit/checkpoint")).await;
     mesh.kill().await;
     tampered_with(&mesh, &first, &old).await;
+}
+
+/// A whole copy of a replica's folder while it runs.
+async fn copied(mesh: &Mesh, name: &str) -> PathBuf {
+    let old = mesh.state.with_extension("old");
+    let folder = mesh.state.join("replicas").join(name);
+    eventually("a whole copy of its log", PATIENCE, async || {
+        copy_live(&folder, &old);
+        let checkpoint = |at: &Path| fs::read(at.join("audit/checkpoint")).unwrap_or_default();
+        match checkpoint(&old) == checkpoint(&folder) {
+            true => Ok(()),
+            false => Err("it grew meanwhile".to_owned()),
+        }
+    })
+    .await;
+    old
 }
 
 /// What is done to a replica's log is found, and the replica named.
