@@ -9,7 +9,7 @@ use std::{
 
 use rcgen::{KeyPair, PublicKeyData};
 use reeve_core::{Clock, RegistrationEntry, SpiffeId, TrustDomain, UnixTime};
-use reeve_svid::{TrustBundle, X509Svid};
+use reeve_svid::{Federated, TrustBundle, X509Svid};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -22,6 +22,7 @@ use crate::{
 
 mod custody;
 mod error;
+mod federation;
 mod journal;
 mod jwt;
 mod options;
@@ -68,6 +69,8 @@ struct State {
     slots: Slots,
     journal: Journal,
     published: Published,
+    /// The bundles of other trust domains, which go out with ours.
+    federated: Arc<Federated>,
     /// The longest life of a certificate that may be in use.
     longest_svid_ttl: Duration,
     /// The members as they were last kept, and when.
@@ -154,6 +157,7 @@ impl CertificateAuthority {
             slots,
             journal,
             published: Published::default(),
+            federated: Arc::default(),
             longest_svid_ttl,
             kept: (members.list(), now),
             custody,
@@ -420,7 +424,8 @@ impl CertificateAuthority {
         next.ensure(&self.options, now)?;
         next.doomed.extend(state.slots.beyond(next));
         let domain = &self.options.trust_domain;
-        let bundle = Arc::new(next.bundle(domain)?);
+        let bundle = next.bundle(domain)?;
+        let bundle = Arc::new(bundle.with_federated(Arc::clone(&state.federated))?);
         // INVARIANT: what signs from here on stands in the journal, and its root in the published file.
         state.journal.save(domain, next, state.longest_svid_ttl)?;
         if bundle.sequence() > self.bundle.borrow().sequence() {

@@ -385,8 +385,16 @@ fn report(said: issuer::Holding) -> Result<Report, Status> {
     })
 }
 
-/// A bundle as it goes over the wire.
+/// A bundle as it goes over the wire, with those of other trust domains.
 pub(crate) fn bundle(bundle: &TrustBundle) -> Bundle {
+    let federated = bundle.federated().bundles();
+    Bundle {
+        federated: federated.map(|other| without_others(other)).collect(),
+        ..without_others(bundle)
+    }
+}
+
+fn without_others(bundle: &TrustBundle) -> Bundle {
     Bundle {
         trust_domain: bundle.trust_domain().to_string(),
         authorities_der: bundle.authorities().iter().map(|c| c.to_vec()).collect(),
@@ -394,6 +402,7 @@ pub(crate) fn bundle(bundle: &TrustBundle) -> Bundle {
         revoked_ids: bundle.revoked().ids().map(ToString::to_string).collect(),
         revoked_serials: bundle.revoked().serials().map(str::to_owned).collect(),
         jwt_keys: bundle.jwt_keys().iter().map(jwk_text).collect(),
+        federated: Vec::new(),
     }
 }
 

@@ -12,8 +12,7 @@ use std::{
 
 use reeve_core::Clock;
 use reeve_svid::{
-    Credentials, CredentialsWatch, MeshTls, Purpose, TrustBundle, VerifiedPeer, peer_of,
-    verify_svid,
+    Credentials, CredentialsWatch, MeshTls, Realm, TrustBundle, VerifiedPeer, peer_of,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::{
@@ -191,7 +190,7 @@ async fn handshake(
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let (_, session) = stream.get_ref();
     let now = clock.now();
-    let verified = peer_of(session, &bundle, now);
+    let verified = peer_of(session, (&bundle, Realm::Own), now);
     if session.peer_certificates().is_some() && verified.is_none() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
@@ -235,10 +234,8 @@ async fn lost(
     let distrusts = |now: &Option<Arc<Credentials>>| {
         let bundle = now.as_ref().map(|now| &now.bundle);
         let changed = bundle.filter(|bundle| !bundle.admits_as(&made));
-        changed.is_some_and(|bundle| {
-            let verifies = |purpose| verify_svid(&chain, bundle, clock.now(), purpose).is_ok();
-            !verifies(Purpose::Client) && !verifies(Purpose::Server)
-        })
+        let vouches = |bundle| Realm::Own.vouches_for(&chain, bundle, clock.now());
+        changed.is_some_and(|bundle| vouches(bundle).is_none())
     };
     if watch.wait_for(distrusts).await.is_err() {
         // No more bundles will come; the certificate's own end remains.

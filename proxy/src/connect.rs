@@ -166,7 +166,7 @@ async fn shake_hands(
     let (_, connection) = stream.get_ref();
     let agreed = connection.alpn_protocol().map(<[u8]>::to_vec);
     let now = trust.clock.now();
-    let peer = peer_of(connection, &epoch.credentials.bundle, now);
+    let peer = peer_of(connection, epoch.judges(), now);
     let Some(peer) = peer else {
         return Err(ConnectError::Peer);
     };

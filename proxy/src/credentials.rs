@@ -8,7 +8,7 @@ use std::{
 };
 
 use reeve_core::{Clock, SpiffeId, UnixTime, model::EcdhCurve};
-use reeve_svid::{Credentials, MeshTls, TlsError, alpn};
+use reeve_svid::{Credentials, MeshTls, Realm, TlsError, TrustBundle, alpn};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
@@ -22,6 +22,9 @@ const MAX_CLIENT_CONFIGS: usize = 1024;
 
 /// For bytes: the first that both ends know. Proxies of before the first know the second.
 const TCP_PROTOCOLS: &[&[u8]] = &[alpn::NAMED_TCP, alpn::TCP];
+
+/// Workloads meet those of federated trust domains, too.
+pub(crate) const REALM: Realm = Realm::Federated;
 
 /// TLS for one version of the credentials.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ impl Epoch {
         curves: &[EcdhCurve],
     ) -> Result<Self, TlsError> {
         let tls = MeshTls::new(credentials.clone(), clock).with_curves(curves);
+        let tls = tls.with_realm(REALM);
         Ok(Self {
             number,
             http_server: tls.server_config(&[alpn::H2, alpn::HTTP1])?,
@@ -56,6 +60,11 @@ impl Epoch {
             tls,
             clients: Mutex::default(),
         })
+    }
+
+    /// What peers are judged by.
+    pub(crate) fn judges(&self) -> (&TrustBundle, Realm) {
+        (&self.credentials.bundle, REALM)
     }
 
     /// A client that accepts only a server with one of the `expected` identities.

@@ -528,7 +528,7 @@ pub(crate) async fn shake_hands(
     };
     let (_, connection) = stream.get_ref();
     let now = proxy.clock.now();
-    let peer = peer_of(connection, &epoch.credentials.bundle, now);
+    let peer = peer_of(connection, epoch.judges(), now);
     let Some(verified) = peer else {
         refuse_handshake(worker, address, "the certificate is not valid any more");
         return None;

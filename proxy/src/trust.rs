@@ -1,15 +1,20 @@
 //! Whether a mesh connection's peer is still vouched for. A bundle that changes – a root is retired, an identity or a
-//! certificate is revoked – ends the connections whose certificates it no longer verifies, whatever runs on them.
+//! certificate is revoked, another trust domain is no longer federated with ours – ends the connections whose certificates
+//! it no longer verifies, whatever runs on them.
 
 use std::sync::Arc;
 
 use reeve_core::{Clock, UnixTime};
-use reeve_svid::{Purpose, TrustBundle, verify_svid};
+use reeve_svid::TrustBundle;
 use rustls::CommonState;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use crate::{credentials::Epoch, net::Net, proxy::Shared};
+use crate::{
+    credentials::{Epoch, REALM},
+    net::Net,
+    proxy::Shared,
+};
 
 /// What a worker needs to meet peers and to judge them by: the network, the time, and the credentials as they change.
 #[derive(Clone, Debug)]
@@ -31,8 +36,7 @@ impl Chain {
     }
 
     fn is_vouched_for(&self, bundle: &TrustBundle, at: UnixTime) -> bool {
-        let verifies = |purpose| verify_svid(&self.0, bundle, at, purpose).is_ok();
-        verifies(Purpose::Client) || verifies(Purpose::Server)
+        REALM.vouches_for(&self.0, bundle, at).is_some()
     }
 }
 

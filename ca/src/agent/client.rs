@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use reeve_core::{Clock, EntryName, RegistrationEntry, SpiffeId, TrustDomain, UnixTime};
-use reeve_svid::{Credentials, CredentialsWatch, JwtKey, Revoked, TrustBundle};
+use reeve_svid::{Credentials, CredentialsWatch, Federated, JwtKey, Revoked, TrustBundle};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -28,8 +28,8 @@ use crate::{
     queue,
 };
 
-/// Largest answer that is decoded.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// Largest answer that is decoded: [`MAX_FEDERATED`](reeve_svid::MAX_FEDERATED) bundles of other trust domains are in it.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// The same of an agent's registration entries.
 const MAX_ENTRIES_BYTES: usize = 16 * 1024 * 1024;
 /// Longest token of a service account.
@@ -462,16 +462,29 @@ fn refused(status: tonic::Status) -> AgentError {
     AgentError::Refused(format!("{}: {}", status.code(), status.message()))
 }
 
-fn read_bundle(bundle: Bundle, expected: &TrustDomain) -> Result<TrustBundle, AgentError> {
+fn read_bundle(mut bundle: Bundle, expected: &TrustDomain) -> Result<TrustBundle, AgentError> {
     if bundle.trust_domain != expected.as_str() {
         return Err(AgentError::BadAnswer("a bundle of another trust domain"));
     }
+    let others = std::mem::take(&mut bundle.federated).into_iter();
+    let others: Result<Vec<_>, _> = others.map(|other| read_one(other).map(Arc::new)).collect();
+    let unusable = |_| AgentError::BadAnswer("not the bundles of other trust domains");
+    let federated = Federated::new(others?).map_err(unusable)?;
+    read_one(bundle)?
+        .with_federated(Arc::new(federated))
+        .map_err(unusable)
+}
+
+/// A bundle without those of others.
+fn read_one(bundle: Bundle) -> Result<TrustBundle, AgentError> {
+    let domain = TrustDomain::parse(&bundle.trust_domain);
+    let domain = domain.map_err(|_| AgentError::BadAnswer("a bundle of no trust domain"))?;
     let authorities = bundle.authorities_der.into_iter().map(CertificateDer::from);
     let revoked = read_revoked(&bundle.revoked_ids, bundle.revoked_serials)?;
     let key = |text: &String| JwtKey::from_jwk(&serde_json::from_str(text).ok()?);
     let jwt_keys: Option<Vec<_>> = bundle.jwt_keys.iter().map(key).collect();
     let jwt_keys = jwt_keys.ok_or(AgentError::BadAnswer("not a key of JWT-SVIDs"))?;
-    let bundle = TrustBundle::new(expected.clone(), authorities.collect(), bundle.sequence)
+    let bundle = TrustBundle::new(domain, authorities.collect(), bundle.sequence)
         .and_then(|bundle| bundle.with_jwt_keys(jwt_keys));
     let bundle = bundle.map_err(|_| AgentError::BadAnswer("not a trust bundle"))?;
     Ok(bundle.with_revoked(Arc::new(revoked)))

@@ -55,8 +55,10 @@ pub enum RevokeError {
     /// No more room.
     #[error("{MAX_REVOKED} are revoked already; take some back, or replace the root")]
     Full,
-    /// Not of this mesh.
-    #[error("{0} is not an identity of a workload of this trust domain")]
+    /// Of a trust domain that nobody here knows, or of no workload.
+    #[error(
+        "{0} is not an identity of a workload of this trust domain or of one that is federated with it"
+    )]
     NotOurs(SpiffeId),
     /// Not a serial number.
     #[error("a serial number has 1 to {MAX_REVOKED_SERIAL} hexadecimal digits")]
@@ -73,6 +75,14 @@ pub enum RevokeError {
 }
 
 impl RevokeTarget {
+    /// As it is kept.
+    fn normal(self) -> Result<Self, RevokeError> {
+        match self {
+            Self::Id(id) => Ok(Self::Id(id)),
+            Self::Serial(serial) => Self::serial(&serial),
+        }
+    }
+
     /// A serial number as people write it: colons, capitals and leading zeros make no difference.
     pub fn serial(text: &str) -> Result<Self, RevokeError> {
         let digits: String = text.chars().filter(|c| *c != ':').collect();
@@ -162,7 +172,7 @@ impl CertificateAuthority {
         target: RevokeTarget,
         events: &dyn IdentityEvents,
     ) -> Result<(), RevokeError> {
-        let target = self.checked(target)?;
+        let target = target.normal()?;
         let state = &mut *self.lock();
         let now = self.clock.now();
         let listed = state.slots.revoked.iter().find(|r| r.target == target);
@@ -191,14 +201,14 @@ impl CertificateAuthority {
     }
 
     fn checked(&self, target: RevokeTarget) -> Result<RevokeTarget, RevokeError> {
-        match target {
+        let bundle = Arc::clone(&self.bundle().borrow());
+        match target.normal()? {
             RevokeTarget::Id(id)
-                if id.is_member_of(self.trust_domain()) && !id.path().is_empty() =>
+                if bundle.of(&id.trust_domain()).is_none() || id.path().is_empty() =>
             {
-                Ok(RevokeTarget::Id(id))
+                Err(RevokeError::NotOurs(id))
             }
-            RevokeTarget::Id(id) => Err(RevokeError::NotOurs(id)),
-            RevokeTarget::Serial(serial) => RevokeTarget::serial(&serial),
+            target => Ok(target),
         }
     }
 

@@ -1,10 +1,13 @@
 //! The JWT-SVID calls of the Workload API (SPIFFE Workload API, section 6).
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use prost_types::{ListValue, NullValue, Struct, Value as Field, value::Kind};
 use reeve_core::SpiffeId;
-use reeve_svid::{Credentials, verify_jwt_svid};
+use reeve_svid::{Credentials, JwtSvidError, verify_jwt_svid};
 use serde_json::Value;
 use tonic::{Extensions, Status};
 
@@ -64,12 +67,14 @@ pub(super) async fn fetch(
     Ok(JwtsvidResponse { svids })
 }
 
-/// The keys that tokens of our trust domain are verified with.
+/// The keys that tokens of our trust domain and of federated ones are verified with.
 pub(super) fn bundles(credentials: &Credentials) -> JwtBundlesResponse {
-    let bundle = &credentials.bundle;
-    let name = bundle.trust_domain().id().to_string();
+    let named = credentials.bundle.all().map(|bundle| {
+        let name = bundle.trust_domain().id().to_string();
+        (name, bundle.jwks().into_bytes())
+    });
     JwtBundlesResponse {
-        bundles: HashMap::from([(name, bundle.jwks().into_bytes())]),
+        bundles: named.collect::<HashMap<_, _>>(),
     }
 }
 
@@ -82,12 +87,19 @@ pub(super) fn validate(
     if request.audience.is_empty() {
         return Err(Status::invalid_argument("audience: there is none"));
     }
-    let Now::Ready(ready) = identities.now() else {
-        return Err(Status::unavailable("there is no trust bundle yet"));
+    let bundle = match identities.now() {
+        Now::Ready(ready) => ready.first().map(|one| Arc::clone(&one.credentials.bundle)),
+        Now::Awaited | Now::Nothing => None,
     };
-    let bundle_of = |_: &_| ready.first().map(|one| &*one.credentials.bundle);
+    let bundle = bundle.ok_or_else(|| Status::unavailable("there is no trust bundle yet"))?;
+    let bundle_of = |domain: &_| bundle.of(domain);
     let now = door.clock.now();
     let verified = verify_jwt_svid(&request.svid, &request.audience, bundle_of, now);
+    // What we revoked is refused whoever vouches for it.
+    let verified = verified.and_then(|svid| match bundle.revoked().covers_id(&svid.id) {
+        true => Err(JwtSvidError::Revoked(svid.id)),
+        false => Ok(svid),
+    });
     let verified = verified.map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(ValidateJwtsvidResponse {
         spiffe_id: verified.id.to_string(),

@@ -1,47 +1,33 @@
-//! Envoy's secret discovery service, version 3 (state of the world): <https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret>.
+//! Envoy's secret discovery service, version 3: <https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret>.
 //!
 //! `default` names the certificate with its key of the caller's first identity, a SPIFFE ID that of one of its
-//! identities; `ROOTCA` and the trust domain's SPIFFE ID name the validation context. Any other name is refused: nobody is
-//! served another's identity.
+//! identities; `ROOTCA` and the trust domain's SPIFFE ID name the validation context, a federated trust domain's SPIFFE ID
+//! that domain's, and `ALL` that of all of them. Any other name is refused: nobody is served another's identity.
 
 use std::{pin::Pin, sync::Arc};
 
-use envoy_types::pb::{
-    envoy::{
-        config::core::v3::{DataSource, data_source::Specifier},
-        extensions::transport_sockets::tls::v3::{
-            CertificateValidationContext, Secret, TlsCertificate, secret::Type,
-        },
-        service::{
-            discovery::v3::{
-                DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-            },
-            secret::v3::secret_discovery_service_server::SecretDiscoveryService,
-        },
+use envoy_types::pb::envoy::service::{
+    discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     },
-    google::protobuf::Any,
+    secret::v3::secret_discovery_service_server::SecretDiscoveryService,
 };
 use futures_util::Stream;
-use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Door;
-use crate::{
-    Caller, Identities, RefusalReason,
-    identities::{Ready, version},
-    issuer,
-};
+use crate::{Caller, Identities, RefusalReason, identities::Ready, issuer};
 
-/// The type of every resource here.
-const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
-/// Our certificate and key.
-const DEFAULT: &str = "default";
-/// The validation context.
-const ROOT_CA: &str = "ROOTCA";
-/// Most names in one request.
-const MAX_NAMES: usize = 16;
+mod delta;
+mod secrets;
+mod whole;
+
+use secrets::{DEFAULT, ROOT_CA, SECRET};
+
+/// Most names of one stream: each trust domain's, and the few others.
+const MAX_NAMES: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Sds(pub(super) Arc<Door>);
@@ -54,11 +40,12 @@ impl SecretDiscoveryService for Sds {
 
     async fn delta_secrets(
         &self,
-        _request: Request<Streaming<DeltaDiscoveryRequest>>,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        Err(Status::unimplemented(
-            "use api_type GRPC: secrets are not served incrementally",
-        ))
+        let asker = self.asker(&request).await?;
+        let (send, receive) = mpsc::channel(1);
+        tokio::spawn(delta::Session::new(asker, send).run(request.into_inner()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 
     type StreamSecretsStream = Answers<DiscoveryResponse>;
@@ -67,18 +54,9 @@ impl SecretDiscoveryService for Sds {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        let identities = self.0.admit(request.extensions()).await?;
-        let caller = issuer::caller(request.extensions());
+        let asker = self.asker(&request).await?;
         let (send, receive) = mpsc::channel(1);
-        let session = Session {
-            door: Arc::clone(&self.0),
-            caller,
-            identities,
-            names: Vec::new(),
-            nonce: 0,
-            send,
-        };
-        tokio::spawn(session.run(request.into_inner()));
+        tokio::spawn(whole::Session::new(asker, send).run(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 
@@ -86,165 +64,76 @@ impl SecretDiscoveryService for Sds {
         &self,
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
-        let mut identities = self.0.admit(request.extensions()).await?;
-        let caller = issuer::caller(request.extensions());
-        let current = identities.ready().await;
-        let current = current.ok_or_else(|| self.0.lost(caller.clone()))?;
-        let names = wanted(&request.get_ref().resource_names);
-        check(&self.0, &caller, request.get_ref(), &names, &current)?;
-        Ok(Response::new(response(&names, &current, 1)))
+        let mut asker = self.asker(&request).await?;
+        let current = asker.current().await?;
+        let request = request.get_ref();
+        let names = wanted(&request.resource_names);
+        asker.check(&request.type_url, &names, &current)?;
+        asker.response(&names, &current, 1).map(Response::new)
     }
 }
 
-/// One stream of one Envoy.
-struct Session {
+impl Sds {
+    async fn asker<T>(&self, request: &Request<T>) -> Result<Asker, Status> {
+        Ok(Asker {
+            identities: self.0.admit(request.extensions()).await?,
+            door: Arc::clone(&self.0),
+            caller: issuer::caller(request.extensions()),
+        })
+    }
+}
+
+/// Who asks, at whose door, and with which identities.
+struct Asker {
     door: Arc<Door>,
     caller: Caller,
     identities: Identities,
-    names: Vec<String>,
-    nonce: u64,
-    send: mpsc::Sender<Result<DiscoveryResponse, Status>>,
 }
 
-impl Session {
-    async fn run(mut self, mut requests: Streaming<DiscoveryRequest>) {
-        loop {
-            // Cancel safety: `message` keeps what it has read, `next` marks nothing as seen until it returns.
-            let served = tokio::select! {
-                request = requests.message() => match request {
-                    Ok(Some(request)) => self.take(&request).await,
-                    Ok(None) | Err(_) => return,
-                },
-                changed = self.identities.next() => self.push(changed).await,
-                () = self.send.closed() => return,
-            };
-            if let Err(status) = served {
-                // If nobody takes the status, the stream has ended already.
-                drop(self.send.send(Err(status)).await);
-                return;
-            }
-        }
+impl Asker {
+    /// The asker's identities, once they are there.
+    async fn current(&mut self) -> Result<Vec<Ready>, Status> {
+        let current = self.identities.ready().await;
+        current.ok_or_else(|| self.door.lost(self.caller.clone()))
     }
 
-    /// A first request, another set of names, an ACK or a NACK.
-    async fn take(&mut self, request: &DiscoveryRequest) -> Result<(), Status> {
-        if let Some(error) = &request.error_detail {
-            // The peer keeps what it had; it gets the next version when there is one.
+    /// The asker's identities when they are others than before. Cancel safe.
+    async fn changed(&mut self) -> Result<Vec<Ready>, Status> {
+        let changed = self.identities.next().await;
+        changed.ok_or_else(|| self.door.lost(self.caller.clone()))
+    }
+
+    /// Refuses what is not served here, and what the asker is not entitled to.
+    fn check(&self, type_url: &str, names: &[String], current: &[Ready]) -> Result<(), Status> {
+        if !type_url.is_empty() && type_url != SECRET {
+            return Err(Status::invalid_argument("only secrets are served here"));
+        }
+        if names.len() > MAX_NAMES {
+            return Err(Status::invalid_argument("too many names"));
+        }
+        let refused = names.iter().find(|name| !secrets::is_served(name, current));
+        refused.map_or(Ok(()), |name| Err(self.not_entitled(name)))
+    }
+
+    fn not_entitled(&self, name: &str) -> Status {
+        let reason = RefusalReason::NotEntitled;
+        self.door
+            .refuse_caller(self.caller.clone(), Some(name), reason)
+    }
+
+    /// What the peer says of the last answer. It keeps what it had, and gets the next version when there is one.
+    fn heed(&self, error: Option<&envoy_types::pb::google::rpc::Status>) {
+        if let Some(error) = error {
             let caller = &self.caller;
             tracing::warn!(%caller, error = error.message, "secrets were not accepted");
         }
-        let names = wanted(&request.resource_names);
-        if self.nonce > 0 && !request.response_nonce.is_empty() && names == self.names {
-            return Ok(());
-        }
-        let current = self.identities.ready().await;
-        let current = current.ok_or_else(|| self.door.lost(self.caller.clone()))?;
-        check(&self.door, &self.caller, request, &names, &current)?;
-        self.names = names;
-        self.answer(&current).await
-    }
-
-    /// Other certificates, another bundle, or other identities than before.
-    async fn push(&mut self, changed: Option<Vec<Ready>>) -> Result<(), Status> {
-        let current = changed.ok_or_else(|| self.door.lost(self.caller.clone()))?;
-        if self.names.is_empty() {
-            return Ok(());
-        }
-        if let Some(name) = missing(&self.names, &current) {
-            let caller = self.caller.clone();
-            let reason = RefusalReason::NotEntitled;
-            return Err(self.door.refuse_caller(caller, Some(name), reason));
-        }
-        self.answer(&current).await
-    }
-
-    async fn answer(&mut self, current: &[Ready]) -> Result<(), Status> {
-        self.nonce = self.nonce.saturating_add(1);
-        let response = response(&self.names, current, self.nonce);
-        let sent = self.send.send(Ok(response)).await;
-        sent.map_err(|_| Status::cancelled("the stream has ended"))
     }
 }
 
-/// The names asked for; none means all.
+/// The names asked for; none means our own two.
 fn wanted(names: &[String]) -> Vec<String> {
     match names {
         [] => vec![DEFAULT.to_owned(), ROOT_CA.to_owned()],
         names => names.to_vec(),
-    }
-}
-
-fn check(
-    door: &Door,
-    caller: &Caller,
-    request: &DiscoveryRequest,
-    names: &[String],
-    current: &[Ready],
-) -> Result<(), Status> {
-    if !request.type_url.is_empty() && request.type_url != SECRET {
-        return Err(Status::invalid_argument("only secrets are served here"));
-    }
-    if names.len() > MAX_NAMES {
-        return Err(Status::invalid_argument("too many names"));
-    }
-    match missing(names, current) {
-        Some(name) => {
-            let caller = caller.clone();
-            Err(door.refuse_caller(caller, Some(name), RefusalReason::NotEntitled))
-        }
-        None => Ok(()),
-    }
-}
-
-/// The first name that is none of the caller's.
-fn missing<'n>(names: &'n [String], current: &[Ready]) -> Option<&'n str> {
-    let missing = |name: &&String| secret(name, current).is_none();
-    names.iter().find(missing).map(String::as_str)
-}
-
-fn response(names: &[String], current: &[Ready], nonce: u64) -> DiscoveryResponse {
-    let secrets = names.iter().filter_map(|name| secret(name, current));
-    let any = |secret: Secret| Any {
-        type_url: SECRET.to_owned(),
-        value: secret.encode_to_vec(),
-    };
-    DiscoveryResponse {
-        version_info: version(current),
-        resources: secrets.map(any).collect(),
-        type_url: SECRET.to_owned(),
-        nonce: nonce.to_string(),
-        ..Default::default()
-    }
-}
-
-fn secret(name: &str, current: &[Ready]) -> Option<Secret> {
-    let first = &current.first()?.credentials;
-    let own = current.iter().map(|one| &one.credentials.svid);
-    let named = own.into_iter().find(|svid| name == svid.id().as_str());
-    let named = named.or_else(|| (name == DEFAULT).then_some(&first.svid));
-    let r#type = if let Some(svid) = named {
-        Type::TlsCertificate(TlsCertificate {
-            certificate_chain: Some(inline(svid.chain_pem())),
-            private_key: Some(inline(svid.key_pkcs8_pem().to_string())),
-            ..Default::default()
-        })
-    } else if name == ROOT_CA || name == first.bundle.trust_domain().id().as_str() {
-        Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: Some(inline(first.bundle.to_pem())),
-            ..Default::default()
-        })
-    } else {
-        return None;
-    };
-    Some(Secret {
-        name: name.to_owned(),
-        r#type: Some(r#type),
-    })
-}
-
-fn inline(text: String) -> DataSource {
-    DataSource {
-        specifier: Some(Specifier::InlineBytes(text.into_bytes())),
-        ..Default::default()
     }
 }

@@ -149,17 +149,26 @@ fn svid_answer(ready: &[Ready]) -> X509svidResponse {
     X509svidResponse {
         svids: ready.iter().map(svid).collect(),
         crl: Vec::new(),
-        federated_bundles: HashMap::new(),
+        federated_bundles: first(ready).map(federated).unwrap_or_default(),
     }
 }
 
 fn bundles_answer(credentials: &Credentials) -> X509BundlesResponse {
-    let bundle = &credentials.bundle;
-    let name = bundle.trust_domain().id().to_string();
     X509BundlesResponse {
         crl: Vec::new(),
-        bundles: HashMap::from([(name, concatenated(bundle))]),
+        bundles: by_domain(credentials.bundle.all()),
     }
+}
+
+fn federated(credentials: &Credentials) -> HashMap<String, Vec<u8>> {
+    by_domain(credentials.bundle.federated().bundles().map(AsRef::as_ref))
+}
+
+/// Authorities by the SPIFFE ID of their trust domain.
+fn by_domain<'b>(bundles: impl Iterator<Item = &'b TrustBundle>) -> HashMap<String, Vec<u8>> {
+    let named =
+        |bundle: &TrustBundle| (bundle.trust_domain().id().to_string(), concatenated(bundle));
+    bundles.map(named).collect()
 }
 
 fn concatenated(bundle: &TrustBundle) -> Vec<u8> {

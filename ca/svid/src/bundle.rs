@@ -6,7 +6,8 @@ use reeve_core::{TrustDomain, UnixTime};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::{
-    JwtKey, Revoked, SvidError,
+    Federated, JwtKey, Revoked, SvidError,
+    federated::MAX_FEDERATED,
     jwt::{JwtKeys, MAX_JWT_KEYS},
     pem,
     profile::{self, Validity},
@@ -25,6 +26,7 @@ pub struct TrustBundle {
     jwt: Arc<JwtKeys>,
     sequence: u64,
     revoked: Arc<Revoked>,
+    federated: Arc<Federated>,
     verified: Memory,
 }
 
@@ -60,6 +62,12 @@ pub enum BundleError {
         /// Whose it is.
         found: TrustDomain,
     },
+    /// More than 32 other trust domains.
+    #[error("a trust domain is federated with at most {MAX_FEDERATED} others, not {0}")]
+    TooManyFederated(usize),
+    /// Two bundles of one trust domain, or one of the domain itself among the others.
+    #[error("{0} has two trust bundles")]
+    FederatedTwice(TrustDomain),
 }
 
 impl TrustBundle {
@@ -84,6 +92,7 @@ impl TrustBundle {
             jwt: Arc::default(),
             sequence,
             revoked: Arc::default(),
+            federated: Arc::default(),
             verified: Memory::default(),
         })
     }
@@ -103,9 +112,37 @@ impl TrustBundle {
         &self.revoked
     }
 
+    /// The same authorities, and those of other trust domains, whose peers [`verify_peer`](crate::verify_peer) admits too.
+    pub fn with_federated(self, federated: Arc<Federated>) -> Result<Self, BundleError> {
+        match federated.get(&self.trust_domain) {
+            Some(_) => Err(BundleError::FederatedTwice(self.trust_domain)),
+            None => Ok(Self { federated, ..self }),
+        }
+    }
+
+    /// The bundles of other trust domains.
+    pub fn federated(&self) -> &Arc<Federated> {
+        &self.federated
+    }
+
+    /// The bundle that vouches for the workloads of `domain`: this one, or one of the others.
+    pub fn of(&self, domain: &TrustDomain) -> Option<&Self> {
+        match *domain == self.trust_domain {
+            true => Some(self),
+            false => self.federated.get(domain).map(Arc::as_ref),
+        }
+    }
+
+    /// This one, then those of other trust domains.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.federated.bundles().map(Arc::as_ref))
+    }
+
     /// Whether `other` admits the same peers.
     pub fn admits_as(&self, other: &Self) -> bool {
-        self.authorities == other.authorities && self.revoked == other.revoked
+        self.authorities == other.authorities
+            && self.revoked == other.revoked
+            && self.federated.admits_as(&other.federated)
     }
 
     /// The same authorities, and these keys that sign JWT-SVIDs.

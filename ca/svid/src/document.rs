@@ -93,6 +93,20 @@ impl BundleDocument {
         })
     }
 
+    /// Reads a document, or certificates in PEM, as a person may have either.
+    pub fn parse_any(trust_domain: TrustDomain, text: &str) -> Result<Self, DocumentError> {
+        if text.len() > MAX_DOCUMENT_BYTES {
+            return Err(DocumentError::TooLarge);
+        }
+        match text.contains("-----BEGIN ") {
+            true => Ok(Self {
+                bundle: TrustBundle::from_pem(trust_domain, text.as_bytes(), 0)?,
+                refresh_hint: None,
+            }),
+            false => Self::parse(trust_domain, text),
+        }
+    }
+
     /// The document as text.
     pub fn to_json(&self) -> String {
         let authorities = self.bundle.authorities().iter().map(authority);

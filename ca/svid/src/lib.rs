@@ -4,13 +4,14 @@
 //! TLS makes one [`MeshTls`] of each version and takes its configurations; after a handshake [`peer_of`] says who the
 //! peer is. The rules are those of the SPIFFE X509-SVID standard, and each refusal has its own [`SvidError`].
 //!
-//! Invariants: a [`VerifiedPeer`] comes only from [`verify_svid`]; a private key is zeroed when dropped and never
+//! Invariants: a [`VerifiedPeer`] comes only from [`verify_svid`], by the bundle of the trust domain that it names; a private key is zeroed when dropped and never
 //! printed; no session is resumed, so that every connection is judged by the credentials and the clock of its moment.
 
 mod bundle;
 mod credentials;
 mod der;
 mod document;
+mod federated;
 mod jwt;
 mod pem;
 mod profile;
@@ -24,6 +25,7 @@ mod verify;
 pub use bundle::{BundleError, TrustBundle};
 pub use credentials::{Credentials, CredentialsWatch};
 pub use document::{BundleDocument, DocumentError, MAX_DOCUMENT_BYTES};
+pub use federated::{Federated, MAX_FEDERATED};
 pub use jwt::{JwtKey, JwtSvid, JwtSvidError, verify_jwt_svid};
 pub use pem::certificates_from_pem;
 pub use public::{
@@ -34,9 +36,10 @@ pub use revoked::Revoked;
 pub use summary::CertificateSummary;
 pub use svid::{SignError, X509Svid};
 pub use tls::{
-    MeshTls, TlsError, anonymous_client_config, peer_of, refusal_of, server_name, why_refused,
+    MeshTls, Realm, TlsError, anonymous_client_config, open_server_config, peer_of, refusal_of,
+    server_name, why_refused,
 };
-pub use verify::{Purpose, SvidError, VerifiedPeer, verify_svid};
+pub use verify::{Purpose, SvidError, VerifiedPeer, verify_peer, verify_svid};
 
 /// What a mesh connection carries inside TLS, named by ALPN. A ClientHello with one of these, and only that, is mesh
 /// mTLS; an application's own TLS passes through.

@@ -13,9 +13,11 @@ use rustls::{
     server::NoServerSessionStorage,
     time_provider::TimeProvider,
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 
-use crate::{Credentials, Purpose, SvidError, TrustBundle, VerifiedPeer, verify_svid};
+use crate::{
+    Credentials, Purpose, SvidError, TrustBundle, VerifiedPeer, X509Svid, verify_peer, verify_svid,
+};
 
 mod verifier;
 
@@ -27,6 +29,17 @@ pub struct MeshTls {
     credentials: Arc<Credentials>,
     clock: Arc<dyn Clock>,
     provider: Arc<CryptoProvider>,
+    realm: Realm,
+}
+
+/// Of which trust domains peers may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Realm {
+    /// Of our own: what the mesh itself is run by.
+    #[default]
+    Own,
+    /// Of our own and of those that are federated with it, each judged by its own bundle: the traffic of workloads.
+    Federated,
 }
 
 /// The TLS library refused our parameters: a fault of this build, not of a peer.
@@ -41,7 +54,13 @@ impl MeshTls {
             credentials,
             clock,
             provider: provider(),
+            realm: Realm::Own,
         }
+    }
+
+    /// The same with peers of this realm.
+    pub fn with_realm(self, realm: Realm) -> Self {
+        Self { realm, ..self }
     }
 
     /// The same with these key exchanges alone, the preferred one first; with none named, with all that there are.
@@ -80,11 +99,7 @@ impl MeshTls {
         expected: &[SpiffeId],
         alpn: &[&[u8]],
     ) -> Result<Arc<ClientConfig>, TlsError> {
-        let verifier = ServerVerifier::new(
-            Arc::clone(&self.credentials.bundle),
-            Arc::clone(&self.clock),
-            expected,
-        );
+        let verifier = ServerVerifier::new(self.trusted(), Arc::clone(&self.clock), expected);
         let key = self.credentials.svid.certified_key();
         let config = client_builder(&self.clock, self.provider.clone())?
             .dangerous()
@@ -94,21 +109,57 @@ impl MeshTls {
     }
 
     fn server(&self, presence: Presence, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
-        let bundle = Arc::clone(&self.credentials.bundle);
-        let verifier = ClientVerifier::new(bundle, Arc::clone(&self.clock), presence);
+        let verifier = ClientVerifier::new(self.trusted(), Arc::clone(&self.clock), presence);
         let key = self.credentials.svid.certified_key();
-        let time = Arc::new(RustlsTime(Arc::clone(&self.clock)));
-        let mut config = ServerConfig::builder_with_details(self.provider.clone(), time)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(TlsError)?
+        let config = server_builder(&self.clock, self.provider.clone())?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(SingleCertificate(key)));
-        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        // SECURITY: a resumed session asks no verifier, so none is.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Arc::new(config))
+        Ok(Arc::new(finish_server(config, alpn)))
     }
+
+    fn trusted(&self) -> (Arc<TrustBundle>, Realm) {
+        (Arc::clone(&self.credentials.bundle), self.realm)
+    }
+}
+
+impl Realm {
+    /// Verifies a chain by the bundle of its trust domain, if the realm has that.
+    pub fn verify(
+        self,
+        chain: &[CertificateDer<'_>],
+        bundle: &TrustBundle,
+        at: UnixTime,
+        purpose: Purpose,
+    ) -> Result<VerifiedPeer, SvidError> {
+        match self {
+            Self::Own => verify_svid(chain, bundle, at, purpose),
+            Self::Federated => verify_peer(chain, bundle, at, purpose),
+        }
+    }
+
+    /// Whether a chain verifies for a client or for a server.
+    pub fn vouches_for(
+        self,
+        chain: &[CertificateDer<'_>],
+        bundle: &TrustBundle,
+        at: UnixTime,
+    ) -> Option<VerifiedPeer> {
+        let as_client = self.verify(chain, bundle, at, Purpose::Client);
+        let peer = as_client.or_else(|_| self.verify(chain, bundle, at, Purpose::Server));
+        peer.ok()
+    }
+}
+
+/// For a server that shows who it is to anybody and asks nobody: a bundle endpoint (SPIFFE Federation, section 5.2.2).
+pub fn open_server_config(
+    svid: &X509Svid,
+    alpn: &[&[u8]],
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let config = server_builder(clock, provider())?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertificate(svid.certified_key())));
+    Ok(Arc::new(finish_server(config, alpn)))
 }
 
 /// For a client that has no certificate yet and goes to join: it judges the server by a bundle it was given.
@@ -118,7 +169,7 @@ pub fn anonymous_client_config(
     alpn: &[&[u8]],
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ServerVerifier::new(bundle, Arc::clone(clock), expected);
+    let verifier = ServerVerifier::new((bundle, Realm::Own), Arc::clone(clock), expected);
     let config = client_builder(clock, provider())?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
@@ -131,17 +182,14 @@ pub fn server_name() -> ServerName<'static> {
     ServerName::IpAddress(Ipv4Addr::LOCALHOST.into())
 }
 
-/// Who is at the other end of a finished handshake; none if it showed no certificate, or one that no longer verifies.
-/// The handshake has checked the certificate's purpose already.
+/// Who of `realm` is at the other end of a finished handshake; none if it showed no certificate, or one that no longer
+/// verifies. The handshake has checked the certificate's purpose already.
 pub fn peer_of(
     connection: &CommonState,
-    bundle: &TrustBundle,
+    (bundle, realm): (&TrustBundle, Realm),
     at: UnixTime,
 ) -> Option<VerifiedPeer> {
-    let chain = connection.peer_certificates()?;
-    let as_client = verify_svid(chain, bundle, at, Purpose::Client);
-    let peer = as_client.or_else(|_| verify_svid(chain, bundle, at, Purpose::Server));
-    peer.ok()
+    realm.vouches_for(connection.peer_certificates()?, bundle, at)
 }
 
 /// Our reason, if a handshake failed because we refused the peer's certificate.
@@ -191,6 +239,24 @@ fn client_builder(
     ClientConfig::builder_with_details(provider, time)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError)
+}
+
+fn server_builder(
+    clock: &Arc<dyn Clock>,
+    provider: Arc<CryptoProvider>,
+) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsError> {
+    let time = Arc::new(RustlsTime(Arc::clone(clock)));
+    ServerConfig::builder_with_details(provider, time)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError)
+}
+
+fn finish_server(mut config: ServerConfig, alpn: &[&[u8]]) -> ServerConfig {
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    // SECURITY: a resumed session asks no verifier, so none is.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
 }
 
 fn finish_client(mut config: ClientConfig, alpn: &[&[u8]]) -> ClientConfig {

@@ -273,6 +273,28 @@ pub fn verify_svid(
     Ok(peer)
 }
 
+/// Verifies a chain as [`verify_svid`] does, by the bundle of the trust domain that its leaf names: `bundle` itself or one
+/// that is federated with it. An identity that `bundle` revokes is refused whoever vouches for it.
+///
+/// SECURITY: one bundle alone judges a chain: no trust domain's authorities speak for another's workloads.
+pub fn verify_peer(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    at: UnixTime,
+    purpose: Purpose,
+) -> Result<VerifiedPeer, SvidError> {
+    if bundle.federated().is_empty() {
+        return verify_svid(chain, bundle, at, purpose);
+    }
+    let leaf = profile::check_leaf(chain.first().ok_or(SvidError::EmptyChain)?)?;
+    let judge = bundle.of(&leaf.id.trust_domain()).unwrap_or(bundle);
+    let peer = verify_svid(chain, judge, at, purpose)?;
+    match bundle.revoked().covers_id(&peer.id) {
+        true => Err(SvidError::RevokedId(peer.id)),
+        false => Ok(peer),
+    }
+}
+
 fn verify_path(
     chain: &[CertificateDer<'_>],
     bundle: &TrustBundle,

@@ -18,7 +18,7 @@ async fn fetch(setup: &Setup, asked: JwtsvidRequest) -> Result<JwtsvidResponse, 
     Ok(answer.into_inner())
 }
 
-async fn validate(setup: &Setup, audience: &str, svid: &str) -> Result<String, Status> {
+pub(super) async fn validate(setup: &Setup, audience: &str, svid: &str) -> Result<String, Status> {
     let mut client = setup.workload_api().await;
     let asked = ValidateJwtsvidRequest {
         audience: audience.to_owned(),

@@ -97,11 +97,23 @@ fn two_workloads_know_each_other() {
     let group = c.negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
     let bundle = forge.bundle();
-    assert_eq!(peer_of(&s, &bundle, NOW).unwrap().id().as_str(), ID);
-    assert_eq!(peer_of(&c, &bundle, NOW).unwrap().id().as_str(), SERVER);
+    assert_eq!(
+        peer_of(&s, (&bundle, Realm::Own), NOW)
+            .unwrap()
+            .id()
+            .as_str(),
+        ID
+    );
+    assert_eq!(
+        peer_of(&c, (&bundle, Realm::Own), NOW)
+            .unwrap()
+            .id()
+            .as_str(),
+        SERVER
+    );
     let later = NOW.plus(Duration::from_secs(7200));
     assert_eq!(
-        peer_of(&s, &bundle, later),
+        peer_of(&s, (&bundle, Realm::Own), later),
         None,
         "its certificate has ended"
     );
@@ -181,7 +193,7 @@ fn a_client_without_a_certificate_is_refused_except_where_it_may_join() {
         .unwrap();
     let (_, s, outcome) = connect(anonymous(), optional);
     assert_eq!(outcome, [Ok(()), Ok(())]);
-    assert_eq!(peer_of(&s, &forge.bundle(), NOW), None);
+    assert_eq!(peer_of(&s, (&forge.bundle(), Realm::Own), NOW), None);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::{Purpose, SvidError, TrustBundle, VerifiedPeer, verify_svid};
+use super::Realm;
+use crate::{Purpose, SvidError, TrustBundle, VerifiedPeer};
 
 /// Whether a client must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub(super) enum Presence {
 #[derive(Debug)]
 struct Judge {
     bundle: Arc<TrustBundle>,
+    realm: Realm,
     clock: Arc<dyn Clock>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -42,9 +44,10 @@ pub(super) struct ServerVerifier {
 }
 
 impl Judge {
-    fn new(bundle: Arc<TrustBundle>, clock: Arc<dyn Clock>) -> Self {
+    fn new((bundle, realm): (Arc<TrustBundle>, Realm), clock: Arc<dyn Clock>) -> Self {
         Self {
             bundle,
+            realm,
             clock,
             algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
         }
@@ -58,7 +61,9 @@ impl Judge {
     ) -> Result<VerifiedPeer, Error> {
         let mut chain = vec![leaf.clone()];
         chain.extend(issuers.iter().cloned());
-        verify_svid(&chain, &self.bundle, self.clock.now(), purpose).map_err(refuse)
+        let now = self.clock.now();
+        let verified = self.realm.verify(&chain, &self.bundle, now, purpose);
+        verified.map_err(refuse)
     }
 
     fn tls13(
@@ -72,20 +77,24 @@ impl Judge {
 }
 
 impl ClientVerifier {
-    pub(super) fn new(bundle: Arc<TrustBundle>, clock: Arc<dyn Clock>, presence: Presence) -> Self {
-        let judge = Judge::new(bundle, clock);
+    pub(super) fn new(
+        trusted: (Arc<TrustBundle>, Realm),
+        clock: Arc<dyn Clock>,
+        presence: Presence,
+    ) -> Self {
+        let judge = Judge::new(trusted, clock);
         Self { judge, presence }
     }
 }
 
 impl ServerVerifier {
     pub(super) fn new(
-        bundle: Arc<TrustBundle>,
+        trusted: (Arc<TrustBundle>, Realm),
         clock: Arc<dyn Clock>,
         expected: &[SpiffeId],
     ) -> Self {
         Self {
-            judge: Judge::new(bundle, clock),
+            judge: Judge::new(trusted, clock),
             expected: expected.to_vec(),
         }
     }
