@@ -36,7 +36,11 @@ const FENCES: &[(&str, &[&str])] = &[
         &["reeve-core", "reeve-svid", "reeve-authz", "reeve-audit"],
     ),
     ("reeve-ads", &["reeve-core"]),
-    ("reeve-control", &["reeve-core", "reeve-ads", "reeve-authz"]),
+    (
+        "reeve-control",
+        &["reeve-core", "reeve-svid", "reeve-ads", "reeve-authz"],
+    ),
+    ("reeve-federation", &["reeve-core", "reeve-svid"]),
     ("reeve-console", &["reeve-core"]),
     ("reeve-ratelimit", &["reeve-core"]),
     (
@@ -62,6 +66,7 @@ const FENCES: &[(&str, &[&str])] = &[
             "reeve-svid",
             "reeve-ca",
             "reeve-pkcs11",
+            "reeve-federation",
             "reeve-authz",
             "reeve-analysis",
             "reeve-audit",

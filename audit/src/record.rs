@@ -423,6 +423,8 @@ pub enum EventKind {
     IdentityRevoked,
     /// It is refused no longer.
     RevocationEnded,
+    /// Another trust domain has another bundle here, or is federated no longer.
+    FederationChanged,
     /// A segment of columns was written beside the tree.
     SegmentWritten,
     /// Records older than the log keeps them are about to be deleted.

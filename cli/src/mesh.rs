@@ -9,6 +9,7 @@ mod attest;
 mod custody;
 mod drills;
 mod events;
+mod federation;
 mod graph;
 mod key;
 mod kubernetes;

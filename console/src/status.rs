@@ -108,6 +108,12 @@ pub struct CaFacts {
     pub issued: u64,
     /// Requests refused since then.
     pub refused: u64,
+    /// Where our bundle is served to other trust domains, and how that endpoint is known.
+    #[serde(default)]
+    pub bundle_endpoint: Option<Value>,
+    /// The trust domains that are federated, and how old their bundles are.
+    #[serde(default)]
+    pub federation: Vec<Value>,
 }
 
 /// The audit log.

@@ -15,6 +15,8 @@ mod tables;
 mod tests;
 
 pub(crate) use doors::{mtls_mode, taken_in};
+#[cfg(test)]
+pub(crate) use entries::identities;
 pub(crate) use kept::{Kept, keep_own};
 pub use places::{Place, Places};
 pub(crate) use secrets::OWN;
@@ -415,7 +417,7 @@ fn service_config(mesh: &Mesh, service: &Service) -> ServiceConfig {
         .iter()
         .flat_map(|e| e.endpoints.iter().map(move |p| (e, p)))
     {
-        identities.extend(entries::identity(mesh, service, entry, endpoint));
+        identities.extend(entries::identities(mesh, service, entry, endpoint));
     }
     let rule = mesh.rules.get(&service.host);
     let mut config = ServiceConfig {

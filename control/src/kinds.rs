@@ -71,6 +71,7 @@ pub(crate) struct Objects {
     pub(crate) registration_entries: Vec<Object<RegistrationEntrySpec>>,
     pub(crate) rate_limits: Vec<Object<RateLimitSpec>>,
     pub(crate) transformations: Vec<Object<TransformationSpec>>,
+    pub(crate) federated: Vec<Object<FederatedTrustDomainSpec>>,
     pub(crate) mesh_configs: Vec<Object<MeshConfigSpec>>,
     pub(crate) local_meshes: Vec<Object<LocalMeshSpec>>,
 }
@@ -201,6 +202,7 @@ impl Objects {
             kind if kind.starts_with("Access") => self.add_access(kind, d, faults),
             "Namespace" => push(&mut self.namespaces, d, tables::LENIENT, faults),
             "MeshConfig" => push(&mut self.mesh_configs, d, tables::MESH_CONFIG, faults),
+            "ClusterFederatedTrustDomain" => push(&mut self.federated, d, tables::STRICT, faults),
             "LocalMesh" => push(&mut self.local_meshes, d, tables::STRICT, faults),
             _ => {
                 let mut tolerated: Vec<Object<de::Anything>> = Vec::new();

@@ -19,7 +19,10 @@ use std::{
 use reeve_authz::AskedOf;
 use reeve_core::{
     InstanceName, Namespace, RegistrationEntry, ServiceName, SpiffeId,
-    model::{EntityRecord, GlobalRateLimit, PolicySource, RateLimit, SecretName, TlsSecret},
+    model::{
+        EntityRecord, FederatedDomain, Federation, GlobalRateLimit, PolicySource, RateLimit,
+        SecretName, TlsSecret,
+    },
 };
 
 pub(crate) use entities::with_labels;
@@ -76,6 +79,8 @@ pub struct Mesh {
     pub warnings: Vec<Fault>,
     /// Services.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Other trust domains whose workloads are known here, ordered by name.
+    pub federated: Vec<FederatedDomain>,
     /// Rate limits, with the service whose workloads keep them.
     pub(crate) rate_limits: Vec<(ServiceName, RateLimit)>,
     /// Transformations, with whose they are, in the order in which they act.
@@ -131,6 +136,7 @@ impl Mesh {
             policy_hash,
             warnings: _,
             services,
+            federated,
             rate_limits,
             transformations,
             global_rate_limits,
@@ -153,6 +159,7 @@ impl Mesh {
             && *entities == other.entities
             && *policy_hash == other.policy_hash
             && *services == other.services
+            && *federated == other.federated
             && *rate_limits == other.rate_limits
             && *transformations == other.transformations
             && *global_rate_limits == other.global_rate_limits
@@ -167,6 +174,18 @@ impl Mesh {
             && *custom == other.custom
             && *request_authentications == other.request_authentications
             && *registrations == other.registrations
+    }
+
+    /// What federation with other trust domains is to be.
+    pub fn federation(&self) -> Federation {
+        let settings = self.settings.federation.clone();
+        let serving = settings.serving.as_ref();
+        let certificate = serving.and_then(|s| self.secrets.get(s.certificate.as_ref()?));
+        Federation {
+            certificate: certificate.cloned(),
+            domains: self.federated.clone(),
+            settings,
+        }
     }
 
     /// The workload that `instance` is a copy of.

@@ -6,6 +6,7 @@ mod entities;
 mod entries;
 mod exempt;
 pub(crate) mod external;
+mod federation;
 mod gateway_api;
 mod groups;
 pub(crate) mod hosts;
@@ -120,6 +121,8 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let root = &settings.root_namespace;
     let sidecars = sidecars::resolve(&objects.sidecars, root, faults);
     let secrets = secrets::resolve(&objects.secrets, faults);
+    federation::check_certificate(&objects.mesh_configs, &settings, &secrets, faults);
+    let federated = federation::resolve(&objects.federated, &settings, faults);
     let gateways = routes::gateways(&objects.gateways, faults);
     routes::check_secrets(&objects.gateways, &gateways, &secrets, &workloads, faults);
     let known = routes::Known {
@@ -152,6 +155,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let transformations = transformations::resolve(objects, root, known, faults);
     Mesh {
         settings,
+        federated,
         rate_limits,
         global_rate_limits,
         transformations,
@@ -298,6 +302,7 @@ fn duplicates(objects: &Objects, faults: &mut Vec<Fault>) {
     twice(&objects.registration_entries, faults);
     twice(&objects.rate_limits, faults);
     twice(&objects.transformations, faults);
+    twice(&objects.federated, faults);
     twice(&objects.local_meshes, faults);
 }
 

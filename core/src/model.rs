@@ -8,6 +8,7 @@ mod break_glass;
 mod circuit;
 mod external;
 mod fault;
+mod federation;
 mod global_limit;
 mod policy;
 mod rate_limit;
@@ -28,6 +29,9 @@ pub use external::{
     BodyInCheck, ExtensionProvider, ExternalAuthorization, HttpCheck, NamePattern, ProviderForm,
 };
 pub use fault::{Abort, AbortFault, BandwidthFault, DelayFault, Fault};
+pub use federation::{
+    BundleEndpoint, BundleServing, EndpointProfile, FederatedDomain, Federation, FederationSettings,
+};
 pub use global_limit::{
     DescriptorEntry, DescriptorRule, DescriptorValue, GlobalRateLimit, LimitServer, OnFailure,
 };

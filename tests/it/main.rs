@@ -19,6 +19,7 @@ mod edge;
 mod ext_authz;
 mod external;
 mod faulty_disk;
+mod federation;
 mod fixture;
 mod forgery;
 mod full_disk;

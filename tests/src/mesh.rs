@@ -46,7 +46,8 @@ pub struct Mesh {
     pub base: u8,
     supervisor: Child,
     stopped: bool,
-    _turn: MutexGuard<'static, ()>,
+    /// None of a mesh beside the one whose turn it is.
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 /// One running copy of a workload, as `instances.json` says.
@@ -77,6 +78,15 @@ impl Mesh {
     /// The same, with arguments.
     pub async fn start_with(folder: Folder, how: &Start) -> Self {
         let turn = TURN.lock().await;
+        Self::begin(folder, how, Some(turn)).await
+    }
+
+    /// Starts another mesh beside this one, whose turn it shares.
+    pub async fn start_beside(&self, folder: Folder) -> Self {
+        Self::begin(folder, &Start::default(), None).await
+    }
+
+    async fn begin(folder: Folder, how: &Start, turn: Option<MutexGuard<'static, ()>>) -> Self {
         let state = fresh_path("state");
         fs::DirBuilder::new()
             .mode(0o700)

@@ -22,6 +22,7 @@ use reeve_ca::{
 use reeve_columns::{KeepOptions, Keeper};
 use reeve_control::{ConfigEvents, Controller, ControllerOptions, instances};
 use reeve_core::{Clock, InstanceName, SpiffeId, SystemClock};
+use reeve_federation::{BundleEndpoint, Follower};
 use reeve_sidecar::{SvidBatchVerifier, SvidSigner, process_metrics, whois::WhoIs};
 use reeve_svid::CredentialsWatch;
 use tokio::{
@@ -33,9 +34,9 @@ use tonic::{service::Routes, transport::Server};
 use crate::verb::authz::trail::is_one as decides_for_others;
 
 use super::{
-    MeshArgs, attest::SidecarAttestor, events::Recorder, kubernetes::KubernetesAttestor,
-    migrations::LastStand, node, renewals, replicas::Overseen, settings::Kept, trail, view::View,
-    witnesses,
+    MeshArgs, attest::SidecarAttestor, events::Recorder, federation,
+    kubernetes::KubernetesAttestor, migrations::LastStand, node, renewals, replicas::Overseen,
+    settings::Kept, trail, view::View, witnesses,
 };
 
 /// How long the last records may take to reach the log at the end.
@@ -66,6 +67,7 @@ pub(super) struct MeshProcess {
     view: Arc<View>,
     credentials: CredentialsWatch,
     agent: AgentHandle,
+    federation: (Follower, BundleEndpoint),
     attestor: Arc<Attestors>,
 }
 
@@ -105,12 +107,15 @@ impl MeshProcess {
         let attestor = attestors(&settings, &whois, &controller, &clock)?;
         let issuer = Arc::new(LocalIssuer::new(Arc::clone(&ca)));
         let (credentials, agent) = Agent::start(own(&settings)?, issuer, Arc::clone(&clock));
+        let kept = (args.state.clone(), Arc::clone(&clock));
+        let federation = federation::parts((&ca, &events), &controller, &credentials, kept);
         let view = View {
             settings,
             started_at: clock.now(),
             controller,
             circuits: Arc::default(),
             replicas: Arc::default(),
+            federation: federation.0.status(),
             ca,
             tokens,
             entries: Arc::default(),
@@ -136,6 +141,7 @@ impl MeshProcess {
             view: Arc::new(view),
             credentials,
             agent,
+            federation,
             attestor: Arc::new(attestor),
         })
     }
@@ -169,6 +175,9 @@ impl MeshProcess {
         let witnesses = tokio::spawn(witnesses::follow(Arc::clone(&view), self.state));
         keep_columns(&view, &self.wal, &self.audit)?;
         let controller = tokio::spawn(Arc::clone(&view.controller).run());
+        let (follower, endpoint) = self.federation;
+        let follower = tokio::spawn(follower.run());
+        let endpoint = tokio::spawn(endpoint.run());
         tracing::info!(
             trust_domain = view.settings.trust_domain.as_str(),
             "the mesh process serves"
@@ -183,6 +192,8 @@ impl MeshProcess {
             _ = ship => bail!("the mesh process's own records are shipped no longer"),
             failed = node => failed?.context("the socket for processes beside the mesh"),
             _ = witnesses => bail!("who cosigns the log is followed no longer"),
+            _ = follower => bail!("the bundles of other trust domains are followed no longer"),
+            _ = endpoint => bail!("the trust bundle is served no longer"),
             _ = controller => bail!("the control plane has ended"),
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),

@@ -14,13 +14,15 @@ use reeve_console::{
 };
 use reeve_control::{Controller, instances::Instances};
 use reeve_core::{Clock, UnixTime, error_chain, model::AuditReplica};
+use reeve_federation::DomainStatus;
 use reeve_sidecar::whois::WhoIs;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::{
-    attest::own_user, events::Recorder, graph, migrations::LastStand, renewals, replicas::Replicas,
-    settings::Kept, unprotected,
+    attest::own_user, events::Recorder, federation, graph, migrations::LastStand, renewals,
+    replicas::Replicas, settings::Kept, unprotected,
 };
 
 /// Longest life of a join token: a day.
@@ -34,6 +36,7 @@ pub(super) struct View {
     pub(super) circuits: Arc<CircuitHub>,
     pub(super) replicas: Arc<Replicas>,
     pub(super) ca: Arc<CertificateAuthority>,
+    pub(super) federation: watch::Receiver<Vec<DomainStatus>>,
     pub(super) tokens: Arc<JoinTokens>,
     pub(super) entries: Arc<Entries>,
     pub(super) whois: WhoIs,
@@ -86,6 +89,21 @@ impl View {
         let mut all = here.unwrap_or_default();
         all.extend(elsewhere.unwrap_or_default());
         all
+    }
+
+    /// Where our bundle is served, and how the endpoint is known.
+    fn bundle_endpoint(&self) -> Option<Value> {
+        let mesh = self.controller.mesh();
+        let mesh = mesh.borrow();
+        let serving = mesh.as_ref()?.settings.federation.serving.as_ref()?;
+        let id = self.settings.mesh_identity().ok()?;
+        let by_web = serving.certificate.is_some();
+        Some(json!({
+            "address": serving.address,
+            "profile": if by_web { "https_web" } else { "https_spiffe" },
+            "endpoint_spiffe_id": (!by_web).then_some(id),
+            "refresh_hint_seconds": serving.refresh_hint.as_secs(),
+        }))
     }
 
     fn jobs_done(&self) -> Vec<JobDone> {
@@ -142,6 +160,8 @@ impl MeshView for View {
                 custody: serde_json::to_value(ca.custody).unwrap_or_default(),
                 issued,
                 refused,
+                bundle_endpoint: self.bundle_endpoint(),
+                federation: values(&self.federation.borrow()),
             },
             audit: AuditFacts {
                 records: log.records,
@@ -248,6 +268,8 @@ impl MeshView for View {
         let (authority, members) = (self.ca.status(), self.ca.members());
         let ends = renewals::metrics(&authority, &members, ttl, self.clock.now());
         text.push_str(&ends);
+        let domains = self.federation.borrow();
+        text.push_str(&federation::metrics(&domains, self.clock.now()));
         text
     }
 }

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod entries;
+mod federation;
 mod keys;
 mod revoke;
 mod rotate;
@@ -115,7 +116,10 @@ struct CreateArgs {
 pub(crate) fn run(args: &CaArgs) -> Verdict {
     match &args.verb {
         CaVerb::Status(args) => block_on(status(args)),
-        CaVerb::Bundle(args) => bundle::run(args),
+        CaVerb::Bundle(args) => match &args.verb {
+            Some(federation::BundleVerb::List(args)) => block_on(federation::list(args)),
+            None => bundle::run(args),
+        },
         CaVerb::Rotate(args) => block_on(rotate::rotate(args)),
         CaVerb::Members(args) => block_on(rotate::members(args)),
         CaVerb::Entries(args) => block_on(entries::entries(args)),
@@ -135,8 +139,9 @@ async fn status(args: &LookArgs) -> Verdict {
         Format::Json => output::json(&status.ca)?,
         Format::Human => {
             let facts = status.ca.as_object().cloned().unwrap_or_default();
-            let apart = |name: &str| !["rotation", "custody"].contains(&name);
-            for (name, value) in facts.into_iter().filter(|(name, _)| apart(name)) {
+            const APART: [&str; 4] = ["rotation", "custody", "federation", "bundle_endpoint"];
+            let here = |(name, _): &(String, _)| !APART.contains(&name.as_str());
+            for (name, value) in facts.into_iter().filter(here) {
                 output::line(&format!(
                     "{:<23} {}",
                     name.replace('_', " "),
@@ -147,6 +152,9 @@ async fn status(args: &LookArgs) -> Verdict {
                 output::line(&line)?;
             }
             output::line(&rotate::in_words(&status.ca))?;
+            for line in federation::in_words(&status.ca) {
+                output::line(&line)?;
+            }
         }
     }
     Ok(Answer::Yes)

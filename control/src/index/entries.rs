@@ -24,7 +24,9 @@ pub(super) fn add(mesh: &Mesh, service: &Service, entry: &Entry, set: &mut Endpo
                 address: *address,
                 ports,
                 labels,
-                identity: identity(mesh, service, entry, endpoint),
+                identity: identities(mesh, service, entry, endpoint)
+                    .into_iter()
+                    .next(),
                 weight: endpoint.weight,
             }),
             EntryAddress::Host(host) => set.names.push(NamedEndpoint {
@@ -56,22 +58,31 @@ pub(super) fn name_servers(entry: &Entry, policy: &mut TrafficPolicy) {
     }
 }
 
-/// By which identity an endpoint within the mesh is known; one outside it has none.
-pub(super) fn identity(
+/// By which identities an endpoint within the mesh, or within a federated one, may be known; one outside has none. SPIFFE
+/// IDs among the entry's `subjectAltNames` win over the endpoint's account, as in Istio.
+pub(crate) fn identities(
     mesh: &Mesh,
     service: &Service,
     entry: &Entry,
     endpoint: &EntryEndpoint,
-) -> Option<SpiffeId> {
+) -> Vec<SpiffeId> {
     if entry.location == EntryLocation::External {
-        return None;
+        return Vec::new();
     }
-    let account = endpoint.service_account.as_ref()?;
-    Some(
+    let named = entry.subject_alt_names.iter();
+    let named: Vec<_> = named
+        .filter_map(|name| SpiffeId::parse(name).ok())
+        .collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let account = endpoint.service_account.iter();
+    let own = |account| {
         mesh.settings
             .trust_domain
-            .workload(&service.namespace, account),
-    )
+            .workload(&service.namespace, account)
+    };
+    account.map(own).collect()
 }
 
 /// The endpoint's own port of that name, else the port's target.

@@ -17,6 +17,8 @@ const STREAM_ROUTES: &[&str] = &[
     "gateway.networking.k8s.io/v1alpha2",
 ];
 const OURS: &[&str] = &["reeve.dev/v1alpha1"];
+/// SPIRE's controller manager has this kind; it stands for a mesh as well.
+const FEDERATION: &[&str] = &["spire.spiffe.io/v1alpha1", "reeve.dev/v1alpha1"];
 const CORE: &[&str] = &["v1"];
 
 /// Kinds that are read, with their versions.
@@ -49,6 +51,7 @@ pub(super) const VERSIONS: &[(&str, &[&str])] = &[
     ("Transformation", OURS),
     ("MeshConfig", OURS),
     ("LocalMesh", OURS),
+    ("ClusterFederatedTrustDomain", FEDERATION),
     ("Service", CORE),
     ("ServiceAccount", CORE),
     ("Namespace", CORE),

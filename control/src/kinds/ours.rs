@@ -1,4 +1,5 @@
-//! `reeve.dev`: `AccessPolicy`, `AccessRole`, `AccessRoleBinding`, `AccessSchema`, `AccessEntities`, `RegistrationEntry`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`.
+//! `reeve.dev`: `AccessPolicy`, `AccessRole`, `AccessRoleBinding`, `AccessSchema`, `AccessEntities`, `RegistrationEntry`, `RateLimit`, `Transformation`, `MeshConfig`, `LocalMesh`;
+//! and SPIRE's `ClusterFederatedTrustDomain`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -148,6 +149,7 @@ raw! {
         danger_allow_internal_jwks: bool,
         jwks_ca_certificates: Option<String>,
         kubernetes_tokens: Option<KubernetesTokensSpec>,
+        federation: Option<FederationSpec>,
     }
     KubernetesTokensSpec {
         audience: String,
@@ -156,6 +158,31 @@ raw! {
         api_server: Option<String>,
         ca_file: Option<String>,
         token_file: Option<String>,
+    }
+    FederationSpec {
+        bundle_endpoint: Option<BundleEndpointSpec>,
+        ca_certificates: Option<String>,
+        danger_allow_internal_endpoints: bool,
+    }
+    BundleEndpointSpec {
+        address: String,
+        profile: Option<String>,
+        credential_name: Option<String>,
+        refresh_hint: Option<String>,
+    }
+    FederatedTrustDomainSpec {
+        #[serde(rename = "className")]
+        _class_name: Option<String>,
+        trust_domain: String,
+        #[serde(rename = "bundleEndpointURL")]
+        bundle_endpoint_url: Option<String>,
+        bundle_endpoint_profile: Option<EndpointProfileSpec>,
+        trust_domain_bundle: Option<String>,
+    }
+    EndpointProfileSpec {
+        r#type: String,
+        #[serde(rename = "endpointSPIFFEID")]
+        endpoint_spiffe_id: Option<String>,
     }
     ExtensionProviderSpec {
         name: String,

@@ -6,8 +6,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        AuditReplica, BreakGlass, CallerShares, EcdhCurve, ExtensionProvider, FieldClasses,
-        MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology,
+        AuditReplica, BreakGlass, CallerShares, EcdhCurve, ExtensionProvider, FederationSettings,
+        FieldClasses, MtlsMode, OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology,
         TracingConfig,
     },
 };
@@ -79,6 +79,8 @@ pub struct MeshSettings {
     pub jwks_authorities: Option<String>,
     /// By what service accounts' tokens of a Kubernetes cluster are believed; none: they are not.
     pub kubernetes_tokens: Option<KubernetesTokens>,
+    /// Where our trust bundle is served, and how those of others are fetched.
+    pub federation: FederationSettings,
 }
 
 /// By what service accounts' tokens of a Kubernetes cluster are believed. Of `keys` and `review`, each that is there must

@@ -3,6 +3,7 @@
 mod audit;
 mod break_glass;
 mod edge;
+mod federation;
 mod kubernetes;
 mod providers;
 
@@ -12,8 +13,8 @@ use reeve_core::{
     Namespace, ServiceName, TrustDomain,
     access_log::AccessLogConfig,
     model::{
-        BreakGlass, CallerShares, EcdhCurve, FieldClasses, MtlsMode, OutboundPolicy,
-        PathNormalization, ServiceState, TapMode, Topology, TracingConfig,
+        BreakGlass, CallerShares, EcdhCurve, FederationSettings, FieldClasses, MtlsMode,
+        OutboundPolicy, PathNormalization, ServiceState, TapMode, Topology, TracingConfig,
     },
 };
 
@@ -46,6 +47,7 @@ pub(super) fn resolve(
         audit::resolve(&mut settings, notes, secrets);
         break_glass::resolve(&mut settings, notes);
         settings.kubernetes_tokens = kubernetes::resolve(notes);
+        federation::resolve(&mut settings, notes);
     }
     settings
 }
@@ -378,6 +380,7 @@ impl Default for MeshSettings {
             danger_allow_internal_jwks: false,
             jwks_authorities: None,
             kubernetes_tokens: None,
+            federation: FederationSettings::default(),
         }
     }
 }

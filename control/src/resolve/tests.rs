@@ -2,6 +2,7 @@
 
 mod entities;
 mod entries;
+mod federation;
 mod gateway_api;
 mod global_limits;
 mod istio;

@@ -5,6 +5,7 @@ use std::fs;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::federation::BundleVerb;
 use crate::{
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
@@ -15,6 +16,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   reeve ca bundle > bundle.pem
   reeve ca bundle --format spiffe > bundle.json       for other trust domains and their tools
+  reeve ca bundle list                                theirs, as they are known here
   reeve ca bundle --format jwks > keys.json           to verify JWT-SVIDs with: reeve jwt verify --jwks keys.json
   reeve identity verify --bundle bundle.pem --chain svid.pem
 
@@ -22,7 +24,10 @@ Exit codes: 0 = fine, 2 = there is no mesh.";
 
 /// `reeve ca bundle`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct BundleArgs {
+    #[command(subcommand)]
+    pub(super) verb: Option<BundleVerb>,
     /// In which form.
     #[arg(long, value_enum, default_value_t)]
     format: Form,
