@@ -194,13 +194,13 @@ async fn with_envoy(spec: Value, more: Option<Value>) -> (Mesh, SocketAddr) {
 }
 
 fn through_envoy(front: SocketAddr) -> Load {
-    let target = Target {
+    let targets = ["/http1/", "/h2/"].map(|path| Target {
         address: front,
         protocol: Protocol::Http1,
-        call: Call::get("echo:9080", "/h2/"),
+        call: Call::get("echo:9080", path),
         bad_text: None,
-    };
-    Load::start("envoy", vec![target; 2], Duration::from_millis(10))
+    });
+    Load::start("envoy", targets.into(), Duration::from_millis(20))
 }
 
 /// A workload that runs a Python script of the folder with the test's foreign libraries.

@@ -24,6 +24,7 @@ mod fixture;
 mod forgery;
 mod full_disk;
 mod gateway_api;
+mod go_spiffe;
 mod h2_abuse;
 mod handover;
 mod hostile;

@@ -34,7 +34,7 @@ pub fn test_tools() -> &'static Path {
     })
 }
 
-/// A program of it: `tlog`, `python3`, `prometheus`, `promtool`, one of PostgreSQL, MariaDB or Mosquitto, or Envoy's own executable
+/// A program of it: `tlog`, `go-spiffe`, `python3`, `prometheus`, `promtool`, one of PostgreSQL, MariaDB or Mosquitto, or Envoy's own executable
 /// as `envoy`.
 pub fn test_tool(name: &str) -> PathBuf {
     let tools = test_tools();

@@ -82,14 +82,17 @@ if [ ! -x "$folder/servers/usr/sbin/mosquitto" ]; then
     mv "$folder/download/unpacked" "$folder/servers"
     rm -rf "$folder/download"
 fi
-# The Go project's code for transparency logs, none of which is ours, behind a small command line.
-tlog=$(dirname "$0")/tlog
-if [ ! -x "$folder/bin/tlog" ] || [ -n "$(find "$tlog" -newer "$folder/bin/tlog")" ]; then
-    go=$(PATH="$PATH:/usr/local/go/bin" command -v go || true)
-    if [ -z "$go" ]; then
-        update && apt install -y --no-install-recommends golang-go ca-certificates
-        go=go
+# Programs of Go, each a small command line before a stock library: the Go project's own for transparency logs, and
+# SPIFFE's for workloads.
+for name in tlog go-spiffe; do
+    source=$(dirname "$0")/$name
+    if [ ! -x "$folder/bin/$name" ] || [ -n "$(find "$source" -newer "$folder/bin/$name")" ]; then
+        go=$(PATH="$PATH:/usr/local/go/bin" command -v go || true)
+        if [ -z "$go" ]; then
+            update && apt install -y --no-install-recommends golang-go ca-certificates
+            go=go
+        fi
+        program=$(realpath "$folder/bin")/$name
+        (cd "$source" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" build -o "$program" .)
     fi
-    program=$(realpath "$folder/bin")/tlog
-    (cd "$tlog" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" build -o "$program" .)
-fi
+done
