@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the end-to-end tests need besides Rust: a stock Envoy and the Python SPIFFE library, a stock
-# Prometheus, ip and nft, stock database servers and a message broker, and a verifier of audit logs made of Go's own.
+# Prometheus, ip and nft, stock database servers and a message broker, and two programs of Go's libraries: a verifier of
+# audit logs and a workload.
 # usage: install.sh [FOLDER]; the folder is target/test-tools if not given. Does nothing when it already holds these
 # versions.
 set -eu
