@@ -76,7 +76,8 @@ struct Domain {
     failures: u32,
     error: Option<String>,
     due: UnixTime,
-    fetching: bool,
+    /// The number of the question that is under way.
+    fetching: Option<u64>,
 }
 
 /// All of them.
@@ -85,6 +86,8 @@ pub(crate) struct Keeper {
     domains: BTreeMap<TrustDomain, Domain>,
     /// What an earlier process held, until it is known what is wanted.
     kept: BTreeMap<TrustDomain, Held>,
+    /// How many questions were asked.
+    asked: u64,
 }
 
 impl Held {
@@ -131,6 +134,7 @@ impl Keeper {
         Self {
             domains: BTreeMap::new(),
             kept: named.collect(),
+            asked: 0,
         }
     }
 
@@ -168,9 +172,9 @@ impl Keeper {
         if domain.as_ref().is_some_and(|known| known.wanted == *wanted) {
             return None;
         }
-        let (before, fetching) = match domain {
-            Some(known) => (known.held.take(), known.fetching),
-            None => (kept.cloned(), false),
+        let before = match domain {
+            Some(known) => known.held.take(),
+            None => kept.cloned(),
         };
         // What the operator says anew takes the place of what was fetched.
         let same = before.filter(|held| held.configured == wanted.bundle);
@@ -183,19 +187,20 @@ impl Keeper {
             failures: 0,
             error: None,
             due: now,
-            fetching,
+            // SECURITY: what answers a question under way was asked where, and judged as, nobody wants any more.
+            fetching: None,
         };
         self.domains.insert(wanted.trust_domain.clone(), known);
         change
     }
 
-    /// At most `most` questions whose time has come.
+    /// At most `most` questions whose time has come, numbered.
     pub(crate) fn due(
         &mut self,
         (now, most): (UnixTime, usize),
         own: &Arc<TrustBundle>,
         settings: &FederationSettings,
-    ) -> Vec<Question> {
+    ) -> Vec<(u64, Question)> {
         let held = self.federated();
         let bundle_of = |domain: &TrustDomain| match domain == own.trust_domain() {
             true => Some(Arc::clone(own)),
@@ -206,7 +211,7 @@ impl Keeper {
             let Some(endpoint) = domain.wanted.endpoint.as_ref() else {
                 continue;
             };
-            if domain.fetching || domain.due > now || questions.len() >= most {
+            if domain.fetching.is_some() || domain.due > now || questions.len() >= most {
                 continue;
             }
             let judge = match &endpoint.profile {
@@ -220,26 +225,29 @@ impl Keeper {
                     }
                 },
             };
-            domain.fetching = true;
-            questions.push(Question {
+            let question = Question {
                 trust_domain: domain.wanted.trust_domain.clone(),
                 url: endpoint.url.clone(),
                 judge,
                 internal: settings.danger_allow_internal_endpoints,
-            });
+            };
+            self.asked = self.asked.saturating_add(1);
+            domain.fetching = Some(self.asked);
+            questions.push((self.asked, question));
         }
         questions
     }
 
-    /// Notes what came of a fetch, of a trust domain that may be wanted no more.
+    /// Notes what came of question `number`, of a trust domain that may be wanted otherwise by now, or no more.
     pub(crate) fn settle(
         &mut self,
-        trust_domain: &TrustDomain,
+        (trust_domain, number): (&TrustDomain, u64),
         fetched: Result<BundleDocument, String>,
         now: UnixTime,
     ) -> Option<FederationChange> {
-        let domain = self.domains.get_mut(trust_domain)?;
-        domain.fetching = false;
+        let domain = self.domains.get_mut(trust_domain);
+        let domain = domain.filter(|domain| domain.fetching == Some(number))?;
+        domain.fetching = None;
         match fetched.and_then(|document| domain.newer(document)) {
             Ok(document) => domain.take(document, now),
             Err(error) => {

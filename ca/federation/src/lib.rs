@@ -115,18 +115,18 @@ impl Follower {
         loop {
             self.settle_on_what_is_wanted();
             let free = MAX_FETCHES.saturating_sub(fetching.len());
-            for question in self.due(free) {
+            for (number, question) in self.due(free) {
                 let clock = Arc::clone(&self.options.clock);
                 fetching.push(async move {
                     let fetched = fetch::fetch(&question, &clock).await;
-                    (question.trust_domain, fetched)
+                    (question.trust_domain, number, fetched)
                 });
             }
             // Cancel-safe: a fetch stays in the set until it is done, and a pause is begun anew.
             tokio::select! {
                 () = tokio::time::sleep(TICK) => {}
-                Some((domain, fetched)) = fetching.next(), if !fetching.is_empty() => {
-                    self.take(&domain, fetched);
+                Some((domain, number, fetched)) = fetching.next(), if !fetching.is_empty() => {
+                    self.take((&domain, number), fetched);
                 }
             }
         }
@@ -143,10 +143,10 @@ impl Follower {
         }
     }
 
-    fn take(&mut self, domain: &TrustDomain, fetched: Result<BundleDocument, FetchError>) {
+    fn take(&mut self, question: (&TrustDomain, u64), fetched: Result<BundleDocument, FetchError>) {
         let now = self.options.clock.now();
         let fetched = fetched.map_err(|error| error_chain(&error));
-        let change = self.keeper.settle(domain, fetched, now);
+        let change = self.keeper.settle(question, fetched, now);
         self.tell(change.as_slice());
         self.status.send_replace(self.keeper.status());
     }
@@ -167,7 +167,7 @@ impl Follower {
     }
 
     /// At most `most` questions whose time has come.
-    fn due(&mut self, most: usize) -> Vec<Question> {
+    fn due(&mut self, most: usize) -> Vec<(u64, Question)> {
         let Some(wanted) = (self.options.wanted)() else {
             return Vec::new();
         };

@@ -4,8 +4,9 @@
 //! TLS makes one [`MeshTls`] of each version and takes its configurations; after a handshake [`peer_of`] says who the
 //! peer is. The rules are those of the SPIFFE X509-SVID standard, and each refusal has its own [`SvidError`].
 //!
-//! Invariants: a [`VerifiedPeer`] comes only from [`verify_svid`], by the bundle of the trust domain that it names; a private key is zeroed when dropped and never
-//! printed; no session is resumed, so that every connection is judged by the credentials and the clock of its moment.
+//! Invariants: a [`VerifiedPeer`] comes only from [`verify_svid`], by the bundle of the trust domain that it names; a
+//! private key is zeroed when dropped and never printed; no session is resumed, so that every connection is judged by the
+//! credentials and the clock of its moment.
 
 mod bundle;
 mod credentials;

@@ -22,7 +22,19 @@ fn wanted(publisher: &Publisher, bundle: Option<String>) -> FederatedDomain {
 
 fn due(keeper: &mut Keeper, now: UnixTime) -> Vec<Question> {
     let own = Publisher::new("mesh.local").bundle(1);
-    keeper.due((now, 8), &Arc::new(own), &FederationSettings::default())
+    let due = keeper.due((now, 8), &Arc::new(own), &FederationSettings::default());
+    due.into_iter().map(|(_, question)| question).collect()
+}
+
+/// Answers the last question.
+fn settle(
+    keeper: &mut Keeper,
+    publisher: &Publisher,
+    fetched: Result<BundleDocument, String>,
+    now: UnixTime,
+) -> Option<FederationChange> {
+    let number = keeper.asked;
+    keeper.settle((&publisher.domain, number), fetched, now)
 }
 
 fn sequence(keeper: &Keeper, publisher: &Publisher) -> Option<u64> {
@@ -54,13 +66,13 @@ fn a_bundle_is_fetched_at_once_and_then_by_its_hint() {
     let (mut keeper, other) = holding();
     assert_eq!(due(&mut keeper, START).len(), 1);
     assert!(due(&mut keeper, at(1)).is_empty(), "it is being fetched");
-    let change = keeper.settle(&other.domain, Ok(other.document(6, Some(60))), at(1));
+    let change = settle(&mut keeper, &other, Ok(other.document(6, Some(60))), at(1));
     assert!(change.is_some());
     assert_eq!(sequence(&keeper, &other), Some(6));
     assert_eq!(status(&keeper).source, Some(BundleSource::Fetched));
     assert!(due(&mut keeper, at(60)).is_empty());
     assert_eq!(due(&mut keeper, at(61)).len(), 1);
-    let again = keeper.settle(&other.domain, Ok(other.document(6, Some(60))), at(61));
+    let again = settle(&mut keeper, &other, Ok(other.document(6, Some(60))), at(61));
     assert_eq!(again, None, "the same again is no change");
     assert_eq!(status(&keeper).as_of, Some(at(61)), "but it is fresh");
 }
@@ -76,7 +88,7 @@ fn the_hint_is_bounded_below_and_above() {
     ] {
         let (mut keeper, other) = holding();
         due(&mut keeper, START);
-        keeper.settle(&other.domain, Ok(other.document(6, hint)), START);
+        settle(&mut keeper, &other, Ok(other.document(6, hint)), START);
         assert_eq!(status(&keeper).refresh_ms, refresh * 1000, "{hint:?}");
         assert!(due(&mut keeper, at(refresh - 1)).is_empty(), "{hint:?}");
         assert_eq!(due(&mut keeper, at(refresh)).len(), 1, "{hint:?}");
@@ -87,11 +99,16 @@ fn the_hint_is_bounded_below_and_above() {
 fn a_sequence_never_goes_back() {
     let (mut keeper, other) = holding();
     due(&mut keeper, START);
-    keeper.settle(&other.domain, Ok(other.document(7, Some(60))), START);
+    settle(&mut keeper, &other, Ok(other.document(7, Some(60))), START);
     let newer = Publisher::new("other.org");
     for older in [6, 0] {
         due(&mut keeper, at(10_000));
-        let change = keeper.settle(&other.domain, Ok(newer.document(older, None)), at(10_000));
+        let change = settle(
+            &mut keeper,
+            &other,
+            Ok(newer.document(older, None)),
+            at(10_000),
+        );
         assert_eq!(change, None);
         assert_eq!(sequence(&keeper, &other), Some(7));
         let status = status(&keeper);
@@ -116,7 +133,7 @@ fn what_cannot_be_fetched_leaves_the_last_good_one_and_is_tried_again_ever_later
     for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
         assert_eq!(due(&mut keeper, at(now)).len(), 1, "at {now}");
         let failed = Err("the endpoint cannot be reached".to_owned());
-        assert_eq!(keeper.settle(&other.domain, failed, at(now)), None);
+        assert_eq!(settle(&mut keeper, &other, failed, at(now)), None);
         assert_eq!(sequence(&keeper, &other), Some(5));
         assert!(due(&mut keeper, at(now + wait - 1)).is_empty(), "{wait}");
         now += wait;
@@ -124,7 +141,12 @@ fn what_cannot_be_fetched_leaves_the_last_good_one_and_is_tried_again_ever_later
     let told = status(&keeper);
     assert_eq!((told.failures, told.as_of), (8, Some(START)));
     due(&mut keeper, at(now));
-    keeper.settle(&other.domain, Ok(other.document(5, Some(60))), at(now));
+    settle(
+        &mut keeper,
+        &other,
+        Ok(other.document(5, Some(60))),
+        at(now),
+    );
     assert_eq!((status(&keeper).failures, status(&keeper).error), (0, None));
 }
 
@@ -137,7 +159,7 @@ fn what_is_wanted_no_longer_is_given_up_at_once() {
     let what = ChangeKind::Withdrawn;
     assert_eq!(changes, [FederationChange { trust_domain, what }]);
     assert!(keeper.federated().is_empty() && keeper.kept().is_empty());
-    let late = keeper.settle(&other.domain, Ok(other.document(9, None)), at(2));
+    let late = settle(&mut keeper, &other, Ok(other.document(9, None)), at(2));
     assert_eq!(late, None, "an answer that comes too late");
     assert!(keeper.federated().is_empty());
 }
@@ -148,7 +170,7 @@ fn a_restart_keeps_what_was_fetched_unless_it_is_wanted_no_longer() {
     assert!(crate::kept::read(folder.path()).is_empty());
     let (mut keeper, other) = holding();
     due(&mut keeper, START);
-    keeper.settle(&other.domain, Ok(other.document(8, Some(60))), START);
+    settle(&mut keeper, &other, Ok(other.document(8, Some(60))), START);
     crate::kept::write(folder.path(), &keeper.kept());
     let again = || Keeper::new(crate::kept::read(folder.path()));
     // Nothing is known of what is wanted: what was in force is.
@@ -186,4 +208,26 @@ fn an_endpoint_is_known_by_the_bundle_of_its_own_trust_domain() {
         panic!("by its SVID");
     };
     assert_eq!(*bundle.trust_domain(), domain("mesh.local"));
+}
+
+#[test]
+fn an_answer_to_what_was_asked_before_the_operator_changed_it_is_passed_over() {
+    let (mut keeper, other) = holding();
+    due(&mut keeper, START);
+    // The root is in other hands: the operator gives a new bundle while an answer by the old one is on its way.
+    let anew = Publisher::new("other.org");
+    let wanted = wanted(&anew, Some(anew.document(1, None).to_json()));
+    keeper.follow(std::slice::from_ref(&wanted), at(1));
+    let late = settle(&mut keeper, &other, Ok(other.document(9, None)), at(2));
+    assert_eq!(late, None);
+    assert_eq!(sequence(&keeper, &anew), Some(1));
+    assert_eq!(due(&mut keeper, at(2)).len(), 1, "it is asked anew");
+    // The same of a domain that was withdrawn and is wanted again.
+    let old = keeper.asked;
+    keeper.follow(&[], at(3));
+    keeper.follow(&[wanted], at(4));
+    let fetched = Ok(other.document(9, None));
+    let late = keeper.settle((&other.domain, old), fetched, at(5));
+    assert_eq!(late, None);
+    assert_eq!(sequence(&keeper, &anew), Some(1));
 }
