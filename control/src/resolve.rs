@@ -121,8 +121,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     let root = &settings.root_namespace;
     let sidecars = sidecars::resolve(&objects.sidecars, root, faults);
     let secrets = secrets::resolve(&objects.secrets, faults);
-    federation::check_certificate(&objects.mesh_configs, &settings, &secrets, faults);
-    let federated = federation::resolve(&objects.federated, &settings, faults);
+    let federated = federation::resolve(objects, &settings, &secrets, faults);
     let gateways = routes::gateways(&objects.gateways, faults);
     routes::check_secrets(&objects.gateways, &gateways, &secrets, &workloads, faults);
     let known = routes::Known {
@@ -132,12 +131,8 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     };
     let mut virtual_services = routes::resolve(&objects.virtual_services, &known, faults);
     let mut gateways = gateways.clone();
-    let attached = attached(
-        objects,
-        &services,
-        (&virtual_services, &mut gateways),
-        faults,
-    );
+    let taken = (virtual_services.as_slice(), &mut gateways);
+    let attached = attached(objects, &services, taken, faults);
     virtual_services.extend(attached);
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);

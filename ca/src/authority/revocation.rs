@@ -202,14 +202,13 @@ impl CertificateAuthority {
 
     fn checked(&self, target: RevokeTarget) -> Result<RevokeTarget, RevokeError> {
         let bundle = Arc::clone(&self.bundle().borrow());
-        match target.normal()? {
-            RevokeTarget::Id(id)
-                if bundle.of(&id.trust_domain()).is_none() || id.path().is_empty() =>
-            {
-                Err(RevokeError::NotOurs(id))
-            }
-            target => Ok(target),
+        let target = target.normal()?;
+        if let RevokeTarget::Id(id) = &target
+            && (bundle.of(&id.trust_domain()).is_none() || id.path().is_empty())
+        {
+            return Err(RevokeError::NotOurs(id.clone()));
         }
+        Ok(target)
     }
 
     /// Forgets what was revoked for a time that is over.

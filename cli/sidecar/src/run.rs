@@ -136,14 +136,8 @@ impl Sidecar {
         let credentials = agent.credentials;
         let handle = Arc::new(agent.handle);
         renewal_metrics::register(&registry, handle.watch_status(), Arc::clone(&clock))?;
-        let data_plane = DataPlane::start(
-            args,
-            (&credentials, agent.installed),
-            &wal,
-            &registry,
-            &clock,
-            door.clone(),
-        )?;
+        let own = (&credentials, agent.installed);
+        let data_plane = DataPlane::start(args, own, &wal, &registry, &clock, door.clone())?;
         let connector = MeshConnector::new(
             args.mesh_address.clone(),
             args.mesh_identity()?,
@@ -182,6 +176,7 @@ impl Sidecar {
             tokio::spawn(serve_admin(door.clone(), routes)),
             tokio::spawn(serve_agent(door.clone(), identities)),
         ];
+        let hopeless = tokio::spawn(agent::foreign_mesh(agent.issuer, args.clone()));
         Ok(Self {
             data_plane,
             events,
@@ -193,10 +188,7 @@ impl Sidecar {
             feed,
             shipping,
             serving,
-            hopeless: Mutex::new(tokio::spawn(agent::foreign_mesh(
-                agent.issuer,
-                args.clone(),
-            ))),
+            hopeless: Mutex::new(hopeless),
         })
     }
 

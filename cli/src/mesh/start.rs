@@ -99,9 +99,8 @@ impl MeshProcess {
         // Before anything signs; joiners and verifiers of the log look there.
         ca.publish_to(args.within("bundle.pem"))?;
         events.attach(Arc::clone(&log), controller.mesh());
-        events.record(
-            EventRecord::new(EventKind::Started).with("version", env!("CARGO_PKG_VERSION")),
-        );
+        let started = EventRecord::new(EventKind::Started);
+        events.record(started.with("version", env!("CARGO_PKG_VERSION")));
         let whois = WhoIs::new(&args.supervisor());
         let tokens = Arc::new(JoinTokens::new(Arc::clone(&clock)));
         let attestor = attestors(&settings, &whois, &controller, &clock)?;

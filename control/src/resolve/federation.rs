@@ -11,7 +11,7 @@ use reeve_svid::{BundleDocument, MAX_FEDERATED};
 use super::{secrets::Secrets, values::Notes};
 use crate::{
     Code, Fault, MeshSettings,
-    kinds::{EndpointProfileSpec, FederatedTrustDomainSpec, MeshConfigSpec, Object},
+    kinds::{EndpointProfileSpec, FederatedTrustDomainSpec, MeshConfigSpec, Object, Objects},
     source::path::Path,
 };
 
@@ -21,10 +21,13 @@ const MAX_URL_BYTES: usize = 2048;
 type DomainNotes<'a> = Notes<'a, FederatedTrustDomainSpec>;
 
 pub(super) fn resolve(
-    objects: &[Object<FederatedTrustDomainSpec>],
+    objects: &Objects,
     settings: &MeshSettings,
+    secrets: &Secrets,
     faults: &mut Vec<Fault>,
 ) -> Vec<FederatedDomain> {
+    check_certificate(&objects.mesh_configs, settings, secrets, faults);
+    let objects = &objects.federated;
     let mut domains: BTreeMap<TrustDomain, FederatedDomain> = BTreeMap::new();
     for object in objects {
         let notes = &mut Notes { object, faults };
@@ -46,7 +49,7 @@ pub(super) fn resolve(
 }
 
 /// The secret that `https_web` is served with.
-pub(super) fn check_certificate(
+fn check_certificate(
     objects: &[Object<MeshConfigSpec>],
     settings: &MeshSettings,
     secrets: &Secrets,

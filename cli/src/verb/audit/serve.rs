@@ -323,7 +323,7 @@ impl Replica {
                 last.due_after = wanted.columns_after;
                 last.retention = wanted.retention;
             }
-            last.clone()
+            *last
         };
         crate::mesh::on_columns_thread(keeper, options)
     }

@@ -79,7 +79,8 @@ fn each_fault_is_told_at_its_key() {
     for (spec, expected) in rows {
         let mut expected: Vec<_> = expected.to_vec();
         let mut found = federated(spec);
-        (found.sort(), expected.sort());
+        found.sort();
+        expected.sort();
         assert_eq!(found, expected, "{spec}");
     }
 }
