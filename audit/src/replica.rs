@@ -242,7 +242,7 @@ impl MeshClient {
                 Ok(may)
             }
             // SECURITY: an answer that refuses is no absence.
-            Err(status) if status.code() != Code::Unavailable => Err(status.into()),
+            Err(status) if !is_absence(&status) => Err(status.into()),
             Err(status) => match known.get(&proxy) == Some(&id) {
                 true => Ok(true),
                 false => Err(status.into()),
@@ -296,6 +296,13 @@ impl MeshClient {
         let answer = answer.unwrap_or_else(|_elapsed| Err(unanswered()))?;
         Ok(answer.into_inner().into())
     }
+}
+
+/// Whether nobody answered: the connection could not be made, or broke.
+fn is_absence(status: &Status) -> bool {
+    let source = std::error::Error::source(status);
+    let broke = source.is_some_and(|source| source.is::<tonic::transport::Error>());
+    status.code() == Code::Unavailable || broke
 }
 
 fn unanswered() -> Status {

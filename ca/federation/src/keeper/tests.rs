@@ -101,14 +101,9 @@ fn a_sequence_never_goes_back() {
     due(&mut keeper, START);
     settle(&mut keeper, &other, Ok(other.document(7, Some(60))), START);
     let newer = Publisher::new("other.org");
-    for older in [6, 0] {
-        due(&mut keeper, at(10_000));
-        let change = settle(
-            &mut keeper,
-            &other,
-            Ok(newer.document(older, None)),
-            at(10_000),
-        );
+    for (older, now) in [(6, at(10_000)), (0, at(15_000))] {
+        assert_eq!(due(&mut keeper, now).len(), 1);
+        let change = settle(&mut keeper, &other, Ok(newer.document(older, None)), now);
         assert_eq!(change, None);
         assert_eq!(sequence(&keeper, &other), Some(7));
         let status = status(&keeper);
