@@ -29,7 +29,7 @@ use reeve_audit::{
 use reeve_authz::Engine;
 use reeve_control::{Mesh, MeshSettings};
 use reeve_core::{
-    Namespace, ServiceName, SpiffeId, UnixTime,
+    Namespace, ServiceName, SpiffeId, TrustDomain, UnixTime,
     decision::{AccessRequest, Action, Effect, HttpContext, Reason, RequestContext, ResourceRef},
 };
 use serde::Deserialize;
@@ -295,7 +295,10 @@ fn choose(mut rights: Rights<'_>, mesh: &Mesh, found: Vec<Found>, asked: &Asked)
 fn namespace_of(record: &Record, mesh: &Mesh) -> Namespace {
     let subject = match &record.entry {
         Entry::Decision(decision) => return decision.request.resource.namespace.clone(),
-        Entry::Event(event) => event.subject.as_ref().and_then(home),
+        Entry::Event(event) => event
+            .subject
+            .as_ref()
+            .and_then(|id| home(id, &mesh.settings.trust_domain)),
         Entry::Outcome(_) | Entry::Aggregate(_) => None,
     };
     let of_proxy = || Some(mesh.workload_of(&record.id.proxy)?.namespace.clone());
@@ -304,8 +307,11 @@ fn namespace_of(record: &Record, mesh: &Mesh) -> Namespace {
         .unwrap_or_else(|| mesh.settings.root_namespace.clone())
 }
 
-fn home(id: &SpiffeId) -> Option<Namespace> {
-    id.namespace_and_account().map(|(namespace, _)| namespace)
+/// The namespace of one of `ours`: what another trust domain calls `ns/pay` is not our `pay`.
+fn home(id: &SpiffeId, ours: &TrustDomain) -> Option<Namespace> {
+    let of_ours = id.trust_domain() == *ours;
+    let (namespace, _) = id.namespace_and_account().filter(|_| of_ours)?;
+    Some(namespace)
 }
 
 /// Takes out the values that only some may see.
@@ -397,5 +403,21 @@ impl Rights<'_> {
         };
         let decision = self.engine.decide(&request);
         decision.is_allow() && decision.reason == Reason::Permitted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_trust_domains_namespace_is_none_of_ours() {
+        let ours = "mesh.local".parse().unwrap();
+        let of = |id: &str| home(&id.parse().unwrap(), &ours);
+        assert_eq!(
+            of("spiffe://mesh.local/ns/pay/sa/a"),
+            Some("pay".parse().unwrap())
+        );
+        assert_eq!(of("spiffe://other.org/ns/pay/sa/a"), None);
     }
 }
