@@ -39,7 +39,7 @@ use reeve_svid::TrustBundle;
 use tokio::{net::TcpListener, sync::mpsc};
 use zeroize::Zeroizing;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn options(svid_ttl: Duration, store: Store) -> Outcome<CaOptions> {
     Ok(CaOptions {
@@ -209,13 +209,19 @@ async fn serve(folder: PathBuf, agents: usize, ttl: Duration) -> Outcome<()> {
     let serving = tokio::spawn(server);
     if first {
         std::fs::write(folder.join("address"), address.to_string())?;
-        tokio::spawn(admit(folder, agents, tokens));
     }
+    let mut admitting = tokio::spawn(admit(folder, if first { agents } else { 0 }, tokens));
+    let mut admitted = false;
     let mut input = input();
     let mut maintain = tokio::time::interval(Duration::from_secs(1));
     loop {
-        // Cancel safety: both branches are.
+        // Cancel safety: all branches are.
         tokio::select! {
+            done = &mut admitting, if !admitted => {
+                done??;
+                admitted = true;
+                continue;
+            }
             line = input.recv() => if line.is_none() { break },
             _ = maintain.tick() => {
                 ca.maintain(&*events)?;
@@ -243,7 +249,7 @@ fn batch(folder: &Path, n: usize) -> PathBuf {
 }
 
 /// Makes the tokens of a batch when those of the one before are used.
-async fn admit(folder: PathBuf, agents: usize, tokens: Arc<JoinTokens>) {
+async fn admit(folder: PathBuf, agents: usize, tokens: Arc<JoinTokens>) -> Outcome<()> {
     for from in (0..agents).step_by(BATCH) {
         let made = (from..agents.min(from + BATCH)).map(|n| {
             let life = Duration::from_secs(600);
@@ -252,12 +258,13 @@ async fn admit(folder: PathBuf, agents: usize, tokens: Arc<JoinTokens>) {
         let made: Outcome<Vec<_>> = made.collect();
         let path = batch(&folder, from / BATCH);
         let new = path.with_extension("new");
-        let text = made.unwrap_or_default().join("\n");
-        drop(std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path)));
+        std::fs::write(&new, made?.join("\n"))?;
+        std::fs::rename(&new, &path)?;
         while path.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+    Ok(())
 }
 
 /// Resident memory in KiB, and CPU time in seconds, of this process.

@@ -1,6 +1,9 @@
 //! Thirty workloads of mixed protocols, and everybody who usually stands in the way of STRICT.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use reeve_tests::{Folder, Mesh, echo, eventually, local_mesh, permit, service, sidecar};
 use serde_json::{Value, json};
@@ -179,6 +182,7 @@ async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
         mesh.outbound(&format!("client-{n}-0"), to, 9080)
     });
     let load = load(clients.collect(), Duration::from_millis(60));
+    let begun = Instant::now();
     everybody_comes(&mesh).await;
 
     let file = mesh.folder.path().with_extension("plan.yaml");
@@ -218,7 +222,11 @@ async fn thirty_workloads_become_strict_under_load_and_no_request_fails() {
     assert_eq!(code, Some(0), "{journal:#}");
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{:?}", report.failures);
-    println!("{} requests, none failed", report.ok);
+    println!(
+        "{} requests in {:?}, none failed",
+        report.ok,
+        begun.elapsed()
+    );
     assert!(greeted(mesh.outbound("importer-0", "mail", 7000)).await);
     is_strict(&mesh).await;
     mesh.verify_audit().await;
