@@ -1,7 +1,7 @@
 //! Shipping: from the write-ahead log to an audit log, in order, at least once, for ever.
 //!
 //! Where there are several logs, a proxy stays with the first of its own order that takes its batches; the chain of batches
-//! goes on from one log to the next ([`target`], [`shipped`]).
+//! goes on from one log to the next (`target`, `shipped`).
 
 mod grpc;
 mod shipped;

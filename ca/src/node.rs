@@ -1,7 +1,7 @@
 //! The agent of a machine: serves registration entries to processes that are no workloads of a mesh.
 //!
 //! Flow: it follows the authority's entries that name it as parent; a process that connects is attested, and for every
-//! entry whose selectors are all known of it an [`Agent`](crate::Agent) of that identity is started – nobody's key is
+//! entry whose selectors are all known of it an [`Agent`] of that identity is started – nobody's key is
 //! made before somebody may have it. Entries that are taken away take their keys with them.
 
 use std::{

@@ -3,7 +3,7 @@
 //!
 //! Flow: whoever reads the audit trail hands each inbound decision to [`Observed`], which tells callers apart by identity,
 //! else by the workload that held their address then ([`Roster`]), else by network. [`Landscape`] knows what runs, which mode
-//! is in force at each port and where that is written. [`stand`] judges each port from both; [`plan`](plan()) puts those that
+//! is in force at each port and where that is written. [`stand`](stand()) judges each port from both; [`plan`](plan()) puts those that
 //! are ready into waves; [`Landscape::flip`] says how the configuration is edited for one wave, and back. What came out strict can be locked ([`Lock`]).
 //!
 //! Invariants: nothing here reads a clock, a network or an audit log; a port is ready only if everybody who was allowed in

@@ -7,7 +7,7 @@ use reeve_core::TrustDomain;
 use super::CaError;
 use crate::{KeyVault, SealKey};
 
-/// How a [`CertificateAuthority`] is set up.
+/// How a [`CertificateAuthority`](super::CertificateAuthority) is set up.
 #[derive(Clone, Debug)]
 pub struct CaOptions {
     /// Whose identities it issues.
