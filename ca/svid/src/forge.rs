@@ -81,7 +81,16 @@ impl Forge {
 
     /// The same, with the key of the root.
     pub(crate) fn with_root_key(domain: &str, params: CertificateParams) -> (Self, KeyPair) {
-        let (root, root_issuer) = self_signed(signing(&format!("root of {domain}"), domain));
+        Self::under(signing(&format!("root of {domain}"), domain), params)
+    }
+
+    /// With a root of these parameters.
+    pub(crate) fn with_root(root: CertificateParams, params: CertificateParams) -> Self {
+        Self::under(root, params).0
+    }
+
+    fn under(root: CertificateParams, params: CertificateParams) -> (Self, KeyPair) {
+        let (root, root_issuer) = self_signed(root);
         let key = KeyPair::generate().unwrap();
         let intermediate = params.signed_by(&key, &root_issuer).unwrap();
         let this = Self {

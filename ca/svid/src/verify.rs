@@ -1,6 +1,9 @@
 //! Verifying a chain against a trust bundle, with the exact reason when it is refused.
 
-use std::{fmt, sync::LazyLock};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use reeve_core::{SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
@@ -14,6 +17,7 @@ use crate::{
 
 mod memory;
 
+use memory::KnownIssuer;
 pub(crate) use memory::Memory;
 
 /// Making a provider anew costs a dozen allocations.
@@ -263,14 +267,40 @@ pub fn verify_svid(
         return Err(SvidError::ChainTooLong { found: chain.len() });
     }
     let key = memory::key(chain, purpose);
-    if let Some(peer) = bundle.verified().recall(&key, at) {
+    let known = &bundle.verified().chains;
+    if let Some(peer) = known.recall(&key, at) {
         return Ok(peer);
     }
-    let peer = verify_path(chain, bundle, at, purpose)?;
+    let peer = match by_known_issuer(chain, bundle, at, purpose) {
+        Some(peer) => peer,
+        None => verify_path(chain, bundle, at, purpose)?,
+    };
     check_revoked(&peer, bundle)?;
     let until = peer.not_after.min(bundle.steady_until(at));
-    bundle.verified().remember(key, &peer, at, until);
+    known.remember(key, peer.clone(), at, until);
     Ok(peer)
+}
+
+/// The peer, if its issuer is remembered and all is well. Otherwise nothing is said: the whole path gives the reason.
+fn by_known_issuer(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    at: UnixTime,
+    purpose: Purpose,
+) -> Option<VerifiedPeer> {
+    let (first, issuers) = chain.split_first()?;
+    let key = memory::key(issuers, purpose);
+    let issuer = bundle.verified().issuers.recall(&key, at)?;
+    let leaf = profile::check_leaf(first).ok()?;
+    let anchor = std::slice::from_ref(&issuer.anchor);
+    let alone = std::slice::from_ref(first);
+    check_path(alone, anchor, at, purpose).ok()?;
+    let ours = leaf.id.is_member_of(bundle.trust_domain());
+    (ours && leaf.validity.covers(at)).then(|| VerifiedPeer {
+        not_after: issuer.not_after.min(leaf.validity.not_after),
+        id: leaf.id,
+        serial: leaf.serial,
+    })
 }
 
 /// Verifies a chain as [`verify_svid`] does, by the bundle of the trust domain that its leaf names: `bundle` itself or one
@@ -310,13 +340,19 @@ fn verify_path(
     }
     leaf.validity.check(0, at)?;
     let (anchors, some_left_out) = bundle.anchors_at(at);
-    let not_after = match check_path(chain, &anchors, at, purpose) {
+    let (not_after, issuer) = match check_path(chain, &anchors, at, purpose) {
         Err(SvidError::UnknownIssuer) if some_left_out => {
             check_path(chain, &bundle.anchors_of_any_time(), at, purpose)?;
             return Err(SvidError::AuthorityNotValid);
         }
         result => result?,
     };
+    if let (Some(issuer), Some((_, issuers))) = (issuer, chain.split_first()) {
+        let key = memory::key(issuers, purpose);
+        let until = not_after.min(bundle.steady_until(at));
+        let known = &bundle.verified().issuers;
+        known.remember(key, Arc::new(issuer), at, until);
+    }
     Ok(VerifiedPeer {
         not_after: not_after.min(leaf.validity.not_after),
         id: leaf.id,
@@ -357,13 +393,13 @@ pub(crate) fn check_profile(chain: &[CertificateDer<'_>]) -> Result<Leaf, SvidEr
     Ok(leaf)
 }
 
-/// Builds the path and returns the earliest end of the intermediates on it.
+/// Builds the path; returns the earliest end of the intermediates on it, and the leaf's issuer, if that can stand for it.
 fn check_path(
     chain: &[CertificateDer<'_>],
     anchors: &[rustls_pki_types::TrustAnchor<'_>],
     at: UnixTime,
     purpose: Purpose,
-) -> Result<UnixTime, SvidError> {
+) -> Result<(UnixTime, Option<KnownIssuer>), SvidError> {
     let (first, issuers) = chain.split_first().ok_or(SvidError::EmptyChain)?;
     let explain = |error| explain(error, issuers, at, purpose);
     let leaf = EndEntityCert::try_from(first).map_err(explain)?;
@@ -380,7 +416,7 @@ fn check_path(
         let (validity, _) = profile::check_signing(1, &issuer.der())?;
         earliest = earliest.min(validity.not_after);
     }
-    Ok(earliest)
+    Ok((earliest, KnownIssuer::of(&path, earliest)))
 }
 
 /// Our reason for webpki's error.

@@ -1,5 +1,5 @@
 //! Chains that a bundle has verified, so that a peer who connects again costs no signatures but its own: that it holds
-//! the key is proved in every handshake.
+//! the key is proved in every handshake. And issuers of leaves, so that a new leaf of a known one costs one signature.
 //!
 //! INVARIANT: a remembered verdict is the one that would be reached again. It holds for the very same bytes and
 //! purpose, under the very same bundle, not before the time it was reached, and only until something on the path or
@@ -7,32 +7,68 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use reeve_core::UnixTime;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use webpki::VerifiedPath;
 
 use super::{Purpose, VerifiedPeer};
 
 /// Most chains that a bundle remembers; beyond it, it forgets all of them.
 const MAX_REMEMBERED: usize = 1024;
+/// The same of issuers. A trust domain has two while it goes from one to the next.
+const MAX_ISSUERS: usize = 64;
 
-/// SHA-256 of a chain and what it is for.
+/// SHA-256 of certificates and what they are for.
 pub(super) type Key = [u8; SHA256_OUTPUT_LEN];
 
 /// What a bundle remembers. A copy of the bundle remembers nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<HashMap<Key, Known>>);
+pub(crate) struct Memory {
+    /// Whose a whole chain is.
+    pub(super) chains: Remembered<VerifiedPeer, MAX_REMEMBERED>,
+    /// What all certificates of a chain but the leaf amount to.
+    pub(super) issuers: Remembered<Arc<KnownIssuer>, MAX_ISSUERS>,
+}
+
+/// At most `MOST` verdicts.
+#[derive(Debug)]
+pub(super) struct Remembered<T, const MOST: usize>(Mutex<HashMap<Key, Known<T>>>);
 
 #[derive(Debug)]
-struct Known {
-    peer: VerifiedPeer,
-    /// When it was verified.
+struct Known<T> {
+    verdict: T,
+    /// When it was reached.
     from: UnixTime,
-    /// Before this, the verdict stays.
+    /// Before this, it stays.
     until: UnixTime,
+}
+
+/// The issuer of a leaf, from which the path to an authority of the bundle was verified.
+#[derive(Debug)]
+pub(super) struct KnownIssuer {
+    /// As what it vouches for leaves by itself.
+    pub(super) anchor: TrustAnchor<'static>,
+    /// The earliest end on its path.
+    pub(super) not_after: UnixTime,
+}
+
+impl KnownIssuer {
+    /// The issuer on `path`, if all that the path demands of another leaf stands in the issuer itself: an authority
+    /// beyond it, or an anchor's constraints, would have to be asked again.
+    pub(super) fn of(path: &VerifiedPath<'_>, not_after: UnixTime) -> Option<Self> {
+        let mut issuers = path.intermediate_certificates();
+        let (Some(issuer), None) = (issuers.next(), issuers.next()) else {
+            return None;
+        };
+        let der = issuer.der();
+        let anchor = webpki::anchor_from_trusted_cert(&der).ok()?.to_owned();
+        let alone = path.anchor().name_constraints.is_none();
+        alone.then_some(Self { anchor, not_after })
+    }
 }
 
 impl Clone for Memory {
@@ -41,7 +77,7 @@ impl Clone for Memory {
     }
 }
 
-/// The key of a chain.
+/// The key of a chain, or of a part of it.
 pub(super) fn key(chain: &[CertificateDer<'_>], purpose: Purpose) -> Key {
     let mut context = Context::new(&SHA256);
     context.update(match purpose {
@@ -59,25 +95,35 @@ pub(super) fn key(chain: &[CertificateDer<'_>], purpose: Purpose) -> Key {
     key
 }
 
-impl Memory {
-    /// The peer that `key` stands for, if the verdict still holds at `at`.
-    pub(super) fn recall(&self, key: &Key, at: UnixTime) -> Option<VerifiedPeer> {
+impl<T, const MOST: usize> Default for Remembered<T, MOST> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone, const MOST: usize> Remembered<T, MOST> {
+    /// What was said of `key`, if that still holds at `at`.
+    pub(super) fn recall(&self, key: &Key, at: UnixTime) -> Option<T> {
         let known = self.known();
         let known = known.get(key)?;
-        (known.from <= at && at < known.until).then(|| known.peer.clone())
+        (known.from <= at && at < known.until).then(|| known.verdict.clone())
     }
 
-    /// Remembers that `key` was verified at `from`, which stays true before `until`.
-    pub(super) fn remember(&self, key: Key, peer: &VerifiedPeer, from: UnixTime, until: UnixTime) {
+    /// Remembers what was said of `key` at `from`, which stays true before `until`.
+    pub(super) fn remember(&self, key: Key, verdict: T, from: UnixTime, until: UnixTime) {
         let mut known = self.known();
-        if known.len() >= MAX_REMEMBERED {
+        if known.len() >= MOST {
             known.clear();
         }
-        let peer = peer.clone();
-        known.insert(key, Known { peer, from, until });
+        let new = Known {
+            verdict,
+            from,
+            until,
+        };
+        known.insert(key, new);
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Key, Known<T>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
