@@ -3,7 +3,10 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,8 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
-    AuthorityFault, Faults, IdentityEvents, MemberStatus, csr,
+    AuthorityFault, Faults, IdentityEvents, MemberStatus,
+    csr::{self, ProvenKey},
     custody::Keyring,
     members::{Holding, MemberName, Members, Session, TooManyMembers},
 };
@@ -51,7 +55,7 @@ pub use upstream::{UpstreamError, UpstreamStatus};
 use journal::{Journal, Loaded};
 use published::Published;
 use rotate::tell;
-use slots::{Slot, Slots};
+use slots::{Authority, Slot, Slots};
 pub(crate) use template::Standing;
 
 /// Signs X.509-SVIDs for one trust domain.
@@ -63,6 +67,7 @@ pub struct CertificateAuthority {
     bundle: watch::Sender<Arc<TrustBundle>>,
     renewal: watch::Sender<u64>,
     faults: Faults,
+    issued: AtomicU64,
 }
 
 struct State {
@@ -78,7 +83,14 @@ struct State {
     custody: Custody,
     /// When authorities that are due are tried for again, after a failure.
     retry_at: UnixTime,
-    issued: u64,
+}
+
+/// A certificate that was granted, before it is signed.
+struct Issuance<'c> {
+    issuer: Authority,
+    bundle: Arc<TrustBundle>,
+    renewal: u64,
+    meant: template::Leaf<'c>,
 }
 
 /// A caller that was attested: what it is entitled to. Making one asserts that the check was done.
@@ -162,7 +174,6 @@ impl CertificateAuthority {
             kept: (members.list(), now),
             custody,
             retry_at: now,
-            issued: 0,
         };
         Ok(Arc::new(Self {
             options,
@@ -172,6 +183,7 @@ impl CertificateAuthority {
             bundle: watch::Sender::new(bundle),
             renewal: watch::Sender::new(renewal),
             faults: Faults::default(),
+            issued: AtomicU64::new(0),
         }))
     }
 
@@ -215,16 +227,15 @@ impl CertificateAuthority {
     /// Issues to an attested caller. Of the request only the proven public key counts.
     pub fn issue(&self, caller: &Attested, csr_der: &[u8]) -> Result<IssuedSvid, IssueError> {
         let proven = csr::proven_key(csr_der)?;
-        self.sign(caller, &proven.key, &proven.spki_der, self.clock.now())
+        self.sign(caller, &proven, &proven.spki_der, self.clock.now())
     }
 
     /// The same, as faulty as the authority is made to be.
     pub(crate) fn issue_outside(
         &self,
         caller: &Attested,
-        csr_der: &[u8],
+        proven: &ProvenKey,
     ) -> Result<IssuedSvid, IssueError> {
-        let proven = csr::proven_key(csr_der)?;
         let now = self.clock.now();
         let dated = match self.faults.now() {
             Some(AuthorityFault::Skew { ahead_ms }) => {
@@ -236,7 +247,7 @@ impl CertificateAuthority {
             }
             Some(AuthorityFault::Away | AuthorityFault::NoRenewal) | None => now,
         };
-        self.sign(caller, &proven.key, &proven.spki_der, dated)
+        self.sign(caller, proven, &proven.spki_der, dated)
     }
 
     /// Issues to this process itself; the key is made here and stays in memory.
@@ -333,6 +344,35 @@ impl CertificateAuthority {
         spki_der: &[u8],
         now: UnixTime,
     ) -> Result<IssuedSvid, IssueError> {
+        let Issuance {
+            issuer,
+            bundle,
+            renewal,
+            meant,
+        } = self.issuance(caller, now)?;
+        let leaf = template::leaf(&meant)?
+            .signed_by(key, &issuer.issuer)
+            .map_err(|error| issuer.key().explain(error))?;
+        let mut chain_der = vec![leaf.into(), issuer.certificate];
+        chain_der.extend(issuer.above);
+        let serial = recheck::before_release(&chain_der, &bundle, &meant, spki_der, now)
+            .map_err(IssueError::Recheck)?;
+        self.issued.fetch_add(1, Ordering::Relaxed);
+        Ok(IssuedSvid {
+            chain_der,
+            not_after: meant.life.not_after,
+            serial,
+            renewal,
+        })
+    }
+
+    /// What `caller` is to get, and from whom. Signing is done without the lock: a vault may take its time, and processors
+    /// sign beside one another.
+    fn issuance<'c>(
+        &self,
+        caller: &'c Attested,
+        now: UnixTime,
+    ) -> Result<Issuance<'c>, IssueError> {
         let id = self.ours(&caller.id)?;
         let mut state = self.lock();
         self.ensure(&mut state)?;
@@ -340,24 +380,16 @@ impl CertificateAuthority {
         if bundle.revoked().covers_id(id) {
             return Err(IssueError::Revoked(id.clone()));
         }
-        let issuer = state.slots.intermediate.as_ref().ok_or(CaError::Content)?;
+        let issuer = state.slots.intermediate.clone().ok_or(CaError::Content)?;
         let meant = template::Leaf::of(caller, now, self.options.svid_ttl, issuer.not_after);
-        let leaf = template::leaf(&meant)?
-            .signed_by(key, &issuer.issuer)
-            .map_err(|error| issuer.key().explain(error))?;
-        let mut chain_der = vec![leaf.der().clone(), issuer.certificate.clone()];
-        chain_der.extend_from_slice(&issuer.above);
-        let serial = recheck::before_release(&chain_der, &bundle, &meant, spki_der, now)
-            .map_err(IssueError::Recheck)?;
-        let life = meant.life;
-        state.issued = state.issued.saturating_add(1);
         let renewal = state.slots.renewal;
-        self.members.issued(renewal, life.not_after);
-        Ok(IssuedSvid {
-            chain_der,
-            not_after: life.not_after,
-            serial,
+        // INVARIANT: under the lock, and before it is signed: who retires the root waits for the end of all it vouches for.
+        self.members.issued(renewal, meant.life.not_after);
+        Ok(Issuance {
+            issuer,
+            bundle,
             renewal,
+            meant,
         })
     }
 

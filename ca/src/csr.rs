@@ -1,7 +1,7 @@
 //! Reading certificate requests (PKCS#10, RFC 2986). Of all that one says, only the proven public key counts.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use rcgen::SubjectPublicKeyInfo;
+use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm};
 use x509_parser::{
     certification_request::X509CertificationRequest,
     oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256},
@@ -16,8 +16,18 @@ const UNCOMPRESSED_BYTES: usize = 65;
 
 /// A public key whose owner signed the request.
 pub(crate) struct ProvenKey {
-    pub(crate) key: SubjectPublicKeyInfo,
+    point: Vec<u8>,
     pub(crate) spki_der: Vec<u8>,
+}
+
+impl PublicKeyData for ProvenKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.point
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
 }
 
 /// Why a certificate request is refused.
@@ -66,9 +76,10 @@ pub(crate) fn proven_key(der: &[u8]) -> Result<ProvenKey, CsrError> {
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
         .verify(info.raw, &request.signature_value.data)
         .map_err(|_| CsrError::BadSignature)?;
-    let spki_der = info.subject_pki.raw.to_vec();
-    let key = SubjectPublicKeyInfo::from_der(&spki_der).map_err(|_| CsrError::UnsupportedKey)?;
-    Ok(ProvenKey { key, spki_der })
+    Ok(ProvenKey {
+        point: point.to_vec(),
+        spki_der: info.subject_pki.raw.to_vec(),
+    })
 }
 
 #[cfg(test)]

@@ -302,8 +302,12 @@ impl AuthorityKey {
     /// Why rcgen could not have something signed.
     pub(crate) fn explain(&self, error: rcgen::Error) -> CaError {
         let failure = self.failure.lock();
-        let failure = failure.unwrap_or_else(PoisonError::into_inner).take();
-        failure.map_or(CaError::Sign(error), CaError::Vault)
+        let failure = failure.unwrap_or_else(PoisonError::into_inner);
+        // Kept for others who failed at the same time.
+        match failure.as_ref() {
+            Some(failure) if error == rcgen::Error::RemoteKeyError => failure.clone().into(),
+            _ => CaError::Sign(error),
+        }
     }
 }
 

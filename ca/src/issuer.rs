@@ -14,7 +14,7 @@ use crate::{
     Entries, Evidence, IdentityEvents, IssueError, IssuedIdentity, JoinTokens, RefusalReason,
     RefusedIdentity, TlsPeer, UnixPeer,
     authority::Standing,
-    csr,
+    csr::{self, ProvenKey},
     follow::{Report, Trust},
     members::Holding,
     proto::issuer::{
@@ -93,27 +93,29 @@ impl IssuerService {
         IssuerDoor::new(server, events)
     }
 
+    /// Who the caller is, and the key that it has.
     async fn judge(
         &self,
         extensions: &Extensions,
         request: &IssueRequest,
-    ) -> Result<Attested, RefusalReason> {
+    ) -> Result<(Attested, ProvenKey), RefusalReason> {
         let id = SpiffeId::parse(&request.requested_id);
         let id = id.map_err(|_| RefusalReason::NotASpiffeId)?;
+        let proven = || csr::proven_key(&request.csr_der).map_err(RefusalReason::Request);
         if !request.join_token.is_empty() {
             // A token is not spent on a request that cannot be granted.
-            csr::proven_key(&request.csr_der).map_err(RefusalReason::Request)?;
+            let proven = proven()?;
             let redeemed = self.tokens.redeem(&request.join_token, &id);
-            return redeemed
-                .map_err(RefusalReason::Token)
-                .map(|()| Attested::by_itself(id));
+            redeemed.map_err(RefusalReason::Token)?;
+            return Ok((Attested::by_itself(id), proven));
         }
         let asked = Asked {
             id,
             entry: &request.entry,
             kubernetes_token: &request.kubernetes_token,
         };
-        self.known(extensions, asked).await
+        let attested = self.known(extensions, asked).await?;
+        Ok((attested, proven()?))
     }
 
     /// Who the caller is beyond doubt, join tokens apart, if it may be what it asks to be.
@@ -219,9 +221,9 @@ impl Issuer for IssuerService {
         let _turn = turn.inspect_err(|_| self.events.overloaded())?;
         let attested = self.judge(request.extensions(), request.get_ref()).await;
         let request = request.get_ref();
-        let attested = attested
+        let (attested, proven) = attested
             .map_err(|reason| self.refuse(caller.clone(), &request.requested_id, reason))?;
-        let issued = self.ca.issue_outside(&attested, &request.csr_der);
+        let issued = self.ca.issue_outside(&attested, &proven);
         let issued = issued.map_err(|error| {
             self.refuse(caller.clone(), &request.requested_id, not_issued(error))
         })?;

@@ -14,6 +14,7 @@ mod address;
 mod agent;
 mod attest;
 mod authority;
+mod codec;
 mod csr;
 mod custody;
 mod entries;

@@ -78,3 +78,6 @@ fn only_our_extensions(leaf: &X509Certificate<'_>, meant: &Leaf<'_>) -> Result<(
         false => Err(Recheck::Departs("list of names")),
     }
 }
+
+#[cfg(test)]
+mod tests;

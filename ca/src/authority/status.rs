@@ -1,5 +1,7 @@
 //! What an operator may know of an authority.
 
+use std::sync::atomic::Ordering;
+
 use reeve_core::{TrustDomain, UnixTime};
 use serde::Serialize;
 
@@ -62,7 +64,7 @@ impl CertificateAuthority {
             intermediate_not_after: end(state.slots.intermediate.as_ref()),
             authorities: state.slots.ends(),
             custody: state.custody.status(&state.slots),
-            issued: state.issued,
+            issued: self.issued.load(Ordering::Relaxed),
         }
     }
 }

@@ -13,7 +13,7 @@ fn the_key_of_a_request_is_proven() {
     let key = KeyPair::generate().unwrap();
     let proven = proven_key(&request(&key)).unwrap();
     assert_eq!(proven.spki_der, key.subject_public_key_info());
-    assert_eq!(proven.key.subject_public_key_info(), proven.spki_der);
+    assert_eq!(proven.subject_public_key_info(), proven.spki_der);
 }
 
 #[test]
