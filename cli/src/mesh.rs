@@ -24,6 +24,7 @@ mod start;
 mod trail;
 mod unprotected;
 mod view;
+mod waiting;
 mod witnesses;
 
 pub(crate) use custody::{CustodyArgs, SealArgs};

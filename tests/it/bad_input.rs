@@ -3,8 +3,8 @@
 use std::{fs, os::unix::net::UnixListener, time::Duration};
 
 use reeve_tests::{
-    Folder, Load, Mesh, Protocol, Target, binary, echo, eventually, local_mesh, permit, run,
-    sidecar,
+    Folder, Load, Mesh, Protocol, Scratch, Target, binary, echo, eventually, local_mesh, permit,
+    run, sidecar,
 };
 use serde_json::{Value, json};
 
@@ -269,6 +269,66 @@ async fn a_proxy_of_another_trust_domain_is_refused() {
     );
     // The mesh's own client goes on.
     assert_eq!(get("/").status(to_echo(&mesh)).await, Ok(200));
+}
+
+/// A mesh process alone, without a supervisor.
+struct Alone(tokio::process::Child);
+
+impl Alone {
+    fn start(folder: &Folder, state: &str) -> Self {
+        let folder = folder.path().display().to_string();
+        let anywhere = "127.0.0.1:0";
+        let child = tokio::process::Command::new(binary("reeve"))
+            .args(["control", "run", "--state", state, "--folder", &folder])
+            .args(["--grpc", anywhere, "--api", anywhere])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        Self(child.expect("a mesh process"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_process_without_a_valid_folder_says_what_it_waits_for() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let mesh = |replicas: u16| {
+        let workload = |name: &str| json!({"name": name, "replicas": replicas});
+        local_mesh(&[workload("a"), workload("b")])
+    };
+    let folder = Folder::new().with("mesh.yaml", mesh(250));
+    let scratch = Scratch::new("waiting");
+    let state = scratch.path().display().to_string();
+    let mut process = Alone::start(&folder, &state);
+    let args = [
+        "ca",
+        "token",
+        "create",
+        "--state",
+        &state,
+        "--identity",
+        "spiffe://mesh.local/ns/a/sa/b",
+    ];
+    let ask = async || run(&binary("reeve"), &args, &[], PATIENCE).await;
+    eventually("it says what is in its way", PATIENCE, async || {
+        let outcome = ask().await;
+        let told = outcome.text().contains("room for 254");
+        match outcome.code == Some(2) && told && outcome.text().contains("mesh.yaml") {
+            true => Ok(()),
+            false => Err(outcome.text()),
+        }
+    })
+    .await;
+    folder.write("mesh.yaml", mesh(2));
+    eventually("it goes on when that is mended", PATIENCE, async || {
+        let outcome = ask().await;
+        match outcome.code {
+            Some(0) => Ok(()),
+            _ => Err(outcome.text()),
+        }
+    })
+    .await;
+    assert!(matches!(process.0.try_wait(), Ok(None)), "the same process");
 }
 
 /// `reeve up` that is expected to end by itself.

@@ -36,7 +36,7 @@ use crate::verb::authz::trail::is_one as decides_for_others;
 use super::{
     MeshArgs, attest::SidecarAttestor, events::Recorder, federation,
     kubernetes::KubernetesAttestor, migrations::LastStand, node, renewals, replicas::Overseen,
-    settings::Kept, trail, view::View, witnesses,
+    settings::Kept, trail, view::View, waiting, witnesses,
 };
 
 /// How long the last records may take to reach the log at the end.
@@ -90,7 +90,7 @@ impl MeshProcess {
             clock: Arc::clone(&clock),
             events: Arc::clone(&events) as Arc<dyn ConfigEvents>,
         })?;
-        let settings = settings(args, &controller).await?;
+        let settings = settings(args, &controller, (&api, &socket)).await?;
         let sealed = [&*args.within("ca"), &*args.within("audit")];
         let keys = args.custody.seal.keys(&args.state, &sealed).await?;
         let ca = open_ca(args, &settings, &clock, keys.authority)?;
@@ -284,8 +284,13 @@ fn open_wal(args: &MeshArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<Wal> {
         .with_context(|| format!("the write-ahead log {}", dir.display()))
 }
 
-/// The settings of the folder, or of the last run while the folder is not valid; without either, waits.
-async fn settings(args: &MeshArgs, controller: &Arc<Controller>) -> anyhow::Result<Kept> {
+/// The settings of the folder, or of the last run while the folder is not valid; without either, waits, and tells those
+/// so who ask meanwhile.
+async fn settings(
+    args: &MeshArgs,
+    controller: &Arc<Controller>,
+    (api, socket): (&TcpListener, &UnixListener),
+) -> anyhow::Result<Kept> {
     let mut mesh = controller.mesh();
     let now = mesh.borrow().as_ref().map(|mesh| Kept::of(mesh));
     if let Some(kept) = now {
@@ -301,7 +306,11 @@ async fn settings(args: &MeshArgs, controller: &Arc<Controller>) -> anyhow::Resu
     }
     let watching = tokio::spawn(Arc::clone(controller).run());
     let kept = {
-        let valid = mesh.wait_for(Option::is_some).await;
+        // Cancel-safe: what is not answered yet is asked again.
+        let valid = tokio::select! {
+            valid = mesh.wait_for(Option::is_some) => valid,
+            never = waiting::answer(api, socket, || in_the_way(controller)) => match never {},
+        };
         let valid = valid.context("the control plane has ended")?;
         let valid = valid.as_ref().map(|mesh| Kept::of(mesh));
         valid.context("there is no configuration")?
@@ -309,6 +318,16 @@ async fn settings(args: &MeshArgs, controller: &Arc<Controller>) -> anyhow::Resu
     watching.abort();
     kept.write(&args.state)?;
     Ok(kept)
+}
+
+/// Why nothing is served yet.
+fn in_the_way(controller: &Controller) -> String {
+    /// Most faults that are told; the log has all.
+    const FIRST: usize = 8;
+    let faults = controller.status().faults;
+    let first = faults.iter().take(FIRST).map(|fault| format!("\n{fault}"));
+    let first: String = first.collect();
+    format!("the mesh process waits until its configuration folder is valid{first}")
 }
 
 fn open_ca(
