@@ -22,11 +22,13 @@ use reeve_core::{
     Clock, InstanceName, SpiffeId, UnixTime, WorkloadName,
     model::{Generation, JwtRule, ProxyConfig},
 };
+use reeve_svid::TrustBundle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    Fault, FetchedKeys, KeyStatus, Mesh, Places,
+    Fault, FetchedKeys, KeyStatus, Mesh, Places, TokenKeys,
+    index::DomainKeys,
     instances::{FILE_NAME, Instances, InstancesError},
     jwks,
     migration::Locks,
@@ -159,7 +161,10 @@ impl Controller {
             state: Mutex::new(State::new(
                 generation,
                 chaos::is_off(&options.state),
-                jwks::kept_keys(&options.state, options.clock.now()),
+                TokenKeys {
+                    fetched: jwks::kept_keys(&options.state, options.clock.now()),
+                    ..TokenKeys::default()
+                },
                 modes::read(&options.state),
                 Locks::read(&options.state).map_err(StartError::Locks)?,
             )),
@@ -233,10 +238,23 @@ impl Controller {
     pub(crate) fn take_keys(&self, keys: FetchedKeys, status: Vec<KeyStatus>) {
         let mut state = self.state();
         state.key_status = status;
-        if state.keys == keys {
+        if state.keys.fetched == keys {
             return;
         }
-        state.keys = keys;
+        state.keys.fetched = keys;
+        let told = self.publish(&mut state);
+        drop(state);
+        self.tell(None, told);
+    }
+
+    /// Has tokens of the trust domains in `bundle` verified with the keys in it, and those of no other trust domain.
+    pub fn take_bundle(&self, bundle: &TrustBundle) {
+        let domains = DomainKeys::of(bundle);
+        let mut state = self.state();
+        if state.keys.domains == domains {
+            return;
+        }
+        state.keys.domains = domains;
         let told = self.publish(&mut state);
         drop(state);
         self.tell(None, told);

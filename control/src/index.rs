@@ -13,6 +13,7 @@ mod secrets;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub(crate) use doors::{mtls_mode, taken_in};
 #[cfg(test)]
@@ -20,6 +21,8 @@ pub(crate) use entries::identities;
 pub(crate) use kept::{Kept, keep_own};
 pub use places::{Place, Places};
 pub(crate) use secrets::OWN;
+pub(crate) use tokens::DomainKeys;
+pub use tokens::{FetchedKeys, TokenKeys};
 
 use std::{
     cell::RefCell,
@@ -33,23 +36,21 @@ use reeve_core::{
     InstanceName, Namespace, ServiceName,
     model::{
         AppMetrics, AuditReplica, Endpoint, EndpointSet, EntityRecord, Generation, GlobalRateLimit,
-        JwksDocument, JwtRule, PathNormalization, PolicySlice, ProxyConfig, ProxyRole, RateLimit,
-        ServiceConfig, ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
+        PathNormalization, PolicySlice, ProxyConfig, ProxyRole, RateLimit, ServiceConfig,
+        ServicePort, TelemetryConfig, TrafficPolicy, WorkloadConfig,
     },
 };
 
 use kept::Shared;
 use naming::Naming;
 use tables::{CallerClass, Callers};
+use tokens::jwt_rules;
 
 use crate::{
     LocalWorkload, Mesh, Service, WorkloadRole,
     instances::{Instance, Instances},
-    mesh::{HttpRoute, Jwks, KeyPlace, NO_PORT, RequestAuthentication, RouteTo, To, ViewKey},
+    mesh::{HttpRoute, NO_PORT, RouteTo, To, ViewKey},
 };
-
-/// Keys of token issuers by their URL, as last fetched.
-pub type FetchedKeys = BTreeMap<KeyPlace, Arc<JwksDocument>>;
 
 /// What is shared by every proxy of one generation.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Mesh {
     pub fn proxy_config(
         &self,
         instances: &Instances,
-        keys: &FetchedKeys,
+        keys: &TokenKeys,
         instance: &InstanceName,
     ) -> Option<ProxyConfig> {
         let workload = self.workload_of(instance)?;
@@ -97,7 +98,7 @@ impl Mesh {
     pub(crate) fn proxy_configs(
         &self,
         instances: &Instances,
-        keys: &FetchedKeys,
+        keys: &TokenKeys,
         kept: &mut Kept,
     ) -> BTreeMap<InstanceName, ProxyConfig> {
         let before = std::mem::take(kept);
@@ -199,7 +200,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    pub(crate) fn proxy(&self, name: &InstanceName, keys: &FetchedKeys) -> Option<ProxyConfig> {
+    pub(crate) fn proxy(&self, name: &InstanceName, keys: &TokenKeys) -> Option<ProxyConfig> {
         let instance = self.instances.get(name)?;
         let workload = self.mesh.workload_of(name)?;
         let (role, outbound, routes) = match workload.role {
@@ -378,25 +379,6 @@ impl<'a> Index<'a> {
         shared.entities.push((asked, Arc::clone(&narrowed)));
         narrowed
     }
-}
-
-/// The token rules of whatever `covers` holds for, with the keys as they were fetched.
-fn jwt_rules(
-    mesh: &Mesh,
-    keys: &FetchedKeys,
-    covers: impl Fn(&RequestAuthentication) -> bool,
-) -> Vec<JwtRule> {
-    let all = mesh.request_authentications.iter();
-    let rules = all.filter(|r| covers(r)).flat_map(|r| &r.rules);
-    rules
-        .map(|rule| {
-            let mut resolved = rule.rule.clone();
-            if let Jwks::From(source) = &rule.jwks {
-                resolved.jwks = keys.get(&source.place).map(|d| (**d).clone());
-            }
-            resolved
-        })
-        .collect()
 }
 
 /// Where requests and their copies go.

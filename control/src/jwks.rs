@@ -241,7 +241,7 @@ fn rules(mesh: &Mesh) -> impl Iterator<Item = (&String, &KeySource)> {
     let all = mesh.request_authentications.iter().flat_map(|r| &r.rules);
     all.filter_map(|rule| match &rule.jwks {
         Jwks::From(source) => Some((&rule.rule.name, source)),
-        Jwks::Inline => None,
+        Jwks::Inline | Jwks::Of(_) => None,
     })
 }
 

@@ -35,7 +35,7 @@ pub use controller::{
     FaultState, ModeChange, ProxyStatus, StartError, Status,
 };
 pub use fault::{Code, Fault, Severity};
-pub use index::{FetchedKeys, Place, Places};
+pub use index::{FetchedKeys, Place, Places, TokenKeys};
 pub use jwks::KeyStatus;
 pub use mesh::{
     AuditLevel, AuthorizationSettings, ClusterKeys, Entry, EntryAddress, EntryEndpoint,

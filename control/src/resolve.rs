@@ -85,7 +85,11 @@ pub(crate) fn built(source: &Source) -> Built {
 
 /// Resolves everything that `source` holds.
 pub(crate) fn resolve(source: &Source) -> Resolved {
-    let Built { mesh, findings, .. } = built(source);
+    let Built {
+        objects,
+        mesh,
+        findings,
+    } = built(source);
     let refused = findings.iter().any(Fault::is_error);
     let mesh = (!refused).then(|| Mesh {
         warnings: findings
@@ -136,8 +140,15 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     virtual_services.extend(attached);
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
-    let known = (&services, objects.kubernetes_gateways.as_slice());
-    let requests = tokens::resolve(&objects.request_authentications, root, known, faults);
+    let mut domains: Vec<_> = federated.iter().map(|f| &f.trust_domain).collect();
+    domains.push(&settings.trust_domain);
+    let known = tokens::Known {
+        root,
+        services: &services,
+        gateways: &objects.kubernetes_gateways,
+        domains: &domains,
+    };
+    let requests = tokens::resolve(&objects.request_authentications, known, faults);
     services.extend(selections(objects, &settings, (&services, &workloads)));
     let (policies, all_entities, asked_of) =
         access(objects, &settings, (&services, &workloads), faults);

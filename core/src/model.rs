@@ -37,7 +37,7 @@ pub use global_limit::{
 };
 pub use policy::{
     EntityName, EntityRecord, JwksDocument, JwtHeader, JwtRule, PolicyMode, PolicySlice,
-    PolicySource,
+    PolicySource, SvidIssuer,
 };
 pub use rate_limit::{RateKey, RateLimit};
 pub use recording::{CONTEXT_FIELDS, FieldClass, FieldClasses, JoinKey};

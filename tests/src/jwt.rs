@@ -40,6 +40,15 @@ impl Token {
         self
     }
 
+    /// Of the issuer's workloads, as the SPIFFE JWT-SVID standard has it: without `iss`.
+    pub fn svid(subject: &str, audience: &str, valid_s: i64) -> Self {
+        let mut token = Self::new("", subject, audience, valid_s);
+        if let Some(claims) = token.0.as_object_mut() {
+            claims.remove("iss");
+        }
+        token
+    }
+
     /// Unsigned (`"alg": "none"`).
     pub fn unsigned(&self) -> String {
         format!(

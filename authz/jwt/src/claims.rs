@@ -118,6 +118,19 @@ impl Claims {
         })
     }
 
+    /// `exp`.
+    pub(super) fn expires_at(&self) -> Option<UnixTime> {
+        self.expires_at
+    }
+
+    /// The same, by this issuer, whom a JWT-SVID need not name.
+    pub(super) fn vouched_for_by(self, issuer: &str) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            ..self
+        }
+    }
+
     /// When they hold.
     pub(super) fn validity(&self) -> Validity {
         self.valid

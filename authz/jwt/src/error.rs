@@ -73,6 +73,15 @@ pub enum TokenError {
     /// `iat` is still to come.
     #[error("the token was issued in the future")]
     IssuedInFuture,
+    /// `sub` is no workload of the trust domain whose JWT-SVIDs are taken.
+    #[error("the token's subject is not a workload of the issuer's trust domain")]
+    ForeignSubject,
+    /// A JWT-SVID without `exp`.
+    #[error("the token has no time of expiry")]
+    NoExpiry,
+    /// The operator has revoked the identity in `sub`.
+    #[error("the token's subject is revoked")]
+    Revoked,
     /// More claims, values or levels than are accepted.
     #[error("the token has too many claims")]
     TooManyClaims,
@@ -108,6 +117,9 @@ impl TokenError {
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::IssuedInFuture => "issued_in_future",
+            Self::ForeignSubject => "foreign_subject",
+            Self::NoExpiry => "no_expiry",
+            Self::Revoked => "revoked",
             Self::TooManyClaims => "too_many_claims",
             Self::AmbiguousClaims => "ambiguous_claims",
         }

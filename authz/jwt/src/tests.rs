@@ -356,3 +356,4 @@ fn claims_are_bounded() {
 mod arbitrary;
 mod attacks;
 mod requests;
+mod svids;

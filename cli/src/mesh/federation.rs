@@ -10,7 +10,8 @@ use reeve_federation::{
     BundleEndpoint, ChangeKind, DomainStatus, FederationChange, FederationSink, Follower,
     FollowerOptions, Wanted,
 };
-use reeve_svid::{CredentialsWatch, Federated};
+use reeve_svid::{CredentialsWatch, Federated, TrustBundle};
+use tokio::sync::watch;
 
 use super::events::Recorder;
 
@@ -76,6 +77,21 @@ pub(super) fn parts(
         }),
     });
     (follower, endpoint)
+}
+
+/// Has tokens of trust domains verified with the keys that their bundles have now, without end.
+pub(super) async fn tell_keys(
+    mut bundle: watch::Receiver<Arc<TrustBundle>>,
+    controller: Arc<Controller>,
+) {
+    loop {
+        let now = Arc::clone(&bundle.borrow_and_update());
+        controller.take_bundle(&now);
+        // Cancel-safe: `changed` is.
+        if bundle.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn wanted(controller: &Arc<Controller>) -> Wanted {

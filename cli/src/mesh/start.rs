@@ -108,6 +108,8 @@ impl MeshProcess {
         let (credentials, agent) = Agent::start(own(&settings)?, issuer, Arc::clone(&clock));
         let kept = (args.state.clone(), Arc::clone(&clock));
         let federation = federation::parts((&ca, &events), &controller, &credentials, kept);
+        // Before any proxy asks: none is to lose keys because we started again.
+        controller.take_bundle(&ca.bundle().borrow());
         let view = View {
             settings,
             started_at: clock.now(),
@@ -177,6 +179,8 @@ impl MeshProcess {
         let (follower, endpoint) = self.federation;
         let follower = tokio::spawn(follower.run());
         let endpoint = tokio::spawn(endpoint.run());
+        let (bundle, told) = (view.ca.bundle(), Arc::clone(&view.controller));
+        let keys = tokio::spawn(federation::tell_keys(bundle, told));
         tracing::info!(
             trust_domain = view.settings.trust_domain.as_str(),
             "the mesh process serves"
@@ -193,6 +197,7 @@ impl MeshProcess {
             _ = witnesses => bail!("who cosigns the log is followed no longer"),
             _ = follower => bail!("the bundles of other trust domains are followed no longer"),
             _ = endpoint => bail!("the trust bundle is served no longer"),
+            _ = keys => bail!("keys of trust domains are told no longer"),
             _ = controller => bail!("the control plane has ended"),
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 use reeve_audit::Direction;
-use reeve_control::{FetchedKeys, Mesh, instances::Instances};
+use reeve_control::{Mesh, TokenKeys, instances::Instances};
 use reeve_core::{
     Clock, InstanceName, SpiffeId, SystemClock, UnixTime, decision::User, model::ProxyConfig,
 };
@@ -168,7 +168,7 @@ fn config_of(
     instances: &Instances,
     instance: &InstanceName,
 ) -> Result<ProxyConfig, Problem> {
-    mesh.proxy_config(instances, &FetchedKeys::default(), instance)
+    mesh.proxy_config(instances, &TokenKeys::default(), instance)
         .ok_or_else(|| {
             let known: Vec<_> = instances
                 .instances

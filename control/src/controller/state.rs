@@ -17,7 +17,7 @@ use super::{
     modes::Modes,
 };
 use crate::{
-    Fault, FetchedKeys, KeyStatus, Mesh,
+    Fault, KeyStatus, Mesh, TokenKeys,
     index::{Kept, keep_own},
     instances::Instances,
     migration::Locks,
@@ -27,7 +27,7 @@ use crate::{
 pub(super) struct State {
     pub(super) mesh: Option<Arc<Mesh>>,
     pub(super) instances: Option<Instances>,
-    pub(super) keys: FetchedKeys,
+    pub(super) keys: TokenKeys,
     /// How the keys stand.
     pub(super) key_status: Vec<KeyStatus>,
     /// Rules by which a token came with a key that is not known.
@@ -73,7 +73,7 @@ impl State {
     pub(super) fn new(
         generation: Generation,
         chaos_off: bool,
-        keys: FetchedKeys,
+        keys: TokenKeys,
         modes: Modes,
         locks: Locks,
     ) -> Self {

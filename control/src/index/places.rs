@@ -11,7 +11,7 @@ use reeve_core::{
     model::{JwtRule, PathNormalization, PolicySlice, ServiceState},
 };
 
-use super::{FetchedKeys, doors, jwt_rules, paths};
+use super::{TokenKeys, doors, paths, tokens::jwt_rules};
 use crate::{
     LocalWorkload, Mesh, Service,
     mesh::{NO_PORT, RequestAuthentication},
@@ -43,7 +43,7 @@ pub struct Places {
 
 impl Mesh {
     /// Every workload and service that can be asked for.
-    pub fn places(&self, keys: &FetchedKeys) -> Places {
+    pub fn places(&self, keys: &TokenKeys) -> Places {
         let mut workloads: BTreeMap<SpiffeId, Place> = BTreeMap::new();
         for workload in &self.workloads {
             let Some(identity) = &workload.identity else {
@@ -65,7 +65,7 @@ impl Mesh {
     }
 
     /// The token rules of what runs in the root namespace without labels: the mesh process.
-    pub(crate) fn token_rules(&self, keys: &FetchedKeys) -> Vec<JwtRule> {
+    pub(crate) fn token_rules(&self, keys: &TokenKeys) -> Vec<JwtRule> {
         let (root, labels) = (&self.settings.root_namespace, BTreeMap::new());
         jwt_rules(self, keys, |rules| rules.covers_labels(root, &labels))
     }
@@ -80,7 +80,7 @@ impl Mesh {
         }
     }
 
-    fn place_of(&self, identity: &SpiffeId, workload: &LocalWorkload, keys: &FetchedKeys) -> Place {
+    fn place_of(&self, identity: &SpiffeId, workload: &LocalWorkload, keys: &TokenKeys) -> Place {
         let selecting = self.services.values().filter(|s| s.selects(workload));
         let selecting: Vec<&Service> = selecting.map(AsRef::as_ref).collect();
         Place {
@@ -102,7 +102,7 @@ impl Mesh {
     }
 
     /// The workload behind a service, if that is one and the same everywhere; else the service alone.
-    fn place_of_service(&self, service: &Service, keys: &FetchedKeys) -> Place {
+    fn place_of_service(&self, service: &Service, keys: &TokenKeys) -> Place {
         let behind: Vec<_> = self
             .workloads
             .iter()

@@ -5,6 +5,7 @@ mod projection;
 mod scope;
 mod sni;
 mod tcp;
+mod tokens;
 
 use reeve_core::model::{
     MtlsMode, Protocol, RouteAction, RouteTableName, ServiceState, TapMode, VirtualHost,
@@ -61,7 +62,7 @@ fn running(more: &str) -> (Mesh, Instances) {
 
 fn config(more: &str, instance: &str) -> ProxyConfig {
     let (mesh, instances) = running(more);
-    mesh.proxy_config(&instances, &FetchedKeys::new(), &name(instance))
+    mesh.proxy_config(&instances, &TokenKeys::default(), &name(instance))
         .expect("it has a proxy")
 }
 
@@ -87,7 +88,7 @@ fn destination(host: &VirtualHost) -> (String, u16) {
 fn services_have_the_domains_that_istio_gives_them() {
     let (mesh, instances) = running("");
     let config = mesh
-        .proxy_config(&instances, &FetchedKeys::new(), &name("page-0"))
+        .proxy_config(&instances, &TokenKeys::default(), &name("page-0"))
         .unwrap();
     let slot = instances.get(&name("page-0")).unwrap().slot;
     let service = ServiceName::parse("reviews.default.svc.cluster.local").unwrap();
@@ -286,7 +287,7 @@ fn only_healthy_instances_are_endpoints() {
         .iter_mut()
         .for_each(|i| i.healthy = false);
     let config = mesh
-        .proxy_config(&instances, &FetchedKeys::new(), &name("page-0"))
+        .proxy_config(&instances, &TokenKeys::default(), &name("page-0"))
         .unwrap();
     assert!(config.endpoints.values().all(|e| e.endpoints.is_empty()));
 }
@@ -294,7 +295,7 @@ fn only_healthy_instances_are_endpoints() {
 #[test]
 fn workloads_without_a_proxy_get_none() {
     let (mesh, instances) = running("");
-    let configs = mesh.proxy_configs(&instances, &FetchedKeys::new(), &mut Kept::default());
+    let configs = mesh.proxy_configs(&instances, &TokenKeys::default(), &mut Kept::default());
     let names: Vec<_> = configs.keys().map(InstanceName::as_str).collect();
     assert_eq!(names, ["edge-0", "far-0.other", "page-0", "reviews-v1-0"]);
 }
@@ -471,7 +472,7 @@ fn token_rules_hold_for_the_workloads_of_their_targets() {
     let rules = |spec: &str| {
         let (mesh, instances) = running(&document("RequestAuthentication", "r", spec));
         let config = |instance: &str| {
-            let config = mesh.proxy_config(&instances, &FetchedKeys::new(), &name(instance));
+            let config = mesh.proxy_config(&instances, &TokenKeys::default(), &name(instance));
             config.map(|c| c.workload.jwt_rules.len())
         };
         (config("page-0"), config("reviews-v1-0"))
@@ -491,28 +492,6 @@ fn token_rules_hold_for_the_workloads_of_their_targets() {
         )),
         (Some(0), Some(0))
     );
-}
-
-#[test]
-fn fetched_keys_reach_the_rules_that_name_their_url() {
-    let rules = document(
-        "RequestAuthentication",
-        "r",
-        "  jwtRules: [{issuer: a, jwksUri: 'https://k/a'}, {issuer: b, jwksUri: 'https://k/b'}]",
-    );
-    let (mesh, instances) = running(&rules);
-    let keys = FetchedKeys::from([(
-        KeyPlace::Uri("https://k/a".to_owned()),
-        Arc::new(crate::jwks::document("{}")),
-    )]);
-    let config = mesh
-        .proxy_config(&instances, &keys, &name("page-0"))
-        .unwrap();
-    let [a, b] = config.workload.jwt_rules.as_slice() else {
-        panic!("{:?}", config.workload.jwt_rules);
-    };
-    assert_eq!((a.jwks.is_some(), b.jwks.is_some()), (true, false));
-    assert_eq!(a.name, "default/r/0");
 }
 
 #[test]
@@ -606,7 +585,7 @@ fn the_most_specific_match_stands_first() {
         ]
     );
     let (mesh, instances) = running(&all);
-    let decoy = mesh.proxy_config(&instances, &FetchedKeys::new(), &name("decoy-0.other"));
+    let decoy = mesh.proxy_config(&instances, &TokenKeys::default(), &name("decoy-0.other"));
     assert!(
         decoy.unwrap().routes.is_empty(),
         "a gateway's workloads are of its namespace"

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use reeve_core::{
-    Namespace,
+    Namespace, TrustDomain,
     model::{JwtRule, MtlsMode, PathNormalization},
 };
 
@@ -139,6 +139,8 @@ pub(crate) enum Jwks {
     Inline,
     /// Fetched.
     From(KeySource),
+    /// A trust domain's, of the bundle that its workloads are known by.
+    Of(TrustDomain),
 }
 
 /// Where keys are fetched from, and how long that may take.

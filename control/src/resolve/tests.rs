@@ -19,9 +19,13 @@ use super::*;
 
 /// `line path code` of every finding.
 pub(crate) fn findings(yaml: &str) -> Vec<String> {
+    findings_of(&resolve(&source(yaml)).findings)
+}
+
+fn source(yaml: &str) -> Source {
     let mut source = Source::default();
     source.add("a.yaml", yaml);
-    findings_of(&resolve(&source).findings)
+    source
 }
 
 fn findings_of(found: &[Fault]) -> Vec<String> {
@@ -34,12 +38,22 @@ fn findings_of(found: &[Fault]) -> Vec<String> {
 }
 
 pub(crate) fn mesh(yaml: &str) -> Mesh {
-    let mut source = Source::default();
-    source.add("a.yaml", yaml);
-    let resolved = resolve(&source);
+    let resolved = resolve(&source(yaml));
     resolved
         .mesh
         .unwrap_or_else(|| panic!("refused: {:#?}", resolved.findings))
+}
+
+/// An authority's certificate, base64 of DER, and its key.
+const BUNDLE_ROOT: &str = "MIIBfjCCASWgAwIBAgIUIX9pgKMYCZgvXBYaRSx5hYTprjYwCgYIKoZIzj0EAwIwDDEKMAgGA1UEAwwBcjAgFw0yNjExMjIxNTMyNTNaGA8yMTI2MTAyOTE1MzI1M1owDDEKMAgGA1UEAwwBcjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABDbQYFhzOQGPgZ4wI3BOoIRp1KJVdEFf+8D628EuBRNrnQX9v6pbBeiPMJ33t5F/OGW6nKLwQmdK+abPVxbt3Z+jYzBhMB0GA1UdDgQWBBTH9RUutE4XbphPq7HelWunoxzZpzAfBgNVHSMEGDAWgBTH9RUutE4XbphPq7HelWunoxzZpzAOBgNVHQ8BAf8EBAMCAgQwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiAqTftrvL1xS+hI2gOOx175Aycgx1puypboojvbDKD8aQIgI/2TRD/NlKcQNfEOwLTUS/81Wi4zn9m+0F3f+PD/LHM=";
+const BUNDLE_POINT: &str = r#""kty":"EC","crv":"P-256","x":"NtBgWHM5AY-BnjAjcE6ghGnUolV0QV_7wPrbwS4FE2s","y":"nQX9v6pbBeiPMJ33t5F_OGW6nKLwQmdK-abPVxbt3Z8""#;
+
+/// The bundle of some trust domain with one JWT key of this id.
+pub(crate) fn bundle_text(key_id: &str) -> String {
+    let (root, point) = (BUNDLE_ROOT, BUNDLE_POINT);
+    format!(
+        r#"{{"keys":[{{"use":"x509-svid",{point},"x5c":["{root}"]}},{{"use":"jwt-svid","kid":"{key_id}",{point}}}]}}"#
+    )
 }
 
 /// A document: kind, name and spec (indented by two).
@@ -192,7 +206,7 @@ proptest::proptest! {
         if let Some(mesh) = resolved.mesh {
             let mut instances = crate::instances::Instances::new(77);
             if instances.plan(&mesh.workloads, mesh.services.keys()).is_ok() {
-                mesh.proxy_configs(&instances, &crate::FetchedKeys::new(), &mut Default::default());
+                mesh.proxy_configs(&instances, &crate::TokenKeys::default(), &mut Default::default());
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use reeve_authz::jwt::{JwksError, check_jwks};
 use reeve_core::{
-    Namespace, ServiceName,
+    Namespace, ServiceName, SpiffeId, TrustDomain,
     model::{JwksDocument, JwtHeader, JwtRule},
 };
 
@@ -48,13 +48,19 @@ const RESERVED: [&str; 12] = [
 
 type TokenNotes<'a> = Notes<'a, RequestAuthenticationSpec>;
 
+/// What the objects may speak of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) root: &'a Namespace,
+    pub(super) services: &'a BTreeMap<ServiceName, Arc<Service>>,
+    pub(super) gateways: &'a [Object<KubernetesGatewaySpec>],
+    /// Our own trust domain, and those that we are federated with.
+    pub(super) domains: &'a [&'a TrustDomain],
+}
+
 pub(super) fn resolve(
     objects: &[Object<RequestAuthenticationSpec>],
-    root: &Namespace,
-    (services, gateways): (
-        &BTreeMap<ServiceName, Arc<Service>>,
-        &[Object<KubernetesGatewaySpec>],
-    ),
+    known: Known<'_>,
     faults: &mut Vec<Fault>,
 ) -> Vec<RequestAuthentication> {
     let mut resolved = Vec::new();
@@ -69,15 +75,21 @@ pub(super) fn resolve(
         let mut rules = Vec::new();
         for (n, spec) in object.spec.jwt_rules.iter().enumerate() {
             let name = format!("{}/{}/{n}", object.namespace, object.name);
-            rules.extend(rule(&mut notes, &path.index(n), name, spec));
+            let resolved = rule(&mut notes, &path.index(n), name, spec);
+            if let Some(Jwks::Of(domain)) = resolved.as_ref().map(|rule| &rule.jwks)
+                && !known.domains.contains(&domain)
+            {
+                unknown_domain(&mut notes, &path.index(n), domain);
+            }
+            rules.extend(resolved);
         }
         let targeting = Targeting {
             selector: object.spec.selector.as_ref(),
             target_ref: object.spec.target_ref.as_ref(),
             target_refs: &object.spec.target_refs,
-            gateways,
+            gateways: known.gateways,
         };
-        let scopes = targets::scopes(&mut notes, root, services, targeting);
+        let scopes = targets::scopes(&mut notes, known.root, known.services, targeting);
         resolved.push(RequestAuthentication { scopes, rules });
     }
     bound_sources(objects, &resolved, faults);
@@ -94,7 +106,7 @@ fn bound_sources(
     for (object, resolved) in objects.iter().zip(resolved) {
         known.extend(resolved.rules.iter().filter_map(|rule| match &rule.jwks {
             Jwks::From(source) => Some(&source.place),
-            Jwks::Inline => None,
+            Jwks::Inline | Jwks::Of(_) => None,
         }));
         if known.len() > MAX_SOURCES {
             let text = format!("the mesh fetches keys from more than {MAX_SOURCES} places");
@@ -138,6 +150,7 @@ fn rule(
             space_delimited_claims: spec.space_delimited_claims.clone(),
             leeway: LEEWAY,
             jwks: inline,
+            svids: None,
         },
         jwks: source,
     })
@@ -247,6 +260,10 @@ fn keys(
                 None
             }
         },
+        (None, Some(uri)) if is_spiffe(uri) => of_domain(notes, &path.key("jwksUri"), uri, spec),
+        (None, None) if is_spiffe(&spec.issuer) => {
+            of_domain(notes, &path.key("issuer"), &spec.issuer, spec)
+        }
         (None, Some(uri)) => {
             if !is_fetchable(uri) {
                 let text = format!("{uri:?} is not an http or https URL");
@@ -273,6 +290,52 @@ fn keys(
             from(KeyPlace::Discovery(format!("{issuer}{WELL_KNOWN}")))
         }
     }
+}
+
+fn is_spiffe(uri: &str) -> bool {
+    uri.starts_with("spiffe://")
+}
+
+/// The keys of the trust domain `uri`, which is what the rule's `at` says, for tokens of its workloads.
+fn of_domain(
+    notes: &mut TokenNotes<'_>,
+    at: &Path,
+    uri: &str,
+    spec: &JwtRuleSpec,
+) -> Option<(Jwks, Option<JwksDocument>)> {
+    let rule = at.parent();
+    let domain = match SpiffeId::parse(uri) {
+        Ok(id) if id.path().is_empty() => id.trust_domain(),
+        Ok(id) => {
+            let text = format!("{id} names a workload; keys are those of a trust domain");
+            notes.error(at, Code::Invalid, text);
+            return None;
+        }
+        Err(error) => {
+            notes.error(at, Code::Invalid, format!("{uri:?}: {error}"));
+            return None;
+        }
+    };
+    if is_spiffe(&spec.issuer) && spec.issuer != uri {
+        let text = format!("the issuer {} has no keys of {uri}", spec.issuer);
+        notes.error(at, Code::Conflict, text);
+    }
+    // SECURITY: a JWT-SVID is for whom it names (SPIFFE JWT-SVID, section 3); else whoever is called by a workload could
+    // call others in its name.
+    if spec.audiences.is_empty() {
+        let text = format!("tokens of {domain}'s workloads are for an audience, and none is given");
+        let hint = "give the audience that callers ask tokens for";
+        notes.hint(&rule.key("audiences"), Code::Missing, text, hint);
+    }
+    Some((Jwks::Of(domain), None))
+}
+
+/// No error: what is federated no longer must be gone at once, whatever else still speaks of it.
+fn unknown_domain(notes: &mut TokenNotes<'_>, rule: &Path, domain: &TrustDomain) {
+    let text =
+        format!("{domain} is neither our trust domain nor federated: its tokens are refused");
+    let hint = "a ClusterFederatedTrustDomain says where its bundle is";
+    notes.warn(&rule.key("issuer"), Code::UnknownReference, text, hint);
 }
 
 /// Whether a key set has no keys at all.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Namespace, PolicyId};
+use crate::{Namespace, PolicyId, SpiffeId, TrustDomain};
 
 /// The policies that can concern one proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +105,19 @@ pub struct JwtRule {
     pub leeway: Duration,
     /// The keys, as `control` last fetched them; `None` = never yet, and every token of this issuer is refused.
     pub jwks: Option<JwksDocument>,
+    /// The keys are a trust domain's: tokens are taken as JWT-SVIDs of its workloads, and none else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub svids: Option<SvidIssuer>,
+}
+
+/// A trust domain whose JWT-SVIDs a rule takes (SPIFFE JWT-SVID standard).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SvidIssuer {
+    /// Which.
+    pub trust_domain: TrustDomain,
+    /// Its workloads that the operator has revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<SpiffeId>,
 }
 
 /// Where a token may stand.

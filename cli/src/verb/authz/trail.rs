@@ -16,7 +16,7 @@ use reeve_ca::{
 use reeve_control::{Controller, MeshSettings};
 use reeve_core::{Clock, InstanceName, Namespace, ServiceAccount, SpiffeId, TrustDomain};
 use reeve_sidecar::{MeshConnector, SvidSigner};
-use reeve_svid::TrustBundle;
+use reeve_svid::{CredentialsWatch, TrustBundle};
 
 use crate::mesh::{Recorder, ensure_key};
 
@@ -59,6 +59,7 @@ impl Records {
 pub(super) struct Trail {
     records: Records,
     behind: Behind,
+    credentials: CredentialsWatch,
     signer: Arc<SvidSigner>,
     _agent: AgentHandle,
 }
@@ -134,7 +135,8 @@ impl Trail {
                 credentials.clone(),
                 Arc::clone(clock),
             )),
-            signer: Arc::new(SvidSigner::new(credentials)),
+            signer: Arc::new(SvidSigner::new(credentials.clone())),
+            credentials,
             _agent: agent,
         })
     }
@@ -191,7 +193,8 @@ impl Trail {
         Ok(Self {
             records,
             behind: Behind::Own(log, authority),
-            signer: Arc::new(SvidSigner::new(credentials)),
+            signer: Arc::new(SvidSigner::new(credentials.clone())),
+            credentials,
             _agent: agent,
         })
     }
@@ -223,6 +226,25 @@ impl Trail {
         tokio::select! {
             () = ship => {}
             () = maintain => {}
+        }
+    }
+
+    /// Has tokens of trust domains verified with the keys of the mesh's bundle, for ever. A server with a log of its own is
+    /// not told any, and takes no such token.
+    pub(super) async fn tell_keys(&self, controller: &Controller) {
+        if matches!(self.behind, Behind::Own(..)) {
+            return std::future::pending().await;
+        }
+        let mut credentials = self.credentials.clone();
+        loop {
+            let now = credentials.borrow_and_update().clone();
+            if let Some(now) = now {
+                controller.take_bundle(&now.bundle);
+            }
+            // Cancel-safe: `changed` is.
+            if credentials.changed().await.is_err() {
+                return;
+            }
         }
     }
 

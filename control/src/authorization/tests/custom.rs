@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Asked, WORLD, access, engine, get, policy};
 use crate::{
-    FetchedKeys,
+    TokenKeys,
     instances::Instances,
     resolve::tests::{findings, mesh},
 };
@@ -41,7 +41,7 @@ fn asked(yaml: &str) -> Vec<(String, Vec<ExternalAuthorization>)> {
         .expect("a plan");
     let names = instances.instances.iter().map(|i| i.instance.clone());
     let names: Vec<_> = names.collect();
-    let config = |name| mesh.proxy_config(&instances, &FetchedKeys::new(), name);
+    let config = |name| mesh.proxy_config(&instances, &TokenKeys::default(), name);
     let all = names.iter().filter_map(|name| {
         let asks = config(name)?.workload.external_authorizations.clone();
         Some((name.to_string(), asks))

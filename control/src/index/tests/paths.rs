@@ -104,7 +104,7 @@ fn a_gateways_port_has_a_mode_of_its_own() {
 fn who_judges_for_others_knows_the_modes_by_port() {
     let spec = "{selector: {matchLabels: {app: reviews}}, normalization: BASE, portLevel: {9000: {normalization: NONE}}}";
     let (mesh, _) = running(&rule("reviews", "default", spec));
-    let places = mesh.places(&FetchedKeys::new());
+    let places = mesh.places(&TokenKeys::default());
     let id = "spiffe://mesh.local/ns/default/sa/reviews".parse().unwrap();
     let place = &places.workloads[&id];
     assert_eq!(place.path_normalization, Base);

@@ -189,7 +189,7 @@ proptest! {
         let all = engine(&whole, &mesh);
         let mut asked = BTreeSet::new();
         let names = instances.instances.iter().map(|i| &i.instance);
-        let configs = names.filter_map(|name| mesh.proxy_config(&instances, &FetchedKeys::new(), name));
+        let configs = names.filter_map(|name| mesh.proxy_config(&instances, &TokenKeys::default(), name));
         for config in configs {
             let part = engine(&config.policies, &mesh);
             prop_assert_eq!(part.mesh_hash(), all.mesh_hash());
@@ -219,7 +219,7 @@ proptest! {
         let (mesh, instances) = running(&format!("{ENTITIES}{}", documents(&policies)));
         let all = engine(&mesh.all_policies(), &mesh);
         let names = instances.instances.iter().map(|i| &i.instance);
-        let configs = names.filter_map(|name| mesh.proxy_config(&instances, &FetchedKeys::new(), name));
+        let configs = names.filter_map(|name| mesh.proxy_config(&instances, &TokenKeys::default(), name));
         for config in configs {
             let part = engine(&config.policies, &mesh);
             for resource in resources(&config) {
@@ -239,7 +239,8 @@ proptest! {
 fn known_by_proxies(policies: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
     let (mesh, instances) = running(&format!("{ENTITIES}{}", documents(policies)));
     let names = instances.instances.iter().map(|i| &i.instance);
-    let configs = names.filter_map(|name| mesh.proxy_config(&instances, &FetchedKeys::new(), name));
+    let configs =
+        names.filter_map(|name| mesh.proxy_config(&instances, &TokenKeys::default(), name));
     let told = |config: ProxyConfig| {
         let records = config.policies.entities.iter();
         let uids = records

@@ -4,7 +4,7 @@ use reeve_core::{
 };
 
 use super::{document, findings, mesh};
-use crate::{FetchedKeys, TransformationState, instances::Instances};
+use crate::{TokenKeys, TransformationState, instances::Instances};
 
 const ECHO: &str = "---
 apiVersion: v1
@@ -89,7 +89,7 @@ fn proxies_are_given_those_that_concern_them_in_order() {
         let services = mesh.services.keys();
         instances.plan(&mesh.workloads, services).unwrap();
         let instance: InstanceName = instance.parse().unwrap();
-        let config = mesh.proxy_config(&instances, &FetchedKeys::default(), &instance);
+        let config = mesh.proxy_config(&instances, &TokenKeys::default(), &instance);
         let config = config.unwrap();
         let all = config.workload.transformations.iter();
         all.map(|t| t.name.clone()).collect::<Vec<_>>()
@@ -110,7 +110,7 @@ fn what_a_workload_may_see_hides_no_transformation_of_its_own() {
     let services = mesh.services.keys();
     instances.plan(&mesh.workloads, services).unwrap();
     let instance: InstanceName = "echo-0".parse().unwrap();
-    let config = mesh.proxy_config(&instances, &FetchedKeys::default(), &instance);
+    let config = mesh.proxy_config(&instances, &TokenKeys::default(), &instance);
     assert_eq!(config.unwrap().workload.transformations.len(), 1);
 }
 
