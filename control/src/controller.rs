@@ -196,6 +196,7 @@ impl Controller {
             Err(InstancesError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%error, "the instances stay as they were"),
         }
+        state.files = resolved.files;
         let refused = match resolved.mesh {
             None => state.refuse(resolved.findings, now),
             Some(mesh) => match state.against_locks(&source) {
@@ -341,6 +342,11 @@ impl Controller {
         let state = self.state();
         let proxy = state.proxies.get(instance)?;
         proxy.sender.borrow().clone()
+    }
+
+    /// Files beside the folder that the configuration names.
+    fn named_files(&self) -> Vec<PathBuf> {
+        self.state().files.clone()
     }
 
     pub(crate) fn options(&self) -> &ControllerOptions {

@@ -39,6 +39,7 @@ pub(crate) use values::Notes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -54,6 +55,8 @@ use crate::{
 pub(crate) struct Resolved {
     pub(crate) mesh: Option<Mesh>,
     pub(crate) findings: Vec<Fault>,
+    /// What was read, or is to be, beside the source: a change of these is one of the configuration.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// What came of it, faults or not; the mesh is of use only to who looks for more of them.
@@ -66,8 +69,9 @@ pub(crate) struct Built {
 /// Reads and checks everything that `source` holds.
 pub(crate) fn built(source: &Source) -> Built {
     let mut findings = source.faults.clone();
-    let (objects, faults) = Objects::read(&source.documents);
+    let (mut objects, faults) = Objects::read(&source.documents);
     findings.extend(faults);
+    federation::read_files(&mut objects, &mut findings);
     duplicates(&objects, &mut findings);
     let mesh = build(&objects, &mut findings);
     outsiders::check(&objects, &mesh, &mut findings);
@@ -99,7 +103,12 @@ pub(crate) fn resolve(source: &Source) -> Resolved {
             .collect(),
         ..mesh
     });
-    Resolved { mesh, findings }
+    let files = federation::files(&objects);
+    Resolved {
+        mesh,
+        findings,
+        files,
+    }
 }
 
 /// Where a value has the wrong type, its stand-in is judged too: that says nothing to anybody.

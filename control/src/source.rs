@@ -300,7 +300,8 @@ impl Source {
     }
 }
 
-fn read_file(path: &FsPath) -> Result<String, (Code, String)> {
+/// The text of a file of at most 4 MiB; else what is wrong with it.
+pub(crate) fn read_file(path: &FsPath) -> Result<String, (Code, String)> {
     let unreadable = |e: io::Error| (Code::Unreadable, format!("the file cannot be read: {e}"));
     let metadata = fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {

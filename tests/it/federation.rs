@@ -20,6 +20,8 @@ use tokio::net::TcpStream;
 use crate::{fixture::istio, hostile::ALPN_HTTP1};
 
 mod hostile;
+mod partner;
+mod tokens;
 
 /// Longest time for anything to come round, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -147,12 +149,14 @@ async fn federate(ours: &Mesh, theirs: &Mesh, third: &Third) {
     });
     ours.folder
         .write("secret.yaml", format!("---\n{secret:#}\n"));
+    let file = ours.state.join("other.json");
+    std::fs::write(&file, bundle_of(theirs).await).expect("a file");
     let by_spiffe = json!({
         "bundleEndpointURL": format!("https://{their_endpoint}/"),
         "bundleEndpointProfile": {
             "type": "https_spiffe", "endpointSPIFFEID": "spiffe://other.org/ns/reeve-system/sa/control",
         },
-        "trustDomainBundle": bundle_of(theirs).await,
+        "trustDomainBundleFile": file,
     });
     ours.folder
         .write("other.yaml", federated("other.org", &by_spiffe));

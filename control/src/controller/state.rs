@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub(super) modes: Modes,
     /// Namespaces that stay strict.
     pub(super) locks: Locks,
+    /// Files beside the folder that the configuration names.
+    pub(super) files: Vec<PathBuf>,
     /// What the configurations were derived from, to derive the next with.
     kept: Kept,
     generation: Generation,
@@ -88,6 +91,7 @@ impl State {
             faults_in: BTreeSet::new(),
             modes,
             locks,
+            files: Vec::new(),
             kept: Kept::default(),
             generation,
             published: None,

@@ -535,3 +535,65 @@ fn a_locked_namespace_stays_strict_until_an_approver_signed_otherwise() {
     });
     assert!(matches!(unreadable, Err(StartError::Locks(_))));
 }
+
+/// A bundle in a file beside the folder is followed, and one that is none leaves the last good in force.
+#[test]
+fn a_bundle_in_a_file_is_followed() {
+    let bench = Bench::new();
+    let file = bench.state.path().join("other.json");
+    let spec = format!(
+        "spec: {{trustDomain: other.org, trustDomainBundleFile: {}}}",
+        file.display()
+    );
+    let object = format!(
+        "apiVersion: spire.spiffe.io/v1alpha1\nkind: ClusterFederatedTrustDomain\nmetadata: {{name: other}}\n{spec}\n"
+    );
+    bench.add("other.yaml", &object);
+    let bundle = || {
+        let mesh = bench.controller.mesh().borrow().clone().unwrap();
+        let domains = mesh.federation().domains;
+        domains.first().and_then(|domain| domain.bundle.clone())
+    };
+    bench.controller.reload();
+    assert_eq!(bench.controller.status().faults[0].line, 4);
+    assert_eq!(bundle(), None);
+    let text = crate::resolve::tests::bundle_text;
+    for id in ["one", "two"] {
+        fs::write(&file, text(id)).unwrap();
+        bench.controller.reload();
+        assert!(bench.controller.status().faults.is_empty());
+        assert_eq!(bundle().as_deref(), Some(&*text(id)));
+    }
+    fs::write(&file, "half a bun").unwrap();
+    bench.controller.reload();
+    assert_eq!(bench.controller.status().faults.len(), 1);
+    assert_eq!(bundle().as_deref(), Some(&*text("two")));
+}
+
+#[test]
+fn keys_of_trust_domains_are_a_generation_where_a_rule_names_the_domain() {
+    let bundle = |id| {
+        let text = crate::resolve::tests::bundle_text(id);
+        let domain = "mesh.local".parse().unwrap();
+        reeve_svid::BundleDocument::parse(domain, &text)
+            .unwrap()
+            .bundle
+    };
+    let bench = Bench::new();
+    bench.controller.take_bundle(&bundle("one"));
+    assert_eq!(bench.generation(), 1, "nobody asks for them");
+    bench.add("rule.yaml", "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r}\nspec: {jwtRules: [{issuer: 'spiffe://mesh.local', audiences: [a]}]}\n");
+    bench.controller.reload();
+    let keys = || {
+        let config = bench.controller.proxy_config(&a()).unwrap();
+        let jwks = config.workload.jwt_rules[0].jwks.clone();
+        jwks.unwrap().json
+    };
+    assert!(keys().contains("\"one\""));
+    assert_eq!(bench.generation(), 2);
+    bench.controller.take_bundle(&bundle("two"));
+    assert!(keys().contains("\"two\"") && !keys().contains("\"one\""));
+    assert_eq!(bench.generation(), 3);
+    bench.controller.take_bundle(&bundle("two"));
+    assert_eq!(bench.generation(), 3);
+}

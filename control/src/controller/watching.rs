@@ -1,4 +1,5 @@
-//! Tells when files have changed: by the operating system's notice, and by looking every 2 s in case one is lost.
+//! Tells when files have changed: by the operating system's notice, and by looking every 2 s in case one is lost, or stands
+//! beside the folder.
 
 use std::{
     fs,
@@ -43,9 +44,9 @@ pub(super) async fn run(controller: Arc<Controller>) {
                 }
             }
         }
-        let (folder, instances) = (folder.clone(), instances.clone());
-        let Ok(found) = tokio::task::spawn_blocking(move || fingerprint(&folder, &instances)).await
-        else {
+        let mut watched = controller.named_files();
+        watched.extend([folder.clone(), instances.clone()]);
+        let Ok(found) = tokio::task::spawn_blocking(move || fingerprint(watched)).await else {
             continue;
         };
         if told || seen.as_ref() != Some(&found) {
@@ -91,9 +92,8 @@ fn concerns(event: &Event, folder: &Path) -> bool {
 /// What a change alters: names, inodes, sizes and times.
 type Fingerprint = Vec<(PathBuf, u64, u64, i64, i64)>;
 
-fn fingerprint(folder: &Path, instances: &Path) -> Fingerprint {
+fn fingerprint(mut waiting: Vec<PathBuf>) -> Fingerprint {
     let mut found = Vec::new();
-    let mut waiting = vec![folder.to_owned(), instances.to_owned()];
     while let Some(path) = waiting.pop() {
         let Ok(metadata) = fs::metadata(&path) else {
             continue;

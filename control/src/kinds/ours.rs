@@ -178,6 +178,7 @@ raw! {
         bundle_endpoint_url: Option<String>,
         bundle_endpoint_profile: Option<EndpointProfileSpec>,
         trust_domain_bundle: Option<String>,
+        trust_domain_bundle_file: Option<String>,
     }
     EndpointProfileSpec {
         r#type: String,

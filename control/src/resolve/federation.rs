@@ -1,6 +1,10 @@
 //! `ClusterFederatedTrustDomain`: the trust domains whose workloads are known beside our own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path as FsPath, PathBuf},
+    sync::Arc,
+};
 
 use reeve_core::{
     SpiffeId, TrustDomain,
@@ -12,13 +16,57 @@ use super::{secrets::Secrets, values::Notes};
 use crate::{
     Code, Fault, MeshSettings,
     kinds::{EndpointProfileSpec, FederatedTrustDomainSpec, MeshConfigSpec, Object, Objects},
-    source::path::Path,
+    source::{path::Path, read_file},
 };
 
 /// Longest URL of a bundle endpoint, in bytes.
 const MAX_URL_BYTES: usize = 2048;
 
+/// The key of a bundle in a file.
+const FILE_KEY: &str = "trustDomainBundleFile";
+
 type DomainNotes<'a> = Notes<'a, FederatedTrustDomainSpec>;
+
+/// The files that bundles stand in.
+pub(super) fn files(objects: &Objects) -> Vec<PathBuf> {
+    let files = objects.federated.iter();
+    let files = files.filter_map(|object| object.spec.trust_domain_bundle_file.as_ref());
+    // Of a folder all that is in it would be looked at.
+    let files = files.map(PathBuf::from).filter(|file| !file.is_dir());
+    files.collect()
+}
+
+/// Puts the bundles that stand in files where they would stand in the objects.
+pub(super) fn read_files(objects: &mut Objects, faults: &mut Vec<Fault>) {
+    for object in &mut objects.federated {
+        let Some(file) = &object.spec.trust_domain_bundle_file else {
+            continue;
+        };
+        let read = match &object.spec.trust_domain_bundle {
+            Some(_) => {
+                let text = "give trustDomainBundle or trustDomainBundleFile, not both";
+                Err((Code::Conflict, text.to_owned()))
+            }
+            None => bundle_file(file),
+        };
+        match read {
+            Ok(text) => object.spec.trust_domain_bundle = Some(text),
+            Err((code, text)) => {
+                let path = Path::of(&["spec", FILE_KEY]);
+                let hint = "`reeve ca bundle --format spiffe` there prints what is to stand in it";
+                faults.push(object.error(&path, code, text).with_hint(hint));
+            }
+        }
+    }
+}
+
+fn bundle_file(file: &str) -> Result<String, (Code, String)> {
+    if !file.starts_with('/') || file.contains('\0') {
+        let text = format!("{file:?} is not the path of a file from the root on");
+        return Err((Code::Invalid, text));
+    }
+    read_file(FsPath::new(file)).map_err(|(code, text)| (code, format!("{file}: {text}")))
+}
 
 pub(super) fn resolve(
     objects: &Objects,
@@ -96,9 +144,12 @@ fn one(notes: &mut DomainNotes<'_>, settings: &MeshSettings) -> Option<Federated
         && let Err(error) = BundleDocument::parse_any(trust_domain.clone(), text)
     {
         let text = reeve_core::error_chain(&error);
-        notes.error(&at("trustDomainBundle"), Code::Invalid, text);
+        match &spec.trust_domain_bundle_file {
+            None => notes.error(&at("trustDomainBundle"), Code::Invalid, text),
+            Some(file) => notes.error(&at(FILE_KEY), Code::Invalid, format!("{file}: {text}")),
+        }
     }
-    if spec.trust_domain_bundle.is_none() {
+    if spec.trust_domain_bundle.is_none() && spec.trust_domain_bundle_file.is_none() {
         without_bundle(notes, endpoint.as_ref(), &trust_domain);
     }
     Some(FederatedDomain {
@@ -117,14 +168,13 @@ fn without_bundle(
     let path = Path::of(&["spec", "trustDomainBundle"]);
     match endpoint.map(|endpoint| &endpoint.profile) {
         None if notes.object.spec.bundle_endpoint_url.is_none() => {
-            let hint =
-                "give a bundle endpoint, or what `reeve ca bundle --format spiffe` prints there";
+            let hint = "give a bundle endpoint, or what `reeve ca bundle --format spiffe` prints there, here or in trustDomainBundleFile";
             let text = format!("nothing says where the bundle of {domain} comes from");
             notes.hint(&path, Code::Missing, text, hint);
         }
         Some(EndpointProfile::Spiffe(id)) if id.is_member_of(domain) => {
             let text = "the endpoint is judged by the bundle that it serves, so there must be one to begin with";
-            let hint = "give what `reeve ca bundle --format spiffe` prints there";
+            let hint = "give what `reeve ca bundle --format spiffe` prints there, here or in trustDomainBundleFile";
             notes.hint(&path, Code::Missing, text, hint);
         }
         _ => {}

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use reeve_tests::Signer;
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
@@ -14,10 +15,10 @@ use super::*;
 
 /// What the endpoint of third.net shows and says from now on.
 #[derive(Clone)]
-struct Says {
-    certificate: String,
-    key: String,
-    document: String,
+pub(super) struct Says {
+    pub(super) certificate: String,
+    pub(super) key: String,
+    pub(super) document: String,
 }
 
 impl Says {
@@ -36,7 +37,7 @@ impl Says {
 }
 
 /// The endpoint, for as long as the test runs.
-async fn serve(at: SocketAddr, says: Arc<Mutex<Says>>) {
+pub(super) async fn serve(at: SocketAddr, says: Arc<Mutex<Says>>) {
     let listener = TcpListener::bind(at).await.expect("the endpoint's address");
     while let Ok((stream, _)) = listener.accept().await {
         let now = says.lock().expect("what it says").clone();
@@ -57,9 +58,20 @@ async fn serve(at: SocketAddr, says: Arc<Mutex<Says>>) {
 
 /// The bundle of that authority as the SPIFFE standard writes it.
 fn document(authority: &str, sequence: u64) -> String {
+    document_with(authority, &[], sequence)
+}
+
+/// The same with keys of JWT-SVIDs.
+pub(super) fn document_with(authority: &str, signers: &[&Signer], sequence: u64) -> String {
     let der = CertificateDer::from_pem_slice(authority.as_bytes()).expect("an authority");
     let key = json!({"use": "x509-svid", "kty": "EC", "x5c": [BASE64_STANDARD.encode(&der)]});
-    json!({"keys": [key], "spiffe_sequence": sequence, "spiffe_refresh_hint": 1}).to_string()
+    let mut keys = vec![key];
+    for signer in signers {
+        let mut key = signer.jwks()["keys"][0].clone();
+        key["use"] = json!("jwt-svid");
+        keys.push(key);
+    }
+    json!({"keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": 1}).to_string()
 }
 
 /// Waits until the fetch of third.net's bundle has failed for that reason; the bundle in force is still of `sequence`.

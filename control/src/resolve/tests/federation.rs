@@ -170,6 +170,102 @@ fn where_our_bundle_is_served_is_checked() {
     assert_eq!(serving.refresh_hint.as_secs(), 10);
 }
 
+#[test]
+fn a_bundle_to_begin_with_may_stand_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("other.json");
+    let at = file.display();
+    let spiffe = "  bundleEndpointURL: https://b/\n  bundleEndpointProfile: {type: https_spiffe, endpointSPIFFEID: 'spiffe://other.org/a'}";
+    let web = "  bundleEndpointURL: https://b/\n  bundleEndpointProfile: {type: https_web}";
+    let of = |more: &str| {
+        let spec = format!("  trustDomain: other.org\n  trustDomainBundleFile: {at}\n{more}");
+        document("ClusterFederatedTrustDomain", "other", &spec)
+    };
+    let told = |yaml: &str| resolve(&source(yaml)).findings;
+    let missing = told(&of(spiffe));
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    let fault = &missing[0];
+    assert_eq!(
+        (fault.line, &*fault.path),
+        (7, "spec.trustDomainBundleFile")
+    );
+    assert!(fault.text.contains(&at.to_string()), "{}", fault.text);
+
+    std::fs::write(&file, "{}").unwrap();
+    let no_bundle = ["7 spec.trustDomainBundleFile invalid"];
+    assert_eq!(findings(&of(spiffe)), no_bundle);
+    assert_eq!(findings(&of("")), no_bundle);
+
+    let text = bundle_text("one");
+    std::fs::write(&file, &text).unwrap();
+    for profile in [spiffe, web, ""] {
+        let read = mesh(&of(profile)).federation().domains;
+        assert_eq!(read[0].bundle.as_deref(), Some(&*text), "{profile}");
+    }
+    assert_eq!(
+        findings(&of(&format!("  trustDomainBundle: '{text}'"))),
+        ["7 spec.trustDomainBundleFile conflict"]
+    );
+    let relative = document(
+        "ClusterFederatedTrustDomain",
+        "other",
+        "  trustDomain: other.org\n  trustDomainBundleFile: other.json",
+    );
+    assert_eq!(
+        findings(&relative),
+        ["7 spec.trustDomainBundleFile invalid"]
+    );
+    // What is to be looked at again is told, whether it could be read or not.
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(resolve(&source(&of(spiffe))).files, [file.clone()]);
+    std::fs::create_dir(&file).unwrap();
+    let resolved = resolve(&source(&of(spiffe)));
+    assert!(resolved.mesh.is_none() && resolved.files.is_empty());
+}
+
+/// Tokens of trust domains: an audience is a must, and whose they are is told at its key.
+#[test]
+fn rules_for_tokens_of_trust_domains_are_checked() {
+    let rules = |rule: &str| {
+        let spec = format!("  jwtRules: [{{{rule}}}]");
+        findings(&document("RequestAuthentication", "r", &spec))
+    };
+    let rows: &[(&str, &[&str])] = &[
+        ("issuer: 'spiffe://mesh.local', audiences: [a]", &[]),
+        (
+            "issuer: 'spiffe://other.org', audiences: [a]",
+            &["6 spec.jwtRules[0].issuer unknown-reference?"],
+        ),
+        (
+            "issuer: 'spiffe://mesh.local'",
+            &["6 spec.jwtRules[0].audiences missing"],
+        ),
+        (
+            "issuer: 'spiffe://mesh.local/ns/a/sa/b', audiences: [a]",
+            &["6 spec.jwtRules[0].issuer invalid"],
+        ),
+        (
+            "issuer: 'spiffe://Mesh.local', audiences: [a]",
+            &["6 spec.jwtRules[0].issuer invalid"],
+        ),
+        (
+            "issuer: 'https://oidc', jwksUri: 'spiffe://mesh.local', audiences: [a]",
+            &[],
+        ),
+        (
+            "issuer: 'https://oidc', jwksUri: 'spiffe://mesh.local/x', audiences: [a]",
+            &["6 spec.jwtRules[0].jwksUri invalid"],
+        ),
+        (
+            "issuer: 'spiffe://other.org', jwksUri: 'spiffe://mesh.local', audiences: [a]",
+            &["6 spec.jwtRules[0].jwksUri conflict"],
+        ),
+    ];
+    for (rule, expected) in rows {
+        assert_eq!(rules(rule), *expected, "{rule}");
+    }
+}
+
 /// A partner's servers are known by the SPIFFE IDs that the entry names.
 #[test]
 fn the_names_of_an_entry_are_whom_its_endpoints_may_be() {
