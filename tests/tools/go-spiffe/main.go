@@ -4,7 +4,8 @@
 //	go-spiffe LISTEN SERVER SPIFFE-ID
 //
 // It answers on LISTEN: /fresh with what SERVER, which must have the SPIFFE ID, answers on a new connection, /kept on one
-// that is kept; /seen with what the library holds and has held, as JSON.
+// that is kept; /seen with what the library holds and has held, as JSON. With `partner` it is a trust domain of its own instead
+// (partner.go).
 package main
 
 import (
@@ -96,6 +97,10 @@ func toServer(source *workloadapi.X509Source, server string, id spiffeid.ID, fre
 }
 
 func main() {
+	if os.Args[1] == "partner" {
+		runPartner(os.Args[2:])
+		return
+	}
 	listen, server, id := os.Args[1], os.Args[2], spiffeid.RequireFromString(os.Args[3])
 	ctx := context.Background()
 	client, err := workloadapi.New(ctx)
