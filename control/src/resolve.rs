@@ -43,11 +43,13 @@ use std::{
     sync::Arc,
 };
 
+use reeve_core::{ServiceName, model::FederatedDomain};
+
 use crate::{
-    Code, Fault, Mesh, Severity,
+    Code, Fault, Mesh, MeshSettings, Severity,
     authorization::World,
     kinds::{Object, Objects},
-    mesh::{Gateway, VirtualService},
+    mesh::{Gateway, RequestAuthentication, Service, VirtualService},
     source::{Source, path::Path},
 };
 
@@ -149,15 +151,7 @@ fn build(objects: &Objects, faults: &mut Vec<Fault>) -> Mesh {
     virtual_services.extend(attached);
     let peers = security::peers(&objects.peer_authentications, root, &workloads, faults);
     let path_normalizations = paths::rules(&objects.path_normalizations, root, &workloads, faults);
-    let mut domains: Vec<_> = federated.iter().map(|f| &f.trust_domain).collect();
-    domains.push(&settings.trust_domain);
-    let known = tokens::Known {
-        root,
-        services: &services,
-        gateways: &objects.kubernetes_gateways,
-        domains: &domains,
-    };
-    let requests = tokens::resolve(&objects.request_authentications, known, faults);
+    let requests = requests(objects, &settings, (&services, &federated), faults);
     services.extend(selections(objects, &settings, (&services, &workloads)));
     let (policies, all_entities, asked_of) =
         access(objects, &settings, (&services, &workloads), faults);
@@ -218,9 +212,9 @@ fn attached(
 /// Services for the labels of policies which no identities tell.
 fn selections(
     objects: &Objects,
-    settings: &crate::MeshSettings,
+    settings: &MeshSettings,
     known: (&hosts::Services, &[crate::LocalWorkload]),
-) -> Vec<(reeve_core::ServiceName, Arc<crate::Service>)> {
+) -> Vec<(ServiceName, Arc<Service>)> {
     let policies = &objects.authorization_policies;
     crate::authorization::selections(policies, world(objects, settings, known))
 }
@@ -228,7 +222,7 @@ fn selections(
 /// Which requests providers are asked about.
 fn custom(
     objects: &Objects,
-    settings: &crate::MeshSettings,
+    settings: &MeshSettings,
     known: (&hosts::Services, &[crate::LocalWorkload]),
     faults: &mut Vec<Fault>,
 ) -> Vec<external::CustomPolicy> {
@@ -238,7 +232,7 @@ fn custom(
 
 fn world<'a>(
     objects: &'a Objects,
-    settings: &'a crate::MeshSettings,
+    settings: &'a MeshSettings,
     (services, workloads): (&'a hosts::Services, &'a [crate::LocalWorkload]),
 ) -> World<'a> {
     World {
@@ -254,10 +248,28 @@ fn world<'a>(
     }
 }
 
+/// Which tokens workloads take.
+fn requests(
+    objects: &Objects,
+    settings: &MeshSettings,
+    (services, federated): (&BTreeMap<ServiceName, Arc<Service>>, &[FederatedDomain]),
+    faults: &mut Vec<Fault>,
+) -> Vec<RequestAuthentication> {
+    let others = federated.iter().map(|domain| &domain.trust_domain);
+    let domains: Vec<_> = others.chain([&settings.trust_domain]).collect();
+    let known = tokens::Known {
+        root: &settings.root_namespace,
+        services,
+        gateways: &objects.kubernetes_gateways,
+        domains: &domains,
+    };
+    tokens::resolve(&objects.request_authentications, known, faults)
+}
+
 /// Every policy and what they rest on, with the hash of it.
 fn access(
     objects: &Objects,
-    settings: &crate::MeshSettings,
+    settings: &MeshSettings,
     (services, workloads): (&hosts::Services, &[crate::LocalWorkload]),
     faults: &mut Vec<Fault>,
 ) -> policies::Resolved {

@@ -76,6 +76,8 @@ pub(super) fn parts(
             events: Arc::clone(events),
         }),
     });
+    // Before any proxy asks: none is to lose keys because we started again.
+    controller.take_bundle(&ca.bundle().borrow());
     (follower, endpoint)
 }
 

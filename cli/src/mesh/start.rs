@@ -108,8 +108,6 @@ impl MeshProcess {
         let (credentials, agent) = Agent::start(own(&settings)?, issuer, Arc::clone(&clock));
         let kept = (args.state.clone(), Arc::clone(&clock));
         let federation = federation::parts((&ca, &events), &controller, &credentials, kept);
-        // Before any proxy asks: none is to lose keys because we started again.
-        controller.take_bundle(&ca.bundle().borrow());
         let view = View {
             settings,
             started_at: clock.now(),

@@ -184,8 +184,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         () = admin => bail!("the admin socket is served no longer"),
         () = courts.follow() => bail!("the folder is followed no longer"),
         () = Arc::clone(&controller).run() => bail!("the folder is watched no longer"),
-        () = trail.tell_keys(&controller) => bail!("keys of trust domains are told no longer"),
-        () = trail.ship() => bail!("records are shipped no longer"),
+        () = trail.run(&controller) => bail!("records are shipped, or keys told, no longer"),
         () = judge.tell_health() => bail!("nobody is told of the health any longer"),
         ended = metrics => ended.context("the port of metrics"),
     };

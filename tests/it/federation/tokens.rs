@@ -10,6 +10,7 @@ use super::{
 };
 
 const LEDGER: &str = "spiffe://third.net/ns/pay/sa/ledger";
+const FOURTHS: &str = "spiffe://fourth.com/ledger";
 const AUDIENCE: &str = "echo";
 /// Whoever calls, the ledger of third.net must have sent it.
 const FROM_LEDGER: &str = r#"@id("ledger")
@@ -59,6 +60,41 @@ impl Caller<'_> {
     }
 }
 
+/// Where third.net serves its bundle, and what it says there.
+fn thirds_endpoint(mesh: &Mesh, web: &Web, document: String) -> Arc<Mutex<Says>> {
+    let at = SocketAddr::from(([127, mesh.base, 0, 1], 8444));
+    let (certificate, key) = web.certificate(at, 2100);
+    let says = Arc::new(Mutex::new(Says {
+        certificate,
+        key,
+        document,
+    }));
+    tokio::spawn(serve(at, Arc::clone(&says)));
+    let by_web = json!({
+        "bundleEndpointURL": format!("https://{at}/"), "bundleEndpointProfile": {"type": "https_web"},
+    });
+    mesh.folder
+        .write("third.yaml", federated("third.net", &by_web));
+    says
+}
+
+/// Tokens that are none of the ledger's, in whatever way.
+fn bad_ones(third: &Signer, fourth: &Signer) -> [(&'static str, String); 6] {
+    let ledgers = Token::svid(LEDGER, AUDIENCE, 3_600);
+    let other = Token::svid(FOURTHS, AUDIENCE, 3_600);
+    let ours = Token::svid("spiffe://other.org/ns/default/sa/echo", AUDIENCE, 3_600);
+    let lie = other.clone().claim("iss", json!("spiffe://third.net"));
+    let elsewhere = Token::svid(LEDGER, "shop", 3_600);
+    [
+        ("another domain's key", fourth.sign(&ledgers)),
+        ("another domain's workload", third.sign(&other)),
+        ("our workload", third.sign(&ours)),
+        ("another's, in this domain's name", third.sign(&lie)),
+        ("another audience", third.sign(&elsewhere)),
+        ("over", third.sign(&Token::svid(LEDGER, AUDIENCE, -600))),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partners_tokens_are_verified_by_its_own_bundle_as_that_is_fetched() {
     let (third, fourth, web) = (
@@ -72,20 +108,7 @@ async fn a_partners_tokens_are_verified_by_its_own_bundle_as_that_is_fetched() {
         .with("access.yaml", permit("ledger", FROM_LEDGER))
         .with("svids.yaml", rules());
     let mut mesh = Mesh::start(folder).await;
-    let at = SocketAddr::from(([127, mesh.base, 0, 1], 8444));
-    let (certificate, key) = web.certificate(at, 2100);
-    let good = Says {
-        certificate,
-        key,
-        document: document_with(&third.authority, &[&first], 1),
-    };
-    let says = Arc::new(Mutex::new(good.clone()));
-    tokio::spawn(serve(at, Arc::clone(&says)));
-    let by_web = json!({
-        "bundleEndpointURL": format!("https://{at}/"), "bundleEndpointProfile": {"type": "https_web"},
-    });
-    mesh.folder
-        .write("third.yaml", federated("third.net", &by_web));
+    let says = thirds_endpoint(&mesh, &web, document_with(&third.authority, &[&first], 1));
     let file = mesh.state.join("fourth.json");
     let write = |key: &Signer| {
         let document = document_with(&fourth.authority, &[key], 1);
@@ -109,37 +132,17 @@ async fn a_partners_tokens_are_verified_by_its_own_bundle_as_that_is_fetched() {
     let said = Token::svid(LEDGER, AUDIENCE, 3_600).claim("iss", json!("spiffe://third.net"));
     assert_eq!(caller.status(&first.sign(&said)).await, Ok(200));
     // Another domain's bundle, in a file, has another key from now on; its workload is known, and not the ledger.
-    let other = Token::svid("spiffe://fourth.com/ledger", AUDIENCE, 3_600);
+    let other = Token::svid(FOURTHS, AUDIENCE, 3_600);
     assert_eq!(caller.status(&fourths.sign(&other)).await, Ok(401));
     write(&fourths);
     caller.becomes("its key", &fourths.sign(&other), 403).await;
-    for (what, token) in [
-        ("another domain's key", fourths.sign(&ledgers)),
-        ("another domain's workload", first.sign(&other)),
-        (
-            "our workload",
-            first.sign(&Token::svid(
-                "spiffe://other.org/ns/default/sa/echo",
-                AUDIENCE,
-                3_600,
-            )),
-        ),
-        (
-            "another domain's workload, in this one's name",
-            first.sign(&other.claim("iss", json!("spiffe://third.net"))),
-        ),
-        (
-            "another audience",
-            first.sign(&Token::svid(LEDGER, "shop", 3_600)),
-        ),
-        ("over", first.sign(&Token::svid(LEDGER, AUDIENCE, -600))),
-    ] {
+    for (what, token) in bad_ones(&first, &fourths) {
         assert_eq!(caller.status(&token).await, Ok(401), "{what}");
     }
 
     // The next bundle has another key, under the same name.
     let document = document_with(&third.authority, &[&second], 2);
-    *says.lock().expect("what it says") = Says { document, ..good };
+    says.lock().expect("what it says").document = document;
     caller.becomes("the old key", &token, 401).await;
     let token = second.sign(&ledgers);
     assert_eq!(caller.status(&token).await, Ok(200));

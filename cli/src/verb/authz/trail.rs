@@ -199,8 +199,17 @@ impl Trail {
         })
     }
 
+    /// Ships records, and has tokens verified with the keys that there are, for ever.
+    pub(super) async fn run(&self, controller: &Controller) {
+        // Cancel-safe: shipping goes on where it was, and keys are told anew, whenever it is begun again.
+        tokio::select! {
+            () = self.ship() => {}
+            () = self.tell_keys(controller) => {}
+        }
+    }
+
     /// Ships records to the log and keeps its authority in order, for ever.
-    pub(super) async fn ship(&self) {
+    async fn ship(&self) {
         let (wal, options) = (Arc::clone(&self.records.wal), ShipOptions::default());
         let (log, authority) = match &self.behind {
             Behind::Own(log, authority) => (Arc::clone(log), authority),
@@ -231,7 +240,7 @@ impl Trail {
 
     /// Has tokens of trust domains verified with the keys of the mesh's bundle, for ever. A server with a log of its own is
     /// not told any, and takes no such token.
-    pub(super) async fn tell_keys(&self, controller: &Controller) {
+    async fn tell_keys(&self, controller: &Controller) {
         if matches!(self.behind, Behind::Own(..)) {
             return std::future::pending().await;
         }

@@ -113,7 +113,7 @@ fn a_host_of_the_mesh_beats_a_foreign_one() {
             &format!("{PORT}  hosts: [a]\n  resolution: DNS"),
         )
     };
-    let host: reeve_core::ServiceName = "a.default.svc.cluster.local".parse().unwrap();
+    let host: ServiceName = "a.default.svc.cluster.local".parse().unwrap();
     let both = mesh(&format!("{service}{}", entry("x")));
     assert!(both.services[&host].entry.is_none());
     assert_eq!(both.warnings.len(), 1);
@@ -245,7 +245,7 @@ fn an_entry_of_a_group_takes_what_it_does_not_say() {
         entry,
     ];
     let mesh = mesh(&all.join("---\n"));
-    let host: reeve_core::ServiceName = "stock.example".parse().unwrap();
+    let host: ServiceName = "stock.example".parse().unwrap();
     let shown: Vec<_> = mesh.services[&host]
         .entry
         .as_ref()
