@@ -117,6 +117,13 @@ impl Entries {
         })
     }
 
+    /// Whether this is an agent that is connected and has entries.
+    pub(crate) fn is_reporting(&self, agent: &SpiffeId) -> bool {
+        let all = self.all.borrow().clone().unwrap_or_default();
+        let has_entries = all.iter().any(|entry| entry.parent == *agent);
+        has_entries && self.lock().by_agent.contains_key(agent)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Uses> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }

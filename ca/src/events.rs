@@ -6,16 +6,22 @@ use reeve_core::{EntryName, SpiffeId, UnixTime};
 
 use crate::{
     AttestError, AuthorityFault, CsrError, Revocation, Rotate, Rotation, TokenError, UnixPeer,
-    Waiting,
+    Waiting, proto::issuer::Refusal,
 };
 
 /// Longest piece of a caller's own text that is passed on.
 const MAX_TEXT: usize = 256;
+/// Most refusals that an agent tells at once.
+pub(crate) const MAX_TOLD_AT_ONCE: usize = 64;
 
 /// Where issuing and refusing is reported; the audit log stands behind it. Must not block.
 pub trait IdentityEvents: fmt::Debug + Send + Sync {
     /// An identity was refused.
     fn refused(&self, event: RefusedIdentity);
+    /// An agent on another machine says that it refused somebody.
+    fn refused_elsewhere(&self, agent: &SpiffeId, refusal: &ToldRefusal) {
+        tracing::warn!(%agent, ?refusal, "identity refused");
+    }
     /// There was no room to wait for a certificate.
     fn overloaded(&self) {}
     /// Nobody was asked who it is: the authority is faulty on purpose.
@@ -82,6 +88,26 @@ pub struct RefusedIdentity {
     pub requested: Option<String>,
     /// Why not.
     pub reason: RefusalReason,
+}
+
+/// Somebody was refused by an agent on another machine, as that says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToldRefusal {
+    /// One refusal; every text is cut to 256 bytes.
+    One {
+        /// When, by the agent's clock.
+        at: UnixTime,
+        /// Who asked.
+        caller: String,
+        /// What was asked for; empty if nothing was named.
+        requested: String,
+        /// Why not, in one word.
+        reason: String,
+        /// Why not.
+        text: String,
+    },
+    /// Further ones that the agent could not keep.
+    LeftOut(u64),
 }
 
 /// Somebody got an identity.
@@ -228,16 +254,30 @@ impl fmt::Display for Caller {
 impl RefusedIdentity {
     /// Cuts `requested`, which is a caller's own text, to what may be recorded.
     pub fn new(caller: Caller, requested: Option<&str>, reason: RefusalReason) -> Self {
-        let cut = |text: &str| {
-            text.get(..text.floor_char_boundary(MAX_TEXT))
-                .map(str::to_owned)
-        };
         Self {
             caller,
-            requested: requested.and_then(cut),
+            requested: requested.map(cut),
             reason,
         }
     }
+}
+
+impl From<Refusal> for ToldRefusal {
+    fn from(said: Refusal) -> Self {
+        Self::One {
+            at: UnixTime::from_millis(said.at_ms),
+            caller: cut(&said.caller),
+            requested: cut(&said.requested),
+            reason: cut(&said.reason),
+            text: cut(&said.text),
+        }
+    }
+}
+
+/// As much of somebody else's text as is recorded.
+fn cut(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_TEXT);
+    text.get(..end).unwrap_or_default().to_owned()
 }
 
 /// Writes the events to the log and nowhere else.

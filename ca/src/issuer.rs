@@ -341,6 +341,15 @@ impl Issuer for IssuerService {
         self.in_order(&[AuthorityFault::Away])?;
         self.serve_agent(request).await.map(Response::new)
     }
+
+    async fn refused(
+        &self,
+        request: Request<issuer::Refusals>,
+    ) -> Result<Response<issuer::RefusalsNoted>, Status> {
+        self.in_order(&[AuthorityFault::Away])?;
+        self.note_refusals(request).await?;
+        Ok(Response::new(issuer::RefusalsNoted {}))
+    }
 }
 
 fn not_issued(error: IssueError) -> RefusalReason {

@@ -52,7 +52,7 @@ pub use custody::{KeyName, KeyVault, SIGNATURE_BYTES, VaultError, VaultKey, Vaul
 pub use entries::{Entries, EntryList, EntryStatus, EntryUse};
 pub use events::{
     Caller, Credential, IdentityEvents, IssuedIdentity, LogEvents, RefusalReason, RefusedIdentity,
-    RevocationEnd, RevocationEvent, RotationEvent,
+    RevocationEnd, RevocationEvent, RotationEvent, ToldRefusal,
 };
 pub use faults::{
     AuthorityFault, FaultRefused, Faults, HeldFault, MAX_FAULT_LEASE, MAX_FAULT_TIME, MAX_SKEW,
@@ -62,7 +62,7 @@ pub use identities::{Identities, IdentitySource, OneIdentity};
 pub use issuer::{IssuerDoor, IssuerService};
 pub use listen::{TlsConnection, TlsPeer, UnixConnection, tls_incoming, unix_incoming};
 pub use members::{Holding, MemberName, MemberStatus};
-pub use node::NodeAgent;
+pub use node::{NodeAgent, ToldEvents};
 pub use seal::{SealError, SealKey};
 pub use socket::{SocketError, serve_agent_socket};
 pub use token::{JoinTokens, TokenError};

@@ -4,6 +4,10 @@
 //! entry whose selectors are all known of it an [`Agent`] of that identity is started – nobody's key is
 //! made before somebody may have it. Entries that are taken away take their keys with them.
 
+mod refusals;
+
+pub use refusals::ToldEvents;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,

@@ -214,6 +214,20 @@ impl Agent {
         .await;
     }
 
+    /// The agent has nothing for this process.
+    async fn refuses(&self) {
+        let args = ["identity", "fetch", "--socket", &self.socket, "-o", "json"];
+        eventually("the agent refuses", PATIENCE, async || {
+            let program = binary("reeve");
+            let outcome = run(&program, &args, &[], Duration::from_secs(30)).await;
+            match identities(&outcome).is_empty() {
+                true => Ok(()),
+                false => Err(outcome.text()),
+            }
+        })
+        .await;
+    }
+
     /// The authority refuses the agent itself.
     async fn is_refused(&self) {
         eventually("the agent is refused", PATIENCE, async || {
@@ -289,6 +303,17 @@ async fn an_agent_serves_its_own_entries_and_cannot_join_by_anothers_or_a_used_t
     let of_a = json!({"spiffeID": REPORT, "parentID": AGENT_A, "selectors": [uid()]});
     mesh.apply("report.yaml", entry("report", of_a)).await;
     a.serves(REPORT).await;
+    b.refuses().await;
+
+    // Whom an agent refuses is on the mesh's record, as that agent's word.
+    mesh.record("what B refused is recorded", |record| {
+        record["event"] == "identity_refused"
+            && record["detail"]["agent"] == AGENT_B
+            && record["detail"]["reason"] == "not_attested"
+            && record.to_string().contains("no registration entry")
+            && record.to_string().contains(&uid())
+    })
+    .await;
     mesh.verify_audit().await;
 }
 

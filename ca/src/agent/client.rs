@@ -22,8 +22,8 @@ use crate::{
     entries::EntryUse,
     follow::{Report, Trust},
     proto::issuer::{
-        self, Bundle, Holding, IssueJwtRequest, IssueRequest, WatchBundleRequest,
-        issuer_client::IssuerClient as Client,
+        self, Bundle, Holding, IssueJwtRequest, IssueRequest, Refusal, Refusals,
+        WatchBundleRequest, issuer_client::IssuerClient as Client,
     },
     queue,
 };
@@ -34,7 +34,7 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 const MAX_ENTRIES_BYTES: usize = 16 * 1024 * 1024;
 /// Longest token of a service account.
 const MAX_TOKEN_BYTES: u64 = 16 * 1024;
-/// Bound on one issuance.
+/// Bound on one issuance, or on one report of refusals.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Trust bundles as they are pushed.
@@ -212,6 +212,25 @@ impl GrpcIssuer {
             // INVARIANT: an entry that cannot be read spoils the whole answer; it is not left out.
             entries.ok_or(AgentError::BadAnswer("not registration entries"))
         })))
+    }
+
+    /// Tells the authority who was refused at `agent`, whose credentials are `held`.
+    pub(crate) async fn tell_refusals(
+        &self,
+        agent: &SpiffeId,
+        held: Option<Arc<Credentials>>,
+        refusals: Vec<Refusal>,
+        left_out: u64,
+    ) -> Result<(), AgentError> {
+        let mut client = self.client(held).await?;
+        let mut request = tonic::Request::new(Refusals {
+            agent_id: agent.to_string(),
+            refusals,
+            left_out,
+        });
+        request.set_timeout(ISSUE_TIMEOUT);
+        client.refused(request).await.map_err(refused)?;
+        Ok(())
     }
 
     async fn client(

@@ -1,4 +1,4 @@
-//! Agents are told the registration entries that have them as parent, and say who uses them.
+//! Agents are told the registration entries that have them as parent, and say who uses them and whom they refused.
 
 use std::{pin::Pin, time::Duration};
 
@@ -10,8 +10,10 @@ use tonic::{Request, Status, Streaming};
 
 use super::{Asked, IssuerService, RefusalReason, caller};
 use crate::{
+    ToldRefusal,
     entries::{EntryList, EntryUse, MAX_USES},
-    proto::issuer::{self, EntryUses},
+    events::MAX_TOLD_AT_ONCE,
+    proto::issuer::{self, EntryUses, Refusals},
 };
 
 /// How long an agent may take to say who it is.
@@ -61,6 +63,32 @@ impl IssuerService {
             future::ready(news)
         });
         Ok(lists.map(Ok).take_until(until).boxed())
+    }
+
+    /// Puts on record whom an agent refused. It speaks for itself alone, and no other member is heard.
+    pub(super) async fn note_refusals(&self, request: Request<Refusals>) -> Result<(), Status> {
+        let extensions = request.extensions().clone();
+        let said = request.into_inner();
+        let refuse = |reason| self.refuse(caller(&extensions), &said.agent_id, reason);
+        let agent = SpiffeId::parse(&said.agent_id);
+        let agent = agent.map_err(|_| refuse(RefusalReason::NotASpiffeId))?;
+        let known = self.known(&extensions, Asked::by_itself(agent)).await;
+        let agent = known.map_err(refuse)?.id;
+        if self.ca.is_revoked(&agent) {
+            return Err(refuse(RefusalReason::Revoked));
+        }
+        if !self.entries.is_reporting(&agent) {
+            return Err(refuse(RefusalReason::NotEntitled));
+        }
+        let told = said.refusals.into_iter().take(MAX_TOLD_AT_ONCE);
+        for refusal in told.map(ToldRefusal::from) {
+            self.events.refused_elsewhere(&agent, &refusal);
+        }
+        if said.left_out > 0 {
+            let left_out = ToldRefusal::LeftOut(said.left_out);
+            self.events.refused_elsewhere(&agent, &left_out);
+        }
+        Ok(())
     }
 }
 

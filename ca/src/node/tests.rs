@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     CaOptions, Caller, CertificateAuthority, Credential, Entries, IdentityEvents, IssuedIdentity,
     IssuerChannel, IssuerService, JoinTokens, LocalIssuer, MeshAddress, RefusalReason,
-    RefusedIdentity, Store, UnixAttestor,
+    RefusedIdentity, Store, ToldRefusal, UnixAttestor,
     proto::workload::{
         JwtsvidRequest, X509svidRequest, X509svidResponse,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
@@ -32,6 +32,7 @@ const AGENT: &str = "spiffe://mesh.local/ns/reeve-system/sa/control";
 struct Seen {
     refused: Mutex<Vec<RefusedIdentity>>,
     issued: Mutex<Vec<IssuedIdentity>>,
+    elsewhere: Mutex<Vec<(SpiffeId, ToldRefusal)>>,
 }
 
 impl IdentityEvents for Seen {
@@ -45,6 +46,11 @@ impl IdentityEvents for Seen {
 
     fn issued(&self, event: IssuedIdentity) {
         self.issued.lock().unwrap().push(event);
+    }
+
+    fn refused_elsewhere(&self, agent: &SpiffeId, refusal: &ToldRefusal) {
+        let told = (agent.clone(), refusal.clone());
+        self.elsewhere.lock().unwrap().push(told);
     }
 }
 
@@ -62,6 +68,8 @@ struct World {
     entries: Arc<Entries>,
     events: Arc<Seen>,
     socket: PathBuf,
+    issuer: GrpcIssuer,
+    credentials: CredentialsWatch,
     _own: AgentHandle,
     _folder: tempfile::TempDir,
 }
@@ -112,7 +120,13 @@ async fn world() -> World {
     let issuer = GrpcIssuer::new(channel, "mesh.local".parse().unwrap());
     let attestor = Arc::new(UnixAttestor::default());
     let id = AGENT.parse().unwrap();
-    let agent = NodeAgent::new(id, issuer, credentials, attestor, Arc::clone(&clock));
+    let agent = NodeAgent::new(
+        id,
+        issuer.clone(),
+        credentials.clone(),
+        attestor,
+        Arc::clone(&clock),
+    );
     let socket = folder.path().join("workload.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let source = Arc::new(agent.clone());
@@ -123,6 +137,8 @@ async fn world() -> World {
         entries,
         events,
         socket,
+        issuer,
+        credentials,
         _own: own,
         _folder: folder,
     }
@@ -383,4 +399,73 @@ async fn the_terms_of_an_entry_hold_and_its_certificate_renews_nothing() {
     let validity = leaf.validity();
     let life = validity.not_after.timestamp() - validity.not_before.timestamp();
     assert!(life <= 70, "{life}");
+}
+
+/// An entry that is for nobody here, and an agent that is known to the authority.
+async fn refusing() -> World {
+    let world = world().await;
+    world.set(&[entry("a", &["unix:uid:4294967294"])]);
+    let refused = world.svids().await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    world
+}
+
+#[tokio::test]
+async fn whom_an_agent_elsewhere_refuses_is_on_the_authoritys_record() {
+    let world = refusing().await;
+    let told = Arc::new(ToldEvents::new(Arc::new(SystemClock)));
+    let caller = Caller::Process { pid: 4, uid: 5 };
+    let stranger = AttestError::Refused("no registration entry is for it".to_owned());
+    let refused = RefusedIdentity::new(caller, Some("x"), RefusalReason::NotAttested(stranger));
+    told.refused(refused);
+    let (issuer, held) = (world.issuer.clone(), world.credentials.clone());
+    let telling = Arc::clone(&told);
+    let task = tokio::spawn(async move {
+        telling.tell(AGENT.parse().unwrap(), issuer, held).await;
+    });
+    while world.events.elsewhere.lock().unwrap().is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    task.abort();
+    let seen = world.events.elsewhere.lock().unwrap().clone();
+    let [(agent, refusal)] = seen.as_slice() else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(agent.as_str(), AGENT);
+    let ToldRefusal::One {
+        caller,
+        requested,
+        reason,
+        text,
+        ..
+    } = refusal
+    else {
+        panic!("{refusal:?}");
+    };
+    assert_eq!(
+        (&**caller, &**requested, &**reason),
+        ("process 4 of user 5", "x", "not_attested")
+    );
+    assert!(text.contains("no registration entry"), "{text}");
+}
+
+#[tokio::test]
+async fn a_member_tells_no_refusals_but_an_agent_its_own() {
+    let world = refusing().await;
+    let held = world.credentials.borrow().clone();
+    let other = "spiffe://mesh.local/agent/other".parse().unwrap();
+    let tell = async |agent: &SpiffeId| {
+        let told = world.issuer.tell_refusals(agent, held.clone(), vec![], 1);
+        told.await.is_ok()
+    };
+    let own = AGENT.parse().unwrap();
+    assert!(tell(&own).await);
+    assert!(!tell(&other).await, "in another's name");
+    world.set(&[]);
+    assert!(!tell(&own).await, "without entries it is no agent");
+    let said = world.events.elsewhere.lock().unwrap().clone();
+    assert_eq!(said, [(own, ToldRefusal::LeftOut(1))]);
+    let refusals = world.refusals();
+    let last = refusals.split_last_chunk::<2>().unwrap().1;
+    assert_eq!(*last, [const { RefusalReason::NotEntitled }; 2]);
 }

@@ -10,7 +10,7 @@ use reeve_audit::{EventKind, EventRecord, Wal};
 use reeve_ca::{
     Agent, AgentError, AgentHandle, AgentOptions, Attestor, Credential, GrpcIssuer, IdentityEvents,
     IdentitySource, IssuedIdentity, IssuerChannel, JwtSource, RefusedIdentity, RevocationEvent,
-    RevokeTarget, RotationEvent, serve_agent_socket,
+    RevokeTarget, RotationEvent, ToldRefusal, serve_agent_socket,
 };
 use reeve_core::{Clock, SpiffeId};
 use reeve_svid::{Credentials, CredentialsWatch, TrustBundle};
@@ -172,6 +172,27 @@ impl IdentityEvents for AgentEvents {
             Credential::Jwt { key_id, audience } => record
                 .with("audience", audience.join(" "))
                 .with("key_id", key_id),
+        });
+    }
+
+    fn refused_elsewhere(&self, agent: &SpiffeId, refusal: &ToldRefusal) {
+        let record = EventRecord::new(EventKind::IdentityRefused).with("agent", agent.as_str());
+        self.record(match refusal {
+            ToldRefusal::One {
+                at,
+                caller,
+                requested,
+                reason,
+                text,
+            } => record
+                .with("at_ms", at.as_millis().to_string())
+                .with("caller", caller)
+                .with("requested", requested)
+                .with("reason", reason)
+                .with("text", text),
+            ToldRefusal::LeftOut(count) => record
+                .with("reason", "left_out")
+                .with("count", count.to_string()),
         });
     }
 

@@ -8,13 +8,14 @@ use std::{
 
 use reeve_audit::{AuditLog, EventKind, EventRecord, Wal};
 use reeve_ca::{
-    AuthorityFault, IdentityEvents, IssuedIdentity, RefusedIdentity, RevocationEvent, RotationEvent,
+    AuthorityFault, IdentityEvents, IssuedIdentity, RefusedIdentity, RevocationEvent,
+    RotationEvent, ToldRefusal,
 };
 use reeve_control::{
     AppliedConfig, ConfigEvents, Fault, FaultChanges, Mesh, ModeChange, instances::Instances,
     migration::Holder,
 };
-use reeve_core::{InstanceName, model::Generation};
+use reeve_core::{InstanceName, SpiffeId, model::Generation};
 use reeve_sidecar::AgentEvents;
 use tokio::sync::watch;
 
@@ -258,6 +259,11 @@ impl IdentityEvents for Recorder {
         self.issued.inc();
         self.took.observe(event.took.as_secs_f64());
         self.own.issued(event);
+    }
+
+    fn refused_elsewhere(&self, agent: &SpiffeId, refusal: &ToldRefusal) {
+        tracing::warn!(%agent, ?refusal, "identity refused");
+        self.own.refused_elsewhere(agent, refusal);
     }
 
     fn refused(&self, event: RefusedIdentity) {

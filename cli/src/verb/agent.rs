@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use reeve_ca::{
-    Agent, AgentOptions, GrpcIssuer, IssuerChannel, LogEvents, MeshAddress, NodeAgent,
+    Agent, AgentOptions, GrpcIssuer, IssuerChannel, MeshAddress, NodeAgent, ToldEvents,
     UnixAttestor, serve_agent_socket,
 };
 use reeve_core::{Clock, InstanceName, Namespace, ServiceAccount, SpiffeId, SystemClock};
@@ -105,15 +105,18 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     let (credentials, _own) = Agent::start(options, client, Arc::clone(&clock));
     let attestor = Arc::new(UnixAttestor::default());
     let id = args.identity;
+    let events = Arc::new(ToldEvents::new(Arc::clone(&clock)));
+    let tell = events.tell(id.clone(), issuer.clone(), credentials.clone());
     let agent = NodeAgent::new(id, issuer, credentials, attestor, Arc::clone(&clock));
     let source = Arc::new(agent.clone());
-    let served = serve_agent_socket(listener, source, Arc::new(LogEvents), clock);
+    let served = serve_agent_socket(listener, source, Arc::clone(&events) as _, clock);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Cancel safety: whichever ends first, the process ends.
     tokio::select! {
         served = served => served.context("the agent's socket"),
         () = agent.run() => Ok(()),
+        () = tell => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
