@@ -29,7 +29,7 @@ pub use client::{
 };
 pub use jwt::JwtSource;
 
-use schedule::Backoff;
+use schedule::{Backoff, Step};
 
 /// What an agent is to hold.
 #[derive(Clone)]
@@ -189,15 +189,15 @@ impl Agent {
             // Cancel safety: what was told is taken as a whole.
             tokio::select! {
                 () = self.follow(pause) => {}
-                ahead = schedule::clock_went_ahead(&*self.clock) => self.catch_up(ahead).await,
+                step = schedule::clock_step(&*self.clock) => self.catch_up(step).await,
             }
         }
     }
 
-    /// After a sleep of the machine, or when its clock was set: by how much less is left of the certificate nobody had
-    /// reckoned with, so that it is renewed now; at once if it has ended.
-    async fn catch_up(&self, ahead: Duration) {
-        tracing::warn!(?ahead, "the clock went ahead; the certificate is renewed");
+    /// After a sleep of the machine, or when its clock was set: less is left of the certificate than was reckoned with, or it
+    /// is not valid yet. It is renewed now; at once if it has ended.
+    async fn catch_up(&self, step: Step) {
+        tracing::warn!(?step, "the clock made a step; the certificate is renewed");
         let left = self.not_after().map(|end| end.since(self.clock.now()));
         sleep(schedule::after_a_step(left.unwrap_or_default())).await;
     }

@@ -37,6 +37,7 @@ mod rotate;
 mod rotation;
 mod slots;
 mod status;
+mod steps;
 mod template;
 mod upstream;
 
@@ -50,12 +51,14 @@ pub use revocation::{Revocation, RevokeError, RevokeTarget};
 pub use rotate::Rotate;
 pub use rotation::{Rotation, RotationCause, RotationStatus, RotationStep, Waiting};
 pub use status::{AuthorityEnd, AuthorityStatus};
+pub use steps::ClockStep;
 pub use upstream::{UpstreamError, UpstreamStatus};
 
 use journal::{Journal, Loaded};
 use published::Published;
 use rotate::tell;
 use slots::{Authority, Slot, Slots};
+use steps::Steps;
 pub(crate) use template::Standing;
 
 /// Signs X.509-SVIDs for one trust domain.
@@ -83,6 +86,7 @@ struct State {
     custody: Custody,
     /// When authorities that are due are tried for again, after a failure.
     retry_at: UnixTime,
+    steps: Steps,
 }
 
 /// A certificate that was granted, before it is signed.
@@ -174,6 +178,7 @@ impl CertificateAuthority {
             kept: (members.list(), now),
             custody,
             retry_at: now,
+            steps: Steps::of(&*clock),
         };
         Ok(Arc::new(Self {
             options,
@@ -300,6 +305,9 @@ impl CertificateAuthority {
         self.keep_members(state, now);
         self.follow_upstream(state, events, now)?;
         self.ensure(state)?;
+        if state.steps.look(&*self.clock) {
+            return Ok(());
+        }
         self.end_revocations(state, events, now)?;
         let root_is_due = || {
             let root = state.slots.root(Slot::Active);
@@ -398,7 +406,9 @@ impl CertificateAuthority {
         const AGAIN: Duration = Duration::from_secs(1);
         let now = self.clock.now();
         let can_wait = now < state.retry_at && state.slots.can_sign(now);
-        if can_wait || !state.slots.is_due(now) {
+        // What a root vouched for that the clock says has ended fails the check before release.
+        let held = state.steps.look(&*self.clock) && state.slots.a_root_has_ended(now);
+        if can_wait || held || !state.slots.is_due(now) {
             return Ok(());
         }
         match self.change(state, now, |slots, options| slots.ensure(options, now)) {

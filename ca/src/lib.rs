@@ -42,7 +42,7 @@ pub use agent::{
 };
 pub use attest::{AttestError, Attestation, Attestor, Attestors, Evidence, UnixAttestor, UnixPeer};
 pub use authority::{
-    Attested, AuthorityEnd, AuthorityStatus, CaError, CaOptions, CertificateAuthority,
+    Attested, AuthorityEnd, AuthorityStatus, CaError, CaOptions, CertificateAuthority, ClockStep,
     CustodyStatus, IssueError, IssuedJwt, IssuedSvid, Revocation, RevokeError, RevokeTarget,
     Rotate, RotateError, Rotation, RotationCause, RotationStatus, RotationStep, Store,
     UpstreamError, UpstreamStatus, Waiting,

@@ -34,6 +34,8 @@ struct Token {
     secret_hash: [u8; 32],
     id: SpiffeId,
     expires_at: UnixTime,
+    /// The same by the time that passes: a clock that is set back makes no token live longer.
+    ends: Duration,
     spent: bool,
 }
 
@@ -86,10 +88,12 @@ impl JoinTokens {
         if tokens.len() >= MAX_TOKENS {
             return Err(TokenError::TooMany);
         }
+        let life = life.min(MAX_LIFE);
         let token = Token {
             secret_hash: hash(&secret),
             id,
-            expires_at: now.plus(life.min(MAX_LIFE)),
+            expires_at: now.plus(life),
+            ends: self.clock.passed().saturating_add(life),
             spent: false,
         };
         let text = Zeroizing::new(format!("{name}.{}", *secret));
@@ -110,7 +114,7 @@ impl JoinTokens {
         if token.spent {
             return Err(TokenError::Spent);
         }
-        if self.clock.now() >= token.expires_at {
+        if self.clock.now() >= token.expires_at || self.clock.passed() >= token.ends {
             return Err(TokenError::Expired);
         }
         if token.id != *id {

@@ -2,8 +2,11 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +65,12 @@ impl UnixTime {
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The present time.
     fn now(&self) -> UnixTime;
+
+    /// How much time has passed since some moment, whatever the clock was set to meanwhile. What a machine sleeps may be
+    /// missing.
+    fn passed(&self) -> Duration {
+        self.now().since(UnixTime::default())
+    }
 }
 
 /// The operating system's clock.
@@ -79,33 +88,49 @@ impl Clock for SystemClock {
             .unwrap_or_default();
         UnixTime::default().plus(since_epoch)
     }
+
+    fn passed(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
+    }
 }
 
 /// A clock that stands still until it is told to move; for tests.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicU64);
+pub struct ManualClock {
+    now: AtomicU64,
+    passed: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that shows `time`.
     pub fn at(time: UnixTime) -> Self {
-        Self(AtomicU64::new(time.as_millis()))
+        Self {
+            now: AtomicU64::new(time.as_millis()),
+            passed: AtomicU64::new(0),
+        }
     }
 
-    /// Moves the clock forward.
+    /// Time passes.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-        self.0.fetch_add(by, Ordering::SeqCst);
+        self.now.fetch_add(by, Ordering::SeqCst);
+        self.passed.fetch_add(by, Ordering::SeqCst);
     }
 
-    /// Sets the clock, forward or back.
+    /// Sets the clock, forward or back, without any time passing.
     pub fn set(&self, time: UnixTime) {
-        self.0.store(time.as_millis(), Ordering::SeqCst);
+        self.now.store(time.as_millis(), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> UnixTime {
-        UnixTime::from_millis(self.0.load(Ordering::SeqCst))
+        UnixTime::from_millis(self.now.load(Ordering::SeqCst))
+    }
+
+    fn passed(&self) -> Duration {
+        Duration::from_millis(self.passed.load(Ordering::SeqCst))
     }
 }
 
@@ -129,5 +154,6 @@ mod tests {
         assert_eq!(clock.now(), UnixTime::from_millis(1005));
         clock.set(UnixTime::from_secs(1));
         assert_eq!(clock.now(), UnixTime::from_secs(1));
+        assert_eq!(clock.passed(), Duration::from_millis(5), "set, not passed");
     }
 }

@@ -15,7 +15,7 @@ const LONGEST_CLOSED: Duration = Duration::from_secs(2);
 const PART_OF_LEFT: u32 = 8;
 /// How often the clock is compared with the time that passes.
 const LOOK: Duration = Duration::from_secs(5);
-/// A clock that goes ahead by more than this at once was set, or the machine has slept.
+/// A clock that departs by more than this at once was set, or the machine has slept.
 const STEP: Duration = Duration::from_secs(10);
 /// Machines that sleep together wake together: over how long they spread.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -56,14 +56,27 @@ pub(super) fn until_renewal(left: Duration) -> Duration {
     (left / 2).mul_f64(rand::random_range(0.8..=1.0))
 }
 
-/// Ready when the clock has gone ahead of the time that passed, and by how much: timers do not run while a machine sleeps.
-pub(super) async fn clock_went_ahead(clock: &dyn Clock) -> Duration {
+/// The clock departed from the time that passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It was set ahead, or the machine has slept: timers do not run meanwhile.
+    Ahead(Duration),
+    /// It was set back: what was issued a moment ago may not be valid yet.
+    Back(Duration),
+}
+
+/// Ready when the clock has made a step.
+pub(super) async fn clock_step(clock: &dyn Clock) -> Step {
     loop {
         let (then, began) = (clock.now(), Instant::now());
         sleep(LOOK).await;
-        let ahead = clock.now().since(then).saturating_sub(began.elapsed());
+        let (now, expected) = (clock.now(), then.plus(began.elapsed()));
+        let (ahead, back) = (now.since(expected), expected.since(now));
         if ahead > STEP {
-            return ahead;
+            return Step::Ahead(ahead);
+        }
+        if back > STEP {
+            return Step::Back(back);
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::sync::{
     Mutex,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicI64, AtomicU32, Ordering},
 };
 
 use tokio::time::{Instant, sleep};
@@ -107,6 +107,10 @@ impl Issuer {
 }
 
 fn issuer(life: Duration, clock: &PausedClock) -> Arc<Issuer> {
+    issuer_by(life, Arc::new(PausedClock(clock.0)))
+}
+
+fn issuer_by(life: Duration, clock: Arc<dyn Clock>) -> Arc<Issuer> {
     let options = CaOptions {
         trust_domain: "mesh.local".parse().unwrap(),
         root_ttl: HOUR * 24,
@@ -117,7 +121,7 @@ fn issuer(life: Duration, clock: &PausedClock) -> Arc<Issuer> {
         vault: None,
         upstream: None,
     };
-    let ca = CertificateAuthority::open(options, Arc::new(PausedClock(clock.0))).unwrap();
+    let ca = CertificateAuthority::open(options, clock).unwrap();
     Arc::new(Issuer {
         local: LocalIssuer::new(Arc::clone(&ca)),
         ca,
@@ -194,17 +198,25 @@ async fn renewal_comes_at_half_life() {
     );
 }
 
-/// A machine's clock, which may go ahead of time.
+/// A machine's clock, which may be set.
 #[derive(Debug)]
 struct SteppedClock {
     paused: PausedClock,
-    ahead_s: AtomicU32,
+    ahead_s: AtomicI64,
 }
 
 impl Clock for SteppedClock {
     fn now(&self) -> UnixTime {
-        let ahead = self.ahead_s.load(Ordering::SeqCst).into();
-        self.paused.now().plus(Duration::from_secs(ahead))
+        let ahead = self.ahead_s.load(Ordering::SeqCst);
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        match ahead < 0 {
+            true => self.paused.now().minus(by),
+            false => self.paused.now().plus(by),
+        }
+    }
+
+    fn passed(&self) -> Duration {
+        self.paused.0.elapsed()
     }
 }
 
@@ -214,7 +226,7 @@ async fn a_machine_that_slept_renews_when_it_wakes() {
     let issuer = issuer(HOUR * 4, &PausedClock(began));
     let clock = Arc::new(SteppedClock {
         paused: PausedClock(began),
-        ahead_s: AtomicU32::new(0),
+        ahead_s: AtomicI64::new(0),
     });
     let (mut watch, handle) = start_with(&issuer, &clock);
     watch.changed().await.unwrap();
@@ -226,6 +238,27 @@ async fn a_machine_that_slept_renews_when_it_wakes() {
     clock.ahead_s.store(3 * 3600, Ordering::SeqCst);
     sleep(minute).await;
     assert_eq!(handle.status().rotations, 1, "{:?}", handle.status());
+    sleep(minute).await;
+    assert_eq!(handle.status().rotations, 1, "once");
+}
+
+/// Agent and authority on one machine: what both have is of the future when its clock is set back.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_not_valid_yet_is_replaced_when_the_clock_is_set_back() {
+    let clock = Arc::new(SteppedClock {
+        paused: PausedClock(Instant::now()),
+        ahead_s: AtomicI64::new(0),
+    });
+    let issuer = issuer_by(HOUR * 4, Arc::clone(&clock) as _);
+    sleep(HOUR).await;
+    let (mut watch, handle) = start_with(&issuer, &clock);
+    watch.changed().await.unwrap();
+    let minute = Duration::from_secs(60);
+    clock.ahead_s.store(-1800, Ordering::SeqCst);
+    sleep(minute).await;
+    assert_eq!(handle.status().rotations, 1, "{:?}", handle.status());
+    let held = watch.borrow_and_update().clone().unwrap();
+    assert!(held.svid.not_before() <= clock.now(), "it is valid now");
     sleep(minute).await;
     assert_eq!(handle.status().rotations, 1, "once");
 }

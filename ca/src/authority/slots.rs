@@ -120,9 +120,14 @@ impl Authority {
         self.issuer.key()
     }
 
-    /// Whether it is to be replaced: half of its life is over.
+    /// Whether it is to be replaced: half of its life is over, or it is not valid yet, as the clock was set back.
     pub(super) fn is_due(&self, now: UnixTime) -> bool {
-        self.made_at.plus(self.not_after.since(self.made_at) / 2) <= now
+        let half = self.made_at.plus(self.not_after.since(self.made_at) / 2);
+        half <= now || self.is_of_the_future(now)
+    }
+
+    fn is_of_the_future(&self, now: UnixTime) -> bool {
+        now < self.made_at.minus(template::BACKDATED)
     }
 
     fn new_root(
@@ -217,9 +222,13 @@ impl Slots {
     /// Whether [`ensure`](Self::ensure) has something to do.
     pub(super) fn is_due(&self, now: UnixTime) -> bool {
         self.root(Slot::Active).is_none()
-            || self.roots.iter().any(|root| root.not_after <= now)
+            || self.a_root_has_ended(now)
             || self.intermediate_is_due(now)
             || self.jwt.is_due(now)
+    }
+
+    pub(super) fn a_root_has_ended(&self, now: UnixTime) -> bool {
+        self.roots.iter().any(|root| root.not_after <= now)
     }
 
     fn intermediate_is_due(&self, now: UnixTime) -> bool {
@@ -289,7 +298,7 @@ impl Slots {
     pub(super) fn can_sign(&self, now: UnixTime) -> bool {
         self.intermediate
             .as_ref()
-            .is_some_and(|i| now < i.not_after)
+            .is_some_and(|i| now < i.not_after && !i.is_of_the_future(now))
     }
 
     /// The root in a slot.

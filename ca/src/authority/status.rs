@@ -6,7 +6,7 @@ use reeve_core::{TrustDomain, UnixTime};
 use serde::Serialize;
 
 use super::{
-    CertificateAuthority, CustodyStatus, RotationStatus,
+    CertificateAuthority, ClockStep, CustodyStatus, RotationStatus,
     slots::{Authority, Slot},
 };
 
@@ -33,6 +33,9 @@ pub struct AuthorityStatus {
     pub custody: CustodyStatus,
     /// Certificates issued since the start of this process.
     pub issued: u64,
+    /// The step that the clock made a moment ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_step: Option<ClockStep>,
 }
 
 /// An authority and its end.
@@ -65,6 +68,7 @@ impl CertificateAuthority {
             authorities: state.slots.ends(),
             custody: state.custody.status(&state.slots),
             issued: self.issued.load(Ordering::Relaxed),
+            clock_step: state.steps.status(),
         }
     }
 }

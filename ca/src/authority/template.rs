@@ -11,7 +11,7 @@ use reeve_core::{ServiceName, SpiffeId, TrustDomain, UnixTime};
 use super::{Attested, CaError};
 
 /// How far back a certificate is dated, for peers whose clock is behind.
-const BACKDATED: Duration = Duration::from_secs(10);
+pub(super) const BACKDATED: Duration = Duration::from_secs(10);
 /// The last second of the year 9999, which is the last that X.509 can express (RFC 5280 section 4.1.2.5).
 const LAST_SECOND: u64 = 253_402_300_799;
 

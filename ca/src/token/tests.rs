@@ -137,3 +137,17 @@ proptest! {
         prop_assert_eq!(tokens.redeem(&token, &id("a")), Ok(()));
     }
 }
+
+#[test]
+fn a_clock_that_is_set_makes_no_token_live_longer() {
+    let clock = Arc::new(ManualClock::at(UnixTime::from_secs(1_800_000_000)));
+    let tokens = JoinTokens::new(Arc::clone(&clock) as _);
+    let id: SpiffeId = "spiffe://mesh.local/ns/default/sa/reviews".parse().unwrap();
+    let minute = Duration::from_secs(60);
+    let [first, second] = [(); 2].map(|()| tokens.create(id.clone(), minute * 10).unwrap());
+    clock.set(clock.now().minus(minute * 60));
+    clock.advance(minute * 9);
+    assert_eq!(tokens.redeem(&first, &id), Ok(()));
+    clock.advance(minute);
+    assert_eq!(tokens.redeem(&second, &id), Err(TokenError::Expired));
+}

@@ -185,6 +185,7 @@ mod tests {
             }],
             custody: CustodyStatus::default(),
             issued: 0,
+            clock_step: None,
         };
         let members = [member("a-0", 24, true), member("b-0", 90, true)];
         let page = metrics(&status, &members, TTL, NOW);
