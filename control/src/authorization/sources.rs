@@ -135,12 +135,19 @@ fn is_block(value: &str) -> bool {
     bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
 }
 
-/// `requestPrincipals`, `request.auth.principal`: `issuer/subject`, cut at the last slash.
+/// Issuer and subject: cut at the last slash, or before a subject that is a SPIFFE ID, which has slashes of its own.
+fn cut(principal: &str) -> Option<(&str, &str)> {
+    let at = principal.rfind("/spiffe://");
+    let at = at.or_else(|| principal.rfind('/'))?;
+    Some((principal.get(..at)?, principal.get(at + 1..)?))
+}
+
+/// `requestPrincipals`, `request.auth.principal`: `issuer/subject`.
 pub(super) fn request_principals(values: &[String]) -> Expr {
     let issuer = |values: &[&str]| part("context.user.issuer", values);
     let subject = |values: &[&str]| part("context.user.subject", values);
     let one = |value: &String| {
-        let (iss, sub) = match value.rsplit_once('/') {
+        let (iss, sub) = match cut(value) {
             Some((iss, sub)) => (iss, Some(sub)),
             None => (value.as_str(), None),
         };

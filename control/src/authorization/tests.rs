@@ -599,3 +599,31 @@ fn a_rule_that_contradicts_itself_matches_nothing_and_is_named() {
         }
     }
 }
+
+/// Istio cuts at the last slash, where no SPIFFE ID would ever be the subject.
+#[test]
+fn a_workloads_token_is_named_by_its_issuer_and_its_spiffe_id() {
+    for (principal, expected) in [
+        (
+            "spiffe://other.org/spiffe://other.org/ns/pay/sa/ledger",
+            true,
+        ),
+        ("spiffe://other.org/spiffe://other.org/ns/pay/*", true),
+        ("spiffe://other.org/*", true),
+        ("*/spiffe://other.org/ns/pay/sa/ledger", true),
+        ("spiffe://other.org/spiffe://other.org/ns/pay/sa/x", false),
+        (
+            "spiffe://third.net/spiffe://other.org/ns/pay/sa/ledger",
+            false,
+        ),
+    ] {
+        let tokens = json!({
+            "selector": {"matchLabels": {"app": "httpbin"}}, "action": "ALLOW",
+            "rules": [{"from": [{"source": {"requestPrincipals": [principal]}}]}],
+        });
+        let asked = get("/").user("spiffe://other.org", "spiffe://other.org/ns/pay/sa/ledger");
+        let engine = engine(&world(&[policy("tokens", &tokens)]));
+        let decision = engine.decide(&access(&asked, "httpbin"));
+        assert_eq!(decision.is_allow(), expected, "{principal}");
+    }
+}
