@@ -44,12 +44,12 @@ forbid (principal, action in [Action::"http"], resource)
 when { context.headers.hasTag("x-role") && context.headers.getTag("x-role").contains("banned") };
 "#;
 
-fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
 }
 
-fn local(port: u16) -> SocketAddr {
+pub(crate) fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
@@ -535,26 +535,33 @@ async fn may(door: SocketAddr, path: &str) -> Result<u16, String> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beside_a_mesh_its_records_are_in_the_meshs_log() {
-    let mesh = Mesh::start(shop(&Signer::new("k1"))).await;
-    let work = Folder::new();
-    let identity = "spiffe://mesh.local/ns/reeve-system/sa/ext-authz";
+/// A server that decides for other proxies and has joined the mesh of `domain`, whose folder it reads. What it keeps is in
+/// `work`; it is asked at `http`.
+pub(crate) async fn joined(mesh: &Mesh, domain: &str, work: &Path, http: SocketAddr) -> Child {
+    let grpc = local(port());
+    let identity = format!("spiffe://{domain}/ns/reeve-system/sa/ext-authz");
     let token = mesh
-        .reeve_ok(&["ca", "token", "create", "--identity", identity])
+        .reeve_ok(&["ca", "token", "create", "--identity", &identity])
         .await;
-    fs::write(work.path().join("token"), token.stdout).expect("a file");
+    fs::write(work.join("token"), token.stdout).expect("a file");
     let bundle = mesh.reeve_ok(&["ca", "bundle"]).await;
-    fs::write(work.path().join("bundle.pem"), bundle.stdout).expect("a file");
-    let [grpc, http] = [local(port()), local(port())];
-    let dir = work.path().display();
+    fs::write(work.join("bundle.pem"), bundle.stdout).expect("a file");
+    let dir = work.display();
     let serve = format!(
         "authz serve -f {} --state {dir}/state --grpc {grpc} --http {http} --mesh-address {} --join-token-file {dir}/token \
          --bundle {dir}/bundle.pem",
         mesh.folder.path().display(),
         mesh.grpc(),
     );
-    let _server = start(&binary("reeve"), &serve);
+    start(&binary("reeve"), &serve)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_mesh_its_records_are_in_the_meshs_log() {
+    let mesh = Mesh::start(shop(&Signer::new("k1"))).await;
+    let work = Folder::new();
+    let http = local(port());
+    let _server = joined(&mesh, "mesh.local", work.path(), http).await;
     eventually("the server answers", LIMIT, async || {
         match may(http, "/public/first").await {
             Ok(200) => Ok(()),

@@ -8,6 +8,7 @@ use super::{
     hostile::{Says, document_with, serve},
     *,
 };
+use crate::ext_authz::{joined, local, port};
 
 const LEDGER: &str = "spiffe://third.net/ns/pay/sa/ledger";
 const FOURTHS: &str = "spiffe://fourth.com/ledger";
@@ -162,5 +163,40 @@ async fn a_partners_tokens_are_verified_by_its_own_bundle_as_that_is_fetched() {
     mesh.folder.remove("third.yaml");
     caller.becomes("what is withdrawn", &token, 401).await;
     mesh.verify_audit().await;
+    mesh.stop().await;
+}
+
+/// A server that decides for other proxies has joined the mesh, and takes what the mesh's bundle vouches for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_decides_beside_a_mesh_takes_a_partners_tokens_by_the_meshs_bundle() {
+    let (third, signer, stranger) = (Third::new("third.net"), Signer::new("k"), Signer::new("k"));
+    let stated = json!({"trustDomainBundle": document_with(&third.authority, &[&signer], 1)});
+    let folder = theirs()
+        .with("access.yaml", permit("ledger", FROM_LEDGER))
+        .with("svids.yaml", rules())
+        .with("third.yaml", federated("third.net", &stated));
+    let mut mesh = Mesh::start(folder).await;
+    let work = Folder::new();
+    let http = local(port());
+    let _server = joined(&mesh, "other.org", work.path(), http).await;
+    let ledgers = Token::svid(LEDGER, AUDIENCE, 3_600);
+    let answers = async |signer: &Signer, status: u16| {
+        let token = format!("Bearer {}", signer.sign(&ledgers));
+        let check = "/check/echo.default.svc.cluster.local/";
+        let call = Call::get("reeve", check).header("authorization", &token);
+        eventually(
+            &format!("it answers {status}"),
+            LIMIT,
+            async || match call.status(http).await {
+                Ok(found) if found == status => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+        )
+        .await;
+    };
+    answers(&signer, 200).await;
+    answers(&stranger, 401).await;
+    mesh.folder.remove("third.yaml");
+    answers(&signer, 401).await;
     mesh.stop().await;
 }
