@@ -377,15 +377,19 @@ async fn watch(herd: &[AgentHandle]) -> String {
     let mut first = None;
     while seen.iter().any(|seen| !seen) {
         for ((agent, before), seen) in herd.iter().zip(&before).zip(&mut seen) {
+            if *seen {
+                continue;
+            }
             let status = agent.status();
             failures = failures.max(u64::from(status.failures));
-            if !*seen && status.rotations > *before {
+            if status.rotations > *before {
                 *seen = true;
                 first.get_or_insert_with(|| began.elapsed());
                 *seconds.entry(began.elapsed().as_secs()).or_default() += 1;
             }
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Not more often: it is done by the processors that the agents need.
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let per_second: Vec<_> = seconds
         .iter()

@@ -163,12 +163,14 @@ impl Agent {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         while !*self.leaving.borrow() {
+            let mut reachable = true;
             let pause = match self.renew().await {
                 Ok(svid) => {
                     backoff.reset();
                     schedule::until_renewal(svid.not_after().since(self.clock.now()))
                 }
                 Err(error) => {
+                    reachable = !matches!(error, AgentError::Unreachable(_));
                     let left = self.not_after().map(|end| end.since(self.clock.now()));
                     self.note_failure(&error);
                     let pause = backoff.next(left);
@@ -188,7 +190,9 @@ impl Agent {
             };
             // Cancel safety: what was told is taken as a whole.
             tokio::select! {
-                () = self.follow(pause) => {}
+                () = self.follow(pause), if reachable => {}
+                // Another connection would fail as well, and be one more that the authority has to look at.
+                () = sleep(pause), if !reachable => {}
                 step = schedule::clock_step(&*self.clock) => self.catch_up(step).await,
             }
         }

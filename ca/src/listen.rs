@@ -16,13 +16,14 @@ use reeve_svid::{
 };
 use rustls_pki_types::CertificateDer;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::{
@@ -184,6 +185,9 @@ async fn handshake(
     let missing = || io::Error::new(io::ErrorKind::NotConnected, "no certificate yet");
     let credentials = watch.borrow().clone().ok_or_else(missing)?;
     let bundle = Arc::clone(&credentials.bundle);
+    if is_gone(&stream).await {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
     let config = MeshTls::new(credentials, Arc::clone(&clock))
         .server_config_optional_client(&[reeve_svid::alpn::GRPC])
         .map_err(io::Error::other)?;
@@ -222,6 +226,16 @@ async fn handshake(
         end,
         _room: (room, stranger),
     })
+}
+
+/// Whether the peer has hung up already, as many have when all come at once and some wait longer than they will: a handshake
+/// with them would keep it from those who still wait.
+async fn is_gone(stream: &MeshStream) -> bool {
+    let ready = match stream {
+        Either::Left(tcp) => tcp.ready(Interest::READABLE).await,
+        Either::Right(unix) => unix.ready(Interest::READABLE).await,
+    };
+    ready.is_ok_and(|ready| ready.is_read_closed())
 }
 
 /// Ready when a later bundle than `made` no longer verifies the chain: its root is retired, or it is revoked.
@@ -323,5 +337,35 @@ impl AsyncWrite for TlsConnection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_hung_up_is_known_before_any_handshake() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = MeshListener::from(listener);
+        let mut waits = TcpStream::connect(address).await.unwrap();
+        waits.write_all(b"hello").await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(!is_gone(&accepted).await);
+        waits.shutdown().await.unwrap();
+        drop(waits);
+        let mut gone = TcpStream::connect(address).await.unwrap();
+        gone.write_all(b"hello").await.unwrap();
+        drop(gone);
+        let (accepted, _) = listener.accept().await.unwrap();
+        while !is_gone(&accepted).await {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -28,6 +28,7 @@ struct Issuer {
     local: LocalIssuer,
     mood: Mutex<Mood>,
     asked: AtomicU32,
+    followed: AtomicU32,
     tokens: Mutex<Vec<Option<String>>>,
 }
 
@@ -35,6 +36,7 @@ struct Issuer {
 enum Mood {
     Well,
     Away,
+    Unreachable,
     WrongIdentity,
     WrongBundle,
     AnothersKey,
@@ -70,6 +72,11 @@ impl IssuerClient for Issuer {
         match mood {
             Mood::Well => self.local.issue(id, csr_der, join_token, held).await,
             Mood::Away => Err(AgentError::Refused("away".to_owned())),
+            Mood::Unreachable => {
+                let nowhere = IssuerChannel::unix("/nonexistent/mesh.sock".into());
+                let issuer = GrpcIssuer::new(nowhere, self.ca.trust_domain().clone());
+                issuer.issue(id, csr_der, join_token, held).await
+            }
             Mood::WrongIdentity => issue(&"spiffe://mesh.local/other".parse().unwrap(), csr_der),
             Mood::AnothersKey => issue(id, &new_request().unwrap().1),
             Mood::WrongBundle => {
@@ -96,6 +103,7 @@ impl IssuerClient for Issuer {
         held: Option<Arc<Credentials>>,
         reports: ReportStream,
     ) -> Result<TrustStream, AgentError> {
+        self.followed.fetch_add(1, Ordering::SeqCst);
         self.local.follow(held, reports).await
     }
 }
@@ -127,6 +135,7 @@ fn issuer_by(life: Duration, clock: Arc<dyn Clock>) -> Arc<Issuer> {
         ca,
         mood: Mutex::new(Mood::Well),
         asked: AtomicU32::new(0),
+        followed: AtomicU32::new(0),
         tokens: Mutex::default(),
     })
 }
@@ -287,6 +296,22 @@ async fn while_the_issuer_is_away_the_old_certificate_stays_and_it_is_asked_agai
         (handle.status().failures, handle.status().last_error),
         (0, None)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_cannot_be_reached_is_not_asked_twice_at_a_time() {
+    let (issuer, mut watch, handle, _clock) = start(Duration::from_secs(120));
+    watch.changed().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(issuer.followed.load(Ordering::SeqCst), 1);
+    issuer.is(Mood::Unreachable);
+    sleep(Duration::from_secs(90)).await;
+    assert!(handle.status().failures >= 3, "{:?}", handle.status());
+    assert_eq!(issuer.followed.load(Ordering::SeqCst), 1);
+    issuer.is(Mood::Well);
+    watch.changed().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(issuer.followed.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(start_paused = true)]
