@@ -17,9 +17,10 @@ const MAX_LINES: usize = 800;
 /// Which of our packages each package may use (ARCHITECTURE.md, "The rooms").
 const FENCES: &[(&str, &[&str])] = &[
     ("reeve-core", &[]),
+    ("reeve-files", &[]),
     ("reeve-jwt", &["reeve-core"]),
     ("reeve-svid", &["reeve-core", "reeve-jwt"]),
-    ("reeve-ca", &["reeve-core", "reeve-svid"]),
+    ("reeve-ca", &["reeve-core", "reeve-files", "reeve-svid"]),
     ("reeve-pkcs11", &["reeve-ca"]),
     ("reeve-authz", &["reeve-core", "reeve-jwt"]),
     ("reeve-symbolic", &["reeve-core", "reeve-authz"]),
@@ -38,9 +39,18 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reeve-ads", &["reeve-core"]),
     (
         "reeve-control",
-        &["reeve-core", "reeve-svid", "reeve-ads", "reeve-authz"],
+        &[
+            "reeve-core",
+            "reeve-files",
+            "reeve-svid",
+            "reeve-ads",
+            "reeve-authz",
+        ],
     ),
-    ("reeve-federation", &["reeve-core", "reeve-svid"]),
+    (
+        "reeve-federation",
+        &["reeve-core", "reeve-files", "reeve-svid"],
+    ),
     ("reeve-console", &["reeve-core"]),
     ("reeve-ratelimit", &["reeve-core"]),
     (
@@ -63,6 +73,7 @@ const FENCES: &[(&str, &[&str])] = &[
         "reeve-cli",
         &[
             "reeve-core",
+            "reeve-files",
             "reeve-svid",
             "reeve-ca",
             "reeve-pkcs11",

@@ -372,11 +372,7 @@ async fn record(context: Arc<Context>) {
         };
         if written.as_ref() != Some(&record) {
             let path = context.state.supervisor_record();
-            let new = path.with_extension("json.new");
-            let text = serde_json::to_vec(&record).unwrap_or_default();
-            if let Err(error) =
-                std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path))
-            {
+            if let Err(error) = reeve_files::replace_json(&path, &record) {
                 context.notices.tell(format!("{}: {error}", path.display()));
             }
             written = Some(record);

@@ -27,12 +27,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    Fault, FetchedKeys, KeyStatus, Mesh, Places, TokenKeys,
+    Fault, FetchedKeys, KeyStatus, Mesh, Places, PolicyFolder, TokenKeys,
     index::DomainKeys,
     instances::{FILE_NAME, Instances, InstancesError},
     jwks,
-    migration::Locks,
-    resolve::resolve,
+    migration::{Landscape, Locks},
+    resolve::built,
     source::Source,
 };
 pub use chaos::{Chaos, ChaosFault, FaultChanges, FaultState};
@@ -188,7 +188,9 @@ impl Controller {
     pub fn reload(&self) {
         let read = Instances::read(&self.options.state.join(FILE_NAME));
         let source = Source::read(&self.options.folder);
-        let resolved = resolve(&source);
+        let built = built(&source);
+        let files = built.files();
+        let landscape = Landscape::of_built(built, PolicyFolder::default());
         let now = self.options.clock.now();
         let mut state = self.state();
         match read {
@@ -196,16 +198,13 @@ impl Controller {
             Err(InstancesError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%error, "the instances stay as they were"),
         }
-        state.files = resolved.files;
-        let refused = match resolved.mesh {
-            None => state.refuse(resolved.findings, now),
-            Some(mesh) => match state.against_locks(&source) {
-                faults if faults.is_empty() => {
-                    state.accept(mesh);
-                    None
-                }
-                faults => state.refuse(faults, now),
-            },
+        state.files = files;
+        let refused = match landscape.and_then(|landscape| state.locks.pass(landscape)) {
+            Ok(landscape) => {
+                state.accept(landscape.into_mesh());
+                None
+            }
+            Err(faults) => state.refuse(faults, now),
         };
         let told = self.publish(&mut state);
         let placed = state.instances.clone().zip(state.mesh.clone());

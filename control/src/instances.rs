@@ -199,17 +199,10 @@ impl Instances {
 
     /// Writes the file so that a reader sees the old content or the new, never a part.
     pub fn write(&self, path: &Path) -> Result<(), InstancesError> {
-        let io = |source| InstancesError::Io {
+        reeve_files::replace_json(path, self).map_err(|source| InstancesError::Io {
             path: path.display().to_string(),
             source,
-        };
-        let text = serde_json::to_vec_pretty(self).map_err(|source| InstancesError::Json {
-            path: path.display().to_string(),
-            source,
-        })?;
-        let temporary = path.with_extension("json.new");
-        fs::write(&temporary, text).map_err(io)?;
-        fs::rename(&temporary, path).map_err(io)
+        })
     }
 
     /// Makes this hold exactly the instances that `workloads` ask for and a number for each service. What was there

@@ -46,7 +46,7 @@ use std::{
 use reeve_core::{ServiceName, model::FederatedDomain};
 
 use crate::{
-    Code, Fault, Mesh, MeshSettings, Severity,
+    Code, Fault, Mesh, MeshSettings,
     authorization::World,
     kinds::{Object, Objects},
     mesh::{Gateway, RequestAuthentication, Service, VirtualService},
@@ -57,8 +57,6 @@ use crate::{
 pub(crate) struct Resolved {
     pub(crate) mesh: Option<Mesh>,
     pub(crate) findings: Vec<Fault>,
-    /// What was read, or is to be, beside the source: a change of these is one of the configuration.
-    pub(crate) files: Vec<PathBuf>,
 }
 
 /// What came of it, faults or not; the mesh is of use only to who looks for more of them.
@@ -75,13 +73,15 @@ pub(crate) fn built(source: &Source) -> Built {
     findings.extend(faults);
     federation::read_files(&mut objects, &mut findings);
     duplicates(&objects, &mut findings);
-    let mesh = build(&objects, &mut findings);
+    let mut mesh = build(&objects, &mut findings);
     outsiders::check(&objects, &mesh, &mut findings);
     findings.sort_by(|a, b| {
         (&a.file, a.line, &a.path, a.code).cmp(&(&b.file, b.line, &b.path, b.code))
     });
     findings.dedup();
     drop_consequences(&mut findings);
+    let warnings = findings.iter().filter(|f| !f.is_error());
+    mesh.warnings = warnings.cloned().collect();
     Built {
         objects,
         mesh,
@@ -91,25 +91,18 @@ pub(crate) fn built(source: &Source) -> Built {
 
 /// Resolves everything that `source` holds.
 pub(crate) fn resolve(source: &Source) -> Resolved {
-    let Built {
-        objects,
-        mesh,
-        findings,
-    } = built(source);
+    let Built { mesh, findings, .. } = built(source);
     let refused = findings.iter().any(Fault::is_error);
-    let mesh = (!refused).then(|| Mesh {
-        warnings: findings
-            .iter()
-            .filter(|f| f.severity == Severity::Warning)
-            .cloned()
-            .collect(),
-        ..mesh
-    });
-    let files = federation::files(&objects);
     Resolved {
-        mesh,
+        mesh: (!refused).then_some(mesh),
         findings,
-        files,
+    }
+}
+
+impl Built {
+    /// What was read, or is to be, beside the source: a change of these is one of the configuration.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        federation::files(&self.objects)
     }
 }
 

@@ -160,7 +160,7 @@ impl Split {
             }
             line.replace_range(start..end, &weight.to_string());
         }
-        replace(&self.file, &lines.concat()).map_err(io)?;
+        reeve_files::replace(&self.file, lines.concat().as_bytes()).map_err(io)?;
         (self.from.weight, self.to.weight) = (from, to);
         Ok(())
     }
@@ -236,22 +236,6 @@ fn weight_in(line: &str) -> Option<Result<(usize, usize), Crowded>> {
     let digits = value.bytes().take_while(u8::is_ascii_digit).count();
     let start = line.len() - value.len();
     (digits > 0).then_some(Ok((start, start + digits)))
-}
-
-/// Puts `text` in the file's place: who reads it meanwhile sees the old one or the new one.
-fn replace(file: &FsPath, text: &str) -> io::Result<()> {
-    let mut beside = file.as_os_str().to_owned();
-    // The folder is read again when a `.yaml` changes; this name is none.
-    beside.push(".rollout");
-    let beside = PathBuf::from(beside);
-    let written = fs::write(&beside, text)
-        .and_then(|()| fs::set_permissions(&beside, fs::metadata(file)?.permissions()))
-        .and_then(|()| fs::rename(&beside, file));
-    if written.is_err() {
-        // What is left over would only be in the way.
-        drop(fs::remove_file(&beside));
-    }
-    written
 }
 
 #[cfg(test)]

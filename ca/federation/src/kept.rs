@@ -1,17 +1,16 @@
 //! Bundles kept in the state folder: a mesh process that starts again while an endpoint is away goes on with what it had,
 //! and no sequence goes back because of a restart. They are public.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use reeve_core::{TrustDomain, UnixTime};
+use reeve_files::{read_json, replace_json};
 use reeve_svid::BundleDocument;
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::{BundleSource, Held};
 
 const FILE_NAME: &str = "federation.json";
-/// Largest file: 32 trust domains' bundles and what was configured of them, 1 MiB each, twice for how JSON escapes them.
-const MAX_KEPT_BYTES: u64 = 128 * 1024 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
@@ -25,15 +24,11 @@ struct Entry {
 /// What was kept. A file that cannot be read is as good as none: bundles are fetched at once anyhow.
 pub(crate) fn read(state: &Path) -> Vec<Held> {
     let path = state.join(FILE_NAME);
-    let entries = match read_entries(&path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "kept bundles of other trust domains cannot be read");
-            Vec::new()
-        }
-    };
-    let held = entries.into_iter().filter_map(|entry| {
+    let entries = read_json::<Vec<Entry>>(&path).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "kept bundles of other trust domains cannot be read");
+        None
+    });
+    let held = entries.unwrap_or_default().into_iter().filter_map(|entry| {
         let document = BundleDocument::parse(entry.trust_domain, &entry.bundle).ok()?;
         Some(Held::new(
             document,
@@ -42,14 +37,6 @@ pub(crate) fn read(state: &Path) -> Vec<Held> {
         ))
     });
     held.collect()
-}
-
-fn read_entries(path: &Path) -> io::Result<Vec<Entry>> {
-    let length = fs::metadata(path)?.len();
-    if length > MAX_KEPT_BYTES {
-        return Err(io::Error::other(format!("{length} bytes are too many")));
-    }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 /// Keeps them, wholly or not at all.
@@ -63,12 +50,7 @@ pub(crate) fn write(state: &Path, held: &[&Held]) {
     });
     let entries: Vec<_> = entries.collect();
     let path = state.join(FILE_NAME);
-    let temporary = path.with_extension("json.new");
-    let written = serde_json::to_vec(&entries)
-        .map_err(io::Error::from)
-        .and_then(|text| fs::write(&temporary, text))
-        .and_then(|()| fs::rename(&temporary, &path));
-    if let Err(error) = written {
+    if let Err(error) = replace_json(&path, &entries) {
         tracing::warn!(path = %path.display(), %error, "bundles of other trust domains could not be kept");
     }
 }

@@ -1,11 +1,6 @@
 //! The trust bundle in files, for whoever cannot follow it: who joins, and who verifies the audit log.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use reeve_svid::{BundleDocument, TrustBundle};
 
@@ -50,23 +45,9 @@ impl Published {
             (path.with_file_name(DOCUMENT), document.to_json()),
             (path.clone(), bundle.to_pem()),
         ] {
-            replace(&path, text.as_bytes()).map_err(|source| CaError::Publish { path, source })?;
+            reeve_files::replace(&path, text.as_bytes())
+                .map_err(|source| CaError::Publish { path, source })?;
         }
         Ok(())
     }
-}
-
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = path.with_extension(format!("pem.{}.new", std::process::id()));
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-            _ => Ok(()),
-        }
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&new)))
 }

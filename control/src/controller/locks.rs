@@ -2,9 +2,9 @@
 
 use reeve_core::{Namespace, model::SignerKey};
 
-use super::{Controller, generation, state::State};
+use super::{Controller, state::State};
 use crate::{
-    Fault, PolicyFolder,
+    PolicyFolder,
     migration::{Landscape, Lock, LockRefused, Locks, SignedApproval, UnlockRefused},
     source::Source,
 };
@@ -55,21 +55,8 @@ impl Controller {
     }
 
     fn keep_locks(&self, state: &mut State, locks: Locks) -> std::io::Result<()> {
-        generation::keep(&Locks::path(&self.options.state), &locks.to_json()?)?;
+        locks.write(&self.options.state)?;
         state.locks = locks;
         Ok(())
-    }
-}
-
-impl State {
-    /// What of a valid configuration is against a lock.
-    pub(super) fn against_locks(&self, source: &Source) -> Vec<Fault> {
-        if self.locks.is_empty() {
-            return Vec::new();
-        }
-        match Landscape::of_source(source, PolicyFolder::default()) {
-            Ok(landscape) => self.locks.breaches(&landscape),
-            Err(faults) => faults,
-        }
     }
 }

@@ -1,11 +1,12 @@
 //! Which mTLS mode each port is in, and which ports changed theirs: kept over restarts, so that a change made while nobody
 //! looked is told too.
 
-use std::{collections::BTreeMap, fs, io, io::ErrorKind, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use reeve_core::model::MtlsMode;
+use reeve_files::{read_json, replace_json};
 
-use super::{generation, state::State};
+use super::state::State;
 use crate::{Mesh, index::mtls_mode, mesh::WorkloadRole};
 
 /// In the state folder: the modes that were last told.
@@ -28,19 +29,15 @@ pub struct ModeChange {
 /// The modes that were last told; nothing where there is no record of them.
 pub(super) fn read(state: &Path) -> Modes {
     let path = state.join(FILE);
-    let read = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Modes::new()),
-        Err(error) => Err(error),
-    };
-    read.unwrap_or_else(|error| {
+    let kept = read_json(&path).unwrap_or_else(|error| {
         tracing::warn!(path = %path.display(), %error, "which mTLS modes were in force cannot be read; changes before now are not told");
-        Modes::new()
-    })
+        None
+    });
+    kept.unwrap_or_default()
 }
 
 fn write(state: &Path, modes: &Modes) -> io::Result<()> {
-    generation::keep(&state.join(FILE), &serde_json::to_vec(modes)?)
+    replace_json(&state.join(FILE), modes)
 }
 
 /// Every port with a proxy before it.

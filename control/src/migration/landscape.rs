@@ -17,7 +17,7 @@ use crate::{
     index::taken_in,
     kinds::{Object, PeerAuthenticationSpec},
     mesh::{ModeRule, Scope},
-    resolve::{self, exemption},
+    resolve::{self, Built, exemption},
     source::{Source, path::Path},
 };
 
@@ -141,7 +141,11 @@ impl Landscape {
 
     /// The same, of files that were read; `files` are those that can be edited.
     pub(crate) fn of_source(source: &Source, files: PolicyFolder) -> Result<Self, Vec<Fault>> {
-        let built = resolve::built(source);
+        Self::of_built(resolve::built(source), files)
+    }
+
+    /// The same, of what was made of them.
+    pub(crate) fn of_built(built: Built, files: PolicyFolder) -> Result<Self, Vec<Fault>> {
         let errors: Vec<_> = (built.findings.into_iter())
             .filter(Fault::is_error)
             .collect();
@@ -166,6 +170,11 @@ impl Landscape {
     /// The mesh that the folder says.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
+    }
+
+    /// The same, alone.
+    pub(crate) fn into_mesh(self) -> Mesh {
+        self.mesh
     }
 
     /// Every port of every workload with a sidecar.

@@ -9,8 +9,7 @@ mod approval;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, ErrorKind},
+    io,
     path::Path,
 };
 
@@ -18,6 +17,7 @@ use reeve_core::{
     Namespace, UnixTime,
     model::{MtlsMode, SignerKey},
 };
+use reeve_files::{read_json, replace_json};
 use serde::{Deserialize, Serialize};
 
 pub use approval::{Approval, ApprovalRefused, MAX_APPROVAL_VALIDITY, SignedApproval};
@@ -103,12 +103,7 @@ impl Locks {
     /// Those of a state folder; none where none was ever made. The error is what makes the file unreadable: whoever cannot
     /// read it does not know what must stay shut.
     pub fn read(state: &Path) -> io::Result<Self> {
-        let bytes = match fs::read(state.join(FILE)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error),
-        };
-        let locks: Vec<Lock> = serde_json::from_slice(&bytes)?;
+        let locks: Vec<Lock> = read_json(&state.join(FILE))?.unwrap_or_default();
         let locks = locks.into_iter().map(|lock| (lock.namespace.clone(), lock));
         Ok(Self(locks.collect()))
     }
@@ -151,20 +146,19 @@ impl Locks {
         fewer
     }
 
-    /// As they are kept: the file's path is [`Self::path`].
-    pub(crate) fn to_json(&self) -> io::Result<Vec<u8>> {
-        Ok(serde_json::to_vec_pretty(&self.iter().collect::<Vec<_>>())?)
+    /// Keeps them in a state folder.
+    pub(crate) fn write(&self, state: &Path) -> io::Result<()> {
+        replace_json(&state.join(FILE), &self.iter().collect::<Vec<_>>())
     }
 
-    /// Where they are kept.
-    pub(crate) fn path(state: &Path) -> std::path::PathBuf {
-        state.join(FILE)
-    }
-
-    /// Why a configuration is refused.
-    pub(crate) fn breaches(&self, landscape: &Landscape) -> Vec<Fault> {
-        let each = self.iter().flat_map(|lock| lock.breaches(landscape));
-        each.collect()
+    /// A configuration that no lock is against; the error says why it is refused.
+    pub(crate) fn pass(&self, landscape: Landscape) -> Result<Landscape, Vec<Fault>> {
+        let breaches = self.iter().flat_map(|lock| lock.breaches(&landscape));
+        let breaches: Vec<_> = breaches.collect();
+        if breaches.is_empty() {
+            return Ok(landscape);
+        }
+        Err(breaches)
     }
 }
 

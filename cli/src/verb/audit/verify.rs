@@ -139,13 +139,9 @@ fn verified_before(path: &Path) -> Result<Verified, Problem> {
 
 /// Replaces the file as a whole: it may be the one that was read.
 fn save(path: &Path, verified: &Verified) -> Result<(), Problem> {
-    let unwritable = |error: &dyn std::error::Error| {
-        Problem::because("what was verified cannot be saved", error).at(path.display())
-    };
-    let text = serde_json::to_vec(verified).map_err(|e| unwritable(&e))?;
-    let new = path.with_added_extension("new");
-    fs::write(&new, text).map_err(|e| unwritable(&e))?;
-    fs::rename(&new, path).map_err(|e| unwritable(&e))
+    reeve_files::replace_json(path, verified).map_err(|error| {
+        Problem::because("what was verified cannot be saved", &error).at(path.display())
+    })
 }
 
 /// Verifies the log of a mesh with its write-ahead logs.

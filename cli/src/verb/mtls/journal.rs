@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -235,16 +235,7 @@ impl Journals {
     /// Writes one down, on the disk before this returns.
     pub(super) fn keep(&self, journal: &Journal) -> Result<(), Problem> {
         let path = self.dir.join(format!("{}.json", journal.id));
-        let text = serde_json::to_vec_pretty(journal).map_err(Problem::new)?;
-        let beside = self.dir.join(format!(".{}.new", journal.id));
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&beside)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().map_err(|error| unwritable(&path, &error))
+        reeve_files::replace_json(&path, journal).map_err(|error| unwritable(&path, &error))
     }
 }
 

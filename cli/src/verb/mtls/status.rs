@@ -67,7 +67,7 @@ pub(super) fn run(args: &StatusArgs) -> Verdict {
 }
 
 fn show(args: &StatusArgs, evidence: &Evidence) -> Result<(), Problem> {
-    let locks = Locks::read(args.world.world()?.state.path())
+    let locks = Locks::read(args.world.state.existing()?.path())
         .map_err(|error| Problem::because("the locks cannot be read", &error))?;
     match (args.output.output, args.watch) {
         (Format::Json, false) => output::json(&evidence.shown(&locks)),

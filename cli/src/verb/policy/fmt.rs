@@ -1,10 +1,6 @@
 //! `reeve policy fmt`.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use reeve_authz::format_policies;
@@ -138,20 +134,7 @@ fn replace(file: &Path, text: &str) -> Result<(), Problem> {
     };
     // A link stays a link.
     let target = file.canonicalize().map_err(failed)?;
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let new = target.with_file_name(format!(".{name}.{}.new", std::process::id()));
-    let permissions = fs::metadata(&target).map_err(failed)?.permissions();
-    let write = || {
-        let mut out = fs::File::create_new(&new)?;
-        out.write_all(text.as_bytes())?;
-        out.set_permissions(permissions)?;
-        out.sync_all()?;
-        fs::rename(&new, &target)
-    };
-    write().map_err(|error| {
-        drop(fs::remove_file(&new));
-        failed(error)
-    })
+    reeve_files::replace(&target, text.as_bytes()).map_err(failed)
 }
 
 fn describe(outcome: &FileOutcome) -> Result<(), Problem> {

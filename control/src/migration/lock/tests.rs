@@ -255,9 +255,9 @@ fn what_is_locked_is_kept_and_a_file_that_is_no_list_of_locks_is_an_error() {
     let key = SigningKey::generate().unwrap();
     let lock = locked(&[("a.yaml", WORKLOADS), ("b.yaml", STRICT)], &[&key]).unwrap();
     let locks = Locks::default().with(lock).unwrap();
-    fs::write(Locks::path(state.path()), locks.to_json().unwrap()).unwrap();
+    locks.write(state.path()).unwrap();
     assert_eq!(Locks::read(state.path()).unwrap(), locks);
     assert!(locks.without(&shop()).is_empty());
-    fs::write(Locks::path(state.path()), b"[{}]").unwrap();
+    std::fs::write(state.path().join(FILE), b"[{}]").unwrap();
     assert!(Locks::read(state.path()).is_err());
 }

@@ -218,12 +218,12 @@ fn a_bundle_to_begin_with_may_stand_in_a_file() {
     // What is to be looked at again is told, whether it could be read or not.
     std::fs::remove_file(&file).unwrap();
     assert_eq!(
-        resolve(&source(&of(spiffe))).files,
+        built(&source(&of(spiffe))).files(),
         std::slice::from_ref(&file)
     );
     std::fs::create_dir(&file).unwrap();
-    let resolved = resolve(&source(&of(spiffe)));
-    assert!(resolved.mesh.is_none() && resolved.files.is_empty());
+    let built = built(&source(&of(spiffe)));
+    assert!(built.findings.iter().any(Fault::is_error) && built.files().is_empty());
 }
 
 /// Tokens of trust domains: an audience is a must, and whose they are is told at its key.

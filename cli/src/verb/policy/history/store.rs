@@ -177,11 +177,7 @@ impl Store {
         let last = self.entries()?.last().map_or(0, |entry| entry.number);
         entry.number = last + 1;
         let path = applied.join(format!("{:06}.json", entry.number));
-        let text = serde_json::to_string_pretty(&entry).map_err(Problem::new)?;
-        let new = applied.join(format!(".{}.{}", entry.number, std::process::id()));
-        fs::write(&new, text + "\n")
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(|error| unwritable(&path, &error))?;
+        reeve_files::replace_json(&path, &entry).map_err(|error| unwritable(&path, &error))?;
         Ok(entry)
     }
 }
