@@ -30,7 +30,7 @@ mod witnesses;
 pub(crate) use custody::{CustodyArgs, SealArgs};
 pub(crate) use events::Recorder;
 pub(crate) use key::ensure as ensure_key;
-pub(crate) use replicas::identity as replica_identity;
+pub(crate) use replicas::process_name;
 pub(crate) use start::{caller, on_columns_thread, server, settle};
 
 use std::{

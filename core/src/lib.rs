@@ -27,4 +27,4 @@ pub use name::{
 };
 pub use registration::{EntryName, MAX_HINT_BYTES, RegistrationEntry};
 pub use selector::{MAX_SELECTOR_BYTES, Selector, SelectorError, Selectors};
-pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use spiffe::{AUDIT_ACCOUNT, SpiffeId, SpiffeIdError, TrustDomain};

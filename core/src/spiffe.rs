@@ -9,6 +9,10 @@ const MAX_ID_BYTES: usize = 2048;
 /// Longest trust domain name in bytes (SPIFFE-ID standard, section 2.1).
 const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 const SCHEME: &str = "spiffe://";
+/// The service account of the mesh process.
+const MESH_ACCOUNT: &str = "control";
+/// The service account of audit replicas.
+pub const AUDIT_ACCOUNT: &str = "audit";
 
 /// A trust domain name, such as `mesh.local`: lower-case letters, digits, dots, dashes and underscores.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -97,6 +101,20 @@ impl TrustDomain {
         namespace: &crate::Namespace,
         account: &crate::ServiceAccount,
     ) -> SpiffeId {
+        self.account(namespace, account.as_str())
+    }
+
+    /// The mesh process's own identity, in the mesh's root namespace.
+    pub fn mesh_process(&self, root: &crate::Namespace) -> SpiffeId {
+        self.account(root, MESH_ACCOUNT)
+    }
+
+    /// What every audit replica is, in the mesh's root namespace.
+    pub fn audit_replica(&self, root: &crate::Namespace) -> SpiffeId {
+        self.account(root, AUDIT_ACCOUNT)
+    }
+
+    fn account(&self, namespace: &crate::Namespace, account: &str) -> SpiffeId {
         let path_start = SCHEME.len() + self.0.len();
         SpiffeId {
             uri: format!("{SCHEME}{}/ns/{namespace}/sa/{account}", self.0).into(),

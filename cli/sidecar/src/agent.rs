@@ -12,9 +12,10 @@ use reeve_ca::{
     IdentitySource, IssuedIdentity, IssuerChannel, JwtSource, RefusedIdentity, RevocationEvent,
     RevokeTarget, RotationEvent, ToldRefusal, serve_agent_socket,
 };
-use reeve_core::{Clock, SpiffeId};
+use reeve_core::{Clock, SpiffeId, TrustDomain};
 use reeve_svid::{Credentials, CredentialsWatch, TrustBundle};
 use tokio::{net::UnixListener, sync::watch};
+use zeroize::Zeroizing;
 
 use crate::{SidecarArgs, whois::WhoIs};
 use attest::OwnApplication;
@@ -45,7 +46,7 @@ pub(crate) fn start(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Resul
     }
     let options = AgentOptions {
         id: args.identity.clone(),
-        join_token: join_token.map(Into::into),
+        join_token,
         instance: args.instance.clone(),
         installed: Some(installed.subscribe()),
     };
@@ -65,28 +66,39 @@ pub(crate) fn start(args: &SidecarArgs, clock: &Arc<dyn Clock>) -> anyhow::Resul
 fn joining(
     args: &SidecarArgs,
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(IssuerChannel, Option<String>)> {
-    let token = args.join_token_file.as_deref().map(read_bounded);
-    let token = token.transpose()?.map(|token| token.trim().to_owned());
+) -> anyhow::Result<(IssuerChannel, Option<Zeroizing<String>>)> {
+    let token = args.join_token_file.as_deref().map(join_token_from);
     let file = args.bundle.as_deref();
     let file = file.context("joining needs the mesh's authorities (--bundle FILE)")?;
-    let pem = read_bounded(file)?;
-    let bundle = TrustBundle::from_pem(args.trust_domain.clone(), pem.as_bytes(), 0)
-        .with_context(|| format!("the bundle {}", file.display()))?;
+    let bundle = bundle_from(file, &args.trust_domain)?;
     let channel = IssuerChannel::tls(
         args.mesh_address.clone(),
         args.mesh_identity()?,
         Arc::new(bundle),
         Arc::clone(clock),
     );
-    Ok((channel, token))
+    Ok((channel, token.transpose()?))
 }
 
-/// A bundle or a token file as text.
+/// The mesh's authorities, from a file of PEM.
 ///
 /// # Errors
-/// It cannot be read, is no text, or has more than 1 MiB.
-pub fn read_bounded(path: &Path) -> anyhow::Result<String> {
+/// It cannot be read, has more than 1 MiB, or holds no bundle.
+pub fn bundle_from(file: &Path, domain: &TrustDomain) -> anyhow::Result<TrustBundle> {
+    TrustBundle::from_pem(domain.clone(), read_bounded(file)?.as_bytes(), 0)
+        .with_context(|| format!("the bundle {}", file.display()))
+}
+
+/// A join token, from a file of it alone.
+///
+/// # Errors
+/// It cannot be read, or has more than 1 MiB.
+pub fn join_token_from(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let text = Zeroizing::new(read_bounded(file)?);
+    Ok(text.trim().to_owned().into())
+}
+
+fn read_bounded(path: &Path) -> anyhow::Result<String> {
     let shown = || path.display().to_string();
     let bytes = fs::metadata(path).with_context(shown)?.len();
     anyhow::ensure!(

@@ -4,7 +4,7 @@ use std::{net::IpAddr, num::NonZeroU16, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use reeve_ca::MeshAddress;
-use reeve_core::{InstanceName, ServiceAccount, SpiffeId, TrustDomain};
+use reeve_core::{InstanceName, SpiffeId, TrustDomain};
 
 /// Arguments of `reeve proxy run` and of `reeve-proxy`.
 #[derive(Clone, Debug, Args)]
@@ -129,9 +129,7 @@ impl SidecarArgs {
             Some(root) => root,
             None => reeve_core::Namespace::parse("reeve-system")?,
         };
-        Ok(self
-            .trust_domain
-            .workload(&root, &ServiceAccount::parse("audit")?))
+        Ok(self.trust_domain.audit_replica(&root))
     }
 
     /// The identity that the mesh process must show.
@@ -140,7 +138,6 @@ impl SidecarArgs {
             return Ok(id.clone());
         }
         let root = reeve_core::Namespace::parse("reeve-system")?;
-        let account = ServiceAccount::parse("control")?;
-        Ok(self.trust_domain.workload(&root, &account))
+        Ok(self.trust_domain.mesh_process(&root))
     }
 }

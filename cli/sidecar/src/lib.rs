@@ -27,7 +27,7 @@ pub use admin::{
     break_glass::{BreakGlassDoor, BreakGlassPlace, routes as break_glass_routes},
     serve as serve_admin,
 };
-pub use agent::{AgentEvents, read_bounded};
+pub use agent::{AgentEvents, bundle_from, join_token_from};
 pub use args::{AuditLevel, SidecarArgs};
 pub use connect::MeshConnector;
 pub use run::{Sidecar, run};

@@ -21,7 +21,7 @@ pub(super) fn agent(
     credentials: &CredentialsWatch,
     state: &Path,
 ) -> anyhow::Result<NodeAgent> {
-    let id = view.settings.mesh_identity()?;
+    let id = view.settings.mesh_identity();
     let control = MeshAddress::Unix(state.join("control.sock"));
     let bundle = Arc::clone(&view.ca.bundle().borrow());
     let clock = Arc::clone(&view.clock);

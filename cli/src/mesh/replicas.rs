@@ -13,17 +13,14 @@ use reeve_audit::{
 };
 use reeve_console::ReplicaFacts;
 use reeve_core::{
-    InstanceName, Namespace, ServiceAccount, SpiffeId, TrustDomain, UnixTime, model::AuditReplica,
+    InstanceName, NameError, Namespace, SpiffeId, TrustDomain, UnixTime, model::AuditReplica,
 };
 
 use super::view::View;
 
-/// The service account of every audit replica, in the root namespace.
-const ACCOUNT: &str = "audit";
-
-/// Who an audit replica is.
-pub(crate) fn identity(domain: &TrustDomain, root: &Namespace) -> anyhow::Result<SpiffeId> {
-    Ok(domain.workload(root, &ServiceAccount::parse(ACCOUNT)?))
+/// What a replica's own records are under, like a proxy's; no instance has such a name.
+pub(crate) fn process_name(replica: &InstanceName) -> Result<InstanceName, NameError> {
+    InstanceName::parse(&format!("reeve.{replica}"))
 }
 
 /// How far each replica has come, as this process was told since it started.
@@ -66,7 +63,7 @@ type Ships = Arc<dyn Fn(&SpiffeId, &InstanceName) -> bool + Send + Sync>;
 /// What replicas ask and tell.
 pub(super) struct Overseen {
     view: Arc<View>,
-    identity: Option<SpiffeId>,
+    identity: SpiffeId,
     may_ship: Ships,
 }
 
@@ -78,7 +75,7 @@ impl Overseen {
     ) -> Self {
         Self {
             view: Arc::clone(view),
-            identity: identity(&domain, &root).ok(),
+            identity: domain.audit_replica(&root),
             may_ship,
         }
     }
@@ -98,7 +95,7 @@ impl Overseer for Overseen {
     }
 
     fn is_some_replica(&self, id: &SpiffeId) -> bool {
-        self.identity.as_ref() == Some(id)
+        self.identity == *id
     }
 
     fn may_ship(&self, id: &SpiffeId, proxy: &InstanceName) -> bool {

@@ -1,10 +1,10 @@
 //! The settings that the authority and the log rest on, kept so that a restart does not need a valid folder.
 
-use std::{fs, io::ErrorKind, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use reeve_control::{Mesh, MeshSettings, Witnesses};
-use reeve_core::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
+use reeve_core::{Namespace, SpiffeId, TrustDomain};
 use serde::{Deserialize, Serialize};
 
 /// The file's name within the state directory.
@@ -51,33 +51,23 @@ impl Kept {
     /// Those of the last run in this state directory.
     pub(super) fn read(state: &Path) -> anyhow::Result<Option<Self>> {
         let path = state.join(FILE_NAME);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| path.display().to_string()),
-        };
-        let kept = serde_json::from_slice(&text).with_context(|| {
+        reeve_files::read_json(&path).with_context(|| {
             format!(
                 "{} is damaged; it is written anew from a valid configuration once it is removed",
                 path.display()
             )
-        })?;
-        Ok(Some(kept))
+        })
     }
 
     /// Keeps them; a reader sees the old file or the new one.
     pub(super) fn write(&self, state: &Path) -> anyhow::Result<()> {
         let path = state.join(FILE_NAME);
-        let new = path.with_extension("json.new");
-        fs::write(&new, serde_json::to_vec_pretty(self)?)
-            .and_then(|()| fs::rename(&new, &path))
-            .with_context(|| path.display().to_string())
+        reeve_files::replace_json(&path, self).with_context(|| path.display().to_string())
     }
 
     /// The mesh process's own identity.
-    pub(super) fn mesh_identity(&self) -> anyhow::Result<SpiffeId> {
-        let account = ServiceAccount::parse("control")?;
-        Ok(self.trust_domain.workload(&self.root_namespace, &account))
+    pub(super) fn mesh_identity(&self) -> SpiffeId {
+        self.trust_domain.mesh_process(&self.root_namespace)
     }
 }
 
@@ -103,12 +93,12 @@ mod tests {
         };
         kept.write(folder.path()).unwrap();
         assert_eq!(Kept::read(folder.path()).unwrap(), Some(kept.clone()));
-        let id = kept.mesh_identity().unwrap();
+        let id = kept.mesh_identity();
         assert_eq!(
             id.as_str(),
             "spiffe://mesh.local/ns/reeve-system/sa/control"
         );
-        fs::write(folder.path().join(FILE_NAME), "{").unwrap();
+        std::fs::write(folder.path().join(FILE_NAME), "{").unwrap();
         let error = Kept::read(folder.path()).unwrap_err().to_string();
         assert!(error.contains("damaged"), "{error}");
     }

@@ -213,7 +213,7 @@ impl MeshProcess {
 /// What the mesh process asks its own authority for.
 fn own(settings: &Kept) -> anyhow::Result<AgentOptions> {
     Ok(AgentOptions {
-        id: settings.mesh_identity()?,
+        id: settings.mesh_identity(),
         join_token: None,
         instance: InstanceName::parse(OWN_NAME)?,
         installed: None,
@@ -422,7 +422,7 @@ fn attestors(
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Attestors> {
     let sidecars = SidecarAttestor::new(settings.trust_domain.clone(), whois.clone());
-    let own = settings.mesh_identity()?;
+    let own = settings.mesh_identity();
     let pods = KubernetesAttestor::new(own, controller.mesh(), Arc::clone(clock));
     Ok(Attestors::new(vec![Arc::new(sidecars), Arc::new(pods)]))
 }

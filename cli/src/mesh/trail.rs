@@ -369,9 +369,6 @@ impl Rights<'_> {
     }
 
     fn permits(&self, what: &str, namespace: &Namespace) -> bool {
-        let Ok(account) = reeve_core::ServiceAccount::parse("control") else {
-            return false;
-        };
         let root = &self.settings.root_namespace;
         let request = AccessRequest {
             principal: self.reader.principal(),
@@ -381,7 +378,7 @@ impl Rights<'_> {
                 address: None,
                 namespace: root.clone(),
                 services: Vec::new(),
-                workload: Some(self.settings.trust_domain.workload(root, &account)),
+                workload: Some(self.settings.trust_domain.mesh_process(root)),
             },
             context: RequestContext {
                 destination_ip: None,

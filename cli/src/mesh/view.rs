@@ -96,7 +96,7 @@ impl View {
         let mesh = self.controller.mesh();
         let mesh = mesh.borrow();
         let serving = mesh.as_ref()?.settings.federation.serving.as_ref()?;
-        let id = self.settings.mesh_identity().ok()?;
+        let id = self.settings.mesh_identity();
         let by_web = serving.certificate.is_some();
         Some(json!({
             "address": serving.address,

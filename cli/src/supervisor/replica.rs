@@ -6,7 +6,7 @@ use std::{
 };
 
 use reeve_control::{Mesh, RestartPolicy};
-use reeve_core::{InstanceName, Namespace, WorkloadName, model::AuditReplica};
+use reeve_core::{AUDIT_ACCOUNT, InstanceName, Namespace, WorkloadName, model::AuditReplica};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -19,20 +19,21 @@ use super::{
     roster::Live,
 };
 use crate::{
+    mesh::process_name,
     problem::Problem,
     verb::run::{DeathSignal, PrivilegeArgs},
 };
 
 /// How long one may take to write down what it holds.
 const GRACE: Duration = Duration::from_secs(5);
-/// The service account of all of them.
-const ACCOUNT: &str = "audit";
 
 /// The replicas that run.
 #[derive(Debug)]
 pub(super) struct Replicas {
     context: Arc<Context>,
     running: BTreeMap<InstanceName, (CancellationToken, JoinHandle<()>)>,
+    /// Those that were told to end; one that is wanted again waits until its folder is free.
+    ending: BTreeMap<InstanceName, JoinHandle<()>>,
 }
 
 impl Replicas {
@@ -41,18 +42,17 @@ impl Replicas {
         Self {
             context,
             running: BTreeMap::new(),
+            ending: BTreeMap::new(),
         }
     }
 
     /// Starts those that are new, and stops those that are gone: their logs stay.
     pub(super) fn apply(&mut self, mesh: &Mesh, wanted: &[AuditReplica]) {
-        self.running.retain(|name, (stop, _)| {
-            let stays = wanted.iter().any(|replica| replica.name == *name);
-            if !stays {
-                stop.cancel();
-            }
-            stays
-        });
+        let gone = |name: &InstanceName| !wanted.iter().any(|replica| replica.name == *name);
+        for (name, (stop, running)) in self.running.extract_if(.., |name, _| gone(name)) {
+            stop.cancel();
+            self.ending.insert(name, running);
+        }
         for replica in wanted {
             if self.running.contains_key(&replica.name) {
                 continue;
@@ -67,7 +67,14 @@ impl Replicas {
                     continue;
                 }
             };
-            let running = tokio::spawn(run(self.context.clone(), plan, stop.clone()));
+            let before = self.ending.remove(&replica.name);
+            let (context, token) = (self.context.clone(), stop.clone());
+            let running = tokio::spawn(async move {
+                if let Some(before) = before {
+                    drop(before.await);
+                }
+                run(context, plan, token).await;
+            });
             self.running.insert(replica.name.clone(), (stop, running));
         }
     }
@@ -77,7 +84,8 @@ impl Replicas {
         for (stop, _) in self.running.values() {
             stop.cancel();
         }
-        for (_, running) in self.running.into_values() {
+        let running = self.running.into_values().map(|(_, running)| running);
+        for running in running.chain(self.ending.into_values()) {
             drop(running.await);
         }
     }
@@ -101,8 +109,7 @@ impl Plan {
         private.create(&folder).map_err(|e| unusable(&e))?;
         let settings = &mesh.settings;
         Ok(Self {
-            name: InstanceName::parse(&format!("reeve.{}", replica.name))
-                .map_err(|e| unusable(&e))?,
+            name: process_name(&replica.name).map_err(|e| unusable(&e))?,
             live: live(&settings.root_namespace).map_err(|e| unusable(&e))?,
             spec: spec(context, mesh, replica),
         })
@@ -111,9 +118,9 @@ impl Plan {
 
 fn live(root: &Namespace) -> Result<Live, reeve_core::NameError> {
     Ok(Live {
-        workload: WorkloadName::parse(ACCOUNT)?,
+        workload: WorkloadName::parse(AUDIT_ACCOUNT)?,
         namespace: root.clone(),
-        service_account: reeve_core::ServiceAccount::parse(ACCOUNT)?,
+        service_account: reeve_core::ServiceAccount::parse(AUDIT_ACCOUNT)?,
         app_pid: None,
         sidecar_pid: None,
         sidecars: Vec::new(),

@@ -8,9 +8,8 @@ use reeve_ca::{
     Agent, AgentOptions, GrpcIssuer, IssuerChannel, MeshAddress, NodeAgent, ToldEvents,
     UnixAttestor, serve_agent_socket,
 };
-use reeve_core::{Clock, InstanceName, Namespace, ServiceAccount, SpiffeId, SystemClock};
-use reeve_sidecar::read_bounded;
-use reeve_svid::TrustBundle;
+use reeve_core::{Clock, InstanceName, Namespace, SpiffeId, SystemClock};
+use reeve_sidecar::{bundle_from, join_token_from};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{mesh::open_to_group, problem::Verdict, verb::daemon};
@@ -90,14 +89,10 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         open_to_group(&args.socket, group).context("the agent's socket")?;
     }
     let issuer = issuer(&args, &clock)?;
-    let token = args
-        .join_token_file
-        .as_ref()
-        .map(|file| read_bounded(file))
-        .transpose()?;
+    let token = args.join_token_file.as_deref().map(join_token_from);
     let options = AgentOptions {
         id: args.identity.clone(),
-        join_token: token.map(|token| token.trim().to_owned().into()),
+        join_token: token.transpose()?,
         instance: InstanceName::parse("reeve.agent")?,
         installed: None,
     };
@@ -124,15 +119,10 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
 
 fn issuer(args: &RunArgs, clock: &Arc<dyn Clock>) -> anyhow::Result<GrpcIssuer> {
     let domain = args.identity.trust_domain();
-    let pem = read_bounded(&args.bundle)?;
-    let bundle = TrustBundle::from_pem(domain.clone(), pem.as_bytes(), 0)
-        .with_context(|| format!("the bundle {}", args.bundle.display()))?;
+    let bundle = bundle_from(&args.bundle, &domain)?;
     let expected = match &args.mesh_identity {
         Some(id) => id.clone(),
-        None => domain.workload(
-            &Namespace::parse("reeve-system")?,
-            &ServiceAccount::parse("control")?,
-        ),
+        None => domain.mesh_process(&Namespace::parse("reeve-system")?),
     };
     let address = args.mesh_address.clone();
     let channel = IssuerChannel::tls(address, expected, Arc::new(bundle), Arc::clone(clock));

@@ -18,10 +18,10 @@ use reeve_ca::{
     tls_incoming,
 };
 use reeve_columns::{KeepOptions, Keeper};
-use reeve_core::{
-    Clock, InstanceName, Namespace, ServiceAccount, SpiffeId, SystemClock, TrustDomain,
+use reeve_core::{Clock, InstanceName, Namespace, SpiffeId, SystemClock, TrustDomain};
+use reeve_sidecar::{
+    AgentEvents, MeshConnector, SvidBatchVerifier, SvidSigner, bundle_from, join_token_from,
 };
-use reeve_sidecar::{AgentEvents, MeshConnector, SvidBatchVerifier, SvidSigner};
 use reeve_svid::{CredentialsWatch, TrustBundle};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    mesh::{SealArgs, caller, open_to_group, replica_identity, server, settle},
+    mesh::{SealArgs, caller, open_to_group, process_name, server, settle},
     problem::Verdict,
     verb::daemon,
 };
@@ -49,8 +49,6 @@ Exit codes: 0 = ended by a signal, 2 = it could not run.";
 
 /// How long the mesh process may take to answer at the end.
 const LAST_WORD: Duration = Duration::from_secs(1);
-/// What its own records are under, so that no instance has that name.
-const PREFIX: &str = "reeve.";
 
 /// `reeve audit serve`.
 #[derive(Args, Debug)]
@@ -180,10 +178,9 @@ impl ServeArgs {
     async fn open(&self) -> anyhow::Result<Replica> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let listener = self.bind().await?;
-        let own = InstanceName::parse(&format!("{PREFIX}{}", self.name))?;
-        let control = ServiceAccount::parse("control")?;
-        let control = self.trust_domain.workload(&self.root_namespace, &control);
-        let id = replica_identity(&self.trust_domain, &self.root_namespace)?;
+        let own = process_name(&self.name)?;
+        let control = self.trust_domain.mesh_process(&self.root_namespace);
+        let id = self.trust_domain.audit_replica(&self.root_namespace);
         let (credentials, agent) = self.join(id, own.clone(), &control, &clock)?;
         let connector = MeshConnector::new(
             self.mesh_address.clone(),
@@ -232,16 +229,13 @@ impl ServeArgs {
         control: &SpiffeId,
         clock: &Arc<dyn Clock>,
     ) -> anyhow::Result<(CredentialsWatch, AgentHandle)> {
-        let read = |file: &Path| crate::input::text(file).map_err(|p| anyhow::anyhow!("{p}"));
         let (channel, join_token) = match (&self.mesh_socket, &self.join_token_file, &self.bundle) {
             (Some(socket), ..) => (IssuerChannel::unix(socket.clone()), None),
             (None, Some(token), Some(bundle)) => {
-                let pem = read(bundle)?;
-                let roots = TrustBundle::from_pem(self.trust_domain.clone(), pem.as_bytes(), 0)
-                    .with_context(|| format!("the bundle {}", bundle.display()))?;
+                let roots = bundle_from(bundle, &self.trust_domain)?;
                 let (address, clock) = (self.mesh_address.clone(), Arc::clone(clock));
                 let channel = IssuerChannel::tls(address, control.clone(), Arc::new(roots), clock);
-                (channel, Some(read(token)?.trim().to_owned().into()))
+                (channel, Some(join_token_from(token)?))
             }
             (None, _, _) => {
                 bail!("name the mesh's socket, or a join token and the mesh's authorities")

@@ -16,7 +16,7 @@ use reeve_ca::{
 use reeve_control::{Controller, MeshSettings};
 use reeve_core::{Clock, InstanceName, Namespace, ServiceAccount, SpiffeId, TrustDomain};
 use reeve_sidecar::{MeshConnector, SvidSigner};
-use reeve_svid::{CredentialsWatch, TrustBundle};
+use reeve_svid::CredentialsWatch;
 
 use crate::mesh::{Recorder, ensure_key};
 
@@ -102,13 +102,8 @@ impl Trail {
         clock: &Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
         let domain = &settings.trust_domain;
-        let read =
-            |file: &Path| crate::input::text(file).map_err(|problem| anyhow::anyhow!("{problem}"));
-        let pem = read(joining.bundle)?;
-        let bundle = TrustBundle::from_pem(domain.clone(), pem.as_bytes(), 0)
-            .with_context(|| format!("the bundle {}", joining.bundle.display()))?;
-        let control = ServiceAccount::parse("control")?;
-        let mesh = domain.workload(&settings.root_namespace, &control);
+        let bundle = reeve_sidecar::bundle_from(joining.bundle, domain)?;
+        let mesh = domain.mesh_process(&settings.root_namespace);
         let channel = IssuerChannel::tls(
             joining.address.clone(),
             mesh.clone(),
@@ -117,7 +112,7 @@ impl Trail {
         );
         let options = AgentOptions {
             id: identity(domain, &settings.root_namespace)?,
-            join_token: Some(read(joining.token)?.trim().to_owned().into()),
+            join_token: Some(reeve_sidecar::join_token_from(joining.token)?),
             instance: InstanceName::parse(NAME)?,
             installed: None,
         };
