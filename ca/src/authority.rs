@@ -413,7 +413,7 @@ impl CertificateAuthority {
         }
         match self.change(state, now, |slots, options| slots.ensure(options, now)) {
             Err(error) if state.slots.can_sign(now) => {
-                let why = upstream::in_full(&error);
+                let why = reeve_core::error_chain(&error);
                 tracing::error!(
                     why,
                     "authorities are due for replacement; the present ones go on"

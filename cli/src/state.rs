@@ -30,6 +30,11 @@ pub(crate) fn replica_logs(audit: &Path) -> Vec<PathBuf> {
     replica_parts(audit, "audit")
 }
 
+/// The mesh log in `audit`, and those of its replicas.
+pub(crate) fn all_logs(audit: &Path) -> impl Iterator<Item = PathBuf> {
+    std::iter::once(audit.to_owned()).chain(replica_logs(audit))
+}
+
 /// A folder of each audit replica beside the mesh log in `audit`.
 pub(crate) fn replica_parts(audit: &Path, part: &str) -> Vec<PathBuf> {
     let folders = fs::read_dir(audit.with_file_name(REPLICAS));

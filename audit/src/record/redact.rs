@@ -137,8 +137,9 @@ impl Redaction {
         let user = Arc::make_mut(user);
         redacted.claims = self.values(Kind::Claim, &mut user.claims);
         if let Some(class) = subject {
-            let values = BTreeSet::from([std::mem::take(&mut user.subject)]);
-            let hashes = self.hashes(Kind::Claim, "sub", *class, &values);
+            let value = std::mem::take(&mut user.subject);
+            let stands = self.of_one(Kind::Claim, "sub", *class, &value);
+            let hashes = BTreeSet::from_iter(stands);
             redacted.claims.insert("sub".to_owned(), hashes);
         }
         redacted
@@ -161,8 +162,8 @@ impl Redaction {
                 _ => None,
             };
             if let Some(value) = value {
-                let hashes = self.hashes(Kind::Context, name, *class, &BTreeSet::from([value]));
-                taken.insert(name.clone(), hashes);
+                let stands = self.of_one(Kind::Context, name, *class, &value);
+                taken.insert(name.clone(), BTreeSet::from_iter(stands));
             }
         }
         taken
@@ -173,9 +174,9 @@ impl Redaction {
         let Some(class) = self.context.get("source_ip") else {
             return address.to_string();
         };
-        let values = BTreeSet::from([address.ip().to_string()]);
-        let hashes = self.hashes(Kind::Context, "source_ip", *class, &values);
-        hashes.into_iter().next().unwrap_or_default()
+        let value = address.ip().to_string();
+        self.of_one(Kind::Context, "source_ip", *class, &value)
+            .unwrap_or_default()
     }
 
     /// Whom a token is about, as records may say it: the subject, its hash, or nothing.
@@ -183,9 +184,8 @@ impl Redaction {
         let Some(class) = self.claims.get("sub") else {
             return user.subject.clone();
         };
-        let values = BTreeSet::from([user.subject.clone()]);
-        let hashes = self.hashes(Kind::Claim, "sub", *class, &values);
-        hashes.into_iter().next().unwrap_or_default()
+        self.of_one(Kind::Claim, "sub", *class, &user.subject)
+            .unwrap_or_default()
     }
 
     fn values(
@@ -205,26 +205,18 @@ impl Redaction {
         }
         for (name, class) in classes {
             if let Some(values) = values.remove(name) {
-                taken.insert(name.clone(), self.hashes(kind, name, *class, &values));
+                let hashes = values.iter();
+                let hashes = hashes.filter_map(|value| self.of_one(kind, name, *class, value));
+                taken.insert(name.clone(), hashes.collect());
             }
         }
         taken
     }
 
-    fn hashes(
-        &self,
-        kind: Kind,
-        name: &str,
-        class: FieldClass,
-        values: &BTreeSet<String>,
-    ) -> BTreeSet<String> {
-        match (&self.key, class) {
-            (Some(key), FieldClass::Sensitive) => values
-                .iter()
-                .map(|value| hash(key, kind, name, value))
-                .collect(),
-            _ => BTreeSet::new(),
-        }
+    /// The hash that stands for a value; none for a secret one.
+    fn of_one(&self, kind: Kind, name: &str, class: FieldClass, value: &str) -> Option<String> {
+        let key = self.key.as_ref()?;
+        (class == FieldClass::Sensitive).then(|| hash(key, kind, name, value))
     }
 
     /// What stands in records for a value of a header, to look for it.

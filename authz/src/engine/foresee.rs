@@ -189,9 +189,9 @@ impl Foresight {
     /// What policies that can concern `request` look at of its context and the record lacks: what was not kept, and what was
     /// not told yet when it was written.
     fn not_told(&self, request: &AccessRequest, known: Searched<'_>) -> Option<Vec<Unknown>> {
-        let mut lacking = lacks(request);
+        let mut lacking: BTreeSet<_> = lacks(request).into_iter().collect();
         for name in known.redacted_context {
-            lacking.push(name);
+            lacking.insert(name);
             // What policies read it by, too.
             lacking.extend((name == "path").then_some("path_segments"));
             lacking.extend(
@@ -209,11 +209,10 @@ impl Foresight {
             concerning.any(|policy| policy.checked.uses.attribute(name))
         };
         lacking.retain(|name| looks(name));
-        let mut unknown: Vec<_> = lacking
-            .into_iter()
+        let unknown = lacking.into_iter();
+        let unknown: Vec<_> = unknown
             .map(|name| Unknown::Context(name.to_owned()))
             .collect();
-        unknown.dedup();
         (!unknown.is_empty()).then_some(unknown)
     }
 

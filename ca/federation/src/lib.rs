@@ -100,7 +100,7 @@ impl Follower {
             status: watch::Sender::default(),
             options,
         };
-        this.settle_on_what_is_wanted();
+        this.settle_on((this.options.wanted)().as_ref());
         this
     }
 
@@ -113,9 +113,10 @@ impl Follower {
     pub async fn run(mut self) {
         let mut fetching = FuturesUnordered::new();
         loop {
-            self.settle_on_what_is_wanted();
+            let wanted = (self.options.wanted)();
+            self.settle_on(wanted.as_ref());
             let free = MAX_FETCHES.saturating_sub(fetching.len());
-            for (number, question) in self.due(free) {
+            for (number, question) in wanted.map(|w| self.due(&w, free)).unwrap_or_default() {
                 let clock = Arc::clone(&self.options.clock);
                 fetching.push(async move {
                     let fetched = fetch::fetch(&question, &clock).await;
@@ -132,8 +133,8 @@ impl Follower {
         }
     }
 
-    fn settle_on_what_is_wanted(&mut self) {
-        if let Some(wanted) = (self.options.wanted)() {
+    fn settle_on(&mut self, wanted: Option<&Federation>) {
+        if let Some(wanted) = wanted {
             let now = self.options.clock.now();
             let changes = self.keeper.follow(&wanted.domains, now);
             self.tell(&changes);
@@ -154,6 +155,7 @@ impl Follower {
     fn tell(&mut self, changes: &[FederationChange]) {
         if !changes.is_empty() {
             self.install();
+            kept::write(&self.options.state, &self.keeper.kept());
         }
         for change in changes {
             self.options.sink.changed(change);
@@ -162,15 +164,11 @@ impl Follower {
 
     fn install(&mut self) {
         self.installed = self.options.sink.install(self.keeper.federated());
-        kept::write(&self.options.state, &self.keeper.kept());
         self.status.send_replace(self.keeper.status());
     }
 
     /// At most `most` questions whose time has come.
-    fn due(&mut self, most: usize) -> Vec<(u64, Question)> {
-        let Some(wanted) = (self.options.wanted)() else {
-            return Vec::new();
-        };
+    fn due(&mut self, wanted: &Federation, most: usize) -> Vec<(u64, Question)> {
         let own = Arc::clone(&self.options.own.borrow());
         let now = self.options.clock.now();
         self.keeper.due((now, most), &own, &wanted.settings)

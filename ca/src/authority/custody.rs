@@ -3,14 +3,14 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use reeve_core::UnixTime;
+use reeve_core::{UnixTime, error_chain};
 use serde::Serialize;
 
 use super::{
     CaError, CertificateAuthority, RotationCause, State, Waiting,
     slots::{Slot, Slots},
     tell,
-    upstream::{Upstream, UpstreamError, UpstreamStatus, Watch, in_full},
+    upstream::{Upstream, UpstreamError, UpstreamStatus, Watch},
 };
 use crate::{
     IdentityEvents,
@@ -129,7 +129,7 @@ impl CertificateAuthority {
         state.custody.checked_at = now;
         let intermediate = state.slots.intermediate.as_ref();
         let checked = intermediate.map_or(Ok(()), |i| i.key().check());
-        let away = checked.err().map(|error| in_full(&error));
+        let away = checked.err().map(|error| error_chain(&error));
         match (&state.custody.away, &away) {
             (None, Some(why)) => tracing::error!(why, "nothing can be signed"),
             (Some(_), None) => tracing::info!("the keys can be used again"),

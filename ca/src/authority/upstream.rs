@@ -14,7 +14,7 @@ use std::{
 };
 
 use rcgen::{KeyPair, PublicKeyData};
-use reeve_core::UnixTime;
+use reeve_core::{UnixTime, error_chain};
 use reeve_svid::{
     BundleError, Purpose, SvidError, TrustBundle, certificates_from_pem, verify_svid,
 };
@@ -144,7 +144,7 @@ impl Watch {
         let found = fingerprint(&self.folder);
         (self.seen, self.judged) = (Some(found), Some((found, now)));
         let judged = Upstream::read(&self.folder, options, now);
-        let refused = judged.as_ref().err().map(in_full);
+        let refused = judged.as_ref().err().map(|error| error_chain(error));
         if let Some(why) = refused.as_ref().filter(|_| refused != self.refused) {
             tracing::error!(folder = %self.folder.display(), why, "the upstream authority is refused; the last good one goes on");
         }
@@ -201,7 +201,7 @@ impl Upstream {
         let roots = vec![self.root.clone()];
         let bundle = TrustBundle::new(options.trust_domain.clone(), roots, 0)?;
         let chain = self.chain_for_nobody(options, now);
-        let chain = chain.map_err(|error| UpstreamError::Sign(in_full(&error)))?;
+        let chain = chain.map_err(|error| UpstreamError::Sign(error_chain(&error)))?;
         for purpose in [Purpose::Client, Purpose::Server] {
             verify_svid(&chain, &bundle, now, purpose).map_err(UpstreamError::Refused)?;
         }
@@ -283,17 +283,6 @@ fn fingerprint(folder: &Path) -> Fingerprint {
             metadata.len(),
         ))
     })
-}
-
-/// An error with all that it rests on.
-pub(super) fn in_full(error: &(impl std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ fn what_is_wrong_is_refused_with_its_reason() {
         let ca = world.open();
         let before = issue(&ca);
         spoil(world.files.path());
-        let error = in_full(&world.judge().err().unwrap());
+        let error = error_chain(&world.judge().err().unwrap());
         assert!(error.contains(why), "{why}: {error}");
         world.pass(&ca, 5);
         let refused = ca.status().custody.upstream.unwrap().refused.unwrap();
@@ -393,7 +393,7 @@ fn from_an_own_root_to_the_operators_and_back() {
 fn without_the_operators_files_nothing_begins() {
     let world = World::new();
     let error = CertificateAuthority::open(world.options(), Arc::clone(&world.clock) as _);
-    let error = in_full(&error.unwrap_err());
+    let error = error_chain(&error.unwrap_err());
     assert!(
         error.contains("upstream authority") && error.contains("tls.crt"),
         "{error}"

@@ -20,7 +20,7 @@ use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::{StateArgs, replica_logs},
+    state::{StateArgs, all_logs, replica_logs},
     supervisor::logfile::timestamp,
 };
 
@@ -93,7 +93,7 @@ pub(super) fn prove(args: &ProveArgs) -> Verdict {
         None => args.state.existing()?.audit(),
     };
     let mut made = None;
-    for log in std::iter::once(dir.clone()).chain(replica_logs(&dir)) {
+    for log in all_logs(&dir) {
         made = proof::prove(&log, &id).map_err(|error| {
             Problem::because("the record cannot be proved", &error)
                 .fix("name the log's folder with --dir, or the mesh's state directory with --state")
@@ -122,11 +122,11 @@ pub(super) fn prove(args: &ProveArgs) -> Verdict {
 }
 
 pub(super) fn check(args: &CheckArgs) -> Verdict {
-    let keys = match &args.key {
-        Some(key) => vec![log_key(key)?],
+    let (mesh_key, replica_keys) = match &args.key {
+        Some(key) => (log_key(key)?, Vec::new()),
         None => keys_beside(&args.state.existing()?.audit())?,
     };
-    let domain = keys.first().and_then(|key| domain_of(key));
+    let domain = domain_of(&mesh_key);
     let batches = match &args.bundle {
         Some(bundle) => Some(verify::batch_verifier_of(domain, bundle)?),
         None => None,
@@ -134,19 +134,14 @@ pub(super) fn check(args: &CheckArgs) -> Verdict {
     let mut all = true;
     for file in &args.files {
         let bytes = input::bytes(file)?;
-        let mut checked = keys
-            .iter()
-            .map(|key| judge(&bytes, key, batches.as_deref()));
-        // The mesh log's judgement, unless a replica's log is the one that the proof is of.
-        let first = checked.next().filter(|checked| checked.valid);
-        let checked = first.or_else(|| checked.find(|checked| checked.valid));
-        let checked = match checked {
-            Some(checked) => checked,
-            None => judge(
-                &bytes,
-                keys.first().map_or("", String::as_str),
-                batches.as_deref(),
-            ),
+        let judged = |key: &String| judge(&bytes, key, batches.as_deref());
+        let of_mesh = judged(&mesh_key);
+        let checked = match of_mesh.valid {
+            true => of_mesh,
+            // Unless a replica's log is the one that the proof is of, the mesh log's judgement stands.
+            false => (replica_keys.iter().map(judged))
+                .find(|checked| checked.valid)
+                .unwrap_or(of_mesh),
         };
         all &= checked.valid;
         match args.output.output {
@@ -158,9 +153,8 @@ pub(super) fn check(args: &CheckArgs) -> Verdict {
 }
 
 /// The keys that the mesh log and its replicas say they sign with.
-fn keys_beside(audit: &Path) -> Result<Vec<String>, Problem> {
-    let logs = std::iter::once(audit.to_owned()).chain(replica_logs(audit));
-    logs.map(|log| {
+fn keys_beside(audit: &Path) -> Result<(String, Vec<String>), Problem> {
+    let key = |log: &Path| {
         let path = log.join("log.vkey");
         let key = fs::read_to_string(&path).map_err(|error| {
             Problem::because("the log's public key is not known", &error)
@@ -168,8 +162,9 @@ fn keys_beside(audit: &Path) -> Result<Vec<String>, Problem> {
                 .fix("give it with --key")
         })?;
         Ok(key.trim().to_owned())
-    })
-    .collect()
+    };
+    let replicas: Result<_, _> = replica_logs(audit).iter().map(|log| key(log)).collect();
+    Ok((key(audit)?, replicas?))
 }
 
 fn judge(bytes: &[u8], key: &str, batches: Option<&dyn BatchVerifier>) -> Checked {

@@ -30,7 +30,7 @@ use crate::{
     input,
     output::{self, Format, OutputArgs},
     problem::{Answer, Problem, Verdict},
-    state::{StateArgs, WALS, replica_logs, replica_parts},
+    state::{StateArgs, WALS, all_logs, replica_logs, replica_parts},
     verb::{block_on, operator, policy::full_name},
 };
 
@@ -172,8 +172,7 @@ pub(crate) fn open_live(audit: &Path) -> Result<Reader, ReadError> {
 
 /// The columns of the log in `dir`, and those of its replicas.
 pub(crate) fn columns(dir: &Path) -> Result<Vec<Columns>, ReadError> {
-    let logs = std::iter::once(dir.to_owned()).chain(replica_logs(dir));
-    logs.map(|log| Columns::open(&log)).collect()
+    all_logs(dir).map(|log| Columns::open(&log)).collect()
 }
 
 /// The log could not be read.
