@@ -31,6 +31,10 @@ const PROXIES: u64 = 60;
 const BATCH: u64 = 512;
 const SEGMENT: u64 = 1 << 20;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();

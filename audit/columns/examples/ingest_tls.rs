@@ -39,6 +39,10 @@ const LAST_DUE: u64 = 1_000;
 /// The priority of the thread that writes columns, as in the mesh process.
 const COLUMNS_NICENESS: i32 = 10;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), BoxError> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

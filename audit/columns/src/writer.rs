@@ -1,10 +1,15 @@
-//! Writing a segment: rows are gathered, sorted and written a row group at a time.
+//! Writing a segment: rows are gathered, sorted and made columns of a row group at a time; a thread of its own encodes,
+//! compresses and writes the group before meanwhile, at the priority of who writes.
 
 use std::{
     io::{self, Write},
     mem,
     ops::Range,
+    sync::mpsc::{self, SyncSender},
+    thread::{self, JoinHandle},
 };
+
+use arrow_array::RecordBatch;
 
 use parquet::{
     arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
@@ -17,7 +22,7 @@ use crate::{
     schema::{COLUMNS_SCHEMA, SORTED_BY, Sourced, columns, properties, schema},
 };
 
-/// Rows of a row group, of which one is in memory.
+/// Rows of a row group, of which two are in memory.
 pub const MAX_GROUP_ROWS: usize = 65_536;
 /// Bytes of records in a row group; the last record may go beyond.
 pub const MAX_GROUP_BYTES: usize = 48 << 20;
@@ -54,10 +59,10 @@ pub struct Extent {
     pub times: Option<(u64, u64)>,
 }
 
-/// Writes records as columns into `W`. Memory is bounded by a row group.
+/// Writes records as columns into `W`. Memory is bounded by two row groups.
 #[derive(Debug)]
-pub struct SegmentWriter<W: Write + Send> {
-    writer: ArrowWriter<W>,
+pub struct SegmentWriter<W: Write + Send + 'static> {
+    encoder: Encoder<W>,
     schema: arrow_schema::SchemaRef,
     gathered: Gathered,
     extent: Extent,
@@ -71,7 +76,7 @@ struct Gathered {
     batches: Vec<String>,
 }
 
-impl<W: Write + Send> SegmentWriter<W> {
+impl<W: Write + Send + 'static> SegmentWriter<W> {
     /// A segment that is written into `out`.
     pub fn new(out: W) -> Result<Self, WriteError> {
         let schema = schema();
@@ -91,7 +96,7 @@ impl<W: Write + Send> SegmentWriter<W> {
         let options = ArrowWriterOptions::new().with_properties(properties);
         let writer = ArrowWriter::try_new_with_options(out, schema.clone(), options)?;
         Ok(Self {
-            writer,
+            encoder: Encoder::start(writer)?,
             schema,
             gathered: Gathered::default(),
             extent: Extent::default(),
@@ -133,9 +138,7 @@ impl<W: Write + Send> SegmentWriter<W> {
         drop(rows);
         gathered.clear();
         self.gathered = gathered;
-        self.writer.write(&batch)?;
-        self.writer.flush()?;
-        Ok(())
+        self.encoder.give(batch)
     }
 
     /// Writes what is left and the footer, with what `describe` adds to the metadata.
@@ -144,13 +147,59 @@ impl<W: Write + Send> SegmentWriter<W> {
         describe: impl FnOnce(&Extent) -> Vec<(String, String)>,
     ) -> Result<(W, Extent), WriteError> {
         self.flush()?;
+        let mut writer = self.encoder.end()?;
         let version = ("reeve.columns".to_owned(), COLUMNS_SCHEMA.to_owned());
         for (key, value) in std::iter::once(version).chain(describe(&self.extent)) {
             let pair = KeyValue::new(key, value);
-            self.writer.append_key_value_metadata(pair);
+            writer.append_key_value_metadata(pair);
         }
-        Ok((self.writer.into_inner()?, self.extent))
+        Ok((writer.into_inner()?, self.extent))
     }
+}
+
+/// The thread that writes row groups; it takes the next one when it has written the last.
+#[derive(Debug)]
+struct Encoder<W: Write + Send + 'static> {
+    running: Option<(SyncSender<RecordBatch>, Encoding<W>)>,
+}
+
+type Encoding<W> = JoinHandle<Result<ArrowWriter<W>, ParquetError>>;
+
+impl<W: Write + Send + 'static> Encoder<W> {
+    fn start(mut writer: ArrowWriter<W>) -> Result<Self, WriteError> {
+        let (groups, coming) = mpsc::sync_channel::<RecordBatch>(0);
+        let encoding = thread::Builder::new().name("columns".to_owned());
+        let encoding = encoding.spawn(move || {
+            for group in coming {
+                writer.write(&group)?;
+                writer.flush()?;
+            }
+            Ok(writer)
+        });
+        let encoding = encoding.map_err(|error| ParquetError::External(Box::new(error)))?;
+        Ok(Self {
+            running: Some((groups, encoding)),
+        })
+    }
+
+    /// Waits until the group before is written; the error may be about that one.
+    fn give(&mut self, group: RecordBatch) -> Result<(), WriteError> {
+        match &self.running {
+            Some((groups, _)) if groups.send(group).is_ok() => Ok(()),
+            _ => self.end().and(Err(ended())),
+        }
+    }
+
+    /// Waits until everything is written.
+    fn end(&mut self) -> Result<ArrowWriter<W>, WriteError> {
+        let (groups, encoding) = self.running.take().ok_or_else(ended)?;
+        drop(groups);
+        Ok(encoding.join().map_err(|_panic| ended())??)
+    }
+}
+
+fn ended() -> WriteError {
+    ParquetError::General("the thread that writes columns has ended".to_owned()).into()
 }
 
 /// Denials first, then what was allowed, then the rest; within, as each worker wrote them.
@@ -216,5 +265,38 @@ impl Extent {
         self.records += 1;
         let (first, last) = self.times.unwrap_or((time, time));
         self.times = Some((first.min(time), last.max(time)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is full.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_the_writing_thread_met_is_told() {
+        // The magic at the file's beginning is written when the writer is made, or with the first group.
+        let told = SegmentWriter::new(Full).and_then(|mut writer| {
+            for _ in 0..3 {
+                writer.push(br#"{"id":"a/1/0/1","kind":"event","time":1}"#, "batch")?;
+                writer.flush()?;
+            }
+            writer.finish(|_| Vec::new())
+        });
+        let error = told.err().unwrap();
+        let text = reeve_core::error_chain(&error);
+        assert!(text.contains("no storage space"), "{text}");
     }
 }
