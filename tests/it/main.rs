@@ -2,6 +2,7 @@
 
 mod access_review;
 mod audit_access;
+mod audit_store;
 mod bad_input;
 mod balancing;
 mod bookinfo;

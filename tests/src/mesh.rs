@@ -147,9 +147,14 @@ impl Mesh {
 
     /// Starts `reeve up` again on the same state, folder and addresses, and waits until everything serves.
     pub async fn start_again(&mut self) {
+        self.start_again_with(&Start::default()).await;
+    }
+
+    /// The same, with arguments.
+    pub async fn start_again_with(&mut self, how: &Start) {
         assert!(self.stopped, "still running");
-        self.supervisor = spawn(&self.folder, &self.state, self.base, &Start::default())
-            .expect("`reeve up` starts again");
+        self.supervisor =
+            spawn(&self.folder, &self.state, self.base, how).expect("`reeve up` starts again");
         self.stopped = false;
         self.wait_ready(START_LIMIT).await;
     }

@@ -38,7 +38,7 @@ pub(crate) enum Fault {
 pub(crate) struct S3 {
     endpoint: String,
     state: Arc<State>,
-    _dir: TempDir,
+    dir: TempDir,
     runtime: Option<Runtime>,
 }
 
@@ -94,13 +94,18 @@ impl S3 {
         Self {
             endpoint: format!("http://{}", bound.recv().unwrap()),
             state,
-            _dir: dir,
+            dir,
             runtime: Some(runtime),
         }
     }
 
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// Where the bucket's objects lie as files.
+    pub(crate) fn bucket(&self) -> std::path::PathBuf {
+        self.dir.path().join(BUCKET)
     }
 
     pub(crate) fn set(&self, fault: Fault) {
