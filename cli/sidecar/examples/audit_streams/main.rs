@@ -1,27 +1,24 @@
 //! Measures what one audit log bears: as many proxies' audit streams as wanted, each with an SVID and a TLS connection of its
-//! own and the real shipper, into the real mesh process.
+//! own and the real shipper, into a real audit replica (`reeve audit serve`).
 //! `cargo run --release -p reeve-sidecar --example audit_streams -- FOLDER REEVE STREAMS RECORDS [WAVES [URL]]`: so many
-//! streams, so many records of each in each wave; with URL the log is kept in that bucket, too. With `--replica` first, the
-//! streams go into an audit replica beside the mesh process, and what that uses is told; with `--calls` perf(1) counts the
-//! files that it puts and what it waits for the disk. Prints JSON. The proxies are spread over processes of its own.
+//! streams, so many records of each in each wave; with URL the log is kept in that bucket, too. With `--calls` first, perf(1)
+//! counts the files that it puts and what it waits for the disk. Prints JSON. The proxies are spread over processes.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 mod measured;
+mod mesh;
 mod proxies;
 
 use std::{
     collections::BTreeMap,
     error::Error,
-    fs,
-    net::TcpListener,
     path::Path,
     time::{Duration, Instant},
 };
 
-use reeve_core::SpiffeId;
-
 use measured::{Calls, Running, Used};
-use proxies::{Group, MOST, REPLICAS};
+use mesh::Mesh;
+use proxies::{Group, MOST};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -38,7 +35,7 @@ fn main() -> Result<(), Failure> {
         let at = args.iter().position(|arg| *arg == name);
         at.map(|at| args.remove(at)).is_some()
     };
-    let (replica, calls) = (flag("--replica"), flag("--calls"));
+    let calls = flag("--calls");
     let (waves, url) = (args.get(4).unwrap_or(&"1"), args.get(5));
     let [folder, reeve, streams, records, ..] = args.as_slice() else {
         return Err("usage: audit_streams FOLDER REEVE STREAMS RECORDS [WAVES [URL]]".into());
@@ -48,7 +45,6 @@ fn main() -> Result<(), Failure> {
         streams: streams.parse()?,
         records: records.parse()?,
         waves: waves.parse()?,
-        replica,
         calls,
     };
     load.run(place.path(), reeve, url.copied())
@@ -58,31 +54,23 @@ struct Load {
     streams: u32,
     records: u32,
     waves: u32,
-    replica: bool,
     calls: bool,
 }
 
 impl Load {
     fn run(&self, place: &Path, reeve: &str, url: Option<&str>) -> Result<(), Failure> {
-        let (state, mesh) = (place.join("state"), place.join("mesh"));
-        fs::create_dir_all(&state)?;
-        fs::create_dir_all(&mesh)?;
-        let replica = self.replica.then(free).transpose()?;
-        let settings = replica.as_deref().map(settings).unwrap_or_default();
-        fs::write(mesh.join("mesh.yaml"), self.workloads() + &settings)?;
         let issued = Instant::now();
         let mut groups = self.groups(place)?;
         let issued = issued.elapsed().as_secs_f64();
-        let mesh_url = url.filter(|_| !self.replica);
-        let (mut log, mut expected) = (Running::start(reeve, &state, &mesh, mesh_url)?, "control");
-        let mut _mesh = None;
-        if let Some(listen) = &replica {
-            let replica = log.replica(reeve, (&state, &place.join("replica")), listen, url)?;
-            (_mesh, expected) = (Some(std::mem::replace(&mut log, replica)), "audit");
-        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let name = REPLICA.parse()?;
+        let mesh = runtime.block_on(Mesh::start(place, &name))?;
+        let own = place.join("replica");
+        let mut log = Running::start(reeve, (&name, &own), &mesh, url)?;
         let idle = log.resident_kib()?;
-        let expected: SpiffeId =
-            format!("spiffe://mesh.local/ns/reeve-system/sa/{expected}").parse()?;
+        let expected = mesh::domain()?.audit_replica(&mesh::root()?);
         let began = Instant::now();
         for group in &mut groups {
             group.ship(&log.address, &expected)?;
@@ -147,48 +135,17 @@ impl Load {
         }))
     }
 
-    fn workloads(&self) -> String {
-        let mut text = String::from(
-            "apiVersion: reeve.dev/v1alpha1\nkind: LocalMesh\nmetadata: {name: streams}\nspec:\n  workloads:\n",
-        );
-        for first in parts(self.streams, REPLICAS) {
-            let (workload, _) = proxies::name(first);
-            let replicas = REPLICAS.min(self.streams - first);
-            text.push_str(&format!(
-                "  - {{name: {workload}, serviceAccount: {workload}, replicas: {replicas}}}\n"
-            ));
-        }
-        text
-    }
-
     fn groups(&self, place: &Path) -> Result<Vec<Group>, Failure> {
-        parts(self.streams, MOST)
+        (0..self.streams)
+            .step_by(usize::try_from(MOST)?)
             .map(|first| Group::start(place, first, MOST.min(self.streams - first)))
             .collect()
     }
 }
 
-/// The first number of each part of so many.
-fn parts(all: u32, most: u32) -> impl Iterator<Item = u32> {
-    (0..all).step_by(usize::try_from(most).unwrap_or(1))
-}
-
 /// Waits until all have done what they were asked for.
 fn all(groups: &mut [Group]) -> Result<(), Failure> {
     groups.iter_mut().try_for_each(Group::answer)
-}
-
-/// The mesh knows the replica.
-fn settings(listen: &str) -> String {
-    format!(
-        "---\napiVersion: reeve.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec:\n  audit:\n    \
-         replicasElsewhere: [{{name: {REPLICA}, address: \"{listen}\"}}]\n"
-    )
-}
-
-/// An address that nobody listens on.
-fn free() -> Result<String, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]

@@ -1,25 +1,27 @@
-//! The process under measure: the mesh process, or an audit replica of it; and what it uses.
+//! The process under measure, an audit replica; and what it uses.
 
 use std::{
     collections::BTreeMap,
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use reeve_core::InstanceName;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Failure, REPLICA, free};
+use crate::{Failure, mesh::Mesh};
 
-/// What the mesh process has used.
+/// What it has used.
 pub(crate) struct Used {
     pub(crate) cpu_s: f64,
     pub(crate) written: u64,
     pub(crate) batches: u64,
 }
 
-/// The mesh process.
+/// It runs.
 pub(crate) struct Running {
     child: Child,
     pub(crate) address: String,
@@ -27,80 +29,45 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Starts the audit replica of that name, whose own files are in `own`.
     pub(crate) fn start(
         reeve: &str,
-        state: &Path,
-        mesh: &Path,
-        url: Option<&str>,
-    ) -> Result<Self, Failure> {
-        let (address, api) = (free()?, free()?);
-        let store = url.map(|url| ["--audit-store", url]);
-        let child = Command::new(reeve)
-            .args(["control", "run", "--grpc", &address, "--api", &api])
-            .arg("--state")
-            .arg(state)
-            .arg("--folder")
-            .arg(mesh)
-            .args(store.into_iter().flatten())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(state.join("mesh.log"))?)
-            .spawn()?;
-        let mut running = Self {
-            child,
-            address,
-            checkpoint: state.join("audit/checkpoint"),
-        };
-        while std::net::TcpStream::connect(&api).is_err() {
-            if let Some(ended) = running.child.try_wait()? {
-                let log = fs::read_to_string(state.join("mesh.log"))?;
-                return Err(format!("the mesh process ended: {ended}\n{log}").into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(running)
-    }
-
-    /// Starts an audit replica of the mesh of this process, which listens there.
-    pub(crate) fn replica(
-        &self,
-        reeve: &str,
-        (state, own): (&Path, &Path),
-        listen: &str,
+        (name, own): (&InstanceName, &Path),
+        mesh: &Mesh,
         url: Option<&str>,
     ) -> Result<Self, Failure> {
         fs::create_dir_all(own)?;
-        let token = Command::new(reeve)
-            .args(["ca", "token", "create", "--identity"])
-            .arg("spiffe://mesh.local/ns/reeve-system/sa/audit")
-            .arg("--state")
-            .arg(state)
-            .output()?;
-        if !token.status.success() {
-            return Err(String::from_utf8_lossy(&token.stderr).into_owned().into());
-        }
-        fs::write(own.join("token"), &token.stdout)?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let store = url.map(|url| ["--audit-store", url]);
         let child = Command::new(reeve)
-            .args(["audit", "serve", "--name", REPLICA, "--listen", listen])
-            .args(["--mesh-address", &self.address, "--state"])
+            .args([
+                "audit",
+                "serve",
+                "--name",
+                name.as_str(),
+                "--listen",
+                &address,
+            ])
+            .args(["--mesh-address", &mesh.address.to_string(), "--state"])
             .arg(own)
             .arg("--join-token-file")
-            .arg(own.join("token"))
+            .arg(&mesh.token)
             .arg("--bundle")
-            .arg(state.join("bundle.pem"))
+            .arg(&mesh.bundle)
             .args(store.into_iter().flatten())
             .stdout(Stdio::null())
             .stderr(fs::File::create(own.join("log"))?)
             .spawn()?;
         let mut running = Self {
             child,
-            address: listen.to_owned(),
+            address,
             checkpoint: own.join("audit/checkpoint"),
         };
-        while !running.checkpoint.exists() || std::net::TcpStream::connect(listen).is_err() {
-            if let Some(ended) = running.child.try_wait()? {
-                let log = fs::read_to_string(own.join("log"))?;
-                return Err(format!("the replica ended: {ended}\n{log}").into());
+        while !running.checkpoint.exists()
+            || std::net::TcpStream::connect(&running.address).is_err()
+        {
+            if running.still().is_err() {
+                return Err(fs::read_to_string(own.join("log"))?.into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

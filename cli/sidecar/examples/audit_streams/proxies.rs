@@ -2,7 +2,6 @@
 //! It is spoken to by lines, and answers each by one.
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -11,19 +10,18 @@ use std::{
 };
 
 use reeve_audit::{EventKind, EventRecord, Level, ShipOptions, Wal, WalOptions, ship, ship::only};
-use reeve_ca::{CaOptions, CertificateAuthority, MeshAddress, SealKey, Store};
-use reeve_core::{Clock, InstanceName, SpiffeId, clock::SystemClock};
+use reeve_ca::MeshAddress;
+use reeve_core::{Clock, InstanceName, ServiceAccount, SpiffeId, clock::SystemClock};
 use reeve_sidecar::{MeshConnector, SvidSigner};
 use reeve_svid::{Credentials, CredentialsWatch};
 use tokio::sync::watch;
 
-use crate::Failure;
+use crate::{Failure, mesh};
 
-/// Copies of one workload.
-pub(crate) const REPLICAS: u32 = 250;
+/// Proxies of one workload.
+const REPLICAS: u32 = 250;
 /// Most proxies of one process.
 pub(crate) const MOST: u32 = 2_500;
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// Proxies in another process.
 pub(crate) struct Group {
@@ -80,9 +78,16 @@ impl Drop for Group {
     }
 }
 
-/// Which workload a proxy is of, and which copy of it.
-pub(crate) fn name(number: u32) -> (String, u32) {
-    (format!("w{}", number / REPLICAS), number % REPLICAS)
+/// What a proxy is called.
+fn name(number: u32) -> Result<InstanceName, Failure> {
+    Ok(format!("w{}-{}", number / REPLICAS, number % REPLICAS).parse()?)
+}
+
+/// Who a proxy of that name is.
+pub(crate) fn identity_of(proxy: &InstanceName) -> Result<SpiffeId, Failure> {
+    let (workload, _) = proxy.as_str().rsplit_once('-').ok_or("no proxy's name")?;
+    let account = ServiceAccount::parse(workload)?;
+    Ok(mesh::domain()?.workload(&"default".parse()?, &account))
 }
 
 type Proxy = (Arc<Wal>, CredentialsWatch);
@@ -125,32 +130,16 @@ fn say(line: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Each with its write-ahead log and an SVID of the mesh's own authority, which the mesh process then opens.
+/// Each with its write-ahead log and an SVID of the mesh's own authority, which the mesh then opens.
 fn make(
     place: &Path,
     numbers: std::ops::Range<u32>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Vec<Proxy>, Failure> {
-    let state = place.join("state");
-    fs::create_dir_all(&state)?;
-    let options = CaOptions {
-        trust_domain: "mesh.local".parse()?,
-        root_ttl: 365 * DAY,
-        intermediate_ttl: 30 * DAY,
-        svid_ttl: DAY,
-        consumer_wait: Duration::from_secs(60),
-        store: Store::Sealed {
-            dir: state.join("ca"),
-            key: SealKey::from_file_or_new(&state.join("seal.key"))?,
-        },
-        vault: None,
-        upstream: None,
-    };
-    let ca = CertificateAuthority::open(options, Arc::clone(clock))?;
+    let ca = mesh::authority(place, clock)?;
     let each = numbers.map(|number| {
-        let (workload, replica) = name(number);
-        let id: SpiffeId = format!("spiffe://mesh.local/ns/default/sa/{workload}").parse()?;
-        let name: InstanceName = format!("{workload}-{replica}").parse()?;
+        let name = name(number)?;
+        let id = identity_of(&name)?;
         let wal = WalOptions {
             level: Level::Os,
             max_bytes: 1 << 26,
