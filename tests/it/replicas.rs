@@ -60,9 +60,17 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
         let records = mesh.records(&[]).await;
         let logged = request_ids(&records, "echo-v1-0");
         let missing: Vec<_> = answered.difference(&logged).take(5).collect();
-        match missing.is_empty() && records.iter().all(|record| record["logged"] != false) {
+        // The mesh's own records are never at rest: each look at the trail adds one.
+        let own = |record: &Value| {
+            record["id"]
+                .as_str()
+                .is_some_and(|id| id.starts_with("reeve."))
+        };
+        let unlogged = |record: &&Value| record["logged"] == false && !own(record);
+        let waiting = records.iter().filter(unlogged).count();
+        match missing.is_empty() && waiting == 0 {
             true => Ok(()),
-            false => Err(format!("missing: {missing:?}")),
+            false => Err(format!("missing: {missing:?}; {waiting} in no log")),
         }
     })
     .await;
