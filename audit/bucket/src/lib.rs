@@ -11,6 +11,7 @@
 
 mod credentials;
 #[cfg(test)]
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 mod server;
 #[cfg(test)]
 mod tests;
