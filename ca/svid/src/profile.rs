@@ -96,7 +96,7 @@ pub(crate) fn check_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     Ok(Leaf {
         id,
         validity: Validity::of(&certificate),
-        serial: hex(certificate.raw_serial()),
+        serial: hex::encode(certificate.raw_serial()),
     })
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn summary(der: &CertificateDer<'_>) -> Result<CertificateSummary, Sv
     Ok(CertificateSummary {
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
-        serial: hex(certificate.raw_serial()),
+        serial: hex::encode(certificate.raw_serial()),
         uris: uris(0, &certificate)?
             .into_iter()
             .map(str::to_owned)
@@ -245,10 +245,4 @@ fn uris<'a>(
         }
     };
     Ok(names.iter().filter_map(uri).collect())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16);
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    digits.filter_map(digit).collect()
 }

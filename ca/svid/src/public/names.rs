@@ -124,7 +124,7 @@ fn has_one_of(leaf: &CertificateDer<'_>, wanted: &[String]) -> bool {
 
 fn sha256_hex(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(digest)
 }
 
 /// Whether one of `pins` is the certificate's SHA-256 (hex, colons allowed) or its public key's (base64).
