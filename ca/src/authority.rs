@@ -27,6 +27,8 @@ use crate::{
 mod custody;
 mod error;
 mod federation;
+#[cfg(test)]
+mod fixture;
 mod journal;
 mod jwt;
 mod options;

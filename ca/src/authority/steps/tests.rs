@@ -1,19 +1,16 @@
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, KeyPair};
-use reeve_core::{TrustDomain, clock::ManualClock};
+use reeve_core::clock::ManualClock;
 use reeve_svid::{Purpose, verify_svid};
 
 use super::*;
 use crate::{
     LogEvents, RevokeTarget,
     authority::{
-        Attested, CaOptions, CertificateAuthority, IssueError, IssuedSvid, Recheck, Store,
+        CertificateAuthority, IssueError, IssuedSvid, Recheck,
+        fixture::{HOUR, START, authority, issue},
     },
 };
-
-const START: UnixTime = UnixTime::from_secs(1_800_000_000);
-const HOUR: Duration = Duration::from_secs(3600);
 
 struct Scene {
     clock: Arc<ManualClock>,
@@ -22,18 +19,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let clock = Arc::new(ManualClock::at(START));
-        let options = CaOptions {
-            trust_domain: TrustDomain::parse("mesh.local").unwrap(),
-            root_ttl: HOUR * 24 * 365,
-            intermediate_ttl: HOUR * 24,
-            svid_ttl: HOUR * 4,
-            consumer_wait: Duration::ZERO,
-            store: Store::DangerMemory,
-            vault: None,
-            upstream: None,
-        };
-        let ca = CertificateAuthority::open(options, Arc::clone(&clock) as _).unwrap();
+        let (clock, ca) = authority();
         Self { clock, ca }
     }
 
@@ -57,11 +43,7 @@ impl Scene {
     }
 
     fn issue(&self) -> Result<IssuedSvid, IssueError> {
-        let id = "spiffe://mesh.local/ns/default/sa/reviews";
-        let caller = Attested::by_itself(id.parse().unwrap());
-        let key = KeyPair::generate().unwrap();
-        let request = CertificateParams::default().serialize_request(&key);
-        self.ca.issue(&caller, request.unwrap().der())
+        issue(&self.ca)
     }
 
     fn roots(&self) -> Vec<rustls_pki_types::CertificateDer<'static>> {
