@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt, future};
 use reeve_core::{EntryName, RegistrationEntry, SpiffeId};
 use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Request, Status, Streaming};
+use tonic::{Extensions, Request, Status, Streaming};
 
 use super::{Asked, IssuerService, RefusalReason, caller};
 use crate::{
@@ -32,14 +32,7 @@ impl IssuerService {
         let first = timeout(FIRST_REPORT, said.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("nothing was reported"))??;
         let first = first.ok_or_else(|| Status::invalid_argument("nothing was reported"))?;
-        let refuse = |reason| self.refuse(caller(&extensions), &first.agent_id, reason);
-        let agent = SpiffeId::parse(&first.agent_id);
-        let agent = agent.map_err(|_| refuse(RefusalReason::NotASpiffeId))?;
-        let known = self.known(&extensions, Asked::by_itself(agent)).await;
-        let agent = known.map_err(refuse)?.id;
-        if self.ca.is_revoked(&agent) {
-            return Err(refuse(RefusalReason::Revoked));
-        }
+        let agent = self.agent(&extensions, &first.agent_id).await?;
         let reporter = self.entries.reporter(agent.clone());
         let reporter = reporter.ok_or_else(|| Status::resource_exhausted("too many agents"))?;
         reporter.report(uses(first));
@@ -65,20 +58,27 @@ impl IssuerService {
         Ok(lists.map(Ok).take_until(until).boxed())
     }
 
+    /// The agent that the caller says to be, if it is that and not revoked.
+    async fn agent(&self, extensions: &Extensions, id: &str) -> Result<SpiffeId, Status> {
+        let refuse = |reason| self.refuse(caller(extensions), id, reason);
+        let agent = SpiffeId::parse(id);
+        let agent = agent.map_err(|_| refuse(RefusalReason::NotASpiffeId))?;
+        let known = self.known(extensions, Asked::by_itself(agent)).await;
+        let agent = known.map_err(refuse)?.id;
+        match self.ca.is_revoked(&agent) {
+            true => Err(refuse(RefusalReason::Revoked)),
+            false => Ok(agent),
+        }
+    }
+
     /// Puts on record whom an agent refused. It speaks for itself alone, and no other member is heard.
     pub(super) async fn note_refusals(&self, request: Request<Refusals>) -> Result<(), Status> {
         let extensions = request.extensions().clone();
         let said = request.into_inner();
-        let refuse = |reason| self.refuse(caller(&extensions), &said.agent_id, reason);
-        let agent = SpiffeId::parse(&said.agent_id);
-        let agent = agent.map_err(|_| refuse(RefusalReason::NotASpiffeId))?;
-        let known = self.known(&extensions, Asked::by_itself(agent)).await;
-        let agent = known.map_err(refuse)?.id;
-        if self.ca.is_revoked(&agent) {
-            return Err(refuse(RefusalReason::Revoked));
-        }
+        let agent = self.agent(&extensions, &said.agent_id).await?;
         if !self.entries.is_reporting(&agent) {
-            return Err(refuse(RefusalReason::NotEntitled));
+            let reason = RefusalReason::NotEntitled;
+            return Err(self.refuse(caller(&extensions), &said.agent_id, reason));
         }
         let told = said.refusals.into_iter().take(MAX_TOLD_AT_ONCE);
         for refusal in told.map(ToldRefusal::from) {
