@@ -198,6 +198,13 @@ impl<W: Write + Send + 'static> Encoder<W> {
     }
 }
 
+/// What is given up on is written to no more.
+impl<W: Write + Send + 'static> Drop for Encoder<W> {
+    fn drop(&mut self) {
+        drop(self.end());
+    }
+}
+
 fn ended() -> WriteError {
     ParquetError::General("the thread that writes columns has ended".to_owned()).into()
 }
