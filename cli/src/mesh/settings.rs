@@ -53,7 +53,7 @@ impl Kept {
         let path = state.join(FILE_NAME);
         reeve_files::read_json(&path).with_context(|| {
             format!(
-                "{} is damaged; it is written anew from a valid configuration once it is removed",
+                "{} cannot be read; if it is damaged, it is written anew from a valid configuration once it is removed",
                 path.display()
             )
         })
