@@ -85,15 +85,20 @@ func toServer(source *workloadapi.X509Source, server string, id spiffeid.ID, fre
 			log.Fatal(err)
 		}
 		request.Host = in.Host
-		answer, err := client.Do(request)
-		if err != nil {
-			http.Error(out, err.Error(), http.StatusBadGateway)
-			return
-		}
-		defer answer.Body.Close()
-		out.WriteHeader(answer.StatusCode)
-		io.Copy(out, answer.Body)
+		relay(out, client, request)
 	}
+}
+
+// relay answers as the server does.
+func relay(out http.ResponseWriter, client *http.Client, request *http.Request) {
+	answer, err := client.Do(request)
+	if err != nil {
+		http.Error(out, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer answer.Body.Close()
+	out.WriteHeader(answer.StatusCode)
+	io.Copy(out, answer.Body)
 }
 
 func main() {

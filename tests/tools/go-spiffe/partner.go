@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"io"
 	"log"
 	"math/big"
 	"net/http"
@@ -175,14 +174,7 @@ func (p *partner) call(server string, id spiffeid.ID, pick func() *root) http.Ha
 		if in.URL.RawQuery == "token" {
 			request.Header.Set("Authorization", "Bearer "+token)
 		}
-		answer, err := client.Do(request)
-		if err != nil {
-			http.Error(out, err.Error(), http.StatusBadGateway)
-			return
-		}
-		defer answer.Body.Close()
-		out.WriteHeader(answer.StatusCode)
-		io.Copy(out, answer.Body)
+		relay(out, client, request)
 	}
 }
 
