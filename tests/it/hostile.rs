@@ -4,9 +4,10 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
 
 use reeve_tests::{
-    Door, Folder, Mesh, MeshTls, StrictBackend, eventually, local_mesh, permit, service, sidecar,
+    Door, Folder, Mesh, MeshTls, StrictBackend, decisions_of, eventually, local_mesh, permit,
+    service, sidecar,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     fixture::settings,
@@ -84,8 +85,8 @@ impl Hostile {
         }
     }
 
-    /// Asserts that the application saw no more requests than `target`'s access log has permitted ones, path by path,
-    /// and nothing that a strict parser would refuse.
+    /// Asserts that the application saw no more requests than the audit log has permitted ones of `target`'s proxy, path
+    /// by path, and nothing that a strict parser would refuse.
     pub(crate) async fn assert_nothing_unlogged(&self) {
         assert_eq!(
             self.backend.faults(),
@@ -94,43 +95,37 @@ impl Hostile {
         );
         let mut seen = BTreeMap::<String, usize>::new();
         for request in self.backend.requests() {
-            *seen.entry(request.target).or_default() += 1;
+            // These tests use no query, but for what smuggles one.
+            let path = request.target.split('?').next().unwrap_or_default();
+            *seen.entry(path.to_owned()).or_default() += 1;
         }
         eventually(
-            "the access log has what the application saw",
-            Duration::from_secs(10),
+            "the audit log has what the application saw",
+            Duration::from_secs(60),
             async || {
-                let mut logged = BTreeMap::<String, usize>::new();
-                for line in self.access_log("target-0") {
-                    if line["direction"] == "inbound" && line["effect"] == "allow" {
-                        // The target's path; these tests use no query.
-                        let path = line["path"].as_str().unwrap_or_default().to_owned();
-                        *logged.entry(path).or_default() += 1;
-                    }
-                }
-                let more = seen.iter().find(|(target, count)| {
-                    let path = target.split('?').next().unwrap_or_default();
-                    logged.get(path).is_none_or(|logged| logged < count)
-                });
-                more.map_or(Ok(()), |(target, count)| {
-                    Err(format!("{target} seen {count} times"))
+                let logged = self.permitted().await;
+                let more = seen
+                    .iter()
+                    .find(|(path, count)| logged.get(*path).is_none_or(|logged| logged < count));
+                more.map_or(Ok(()), |(path, count)| {
+                    Err(format!("{path} seen {count} times"))
                 })
             },
         )
         .await;
     }
 
-    /// The lines of an instance's access log.
-    pub(crate) fn access_log(&self, instance: &str) -> Vec<Value> {
-        // A log that grows long is set aside once.
-        let [before, now] = [".1", ""].map(|end| {
-            let name = format!("{instance}.sidecar.log{end}");
-            self.mesh.log(&name)
-        });
-        let text = before + &now;
-        let lines = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["log"] == "access").collect()
+    /// How often `target`'s proxy has permitted a request to each path.
+    async fn permitted(&self) -> BTreeMap<String, usize> {
+        let records = ["--kind", "decision", "--effect", "allow"];
+        let records = self.mesh.records(&records).await;
+        let mut paths = BTreeMap::<String, usize>::new();
+        for record in decisions_of(&records, "target-0") {
+            let path = record["request"]["context"]["http"]["path"]
+                .as_str()
+                .unwrap_or_default();
+            *paths.entry(path.to_owned()).or_default() += 1;
+        }
+        paths
     }
 }

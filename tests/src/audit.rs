@@ -79,11 +79,17 @@ pub fn decisions(records: &[Value]) -> impl Iterator<Item = &Value> {
     records.iter().filter(|record| record["kind"] == "decision")
 }
 
-/// The request ids in the decisions that `instance`'s proxy made and that are in the log's tree, not only in a
-/// write-ahead log.
+/// The decisions that `instance`'s proxy made and that are in the log's tree, not only in a write-ahead log.
+pub fn decisions_of<'a>(
+    records: &'a [Value],
+    instance: &'a str,
+) -> impl Iterator<Item = &'a Value> {
+    decisions(records).filter(move |r| r["logged"] == true && proxy_of(r) == instance)
+}
+
+/// The request ids in those.
 pub fn request_ids(records: &[Value], instance: &str) -> BTreeSet<String> {
-    decisions(records)
-        .filter(|record| record["logged"] == true && proxy_of(record) == instance)
+    decisions_of(records, instance)
         .filter_map(|record| Some(record["request_id"].as_str()?.to_owned()))
         .collect()
 }

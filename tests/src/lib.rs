@@ -26,7 +26,7 @@ mod scratch;
 mod strict;
 mod tools;
 
-pub use audit::{assert_gapless, decisions, request_ids};
+pub use audit::{assert_gapless, decisions, decisions_of, request_ids};
 pub use binaries::binary;
 pub use churn::{Report as ChurnReport, Tally, churn};
 pub use command::{Outcome, run};
