@@ -157,6 +157,13 @@ impl Repeated {
         spans.is_some_and(|spans| spans.iter().any(within))
     }
 
+    /// The sequences (first, last) of a proxy's worker and epoch that the `log`th log has and that count for another.
+    pub fn of_line(&self, log: usize, proxy: &str, worker: u16, epoch: u64) -> &[(u64, u64)] {
+        let proxy = InstanceName::parse(proxy);
+        let spans = proxy.map(|proxy| self.0.get(&(log, proxy, worker, epoch)));
+        spans.ok().flatten().map_or(&[], Vec::as_slice)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

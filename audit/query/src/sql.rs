@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -21,8 +21,10 @@ use datafusion::{
     prelude::{ParquetReadOptions, SessionConfig},
 };
 use futures_util::StreamExt;
-use reeve_audit::{Reader, query::ReadError};
+use reeve_audit::{Reader, Repeated, query::ReadError};
 use reeve_columns::{Columns, SegmentWriter, WriteError};
+
+use crate::once::counts_here;
 
 /// The longest text of a query.
 pub const MAX_QUERY_BYTES: usize = 64 << 10;
@@ -110,9 +112,10 @@ impl SqlError {
     }
 }
 
-/// Answers the query `text` over the log in `dir`; how many rows it has.
+/// Answers the query `text` over a mesh's logs – the mesh log's folder, then its replicas' –, and says how many rows it has.
+/// What two logs have counts once.
 pub fn run(
-    dir: &Path,
+    logs: &[PathBuf],
     text: &str,
     form: Form,
     limits: &Limits,
@@ -126,7 +129,7 @@ pub fn run(
         .build()
         .map_err(SqlError::Write)?;
     let answered = runtime.block_on(async {
-        let answering = answer(dir, text, form, limits, out);
+        let answering = answer(logs, text, form, limits, out);
         // Cancel-safe: what was begun is dropped with the runtime.
         tokio::time::timeout(limits.time, answering).await
     });
@@ -135,7 +138,7 @@ pub fn run(
 }
 
 async fn answer(
-    dir: &Path,
+    logs: &[PathBuf],
     text: &str,
     form: Form,
     limits: &Limits,
@@ -143,7 +146,7 @@ async fn answer(
 ) -> Result<u64, SqlError> {
     let wrong = |error| SqlError::of(error, limits);
     let context = context(limits).map_err(wrong)?;
-    let records = records(&context, dir, limits).await?;
+    let records = records(&context, logs, limits).await?;
     context
         .register_table(RECORDS, records.into_view())
         .map_err(wrong)?;
@@ -182,8 +185,41 @@ fn context(limits: &Limits) -> Result<SessionContext, DataFusionError> {
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 
-/// Everything that the log holds: segments, then what is in none yet.
+/// Everything that the logs hold, each record once.
 async fn records(
+    context: &SessionContext,
+    logs: &[PathBuf],
+    limits: &Limits,
+) -> Result<DataFrame, SqlError> {
+    let wrong = |error| SqlError::of(error, limits);
+    // First: what comes to another log meanwhile is then seen twice, not never.
+    let repeated = Arc::new(repeated(logs)?);
+    let mut all = context.read_empty().map_err(wrong)?;
+    for (log, dir) in logs.iter().enumerate() {
+        let mut own = of_log(context, dir, limits).await?;
+        if !repeated.is_empty() {
+            let counts = counts_here(Arc::clone(&repeated), log);
+            own = own.filter(counts).map_err(wrong)?;
+        }
+        all = match log {
+            0 => own,
+            _ => all.union(own).map_err(wrong)?,
+        };
+    }
+    Ok(all)
+}
+
+fn repeated(logs: &[PathBuf]) -> Result<Repeated, SqlError> {
+    let readers: Result<Vec<_>, _> = logs.iter().map(|dir| Reader::open(dir)).collect();
+    let mut readers = readers?.into_iter();
+    match readers.next() {
+        Some(mesh) => Ok(mesh.with_replicas(readers.collect()).repeated()?),
+        None => Ok(Repeated::default()),
+    }
+}
+
+/// Everything that a log holds: segments, then what is in none yet.
+async fn of_log(
     context: &SessionContext,
     dir: &Path,
     limits: &Limits,
@@ -212,7 +248,7 @@ fn newest(dir: &Path, from: u64) -> Result<Vec<RecordBatch>, SqlError> {
     while at < size {
         let end = size.min(at + LEAVES_AT_ONCE);
         for batch in reader.batches(at, end)? {
-            let name = hex(&batch.hash);
+            let name = hex::encode(batch.hash);
             let mut pushed = Ok(());
             batch.read_checked(&mut buffer, &mut |record| {
                 if pushed.is_ok() {
@@ -235,10 +271,6 @@ fn newest(dir: &Path, from: u64) -> Result<Vec<RecordBatch>, SqlError> {
         batches.push(batch.map_err(|error| SqlError::Query(DataFusionError::from(error)))?);
     }
     Ok(batches)
-}
-
-fn hex(hash: &[u8]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Rows on their way out.

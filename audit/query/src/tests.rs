@@ -1,4 +1,9 @@
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use reeve_audit::{
@@ -84,9 +89,51 @@ fn trail() -> TempDir {
     dir
 }
 
+/// Appends `count` records to the write-ahead log of proxy `a` in `dir`.
+fn fill(dir: &Path, count: u64) {
+    let wal = open(dir);
+    for n in 0..count {
+        let event = EventRecord::new(EventKind::ConfigApplied).with("n", n.to_string());
+        wal.append(event).unwrap();
+    }
+}
+
+fn open(dir: &Path) -> Arc<Wal> {
+    let (options, clock) = (WalOptions::default(), Arc::new(SystemClock));
+    Arc::new(Wal::open(dir, "a".parse().unwrap(), options, clock).unwrap())
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (source, target) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        match source.is_dir() {
+            true => copy(&source, &target),
+            false => drop(fs::copy(&source, &target).unwrap()),
+        }
+    }
+}
+
+/// Ships all that the write-ahead log has into a log of that name.
+fn log_all(wal: &Path, dir: &Path, name: &str) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let key = SealKey::from_hex(&"5a".repeat(32)).unwrap();
+    let log = AuditLog::open(dir, LogOptions::new(name, key)).unwrap();
+    let wal = open(wal);
+    let signer = Arc::new(Signer(Arc::new(Key(Ed25519KeyPair::generate().unwrap()))));
+    runtime.spawn(ship_local(wal.clone(), log, signer, ShipOptions::default()));
+    while wal.status().backlog > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    runtime.shutdown_background();
+}
+
 fn ask(dir: &Path, text: &str, form: Form) -> Result<String, SqlError> {
     let mut out = Vec::new();
-    run(dir, text, form, &Limits::default(), &mut out)?;
+    run(&[dir.to_owned()], text, form, &Limits::default(), &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -121,6 +168,29 @@ fn segments_and_the_newest_records_are_one_table() {
     assert_eq!(none.unwrap(), "");
     let about = ask(dir.path(), "describe records", Form::Json);
     assert!(about.unwrap().contains("\"column_name\":\"principal\""));
+}
+
+#[test]
+fn what_two_logs_have_counts_once() {
+    let dir = TempDir::new().unwrap();
+    let [mesh, replica] = ["audit", "replica"].map(|name| dir.path().join(name));
+    let wal = |name: &str| dir.path().join(name).join("a");
+    fill(&wal("first"), 20);
+    // Nobody acknowledged these, so the proxy sends them again, elsewhere, and goes on there.
+    copy(&wal("first"), &wal("again"));
+    log_all(&wal("first"), &mesh, "mesh.local/audit");
+    fill(&wal("again"), 5);
+    log_all(&wal("again"), &replica, "mesh.local/audit/audit-0");
+    let count = |logs: &[PathBuf]| {
+        let mut out = Vec::new();
+        let text = "select count(*) as n from records";
+        run(logs, text, Form::Json, &Limits::default(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let both = [mesh.clone(), replica.clone()];
+    assert_eq!(count(&[mesh]), "{\"n\":20}\n");
+    assert_eq!(count(&[replica]), "{\"n\":25}\n");
+    assert_eq!(count(&both), "{\"n\":25}\n");
 }
 
 #[test]
@@ -183,13 +253,25 @@ fn a_query_that_takes_too_much_ends() {
         ..Limits::default()
     };
     let mut out = Vec::new();
-    let late = run(dir.path(), endless, Form::Json, &short, &mut out);
+    let late = run(
+        &[dir.path().to_owned()],
+        endless,
+        Form::Json,
+        &short,
+        &mut out,
+    );
     assert!(matches!(late, Err(SqlError::Time { .. })), "{late:?}");
     let small = Limits {
         memory_bytes: 1 << 20,
         time: Duration::from_secs(3600),
     };
-    let full = run(dir.path(), hungry, Form::Json, &small, &mut out);
+    let full = run(
+        &[dir.path().to_owned()],
+        hungry,
+        Form::Json,
+        &small,
+        &mut out,
+    );
     assert!(matches!(full, Err(SqlError::Memory { .. })), "{full:?}");
     let many = ask(dir.path(), "select * from range(1, 20000)", Form::Table);
     assert!(matches!(many, Err(SqlError::Rows)), "{many:?}");

@@ -381,7 +381,10 @@ impl Shown {
 pub(super) fn query(args: &QueryArgs) -> Verdict {
     if let Some(text) = &args.sql {
         let limits = (args.timeout.as_str(), args.memory);
-        return sql::run(&args.log.folder()?, text, args.output, limits);
+        let logs: Vec<_> = all_logs(&args.log.folder()?).collect();
+        let rows = sql::run(&logs, text, args.output, limits)?;
+        args.log.tell(rows);
+        return Ok(Answer::from_fine(rows > 0));
     }
     let format = match args.output {
         Rows::Human => Format::Human,

@@ -1,16 +1,19 @@
 //! `reeve audit query --sql`.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::read::Rows;
-use crate::problem::{Problem, Verdict};
+use crate::problem::Problem;
 
-/// Answers the query `text` over the log in `dir`, in the time and with the MiB that are given.
+/// Answers the query `text` over these logs, in the time and with the MiB that are given; how many rows there are.
 #[cfg(feature = "sql")]
-pub(super) fn run(dir: &Path, text: &str, rows: Rows, limits: (&str, usize)) -> Verdict {
+pub(super) fn run(
+    logs: &[PathBuf],
+    text: &str,
+    rows: Rows,
+    limits: (&str, usize),
+) -> Result<u64, Problem> {
     use reeve_query::{Form, Limits, SqlError};
-
-    use crate::problem::Answer;
 
     let limits = Limits {
         time: crate::verb::duration(limits.0).map_err(Problem::new)?,
@@ -22,12 +25,10 @@ pub(super) fn run(dir: &Path, text: &str, rows: Rows, limits: (&str, usize)) -> 
         Rows::Csv => Form::Csv,
     };
     let mut out = std::io::stdout().lock();
-    match reeve_query::run(dir, text, form, &limits, &mut out) {
-        Ok(count) => Ok(Answer::from_fine(count > 0)),
+    match reeve_query::run(logs, text, form, &limits, &mut out) {
+        Ok(count) => Ok(count),
         // Whoever read it has enough.
-        Err(SqlError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            Ok(Answer::Yes)
-        }
+        Err(SqlError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(1),
         Err(error) => Err(Problem::new(reeve_core::error_chain(&error)).fix(
             "`describe records` tells the columns; docs/audit-record.md tells what they mean",
         )),
@@ -36,7 +37,12 @@ pub(super) fn run(dir: &Path, text: &str, rows: Rows, limits: (&str, usize)) -> 
 
 /// This build has no SQL.
 #[cfg(not(feature = "sql"))]
-pub(super) fn run(_dir: &Path, _text: &str, _rows: Rows, _limits: (&str, usize)) -> Verdict {
+pub(super) fn run(
+    _logs: &[PathBuf],
+    _text: &str,
+    _rows: Rows,
+    _limits: (&str, usize),
+) -> Result<u64, Problem> {
     Err(
         Problem::new("this build of reeve has no SQL: it was built without the feature `sql`").fix(
             "build it with `cargo build --release -p reeve-cli --features sql`, or ask with --effect, --from, --service and the other flags",
