@@ -33,6 +33,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::{key::LogKey, sequence::Pending, tree::Frontier};
 use crate::{
+    EventKind, EventRecord,
     batch::{Batch, BatchFault, BatchHeader, CheckedBatch, Source},
     disk, hexes,
     seal::{SealError, SealKey},
@@ -451,19 +452,26 @@ impl AuditLog {
         self.sign(&mut state)
     }
 
-    /// Does what a file in the folder asks for.
-    fn replace_key_if_wanted(&self) {
+    /// Gives the log a new key if a file in its folder asks for one (`reeve audit rotate-key`); whoever has the log open looks
+    /// now and then. Returns what is to be put on record.
+    pub async fn replace_wanted_key(self: &Arc<Self>) -> Option<EventRecord> {
         let wanted = self.dir.join(layout::WANTED_KEY);
         if !wanted.exists() {
-            return;
+            return None;
         }
-        let done = self
-            .replace_key()
-            .and_then(|()| std::fs::remove_file(&wanted).map_err(|e| LogError::io(&wanted, e)));
-        match done {
-            Ok(()) => tracing::info!(key = self.key().verifier_key(), "the log has a new key"),
-            Err(error) => tracing::error!(%error, "cannot change the log's key"),
+        let old = self.status().verifier_key;
+        let done = self.rotate_key().await;
+        let done =
+            done.and_then(|()| std::fs::remove_file(&wanted).map_err(|e| LogError::io(&wanted, e)));
+        if let Err(error) = done {
+            tracing::error!(%error, "cannot change the log's key");
         }
+        let new = self.status().verifier_key;
+        (new != old).then(|| {
+            tracing::info!(key = new, "the log has a new key");
+            let event = EventRecord::new(EventKind::LogKeyRotated);
+            event.with("old", old).with("new", new)
+        })
     }
 
     /// The state is replaced as a whole, so a panic while the lock was held leaves it sound.

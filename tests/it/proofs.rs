@@ -127,22 +127,7 @@ async fn altered(file: &Path, key: &Path, vkey: &str) {
 
 /// The log gets another key while the mesh runs.
 async fn new_key(mesh: &Mesh) {
-    let state = mesh.state.display().to_string();
-    let args = ["audit", "rotate-key", "--state", &state];
-    let reeve = binary("reeve");
-    let rotate = run(&reeve, &args, &[], LIMIT);
-    // The log looks with each batch; there is one when somebody asks for something.
-    let calls = async {
-        loop {
-            drop(get("/").status(to_echo(mesh)).await);
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    // Cancel-safe: a call that is not waited for is the mesh's to answer.
-    tokio::select! {
-        rotated = rotate => assert_eq!(rotated.code, Some(0), "{}", rotated.text()),
-        () = calls => {}
-    }
+    mesh.reeve_ok(&["audit", "rotate-key"]).await;
 }
 
 /// A witness of its own: the process, its address and its key.

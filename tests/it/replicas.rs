@@ -89,12 +89,35 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
     )
     .await;
     mesh.verify_audit().await;
+    new_keys(&mesh).await;
     let shown = mesh.reeve_ok(&["status"]).await.stdout;
     assert!(REPLICAS.iter().all(|name| shown.contains(name)), "{shown}");
 
     at_rest(&mesh.state.join("audit/checkpoint")).await;
     mesh.kill().await;
     tampered_with(&mesh, &first, &old).await;
+}
+
+/// Each log gets a new key, which is on record; the mesh log's old key still leads to all of it.
+async fn new_keys(mesh: &Mesh) {
+    let key = mesh.state.join("audit/log.vkey");
+    let old = fs::read_to_string(&key).expect("the log's key");
+    let said = mesh.reeve_ok(&["audit", "rotate-key"]).await.stdout;
+    assert_eq!(said.matches("signed for by").count(), 4, "{said}");
+    eventually("the new keys are on record", PATIENCE, async || {
+        let records = mesh.records(&["--event", "log_key_rotated"]).await;
+        let logs = REPLICAS.iter().filter(|name| {
+            let log = format!("mesh.local/audit/{name}+");
+            let new = |record: &&Value| record["detail"]["new"].to_string().contains(&log);
+            records.iter().any(|record| new(&record))
+        });
+        match (records.len(), logs.count()) {
+            (4, 3) => Ok(()),
+            other => Err(format!("{other:?}: {records:#?}")),
+        }
+    })
+    .await;
+    mesh.verify_audit_with(&["--key", old.trim()]).await;
 }
 
 /// A whole copy of a replica's folder while it runs.

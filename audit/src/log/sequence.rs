@@ -23,7 +23,6 @@ pub(crate) struct Pending {
 impl AuditLog {
     /// Sequences everything that waits. Blocks on disk.
     pub(crate) fn sequence_pending(&self) {
-        self.replace_key_if_wanted();
         let waiting = {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *pending)

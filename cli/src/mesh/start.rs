@@ -220,23 +220,13 @@ fn own(settings: &Kept) -> anyhow::Result<AgentOptions> {
     })
 }
 
-/// The key that the log signs with; that it is another one now is put on record.
-fn key_of_the_log(view: &View, before: String) -> String {
-    let now = view.log.status().verifier_key;
-    if now != before {
-        let event = EventRecord::new(EventKind::LogKeyRotated);
-        let event = event.with("old", before).with("new", now.as_str());
-        view.events.record(event);
-    }
-    now
-}
-
-/// Replaces authorities in time even if nobody asks for certificates.
+/// Replaces authorities in time even if nobody asks for certificates, and the log's key when an operator asks for it.
 async fn maintain(view: &View) -> anyhow::Result<()> {
     let mut alarm = renewals::Alarm::default();
-    let mut key = view.log.status().verifier_key;
     loop {
-        key = key_of_the_log(view, key);
+        if let Some(event) = view.log.replace_wanted_key().await {
+            view.events.record(event);
+        }
         view.expire_faults();
         let (members, now) = (view.ca.members(), view.clock.now());
         alarm.sound(

@@ -49,6 +49,8 @@ Exit codes: 0 = ended by a signal, 2 = it could not run.";
 
 /// How long the mesh process may take to answer at the end.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// How often it is looked whether the log is to have a new key.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// `reeve audit serve`.
 #[derive(Args, Debug)]
@@ -150,6 +152,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     tracing::info!(replica = %replica.name, "the audit replica serves");
     // Cancel-safe: whichever branch ends first, the process ends.
     let outcome = tokio::select! {
+        () = keep_key(&told.1, &events) => Ok(()),
         failed = tokio::spawn(replica.serve()) => failed?,
         _ = ship => bail!("the replica's own records are shipped no longer"),
         _ = telling => bail!("the mesh log is told no longer how far this log has come"),
@@ -160,6 +163,16 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     end(&wal, told).await;
     tokio::task::spawn_blocking(move || wal.mark_end(signer.as_ref())).await?;
     outcome
+}
+
+/// Gives the log a new key whenever an operator asks for one, for ever.
+async fn keep_key(log: &Arc<AuditLog>, events: &AgentEvents) {
+    loop {
+        if let Some(event) = log.replace_wanted_key().await {
+            events.record(event);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Ships the last records, and tells the mesh process of them: what it holds of this log cannot be taken back.

@@ -217,9 +217,17 @@ impl Trail {
                 return ship(wal, only(channels), self.signer.clone(), options).await;
             }
         };
-        let ship = ship_local(wal, log, Arc::clone(&self.signer) as _, options);
+        let ship = ship_local(
+            wal,
+            Arc::clone(&log),
+            Arc::clone(&self.signer) as _,
+            options,
+        );
         let maintain = async {
             loop {
+                if let Some(event) = log.replace_wanted_key().await {
+                    self.records.events.record(event);
+                }
                 if let Err(error) = authority.maintain(&*self.records.events) {
                     tracing::error!(%error, "the authority cannot replace its authorities");
                 }
