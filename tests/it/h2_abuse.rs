@@ -87,12 +87,13 @@ async fn no_http2_flood_costs_a_second_client_its_answers_or_the_proxy_its_memor
             );
             let after = proxy_memory(proxy);
             println!(
-                "{} at {}: {} frames, {} connections; the second client: {} answers, p99 {:?}; memory {} -> {} KiB",
+                "{} at {}: {} frames, {} connections; the second client: {} answers, {} shed, p99 {:?}; memory {} -> {} KiB",
                 flood.name,
                 door.name,
                 sent.frames,
                 sent.connections,
                 second.answers,
+                second.shed,
                 second.p99,
                 before >> 10,
                 after >> 10,

@@ -132,6 +132,12 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Whether a proxy refused it as overload, having passed it on to nobody: whoever asks may ask again (docs/limits.md).
+    pub fn is_shed(&self) -> bool {
+        let refused = self.status == 503 || self.header("grpc-status") == Some("14");
+        refused && self.header("retry-after").is_some()
+    }
+
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())

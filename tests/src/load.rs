@@ -1,4 +1,5 @@
-//! Constant load, which counts every request that is not answered with 200.
+//! Constant load, which counts every request that is not answered with 200. What a proxy sheds on a busy machine is counted by
+//! itself: the next request asks again, and only who is shed for long has failed.
 
 use std::{
     net::SocketAddr,
@@ -15,6 +16,10 @@ use crate::{Answer, Call, Connection, Protocol};
 
 /// Failures kept word for word; further ones are only counted.
 const MAX_KEPT: usize = 200;
+/// For how long, at most, nothing else than being shed is no failure.
+const SHED_PATIENCE: Duration = Duration::from_secs(10);
+/// Before who was shed asks again.
+const SHED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where load goes.
 #[derive(Clone, Debug)]
@@ -49,6 +54,8 @@ pub struct Report {
     pub failed: u64,
     /// The first of the others.
     pub failures: Vec<Failure>,
+    /// The ids of the first that were shed.
+    pub shed: Vec<String>,
     /// The ids of those answered with 200.
     pub ids: Vec<String>,
     /// Time from sending to the whole answer, of those answered with 200.
@@ -60,6 +67,7 @@ struct Shared {
     stop: AtomicBool,
     ok: AtomicU64,
     failed: AtomicU64,
+    shed: AtomicU64,
     report: Mutex<Report>,
 }
 
@@ -95,6 +103,11 @@ impl Load {
         (count(&self.shared.ok), count(&self.shared.failed))
     }
 
+    /// Shed so far.
+    pub fn shed_so_far(&self) -> u64 {
+        self.shared.shed.load(Ordering::Relaxed)
+    }
+
     /// Lets each worker finish its request, and reports.
     pub async fn stop(mut self) -> Report {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -127,6 +140,7 @@ struct Worker {
 impl Worker {
     async fn run(self) {
         let mut connection = None;
+        let mut heard = Instant::now();
         for number in 0_u64.. {
             if self.shared.stop.load(Ordering::Relaxed) {
                 return;
@@ -134,7 +148,17 @@ impl Worker {
             let id = format!("{}-{number}", self.prefix);
             let call = self.target.call.clone().header("x-request-id", &id);
             let at = self.began.elapsed();
-            match self.exchange(&mut connection, &call).await {
+            let answer = self.exchange(&mut connection, &call).await;
+            if let Ok(answer) = &answer
+                && answer.is_shed()
+                && heard.elapsed() < SHED_PATIENCE
+            {
+                self.note_shed(id);
+                tokio::time::sleep(SHED_PAUSE).await;
+                continue;
+            }
+            heard = Instant::now();
+            match answer {
                 Ok(answer) if answer.status == 200 && !self.is_bad(&answer) => self.note_ok(id, at),
                 Ok(answer) => {
                     let flat: String = answer.text().chars().take(200).collect();
@@ -177,6 +201,14 @@ impl Worker {
         report.ok += 1;
         report.ids.push(id);
         report.latencies.push(self.began.elapsed() - at);
+    }
+
+    fn note_shed(&self, id: String) {
+        self.shared.shed.fetch_add(1, Ordering::Relaxed);
+        let mut report = self.shared.report.lock().expect("the report");
+        if report.shed.len() < MAX_KEPT {
+            report.shed.push(id);
+        }
     }
 
     fn note_failure(&self, id: String, at: Duration, what: String) {

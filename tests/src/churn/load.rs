@@ -21,6 +21,9 @@ const MAX_KEPT: usize = 20;
 /// Ticks of one long stream, and the time between two.
 const TICKS: usize = 60;
 const TICK_MS: u64 = 50;
+/// For how long, at most, a request that is shed is asked again, and how long it waits before.
+const SHED_PATIENCE: Duration = Duration::from_secs(10);
+const SHED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Requests of one kind.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +55,11 @@ impl fmt::Display for Tally {
         )
     }
 }
+
+/// A proxy refused it as overload: it is asked again.
+#[derive(Debug, thiserror::Error)]
+#[error("shed as overload")]
+struct Shed;
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -156,6 +164,7 @@ impl Client {
     }
 
     async fn exchange(&self, kept: &mut Option<Connection>, number: u64) -> Result<()> {
+        let began = Instant::now();
         loop {
             if kept.as_ref().is_some_and(Connection::is_closed) {
                 *kept = None;
@@ -173,6 +182,9 @@ impl Client {
             };
             match self.once(connection, number).await {
                 Err(error) if was_not_processed(&error) => *kept = None,
+                Err(error) if error.is::<Shed>() && began.elapsed() < SHED_PATIENCE => {
+                    tokio::time::sleep(SHED_PAUSE).await;
+                }
                 Ok(keep) => {
                     if !keep {
                         *kept = None;
@@ -191,6 +203,7 @@ impl Client {
                 let answer = connection
                     .send(&Call::get("echo:9080", &format!("/{number}")))
                     .await?;
+                ensure!(!answer.is_shed(), Shed);
                 ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
                 Ok(answer.header("connection") != Some("close"))
             }
@@ -208,6 +221,7 @@ impl Client {
                         .header("te", "trailers");
                 }
                 let answer = connection.send(&call).await?;
+                ensure!(!answer.is_shed(), Shed);
                 ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
                 ensure!(
                     answer.body == text.as_bytes(),
