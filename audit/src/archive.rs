@@ -163,15 +163,25 @@ impl LoggedBatch {
             .and_then(|mut file| io::Read::read_to_end(&mut file, buffer))
             .map_err(|e| unreadable(&self.object, e))?;
         let whole = buffer.strip_suffix(b"\n").unwrap_or(buffer);
-        let records = || whole.split(|byte| *byte == b'\n').skip(2);
-        let leaves: Vec<Hash> = records().map(|r| Hash(wal::leaf(r))).collect();
+        let records: Vec<&[u8]> = lines(whole).skip(2).collect();
+        let leaves: Vec<Hash> = records.iter().map(|r| Hash(wal::leaf(r))).collect();
         if tree::root(&leaves).0 != self.header.root {
             let what = io::Error::other("its records are not those that its header signs");
             return Err(unreadable(&self.object, what));
         }
-        records().for_each(each);
+        records.into_iter().for_each(each);
         Ok(())
     }
+}
+
+/// The lines of `text`, without what ends them.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = memchr::memchr_iter(b'\n', text).chain(std::iter::once(text.len()));
+    ends.scan(0, |start, end| {
+        let line = text.get(*start..end);
+        *start = end + 1;
+        line
+    })
 }
 
 /// RFC 6962 root over leaf hashes.

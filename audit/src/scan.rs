@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::{
     BatchHeader, Reader,
-    archive::LoggedBatch,
+    archive::{LoggedBatch, lines},
     query::{ReadError, unreadable},
     wal::{line, segment},
 };
@@ -232,7 +232,7 @@ impl Scan {
         // The header, the certificates, then a record a line.
         let whole = buffer.strip_suffix(b"\n").unwrap_or(buffer);
         let mut count = 0;
-        for record in whole.split(|byte| *byte == b'\n').skip(2) {
+        for record in lines(whole).skip(2) {
             count += 1;
             if count > object.skip {
                 each(record)?;

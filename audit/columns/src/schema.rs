@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMillisecondArray,
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray,
     builder::{ListBuilder, StringBuilder},
 };
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
@@ -38,19 +37,17 @@ pub(crate) struct Sourced<'a> {
     pub(crate) row: &'a Row<'a>,
     /// Its id, taken apart once.
     pub(crate) id: Option<Id<'a>>,
+    /// Of an outcome, the id of its decision.
+    pub(crate) outcome_of: Option<Id<'a>>,
     pub(crate) record: &'a str,
     pub(crate) batch: &'a str,
 }
 
+/// Text, for which there is room at once: it is not moved as it grows.
 fn texts<'a>(rows: &[Sourced<'a>], of: fn(&Sourced<'a>) -> Option<&'a str>) -> ArrayRef {
-    Arc::new(StringArray::from_iter(rows.iter().map(of)))
-}
-
-/// Much text, for which there is room at once: it is not moved as it grows.
-fn long_texts<'a>(rows: &[Sourced<'a>], of: fn(&Sourced<'a>) -> &'a str) -> ArrayRef {
-    let bytes = rows.iter().map(|row| of(row).len()).sum();
+    let bytes = rows.iter().map(|row| of(row).map_or(0, str::len)).sum();
     let mut texts = StringBuilder::with_capacity(rows.len(), bytes);
-    rows.iter().for_each(|row| texts.append_value(of(row)));
+    rows.iter().for_each(|row| texts.append_option(of(row)));
     Arc::new(texts.finish())
 }
 
@@ -158,10 +155,10 @@ const COLUMNS: &[Column] = &[
     }),
     ("cost_us", |rows| longs(rows, |r| r.row.cost_us)),
     ("outcome_of_epoch", |rows| {
-        longs(rows, |r| Some(r.row.outcome_of()?.epoch))
+        longs(rows, |r| Some(r.outcome_of?.epoch))
     }),
     ("outcome_of_sequence", |rows| {
-        longs(rows, |r| Some(r.row.outcome_of()?.sequence))
+        longs(rows, |r| Some(r.outcome_of?.sequence))
     }),
     ("status", |rows| ints(rows, |r| r.row.status)),
     ("bytes_in", |rows| longs(rows, |r| r.row.bytes_in)),
@@ -171,8 +168,8 @@ const COLUMNS: &[Column] = &[
     ("event", |rows| texts(rows, |r| r.row.event.as_deref())),
     ("subject", |rows| texts(rows, |r| r.row.subject.as_deref())),
     ("count", |rows| longs(rows, |r| r.row.count)),
-    ("batch", |rows| long_texts(rows, |r| r.batch)),
-    (RECORD, |rows| long_texts(rows, |r| r.record)),
+    ("batch", |rows| texts(rows, |r| Some(r.batch))),
+    (RECORD, |rows| texts(rows, |r| Some(r.record))),
 ];
 
 /// The columns' names and types.
