@@ -57,13 +57,13 @@ bench-whatif: prerequisites ## A million recorded decisions replayed against oth
 	  --trail $(TARGET)/bench-trail --json target/bench/whatif.json
 
 bench-audit: prerequisites ## What the audit trail costs beside Tessera and grep; needs Go. RECORDS=n searches among so many; QUICK=1 is short.
-	$(CARGO) build --release -p reeve-audit -p reeve-columns --examples
-	tests/bench/audit.py --tools $(BENCH_BIN)/examples --folder $(TARGET)/bench-audit --json target/bench/audit.json \
+	$(CARGO) build --profile $(BENCH_PROFILE) -p reeve-audit -p reeve-columns --examples
+	tests/bench/audit.py --tools $(TARGET)/$(BENCH_PROFILE)/examples --folder $(TARGET)/bench-audit --json target/bench/audit.json \
 	  $(if $(RECORDS),--records $(RECORDS)) $(if $(QUICK),--quick)
 
 bench-ca: prerequisites ## Issuing beside raw signatures, and 10,000 agents that renew after an outage. QUICK=1 is short, with 500.
-	$(CARGO) build --release -p reeve-ca --example issue_speed
-	tests/bench/ca.py --tool $(BENCH_BIN)/examples/issue_speed --json target/bench/ca.json $(if $(QUICK),--quick)
+	$(CARGO) build --profile $(BENCH_PROFILE) -p reeve-ca --example issue_speed
+	tests/bench/ca.py --tool $(TARGET)/$(BENCH_PROFILE)/examples/issue_speed --json target/bench/ca.json $(if $(QUICK),--quick)
 
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check
