@@ -1,65 +1,46 @@
 //! Listeners: accepting connections, finding out what they are, and what their peers can prove.
 
+mod handshake;
+mod serving;
+
 use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Version};
-use http_body::Body as _;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
 use prometheus::IntGauge;
-use reeve_audit::{AuthenticatedBy, EventKind, EventRecord};
+use reeve_audit::AuthenticatedBy;
 use reeve_core::{
-    decision::{Principal, Reason},
+    decision::Reason,
     model::{InboundListener, MtlsMode},
 };
-use reeve_svid::{alpn, peer_of, why_refused};
 use socket2::{Domain, Protocol as SocketProtocol, Type};
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::{
+    handshake::{Shaken, shake_hands},
+    serving::{Serving, Side, Spoken, serve_http},
+};
 use crate::{
     accepting::Accepting,
-    ahead::ReadAhead,
-    answer::Reset,
     arrival::Arrival,
-    bitten::limit_of,
     capture::{self, Arrived},
-    connect::limit_life,
     cork::Corked,
-    credentials::Epoch,
     detect::{Opening, detect},
-    farewell::Farewell,
-    framing::Framed,
     gateway::Visit,
     hello::name_in,
-    introduction,
-    io::{Io, Line},
+    io::Line,
     judge::{Peer, Question},
-    life,
     limits::{
-        CONNECTION_WINDOW_BYTES, DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_READ_TIMEOUT,
-        KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, LISTEN_BACKLOG, MAX_CONCURRENT_STREAMS,
-        MAX_CONNECTIONS_PER_LISTENER, MAX_ERROR_RESETS, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
-        MAX_HTTP1_BUFFER_BYTES, MAX_PENDING_RESETS, MAX_PENDING_RESETS_OF_PEER,
-        MAX_PLAINTEXT_STREAMS, MAX_SEND_BUFFER_BYTES, MAX_STRANGERS_PER_LISTENER,
-        STREAM_WINDOW_BYTES,
+        DETECT_TIMEOUT, HANDSHAKE_TIMEOUT, LISTEN_BACKLOG, MAX_CONNECTIONS_PER_LISTENER,
+        MAX_STRANGERS_PER_LISTENER,
     },
     metrics::Metrics,
     net::{Bound, Socket},
-    peer_info::PeerInfo,
-    proxy::Shared,
     snapshot::{Inbound, Snapshot},
     tcp,
-    trust::Chain,
     unproven::{self, Room, Unproven},
     worker::{Worker, WorkerSet},
 };
@@ -461,262 +442,5 @@ async fn mesh(
     } else {
         let serving = serve_http(worker, Side::Inbound, arrival, stream, gone, spoken);
         Box::pin(serving.until_future(draining)).await;
-    }
-}
-
-/// A connection whose peer proved by mTLS who it is.
-#[derive(Debug)]
-pub(crate) struct Shaken {
-    pub(crate) stream: TlsStream<ReadAhead<Line<Socket>>>,
-    pub(crate) peer: Peer,
-    pub(crate) spoken: Spoken,
-    /// What the caller's proxy said of the caller, before bytes.
-    pub(crate) told: Option<Arc<PeerInfo>>,
-    /// Cancelled when it should drain, since the certificates are about to end.
-    pub(crate) old: CancellationToken,
-    pub(crate) epoch: Arc<Epoch>,
-    pub(crate) gone: CancellationToken,
-}
-
-/// A peer whose handshake failed: recorded with the reason, up to a rate; beyond it counted.
-fn refuse_handshake(worker: &Worker, address: SocketAddr, reason: &str) {
-    worker.proxy.metrics.handshake_failed("server");
-    if worker.proxy.strangers.certificate_refused() {
-        let snapshot = worker.proxy.snapshot();
-        let shown =
-            snapshot.map_or_else(String::new, |snapshot| snapshot.redaction.client(address));
-        let event = EventRecord::new(EventKind::HandshakeRefused)
-            .with("address", shown)
-            .with("reason", reason);
-        worker.ledger.event(&event);
-    }
-}
-
-/// The server's side of mesh mTLS; `None` for a peer that is turned away, which is counted.
-pub(crate) async fn shake_hands(
-    worker: &Worker,
-    line: Line<Socket>,
-    address: SocketAddr,
-    http: bool,
-) -> Option<Shaken> {
-    let proxy = &worker.proxy;
-    let Some(epoch) = proxy.epoch() else {
-        proxy.metrics.handshake_failed("no_credentials");
-        return None;
-    };
-    let config = if http {
-        &epoch.http_server
-    } else {
-        &epoch.tcp_server
-    };
-    let (gone, cut) = (line.gone(), line.cut());
-    let handshake = TlsAcceptor::from(config.clone()).accept(ReadAhead::new(line));
-    let shaken = timeout(HANDSHAKE_TIMEOUT, handshake).await;
-    if shaken.is_err() {
-        proxy.metrics.limit_hit("handshake_timeout");
-    }
-    let mut stream = match shaken {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            refuse_handshake(worker, address, &why_refused(&error));
-            return None;
-        }
-        Err(_) => {
-            refuse_handshake(worker, address, "it took too long");
-            return None;
-        }
-    };
-    let (_, connection) = stream.get_ref();
-    let now = proxy.clock.now();
-    let peer = peer_of(connection, epoch.judges(), now);
-    let Some(verified) = peer else {
-        refuse_handshake(worker, address, "the certificate is not valid any more");
-        return None;
-    };
-    let chain = Chain::of(connection);
-    let spoken = match connection.alpn_protocol() {
-        Some(alpn::H2) => Spoken::Http2,
-        Some(alpn::HTTP1) => Spoken::Http1,
-        _ => Spoken::Bytes,
-    };
-    let peer = Peer {
-        principal: Principal::Workload(verified.id().clone()),
-        authenticated_by: AuthenticatedBy::Mtls,
-        ..Peer::stranger(address.ip()).asking_for(connection.server_name())
-    };
-    let (until, trust) = (verified.not_after(), proxy.trust());
-    let named = connection.alpn_protocol() == Some(alpn::NAMED_TCP);
-    let old = limit_life(&epoch, until, chain, trust, cut, gone.clone());
-    let told = match named {
-        false => None,
-        true => match timeout(HANDSHAKE_TIMEOUT, introduction::hear(&mut stream)).await {
-            Ok(Ok(told)) => told.map(Arc::new),
-            Ok(Err(_)) | Err(_) => {
-                proxy.metrics.handshake_failed("introduction");
-                return None;
-            }
-        },
-    };
-    Some(Shaken {
-        stream,
-        peer,
-        spoken,
-        told,
-        old,
-        epoch,
-        gone,
-    })
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Inbound,
-    Outbound,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Spoken {
-    Any,
-    Http1,
-    Http2,
-    Bytes,
-}
-
-/// An HTTP connection about to be served.
-pub(crate) struct Serving<'a, I> {
-    worker: &'a Arc<Worker>,
-    side: Side,
-    arrival: Arrival,
-    io: I,
-    /// Cancelled when the connection is no more, whatever it was upgraded to.
-    gone: CancellationToken,
-    spoken: Spoken,
-}
-
-pub(crate) fn serve_http<I: Io + 'static>(
-    worker: &Arc<Worker>,
-    side: Side,
-    arrival: Arrival,
-    io: I,
-    gone: CancellationToken,
-    spoken: Spoken,
-) -> Serving<'_, I> {
-    Serving {
-        worker,
-        side,
-        arrival,
-        io,
-        gone,
-        spoken,
-    }
-}
-
-impl<I: Io + 'static> Serving<'_, I> {
-    pub(crate) async fn until(self, drain: CancellationToken) {
-        self.until_future(drain.cancelled()).await;
-    }
-
-    /// Serves until the peer closes; once `drain` is ready, finishes what is in flight (GOAWAY, `Connection: close`).
-    /// An upgraded connection is served until it ends, so that it stays counted.
-    pub(crate) async fn until_future(self, drain: impl Future<Output = ()>) {
-        let gone = self.gone.clone();
-        self.serve(drain).await;
-        gone.cancelled().await;
-    }
-
-    async fn serve(self, drain: impl Future<Output = ()>) {
-        let Self {
-            worker,
-            side,
-            arrival,
-            io,
-            spoken,
-            ..
-        } = self;
-        let at = Arc::new((worker.clone(), arrival, Farewell::default()));
-        let patience = io.patience();
-        let served = at.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let at = served.clone();
-            let patience = patience.clone();
-            async move {
-                let (worker, arrival, farewell) = &*at;
-                let version = request.version();
-                farewell.heard(version);
-                if version != Version::HTTP_2 && !request.body().is_end_stream() {
-                    patience.begin();
-                }
-                let mut response = match side {
-                    Side::Inbound => Box::pin(life::inbound(worker, arrival, request)).await,
-                    Side::Outbound => Box::pin(life::outbound(worker, arrival, request)).await,
-                };
-                if response.extensions().get::<Reset>().is_some() {
-                    return Err(Reset);
-                }
-                farewell.say(version, &mut response);
-                Ok(response)
-            }
-        });
-        let builder = builder(spoken);
-        let metrics = worker.proxy.metrics.clone();
-        let io = Framed::new(io, metrics.clone());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-        let (_, _, farewell) = &*at;
-        let ended = farewell
-            .attend(connection, |it| it.graceful_shutdown(), drain)
-            .await;
-        if let Err(error) = ended {
-            if let Some(limit) = limit_of(error.as_ref()) {
-                metrics.limit_hit(limit);
-            }
-            tracing::debug!(%error, "a connection ended");
-        }
-    }
-}
-
-fn builder(spoken: Spoken) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    let (streams, pending_resets) = match spoken {
-        Spoken::Http2 => (MAX_CONCURRENT_STREAMS, MAX_PENDING_RESETS_OF_PEER),
-        Spoken::Any | Spoken::Http1 | Spoken::Bytes => (MAX_PLAINTEXT_STREAMS, MAX_PENDING_RESETS),
-    };
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HTTP1_BUFFER_BYTES)
-        .half_close(false);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(streams)
-        .max_pending_accept_reset_streams(pending_resets)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
-        .enable_connect_protocol()
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    match spoken {
-        Spoken::Http1 => builder.http1_only(),
-        Spoken::Http2 => builder.http2_only(),
-        Spoken::Any | Spoken::Bytes => builder,
-    }
-}
-
-/// Credentials that a connection was made with.
-impl Shared {
-    /// Ready when other credentials than those of `epoch` are in force.
-    pub(crate) async fn epoch_after(&self, epoch: &Epoch) {
-        let mut watch = self.epochs.clone();
-        let newer =
-            |now: &Option<Arc<Epoch>>| now.as_ref().is_some_and(|now| now.number > epoch.number);
-        if watch.wait_for(newer).await.is_err() {
-            // No more credentials will come; the connection's own lifetime ends it.
-            std::future::pending::<()>().await;
-        }
     }
 }

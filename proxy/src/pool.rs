@@ -42,8 +42,14 @@ use crate::{
 };
 
 mod bounds;
+mod lease;
 mod links;
+mod terms;
 
+pub(crate) use self::{
+    lease::{Kept, Lease, SendError, Sent},
+    terms::Terms,
+};
 use bounds::{Bounds, Got};
 use links::{Links, Stream};
 
@@ -74,96 +80,6 @@ struct PoolKey {
     bounds: usize,
 }
 
-/// What connections may be made and used for: from the `DestinationRule`, one request at a time, so that a change
-/// holds for connections that are open already.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms<'c> {
-    /// How a connection is made.
-    dial: Dial<'c>,
-    /// A connection takes no more requests after so many (Envoy's `max_requests_per_connection`).
-    max_requests: Option<NonZeroU32>,
-    /// Bounds on connections.
-    bounds: Option<Bounds<'c>>,
-}
-
-impl<'c> Terms<'c> {
-    /// As the cluster's `DestinationRule` says.
-    pub(crate) fn of(cluster: &'c Cluster) -> Self {
-        let traffic = &cluster.traffic;
-        Self {
-            dial: Dial {
-                patience: traffic.connect_timeout,
-                keepalive: traffic.tcp.keepalive.as_ref(),
-            },
-            max_requests: traffic.http.max_requests_per_connection,
-            bounds: Bounds::of(traffic, cluster.state()),
-        }
-    }
-
-    /// How a connection is made.
-    pub(crate) fn dial(self) -> Dial<'c> {
-        self.dial
-    }
-
-    /// Whether connections or the requests that wait for one are bounded.
-    pub(crate) fn bounds_connections(self) -> bool {
-        self.bounds.is_some_and(|bounds| {
-            let (tcp, http) = (&bounds.traffic.tcp, &bounds.traffic.http);
-            tcp.max_connections.is_some() || http.max_pending.is_some()
-        })
-    }
-
-    /// A connection's place among those of its cluster, for a TCP connection, which does not wait.
-    pub(crate) fn connection(self) -> Result<Option<Slot>, Overflow> {
-        match self.bounds {
-            Some(bounds) => {
-                let slot = bounds.try_connection();
-                slot.map_err(|overflow| bounds.state.trip(overflow))
-            }
-            None => Ok(None),
-        }
-    }
-
-    fn key(self) -> usize {
-        self.bounds.as_ref().map_or(0, Bounds::key)
-    }
-
-    fn streams(self) -> usize {
-        let most = self.bounds.and_then(|bounds| bounds.streams());
-        most.unwrap_or(MAX_STREAMS_PER_LINK)
-            .min(MAX_STREAMS_PER_LINK)
-    }
-
-    /// To the application itself, which no `DestinationRule` concerns, but a `Sidecar` may.
-    pub(crate) fn of_app(inbound: &'c Inbound) -> Self {
-        let Some(pool) = inbound.listener.pool.as_deref() else {
-            return Self {
-                dial: APP_CONNECT_TIMEOUT.into(),
-                max_requests: None,
-                bounds: None,
-            };
-        };
-        Self {
-            dial: Dial {
-                patience: pool.connect_timeout,
-                keepalive: pool.tcp.keepalive.as_ref(),
-            },
-            max_requests: pool.http.max_requests_per_connection,
-            bounds: Bounds::of(pool, &inbound.under_way),
-        }
-    }
-
-    /// Whether every request has a connection of its own.
-    pub(crate) fn is_one_each(self) -> bool {
-        self.max_requests == Some(NonZeroU32::MIN)
-    }
-
-    /// Whether a connection that took `requests` may take another.
-    fn allow_another_after(self, requests: u32) -> bool {
-        self.max_requests.is_none_or(|most| requests < most.get())
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Pool {
     key: PoolKey,
@@ -179,115 +95,6 @@ pub(crate) struct Pool {
     watches_idle: AtomicBool,
     /// Requests that wait for a connection to be given back.
     waiting: Mutex<VecDeque<oneshot::Sender<Kept>>>,
-}
-
-/// An HTTP/1.1 connection that can take another request.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    since: Instant,
-    /// Requests that it took.
-    requests: u32,
-    /// Whether it ends with the request that it has.
-    is_last: bool,
-    sender: http1::SendRequest<UploadBody>,
-    /// Cancelled when it should take no more requests; never for plaintext.
-    drain: CancellationToken,
-}
-
-impl Kept {
-    /// Gives it a request.
-    fn enter(&mut self, terms: Terms<'_>) {
-        self.requests = self.requests.saturating_add(1);
-        self.is_last = !terms.allow_another_after(self.requests);
-    }
-
-    fn is_usable(&self, idle: Duration) -> bool {
-        self.sender.is_ready() && self.is_fresh(idle)
-    }
-
-    /// Whether it is neither too old nor closed.
-    fn is_fresh(&self, idle: Duration) -> bool {
-        self.since.elapsed() < idle && !self.sender.is_closed() && !self.drain.is_cancelled()
-    }
-}
-
-/// A connection while its response is read.
-#[derive(Debug)]
-pub(crate) enum Lease {
-    /// HTTP/1.1. Given back after the last byte of the body, it is kept for the next request; dropped before, it is closed.
-    Whole(Weak<Pool>, Kept),
-    /// HTTP/2: one stream.
-    Stream(Stream),
-}
-
-impl Lease {
-    /// The response was read to its end.
-    pub(crate) fn give_back(self) {
-        let (pool, mut kept) = match self {
-            Self::Whole(pool, kept) => (pool, kept),
-            Self::Stream(stream) => return stream.ended(),
-        };
-        let Some(pool) = pool.upgrade().filter(|_| !kept.is_last) else {
-            return;
-        };
-        kept.since = Instant::now();
-        let Some(kept) = pool.hand_on(kept) else {
-            return;
-        };
-        let mut idle = lock(&pool.idle);
-        if idle.len() >= MAX_IDLE_PER_ENDPOINT {
-            idle.remove(0);
-        }
-        idle.push(kept);
-        drop(idle);
-        pool.close_when_idle();
-    }
-}
-
-/// A response, and the connection to give back once it is read.
-pub(crate) type Sent = Result<(Response<Incoming>, Option<Lease>), SendError>;
-
-/// Why a try brought no response.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SendError {
-    #[error("no connection to the endpoint")]
-    Connect(#[from] ConnectError),
-    /// The connection ended before the request was on it: any other connection can take it, without risk.
-    #[error("the connection closed before the request was sent")]
-    Unsent(#[source] hyper::Error),
-    /// The endpoint says that it did not process the request.
-    #[error("the endpoint refused the stream")]
-    Refused(#[source] hyper::Error),
-    /// A connection that had been idle closed as the request was sent.
-    #[error("an idle connection closed as the request was sent")]
-    Stale(#[source] hyper::Error),
-    #[error("the connection or stream ended before the response")]
-    Reset(#[source] hyper::Error),
-    /// A circuit breaker is open.
-    #[error(transparent)]
-    Overflow(Overflow),
-}
-
-impl SendError {
-    /// In the words of retry policies.
-    pub(crate) fn failure(&self) -> Failure {
-        match self {
-            Self::Connect(_) => Failure::Connect,
-            Self::Unsent(_) | Self::Refused(_) => Failure::Refused,
-            Self::Stale(_) | Self::Reset(_) => Failure::Reset,
-            Self::Overflow(_) => Failure::Overflow,
-        }
-    }
-
-    /// Envoy's response flag.
-    pub(crate) fn flag(&self) -> &'static str {
-        match self {
-            Self::Connect(_) => "UF",
-            Self::Refused(_) => "UR",
-            Self::Unsent(_) | Self::Stale(_) | Self::Reset(_) => "UC",
-            Self::Overflow(_) => "UO",
-        }
-    }
 }
 
 impl Pools {

