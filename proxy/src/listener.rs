@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     handshake::{Shaken, shake_hands},
-    serving::{Serving, Side, Spoken, serve_http},
+    serving::{Side, Spoken, serve_http},
 };
 use crate::{
     accepting::Accepting,

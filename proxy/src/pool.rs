@@ -4,15 +4,13 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    num::NonZeroU32,
     sync::{Arc, Mutex, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
 use foldhash::HashMap;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use hyper::{
-    body::Incoming,
     client::conn::{http1, http2},
     ext::on_informational,
 };
@@ -23,21 +21,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::UploadBody,
-    breaker::{ClusterState, Overflow},
-    cluster::{Cluster, Security},
-    connect::{self, ConnectError, Dial, Upstream},
+    breaker::ClusterState,
+    cluster::Security,
+    connect::{self, ConnectError, Upstream},
     cork::Corked,
     credentials::Epoch,
     gauge::Slot,
     ledger::lock,
     limits::{
-        APP_CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL,
-        KEEP_ALIVE_TIMEOUT, MAX_HEADER_LIST_BYTES, MAX_IDLE_PER_ENDPOINT, MAX_POOLS,
-        MAX_SEND_BUFFER_BYTES, MAX_STREAMS_PER_LINK, STREAM_WINDOW_BYTES,
+        CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT,
+        MAX_HEADER_LIST_BYTES, MAX_POOLS, MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     },
     permit::{Recorded, UpstreamRequest},
-    route::Failure,
-    snapshot::Inbound,
     trust::Trust,
 };
 

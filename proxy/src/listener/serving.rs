@@ -166,4 +166,3 @@ fn builder(spoken: Spoken) -> auto::Builder<TokioExecutor> {
         Spoken::Any | Spoken::Bytes => builder,
     }
 }
-
