@@ -88,7 +88,9 @@ async fn duckdb_reads_them(audit: &Path) {
     assert!(!kept.is_empty() && kept.is_subset(&all), "{kept:?}");
     let export = audit.with_file_name("export.parquet");
     let (dir, file) = (audit.display().to_string(), export.display().to_string());
-    let exported = ["audit", "export", "--to", "parquet", "--out", &file, "--dir", &dir];
+    let exported = [
+        "audit", "export", "--to", "parquet", "--out", &file, "--dir", &dir,
+    ];
     let exported = reeve(&exported).await;
     assert_eq!(exported.code, Some(0), "{}", exported.text());
     assert_eq!(ids_by_duckdb(&[export]).await, all);
