@@ -55,25 +55,7 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
     .await;
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{:#?}", report.failures);
-    let answered: BTreeSet<String> = report.ids.iter().cloned().collect();
-    eventually("every answered request is in a log", PATIENCE, async || {
-        let records = mesh.records(&[]).await;
-        let logged = request_ids(&records, "echo-v1-0");
-        let missing: Vec<_> = answered.difference(&logged).take(5).collect();
-        // The mesh's own records are never at rest: each look at the trail adds one.
-        let own = |record: &Value| {
-            record["id"]
-                .as_str()
-                .is_some_and(|id| id.starts_with("reeve."))
-        };
-        let unlogged = |record: &&Value| record["logged"] == false && !own(record);
-        let waiting = records.iter().filter(unlogged).count();
-        match missing.is_empty() && waiting == 0 {
-            true => Ok(()),
-            false => Err(format!("missing: {missing:?}; {waiting} in no log")),
-        }
-    })
-    .await;
+    all_logged(&mesh, &report.ids).await;
     let records = mesh.records(&[]).await;
     let ids: BTreeSet<_> = records
         .iter()
@@ -96,6 +78,29 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
     at_rest(&mesh.state.join("audit/checkpoint")).await;
     mesh.kill().await;
     tampered_with(&mesh, &first, &old).await;
+}
+
+/// Waits until every answered request is in a log, and no record of a proxy in none.
+async fn all_logged(mesh: &Mesh, answered: &[String]) {
+    let answered: BTreeSet<String> = answered.iter().cloned().collect();
+    eventually("every answered request is in a log", PATIENCE, async || {
+        let records = mesh.records(&[]).await;
+        let logged = request_ids(&records, "echo-v1-0");
+        let missing: Vec<_> = answered.difference(&logged).take(5).collect();
+        // The mesh's own records are never at rest: each look at the trail adds one.
+        let own = |record: &Value| {
+            record["id"]
+                .as_str()
+                .is_some_and(|id| id.starts_with("reeve."))
+        };
+        let unlogged = |record: &&Value| record["logged"] == false && !own(record);
+        let waiting = records.iter().filter(unlogged).count();
+        match missing.is_empty() && waiting == 0 {
+            true => Ok(()),
+            false => Err(format!("missing: {missing:?}; {waiting} in no log")),
+        }
+    })
+    .await;
 }
 
 /// Each log gets a new key, which is on record; the mesh log's old key still leads to all of it.
