@@ -68,6 +68,7 @@ bench-ca: prerequisites ## Issuing beside raw signatures, and 10,000 agents that
 check: build ## What a reviewer would ask for: format, lints, docs, licences.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p reeve-query --features sql --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 	@test -x $(TOOLS)/bin/cargo-deny || $(CARGO) install --locked --root $(TOOLS) --version '^$(DENY_VERSION)' cargo-deny
 	$(TOOLS)/bin/cargo-deny check bans licenses sources

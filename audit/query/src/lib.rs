@@ -14,7 +14,8 @@
 mod once;
 #[cfg(feature = "sql")]
 mod sql;
-#[cfg(all(test, feature = "sql"))]
+#[cfg(test)]
+#[cfg(feature = "sql")]
 mod tests;
 
 #[cfg(feature = "sql")]

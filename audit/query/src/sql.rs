@@ -103,11 +103,11 @@ pub enum SqlError {
 
 impl SqlError {
     fn of(error: DataFusionError, limits: &Limits) -> Self {
-        match error.find_root() {
-            DataFusionError::ResourcesExhausted(_) => Self::Memory {
+        match matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) {
+            true => Self::Memory {
                 memory_bytes: limits.memory_bytes,
             },
-            _ => Self::Query(error),
+            false => Self::Query(error),
         }
     }
 }
