@@ -25,6 +25,8 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
     let mut mesh = Mesh::start(client_and_echo(settings)).await;
     assert_eq!(get("/").status(to_echo(&mesh)).await, Ok(200));
     let first = home_of(&mesh, "echo-v1-0").await;
+    // Before anything is copied: a copy with an older key would be named for that.
+    new_keys(&mesh).await;
     let target = Target {
         address: to_echo(&mesh),
         protocol: Protocol::Http1,
@@ -64,14 +66,8 @@ async fn records_outlive_the_death_of_a_replica_and_no_log_can_vanish() {
     assert_eq!(ids.len(), records.len(), "no record comes twice");
     reeve_tests::assert_gapless(&records);
     found_and_proved(&mesh, &records).await;
-    eventually(
-        "the mesh log has every replica's checkpoint",
-        PATIENCE,
-        async || noted(&mesh).await,
-    )
-    .await;
+    all_noted(&mesh).await;
     mesh.verify_audit().await;
-    new_keys(&mesh).await;
     let shown = mesh.reeve_ok(&["status"]).await.stdout;
     assert!(REPLICAS.iter().all(|name| shown.contains(name)), "{shown}");
 
@@ -105,6 +101,7 @@ async fn all_logged(mesh: &Mesh, answered: &[String]) {
 
 /// Each log gets a new key, which is on record; the mesh log's old key still leads to all of it.
 async fn new_keys(mesh: &Mesh) {
+    all_noted(mesh).await;
     let key = mesh.state.join("audit/log.vkey");
     let old = fs::read_to_string(&key).expect("the log's key");
     let said = mesh.reeve_ok(&["audit", "rotate-key"]).await.stdout;
@@ -278,6 +275,11 @@ async fn others(mesh: &Mesh, replica: &str) -> u64 {
     let facts = facts(mesh).await;
     let others = facts.iter().filter(|fact| fact["replica"] != replica);
     others.filter_map(|fact| fact["tree_size"].as_u64()).sum()
+}
+
+async fn all_noted(mesh: &Mesh) {
+    let what = "the mesh log has every replica's checkpoint";
+    eventually(what, PATIENCE, async || noted(mesh).await).await;
 }
 
 /// The mesh log has the checkpoint that each replica has.
