@@ -152,16 +152,21 @@ impl Repeated {
 
     /// Whether that record of the `log`th log counts for another.
     pub fn has(&self, log: usize, id: &RecordId) -> bool {
-        let spans = self.0.get(&(log, id.proxy.clone(), id.worker, id.epoch));
         let within = |(first, last): &(u64, u64)| (*first..=*last).contains(&id.sequence);
-        spans.is_some_and(|spans| spans.iter().any(within))
+        let spans = self.of_line(log, id.proxy.clone(), id.worker, id.epoch);
+        spans.iter().any(within)
     }
 
     /// The sequences (first, last) of a proxy's worker and epoch that the `log`th log has and that count for another.
-    pub fn of_line(&self, log: usize, proxy: &str, worker: u16, epoch: u64) -> &[(u64, u64)] {
-        let proxy = InstanceName::parse(proxy);
-        let spans = proxy.map(|proxy| self.0.get(&(log, proxy, worker, epoch)));
-        spans.ok().flatten().map_or(&[], Vec::as_slice)
+    pub fn of_line(
+        &self,
+        log: usize,
+        proxy: InstanceName,
+        worker: u16,
+        epoch: u64,
+    ) -> &[(u64, u64)] {
+        let spans = self.0.get(&(log, proxy, worker, epoch));
+        spans.map_or(&[], Vec::as_slice)
     }
 
     /// Whether there is none.
@@ -172,9 +177,9 @@ impl Repeated {
     /// How many records at the beginning of a batch of the `log`th log count for another.
     fn in_batch(&self, log: usize, header: &BatchHeader) -> u64 {
         let (proxy, worker) = header.source();
-        let spans = self.0.get(&(log, proxy, worker, header.epoch));
+        let spans = self.of_line(log, proxy, worker, header.epoch);
         let (first, _) = header.span().unwrap_or_default();
-        let found = spans.and_then(|spans| spans.iter().find(|(begin, _)| *begin == first));
+        let found = spans.iter().find(|(begin, _)| *begin == first);
         found.map_or(0, |(begin, end)| end - begin + 1)
     }
 }

@@ -48,7 +48,8 @@ fn judged(
     let counts = (0..rows.proxies.len()).map(|row| {
         let (now, sequence) = rows.at(row)?;
         if line != Some(now) {
-            spans = repeated.of_line(log, now.0, now.1, now.2);
+            let (proxy, worker, epoch) = now;
+            spans = repeated.of_line(log, proxy.parse().ok()?, worker, epoch);
             line = Some(now);
         }
         let within = |(first, last): &(u64, u64)| (*first..=*last).contains(&sequence);

@@ -8,11 +8,13 @@ use std::{
 };
 
 use arrow_array::RecordBatch;
+use arrow_schema::ArrowError;
 use datafusion::{
     arrow::{csv, json, util::pretty::pretty_format_batches},
     dataframe::DataFrame,
     error::DataFusionError,
     execution::{
+        SendableRecordBatchStream,
         context::{SQLOptions, SessionContext},
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         runtime_env::RuntimeEnvBuilder,
@@ -160,12 +162,14 @@ async fn answer(
         .verify_plan(&plan)
         .map_err(wrong)?;
     let answer = context.execute_logical_plan(plan).await.map_err(wrong)?;
-    let mut batches = answer.execute_stream().await.map_err(wrong)?;
+    let batches = answer.execute_stream().await.map_err(wrong)?;
     let mut writing = Writing::new(form, out);
-    while let Some(batch) = batches.next().await {
-        writing.take(batch.map_err(wrong)?)?;
+    match writing.all(batches, limits).await {
+        // Whoever reads it has enough.
+        Err(SqlError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written?,
     }
-    writing.finish()
+    Ok(writing.rows)
 }
 
 fn context(limits: &Limits) -> Result<SessionContext, DataFusionError> {
@@ -292,21 +296,34 @@ impl<'o> Writing<'o> {
         }
     }
 
+    async fn all(
+        &mut self,
+        mut batches: SendableRecordBatchStream,
+        limits: &Limits,
+    ) -> Result<(), SqlError> {
+        while let Some(batch) = batches.next().await {
+            self.take(batch.map_err(|error| SqlError::of(error, limits))?)?;
+        }
+        self.finish()
+    }
+
     fn take(&mut self, batch: RecordBatch) -> Result<(), SqlError> {
         let first = self.rows == 0;
         self.rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        let failed = |error| SqlError::Write(io::Error::other(error));
         match self.form {
             Form::Json => {
                 let mut lines = json::LineDelimitedWriter::new(&mut *self.out);
-                lines.write(&batch).map_err(failed)?;
-                lines.finish().map_err(failed)
+                lines.write(&batch).map_err(not_written)?;
+                lines.finish().map_err(not_written)
             }
             Form::Csv if batch.num_rows() == 0 => Ok(()),
             Form::Csv => {
                 let lines = csv::WriterBuilder::new().with_header(first);
-                let batch = flat(&batch).map_err(failed)?;
-                lines.build(&mut *self.out).write(&batch).map_err(failed)
+                let batch = flat(&batch).map_err(not_written)?;
+                lines
+                    .build(&mut *self.out)
+                    .write(&batch)
+                    .map_err(not_written)
             }
             Form::Table => {
                 if self.rows > u64::try_from(MAX_TABLE_ROWS).unwrap_or(u64::MAX) {
@@ -318,19 +335,25 @@ impl<'o> Writing<'o> {
         }
     }
 
-    fn finish(self) -> Result<u64, SqlError> {
+    fn finish(&mut self) -> Result<(), SqlError> {
         if self.form == Form::Table {
             let table = pretty_format_batches(&self.kept);
-            let table = table.map_err(|error| SqlError::Write(io::Error::other(error)))?;
+            let table = table.map_err(not_written)?;
             writeln!(self.out, "{table}").map_err(SqlError::Write)?;
         }
-        self.out.flush().map_err(SqlError::Write)?;
-        Ok(self.rows)
+        self.out.flush().map_err(SqlError::Write)
     }
 }
 
+fn not_written(error: ArrowError) -> SqlError {
+    if let ArrowError::IoError(_, error) = error {
+        return SqlError::Write(error);
+    }
+    SqlError::Write(io::Error::other(error))
+}
+
 /// CSV has no lists: theirs is the text that a table shows.
-fn flat(batch: &RecordBatch) -> Result<RecordBatch, arrow_schema::ArrowError> {
+fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     use arrow_schema::{DataType, Field, Schema};
     let mut fields = Vec::new();
     let mut columns = Vec::new();

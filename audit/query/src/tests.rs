@@ -1,5 +1,5 @@
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -106,10 +106,8 @@ fn open(dir: &Path) -> Arc<Wal> {
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
-        let (source, target) = {
-            let entry = entry.unwrap();
-            (entry.path(), to.join(entry.file_name()))
-        };
+        let entry = entry.unwrap();
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
         match source.is_dir() {
             true => copy(&source, &target),
             false => drop(fs::copy(&source, &target).unwrap()),
@@ -193,6 +191,30 @@ fn what_two_logs_have_counts_once() {
     assert_eq!(count(&both), "{\"n\":25}\n");
 }
 
+/// A reader that has hung up.
+struct HungUp;
+
+impl io::Write for HungUp {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_that_hangs_up_has_enough() {
+    let dir = trail();
+    let logs = [dir.path().to_owned()];
+    for form in [Form::Table, Form::Json, Form::Csv] {
+        let text = "select sequence from records";
+        let rows = run(&logs, text, form, &Limits::default(), &mut HungUp);
+        assert!((1..=38).contains(&rows.unwrap()), "{form:?}");
+    }
+}
+
 #[test]
 fn what_is_no_query_and_other_files_are_refused() {
     let dir = trail();
@@ -253,25 +275,14 @@ fn a_query_that_takes_too_much_ends() {
         ..Limits::default()
     };
     let mut out = Vec::new();
-    let late = run(
-        &[dir.path().to_owned()],
-        endless,
-        Form::Json,
-        &short,
-        &mut out,
-    );
+    let logs = [dir.path().to_owned()];
+    let late = run(&logs, endless, Form::Json, &short, &mut out);
     assert!(matches!(late, Err(SqlError::Time { .. })), "{late:?}");
     let small = Limits {
         memory_bytes: 1 << 20,
         time: Duration::from_secs(3600),
     };
-    let full = run(
-        &[dir.path().to_owned()],
-        hungry,
-        Form::Json,
-        &small,
-        &mut out,
-    );
+    let full = run(&logs, hungry, Form::Json, &small, &mut out);
     assert!(matches!(full, Err(SqlError::Memory { .. })), "{full:?}");
     let many = ask(dir.path(), "select * from range(1, 20000)", Form::Table);
     assert!(matches!(many, Err(SqlError::Rows)), "{many:?}");

@@ -13,7 +13,7 @@ pub(super) fn run(
     rows: Rows,
     limits: (&str, usize),
 ) -> Result<u64, Problem> {
-    use reeve_query::{Form, Limits, SqlError};
+    use reeve_query::{Form, Limits};
 
     let limits = Limits {
         time: crate::verb::duration(limits.0).map_err(Problem::new)?,
@@ -25,14 +25,10 @@ pub(super) fn run(
         Rows::Csv => Form::Csv,
     };
     let mut out = std::io::stdout().lock();
-    match reeve_query::run(logs, text, form, &limits, &mut out) {
-        Ok(count) => Ok(count),
-        // Whoever read it has enough.
-        Err(SqlError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(1),
-        Err(error) => Err(Problem::new(reeve_core::error_chain(&error)).fix(
-            "`describe records` tells the columns; docs/audit-record.md tells what they mean",
-        )),
-    }
+    reeve_query::run(logs, text, form, &limits, &mut out).map_err(|error| {
+        Problem::new(reeve_core::error_chain(&error))
+            .fix("`describe records` tells the columns; docs/audit-record.md tells what they mean")
+    })
 }
 
 /// This build has no SQL.
