@@ -154,16 +154,19 @@ impl Drop for Reporter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn entry(name: &str) -> RegistrationEntry {
+    const AGENT: &str = "spiffe://mesh.local/agent";
+
+    /// An entry of that agent's, with nothing but what an entry must have.
+    pub(crate) fn entry_of(name: &str, agent: &str) -> RegistrationEntry {
         RegistrationEntry {
             name: EntryName::parse(&format!("batch/{name}")).unwrap(),
-            id: format!("spiffe://mesh.local/ns/batch/{name}")
+            id: format!("spiffe://mesh.local/ns/batch/sa/{name}")
                 .parse()
                 .unwrap(),
-            parent: "spiffe://mesh.local/agent".parse().unwrap(),
+            parent: agent.parse().unwrap(),
             selectors: ["unix:uid:1".parse().unwrap()].into_iter().collect(),
             x509_ttl: None,
             jwt_ttl: None,
@@ -171,6 +174,10 @@ mod tests {
             jwt_audiences: Vec::new(),
             hint: String::new(),
         }
+    }
+
+    fn entry(name: &str) -> RegistrationEntry {
+        entry_of(name, AGENT)
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
     CaOptions, Caller, CertificateAuthority, Credential, Entries, IdentityEvents, IssuedIdentity,
     IssuerChannel, IssuerService, JoinTokens, LocalIssuer, MeshAddress, RefusalReason,
     RefusedIdentity, Store, ToldRefusal, UnixAttestor,
+    entries::tests::entry_of,
     proto::workload::{
         JwtsvidRequest, X509svidRequest, X509svidResponse,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
@@ -147,17 +148,9 @@ async fn world() -> World {
 /// An entry for every process with these selectors.
 fn entry(name: &str, selectors: &[&str]) -> RegistrationEntry {
     RegistrationEntry {
-        name: EntryName::parse(&format!("batch/{name}")).unwrap(),
-        id: format!("spiffe://mesh.local/ns/batch/sa/{name}")
-            .parse()
-            .unwrap(),
-        parent: AGENT.parse().unwrap(),
         selectors: selectors.iter().map(|s| s.parse().unwrap()).collect(),
-        x509_ttl: None,
-        jwt_ttl: None,
-        dns_names: Vec::new(),
-        jwt_audiences: Vec::new(),
         hint: format!("for {name}"),
+        ..entry_of(name, AGENT)
     }
 }
 

@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::*;
 use crate::{
     IssuerChannel, MeshAddress,
+    entries::tests::entry_of,
     proto::issuer::{IssueJwtRequest, issuer_client::IssuerClient},
     tls_incoming, unix_incoming,
 };
@@ -102,15 +103,10 @@ fn held(ca: &CertificateAuthority, id: &str) -> Arc<Credentials> {
 
 fn entry() -> RegistrationEntry {
     RegistrationEntry {
-        name: EntryName::parse("batch/job").unwrap(),
-        id: JOB.parse().unwrap(),
-        parent: AGENT_A.parse().unwrap(),
-        selectors: ["unix:uid:1".parse().unwrap()].into_iter().collect(),
         x509_ttl: Some(Duration::from_secs(600)),
-        jwt_ttl: None,
         dns_names: vec!["job.batch.svc".parse().unwrap()],
         jwt_audiences: vec!["ledger".to_owned()],
-        hint: String::new(),
+        ..entry_of("job", AGENT_A)
     }
 }
 

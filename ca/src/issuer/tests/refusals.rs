@@ -1,28 +1,12 @@
 //! What agents on other machines may tell of whom they refuse.
 
-use reeve_core::{EntryName, RegistrationEntry};
-
 use super::*;
 use crate::{
     LogEvents, RevokeTarget,
+    entries::tests::entry_of,
     events::MAX_TOLD_AT_ONCE,
     proto::issuer::{Refusal, Refusals},
 };
-
-/// An entry of this agent's.
-fn entry(agent: &str) -> RegistrationEntry {
-    RegistrationEntry {
-        name: EntryName::parse("batch/a").unwrap(),
-        id: "spiffe://mesh.local/ns/batch/sa/a".parse().unwrap(),
-        parent: agent.parse().unwrap(),
-        selectors: ["unix:uid:1".parse().unwrap()].into_iter().collect(),
-        x509_ttl: None,
-        jwt_ttl: None,
-        dns_names: Vec::new(),
-        jwt_audiences: Vec::new(),
-        hint: String::new(),
-    }
-}
 
 impl Setup {
     /// Lets `caller` tell so many refusals as `agent`'s; how many were noted, or why none was.
@@ -49,7 +33,9 @@ impl Setup {
 async fn an_agent_is_heard_for_itself_until_it_is_revoked_and_within_bounds() {
     let setup = setup(Ok(()));
     let entries = &setup.service.entries;
-    entries.set(Arc::new(vec![entry(OURS), entry(OTHER)]));
+    entries.set(Arc::new(
+        [OURS, OTHER].map(|agent| entry_of("a", agent)).to_vec(),
+    ));
     let _both = [OURS, OTHER].map(|agent| entries.reporter(agent.parse().unwrap()).unwrap());
     let caller = setup.peer(OURS).await;
     assert_eq!(setup.tell(&caller, OURS, 2).await, Ok(2));
