@@ -36,7 +36,7 @@ pub use folder::Folder;
 pub use http_client::{Answer, Call, Connection, Protocol, Streaming};
 pub use junk::{Junk, Thrown};
 pub use jwt::{Signer, Token};
-pub use load::{Failure, Load, Report, Target};
+pub use load::{Failure, Load, Report, SHED_PATIENCE, Target};
 pub use mesh::{Instance, Mesh, Start, alive, turn};
 pub use mesh_tls::MeshTls;
 pub use outside::TlsClient;

@@ -17,9 +17,9 @@ use crate::{Answer, Call, Connection, Protocol};
 /// Failures kept word for word; further ones are only counted.
 const MAX_KEPT: usize = 200;
 /// For how long, at most, nothing else than being shed is no failure.
-const SHED_PATIENCE: Duration = Duration::from_secs(10);
+pub const SHED_PATIENCE: Duration = Duration::from_secs(10);
 /// Before who was shed asks again.
-const SHED_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const SHED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where load goes.
 #[derive(Clone, Debug)]

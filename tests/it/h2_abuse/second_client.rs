@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use reeve_tests::{Call, Connection, Door, Protocol};
+use reeve_tests::{Call, Connection, Door, Protocol, SHED_PATIENCE};
 use tokio::time::Instant;
 
 use crate::hostile::{ALPN_HTTP1, Hostile};
@@ -16,9 +16,6 @@ static NEXT: AtomicUsize = AtomicUsize::new(0);
 const PAUSE: Duration = Duration::from_millis(10);
 /// What a second client may wait at most, 99 times of 100: generous, since this may be a debug build on a busy machine.
 const SANE: Duration = Duration::from_secs(5);
-
-/// How long the second client goes on until it has an answer.
-const UNTIL_ANSWERED: Duration = Duration::from_secs(10);
 
 /// What the second client got.
 pub(super) struct Second {
@@ -42,7 +39,7 @@ pub(super) async fn serve_second_client(hostile: &Hostile, door: &Door, time: Du
     let began = Instant::now();
     let (mut latencies, mut failures, mut shed) = (Vec::new(), Vec::new(), 0);
     let mut connection = None;
-    while began.elapsed() < time || (latencies.is_empty() && began.elapsed() < UNTIL_ANSWERED) {
+    while began.elapsed() < time || (latencies.is_empty() && began.elapsed() < SHED_PATIENCE) {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let call = Call::get("target:9080", &format!("/second-{number}."));
         let asked = Instant::now();

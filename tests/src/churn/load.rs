@@ -14,16 +14,16 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinSet;
 
-use crate::{Call, Connection, Protocol};
+use crate::{
+    Call, Connection, Protocol,
+    load::{SHED_PATIENCE, SHED_PAUSE},
+};
 
 /// Failures kept word for word.
 const MAX_KEPT: usize = 20;
 /// Ticks of one long stream, and the time between two.
 const TICKS: usize = 60;
 const TICK_MS: u64 = 50;
-/// For how long, at most, a request that is shed is asked again, and how long it waits before.
-const SHED_PATIENCE: Duration = Duration::from_secs(10);
-const SHED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Requests of one kind.
 #[derive(Clone, Debug, Default)]
